@@ -1,0 +1,89 @@
+"""The connection to the container engine, and the few calls that docker-py makes clumsy."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+from docker.context import ContextAPI
+
+from lab.errors import EnvironmentUnfit
+
+TIMEOUT = 120
+"""Seconds for one call to the engine; creating a container on a busy disk takes seconds, never minutes."""
+
+
+def connect() -> Any:
+    """Return a client of the engine that DOCKER_HOST or the docker CLI's current context names; EnvironmentUnfit if none."""
+    arguments: dict[str, Any] = {}
+    if not os.environ.get("DOCKER_HOST"):
+        try:
+            context = ContextAPI.get_current_context()
+        except (docker.errors.DockerException, OSError, ValueError):
+            context = None
+        # Engines in a virtual machine (on a Mac, say) are known by their context only.
+        if context is not None and context.name != "default" and context.Host:
+            arguments["base_url"] = context.Host
+    try:
+        client = docker.DockerClient(timeout=TIMEOUT, version="auto", **arguments) if arguments else None
+        client = client or docker.from_env(timeout=TIMEOUT, version="auto")
+        client.ping()
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise EnvironmentUnfit(
+            "no container engine answers",
+            cause=str(error),
+            remedy="start one (dockerd, Docker Desktop, podman's docker socket) and see that `docker version` works "
+            "for this user, or use the driver that needs none: `lab up --driver local`",
+        ) from error
+    return client
+
+
+def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bytes:
+    """Return a tar of *files* (path: content) and their folders, with fixed times so that equal content is equal bytes."""
+    buffer = io.BytesIO()
+    folders: set[str] = set()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, content in files.items():
+            parts = path.split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                folder = "/".join(parts[:depth])
+                if folder not in folders:
+                    folders.add(folder)
+                    info = tarfile.TarInfo(folder)
+                    info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
+                    tar.addfile(info)
+            info = tarfile.TarInfo(path)
+            info.size, info.mode, info.uid, info.gid = len(content), mode, uid, gid
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def put_files(
+    container: Any, folder: str, files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0
+) -> None:
+    """Write *files* below *folder* of *container*, which may be running or not. The folder has to exist."""
+    container.put_archive(folder, archive(files, mode=mode, uid=uid, gid=gid))
+
+
+def remove_container(container: Any) -> None:
+    """Remove *container* with its anonymous volumes; fine if it is gone, and patient if the engine is removing it."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            container.remove(force=True, v=True)
+        except docker.errors.NotFound:
+            return
+        except docker.errors.APIError as error:
+            # 409: a removal is in progress, begun by somebody else.
+            if error.status_code != requests.codes.conflict or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return

@@ -1,0 +1,144 @@
+"""The images: built by content. A tag is the hash of all that goes in, so `up` builds exactly when something changed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import docker
+import docker.errors
+
+from lab import checkout
+from lab.containers import debian
+from lab.containers.engine import archive
+from lab.errors import LabError
+from lab.names import LABEL
+from lab.progress import Progress
+from lab.state import locked
+
+LABEL_IMAGE = f"{LABEL}.image"
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one image is made: its folder under images/, what it stands on, and what else goes into the context."""
+
+    role: str
+    build_args: Mapping[str, str]
+    inputs: Mapping[str, bytes]
+    late: Callable[[], Mapping[str, bytes]] = field(default=dict)
+    """Context files that are costly to make; *inputs* must hold something that changes whenever they do."""
+    late_inputs: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def tag(self) -> str:
+        """The image's full name, e.g. `eglab/node:0123456789ab`."""
+        parts = [(f"folder/{name}", content) for name, content in self.folder().items()]
+        parts += [(f"input/{name}", content) for name, content in self.inputs.items()]
+        parts += [(f"late/{name}", content) for name, content in self.late_inputs]
+        parts += [(f"arg/{name}", value.encode()) for name, value in self.build_args.items()]
+        return f"eglab/{self.role}:{checkout.digest(parts)}"
+
+    def folder(self) -> dict[str, bytes]:
+        """Return the files of images/ROLE."""
+        return dict(checkout.tree(checkout.ROOT / "images" / self.role))
+
+
+def base(debian_tag: str) -> Recipe:
+    """Debian with the host's certificates and uv."""
+    uv = checkout.uv_binary()
+    return Recipe(
+        "base",
+        {"DEBIAN": debian_tag},
+        {"ca-bundle.crt": checkout.ca_bundle()},
+        late=lambda: {"uv": uv.read_bytes()},
+        late_inputs=(("uv", checkout.run_uv("--version").encode()),),
+    )
+
+
+def node(base_tag: str) -> Recipe:
+    """The SSH node."""
+    inputs = {"requirements.txt": checkout.requirements("node"), "launch_ipykernel.py": checkout.launcher()}
+    return Recipe("node", {"BASE": base_tag}, inputs)
+
+
+def gateway(base_tag: str) -> Recipe:
+    """Enterprise Gateway with our wheel."""
+    return Recipe(
+        "gateway",
+        {"BASE": base_tag},
+        {"requirements.txt": checkout.requirements("gateway")},
+        late=lambda: dict([checkout.build_wheel()]),
+        late_inputs=tuple(checkout.wheel_sources()),
+    )
+
+
+def ensure(client: Any, progress: Progress) -> dict[str, str]:
+    """Build what has changed; return the image's name by role (`node`, `gateway`)."""
+    with locked("images", what="building the lab's images"):
+        base_recipe = base(debian.ensure(client, progress))
+        recipes = [base_recipe, node(base_recipe.tag), gateway(base_recipe.tag)]
+        for recipe in recipes:
+            if _missing(client, recipe.tag):
+                progress.step(f"building the image of the {recipe.role}")
+                _build(client, recipe, progress)
+                _remove_older(client, recipe)
+    return {recipe.role: recipe.tag for recipe in recipes}
+
+
+def _missing(client: Any, tag: str) -> bool:
+    try:
+        client.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return True
+    return False
+
+
+def _build(client: Any, recipe: Recipe, progress: Progress) -> None:
+    files = {**recipe.folder(), **recipe.inputs, **recipe.late()}
+    context = archive(files, mode=0o755)
+    proxies = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
+    # The host's network is the second try only: a bridge without a way out (a VPN, a firewall) is the exception.
+    for network in (None, "host"):
+        log: deque[str] = deque(maxlen=25)
+        error = ""
+        events = client.api.build(
+            fileobj=io.BytesIO(context),
+            custom_context=True,
+            tag=recipe.tag,
+            buildargs={**recipe.build_args, **proxies},
+            labels={LABEL_IMAGE: recipe.role},
+            network_mode=network,
+            rm=True,
+            forcerm=True,
+            decode=True,
+            timeout=1800,
+        )
+        for event in events:
+            text = str(event.get("stream", "")).strip()
+            if text:
+                log.append(text)
+                progress.detail(text)
+            error = str(event.get("error", "")) or error
+        if not error:
+            return
+        if network is None:
+            progress.note(f"the image of the {recipe.role} did not build ({error}); once more on the host's network")
+    raise LabError(f"the image of the {recipe.role} could not be built", cause=f"{error}\n" + "\n".join(log))
+
+
+def _remove_older(client: Any, recipe: Recipe) -> None:
+    """Remove earlier images of the same role that no container uses."""
+    for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={recipe.role}"}):
+        for tag in image.tags:
+            if tag.startswith(f"eglab/{recipe.role}:") and tag != recipe.tag:
+                try:
+                    client.images.remove(tag, noprune=False)
+                except docker.errors.APIError:
+                    # In use by another lab, or the parent of another image; the next build finds it again.
+                    continue

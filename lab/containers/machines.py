@@ -1,0 +1,201 @@
+"""Nodes and gateways as containers. What they are is in their labels; what they do is asked of the engine each time."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from lab.containers.engine import put_files, remove_container
+from lab.errors import LabError, LabNotFound, LabNotReady
+from lab.keys import HostEntry, known_hosts
+from lab.machines import ExecResult, Gateway, Machine, Node, State
+from lab.names import LABEL_ADDRESS, LABEL_HOST_KEY, LABEL_MACHINE, LABEL_TRUSTED, USER, fqdn
+from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
+from lab.state import StateFolder
+
+UID = 1000
+"""The login user of nodes and the gateway's user: images/*/Dockerfile."""
+
+READY_SECONDS = 60.0
+LOG_LINES = 20
+KERNELS = "/usr/local/share/jupyter"
+"""`write_files` of a gateway is relative to this."""
+
+
+class ContainerMachine(Machine):
+    """What both kinds of container have in common."""
+
+    default_user = "root"
+
+    def __init__(self, container: Any, changed: Callable[[], None]) -> None:
+        self._container = container
+        self._changed = changed
+        self.short = str(container.labels[LABEL_MACHINE])
+
+    @property
+    def address(self) -> str:
+        return str(self._container.labels[LABEL_ADDRESS])
+
+    @property
+    def state(self) -> State:
+        self._reload()
+        status = self._container.status
+        return "running" if status == "running" else "paused" if status == "paused" else "stopped"
+
+    def _reload(self) -> None:
+        try:
+            self._container.reload()
+        except docker.errors.NotFound:
+            raise LabNotFound(f"{self.name} is gone", remedy="`lab up` makes it again") from None
+
+    def _published(self, port: int) -> int:
+        """Return the loopback port that the engine gave to the container's *port*; 0 while it doesn't run."""
+        self._reload()
+        bound = (self._container.attrs["NetworkSettings"].get("Ports") or {}).get(f"{port}/tcp") or []
+        return int(bound[0]["HostPort"]) if bound else 0
+
+    def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
+        """Run *argv* by the engine's exec; `timeout` in the container ends it, so nothing is left behind."""
+        api = self._container.client.api
+        limited = ["timeout", "--foreground", "--kill-after=1", str(math.ceil(timeout)), *argv]
+        try:
+            handle = api.exec_create(self._container.id, limited, user=user or self.default_user)["Id"]
+        except docker.errors.APIError as error:
+            raise LabError(f"can't run {argv[0]} on {self.name}", cause=str(error.explanation)) from error
+        output: list[tuple[bytes | None, bytes | None]] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                output.append(api.exec_start(handle, demux=True))
+            except (docker.errors.APIError, requests.exceptions.RequestException) as error:
+                failure.append(error)
+
+        # The engine's answer has no deadline of its own (a paused container keeps it open), so a thread waits for it.
+        thread = threading.Thread(target=run, name=f"lab-exec-{self.short}", daemon=True)
+        thread.start()
+        thread.join(timeout + 5)
+        if failure:
+            raise LabError(f"running {argv[0]} on {self.name} failed", cause=str(failure[0]))
+        code = None if thread.is_alive() else api.exec_inspect(handle)["ExitCode"]
+        if code is None or (code in {124, 137} and not output):
+            raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s")
+        stdout, stderr = output[0]
+        text = [(part or b"").decode(errors="replace") for part in (stdout, stderr)]
+        if code == 124:
+            raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s", cause=text[1][-300:])
+        return ExecResult(tuple(argv), int(code), *text)
+
+    def read_logs(self, tail: int | None = None) -> str:
+        try:
+            return str(self._container.logs(tail="all" if tail is None else tail).decode(errors="replace"))
+        except docker.errors.NotFound:
+            return ""
+
+    def resume(self) -> None:
+        """Start or unpause the container, whatever its state, without waiting for what runs in it."""
+        state = self.state
+        if state == "paused":
+            self._container.unpause()
+        elif state == "stopped":
+            try:
+                self._container.start()
+            except docker.errors.APIError as error:
+                raise LabError(f"{self.name} does not start", cause=str(error.explanation)) from error
+
+    def start(self) -> None:
+        self.resume()
+        self._changed()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        if self.state == "paused":
+            self._container.unpause()
+        self._container.stop(timeout=10)
+
+    def kill(self) -> None:
+        if self.state != "stopped":
+            self._container.kill("SIGKILL")
+            # The engine answers before the processes are gone.
+            self._container.wait(timeout=30)
+
+    def remove(self) -> None:
+        remove_container(self._container)
+        self._changed()
+
+    def _wait(self, what: str, probe: Callable[[], None]) -> None:
+        """Wait for *probe*, but not for a container that has ended meanwhile."""
+
+        def attempt() -> None:
+            try:
+                probe()
+            except ProbeFailed:
+                if self.state == "stopped":
+                    code = self._container.attrs["State"]["ExitCode"]
+                    cause = f"its container ended with exit code {code}"
+                    raise LabNotReady(f"{what} can't succeed", cause=cause, logs=self._last_logs()) from None
+                raise
+
+        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last_logs)
+
+    def _last_logs(self) -> str:
+        return self.read_logs(LOG_LINES)
+
+
+class ContainerNode(ContainerMachine, Node):
+    """An SSH node in a container."""
+
+    default_user = USER
+
+    def __init__(self, container: Any, folder: StateFolder, changed: Callable[[], None]) -> None:
+        super().__init__(container, changed)
+        self._folder = folder
+        self.name = fqdn(self.short)
+        self.host_key = str(container.labels[LABEL_HOST_KEY])
+        self.trusted = container.labels.get(LABEL_TRUSTED) != "no"
+
+    @property
+    def port(self) -> int:
+        return self._published(22)
+
+    def pause(self) -> None:
+        if self.state == "running":
+            self._container.pause()
+
+    def unpause(self) -> None:
+        if self.state == "paused":
+            self._container.unpause()
+
+    def wait_ready(self) -> None:
+        self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))
+
+
+class ContainerGateway(ContainerMachine, Gateway):
+    """An Enterprise Gateway in a container; its disk survives `kill` and `start`."""
+
+    default_user = "gateway"
+
+    def __init__(self, container: Any, changed: Callable[[], None]) -> None:
+        super().__init__(container, changed)
+        self.name = self.short
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._published(8888)}"
+
+    def wait_ready(self) -> None:
+        self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
+
+    def write_files(self, files: Mapping[str, str]) -> None:
+        content = {path: text.encode() for path, text in files.items()}
+        put_files(self._container, KERNELS, content, uid=UID, gid=UID)
+
+    def trust(self, nodes: Iterable[HostEntry], identity: str) -> None:
+        files = {"known_hosts": known_hosts(nodes).encode(), "id_ed25519": identity.encode()}
+        put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)

@@ -1,0 +1,55 @@
+"""Which driver a lab is on: the one that has it already, else the best that this machine can run."""
+
+from __future__ import annotations
+
+from lab.driver import Driver
+from lab.errors import EnvironmentUnfit, LabNotFound, LabUsageError
+from lab.progress import Progress
+from lab.state import StateFolder
+
+KINDS = ("docker", "local")
+
+
+def make(kind: str, name: str, folder: StateFolder) -> Driver:
+    """Return the driver *kind* for the lab *name*; raise EnvironmentUnfit when this machine can't run it."""
+    if kind == "docker":
+        from lab.containers.driver import DockerDriver
+
+        return DockerDriver(name, folder)
+    if kind == "local":
+        raise EnvironmentUnfit("the local driver does not exist yet", remedy="start a container engine")
+    raise LabUsageError(f"there is no driver {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
+
+
+def usable(name: str, folder: StateFolder) -> list[Driver]:
+    """Return a driver of every kind that this machine can run now; called to look for a lab and to remove one."""
+    found: list[Driver] = []
+    for kind in KINDS:
+        try:
+            found.append(make(kind, name, folder))
+        except EnvironmentUnfit:
+            continue
+    return found
+
+
+def find_driver(name: str, folder: StateFolder) -> Driver:
+    """Return the driver that has the lab *name*; raise LabNotFound."""
+    for driver in usable(name, folder):
+        if driver.exists():
+            return driver
+    raise LabNotFound(f"there is no lab {name}", remedy=f"`lab up --name {name}`")
+
+
+def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress) -> Driver:
+    """Return the driver for `up`: *kind* if given, else docker where an engine answers, else local, saying so."""
+    if kind is not None:
+        return make(kind, name, folder)
+    try:
+        return make("docker", name, folder)
+    except EnvironmentUnfit as error:
+        try:
+            driver = make("local", name, folder)
+        except EnvironmentUnfit:
+            raise error from None
+        progress.note(f"{error.what}: this lab is local, its nodes are processes on loopback ports")
+        return driver

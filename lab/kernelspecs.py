@@ -1,0 +1,34 @@
+"""The kernelspecs that the lab's gateways offer: our proxy on a plain spec, on EG's launcher, and EG's own as the baseline."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+OURS: Final = "eg_distributed.DistributedProcessProxy"
+STOCK: Final = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
+LAUNCHER: Final = "/usr/local/share/jupyter/kernels/python_distributed_eg/scripts/launch_ipykernel.py"
+KERNEL_PYTHON: Final = "/opt/kernel/bin/python"
+
+
+def _spec(title: str, class_name: str, argv: list[str]) -> dict[str, Any]:
+    return {
+        "display_name": title,
+        "language": "python",
+        "metadata": {"process_proxy": {"class_name": class_name}, "debugger": True},
+        "argv": argv,
+    }
+
+
+def default_kernelspecs(*, python: str = KERNEL_PYTHON, launcher: str = LAUNCHER) -> dict[str, dict[str, Any]]:
+    """Return kernel.json contents by name; *python* and *launcher* are paths on the nodes."""
+    plain = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    # EG's own argv, word for word but for the interpreter: nodes keep it in an environment of its own.
+    launched = [python, launcher]
+    for option in ("kernel-id", "response-address", "public-key", "port-range"):
+        launched += [f"--RemoteProcessProxy.{option}", "{" + option.replace("-", "_") + "}"]
+    launched += ["--RemoteProcessProxy.spark-context-initialization-mode", "none"]
+    return {
+        "python_distributed": _spec("Python 3 (distributed)", OURS, plain),
+        "python_distributed_eg": _spec("Python 3 (distributed, EG's launcher)", OURS, launched),
+        "python_distributed_stock": _spec("Python 3 (distributed, EG's own proxy)", STOCK, launched),
+    }

@@ -1,0 +1,67 @@
+"""Names and labels: how a lab, its machines and what belongs to them are called."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from lab.errors import LabUsageError
+
+DOMAIN: Final = "lab.test"
+"""Reserved for tests (RFC 2606), so no resolver of the real world ever answers for it."""
+
+USER: Final = "lab"
+"""The login user on every node."""
+
+LABEL: Final = "eg_distributed.lab"
+"""On everything that the lab makes; its value is the lab's name. `lab down` looks at nothing else."""
+
+LABEL_ROLE: Final = f"{LABEL}.role"
+LABEL_MACHINE: Final = f"{LABEL}.machine"
+LABEL_SPEC: Final = f"{LABEL}.spec"
+LABEL_ADDRESS: Final = f"{LABEL}.address"
+LABEL_HOST_KEY: Final = f"{LABEL}.host-key"
+LABEL_TRUSTED: Final = f"{LABEL}.trusted"
+
+DEFAULT_GATEWAY: Final = "gateway"
+"""The short name of the gateway that every lab has."""
+
+_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_NUMBERED: Final = re.compile(r"node([1-9][0-9]*)")
+
+
+def check_name(name: str, what: str = "lab") -> str:
+    """Return *name* if it can be part of a host name, else raise LabUsageError; called with all names from outside."""
+    if not _PATTERN.fullmatch(name):
+        raise LabUsageError(
+            f"{name!r} can't be the name of a {what}",
+            cause="names are 1 to 32 lower-case letters, digits and inner hyphens",
+            remedy="choose a name like 'lab' or 'node1'",
+        )
+    return name
+
+
+def short_name(name: str) -> str:
+    """Return the first label of *name*: `node1` for both `node1` and `node1.lab.test`."""
+    return name.removesuffix(f".{DOMAIN}")
+
+
+def fqdn(name: str) -> str:
+    """Return the full name of a machine: `node1.lab.test` for both `node1` and `node1.lab.test`."""
+    return f"{short_name(name)}.{DOMAIN}"
+
+
+def node_number(name: str) -> int | None:
+    """Return 3 for `node3`, and None for machines outside the numbered row (extra nodes, gateways)."""
+    match = _NUMBERED.fullmatch(short_name(name))
+    return int(match.group(1)) if match else None
+
+
+def resource_name(lab: str, machine: str | None = None) -> str:
+    """Return what the engine calls the lab's network, or one *machine*'s container."""
+    return f"eglab-{lab}" if machine is None else f"eglab-{lab}-{short_name(machine)}"
+
+
+def sort_key(name: str) -> tuple[int, str]:
+    """Sort node2 before node10, and extra nodes behind the numbered ones."""
+    return (node_number(name) or 1_000_000, name)

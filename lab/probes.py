@@ -1,0 +1,94 @@
+"""Readiness by protocol: an SSH login with a command, an HTTP answer, a deadline on everything."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncssh
+import httpx
+
+from lab.errors import LabNotReady
+from lab.keys import HostEntry
+from lab.names import USER
+
+T = TypeVar("T")
+
+PROBE_SECONDS = 5.0
+"""One attempt. Longer than a loaded machine's login, much shorter than any deadline."""
+
+
+class ProbeFailed(Exception):
+    """One attempt failed; `wait_until` tries again until its deadline and then reports the last one."""
+
+
+def wait_until(
+    what: str, probe: Callable[[], T], *, seconds: float, logs: Callable[[], str] = str, remedy: str = ""
+) -> T:
+    """Call *probe* until it returns, with growing pauses; raise LabNotReady with *logs* when *seconds* have passed."""
+    deadline = time.monotonic() + seconds
+    pause = 0.05
+    while True:
+        try:
+            return probe()
+        except ProbeFailed as error:
+            if time.monotonic() + pause >= deadline:
+                raise LabNotReady(
+                    f"{what} did not succeed within {seconds:.0f} s", cause=str(error), remedy=remedy, logs=logs()
+                ) from error
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+
+
+def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end from code that may itself be called inside a running event loop (pytest-asyncio)."""
+    with ThreadPoolExecutor(1, thread_name_prefix="lab-probe") as pool:
+        return pool.submit(lambda: asyncio.run(work())).result()
+
+
+def probe_ssh(entry: HostEntry, identity: Path) -> None:
+    """Log in from this machine with strict host keys and run a command; raise ProbeFailed."""
+
+    async def attempt() -> None:
+        async with asyncio.timeout(PROBE_SECONDS) if hasattr(asyncio, "timeout") else _no_limit():
+            async with asyncssh.connect(
+                "127.0.0.1",
+                entry.port,
+                username=USER,
+                client_keys=[str(identity)],
+                known_hosts=asyncssh.import_known_hosts(f"{entry.name} {entry.host_key}\n"),
+                host_key_alias=entry.name,
+                config=None,
+                agent_path=None,
+                connect_timeout=PROBE_SECONDS,
+                login_timeout=PROBE_SECONDS,
+            ) as connection:
+                await connection.run("true", check=True, timeout=PROBE_SECONDS)
+
+    try:
+        run_in_thread(attempt)
+    except (OSError, asyncssh.Error, TimeoutError, asyncio.TimeoutError) as error:
+        raise ProbeFailed(f"SSH to {entry.name} (127.0.0.1:{entry.port}): {str(error) or type(error).__name__}") from error
+
+
+class _no_limit:  # noqa: N801 -- stands in for a function; Python 3.10 has no asyncio.timeout, asyncssh's own limits hold
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+def probe_http(url: str) -> None:
+    """GET *url*/api and expect Jupyter's answer; raise ProbeFailed. Proxies of the environment are for the internet."""
+    try:
+        answer = httpx.get(f"{url}/api", timeout=PROBE_SECONDS, trust_env=False)
+        answer.raise_for_status()
+        if "version" not in answer.json():
+            raise ProbeFailed(f"GET {url}/api answered something that is no Jupyter server")
+    except (httpx.HTTPError, ValueError) as error:
+        raise ProbeFailed(f"GET {url}/api: {str(error) or type(error).__name__}") from error

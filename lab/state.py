@@ -1,0 +1,76 @@
+"""The lab's folder on this machine: keys and the files made from them. A cache: labels are the truth about a docker lab."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lab.errors import LabConflict
+
+LOCK_SECONDS = 900.0
+"""How long a second `lab up` of the same name waits for the first: longer than the slowest first build of the images."""
+
+
+def _root(variable: str, fallback: str) -> Path:
+    value = os.environ.get(variable, "")
+    base = Path(value) if value.startswith("/") else Path.home() / fallback
+    return base / "eg_distributed_lab"
+
+
+def state_root() -> Path:
+    """Where the labs' folders are: `$XDG_STATE_HOME/eg_distributed_lab`."""
+    return _root("XDG_STATE_HOME", ".local/state")
+
+
+def cache_root() -> Path:
+    """Where downloads and environments are that outlive labs: `$XDG_CACHE_HOME/eg_distributed_lab`."""
+    return _root("XDG_CACHE_HOME", ".cache")
+
+
+class StateFolder:
+    """The folder of one lab; made when it is first written to, gone after `lab down`."""
+
+    def __init__(self, lab: str) -> None:
+        self.path = state_root() / lab
+        self.identity = self.path / "id_ed25519"
+        self.host_keys = self.path / "host_keys"
+        self.known_hosts = self.path / "known_hosts"
+        self.ssh_config = self.path / "ssh_config"
+
+    def write(self, path: Path, text: str) -> None:
+        """Write *path* at once or not at all, so that an ssh that reads meanwhile sees one whole version."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+
+    def remove(self) -> bool:
+        """Delete the folder; say whether there was one."""
+        there = self.path.exists()
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+        return there
+
+
+@contextlib.contextmanager
+def locked(name: str, *, what: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock *name* among all processes of this user; raise LabConflict when it isn't free in time."""
+    folder = cache_root() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / f"{name}.lock", timeout=seconds):
+            yield
+    except Timeout:
+        raise LabConflict(
+            f"{what} is busy",
+            cause=f"another process has worked on it for {seconds:.0f} s",
+            remedy="wait for it, or end it",
+        ) from None

@@ -1,0 +1,1 @@
+"""Jupyter kernels on a fixed set of machines over nothing but SSH."""

@@ -1,0 +1,134 @@
+"""Bring an agent up on the node where this runs, or find the one that is there.
+
+Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read, and has no
+annotations; the agent itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what stands in the way.
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+
+START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
+OLDEST = (3, 9)
+MAX_PATH = (
+    60  # of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes
+)
+
+
+def private(path):
+    """Make *path* a folder that is ours alone, or return False."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return False
+        os.chmod(path, 0o700)
+        probe = os.path.join(path, "probe-%d" % os.getpid())
+        with open(probe, "wb") as file:
+            file.write(b"x")
+        os.unlink(probe)
+        return True
+    except OSError:
+        return False
+
+
+def folder():
+    """Return the agent's folder: in the home, one for each node since homes may be shared, else in /tmp.
+
+    Not $XDG_RUNTIME_DIR: logind empties it when the login ends, and the agent stays.
+    """
+    node = socket.gethostname()
+    if len(node) > 20:
+        node = hashlib.sha256(node.encode()).hexdigest()[:12]
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    candidates = [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d" % os.getuid()]
+    for path in candidates:
+        if len(path) <= MAX_PATH and os.path.isabs(path) and private(path):
+            return path
+    raise OSError("no writable private folder among %s" % ", ".join(candidates))
+
+
+def answers(path):
+    """Whether an agent listens at *path*."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.settimeout(5)
+        probe.connect(path)
+        return True
+    except OSError:
+        return False
+    finally:
+        probe.close()
+
+
+def start(home, archive, digest, path):
+    """Start an agent that outlives this login, and wait until it listens."""
+    log_path = os.path.join(home, "agent.log")
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.fstat(log).st_size > 1 << 20:
+            os.ftruncate(log, 0)
+        process = subprocess.Popen(
+            [sys.executable or "python3", "-I", archive, "agent", home, digest],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+    deadline = time.time() + START_DEADLINE
+    while not answers(path):
+        if process.poll() is not None:
+            with open(log_path, "rb") as log_file:
+                tail = log_file.read()[-800:].decode("utf-8", "replace")
+            raise OSError("the agent ended at its start (exit code %s): %s" % (process.returncode, tail))
+        if time.time() > deadline:
+            process.kill()
+            raise OSError("the agent did not listen within %d s" % START_DEADLINE)
+        time.sleep(0.005)
+
+
+def install(home, digest, archive):
+    """Put the agent's code into its folder, whole or not at all."""
+    path = os.path.join(home, digest + ".zip")
+    if not os.path.exists(path):
+        temporary = "%s.%d" % (path, os.getpid())
+        with open(temporary, "wb") as file:
+            file.write(base64.b64decode(archive))
+        os.rename(temporary, path)
+    return path
+
+
+def boot(config):
+    """Answer with the agent's socket; then, in bridge mode, become the bridge to it."""
+    os.umask(0o077)
+    archive = path = None
+    try:
+        if sys.version_info < OLDEST:
+            raise OSError("python3 is %s, the agent needs 3.9 or later" % sys.version.split()[0])
+        home = folder()
+        path = os.path.join(home, config["digest"] + ".sock")
+        archive = install(home, config["digest"], config["archive"])
+        if not answers(path):
+            with open(os.path.join(home, "lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not answers(path):
+                    start(home, archive, config["digest"], path)
+        answer = {"ok": True, "socket": path, "python": sys.version.split()[0], "node": socket.gethostname()}
+    except Exception as error:  # noqa: BLE001 - whatever it is must reach the gateway, which has no other way to know
+        answer = {"ok": False, "error": "%s" % (error,)}
+    out = os.fdopen(os.dup(1), "wb")
+    with contextlib.closing(out):
+        out.write(config["sentinel"].encode() + json.dumps(answer).encode() + b"\n")
+    if answer["ok"] and config["bridge"]:
+        python = sys.executable or "python3"
+        os.execv(python, [python, "-I", str(archive), "bridge", str(path)])

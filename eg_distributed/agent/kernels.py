@@ -1,0 +1,464 @@
+"""A kernel on its node: started from an argv array and an environment dictionary, watched, signalled, recorded on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from ..protocol import CHANNELS
+from . import processes
+from .expansion import expand
+from .launchers import ResponseListener
+
+LOG_CAP = 10 * 1024 * 1024
+"""Bytes that a kernel's log may have; past it, the older half goes."""
+LOG_CHECK = 10.0
+"""Seconds between two looks at the log's size."""
+TAIL = 4096
+"""Bytes of the log's end that go with an exit."""
+STARTING, RUNNING, EXITED = "starting", "running", "exited"
+_STRIPPED = (
+    "JPY_",
+    "SSH_",
+)  # of the login's environment: a parent pid that is not ours, a connection that will be gone
+
+Notify = Callable[["Kernel", str, "dict[str, Any]"], None]
+
+
+class StartError(Exception):
+    """The kernel could not be started; the text is for the user."""
+
+
+class Kernel:
+    """One kernel of this node; created by the agent on a start request, or from its record after the agent restarted.
+
+    *directory* (0700) holds its record, connection file, log and sockets. *notify* takes (kernel, event, fields).
+    """
+
+    def __init__(self, kernel_id: str, directory: Path, notify: Notify) -> None:
+        self.id = kernel_id
+        self.directory = directory
+        self.state = STARTING
+        self.exit_code: Optional[int] = None
+        self.pid = 0
+        self.started = ""
+        self.start_time = time.time()
+        self.owner = ""
+        self.host_set = ""
+        self.attempt = ""
+        self.argv: list[str] = []
+        self.transport = "ipc"
+        self.connection: dict[str, Any] = {}
+        self.interrupt_pid = 0
+        self.interrupt_started = ""
+        self.log = directory / "kernel.log"
+        self.keep_log = False
+        self.orphan_timeout = 0.0
+        self.exited = asyncio.Event()
+        self.changed = asyncio.Event()
+        self._log_start = 0
+        self._notify = notify
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._listener: Optional[ResponseListener] = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def start(self, params: dict[str, Any]) -> None:
+        """Start the process that *params* describe; readiness or exit is told by `notify` later.
+
+        Raises StartError if nothing could be executed; then nothing is left behind.
+        """
+        self.owner, self.host_set, self.attempt = params["owner"], params["host_set"], params["attempt"]
+        self.transport = params["transport"]
+        self.orphan_timeout = float(params["orphan_timeout"])
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            environment = self._environment(params["spec_env"], params["env"])
+            substitutions, held = await self._connection(params)
+            self.argv = [_fill(argument, substitutions) for argument in params["argv"]]
+            self._open_log(params.get("log_dir"))
+            for port in held:
+                port.close()
+            self._spawn(environment, params.get("cwd"))
+        except OSError as error:
+            self.discard()
+            raise StartError(_explain(error, params)) from error
+        except StartError:
+            self.discard()
+            raise
+        self.save()
+        self.watch()
+
+    def _environment(self, spec_env: dict[str, str], data: dict[str, str]) -> dict[str, str]:
+        """Return the kernel's environment: the login's own, the kernelspec's expanded, the client's as it is."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
+        known = {**own, **data}
+        return {**own, **{name: expand(value, known) for name, value in spec_env.items()}, **data}
+
+    async def _connection(self, params: dict[str, Any]) -> tuple[dict[str, str], list[socket.socket]]:
+        """Choose endpoints and write the connection file; return what argv wants filled in, and ports held open till then."""
+        if self.transport == "launcher":
+            self._listener = ResponseListener(lambda payload: self._notify(self, "response", {"payload": payload}))
+            return {"response_address": await self._listener.open()}, []
+        held: list[socket.socket] = []
+        info: dict[str, Any] = {
+            "key": params["key"],
+            "signature_scheme": params["signature_scheme"],
+            "kernel_name": params.get("kernel_name", ""),
+            "transport": self.transport,
+        }
+        if self.transport == "ipc":
+            info["ip"] = str(self.directory / "s")
+            ports = [1, 2, 3, 4, 5]
+            for port in ports:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{info['ip']}-{port}")
+        else:
+            info["ip"] = "127.0.0.1"
+            held = _hold_ports(5, params.get("port_range"))
+            ports = [sock.getsockname()[1] for sock in held]
+        info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
+        self.connection = info
+        path = self.directory / "connection.json"
+        _write_private(path, json.dumps(info, indent=2).encode())
+        return {"connection_file": str(path)}, held
+
+    def _open_log(self, log_dir: Optional[str]) -> None:
+        if log_dir:
+            self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
+            self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._log_start = self.log.stat().st_size
+
+    def _spawn(self, environment: dict[str, str], cwd: Optional[str]) -> None:
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        home = environment.get("HOME") or "/"
+        folder = cwd if cwd and os.path.isdir(cwd) else home
+        if not os.path.isdir(folder):
+            folder = "/"
+        try:
+            if cwd and folder != cwd:
+                # Notebook servers send the notebook's folder on their own disk; it need not exist here.
+                os.write(log, f"working directory {cwd} does not exist on this node: started in {folder}\n".encode())
+            # Bytes, so that the node's locale has no say in what a value is.
+            self._process = subprocess.Popen(
+                self.argv,
+                env={
+                    k.encode("utf-8", "surrogatepass"): v.encode("utf-8", "surrogatepass")
+                    for k, v in environment.items()
+                },
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                executable=_executable(self.argv[0], environment),
+            )
+        except ValueError as error:
+            raise StartError(f"the command or an environment value cannot be passed on: {error}") from error
+        finally:
+            os.close(log)
+        self.pid = self._process.pid
+        # None only if it has ended already; then there is nothing to mix it up with.
+        self.started = processes.start_time(self.pid) or "ended"
+
+    # -- watching ------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to watch for readiness, exit, and the log's size; called once the process exists."""
+        self._own(self._watch_exit())
+        self._own(self._cap_log())
+        if self.state == STARTING and self.connection:
+            self._own(self._watch_ready())
+
+    def _own(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def set_connection(self, info: dict[str, Any], pid: int) -> None:
+        """Take what a launcher answered, decrypted by the gateway: endpoints, and the *pid* to interrupt (0: unknown)."""
+        if info.get("ip") in ("0.0.0.0", "::", "", None):
+            info["ip"] = "127.0.0.1"
+        self.connection = info
+        started = processes.start_time(pid) if pid > 0 else None
+        if started:
+            self.interrupt_pid, self.interrupt_started = pid, started
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self.save()
+        if self.state == STARTING:
+            self._own(self._watch_ready())
+
+    def endpoint(self, channel: str) -> tuple[str, int]:
+        """Return where *channel* listens: (path, 0) for a UNIX socket, else (address, port)."""
+        port = int(self.connection[f"{channel}_port"])
+        if self.connection.get("transport") == "ipc":
+            return f"{self.connection['ip']}-{port}", 0
+        return str(self.connection["ip"]), port
+
+    async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to *channel*; raises OSError."""
+        address, port = self.endpoint(channel)
+        if port == 0:
+            return await asyncio.open_unix_connection(address)
+        reader, writer = await asyncio.open_connection(address, port)
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return reader, writer
+
+    async def _watch_ready(self) -> None:
+        """Push `ready` as soon as all five sockets accept; a process on this machine is asked, so it is asked often."""
+        waiting = list(CHANNELS)
+        pause = 0.002
+        while waiting and self.state == STARTING:
+            try:
+                _, writer = await self.connect(waiting[0])
+            except OSError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.2, 0.05)
+            else:
+                writer.close()
+                waiting.pop(0)
+        if self.state == STARTING:
+            self.state = RUNNING
+            self.save()
+            self.changed.set()
+            self._notify(self, "ready", {})
+
+    async def _watch_exit(self) -> None:
+        code = await self._wait()
+        self.state, self.exit_code = EXITED, code
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self.save()
+        self.exited.set()
+        self.changed.set()
+        self._notify(self, "exited", {"exit_code": code, "log": self.tail()})
+        await self._end_leftovers()
+
+    async def _wait(self) -> Optional[int]:
+        """Wait for the process to end, without reaping it if it is our child; return its code, None if unknown."""
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError:  # a kernel without pidfd (before Linux 5.3), or the process is gone
+            while processes.is_running(self.pid, self.started):
+                await asyncio.sleep(0.1)
+        else:
+
+            def set_ended() -> None:
+                if not ended.done():
+                    ended.set_result(None)
+
+            loop.add_reader(descriptor, set_ended)
+            try:
+                if self._process is not None or processes.is_running(self.pid, self.started):
+                    await ended
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        if self._process is None:
+            return None
+        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        if status is None:
+            return None
+        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+    async def _end_leftovers(self) -> None:
+        """End what the kernel left in its process group: listeners of launchers, children of cells.
+
+        The unreaped kernel keeps its pid, and so the group's id, from being reused meanwhile.
+        """
+        if processes.end_group(self.pid, signal.SIGTERM):
+            deadline = time.monotonic() + 1.0
+            while time.monotonic() < deadline and processes.group_members(self.pid):
+                await asyncio.sleep(0.02)
+            processes.end_group(self.pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    async def _cap_log(self) -> None:
+        """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
+        while self.state != EXITED:
+            with contextlib.suppress(OSError):
+                if self.log.stat().st_size > LOG_CAP:
+                    with open(self.log, "r+b") as log:
+                        log.seek(-LOG_CAP // 2, os.SEEK_END)
+                        kept = log.read()
+                        log.truncate(0)
+                    with open(self.log, "ab") as log:
+                        log.write(b"[older output was dropped here]\n" + kept)
+                    self._log_start = 0
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+
+    def tail(self, size: int = TAIL) -> str:
+        """Return the last *size* bytes, at most, of what the kernel printed since its start."""
+        try:
+            with open(self.log, "rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, end - size))
+                return log.read(size).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    # -- signals, end --------------------------------------------------------------------------------------------
+
+    def send_signal(self, signum: int) -> bool:
+        """Signal the kernel; return False if it has ended.
+
+        Deadly signals go to the whole group. Others do too, except behind a launcher that named the interpreter's pid: there the
+        group holds processes (spark-submit, the launcher's listener) which an interrupt would kill.
+        """
+        if signum not in (signal.SIGKILL, signal.SIGTERM) and self.interrupt_pid:
+            return processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
+        delivered = processes.signal_process(self.pid, self.started, signum, group=True)
+        if self.interrupt_pid and self.interrupt_pid != self.pid:
+            delivered |= processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
+        return delivered
+
+    async def stop(self, grace: float) -> None:
+        """End the kernel: SIGTERM, and SIGKILL after *grace* seconds; returns once it has ended."""
+        if self.state == EXITED:
+            return
+        if grace > 0 and self.send_signal(signal.SIGTERM):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), grace)
+        while not self.exited.is_set():
+            self.send_signal(signal.SIGKILL)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.exited.wait(), 1.0)
+
+    def discard(self) -> None:
+        """Remove every file of the kernel; it must have ended, or never begun."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- the record on disk --------------------------------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """Return what gateways may know of the kernel; no key, no environment."""
+        return {
+            "kernel": self.id,
+            "attempt": self.attempt,
+            "owner": self.owner,
+            "host_set": self.host_set,
+            "argv": self.argv,
+            "state": self.state,
+            "exit_code": self.exit_code,
+            "pid": self.pid,
+            "start_time": self.start_time,
+            "log_path": str(self.log),
+        }
+
+    def save(self) -> None:
+        """Write the record, so that a restarted agent finds the kernel again."""
+        record = {
+            **self.describe(),
+            "agent": [os.getpid(), processes.start_time(os.getpid())],
+            "started": self.started,
+            "transport": self.transport,
+            "connection": self.connection,
+            "interrupt": [self.interrupt_pid, self.interrupt_started],
+            "keep_log": self.keep_log,
+            "log_start": self._log_start,
+            "orphan_timeout": self.orphan_timeout,
+        }
+        with contextlib.suppress(OSError):  # a full disk must not end a running kernel
+            _write_private(self.directory / "record.json", json.dumps(record).encode())
+
+    @classmethod
+    def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
+        """Return the kernel recorded in *directory*, None if there is none or another living agent has it."""
+        try:
+            record = json.loads((directory / "record.json").read_bytes())
+            agent_pid, agent_started = record["agent"]
+            if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started or ""):
+                return None
+            kernel = cls(record["kernel"], directory, notify)
+            for name in ("attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time"):
+                setattr(kernel, name, record[name])
+            kernel.started, kernel.transport = record["started"], record["transport"]
+            kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
+            kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
+            kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
+            kernel.orphan_timeout = record["orphan_timeout"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if kernel.state != EXITED and not processes.is_running(kernel.pid, kernel.started):
+            kernel.state = EXITED
+        if kernel.state == EXITED:
+            kernel.exited.set()
+        return kernel
+
+
+def _fill(argument: str, substitutions: dict[str, str]) -> str:
+    """Put the node's own values into *argument*; everything else in braces was filled in by the gateway."""
+    for name, value in substitutions.items():
+        argument = argument.replace("{" + name + "}", value)
+    return argument
+
+
+def _executable(program: str, environment: dict[str, str]) -> str:
+    """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
+    if "/" in program:
+        return program
+    found = shutil.which(program, path=environment.get("PATH", os.defpath))
+    if found is None:
+        raise FileNotFoundError(2, "not found on the node's PATH", program)
+    return found
+
+
+def _explain(error: OSError, params: dict[str, Any]) -> str:
+    program = params["argv"][0] if params["argv"] else ""
+    what = error.filename if isinstance(error.filename, str) else program
+    return f"cannot execute {program!r}: {error.strerror or error} ({what})"
+
+
+def _hold_ports(count: int, port_range: Optional[list[int]]) -> list[socket.socket]:
+    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice."""
+    held: list[socket.socket] = []
+    candidates = iter(range(port_range[0], port_range[1] + 1)) if port_range else iter([0] * count)
+    for port in candidates:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            sock.close()
+            continue
+        held.append(sock)
+        if len(held) == count:
+            return held
+    for sock in held:
+        sock.close()
+    raise StartError(f"no {count} free ports in the port range {port_range}")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write *content* to *path*, mode 0600, as a whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

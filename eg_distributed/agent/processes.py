@@ -1,0 +1,83 @@
+"""Telling one process from another: a process is its pid and its start time, never a bare pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Optional
+
+
+def start_time(pid: int) -> Optional[str]:
+    """Return when *pid* started, as a token to compare with (boot id and clock ticks since boot); None if it is gone.
+
+    A zombie counts as gone: it runs no more.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            # The command, in brackets, may itself hold spaces and brackets; what follows the last one is regular.
+            fields = stat.read().rpartition(b")")[2].split()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            boot_id = boot.read().strip()
+    except (OSError, ValueError):
+        return None
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return f"{boot_id}:{fields[19].decode()}"
+
+
+def is_running(pid: int, started: str) -> bool:
+    """Whether the process that *pid* and *started* name still runs."""
+    return pid > 0 and start_time(pid) == started
+
+
+def signal_process(pid: int, started: str, signum: int, group: bool) -> bool:
+    """Send *signum* to the process, or to its whole group; return False if it is gone (nothing is signalled then)."""
+    if not is_running(pid, started):
+        return False
+    try:
+        if group:
+            os.killpg(pid, signum)
+        else:
+            os.kill(pid, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def end_group(pgid: int, signum: int = signal.SIGKILL) -> bool:
+    """Signal what is left of the process group *pgid*; return False if nothing is."""
+    try:
+        os.killpg(pgid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def group_members(pgid: int) -> list[int]:
+    """Return the pids in the process group *pgid* that still run (zombies don't)."""
+    members = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as stat:
+                    fields = stat.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == pgid and fields[0] not in (b"Z", b"X"):
+                members.append(int(entry))
+    return members
+
+
+def reset_signals() -> None:
+    """Give the dispositions and the mask that kernels shall inherit their defaults back.
+
+    Called once, when an agent starts: a login under nohup, or a shell's background job, ignores SIGINT and SIGHUP, and a
+    kernel that inherits that can't be interrupted. Handlers don't survive execve, so setting it here is enough and
+    spares every kernel a preexec function.
+    """
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # Popen gives kernels the default back (restore_signals)

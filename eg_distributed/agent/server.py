@@ -1,0 +1,380 @@
+"""The agent's process: its socket, its gateways, and the kernels and streams that they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
+from ..streams import Relay, StreamBroken
+from . import processes
+from .kernels import EXITED, STARTING, Kernel, StartError
+
+IDLE = 300.0
+"""Seconds without a kernel and without a visitor after which the agent leaves."""
+EXITED_KEPT = 3600.0
+"""Seconds for which the record of an ended kernel waits for a gateway to ask."""
+STREAM_LINGER = 900.0
+"""Seconds for which a stream without a link is kept for its gateway to come back."""
+TICK = 1.0
+
+
+class Gateway:
+    """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
+
+    def __init__(self, owner: str, incarnation: str, writer: asyncio.StreamWriter) -> None:
+        self.owner = owner
+        self.incarnation = incarnation
+        self.kernels: set[str] = set()  # the kernels it answers for
+        self._writer = writer
+
+    def send(self, message: Message) -> None:
+        """Queue *message*; a gateway that does not read loses its connection, not our memory."""
+        if self._writer.transport.get_write_buffer_size() > MAX_MESSAGE:
+            self._writer.transport.abort()
+        elif not self._writer.is_closing():
+            self._writer.write(encode(message))
+
+
+class Stream:
+    """One resumable stream to a kernel's channel, and the gateway life that it belongs to."""
+
+    def __init__(self, relay: Relay, kernel: Kernel, incarnation: str) -> None:
+        self.relay = relay
+        self.kernel = kernel
+        self.incarnation = incarnation
+        self.unlinked_since = time.monotonic()
+        self.running = asyncio.ensure_future(relay.run())
+
+
+class Agent:
+    """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
+
+    def __init__(self, directory: Path, digest: str) -> None:
+        self.directory = directory
+        self.digest = digest
+        self.kernels: dict[str, Kernel] = {}
+        self.gateways: set[Gateway] = set()
+        self.streams: dict[str, Stream] = {}
+        self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
+        self._idle_since = time.monotonic()
+        self._leave = asyncio.Event()
+        self._visitors = 0
+        self._ending: set[asyncio.Task[None]] = set()
+        self._methods: dict[str, Callable[[Gateway, Message], Any]] = {
+            "start": self._start,
+            "endpoints": self._endpoints,
+            "signal": self._signal,
+            "stop": self._stop,
+            "forget": self._forget,
+            "adopt": self._adopt,
+            "list": self._list,
+            "log": self._log,
+            "ping": self._ping,
+            "leave": self._leave_now,
+        }
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, listening: socket.socket) -> None:
+        """Serve until idle, or until told to leave; kernels outlive the agent and are found again by the next one."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leave.set)
+        self._restore()
+        server = await asyncio.start_unix_server(self._accept, sock=listening)
+        try:
+            while not self._leave.is_set():
+                self._tick()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._leave.wait(), TICK)
+        finally:
+            server.close()
+            path = listening.getsockname()
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def _restore(self) -> None:
+        for directory in (self.directory / "k").glob("*"):
+            kernel = Kernel.load(directory, self._notify)
+            if kernel is not None:
+                self.kernels[kernel.id] = kernel
+                self._unclaimed[kernel.id] = time.monotonic()
+                kernel.save()
+                if kernel.state != EXITED:
+                    kernel.watch()
+
+    def _tick(self) -> None:
+        """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
+        now = time.monotonic()
+        for kernel_id, since in list(self._unclaimed.items()):
+            kernel = self.kernels[kernel_id]
+            if kernel.state == EXITED:
+                if now - since > EXITED_KEPT:
+                    self._drop(kernel)
+            elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
+                self._end_soon(kernel)
+        for stream_id, stream in list(self.streams.items()):
+            if stream.relay.linked:
+                stream.unlinked_since = now
+            elif now - stream.unlinked_since > STREAM_LINGER:
+                stream.relay.close()
+            if stream.running.done():
+                del self.streams[stream_id]
+        if self.kernels or self._visitors:
+            self._idle_since = now
+        elif now - self._idle_since > IDLE:
+            self._leave.set()
+
+    def _end_soon(self, kernel: Kernel) -> None:
+        task = asyncio.ensure_future(kernel.stop(grace=5.0))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def _drop(self, kernel: Kernel) -> None:
+        """Forget an ended kernel and all that is left of it."""
+        self.kernels.pop(kernel.id, None)
+        self._unclaimed.pop(kernel.id, None)
+        for gateway in self.gateways:
+            gateway.kernels.discard(kernel.id)
+        kernel.discard()
+        self._tell_load()
+
+    def _close_streams(self, kernel: Kernel) -> None:
+        """Close what gateways still have open to *kernel*: they said that they want no more of it.
+
+        Not done when a kernel merely ends: its streams then end by themselves, after their last byte.
+        """
+        for stream in self.streams.values():
+            if stream.kernel is kernel:
+                stream.relay.close()
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._visitors += 1
+        try:
+            hello = await asyncio.wait_for(read_message(reader), 10.0)
+            if hello is None:
+                return
+            if hello.get("type") == "control":
+                await self._serve_gateway(hello, reader, writer)
+            elif hello.get("type") == "stream":
+                await self._serve_stream(hello, reader, writer)
+        except (OSError, ValueError, TypeError, KeyError, StreamBroken, asyncio.TimeoutError) as error:
+            print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            self._visitors -= 1
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    async def _serve_gateway(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gateway = Gateway(hello["gateway"], hello["incarnation"], writer)
+        self._forget_earlier_lives(gateway)
+        self.gateways.add(gateway)
+        gateway.send({"ok": True, "protocol": PROTOCOL, "kernels": [k.describe() for k in self.kernels.values()]})
+        try:
+            while True:
+                request = await read_message(reader)
+                if request is None:
+                    return
+                task = asyncio.ensure_future(self._answer(gateway, request))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+        finally:
+            self.gateways.discard(gateway)
+            claimed = set().union(*(other.kernels for other in self.gateways))
+            for kernel_id in gateway.kernels - claimed:
+                self._unclaimed[kernel_id] = time.monotonic()
+
+    def _forget_earlier_lives(self, gateway: Gateway) -> None:
+        """Close the streams of an earlier process of the same gateway: nobody is left to resume them."""
+        earlier = {g.incarnation for g in self.gateways if g.owner == gateway.owner}
+        for stream in self.streams.values():
+            same_owner = stream.kernel.owner == gateway.owner
+            if same_owner and stream.incarnation != gateway.incarnation and stream.incarnation not in earlier:
+                stream.relay.close()
+
+    async def _serve_stream(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stream = self.streams.get(hello["stream"])
+        if stream is None:
+            refusal = None
+            kernel = self.kernels.get(hello["kernel"])
+            if hello["resume"]:
+                refusal = "the agent no longer has this stream"
+            elif kernel is None or not kernel.connection or kernel.state == EXITED or hello["channel"] not in CHANNELS:
+                refusal = "no such kernel or channel"
+            if refusal is None and kernel is not None:
+                try:
+                    local = await kernel.connect(hello["channel"])
+                    stream = Stream(Relay(*local), kernel, hello["incarnation"])
+                    self.streams[hello["stream"]] = stream
+                except OSError as error:
+                    refusal = f"cannot connect to the kernel: {error}"
+            if stream is None:
+                writer.write(encode({"ok": False, "error": refusal}))
+                await writer.drain()
+                return
+        relay = stream.relay
+        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.stalled}))
+        relay.stalled = 0.0
+        await relay.serve(reader, writer, hello["received"])
+        stream.unlinked_since = time.monotonic()
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def _notify(self, kernel: Kernel, event: str, fields: Message) -> None:
+        message = {"event": event, "kernel": kernel.id, "attempt": kernel.attempt, **fields}
+        for gateway in self.gateways:
+            if kernel.id in gateway.kernels:
+                gateway.send(message)
+        if event == "exited":
+            self._tell_load()
+
+    def _tell_load(self) -> None:
+        """Tell every gateway which kernels run here: what balancing counts."""
+        running = [kernel.id for kernel in self.kernels.values() if kernel.state != EXITED]
+        for gateway in self.gateways:
+            gateway.send({"event": "load", "kernels": running})
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, gateway: Gateway, request: Message) -> None:
+        method = self._methods.get(request.get("method", ""))
+        try:
+            if method is None:
+                raise ValueError(f"no method {request.get('method')!r}")
+            result = await method(gateway, request.get("params") or {})
+            gateway.send({"id": request.get("id"), "result": result})
+        except StartError as error:
+            gateway.send({"id": request.get("id"), "error": str(error), "kind": "start"})
+        except KeyError as error:
+            gateway.send({"id": request.get("id"), "error": f"unknown kernel or field {error}", "kind": "gone"})
+        except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
+            gateway.send({"id": request.get("id"), "error": repr(error), "kind": "internal"})
+
+    async def _start(self, gateway: Gateway, params: Message) -> Message:
+        kernel_id = params["kernel"]
+        previous = self.kernels.get(kernel_id)
+        if previous is not None:
+            if previous.state != EXITED:
+                raise StartError(f"kernel {kernel_id} already runs on this node (pid {previous.pid})")
+            self._drop(previous)
+        kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
+        self.kernels[kernel_id] = kernel
+        gateway.kernels.add(kernel_id)
+        try:
+            await kernel.start(params)
+        except StartError:
+            self._drop(kernel)
+            raise
+        self._tell_load()
+        if gateway not in self.gateways:  # it left meanwhile
+            self._unclaimed[kernel_id] = time.monotonic()
+        return kernel.describe()
+
+    def _kernel_directory(self, kernel_id: str) -> Path:
+        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is."""
+        short = "".join(c for c in kernel_id if c.isalnum())[:12]
+        taken = {kernel.directory.name for kernel in self.kernels.values()}
+        name = short
+        while name in taken or (self.directory / "k" / name).exists():
+            name = short + "-" + os.urandom(2).hex()
+        return self.directory / "k" / name
+
+    async def _endpoints(self, gateway: Gateway, params: Message) -> None:
+        self.kernels[params["kernel"]].set_connection(params["connection"], int(params.get("pid") or 0))
+
+    async def _signal(self, gateway: Gateway, params: Message) -> bool:
+        return self.kernels[params["kernel"]].send_signal(int(params["signum"]))
+
+    async def _stop(self, gateway: Gateway, params: Message) -> Message:
+        kernel = self.kernels.get(params["kernel"])
+        if kernel is None or (params.get("attempt") and kernel.attempt != params["attempt"]):
+            return {"stopped": False}
+        await kernel.stop(float(params.get("grace", 5.0)))
+        if params.get("forget"):
+            self._close_streams(kernel)
+            self._drop(kernel)
+        return {"stopped": True, "exit_code": kernel.exit_code}
+
+    async def _forget(self, gateway: Gateway, params: Message) -> None:
+        kernel = self.kernels.get(params["kernel"])
+        if kernel is not None and kernel.state == EXITED:
+            if not kernel.keep_log:
+                kernel.log.unlink(missing_ok=True)
+            self._close_streams(kernel)
+            self._drop(kernel)
+
+    async def _adopt(self, gateway: Gateway, params: Message) -> Message:
+        """Make the gateway the one that answers for these kernels; what is missing is gone."""
+        found = {}
+        for kernel_id in params["kernels"]:
+            kernel = self.kernels.get(kernel_id)
+            if kernel is not None:
+                gateway.kernels.add(kernel_id)
+                kernel.owner = gateway.owner
+                self._unclaimed.pop(kernel_id, None)
+                tail = kernel.tail() if kernel.state == EXITED else ""
+                found[kernel_id] = {**kernel.describe(), "log": tail}
+        return found
+
+    async def _list(self, gateway: Gateway, params: Message) -> list[Message]:
+        claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
+        return [{**k.describe(), "claimed": k.id in claimed} for k in self.kernels.values()]
+
+    async def _log(self, gateway: Gateway, params: Message) -> str:
+        return self.kernels[params["kernel"]].tail(int(params.get("size", 65536)))
+
+    async def _ping(self, gateway: Gateway, params: Message) -> Message:
+        return {
+            "pid": os.getpid(),
+            "digest": self.digest,
+            "starting": self._count(STARTING),
+            "running": len(self.kernels),
+        }
+
+    def _count(self, state: str) -> int:
+        return sum(kernel.state == state for kernel in self.kernels.values())
+
+    async def _leave_now(self, gateway: Gateway, params: Message) -> bool:
+        """Leave if no kernel is here; for clean-up and upgrades."""
+        if self.kernels:
+            return False
+        asyncio.get_running_loop().call_soon(self._leave.set)
+        return True
+
+
+def main(directory: str, digest: str) -> Optional[int]:
+    """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
+
+    The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
+    """
+    processes.reset_signals()
+    os.umask(0o077)
+    os.chdir("/")
+    home = Path(directory)
+    (home / "k").mkdir(mode=0o700, exist_ok=True)
+    path = str(home / f"{digest}.sock")
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    temporary = path + ".new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    listening.bind(temporary)
+    listening.listen(1024)
+    os.rename(temporary, path)
+    agent = Agent(home, digest)
+
+    async def serve() -> None:
+        # asyncio.Event must be made where its loop runs on Python 3.9.
+        agent._leave = asyncio.Event()
+        await agent.run(listening)
+
+    asyncio.run(serve())
+    return None

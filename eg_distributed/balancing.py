@@ -1,0 +1,82 @@
+"""Which host takes the next kernel. Others plug in their own by the entry point group `eg_distributed.load_balancers`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import cast
+
+from .errors import RequestInvalid
+from .hosts import HostSet
+
+__all__ = ["GROUP", "HostView", "LeastConnection", "LoadBalancer", "RoundRobin", "load_balancer"]
+
+GROUP = "eg_distributed.load_balancers"
+"""The entry point group; an entry's name is what `load_balancer` or `EG_DISTRIBUTED_LOAD_BALANCER` is set to."""
+
+
+@dataclass(frozen=True)
+class HostView:
+    """What a balancer may know of a host, at the moment of a pick."""
+
+    name: str
+    kernels: int
+    """Kernels on the host, of all gateways, and those that this gateway is starting there."""
+    healthy: bool = True
+    """False if the host failed recently; such hosts are offered only when no healthy one is left."""
+
+
+class LoadBalancer(ABC):
+    """Picks hosts for one host set. The cluster makes one for each host set and calls it from its own thread only."""
+
+    def __init__(self, hosts: HostSet) -> None:
+        self.hosts = hosts
+
+    @abstractmethod
+    def pick(self, candidates: Sequence[HostView]) -> HostView:
+        """Return the one of *candidates* (never empty, in the order of `hosts`) that is to take the next kernel.
+
+        Called once for a start, and again, without the hosts that failed, for each host that could not take it. Pins and
+        restarts don't come here.
+        """
+
+
+class RoundRobin(LoadBalancer):
+    """One host after the other, in the order of the host set."""
+
+    def __init__(self, hosts: HostSet) -> None:
+        super().__init__(hosts)
+        self._last = len(hosts) - 1
+
+    def _distance(self, name: str) -> int:
+        """How many steps *name* is behind the host that was picked last."""
+        return (self.hosts.index(name) - self._last - 1) % len(self.hosts)
+
+    def pick(self, candidates: Sequence[HostView]) -> HostView:
+        """Return the next candidate after the one picked last."""
+        chosen = min(candidates, key=lambda view: self._distance(view.name))
+        self._last = self.hosts.index(chosen.name)
+        return chosen
+
+
+class LeastConnection(RoundRobin):
+    """The host with the fewest kernels; among equals, the one whose turn it is, so that an idle cluster fills evenly."""
+
+    def pick(self, candidates: Sequence[HostView]) -> HostView:
+        """Return the candidate with the fewest kernels."""
+        fewest = min(view.kernels for view in candidates)
+        return super().pick([view for view in candidates if view.kernels == fewest])
+
+
+def load_balancer(name: str) -> Callable[[HostSet], LoadBalancer]:
+    """Return the class that is registered as *name*; raises RequestInvalid with the known names otherwise."""
+    builtin: dict[str, type[LoadBalancer]] = {"round-robin": RoundRobin, "least-connection": LeastConnection}
+    if name in builtin:
+        return builtin[name]
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            return cast("Callable[[HostSet], LoadBalancer]", entry.load())
+    known = sorted({*builtin, *(entry.name for entry in entry_points(group=GROUP))})
+    raise RequestInvalid(f"no load balancer is called {name!r}", remedy=f"use one of {', '.join(known)}")

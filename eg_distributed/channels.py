@@ -1,0 +1,171 @@
+"""A kernel's five channels at the gateway: local UNIX sockets whose connections are resumable streams to the agent.
+
+The sockets stand for as long as the gateway has the kernel: over cuts of the SSH connection, over restarts of the kernel,
+and, at the same paths, over restarts of the gateway. ZMQ never notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from .protocol import CHANNELS, Message, Reader, Writer, encode, read_message
+from .streams import CHUNK, Relay, StreamBroken
+
+log = logging.getLogger(__name__)
+
+_MAX_PATH = 107  # of a UNIX socket on Linux
+_ANSWER_DEADLINE = 15.0  # seconds for the agent's answer to a stream's hello; then the stream is tried anew
+_RETRY = 0.2  # seconds before a stream that could not be opened, on a node that is connected, is tried again
+
+
+class Endpoints:
+    """Listens at *prefix*-1 to *prefix*-5, ZMQ's `ipc` names for the five channels; owned by a RemoteKernel.
+
+    *usable(resuming)* waits until a stream can be opened; *open_link* opens a byte connection to the agent; *hello* is what all
+    of this kernel's streams say of themselves.
+    """
+
+    def __init__(
+        self,
+        prefix: Path,
+        hello: Message,
+        usable: Callable[[bool], Awaitable[None]],
+        open_link: Callable[[], Awaitable[tuple[Reader, Writer]]],
+        limit: int,
+    ) -> None:
+        self.prefix = prefix
+        self._hello = hello
+        self._usable = usable
+        self._open_link = open_link
+        self._limit = limit
+        self._servers: list[asyncio.base_events.Server] = []
+        self._relays: set[Relay] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """What a Jupyter client needs to connect, but for the key."""
+        ports = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
+        return {"transport": "ipc", "ip": str(self.prefix), **ports}
+
+    async def open(self) -> None:
+        """Listen; called again after a restart, since Jupyter's clean-up removes the sockets' names.
+
+        Streams that are open stay so. Raises OSError, for instance for a path that is too long.
+        """
+        if len(os.fsencode(self.prefix)) + 2 > _MAX_PATH:
+            raise OSError(f"{self.prefix}: too long for a UNIX socket; set Distributed.runtime_dir to a shorter folder")
+        await self._stop_listening()
+        self.prefix.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number, channel in enumerate(CHANNELS, 1):
+            path = f"{self.prefix}-{number}"
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            self._servers.append(await asyncio.start_unix_server(self._accept(channel), path, limit=CHUNK))
+
+    async def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()  # not waited for: from Python 3.12 on that would wait for the open streams as well
+        self._servers.clear()
+
+    async def close(self) -> None:
+        """Close every stream and remove the sockets."""
+        await self._stop_listening()
+        for relay in list(self._relays):
+            relay.close()
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for number in range(1, len(CHANNELS) + 1):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.prefix}-{number}")
+        with contextlib.suppress(OSError):
+            self.prefix.parent.rmdir()
+
+    def _accept(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(self._carry(channel, Relay(reader, writer, self._limit)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return accepted
+
+    async def _carry(self, channel: str, relay: Relay) -> None:
+        """Carry one connection, over as many links as it takes."""
+        running = asyncio.ensure_future(relay.run())
+        self._relays.add(relay)
+        hello = {**self._hello, "type": "stream", "channel": channel, "stream": secrets.token_hex(8)}
+        resume = False
+        try:
+            while not relay.closed.is_set():
+                if not resume and relay.flow.finished:
+                    return  # it came and went before the kernel could be reached: ZMQ sends nothing before it is greeted
+                await _or_closed(self._usable(resume), relay)
+                if relay.closed.is_set():
+                    return
+                try:
+                    resume = await self._serve(relay, hello, resume)
+                except OSError as error:
+                    log.debug("stream %s of %s waits: %s", hello["stream"], channel, error)
+                    await asyncio.sleep(_RETRY)
+        except StreamBroken as error:
+            self._report(channel, relay, str(error))
+        finally:
+            relay.close()
+            self._relays.discard(relay)
+            await asyncio.wait({running})
+
+    async def _serve(self, relay: Relay, hello: Message, resume: bool) -> bool:
+        """Carry the stream over one link; returns whether the agent has it now. Raises OSError if no link can be had."""
+        reader, writer = await asyncio.wait_for(self._open_link(), _ANSWER_DEADLINE)
+        try:
+            received = relay.flow.received
+            writer.write(encode({**hello, "resume": resume, "received": received}))
+            answer = await asyncio.wait_for(read_message(reader), _ANSWER_DEADLINE)
+        except (OSError, asyncio.TimeoutError, ValueError) as error:
+            writer.close()
+            # The agent may have made the stream although its answer was lost: then it can only be resumed.
+            raise ConnectionError(repr(error)) from error
+        if answer is None:
+            raise ConnectionError("the agent closed the connection")
+        if not answer["ok"]:
+            writer.close()
+            if resume:
+                raise StreamBroken(str(answer["error"]))
+            relay.close()  # never opened: ZMQ connects again by itself
+            return False
+        if answer["stalled"]:
+            log.warning(
+                "kernel %s: its %s channel could not be read for %.1f s while the node was out of reach and the replay buffer "
+                "full; the kernel itself may have dropped output",
+                hello["kernel"], hello["channel"], answer["stalled"],
+            )  # fmt: skip
+        await relay.serve(reader, writer, answer["received"])
+        return True
+
+    def _report(self, channel: str, relay: Relay, why: str) -> None:
+        """Say that a stream could not be resumed: what was under way on it is lost, and that must not be silent."""
+        log.error(
+            "kernel %s: the %s channel was interrupted for good (%s); up to %d bytes from the gateway and unknown output of the "
+            "kernel are lost",
+            self._hello["kernel"], channel, why, relay.flow.backlog,
+        )  # fmt: skip
+
+
+async def _or_closed(waiting: Awaitable[None], relay: Relay) -> None:
+    """Wait for *waiting*, or until the stream is closed at this end."""
+    tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(relay.closed.wait())}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

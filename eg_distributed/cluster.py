@@ -1,0 +1,282 @@
+"""The cluster: picks a host for a kernel, starts it there, moves on when a host fails, and finds kernels again.
+
+The only thing that adapters talk to. It runs on a private thread with an asyncio loop of its own, so that nothing that a
+host does, or fails to do, ever holds up the gateway's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import hashlib
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .balancing import HostView, LoadBalancer, load_balancer
+from .errors import HostError, KernelGone, NoHostAvailable, RequestRefused
+from .hosts import Host, HostSet, parse_hosts
+from .kernel import RemoteKernel, StartRequest, State
+from .node import Node
+from .protocol import Message
+from .settings import Distributed
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
+_FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
+_CLOSE_DEADLINE = 10.0
+
+
+class Cluster:
+    """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`."""
+
+    def __init__(self, settings: Distributed, identity: str) -> None:
+        self.settings = settings
+        self.hosts: dict[str, Host] = {}
+        self.kernels: dict[str, RemoteKernel] = {}
+        self.identity = (identity, secrets.token_hex(8))
+        self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
+        self._runtime_dir: Path | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
+        self._thread.start()
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        ticking = self._loop.create_task(self._tick())
+        self._loop.run_forever()
+        ticking.cancel()
+        self._loop.run_until_complete(asyncio.gather(ticking, return_exceptions=True))
+        self._loop.close()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run *coroutine* on the cluster's loop, from any thread; nobody need wait for the future."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* on the cluster's loop and await its result on the caller's own.
+
+        Cancellation: cancels the coroutine as well.
+        """
+        return await asyncio.wrap_future(self.submit(coroutine))
+
+    def close(self) -> None:
+        """End the thread and close all connections; kernels live on. For tests and the command line, from another thread."""
+
+        async def close_nodes() -> None:
+            for kernel in self.kernels.values():
+                await kernel.endpoints.close()
+            await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
+
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            self.submit(close_nodes()).result(_CLOSE_DEADLINE)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_DEADLINE)
+
+    async def _tick(self) -> None:
+        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = asyncio.get_running_loop().time()
+            for kernel in list(self.kernels.values()):
+                node = kernel.node
+                if node is None or kernel.state is not State.UNKNOWN:
+                    continue
+                if now - node.disconnected_at > self.settings.host_lost_after > 0:
+                    log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
+                    kernel.give_up()
+
+    # -- hosts ---------------------------------------------------------------------------------------------------
+
+    def host(self, name: str) -> Host:
+        """Return what is known of the host *name*; the first time, nothing is."""
+        host = self.hosts.get(name)
+        if host is None:
+            node = Node(name, self.settings, self.identity, self._hear, lambda: self._wanted(name))
+            host = self.hosts[name] = Host(name, node)
+        return host
+
+    def _wanted(self, host: str) -> list[str]:
+        """The kernels for whose sake the node of *host* is to be kept connected."""
+        return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
+
+    def _hear(self, message: Message) -> None:
+        kernel = self.kernels.get(message["kernel"])
+        if kernel is not None:
+            kernel.hear(message)
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def start(self, request: StartRequest) -> RemoteKernel:
+        """Start a kernel, or start it again in place if it has ended; return its handle once it is ready.
+
+        Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
+        changed and its endpoints are gone.
+        """
+        deadline = asyncio.get_running_loop().time() + request.launch_timeout
+        self._check_pin(request)
+        earlier = self.kernels.get(request.kernel_id)
+        kernel = earlier or self._new_kernel(request.kernel_id)
+        at_home = earlier.node if earlier is not None and not earlier.lost else None
+        self.kernels[kernel.id] = kernel
+        try:
+            await kernel.endpoints.open()
+            await self._start_somewhere(kernel, request, at_home, deadline)
+        except BaseException:  # cancellation included: a start that fails leaves nothing behind
+            self.kernels.pop(kernel.id, None)
+            await kernel.forget()
+            raise
+        return kernel
+
+    def _check_pin(self, request: StartRequest) -> None:
+        if request.pin is None or request.pin in request.hosts or self.settings.allow_any_host:
+            return
+        raise RequestRefused(
+            f"KERNEL_REMOTE_HOST={request.pin} is none of this kernel's hosts ({', '.join(request.hosts)})",
+            remedy="name one of them, or have the operator set Distributed.allow_any_host",
+        )
+
+    async def _start_somewhere(
+        self, kernel: RemoteKernel, request: StartRequest, at_home: Node | None, deadline: float
+    ) -> None:
+        """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own."""
+        errors: list[HostError] = []
+        while True:
+            if errors and asyncio.get_running_loop().time() >= deadline:
+                raise NoHostAvailable(errors)
+            if at_home is not None and not errors:
+                host = self.host(at_home.name)  # a restart stays where the kernel's files are
+            else:
+                host = await self._pick(request, {error.host or "" for error in errors}, errors)
+            host.starting.add(kernel.id)
+            try:
+                await self._connect(host, deadline)
+                await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
+            except HostError as error:
+                log.warning("kernel %s: start failed, trying the next host: %s", kernel.id, error)
+                host.node.failed(error)
+                errors.append(error)
+                kernel.node = None
+            else:
+                log.info("kernel %s: started on %s (pid %d)", kernel.id, host.name, kernel.pid)
+                host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
+                return
+            finally:
+                host.starting.discard(kernel.id)
+
+    async def _connect(self, host: Host, deadline: float) -> None:
+        """Connect within what is left of the start's time."""
+        remaining = deadline - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait_for(host.node.connect(), max(remaining, 0.1))
+        except asyncio.TimeoutError:
+            raise HostError(
+                "not connected when the launch timeout ended",
+                host=host.name,
+                remedy="check the host; raise the launch timeout",
+            ) from None
+
+    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError]) -> Host:
+        """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
+        names = (request.pin,) if request.pin is not None else request.hosts
+        candidates = [self.host(name) for name in names if name not in tried]
+        if not candidates:
+            raise NoHostAvailable(errors)
+        if request.pin is not None:
+            return candidates[0]
+        healthy = [host for host in candidates if host.is_healthy(self.settings.retry_after)]
+        if request.balancer != "round-robin":
+            await self._learn_counts(healthy)
+        views = [HostView(host.name, host.kernels, host in healthy) for host in (healthy or candidates)]
+        key = (request.balancer, request.hosts)
+        if key not in self._balancers:
+            self._balancers[key] = load_balancer(request.balancer)(request.hosts)
+        return self.host(self._balancers[key].pick(views).name)
+
+    async def _learn_counts(self, hosts: list[Host]) -> None:
+        """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""
+        unknown = [host for host in hosts if not host.node.connected.is_set()]
+        if unknown:
+            tasks = [asyncio.ensure_future(host.node.connect()) for host in unknown]
+            done, pending = await asyncio.wait(tasks, timeout=_FIRST_COUNT)
+            for task in done:
+                task.exception()  # seen: a host that fails says so when a kernel is to start there
+            for task in pending:
+                task.cancel()
+
+    # -- finding and ending kernels ------------------------------------------------------------------------------
+
+    def prefix(self, kernel_id: str) -> Path:
+        """Return where a kernel's sockets are at the gateway: the same after the gateway's restart."""
+        if self._runtime_dir is None:
+            given = self.settings.runtime_dir
+            token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
+            folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
+                raise PermissionError(f"{folder} is not a private folder of ours; set Distributed.runtime_dir")
+            self._runtime_dir = folder
+        return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
+
+    def _new_kernel(self, kernel_id: str) -> RemoteKernel:
+        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity)
+
+    async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
+        """Take over a kernel of an earlier process of this gateway, without waiting for its host.
+
+        Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, `on_exit` says so.
+        """
+        kernel = self._new_kernel(kernel_id)
+        self.kernels[kernel_id] = kernel
+        node = self.host(host).node
+        if not node.connected.is_set():
+            node.disconnected_at = asyncio.get_running_loop().time()
+        await kernel.adopted_by(node, attempt, connection_info)
+        node.keep_connected(fresh=kernel_id)
+        return kernel
+
+    async def release(self, kernel_id: str) -> None:
+        """End the kernel, if it still runs, and forget it: no process, no socket, no file, no count is left."""
+        kernel = self.kernels.pop(kernel_id, None)
+        if kernel is not None:
+            node = kernel.node
+            await kernel.forget()
+            if node is not None:
+                node.running.discard(kernel_id)
+
+    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Message] | HostError]:
+        """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false)."""
+
+        async def ask(name: str) -> list[Message] | HostError:
+            node = self.host(name).node
+            try:
+                await node.connect()
+                found: list[Message] = await node.request("list", {})
+            except HostError as error:
+                return error
+            return found
+
+        names = parse_hosts(hosts)
+        return dict(zip(names, await asyncio.gather(*(ask(name) for name in names)), strict=True))
+
+    async def end(self, host: str, kernel_id: str, grace: float = 5.0) -> None:
+        """End a kernel on *host*, whoever started it; for orphans. Raises KernelGone or HostError."""
+        node = self.host(host).node
+        await node.connect()
+        answer = await node.request(
+            "stop",
+            {"kernel": kernel_id, "grace": grace, "forget": True},
+            timeout=grace + self.settings.request_timeout,
+        )
+        if not answer["stopped"]:
+            raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="list the kernels again")

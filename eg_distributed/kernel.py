@@ -1,0 +1,341 @@
+"""The handle of one kernel, wherever it runs: state, signals, end, endpoints, log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .channels import Endpoints
+from .errors import HostError, HostUnresponsive, KernelError, KernelGone, KernelStartFailed, KernelStartTimeout
+from .node import Node
+from .protocol import Message, Reader, Writer
+from .settings import Distributed
+
+log = logging.getLogger(__name__)
+
+_STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
+_PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
+
+
+class State(enum.Enum):
+    """What is known of a kernel. UNKNOWN is not DEAD: a network that is down ends no kernel."""
+
+    STARTING = "starting"
+    ALIVE = "alive"
+    UNKNOWN = "unknown"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """All that is needed to start a kernel; built by an adapter, checked there, kept for restarts."""
+
+    kernel_id: str
+    argv: list[str]
+    hosts: tuple[str, ...]
+    """The kernel's host set."""
+    spec_env: dict[str, str] = field(default_factory=dict)
+    """From the kernelspec: expanded once, on the node."""
+    env: dict[str, str] = field(default_factory=dict)
+    """From the client and the gateway: data, never expanded; wins over `spec_env`."""
+    pin: str | None = None
+    cwd: str | None = None
+    key: str = ""
+    signature_scheme: str = "hmac-sha256"
+    kernel_name: str = ""
+    language: str = ""
+    transport: str = "auto"
+    """`ipc`, `tcp`, `auto`, or `launcher` for one that sends its connection information to `{response_address}`."""
+    port_range: tuple[int, int] | None = None
+    launch_timeout: float = 30.0
+    """Seconds for the whole start, other hosts included."""
+    balancer: str = "round-robin"
+    decrypt: Callable[[str], Message] | None = None
+    """Turns a launcher's answer into connection information; raises ValueError."""
+
+
+class RemoteKernel:
+    """One kernel on its node. Made by the Cluster; methods that are no coroutines may be called from any thread.
+
+    *on_exit(self)* is called on the cluster's loop when the kernel is known to be dead.
+    """
+
+    def __init__(self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str]) -> None:
+        self.id = kernel_id
+        self.node: Node | None = None
+        self.attempt = ""
+        self.pid = 0
+        self.key = ""
+        self.signature_scheme = "hmac-sha256"
+        self.exit_code: int | None = None
+        self.exit_log = ""
+        self.lost = False  # dead only because its host has been out of reach for too long
+        self.on_exit: Callable[[RemoteKernel], None] | None = None
+        self._settings = settings
+        self._identity = identity
+        self._ready = False
+        self._exited = False
+        self._changed = asyncio.Event()
+        self._response: Message | None = None
+        self._decrypt: Callable[[str], Message] | None = None
+        self.endpoints = Endpoints(
+            prefix,
+            {"kernel": kernel_id, "gateway": identity[0], "incarnation": identity[1]},
+            self._usable,
+            self._open_link,
+            settings.replay_limit,
+        )
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """What is known now; costs nothing, so it may be polled."""
+        if self._exited:
+            return State.DEAD
+        if not self._ready:
+            return State.STARTING
+        return State.ALIVE if self.node is not None and self.node.connected.is_set() else State.UNKNOWN
+
+    @property
+    def connection_info(self) -> dict[str, Any]:
+        """The connection information for clients at the gateway."""
+        return {**self.endpoints.connection_info, "key": self.key, "signature_scheme": self.signature_scheme}
+
+    def hear(self, message: Message) -> None:
+        """Take an event of the node; events of earlier attempts are ignored."""
+        event = message["event"]
+        if message.get("attempt", self.attempt) != self.attempt:
+            return
+        if event == "ready":
+            self._ready = True
+        elif event == "response":
+            self._take_response(message["payload"])
+        elif event == "exited":
+            self._die(message.get("exit_code"), message.get("log", ""))
+        elif event == "found":
+            self._take_description(message)
+        self._changed.set()
+
+    def _take_response(self, payload: str) -> None:
+        if self._decrypt is None:
+            return
+        try:
+            self._response = self._decrypt(payload)
+        except ValueError as error:
+            log.warning("kernel %s: an answer that is none of its launcher was ignored (%s)", self.id, error)
+
+    def _take_description(self, message: Message) -> None:
+        """After a reconnection: what the agent says of the kernel."""
+        state = message["state"]
+        if state == "missing":
+            if self._ready:  # a start that is under way is told by its own request
+                self._die(None, "")
+        elif state == "exited":
+            self._die(message.get("exit_code"), message.get("log", ""))
+        else:
+            self.pid = message.get("pid", self.pid)
+            self._ready = self._ready or state == "running"
+
+    def _die(self, exit_code: int | None, tail: str) -> None:
+        if self._exited:
+            return
+        self._exited, self.exit_code, self.exit_log = True, exit_code, tail
+        if self._ready and self.on_exit is not None:
+            self.on_exit(self)
+
+    def give_up(self) -> None:
+        """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
+        if self.node is not None and not self._exited:
+            self.node.abandoned[self.id] = self.attempt
+            self.lost = True
+            self._die(None, "")
+            self._changed.set()
+
+    async def _usable(self, resuming: bool) -> None:
+        """Wait until a stream can be opened (the kernel runs), or resumed (its node is connected)."""
+        while True:
+            node = self.node
+            if node is not None and node.connected.is_set() and (resuming or (self._ready and not self._exited)):
+                return
+            self._changed.clear()
+            waiting = [asyncio.ensure_future(self._changed.wait())]
+            if node is not None and not node.connected.is_set():
+                waiting.append(asyncio.ensure_future(node.connected.wait()))
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+
+    async def _open_link(self) -> tuple[Reader, Writer]:
+        if self.node is None:
+            raise ConnectionError("the kernel is on no node")
+        return await self.node.open()
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start_on(self, node: Node, request: StartRequest, attempt: str, deadline: float) -> None:
+        """Start the kernel on *node*, which is connected; return when it is ready. Called by the cluster.
+
+        *deadline* is in the loop's time. Raises HostError or KernelError; then nothing of the attempt stays on the node, at
+        once or, if it can't be reached, as soon as it comes back.
+        """
+        self.node, self.attempt = node, attempt
+        self._ready = self._exited = self.lost = False
+        self._response, self._decrypt = None, request.decrypt
+        self.key, self.signature_scheme = request.key, request.signature_scheme
+        try:
+            described = await node.request("start", self._start_parameters(request))
+            self.pid = described["pid"]
+            await self._await_ready(node, request, deadline)
+        except KernelError:
+            await self._undo(node)
+            raise
+        except (HostError, asyncio.CancelledError):
+            node.abandoned[self.id] = attempt
+            await self._undo(node)
+            raise
+        self._changed.set()
+
+    def _start_parameters(self, request: StartRequest) -> Message:
+        transport = request.transport
+        if transport == "auto":
+            transport = "ipc" if request.language.lower() == "python" else "tcp"
+        return {
+            "kernel": self.id,
+            "attempt": self.attempt,
+            "owner": self._identity[0],
+            "host_set": ",".join(request.hosts),
+            "argv": request.argv,
+            "spec_env": request.spec_env,
+            "env": request.env,
+            "cwd": request.cwd,
+            "transport": transport,
+            "key": request.key,
+            "signature_scheme": request.signature_scheme,
+            "kernel_name": request.kernel_name,
+            "log_dir": self._settings.log_dir,
+            "port_range": request.port_range,
+            "orphan_timeout": self._settings.orphan_timeout,
+        }
+
+    async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
+        """Wait for `ready` or `exited`, and ask now and then whether the node is still there at all."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            if self._ready:
+                return
+            if self._exited:
+                raise KernelStartFailed(
+                    f"the kernel {_exit_text(self.exit_code)} before it was ready",
+                    host=node.name,
+                    remedy="its output says why; the kernelspec's argv and env are what was run",
+                    exit_code=self.exit_code,
+                    log=self.exit_log,
+                )
+            if self._response is not None:
+                info, self._response = self._response, None
+                self.key = info.get("key", "")
+                self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
+                await node.request("endpoints", {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)})
+            remaining = deadline - loop.time()
+            if remaining <= 0:
+                raise await self._start_timeout(node, request)
+            try:
+                await asyncio.wait_for(self._changed.wait(), min(remaining, _PROBE))
+            except asyncio.TimeoutError:
+                if deadline - loop.time() > 0:
+                    await self._probe(node)
+
+    async def _probe(self, node: Node) -> None:
+        """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""
+        if not node.connected.is_set():
+            try:
+                await asyncio.wait_for(node.connect(), self._settings.connect_timeout)
+            except asyncio.TimeoutError:
+                raise HostUnresponsive(
+                    "the connection was lost while the kernel started",
+                    host=node.name,
+                    remedy="check the network to the host",
+                ) from None
+        await node.request("ping", {})
+
+    async def _start_timeout(self, node: Node, request: StartRequest) -> KernelStartTimeout:
+        tail = ""
+        with contextlib.suppress(HostError, KernelGone):  # the time-out is the news; its log is only a help
+            tail = await node.request("log", {"kernel": self.id, "size": 2048}, timeout=1.0)
+        return KernelStartTimeout(
+            f"the kernel was not ready within {request.launch_timeout:g} s",
+            host=node.name,
+            remedy="raise KERNEL_LAUNCH_TIMEOUT if it needs longer, else see its output",
+            log=tail,
+        )
+
+    async def _undo(self, node: Node) -> None:
+        """Leave nothing of a failed attempt on the node, if it can be reached now."""
+        try:
+            await node.request("stop", {"kernel": self.id, "attempt": self.attempt, "grace": 0, "forget": True})
+        except (HostError, KernelError):
+            node.abandoned[self.id] = self.attempt
+        else:
+            node.abandoned.pop(self.id, None)
+
+    async def adopted_by(self, node: Node, attempt: str, connection_info: Message) -> None:
+        """Take over a kernel that an earlier process of this gateway started; its state is learned from the node."""
+        self.node, self.attempt, self._ready = node, attempt, True
+        self.key = connection_info.get("key", "")
+        self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
+        await self.endpoints.open()
+
+    async def signal(self, signum: int) -> bool:
+        """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
+        if self._exited or self.node is None:
+            return False
+        try:
+            return bool(await self.node.request("signal", {"kernel": self.id, "signum": signum}))
+        except KernelGone:
+            self._die(None, "")
+            return False
+
+    async def stop(self, grace: float = _STOP_GRACE) -> None:
+        """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
+        if self.node is not None and not self._exited:
+            answer = await self.node.request(
+                "stop",
+                {"kernel": self.id, "attempt": self.attempt, "grace": grace},
+                timeout=grace + self._settings.request_timeout,
+            )
+            self._die(answer.get("exit_code"), "")
+
+    async def forget(self) -> None:
+        """Close the endpoints and leave nothing on the node; ends the kernel if it still runs. Raises nothing.
+
+        A node that is out of reach is told as soon as it is back.
+        """
+        await self.endpoints.close()
+        if self.node is None:
+            return
+        node, self.node = self.node, None
+        self._exited = True
+        node.abandoned[self.id] = self.attempt
+        await self._undo(node)
+
+    async def read_log(self, size: int = 65536) -> str:
+        """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""
+        if self.node is None:
+            raise KernelGone("the kernel is on no node", remedy="start it again")
+        return str(await self.node.request("log", {"kernel": self.id, "size": size}))
+
+
+def _exit_text(code: int | None) -> str:
+    if code is None:
+        return "ended"
+    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"

@@ -1,0 +1,257 @@
+"""A node: one host from the gateway's side. Holds the link, asks the agent, hears its events, and comes back after a cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import ssh
+from .errors import AgentUnavailable, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .protocol import PROTOCOL, Message, Reader, Writer, encode, read_message
+from .settings import Distributed
+
+log = logging.getLogger(__name__)
+
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 10.0
+"""Seconds between attempts to come back, each with up to half as much again of jitter."""
+
+
+class Node:
+    """The connection to one host and its agent; one per host, shared by all kernels there, owned by the Cluster.
+
+    *listen* is told every event about a kernel, and after each (re)connection what became of those that *wanted* names
+    (event `found`). All methods run on the cluster's loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Distributed,
+        identity: tuple[str, str],
+        listen: Callable[[Message], None],
+        wanted: Callable[[], list[str]],
+    ) -> None:
+        self.name = name
+        self.running: set[str] = set()  # kernels of all gateways, as the agent says
+        self.last_error: HostError | None = None
+        self.failed_at = 0.0
+        self.connections = 0  # made so far
+        self.connected = asyncio.Event()
+        self.disconnected_at = 0.0
+        self.abandoned: dict[str, str] = {}  # kernel -> attempt: starts that we gave up and must not live on there
+        self._settings = settings
+        self._identity = identity
+        self._listen = listen
+        self._wanted = wanted
+        self._link: ssh.Link | None = None
+        self._writer: Writer | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._coming_back: asyncio.Task[None] | None = None
+        self._claiming: set[asyncio.Task[None]] = set()
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._last_id = 0
+        self._closed = False
+
+    # -- connecting ----------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Have a connection: return at once if there is one, else make it, together with whoever else wants it.
+
+        Raises HostError. Cancellation: the attempt goes on for the others.
+        """
+        if self.connected.is_set():
+            return
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(self._connect())
+            self._connecting.add_done_callback(self._connect_ended)
+        await asyncio.shield(self._connecting)
+
+    def _connect_ended(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if not task.cancelled() and isinstance(error := task.exception(), HostError):
+            self.failed(error)
+
+    def failed(self, error: HostError) -> None:
+        """Remember that the host could not be reached, or not take a kernel, just now."""
+        self.last_error, self.failed_at = error, time.monotonic()
+
+    async def _connect(self) -> None:
+        link = await ssh.connect(self.name, self._settings)
+        self.connections += 1
+        try:
+            reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
+            owner, incarnation = self._identity
+            writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))
+            hello = await asyncio.wait_for(read_message(reader), self._settings.request_timeout)
+            if hello is None or hello.get("protocol") != PROTOCOL:
+                raise AgentUnavailable("its agent speaks another protocol", host=self.name, remedy="end that agent")
+        except (OSError, asyncio.TimeoutError, ValueError) as error:
+            link.close()
+            raise AgentUnavailable(
+                f"its agent does not answer ({error!r})",
+                host=self.name,
+                remedy="see agent.log in ~/.cache/eg-distributed",
+            ) from error
+        except BaseException:  # cancellation included: no link may be left behind
+            link.close()
+            raise
+        self._link, self._writer = link, writer
+        self.running = {kernel["kernel"] for kernel in hello["kernels"] if kernel["state"] != "exited"}
+        self.last_error = None
+        self._serving = asyncio.ensure_future(self._serve(link, reader))
+        try:
+            await self._take_back()
+        except HostError:
+            link.close()
+            raise
+        self.connected.set()
+
+    async def _take_back(self) -> None:
+        """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
+        for kernel_id, attempt in list(self.abandoned.items()):
+            with contextlib.suppress(HostError):
+                await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
+                self.abandoned.pop(kernel_id, None)
+        await self._claim(self._wanted())
+
+    async def _claim(self, kernels: list[str]) -> None:
+        """Tell the agent that we answer for *kernels*, and hear what has become of each."""
+        if kernels:
+            found = await self.request("adopt", {"kernels": kernels})
+            for kernel_id in kernels:
+                self._listen({"event": "found", **(found.get(kernel_id) or {"kernel": kernel_id, "state": "missing"})})
+
+    async def _serve(self, link: ssh.Link, reader: Reader) -> None:
+        """Hear the agent until the link is lost, then come back if anything of ours is there."""
+        watching = asyncio.ensure_future(link.wait_closed())
+        hearing = asyncio.ensure_future(self._hear(reader))
+        try:
+            await asyncio.wait({watching, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (watching, hearing):
+                task.cancel()
+            link.close()
+            self._lost()
+
+    async def _hear(self, reader: Reader) -> None:
+        while True:
+            try:
+                message = await read_message(reader)
+            except (ValueError, TypeError):
+                log.warning("%s sent no proper message: reconnecting", self.name)
+                return
+            if message is None:
+                return
+            if "event" not in message:
+                reply = self._replies.pop(message.get("id", 0), None)
+                if reply is not None and not reply.done():
+                    reply.set_result(message)
+            elif message["event"] == "load":
+                self.running = set(message["kernels"])
+            else:
+                self._listen(message)
+
+    def _lost(self) -> None:
+        """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
+        self.connected.clear()
+        self._link = self._writer = None
+        self.disconnected_at = asyncio.get_running_loop().time()
+        replies, self._replies = self._replies, {}
+        for reply in replies.values():
+            if not reply.done():
+                reply.set_exception(
+                    HostUnresponsive("the connection was lost", host=self.name, remedy="check the network to the host")
+                )
+                reply.exception()  # seen: its waiter may have gone already
+        self._start_coming_back()
+
+    def _start_coming_back(self) -> None:
+        if not self._closed and (self._coming_back is None or self._coming_back.done()):
+            self._coming_back = asyncio.ensure_future(self._come_back())
+
+    def keep_connected(self, fresh: str) -> None:
+        """Connect, and stay so for as long as kernels are wanted; *fresh* is one that this node is to be asked about now.
+
+        Does not wait: what the node says of the kernel comes as an event.
+        """
+        if self.connected.is_set():
+            self._claiming.add(task := asyncio.ensure_future(self._claim([fresh])))
+            task.add_done_callback(self._claiming.discard)
+        else:
+            self._start_coming_back()
+
+    async def _come_back(self) -> None:
+        """Reconnect, ever more patiently, for as long as something of ours is there."""
+        backoff = _FIRST_BACKOFF
+        while not self._closed and not self.connected.is_set() and (self._wanted() or self.abandoned):
+            try:
+                await self.connect()
+                log.info("%s is back", self.name)
+                return
+            except HostError as error:
+                log.warning("cannot reconnect: %s", error)
+            await asyncio.sleep(backoff * random.uniform(1, 1.5))
+            backoff = min(backoff * 2, _LAST_BACKOFF)
+
+    # -- talking -------------------------------------------------------------------------------------------------
+
+    async def request(self, method: str, params: Message, timeout: float | None = None) -> Any:
+        """Ask the agent and return its answer; *timeout* in seconds, the request_timeout setting by default.
+
+        Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says.
+        """
+        if self._writer is None:
+            raise HostUnresponsive("not connected", host=self.name, remedy="check the network to the host")
+        self._last_id += 1
+        number = self._last_id
+        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
+        seconds = self._settings.request_timeout if timeout is None else timeout
+        try:
+            self._writer.write(encode({"id": number, "method": method, "params": params}))
+            message = await asyncio.wait_for(reply, seconds)
+        except asyncio.TimeoutError:
+            raise HostUnresponsive(
+                f"no answer to {method!r} within {seconds:g} s",
+                host=self.name,
+                remedy="check whether the host hangs or is overloaded",
+            ) from None
+        except OSError as error:
+            raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
+        finally:
+            self._replies.pop(number, None)
+        if "error" in message:
+            raise self._agent_error(message)
+        return message.get("result")
+
+    def _agent_error(self, message: Message) -> Exception:
+        text = str(message["error"])
+        if message.get("kind") == "start":
+            return KernelStartFailed(
+                text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
+            )
+        if message.get("kind") == "gone":
+            return KernelGone(text, host=self.name, remedy="start the kernel again")
+        return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")
+
+    async def open(self) -> tuple[Reader, Writer]:
+        """Open a byte connection to the agent, for one stream; raises OSError if the node is not connected."""
+        if self._link is None:
+            raise ConnectionError("not connected")
+        return await self._link.open()
+
+    async def close(self) -> None:
+        """Close the connection; kernels there live on. Called by the cluster when it ends."""
+        self._closed = True
+        for task in (self._coming_back, self._connecting, self._serving):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        if self._link is not None:
+            self._link.close()

@@ -1,0 +1,122 @@
+"""Every knob, as traits: set in the gateway's configuration (`c.Distributed.connect_timeout = 3`) or by environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from traitlets import Bool, Enum, Float, Integer, TraitType, Unicode
+from traitlets.config import Configurable
+
+__all__ = ["Distributed"]
+
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("", "false", "0", "no", "off")
+
+
+class Distributed(Configurable):
+    """Settings of the cluster. Names that Enterprise Gateway's users already set keep them; ours begin with EG_DISTRIBUTED_.
+
+    A value in a configuration file wins over the environment, and the environment over the default.
+    """
+
+    user = Unicode("", help="Login name on the hosts; empty: ssh_config's User, else the gateway's own.").tag(
+        config=True, env="EG_REMOTE_USER"
+    )
+    port = Integer(0, help="SSH port of the hosts; 0: ssh_config's Port, else 22.").tag(config=True, env="EG_SSH_PORT")
+    password = Unicode("", help="Password for the login. Keys are better.").tag(
+        config=True, env="EG_REMOTE_PWD", secret=True
+    )
+    gss = Bool(False, help="Log in by Kerberos (needs asyncssh's gssapi extra).").tag(
+        config=True, env="EG_REMOTE_GSS_SSH"
+    )
+    ssh_config = Unicode("", help="ssh_config file to honour; empty: ~/.ssh/config.").tag(
+        config=True, env="EG_DISTRIBUTED_SSH_CONFIG"
+    )
+    python = Unicode(
+        "python3", help="The nodes' interpreter for the agent: Python 3.9 or later, nothing else needed."
+    ).tag(config=True, env="EG_DISTRIBUTED_PYTHON")
+    log_dir = Unicode(
+        "", help="Folder for kernels' logs on the nodes; empty: the agent's own, removed with the kernel."
+    ).tag(config=True, env="EG_KERNEL_LOG_DIR")
+    load_balancer = Unicode(
+        "", help="Name of a load balancer from an entry point; empty: the gateway's own load_balancing_algorithm."
+    ).tag(config=True, env="EG_DISTRIBUTED_LOAD_BALANCER")
+    allow_any_host = Bool(False, help="Let KERNEL_REMOTE_HOST name hosts outside the kernel's own host set.").tag(
+        config=True, env="EG_DISTRIBUTED_ALLOW_ANY_HOST"
+    )
+    transport = Enum(
+        ["auto", "ipc", "tcp"],
+        "auto",
+        help="How kernels listen on their node: UNIX sockets (ipc), loopback ports (tcp), or ipc for Python and tcp otherwise.",
+    ).tag(config=True, env="EG_DISTRIBUTED_TRANSPORT")
+    connect_timeout = Float(5.0, help="Seconds for a connection to a host, login included.").tag(
+        config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT"
+    )
+    bootstrap_timeout = Float(20.0, help="Seconds for the agent to come up on a node after the login.").tag(
+        config=True, env="EG_DISTRIBUTED_BOOTSTRAP_TIMEOUT"
+    )
+    request_timeout = Float(5.0, help="Seconds for an answer of an agent.").tag(
+        config=True, env="EG_DISTRIBUTED_REQUEST_TIMEOUT"
+    )
+    keepalive_interval = Float(5.0, help="Seconds of silence after which a connection is probed.").tag(
+        config=True, env="EG_DISTRIBUTED_KEEPALIVE_INTERVAL"
+    )
+    keepalive_count = Integer(
+        3, help="Unanswered probes after which a connection counts as lost and is made anew."
+    ).tag(config=True, env="EG_DISTRIBUTED_KEEPALIVE_COUNT")
+    retry_after = Float(15.0, help="Seconds for which a host that failed is only tried when no other is left.").tag(
+        config=True, env="EG_DISTRIBUTED_RETRY_AFTER"
+    )
+    host_lost_after = Float(
+        600.0, help="Seconds without contact after which a host's kernels are given up and may be restarted elsewhere."
+    ).tag(config=True, env="EG_DISTRIBUTED_HOST_LOST_AFTER")
+    orphan_timeout = Float(
+        86400.0, help="Seconds after which a node ends a kernel that no gateway answers for; 0: never."
+    ).tag(config=True, env="EG_DISTRIBUTED_ORPHAN_TIMEOUT")
+    replay_limit = Integer(
+        16 * 1024 * 1024, help="Bytes that the gateway keeps of each stream until the node has acknowledged them."
+    ).tag(config=True, env="EG_DISTRIBUTED_REPLAY_LIMIT")
+    gateway_id = Unicode(
+        "", help="What nodes know this gateway's kernels by; must differ between gateways. Empty: host name and port."
+    ).tag(config=True, env="EG_DISTRIBUTED_GATEWAY_ID")
+    runtime_dir = Unicode(
+        "",
+        help="Folder (made 0700) for kernels' sockets on the gateway; empty: one in /tmp for the user and gateway_id.",
+    ).tag(config=True, env="EG_DISTRIBUTED_RUNTIME_DIR")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        given = set(kwargs) | set(self.config.get(type(self).__name__, {}))
+        for name, trait in self.traits(env=lambda env: env is not None).items():
+            value = os.environ.get(trait.metadata["env"])
+            if name not in given and value:
+                setattr(self, name, _parse(trait, value))
+
+    def identity(self, port: int = 0) -> str:
+        """Return what nodes know this gateway by; *port* is its HTTP port, to tell two gateways of one machine apart."""
+        return self.gateway_id or f"{socket.gethostname()}:{port}"
+
+
+def _parse(trait: TraitType[Any, Any], text: str) -> Any:
+    """Turn an environment variable's *text* into the trait's type; a wrong one is a ValueError that names the variable."""
+    name = trait.metadata["env"]
+    try:
+        if isinstance(trait, Bool):
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.strip().lower()]
+        if isinstance(trait, Integer):
+            return int(text)
+        return float(text) if isinstance(trait, Float) else text
+    except (KeyError, ValueError):
+        kind = type(trait).__name__.lower()
+        raise ValueError(f"{name}={text!r} is no {kind}") from None
+
+
+def options_table() -> str:
+    """Return the table of all settings as Markdown; `docs/options.md` is made of it."""
+    rows = ["| setting | environment | default | meaning |", "|---|---|---|---|"]
+    for name, trait in Distributed.class_traits(config=True).items():
+        default = f"`{trait.default_value!r}`"
+        rows.append(f"| `Distributed.{name}` | `{trait.metadata['env']}` | {default} | {trait.help} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,408 @@
+"""One connection to a host, and the agent brought up at its other end. Knows asyncssh; nothing above it does.
+
+`connect` returns a `Link`: something that opens byte connections to the agent's socket. Over SSH each is a
+direct-streamlocal channel, which sshd's MaxSessions does not count; where sshd forbids those, all share one exec channel (see
+`agent/bridge.py`); on the gateway's own machine they are plain UNIX connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import ipaddress
+import json
+import logging
+import random
+import shlex
+import socket
+import sys
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from .bridging import BridgeClient
+from .errors import AgentUnavailable, HostError, HostKeyRejected, HostUnreachable, LoginRefused
+from .protocol import SENTINEL, Reader, Writer
+from .settings import Distributed
+
+log = logging.getLogger(__name__)
+
+_CIPHERS = (
+    "aes256-gcm@openssh.com",
+    "aes128-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes128-ctr",
+)
+"""AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
+_MAX_NOISE = 256 * 1024
+"""Bytes that a login may print before the agent's answer."""
+_ARCHIVED = (
+    "protocol.py",
+    "streams.py",
+    "agent/__init__.py",
+    "agent/bridge.py",
+    "agent/expansion.py",
+    "agent/kernels.py",
+    "agent/launchers.py",
+    "agent/processes.py",
+    "agent/server.py",
+)
+"""What the agent's archive holds, below `eg_distributed/`."""
+_MAIN = """
+import sys
+from eg_distributed.agent import bridge, server
+server.main(*sys.argv[2:]) if sys.argv[1] == "agent" else bridge.main(*sys.argv[2:])
+"""
+
+
+class Link(ABC):
+    """An open way to one host's agent; made by `connect`, owned by a Node."""
+
+    @abstractmethod
+    async def open(self) -> tuple[Reader, Writer]:
+        """Open a byte connection to the agent's socket; raises OSError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the link and all that was opened through it."""
+
+    @abstractmethod
+    async def wait_closed(self) -> None:
+        """Wait until the link is gone, for whatever reason."""
+
+
+def is_gateway(name: str) -> bool:
+    """Whether *name* means this machine, so that no SSH is needed; compares names only, since a look-up may block."""
+    bare = name.lower().rstrip(".").split("%")[0]
+    own = socket.gethostname().lower()
+    if bare in ("localhost", "localhost.localdomain", "ip6-localhost", own, own.split(".")[0]):
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+@cache
+def agent_archive() -> tuple[str, bytes]:
+    """Return the agent's code as an archive that Python runs, and its digest, which is the agent's version."""
+    package = resources.files(__package__ or "eg_distributed")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        contents = {f"eg_distributed/{name}": (package / name).read_bytes() for name in _ARCHIVED}
+        for name, content in {"__main__.py": _MAIN.encode(), "eg_distributed/__init__.py": b"", **contents}.items():
+            # A fixed date: the same source must give the same digest on every gateway.
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+    content = buffer.getvalue()
+    return hashlib.sha256(content).hexdigest()[:12], content
+
+
+def _boot_line(bridge: bool) -> bytes:
+    """Return the one line that the node's python3 reads and executes."""
+    digest, archive = agent_archive()
+    source = (resources.files(__package__ or "eg_distributed") / "agent/boot.py").read_text("utf-8")
+    config = {
+        "digest": digest,
+        "archive": base64.b64encode(archive).decode(),
+        "sentinel": SENTINEL.decode(),
+        "bridge": bridge,
+    }
+    packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
+    return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'
+
+
+# No character in it means anything to sh, csh or fish inside single quotes; the code itself comes on stdin.
+_COMMAND = "-c 'import sys;exec(sys.stdin.buffer.readline())'"
+
+
+async def connect(host: str, settings: Distributed) -> Link:
+    """Connect to *host* and have an agent there; raises a HostError that says what stands in the way.
+
+    Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
+    """
+    if is_gateway(host):
+        return await _connect_locally(host, settings)
+    connection = await _log_in(host, settings)
+    try:
+        path = await asyncio.wait_for(_bootstrap(connection, host, settings), settings.bootstrap_timeout)
+        try:
+            _, writer = await asyncio.wait_for(connection.open_unix_connection(path), settings.request_timeout)
+        except asyncssh.ChannelOpenError as error:
+            log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
+            return await asyncio.wait_for(_bridge(connection, host, settings), settings.bootstrap_timeout)
+        writer.close()
+        return SSHLink(connection, path)
+    except asyncio.TimeoutError:
+        connection.abort()
+        raise AgentUnavailable(
+            f"the login worked, but no agent answered within {settings.bootstrap_timeout:g} s",
+            host=host,
+            remedy="check the node's load and disk, and what its shell does at a login",
+        ) from None
+    except asyncssh.Error as error:
+        connection.abort()
+        raise HostUnreachable(
+            f"the connection was lost ({error.reason})", host=host, remedy="check sshd's log"
+        ) from error
+    except BaseException:  # whatever ends the attempt, cancellation included, must not leave a connection behind
+        connection.abort()
+        raise
+
+
+# -- logging in --------------------------------------------------------------------------------------------------
+
+
+async def _log_in(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
+    """Return an authenticated connection; a connection that sshd drops unheard (MaxStartups) is tried again in time."""
+    deadline = asyncio.get_running_loop().time() + settings.connect_timeout
+    while True:
+        remaining = deadline - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.wait_for(_connect_ssh(host, settings), max(remaining, 0.1))
+        except (asyncssh.ConnectionLost, ConnectionResetError) as error:
+            if deadline - asyncio.get_running_loop().time() < 1:
+                raise _login_error(error, host, settings) from error
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+        except (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError) as error:
+            raise _login_error(error, host, settings) from error
+
+
+async def _connect_ssh(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
+    options: dict[str, Any] = {
+        "encryption_algs": list(_CIPHERS),
+        "keepalive_interval": settings.keepalive_interval,
+        "keepalive_count_max": settings.keepalive_count,
+        "connect_timeout": settings.connect_timeout,
+        "login_timeout": settings.connect_timeout,
+    }
+    if settings.user and not settings.gss:
+        options["username"] = settings.user
+    if settings.port:
+        options["port"] = settings.port
+    if settings.password and not settings.gss:
+        options["password"] = settings.password
+    if settings.gss:
+        options["gss_auth"] = True
+    if settings.ssh_config:
+        options["config"] = [str(Path(settings.ssh_config).expanduser())]
+    return await asyncssh.connect(host, **options)
+
+
+def _login_error(error: Exception, host: str, settings: Distributed) -> HostError:
+    """Say which of the many ways to fail a login this is."""
+    user = settings.user or "the gateway's own user (or ssh_config's User)"
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return HostKeyRejected(
+            f"its SSH host key is not trusted ({error.reason})",
+            host=host,
+            remedy=f"compare the host's fingerprint, then put its key into {Path('~/.ssh/known_hosts').expanduser()} on the "
+            "gateway (or the UserKnownHostsFile of your ssh_config); if the host was reinstalled, remove the old key there",
+        )
+    if isinstance(error, asyncssh.PermissionDenied):
+        methods = ["public keys and ssh-agent"]
+        methods += ["password (EG_REMOTE_PWD)"] * bool(settings.password) + ["Kerberos"] * settings.gss
+        return LoginRefused(
+            f"it refused to log in {user}; offered: {', '.join(methods)} ({error.reason})",
+            host=host,
+            user=settings.user,
+            remedy="put the gateway's public key into ~/.ssh/authorized_keys of that user on the host, or correct EG_REMOTE_USER",
+        )
+    if isinstance(error, asyncssh.Error):
+        return HostUnreachable(
+            f"the SSH handshake failed ({error.reason})", host=host, remedy="check sshd on the host and its log"
+        )
+    if isinstance(error, asyncio.TimeoutError):
+        return HostUnreachable(
+            f"no SSH login within {settings.connect_timeout:g} s",
+            host=host,
+            remedy="check that the host is up and not overloaded, and that nothing drops packets to its SSH port",
+        )
+    if isinstance(error, socket.gaierror):
+        return HostUnreachable(
+            f"its name does not resolve ({error.strerror})", host=host, remedy="check remote_hosts, DNS and /etc/hosts"
+        )
+    if isinstance(error, FileNotFoundError):
+        return HostKeyRejected(
+            f"a file that ssh_config names is missing ({error.filename})",
+            host=host,
+            remedy="create it or correct ssh_config",
+        )
+    return HostUnreachable(
+        f"cannot connect ({error})", host=host, remedy="check that sshd runs there and its port is open"
+    )
+
+
+# -- the agent ---------------------------------------------------------------------------------------------------
+
+
+async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> str:
+    """Have an agent on the node and return its socket's path there."""
+    process = await _execute(connection, host, settings, bridge=False)
+    try:
+        return await _read_answer(process.stdout, process.stderr, host)
+    finally:
+        process.close()
+
+
+async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> Link:
+    process = await _execute(connection, host, settings, bridge=True)
+    await _read_answer(process.stdout, process.stderr, host)
+    client = BridgeClient(_Shielded(process.stdout), process.stdin)
+    return BridgedLink(connection, client)
+
+
+async def _execute(
+    connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, *, bridge: bool
+) -> asyncssh.SSHClientProcess[bytes]:
+    try:
+        # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
+        process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
+            f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
+        )
+    except asyncssh.ChannelOpenError as error:
+        raise AgentUnavailable(
+            f"sshd opened no session ({error.reason})", host=host, remedy="raise MaxSessions in the host's sshd_config"
+        ) from error
+    process.stdin.write(_boot_line(bridge))
+    return process
+
+
+async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:
+    """Return the socket's path out of the boot's answer, skipping what the login printed before it."""
+    heard = b""
+    while SENTINEL not in heard or b"\n" not in heard.partition(SENTINEL)[2]:
+        chunk = await stdout.read(65536)
+        heard += chunk
+        if not chunk or len(heard) > _MAX_NOISE:
+            complaint = (await stderr.read(4096) if not chunk else b"") or heard[-400:]
+            raise AgentUnavailable(
+                f"no agent could be started: the login said {complaint.decode('utf-8', 'replace').strip()[-400:]!r}",
+                host=host,
+                remedy="install python3 (3.9 or later) on the host, or name the interpreter in Distributed.python; a forced "
+                "command or a restricted shell must let it run",
+            )
+    answer = json.loads(heard.partition(SENTINEL)[2].partition(b"\n")[0])
+    if not answer["ok"]:
+        raise AgentUnavailable(
+            f"the agent cannot run: {answer['error']}",
+            host=host,
+            remedy="the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
+        )
+    return str(answer["socket"])
+
+
+async def _connect_locally(host: str, settings: Distributed) -> Link:
+    """Bring the same agent up on this machine, without SSH."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import sys;exec(sys.stdin.buffer.readline())",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        process.stdin.write(_boot_line(bridge=False))
+        path = await asyncio.wait_for(_read_answer(process.stdout, process.stderr, host), settings.bootstrap_timeout)
+        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
+    except asyncio.TimeoutError:
+        process.kill()
+        raise AgentUnavailable(
+            "no agent answered on this machine", host=host, remedy="check its load and disk"
+        ) from None
+    return LocalLink(path)
+
+
+# -- links -------------------------------------------------------------------------------------------------------
+
+
+class SSHLink(Link):
+    """Each connection to the agent is an SSH channel of its own: SSH's windows keep one's flood from delaying another."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+
+    async def open(self) -> tuple[Reader, Writer]:
+        """Open a direct-streamlocal channel to the agent's socket."""
+        try:
+            reader, writer = await self._connection.open_unix_connection(self._path)
+        except asyncssh.Error as error:
+            raise ConnectionError(error.reason) from error
+        return _Shielded(reader), writer
+
+    def close(self) -> None:
+        """Close the SSH connection."""
+        self._connection.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until SSH says that the connection is gone."""
+        await self._connection.wait_closed()
+
+
+class BridgedLink(SSHLink):
+    """All connections to the agent share one exec channel, for nodes whose sshd forbids forwarding."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, client: BridgeClient) -> None:
+        super().__init__(connection, "")
+        self._client = client
+
+    async def open(self) -> tuple[Reader, Writer]:
+        """Open a numbered connection through the bridge."""
+        return self._client.open()
+
+    async def wait_closed(self) -> None:
+        """Wait until the exec channel or the connection under it ends."""
+        await self._client.wait_closed()
+        self._connection.abort()
+
+
+class LocalLink(Link):
+    """Plain UNIX connections to an agent on this machine."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._closed = asyncio.Event()
+
+    async def open(self) -> tuple[Reader, Writer]:
+        """Connect to the agent's socket."""
+        return await asyncio.open_unix_connection(self._path)
+
+    def close(self) -> None:
+        """Nothing is held; only those who wait are told."""
+        self._closed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait for `close`: the machine itself does not go away."""
+        await self._closed.wait()
+
+
+class _Shielded:
+    """An asyncssh reader whose errors are OSErrors, as those of every other reader."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        self._reader = reader
+
+    async def read(self, n: int = -1) -> bytes:
+        try:
+            return await self._reader.read(n)
+        except asyncssh.Error as error:
+            raise ConnectionResetError(error.reason) from error
+
+    async def readexactly(self, n: int) -> bytes:
+        try:
+            return await self._reader.readexactly(n)
+        except asyncssh.Error as error:
+            raise ConnectionResetError(error.reason) from error

@@ -1,0 +1,357 @@
+"""Resumable byte streams: nothing is lost or doubled when the link under them is cut.
+
+Both ends of a stream (the gateway's and the agent's) run the same code. `Flow` is the bookkeeping without I/O: what has
+been read from the local socket is kept until the other end says that it delivered it, so that after a cut everything
+unacknowledged is sent again, and what had arrived already is skipped. `Relay` joins a Flow to a local socket and
+to one link after another. Standard library only, since the agent carries this file to its node.
+
+A link carries frames: kind (1 byte), length (4 bytes), payload. DATA is payload in order; ACK says how many bytes have
+been delivered locally; FIN ends the stream after all data (it counts as one byte, so that it is acknowledged as well).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from typing import Optional
+
+from .protocol import Reader, Writer
+
+DATA, ACK, FIN = 0, 1, 2
+CHUNK = 256 * 1024
+"""Bytes taken at once from a socket or put into one frame."""
+ACK_EVERY = 256 * 1024
+"""Delivered bytes after which an acknowledgement is due at once; fewer wait for ACK_DELAY."""
+ACK_DELAY = 0.05
+"""Seconds that a small acknowledgement may wait for company; it only bounds the other end's replay buffer."""
+DEFAULT_LIMIT = 16 * 1024 * 1024
+"""Bytes that one end keeps for replay before it stops reading its local socket."""
+
+_HEADER = struct.Struct(">BI")
+_OFFSET = struct.Struct(">Q")
+
+
+class StreamBroken(Exception):
+    """The peer violated the stream's protocol, or asks for bytes that are no longer kept."""
+
+
+class Flow:
+    """One end of a resumable stream, without I/O: fed by its caller, asked for what to send.
+
+    *limit* is in bytes. All offsets count payload bytes from the stream's beginning.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self.received = 0  # delivered to the local socket: what a resume tells the peer
+        self.over = False  # the peer's FIN came, and all before it is delivered
+        self.finish_pending = False  # the peer's FIN came
+        self._chunks: deque[bytes] = deque()  # unacknowledged, from offset _acked on
+        self._acked = 0
+        self._end = 0
+        self.finished = False  # the local socket is at its end
+        self._sent = 0  # next offset to put on the link
+        self._acknowledged = 0  # last `received` that the peer was told
+        self._partial = bytearray()  # an incomplete frame from the link
+
+    @property
+    def backlog(self) -> int:
+        """Bytes kept because the peer has not acknowledged them."""
+        return self._end - self._acked
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be read from the local socket."""
+        return not self.finished and self.backlog < self.limit
+
+    @property
+    def complete(self) -> bool:
+        """Whether our side has finished and the peer has acknowledged all of it."""
+        return self.finished and self._acked == self._end
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes delivered here that the peer does not know of yet."""
+        return self.received - self._acknowledged
+
+    def push(self, data: bytes) -> None:
+        """Take *data*, read from the local socket, for the peer."""
+        if data:
+            self._chunks.append(data)
+            self._end += len(data)
+
+    def finish(self) -> None:
+        """The local socket is at its end: send FIN after all data."""
+        if not self.finished:
+            self.finished = True
+            self._chunks.append(b"\0")  # FIN's byte in the count; never sent as data
+            self._end += 1
+
+    def attach(self, peer_received: int) -> None:
+        """A new link is up, and the peer has delivered *peer_received* bytes: go on from there."""
+        if not self._acked <= peer_received <= self._end:
+            raise StreamBroken(f"the peer asks for offset {peer_received}, kept are {self._acked} to {self._end}")
+        self._drop(peer_received)
+        self._sent = peer_received
+        self._acknowledged = self.received
+        self.finish_pending = False
+        self._partial.clear()
+
+    def _drop(self, offset: int) -> None:
+        """Forget what lies before *offset*: the peer has it."""
+        while self._chunks and self._acked + len(self._chunks[0]) <= offset:
+            self._acked += len(self._chunks.popleft())
+        if self._acked < offset:
+            self._chunks[0] = self._chunks[0][offset - self._acked :]
+            self._acked = offset
+        self._sent = max(self._sent, self._acked)
+
+    def next_frame(self) -> bytes | None:
+        """Return the next DATA or FIN frame for the link, or None if all has been sent."""
+        data_end = self._end - 1 if self.finished else self._end
+        if self._sent < data_end:
+            payload = self._slice(self._sent, min(self._sent + CHUNK, data_end))
+            self._sent += len(payload)
+            return _HEADER.pack(DATA, len(payload)) + payload
+        if self.finished and self._sent == data_end:
+            self._sent += 1
+            return _HEADER.pack(FIN, 0)
+        return None
+
+    def _slice(self, start: int, stop: int) -> bytes:
+        """Return the kept bytes from *start*, at most up to *stop*."""
+        offset = self._acked
+        parts = []
+        for chunk in self._chunks:
+            chunk_end = offset + len(chunk)
+            if chunk_end > start:
+                parts.append(chunk[max(start - offset, 0) : stop - offset])
+            if chunk_end >= stop:
+                break
+            offset = chunk_end
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def acknowledge(self) -> bytes | None:
+        """Return an ACK frame for all that was delivered here, or None if the peer knows already."""
+        if not self.unacknowledged:
+            return None
+        self._acknowledged = self.received
+        return _HEADER.pack(ACK, _OFFSET.size) + _OFFSET.pack(self.received)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take *data* from the link and return the payloads in it, to be written to the local socket in order.
+
+        The caller reports each by `delivered()` the moment it is written, and then, if `finish_pending` is set, the
+        stream's end by `deliver_finish()`.
+        """
+        self._partial += data
+        payloads = []
+        position = 0
+        while len(self._partial) - position >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(self._partial, position)
+            if length > CHUNK:
+                raise StreamBroken(f"a frame of {length} bytes")
+            if len(self._partial) - position < _HEADER.size + length:
+                break
+            position += _HEADER.size
+            payload = bytes(self._partial[position : position + length])
+            position += length
+            if kind == DATA:
+                payloads.append(payload)
+            elif kind == ACK:
+                self._take_ack(payload)
+            elif kind == FIN:
+                self.finish_pending = True
+            else:
+                raise StreamBroken(f"a frame of kind {kind}")
+        del self._partial[:position]
+        return payloads
+
+    def _take_ack(self, payload: bytes) -> None:
+        (offset,) = _OFFSET.unpack(payload)
+        if not self._acked <= offset <= self._end:
+            raise StreamBroken(f"an acknowledgement of {offset}, kept are {self._acked} to {self._end}")
+        self._drop(offset)
+
+    def delivered(self, count: int) -> None:
+        """*count* payload bytes have been written to the local socket."""
+        self.received += count
+
+    def deliver_finish(self) -> None:
+        """All before the peer's FIN has been written to the local socket."""
+        if not self.over:
+            self.over = True
+            self.received += 1
+
+
+class Relay:
+    """Joins a local socket to a chain of links, one at a time; owned by the endpoint that accepted or opened the socket.
+
+    `run()` lives as long as the local socket and reads it; `serve(...)` lives as long as one link. Both are coroutines that
+    their owner runs as tasks. `closed` is set when the stream is over in both senses: nothing is left to deliver.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int = DEFAULT_LIMIT) -> None:
+        self.flow = Flow(limit)
+        self.closed = asyncio.Event()
+        self.stalled = 0.0  # seconds for which a full buffer kept us from reading the local socket while no link was up
+        self._reader = reader
+        self._writer = writer
+        self._room = asyncio.Event()
+        self._room.set()
+        self._wake = asyncio.Event()
+        self._serving: Optional[asyncio.Task[None]] = None
+
+    async def run(self) -> None:
+        """Read the local socket until its end, as far as the replay buffer has room.
+
+        Cancellation: closes the local socket; what the peer has not acknowledged is lost.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            while not self.closed.is_set():
+                if not self.flow.has_room:
+                    self._room.clear()
+                    began, linked = loop.time(), self.linked
+                    await self._room.wait()
+                    if not linked:
+                        self.stalled += loop.time() - began
+                    continue
+                try:
+                    data = await self._reader.read(CHUNK)
+                except OSError:
+                    data = b""  # a reset local socket has ended as well
+                if not data:
+                    break
+                self.flow.push(data)
+                self._wake.set()
+            self.flow.finish()
+            self._wake.set()
+            await self.closed.wait()
+        finally:
+            self.close()
+
+    @property
+    def linked(self) -> bool:
+        """Whether a link is being served now."""
+        return self._serving is not None
+
+    async def serve(self, reader: Reader, writer: Writer, peer_received: int) -> None:
+        """Carry the stream over one link until the link ends or the stream is over; a new link replaces an old one.
+
+        Raises StreamBroken if the peer cannot be resumed or talks nonsense. Cancellation: leaves the stream resumable.
+        """
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait({self._serving})
+        self.flow.attach(peer_received)
+        self._room_if_any()
+        sender = asyncio.ensure_future(self._send(writer))
+        receiver = asyncio.ensure_future(self._receive(reader))
+        serving = self._serving = asyncio.ensure_future(_first(sender, receiver))
+        try:
+            # wait(), since awaiting it directly would make its cancellation by a newer link look like ours.
+            await asyncio.wait({serving})
+            if not serving.cancelled():
+                serving.result()
+        finally:
+            if not serving.done():
+                serving.cancel()
+                await asyncio.wait({serving})
+            if self._serving is serving:
+                self._serving = None
+            writer.close()
+
+    async def _send(self, writer: Writer) -> None:
+        """Put frames and acknowledgements on the link as they come up."""
+        try:
+            while True:
+                self._wake.clear()
+                if self.flow.unacknowledged >= ACK_EVERY or self.flow.over:
+                    self._write_ack(writer)
+                frame = self.flow.next_frame()
+                if frame is not None:
+                    writer.write(frame)
+                    await writer.drain()
+                    continue
+                if self.flow.over:
+                    await writer.drain()
+                    return
+                if self.flow.unacknowledged:
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), ACK_DELAY)
+                    except asyncio.TimeoutError:
+                        self._write_ack(writer)
+                        await writer.drain()
+                else:
+                    await self._wake.wait()
+        except OSError:
+            return  # the link is gone; the owner brings the next one
+
+    def _write_ack(self, writer: Writer) -> None:
+        ack = self.flow.acknowledge()
+        if ack is not None:
+            writer.write(ack)
+
+    async def _receive(self, reader: Reader) -> None:
+        """Deliver what the link brings to the local socket; reads no further while that one is slow."""
+        while True:
+            try:
+                data = await reader.read(CHUNK)
+            except OSError:
+                return
+            if not data:
+                return
+            for payload in self.flow.feed(data):
+                await self._deliver(payload)
+            self._room_if_any()
+            if self.flow.finish_pending:
+                self.flow.deliver_finish()
+                self._shut()
+            elif self.flow.complete:
+                self._shut()
+            self._wake.set()
+            if self.closed.is_set():
+                return
+
+    async def _deliver(self, payload: bytes) -> None:
+        try:
+            self._writer.write(payload)
+            # Counted before the wait: a cancellation there must not make the peer send it again.
+            self.flow.delivered(len(payload))
+            await self._writer.drain()
+        except OSError:
+            pass  # the local socket is gone: its reader sees that too and finishes the stream
+
+    def _room_if_any(self) -> None:
+        if self.flow.has_room:
+            self._room.set()
+
+    def _shut(self) -> None:
+        self.closed.set()
+        self._room.set()
+        self._wake.set()
+        self._writer.close()
+
+    def close(self) -> None:
+        """End the stream at once, at this end; called by its owner when the kernel or the stream's peer is gone."""
+        self._shut()
+        if self._serving is not None:
+            self._serving.cancel()
+
+
+async def _first(sender: asyncio.Future[None], receiver: asyncio.Future[None]) -> None:
+    """Run both directions until one ends, then end the other; a failure of either is raised."""
+    try:
+        done, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+        if receiver in done and not sender.done():
+            # The receiver ends when the stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
+            await asyncio.wait({sender}, timeout=ACK_DELAY)
+    finally:
+        sender.cancel()
+        receiver.cancel()
+        await asyncio.wait({sender, receiver})
+    for task in (sender, receiver):
+        if not task.cancelled():
+            task.result()

@@ -1,1 +1,25 @@
-"""Jupyter kernels on a fixed set of machines over nothing but SSH."""
+"""Jupyter kernels on a fixed set of machines over nothing but SSH.
+
+`eg_distributed.DistributedProcessProxy` is the process proxy for Enterprise Gateway 3.x. It is imported when asked for, since
+Enterprise Gateway and jupyter_server 2 live in different environments and this package lives in both.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .enterprise_gateway import DistributedProcessProxy
+
+__all__ = ["DistributedProcessProxy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DistributedProcessProxy":
+        from .enterprise_gateway import DistributedProcessProxy
+
+        return DistributedProcessProxy
+    if name == "__version__":
+        return version("eg_distributed")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

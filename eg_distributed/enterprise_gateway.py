@@ -1,0 +1,302 @@
+"""The process proxy for Enterprise Gateway 3.x: a kernelspec's `class_name` is all that changes.
+
+Enterprise Gateway builds one proxy for each start and each restart, awaits `launch_process`, and calls everything else
+synchronously on its event loop. So nothing here waits for the network: `poll` reads cached state, and signals and
+clean-up are handed to the cluster's thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import re
+import secrets
+import signal
+from typing import Any, ClassVar, Final
+
+from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
+
+from .cluster import Cluster
+from .errors import DistributedError, RequestInvalid
+from .hosts import parse_hosts
+from .kernel import RemoteKernel, StartRequest, State
+from .launcher_key import LauncherKey
+from .settings import Distributed
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
+_LEFT_TO_THE_NODE = ("connection_file", "response_address")
+_NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
+"""Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
+_LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
+
+
+class DistributedProcessProxy(RemoteProcessProxy):
+    """Runs a kernel on one of `remote_hosts`, over SSH; one instance a start, made by Enterprise Gateway."""
+
+    _cluster: ClassVar[Cluster | None] = None
+    _launcher_key: ClassVar[LauncherKey | None] = None
+
+    def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
+        # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
+        BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
+        self.response_socket = None
+        self.start_time = None
+        self.assigned_ip: str | None = None
+        self.assigned_host = ""
+        self.comm_ip = None
+        self.comm_port = 0
+        self.tunneled_connect_info = None
+        self.tunnel_processes: dict[str, Any] = {}
+        # Any text will do: it only keeps Enterprise Gateway from writing a connection file with ports of this machine.
+        kernel_manager.response_address = "chosen on the node"
+        self._restarting = False
+        self._kernel: RemoteKernel | None = None
+        self.cluster = self._shared_cluster(kernel_manager)
+        self._observe_restart()
+
+    @classmethod
+    def _shared_cluster(cls, kernel_manager: Any) -> Cluster:
+        """Return the gateway's one cluster, made for the first kernel."""
+        if DistributedProcessProxy._cluster is None:
+            app = getattr(getattr(kernel_manager, "parent", None), "parent", None)
+            settings = Distributed(config=getattr(app, "config", None) or kernel_manager.config)
+            cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
+            atexit.register(cluster.close)
+            for name in _NO_LONGER_MEANT:
+                if os.environ.get(name):
+                    log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
+            DistributedProcessProxy._cluster = cluster
+        return DistributedProcessProxy._cluster
+
+    def _observe_restart(self) -> None:
+        """Learn whether `cleanup` belongs to a restart, which Enterprise Gateway doesn't say: then the host is kept."""
+        manager = self.kernel_manager
+        original = type(manager).cleanup_resources
+
+        def cleanup_resources(restart: bool = False) -> Any:
+            self._restarting = restart
+            return original(manager, restart=restart)
+
+        manager.cleanup_resources = cleanup_resources
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def launch_process(self, kernel_cmd: list[str], **kwargs: Any) -> DistributedProcessProxy:
+        """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
+        kwargs["env"] = self._data_env()
+        try:
+            _check_env(kwargs["env"])
+            await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
+            request = self._start_request(kwargs)
+            self._kernel = await self.cluster.run(self.cluster.start(request))
+        except DistributedError as error:
+            self.log_and_raise(http_status_code=error.http_status, reason=str(error))
+        assert self._kernel is not None
+        self._kernel.on_exit = self._exited
+        self._take_over(self._kernel)
+        if self._kernel.state is State.DEAD:  # it ended between its start and our listening
+            self._exited(self._kernel)
+        return self
+
+    def _data_env(self) -> dict[str, str]:
+        """Return what the kernel gets besides its kernelspec's env: the client's values, and `inherited_envs`.
+
+        The env that Enterprise Gateway hands over is not used: without an `env` in the request it is all of the gateway's
+        own environment, secrets included.
+        """
+        manager = self.kernel_manager
+        inherited = {name.strip() for name in manager.inherited_envs if name.strip()}
+        allowed = {name.strip() for name in manager.client_envs if name.strip()}
+        requested = manager._launch_args.get("env")
+        env = {name: value for name, value in os.environ.items() if name in inherited}
+        env |= {
+            name: value
+            for name, value in (requested or {}).items()
+            if name.startswith("KERNEL_") or name in allowed or name in inherited or "*" in allowed
+        }
+        env["KERNEL_GATEWAY"] = "1"
+        for secret in ("EG_AUTH_TOKEN", "KG_AUTH_TOKEN", "EG_REMOTE_PWD"):
+            env.pop(secret, None)
+        return env
+
+    def _start_request(self, kwargs: dict[str, Any]) -> StartRequest:
+        manager, config, env = self.kernel_manager, self.proxy_config, kwargs["env"]
+        spec = manager.kernel_spec
+        argv = self._argv()
+        launcher = any("{response_address}" in argument for argument in argv)
+        if not launcher and not any("{connection_file}" in argument for argument in argv):
+            raise RequestInvalid(
+                f"kernelspec {manager.kernel_name!r} has neither {{connection_file}} nor {{response_address}} in its argv",
+                remedy="add '-f', '{connection_file}' to its argv",
+            )
+        pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
+        if len(pins) > 1:
+            raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
+        return StartRequest(
+            kernel_id=self.kernel_id,
+            argv=argv,
+            hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
+            spec_env={str(name): str(value) for name, value in (spec.env or {}).items()},
+            env=env,
+            pin=pins[0] if pins else None,
+            cwd=env.get("KERNEL_WORKING_DIR"),
+            key=(manager.session.key or secrets.token_hex(16).encode()).decode(),
+            signature_scheme=manager.session.signature_scheme,
+            kernel_name=manager.kernel_name,
+            language=spec.language or "",
+            transport="launcher" if launcher else config.get("transport") or self.cluster.settings.transport,
+            port_range=(self.lower_port, self.upper_port) if self.upper_port else None,
+            launch_timeout=self.kernel_launch_timeout,
+            balancer=self.cluster.settings.load_balancer or manager.load_balancing_algorithm or "round-robin",
+            decrypt=functools.partial(self._launchers_key().read, kernel_id=self.kernel_id) if launcher else None,
+        )
+
+    def _argv(self) -> list[str]:
+        """Return the kernelspec's own argv, filled in as far as the gateway knows.
+
+        Not Enterprise Gateway's command: there, `python` has become the path of the gateway's own interpreter.
+        """
+        manager = self.kernel_manager
+        arguments = manager._launch_args
+        argv = [*manager.kernel_spec.argv, *arguments.get("extra_arguments", [])]
+        values = {name: value for name, value in arguments.items() if isinstance(value, str)}
+        values.update(resource_dir=manager.kernel_spec.resource_dir, kernel_id=self.kernel_id)
+        values["port_range"] = manager.port_range or "0..0"
+        if any("{public_key}" in argument for argument in argv):
+            values["public_key"] = self._launchers_key().public_key
+        for name in _LEFT_TO_THE_NODE:
+            values.pop(name, None)
+        return [_PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), argument) for argument in argv]
+
+    @staticmethod
+    def _launchers_key() -> LauncherKey:
+        if DistributedProcessProxy._launcher_key is None:
+            DistributedProcessProxy._launcher_key = LauncherKey()
+        return DistributedProcessProxy._launcher_key
+
+    def _take_over(self, kernel: RemoteKernel) -> None:
+        """Tell the kernel manager where its kernel is: UNIX sockets on this machine, whatever the host."""
+        assert kernel.node is not None
+        self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
+        self.pid = kernel.pid
+        self._update_connection(kernel.connection_info)
+
+    async def confirm_remote_startup(self) -> None:
+        """Nothing: `launch_process` returns only when the kernel is ready. Abstract in the base class."""
+
+    async def handle_timeout(self) -> None:
+        """Nothing, for the same reason."""
+
+    # -- state, signals, end -------------------------------------------------------------------------------------
+
+    def poll(self) -> bool | None:
+        """Return None while the kernel is not known to be dead, else False; called every 3 s, and every 0.1 s at the end."""
+        return False if self._kernel is None or self._kernel.state is State.DEAD else None
+
+    def wait(self) -> None:
+        """Return at once: Enterprise Gateway calls this on its loop, after `poll` has said that the kernel is dead."""
+
+    def send_signal(self, signum: int) -> bool | None:
+        """Send *signum* on its way to the kernel; 0 only asks whether it lives."""
+        if signum == 0 or self._kernel is None:
+            return self.poll()
+        self.cluster.submit(self._signal(self._kernel, signum))
+        return None
+
+    async def _signal(self, kernel: RemoteKernel, signum: int) -> None:
+        try:
+            await kernel.signal(signum)
+        except DistributedError as error:
+            log.warning("kernel %s: signal %d did not arrive: %s", kernel.id, signum, error)
+
+    def kill(self) -> bool | None:
+        """Send SIGKILL."""
+        return self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> bool | None:
+        """Send SIGTERM."""
+        return self.send_signal(signal.SIGTERM)
+
+    def shutdown_listener(self) -> None:
+        """Nothing: there is no listener beside the kernel. Called right after a shutdown was requested."""
+
+    def cleanup(self) -> None:
+        """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
+        if not self._restarting:
+            self.cluster.submit(self.cluster.release(self.kernel_id))
+
+    def _exited(self, kernel: RemoteKernel) -> None:
+        """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
+        self.kernel_manager.loop.add_callback(self._wake_restarter)
+
+    async def _wake_restarter(self) -> None:
+        manager = self.kernel_manager
+        restarter = manager._restarter
+        if manager.process_proxy is not self or manager.shutting_down or restarter is None:
+            return
+        if restarter._pcallback is not None:  # it watches; else somebody is ending the kernel already
+            await restarter.poll()
+
+    # -- persistence ---------------------------------------------------------------------------------------------
+
+    def get_process_info(self) -> dict[str, Any]:
+        """Return what is kept for a restart of the gateway."""
+        info: dict[str, Any] = super().get_process_info()
+        if self._kernel is not None:
+            info["distributed"] = {"host": self.assigned_host, "attempt": self._kernel.attempt}
+        return info
+
+    def load_process_info(self, process_info: dict[str, Any]) -> None:
+        """Find the kernel again that an earlier process of this gateway started; does not wait for its host.
+
+        Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
+        """
+        super().load_process_info(process_info)
+        ours = process_info.get("distributed")
+        if not ours:
+            log.warning("kernel %s was started by another process proxy and cannot be found again", self.kernel_id)
+            return
+        info = self.kernel_manager.get_connection_info()
+        info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
+        adopting = self.cluster.submit(self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info))
+        self._kernel = adopting.result(_LOCAL_DEADLINE)
+        self._kernel.on_exit = self._exited
+        self.assigned_host = ours["host"]
+        if self.kernel_manager.ip != self._kernel.connection_info["ip"]:  # the runtime folder has another name now
+            self._update_connection(self._kernel.connection_info)
+
+
+def _check_env(env: dict[str, Any]) -> None:
+    """Refuse what no environment can hold; values are otherwise free, since no shell will ever see them."""
+    for name, value in env.items():
+        if not _NAME.match(name):
+            raise RequestInvalid(f"{name!r} is no name for an environment variable", remedy="use letters, digits and _")
+        if not isinstance(value, str) or "\0" in value:
+            raise RequestInvalid(
+                f"the value of {name} cannot be an environment variable's", remedy="send text without NUL"
+            )
+
+
+def _turn_nagle_off() -> None:
+    """Have websockets send at once: by default Nagle's algorithm and delayed ACKs add 40 ms to every cell.
+
+    tornado names `open` as the place for this; jupyter_server's handler doesn't do it and offers no hook.
+    """
+    original = ZMQChannelsHandler.open
+
+    @functools.wraps(original)
+    def open_without_delay(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.set_nodelay(True)
+        return original(self, *args, **kwargs)
+
+    ZMQChannelsHandler.open = open_without_delay
+
+
+_turn_nagle_off()
+__all__ = ["DistributedProcessProxy"]

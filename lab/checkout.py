@@ -56,7 +56,7 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
 def requirements(role: str) -> bytes:
     """Return the locked, hashed requirements of an image: `gateway` with our own dependencies, or `node`.
 
-    Exported from the lock instead of copying it: the environment's layer is built again only when what it holds changes.
+    Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
     _check()
     selection = {"gateway": ("--group", "gateway", "--no-default-groups"), "node": ("--only-group", "node")}[role]

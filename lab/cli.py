@@ -159,7 +159,8 @@ def ssh(name: str, node: str, command: Sequence[str]) -> None:
     if client is None:
         raise EnvironmentUnfit("there is no ssh client here", remedy="install openssh-client")
     sys.stdout.flush()
-    os.execv(client, [client, "-F", str(lab.folder.ssh_config), target.name, *(["--", *command] if command else [])])
+    argv = [client, "-F", str(lab.folder.ssh_config), target.name, *(["--", *command] if command else [])]
+    os.execv(client, argv)  # noqa: S606 -- ssh takes this process over: terminal, signals and exit code are its own
 
 
 @cli.command()

@@ -48,7 +48,7 @@ class LabNotFound(LabError):
 
 
 class LabConflict(LabError):
-    """Something that this lab did not make has the name or the addresses that it needs; it is never removed for that."""
+    """Something that this lab did not make has the name or the addresses that it needs; it is never removed."""
 
 
 class LabNotReady(LabError, TimeoutError):

@@ -1,4 +1,4 @@
-"""The kernelspecs that the lab's gateways offer: our proxy on a plain spec, on EG's launcher, and EG's own as the baseline."""
+"""The kernelspecs of the lab's gateways: our proxy on a plain spec, on EG's launcher, and EG's own as the baseline."""
 
 from __future__ import annotations
 

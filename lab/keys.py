@@ -58,8 +58,8 @@ class HostEntry:
 def known_hosts(entries: Iterable[HostEntry]) -> str:
     """Return known_hosts lines by name *and* address: Enterprise Gateway's own paramiko looks hosts up by address.
 
-    The host side needs no `[127.0.0.1]:port` patterns: its ssh_config sets HostKeyAlias, and ports may change with every
-    restart of a node while the alias does not. Local labs share one loopback address, which names no node.
+    The host side needs no `[127.0.0.1]:port` patterns: its ssh_config sets HostKeyAlias, and ports may change with
+    every restart of a node while the alias does not. Local labs share one loopback address, which names no node.
     """
     lines = []
     for entry in entries:
@@ -75,19 +75,17 @@ def ssh_config(entries: Iterable[HostEntry], *, identity: Path, known_hosts_file
 
     One block a node and no `Host *`: whoever includes the file keeps their own defaults.
     """
-    blocks = []
-    for entry in entries:
-        blocks.append(
-            f"Host {entry.name} {short_name(entry.name)}\n"
-            "  HostName 127.0.0.1\n"
-            f"  Port {entry.port}\n"
-            f"  User {user}\n"
-            f"  HostKeyAlias {entry.name}\n"
-            f'  IdentityFile "{identity}"\n'
-            "  IdentitiesOnly yes\n"
-            f'  UserKnownHostsFile "{known_hosts_file}"\n'
-            "  GlobalKnownHostsFile /dev/null\n"
-            "  StrictHostKeyChecking yes\n"
-            "  PasswordAuthentication no\n"
-        )
-    return "\n".join(blocks)
+    return "\n".join(
+        f"Host {entry.name} {short_name(entry.name)}\n"
+        "  HostName 127.0.0.1\n"
+        f"  Port {entry.port}\n"
+        f"  User {user}\n"
+        f"  HostKeyAlias {entry.name}\n"
+        f'  IdentityFile "{identity}"\n'
+        "  IdentitiesOnly yes\n"
+        f'  UserKnownHostsFile "{known_hosts_file}"\n'
+        "  GlobalKnownHostsFile /dev/null\n"
+        "  StrictHostKeyChecking yes\n"
+        "  PasswordAuthentication no\n"
+        for entry in entries
+    )

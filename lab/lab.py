@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lab.drivers import choose_driver, find_driver
 from lab.driver import Driver
+from lab.drivers import choose_driver, find_driver
 from lab.errors import LabNotFound, LabUsageError
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.keys import KeyPair, known_hosts, read_or_generate, ssh_config
@@ -153,7 +153,7 @@ class Lab:
         return destroy(self._driver, self.folder)
 
     def refresh(self) -> None:
-        """Write ssh_config and known_hosts anew and hand the gateways theirs; called whenever a machine came or went."""
+        """Write ssh_config and known_hosts anew and hand the gateways theirs; called when a machine came or went."""
         with self._refreshing:
             # Keys are made by `up` alone: an attached lab whose folder is gone must not lock its own nodes out.
             if not self.folder.identity.exists():
@@ -189,9 +189,14 @@ class Lab:
     def _numbered(self) -> tuple[str, ...]:
         return tuple(node.name for node in self.nodes if node_number(node.name) is not None)
 
+    def _known_count(self) -> int:
+        """Return how many nodes this lab was made with, even if some of them (or its gateway) are gone."""
+        made_for = [len(gateway.hosts) for gateway in self.gateways if gateway.name == DEFAULT_GATEWAY]
+        return max([*made_for, *(node_number(node.name) or 0 for node in self.nodes)], default=0)
+
     def _converge(self, count: int | None, progress: Progress) -> None:
         self._driver.prepare(progress)
-        count = count or len(self._numbered()) or DEFAULT_NODES
+        count = count or self._known_count() or DEFAULT_NODES
         wanted = [fqdn(f"node{number}") for number in range(1, count + 1)]
         progress.step(f"{count} node{'s' if count > 1 else ''}")
         identity = self._identity().public
@@ -232,7 +237,7 @@ class Lab:
 
 
 def destroy(driver: Driver, folder: StateFolder) -> list[str]:
-    """Remove all machines of *driver*'s lab and its *folder*; called by `Lab.down` and by `lab down` on what is half-made."""
+    """Remove all of *driver*'s lab and its *folder*; called by `Lab.down`, and by `lab down` on what is half-made."""
     name = short_name(folder.path.name)
     with locked(f"lab-{name}", what=f"the lab {name}"):
         removed = driver.destroy()

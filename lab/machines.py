@@ -100,6 +100,9 @@ class Machine(ABC):
     name: str
     """Full name of a node (`node1.lab.test`), short name of a gateway (`gateway`)."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
     @property
     @abstractmethod
     def address(self) -> str:
@@ -128,7 +131,7 @@ class Machine(ABC):
 
     @abstractmethod
     def wait_ready(self) -> None:
-        """Wait until a running machine answers by its protocol; raise LabNotReady with its last lines after a minute."""
+        """Wait until a running machine answers by its protocol; after a minute raise LabNotReady with its last lines."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -174,6 +177,9 @@ class Node(Machine):
 
 class Gateway(Machine):
     """One Enterprise Gateway of the lab."""
+
+    hosts: tuple[str, ...]
+    """Full names of the nodes that it was made for."""
 
     python: str = "/opt/gateway/bin/python"
     """The interpreter that has Enterprise Gateway and our wheel, on the gateway's disk."""

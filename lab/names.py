@@ -21,6 +21,7 @@ LABEL_MACHINE: Final = f"{LABEL}.machine"
 LABEL_SPEC: Final = f"{LABEL}.spec"
 LABEL_ADDRESS: Final = f"{LABEL}.address"
 LABEL_HOST_KEY: Final = f"{LABEL}.host-key"
+LABEL_HOSTS: Final = f"{LABEL}.hosts"
 LABEL_TRUSTED: Final = f"{LABEL}.trusted"
 
 DEFAULT_GATEWAY: Final = "gateway"

@@ -54,33 +54,26 @@ def probe_ssh(entry: HostEntry, identity: Path) -> None:
     """Log in from this machine with strict host keys and run a command; raise ProbeFailed."""
 
     async def attempt() -> None:
-        async with asyncio.timeout(PROBE_SECONDS) if hasattr(asyncio, "timeout") else _no_limit():
-            async with asyncssh.connect(
-                "127.0.0.1",
-                entry.port,
-                username=USER,
-                client_keys=[str(identity)],
-                known_hosts=asyncssh.import_known_hosts(f"{entry.name} {entry.host_key}\n"),
-                host_key_alias=entry.name,
-                config=None,
-                agent_path=None,
-                connect_timeout=PROBE_SECONDS,
-                login_timeout=PROBE_SECONDS,
-            ) as connection:
-                await connection.run("true", check=True, timeout=PROBE_SECONDS)
+        async with asyncssh.connect(
+            "127.0.0.1",
+            entry.port,
+            username=USER,
+            client_keys=[str(identity)],
+            known_hosts=asyncssh.import_known_hosts(f"{entry.name} {entry.host_key}\n"),
+            host_key_alias=entry.name,
+            config=None,
+            agent_path=None,
+            connect_timeout=PROBE_SECONDS,
+            login_timeout=PROBE_SECONDS,
+        ) as connection:
+            await connection.run("true", check=True, timeout=PROBE_SECONDS)
 
     try:
-        run_in_thread(attempt)
+        run_in_thread(lambda: asyncio.wait_for(attempt(), 2 * PROBE_SECONDS))
     except (OSError, asyncssh.Error, TimeoutError, asyncio.TimeoutError) as error:
-        raise ProbeFailed(f"SSH to {entry.name} (127.0.0.1:{entry.port}): {str(error) or type(error).__name__}") from error
-
-
-class _no_limit:  # noqa: N801 -- stands in for a function; Python 3.10 has no asyncio.timeout, asyncssh's own limits hold
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
+        raise ProbeFailed(
+            f"SSH to {entry.name} (127.0.0.1:{entry.port}): {str(error) or type(error).__name__}"
+        ) from error
 
 
 def probe_http(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The lab's folder on this machine: keys and the files made from them. A cache: labels are the truth about a docker lab."""
+"""The lab's folder on this machine: keys and files made from them. A cache: labels are the truth about a docker lab."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from lab.errors import LabConflict
 
 LOCK_SECONDS = 900.0
-"""How long a second `lab up` of the same name waits for the first: longer than the slowest first build of the images."""
+"""How long a second `lab up` of the same name waits for the first: longer than the slowest first build of images."""
 
 
 def _root(variable: str, fallback: str) -> Path:

@@ -26,7 +26,7 @@ RECIPE = f"1 {SUITE} minbase"
 """Changes when what we make of Debian changes; the tag is its hash."""
 
 PULL_SECONDS = 15
-"""Without a byte from the registry in this time we bootstrap. A registry that answers is given all the time it needs."""
+"""Without a byte from the registry in this time we bootstrap. One that answers is given all the time it needs."""
 BOOTSTRAP_SECONDS = 900.0
 
 

@@ -22,6 +22,7 @@ from lab.names import (
     LABEL,
     LABEL_ADDRESS,
     LABEL_HOST_KEY,
+    LABEL_HOSTS,
     LABEL_MACHINE,
     LABEL_ROLE,
     LABEL_SPEC,
@@ -52,22 +53,27 @@ class DockerDriver:
         self._images: dict[str, str] = {}
 
     def exists(self) -> bool:
+        """Look for containers and for the network by their labels."""
         return bool(self._containers() or network.find(self._client, self.name))
 
     def prepare(self, progress: Progress) -> None:
+        """Build the images that changed and make the network."""
         self._images = images.ensure(self._client, progress)
         progress.step("network")
         network.ensure(self._client, self.name)
 
     def nodes(self) -> list[Node]:
+        """List the containers whose role is node."""
         found = [ContainerNode(c, self.folder, self._tell) for c in self._containers("node")]
         return sorted(found, key=lambda node: sort_key(node.name))
 
     def gateways(self) -> list[Gateway]:
+        """List the containers whose role is gateway."""
         found = [ContainerGateway(c, self._tell) for c in self._containers("gateway")]
         return sorted(found, key=lambda gateway: (gateway.name != DEFAULT_GATEWAY, gateway.name))
 
     def put_node(self, spec: NodeSpec, identity: str) -> Node:
+        """Make the node's container, anew if its spec or its image has changed, with the host key that it always had."""
         short = short_name(spec.name)
         key = read_or_generate(self.folder.host_keys / short, fqdn(short))
         address = self._address(short, "node")
@@ -90,18 +96,21 @@ class DockerDriver:
         return node
 
     def authorize(self, node: Node, identity: str) -> None:
+        """Write authorized_keys, which works on stopped containers too."""
         assert isinstance(node, ContainerNode)
         keys = {"authorized_keys": f"{identity}\n".encode()}
         put_files(node._container, "/home/lab/.ssh", keys, mode=0o600, uid=UID, gid=UID)
 
     def put_gateway(self, spec: GatewaySpec) -> Gateway:
+        """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
         address = self._address(spec.name, "gateway")
         settings = {
             "environment": spec.environment(address),
             "command": list(spec.options),
             "ports": {"8888/tcp": ("127.0.0.1", None)},
         }
-        container, _ = self._container(spec.name, "gateway", fqdn(spec.name), address, {}, settings)
+        labels = {LABEL_HOSTS: ",".join(spec.hosts)}
+        container, _ = self._container(spec.name, "gateway", fqdn(spec.name), address, labels, settings)
         gateway = ContainerGateway(container, self._tell)
         for name, kernelspec in {**default_kernelspecs(), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
@@ -109,6 +118,7 @@ class DockerDriver:
         return gateway
 
     def destroy(self) -> list[str]:
+        """Remove by label: no file of ours is needed for it."""
         removed = []
         for container in self._containers():
             remove_container(container)

@@ -21,7 +21,7 @@ TIMEOUT = 120
 
 
 def connect() -> Any:
-    """Return a client of the engine that DOCKER_HOST or the docker CLI's current context names; EnvironmentUnfit if none."""
+    """Return a client of the engine that DOCKER_HOST or the docker CLI's context names; raise EnvironmentUnfit."""
     arguments: dict[str, Any] = {}
     if not os.environ.get("DOCKER_HOST"):
         try:
@@ -46,7 +46,7 @@ def connect() -> Any:
 
 
 def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bytes:
-    """Return a tar of *files* (path: content) and their folders, with fixed times so that equal content is equal bytes."""
+    """Return a tar of *files* (path: content) and their folders; times are fixed, so equal content is equal bytes."""
     buffer = io.BytesIO()
     folders: set[str] = set()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

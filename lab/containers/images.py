@@ -1,4 +1,4 @@
-"""The images: built by content. A tag is the hash of all that goes in, so `up` builds exactly when something changed."""
+"""The images: a tag is the hash of all that goes in, so `up` builds exactly when something changed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def ensure(client: Any, progress: Progress) -> dict[str, str]:
             if _missing(client, recipe.tag):
                 progress.step(f"building the image of the {recipe.role}")
                 _build(client, recipe, progress)
-                _remove_older(client, recipe)
+            _remove_older(client, recipe)
     return {recipe.role: recipe.tag for recipe in recipes}
 
 
@@ -133,7 +133,7 @@ def _build(client: Any, recipe: Recipe, progress: Progress) -> None:
 
 
 def _remove_older(client: Any, recipe: Recipe) -> None:
-    """Remove earlier images of the same role that no container uses."""
+    """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one)."""
     for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={recipe.role}"}):
         for tag in image.tags:
             if tag.startswith(f"eglab/{recipe.role}:") and tag != recipe.tag:

@@ -15,7 +15,7 @@ from lab.containers.engine import put_files, remove_container
 from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.keys import HostEntry, known_hosts
 from lab.machines import ExecResult, Gateway, Machine, Node, State
-from lab.names import LABEL_ADDRESS, LABEL_HOST_KEY, LABEL_MACHINE, LABEL_TRUSTED, USER, fqdn
+from lab.names import LABEL_ADDRESS, LABEL_HOST_KEY, LABEL_HOSTS, LABEL_MACHINE, LABEL_TRUSTED, USER, fqdn
 from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
 from lab.state import StateFolder
 
@@ -40,10 +40,12 @@ class ContainerMachine(Machine):
 
     @property
     def address(self) -> str:
+        """From the label: a stopped container has no address of its own."""
         return str(self._container.labels[LABEL_ADDRESS])
 
     @property
     def state(self) -> State:
+        """Ask the engine."""
         self._reload()
         status = self._container.status
         return "running" if status == "running" else "paused" if status == "paused" else "stopped"
@@ -93,6 +95,7 @@ class ContainerMachine(Machine):
         return ExecResult(tuple(argv), int(code), *text)
 
     def read_logs(self, tail: int | None = None) -> str:
+        """Return stdout and stderr of the container, nothing if it is gone."""
         try:
             return str(self._container.logs(tail="all" if tail is None else tail).decode(errors="replace"))
         except docker.errors.NotFound:
@@ -110,22 +113,26 @@ class ContainerMachine(Machine):
                 raise LabError(f"{self.name} does not start", cause=str(error.explanation)) from error
 
     def start(self) -> None:
+        """Start or unpause, tell the lab of the new port, wait."""
         self.resume()
         self._changed()
         self.wait_ready()
 
     def stop(self) -> None:
+        """SIGTERM to init, which passes it on."""
         if self.state == "paused":
             self._container.unpause()
         self._container.stop(timeout=10)
 
     def kill(self) -> None:
+        """SIGKILL to everything in the container."""
         if self.state != "stopped":
             self._container.kill("SIGKILL")
             # The engine answers before the processes are gone.
             self._container.wait(timeout=30)
 
     def remove(self) -> None:
+        """Remove the container, then tell the lab."""
         remove_container(self._container)
         self._changed()
 
@@ -162,17 +169,21 @@ class ContainerNode(ContainerMachine, Node):
 
     @property
     def port(self) -> int:
+        """Ask the engine: it gives a new one at every start; 0 while the node is down."""
         return self._published(22)
 
     def pause(self) -> None:
+        """Freeze by the cgroup freezer."""
         if self.state == "running":
             self._container.pause()
 
     def unpause(self) -> None:
+        """Thaw."""
         if self.state == "paused":
             self._container.unpause()
 
     def wait_ready(self) -> None:
+        """Wait for the protocol to answer: an SSH login, or GET /api."""
         self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))
 
 
@@ -184,18 +195,23 @@ class ContainerGateway(ContainerMachine, Gateway):
     def __init__(self, container: Any, changed: Callable[[], None]) -> None:
         super().__init__(container, changed)
         self.name = self.short
+        self.hosts = tuple(filter(None, container.labels.get(LABEL_HOSTS, "").split(",")))
 
     @property
     def url(self) -> str:
+        """On the loopback port that the engine chose."""
         return f"http://127.0.0.1:{self._published(8888)}"
 
     def wait_ready(self) -> None:
+        """Wait for the protocol to answer: an SSH login, or GET /api."""
         self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
 
     def write_files(self, files: Mapping[str, str]) -> None:
+        """Write below /usr/local/share/jupyter, at once, running or not."""
         content = {path: text.encode() for path, text in files.items()}
         put_files(self._container, KERNELS, content, uid=UID, gid=UID)
 
     def trust(self, nodes: Iterable[HostEntry], identity: str) -> None:
+        """Write the gateway user's ~/.ssh: names and addresses, since EG's own proxy looks up by address."""
         files = {"known_hosts": known_hosts(nodes).encode(), "id_ed25519": identity.encode()}
         put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)

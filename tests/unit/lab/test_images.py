@@ -1,0 +1,48 @@
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+from lab import checkout
+from lab.containers.engine import archive
+from lab.containers.images import Recipe
+
+
+def recipe(**changes: object) -> Recipe:
+    values: dict[str, object] = {"role": "node", "build_args": {"BASE": "b"}, "inputs": {"r.txt": b"1"}}
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_tag_is_the_hash_of_what_goes_in() -> None:
+    """The same inputs are the same tag; a change of any of them is another."""
+    tag = recipe().tag
+    assert recipe().tag == tag
+    assert recipe(inputs={"r.txt": b"2"}).tag != tag
+    assert recipe(inputs={"s.txt": b"1"}).tag != tag
+    assert recipe(build_args={"BASE": "c"}).tag != tag
+    assert recipe(late_inputs=(("wheel", b"x"),)).tag != tag
+    assert recipe(role="gateway").tag.startswith("eglab/gateway:")
+
+
+def test_content_never_moves_between_names() -> None:
+    """Two files that swap bytes across their border are another digest."""
+    assert checkout.digest([("a", b"bc")]) != checkout.digest([("ab", b"c")])
+    assert checkout.digest([("a", b"1"), ("b", b"2")]) == checkout.digest([("b", b"2"), ("a", b"1")])
+
+
+def test_what_running_python_leaves_behind_is_no_input(tmp_path: Path) -> None:
+    """Byte code and hidden files change no tag."""
+    (tmp_path / "module.py").write_text("x = 1")
+    before = checkout.tree(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "module.pyc").write_bytes(b"\0")
+    (tmp_path / ".swp").write_text("")
+    assert checkout.tree(tmp_path) == before == [("module.py", b"x = 1")]
+
+
+def test_equal_files_are_equal_archives() -> None:
+    """Archives carry no times, so the engine's build cache sees the same context as yesterday."""
+    files = {"a/b.txt": b"1", "a/c.txt": b"2"}
+    assert archive(files) == archive(files)
+    with tarfile.open(fileobj=BytesIO(archive(files, mode=0o600, uid=7))) as tar:
+        assert tar.getnames() == ["a", "a/b.txt", "a/c.txt"]
+        assert (tar.getmember("a/b.txt").mode, tar.getmember("a").uid) == (0o600, 7)

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from lab.errors import LabConflict
+from lab.state import StateFolder, locked, state_root
+
+
+@pytest.fixture(autouse=True)
+def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test touches the labs of whoever runs it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_folder_comes_with_its_first_file_and_goes_whole() -> None:
+    """Nothing is left of a lab's folder, nor of the folder around it when it was the last."""
+    folder = StateFolder("x")
+    assert not folder.path.exists()
+    folder.write(folder.ssh_config, "Host a\n")
+    assert folder.ssh_config.read_text() == "Host a\n"
+    assert [path.name for path in folder.path.iterdir()] == ["ssh_config"]
+    assert folder.remove() is True
+    assert not state_root().exists()
+    assert folder.remove() is False
+
+
+def test_two_at_once_are_refused_with_what_is_busy() -> None:
+    """A second holder of the same lock is told what it waits for."""
+    with locked("lab-x", what="the lab x"), pytest.raises(LabConflict, match="the lab x is busy"):  # noqa: SIM117
+        with locked("lab-x", what="the lab x", seconds=0.05):
+            pass

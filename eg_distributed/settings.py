@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 from traitlets import Bool, Enum, Float, Integer, TraitType, Unicode
 from traitlets.config import Configurable
 
-__all__ = ["Distributed"]
+__all__ = ["Distributed", "options_table"]
+
+_HEADER = """# Options
+
+Made from the traits by `nox -s options`; set them in the gateway's configuration file (`c.Distributed.connect_timeout = 3`) or by
+environment. A configuration file wins over the environment, and the environment over the default.
+
+"""
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("", "false", "0", "no", "off")
@@ -120,3 +129,19 @@ def options_table() -> str:
         default = f"`{trait.default_value!r}`"
         rows.append(f"| `Distributed.{name}` | `{trait.metadata['env']}` | {default} | {trait.help} |")
     return "\n".join(rows) + "\n"
+
+
+def _main(mode: str, path: str) -> int:
+    """Write the options table to *path*, or check that it is there as it would be written."""
+    text = _HEADER + options_table()
+    target = Path(path)
+    if mode == "--write":
+        target.write_text(text, "utf-8")
+    elif target.read_text("utf-8") != text:
+        print(f"{path} is not what the traits say: run `nox -s options`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

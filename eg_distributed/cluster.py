@@ -70,7 +70,12 @@ class Cluster:
         return await asyncio.wrap_future(self.submit(coroutine))
 
     def close(self) -> None:
-        """End the thread and close all connections; kernels live on. For tests and the command line, from another thread."""
+        """End the thread and close all connections; kernels live on. For tests and the command line, from another thread.
+
+        Called again, it does nothing.
+        """
+        if self._loop.is_closed():
+            return
 
         async def close_nodes() -> None:
             for kernel in self.kernels.values():

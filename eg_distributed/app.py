@@ -1,0 +1,151 @@
+"""The operator's commands: what runs on the hosts, whichever gateway started it, and the end of what nobody wants any more.
+
+    python -m eg_distributed kernels [--orphans]     list kernels; --orphans: those that no gateway answers for
+    python -m eg_distributed end HOST KERNEL         end one
+
+Run it where the gateway runs, as the gateway's user: hosts, login and settings are then the gateway's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from traitlets import TraitError
+from traitlets.config import Config
+from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
+
+from .cluster import Cluster
+from .errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
+from .hosts import HostSet, parse_hosts
+from .settings import Distributed
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the process's exit code: 0, 1 if a host or a kernel failed, 2 for a wrong command line."""
+    options = _parser().parse_args(argv)
+    try:
+        settings = Distributed(config=_config(options.config))
+        hosts = parse_hosts(options.hosts)
+    except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # An owner of its own: an agent that hears the gateway's name from another process gives up that gateway's streams.
+    cluster = Cluster(settings, f"operator-{secrets.token_hex(4)}")
+    try:
+        if options.command == "kernels":
+            return _list(cluster, hosts, orphans=options.orphans, as_json=options.json)
+        return _end(cluster, options.host, options.kernel, force=options.force, as_json=options.json)
+    except DistributedError as error:
+        if options.json:
+            print(json.dumps({"error": str(error), "host": error.host}))
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        cluster.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--hosts",
+        default=os.environ.get("EG_REMOTE_HOSTS", "localhost"),
+        help="hosts to ask, separated by commas (default: EG_REMOTE_HOSTS)",
+    )
+    common.add_argument("--config", help="the gateway's configuration file, for what it sets of c.Distributed")
+    common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
+    parser = argparse.ArgumentParser(prog="python -m eg_distributed", description="Kernels on the hosts of a gateway.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    kernels = commands.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
+    kernels.add_argument("--orphans", action="store_true", help="only those that no gateway answers for now")
+    end = commands.add_parser("end", parents=[common], help="end one kernel: no process and no file of it stays")
+    end.add_argument("--force", action="store_true", help="even if a gateway answers for it")
+    end.add_argument("host", metavar="HOST")
+    end.add_argument("kernel", metavar="KERNEL", help="its id, as `kernels` shows it")
+    return parser
+
+
+def _config(path: str | None) -> Config:
+    """Return what the configuration file at *path* says; raises ConfigFileNotFound."""
+    if path is None:
+        return Config()
+    file = Path(path).expanduser().absolute()
+    loaded: Config = PyFileConfigLoader(file.name, path=str(file.parent)).load_config()
+    return loaded
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+def _list(cluster: Cluster, hosts: HostSet, *, orphans: bool, as_json: bool) -> int:
+    found = cluster.submit(cluster.list_kernels(hosts)).result()
+    errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, HostError)}
+    kernels = [
+        {"host": host, **kernel}
+        for host, answer in found.items()
+        if not isinstance(answer, HostError)
+        for kernel in answer
+        if not (orphans and kernel["claimed"])
+    ]
+    if as_json:
+        print(json.dumps({"kernels": kernels, "errors": errors}, indent=2))
+    elif kernels:
+        print(_table([_row(kernel) for kernel in kernels]))
+    else:
+        print("no orphans" if orphans else "no kernels")
+    for error in errors.values():
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+_COLUMNS = ("HOST", "KERNEL", "STATE", "PID", "AGE", "OWNER", "ANSWERED FOR")
+
+
+def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
+    age = _age(time.time() - kernel["start_time"])
+    claimed = "yes" if kernel["claimed"] else "no"
+    return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), age, kernel["owner"], claimed)
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in [_COLUMNS, *rows]) for column in range(len(_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [_COLUMNS, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _end(cluster: Cluster, host: str, kernel_id: str, *, force: bool, as_json: bool) -> int:
+    names = parse_hosts([host])
+    if not names:
+        raise RequestInvalid("no host is named", remedy="name it as remote_hosts does")
+    host = names[0]
+    answer = cluster.submit(cluster.list_kernels(names)).result()[host]
+    if isinstance(answer, HostError):
+        raise answer
+    kernel = next((kernel for kernel in answer if kernel["kernel"] == kernel_id), None)
+    if kernel is None:
+        raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="see `kernels` for what runs where")
+    if kernel["claimed"] and not force:
+        raise RequestRefused(
+            f"the gateway {kernel['owner']} answers for the kernel {kernel_id}",
+            host=host,
+            remedy="delete it there, or say --force",
+        )
+    cluster.submit(cluster.end(host, kernel_id)).result()
+    print(json.dumps({"host": host, "kernel": kernel_id, "ended": True}) if as_json else f"ended {kernel_id} on {host}")
+    return 0

@@ -1,0 +1,179 @@
+"""The operator's commands, against an agent on this machine."""
+
+import json
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eg_distributed.app import main
+from eg_distributed.cluster import Cluster
+from eg_distributed.kernel import RemoteKernel, StartRequest
+from eg_distributed.settings import Distributed
+
+KERNEL = """
+import json, socket, sys, time
+info = json.load(open(sys.argv[1]))
+held = []
+for channel in ("shell", "iopub", "stdin", "hb", "control"):
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind("%s-%d" % (info["ip"], info[channel + "_port"]))
+    listening.listen()
+    held.append(listening)
+time.sleep(300)
+"""
+"""A kernel as far as the agent can tell: it listens on its five channels."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of its own for the agent, short enough for UNIX sockets; the agent is told to leave at the end."""
+    folder = Path("/tmp") / f"app-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("EG_REMOTE_HOSTS", "localhost")
+    monkeypatch.setenv("EG_DISTRIBUTED_RUNTIME_DIR", str(folder / "run"))
+    yield folder
+    cluster = Cluster(Distributed(), "clean-up")
+    try:
+        for kernel in cluster.submit(cluster.list_kernels("localhost")).result()["localhost"]:  # type: ignore[union-attr]
+            cluster.submit(cluster.end("localhost", kernel["kernel"], grace=0)).result()
+        cluster.submit(cluster.host("localhost").node.request("leave", {})).result()
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def gateway(home: Path) -> Iterator[Cluster]:
+    cluster = Cluster(Distributed(), "the-gateway")
+    yield cluster
+    cluster.close()
+
+
+def start(cluster: Cluster) -> RemoteKernel:
+    argv = [sys.executable, "-c", KERNEL, "{connection_file}"]
+    request = StartRequest(f"k-{secrets.token_hex(4)}", argv, ("localhost",), language="python", key="abc")
+    return cluster.submit(cluster.start(request)).result()
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(argv)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def listed(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any]]:
+    code, out, _ = run(capsys, "kernels", "--json", *argv)
+    assert code == 0
+    kernels: list[dict[str, Any]] = json.loads(out)["kernels"]
+    return kernels
+
+
+def wait_for_orphan(capsys: pytest.CaptureFixture[str], kernel: str) -> dict[str, Any]:
+    """The agent learns of its gateway's end by the closed connection, a moment later."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for found in listed(capsys, "--orphans"):
+            if found["kernel"] == kernel:
+                return found
+    raise AssertionError(f"{kernel} is listed as no orphan")
+
+
+def test_kernels_lists_what_runs_with_its_owner(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = start(gateway)
+    (found,) = listed(capsys)
+    assert found["host"] == "localhost"
+    assert found["kernel"] == kernel.id
+    assert found["owner"] == "the-gateway"
+    assert found["pid"] == kernel.pid
+    assert found["claimed"]
+    assert listed(capsys, "--orphans") == []
+
+
+def test_kernels_for_people_is_a_table_or_says_that_there_is_nothing(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "kernels") == (0, "no kernels\n", "")
+    assert run(capsys, "kernels", "--orphans") == (0, "no orphans\n", "")
+    kernel = start(gateway)
+    _, out, _ = run(capsys, "kernels")
+    head, row = out.splitlines()
+    assert head.split()[:3] == ["HOST", "KERNEL", "STATE"]
+    assert row.split()[:3] == ["localhost", kernel.id, "running"]
+
+
+def test_end_ends_an_orphan_and_leaves_nothing(
+    gateway: Cluster, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = start(gateway)
+    gateway.close()
+    wait_for_orphan(capsys, kernel.id)
+    code, out, _ = run(capsys, "end", "--json", "localhost", kernel.id)
+    assert code == 0
+    assert json.loads(out) == {"host": "localhost", "kernel": kernel.id, "ended": True}
+    assert listed(capsys) == []
+    assert not Path(f"/proc/{kernel.pid}").exists()
+    assert list(home.glob(".cache/eg-distributed/*/k/*")) == []
+
+
+def test_end_refuses_a_kernel_that_a_gateway_answers_for_unless_forced(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = start(gateway)
+    code, _, err = run(capsys, "end", "localhost", kernel.id)
+    assert code == 1
+    assert "the-gateway" in err.lower()
+    assert "--force" in err
+    assert [k["kernel"] for k in listed(capsys)] == [kernel.id]
+    assert run(capsys, "end", "--force", "localhost", kernel.id)[0] == 0
+    assert listed(capsys) == []
+
+
+def test_end_of_an_unknown_kernel_names_host_and_kernel(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "end", "--json", "localhost", "nobody")
+    assert code == 1
+    assert "nobody" in json.loads(out)["error"]
+    assert "localhost" in err
+
+
+def test_a_host_that_fails_hides_no_other(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    kernel = start(gateway)
+    code, out, err = run(capsys, "kernels", "--json", "--hosts", "localhost,no-such-host.invalid")
+    answer = json.loads(out)
+    assert code == 1
+    assert [k["kernel"] for k in answer["kernels"]] == [kernel.id]
+    assert list(answer["errors"]) == ["no-such-host.invalid"]
+    assert "no-such-host.invalid" in err
+
+
+def test_the_configuration_file_is_honoured(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = home / "config.py"
+    config.write_text("c.Distributed.bootstrap_timeout = 'soon'\n")
+    code, _, err = run(capsys, "kernels", "--config", str(config))
+    assert code == 2
+    assert "bootstrap_timeout" in err
+    config.write_text("c.Distributed.bootstrap_timeout = 15.0\n")
+    assert run(capsys, "kernels", "--config", str(config))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (["kernels", "--hosts", "-oProxyCommand=x"], "-oProxyCommand=x"),
+        (["kernels", "--config", "/nowhere/config.py"], "config.py"),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], names: str
+) -> None:
+    options = [argv[0], f"{argv[1]}={argv[2]}"]
+    code, _, err = run(capsys, *options)
+    assert code == 2
+    assert names in err

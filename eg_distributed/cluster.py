@@ -52,10 +52,12 @@ class Cluster:
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
-        ticking = self._loop.create_task(self._tick())
+        self._loop.create_task(self._tick())
         self._loop.run_forever()
-        ticking.cancel()
-        self._loop.run_until_complete(asyncio.gather(ticking, return_exceptions=True))
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:

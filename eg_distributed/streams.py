@@ -12,6 +12,7 @@ been delivered locally; FIN ends the stream after all data (it counts as one byt
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections import deque
 from typing import Optional
@@ -202,6 +203,9 @@ class Relay:
         self._room.set()
         self._wake = asyncio.Event()
         self._serving: Optional[asyncio.Task[None]] = None
+        self._link: Optional[Writer] = None
+        self._undrained = 0  # bytes put on the link since it was last waited for
+        self._ack_timer: Optional[asyncio.TimerHandle] = None
 
     async def run(self) -> None:
         """Read the local socket until its end, as far as the replay buffer has room.
@@ -225,9 +229,9 @@ class Relay:
                 if not data:
                     break
                 self.flow.push(data)
-                self._wake.set()
+                self._transmit()
             self.flow.finish()
-            self._wake.set()
+            self._transmit()
             await self.closed.wait()
         finally:
             self.close()
@@ -247,6 +251,7 @@ class Relay:
             await asyncio.wait({self._serving})
         self.flow.attach(peer_received)
         self._room_if_any()
+        self._link, self._undrained = writer, 0
         sender = asyncio.ensure_future(self._send(writer))
         receiver = asyncio.ensure_future(self._receive(reader))
         serving = self._serving = asyncio.ensure_future(_first(sender, receiver))
@@ -260,42 +265,62 @@ class Relay:
                 serving.cancel()
                 await asyncio.wait({serving})
             if self._serving is serving:
-                self._serving = None
+                self._serving = self._link = None
             writer.close()
 
+    def _transmit(self) -> None:
+        """Put what there is on the link, if one is up and keeps pace; else the sender does when it is.
+
+        Called wherever something new comes up rather than by waking a task, which would double a small message's time.
+        """
+        link = self._link
+        if link is None:
+            return
+        try:
+            while self._undrained < CHUNK:
+                frame = self.flow.next_frame()
+                if frame is None:
+                    return
+                ack = self.flow.acknowledge()
+                link.write(ack + frame if ack else frame)
+                self._undrained += len(frame)
+        except OSError:
+            return  # the link is gone: its receiver sees that too
+        self._wake.set()
+
     async def _send(self, writer: Writer) -> None:
-        """Put frames and acknowledgements on the link as they come up."""
+        """Wait for the link whenever it does not keep pace, and end with an acknowledgement when the stream is over."""
         try:
             while True:
                 self._wake.clear()
-                if self.flow.unacknowledged >= ACK_EVERY or self.flow.over:
-                    self._write_ack(writer)
-                frame = self.flow.next_frame()
-                if frame is not None:
-                    writer.write(frame)
-                    await writer.drain()
-                    continue
+                self._transmit()
                 if self.flow.over:
+                    self._acknowledge()
                     await writer.drain()
                     return
-                if self.flow.unacknowledged:
-                    try:
-                        await asyncio.wait_for(self._wake.wait(), ACK_DELAY)
-                    except asyncio.TimeoutError:
-                        self._write_ack(writer)
-                        await writer.drain()
+                if self._undrained >= CHUNK:
+                    await writer.drain()
+                    self._undrained = 0
                 else:
                     await self._wake.wait()
         except OSError:
             return  # the link is gone; the owner brings the next one
 
-    def _write_ack(self, writer: Writer) -> None:
+    def _acknowledge(self) -> None:
+        """Tell the peer what has been delivered here."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        if self._link is None:
+            return  # the next link begins with it
         ack = self.flow.acknowledge()
         if ack is not None:
-            writer.write(ack)
+            with contextlib.suppress(OSError):  # the link is gone: its receiver sees that too
+                self._link.write(ack)
 
     async def _receive(self, reader: Reader) -> None:
         """Deliver what the link brings to the local socket; reads no further while that one is slow."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 data = await reader.read(CHUNK)
@@ -309,11 +334,14 @@ class Relay:
             if self.flow.finish_pending:
                 self.flow.deliver_finish()
                 self._shut()
-            elif self.flow.complete:
-                self._shut()
-            self._wake.set()
-            if self.closed.is_set():
                 return
+            if self.flow.complete:
+                self._shut()
+                return
+            if self.flow.unacknowledged >= ACK_EVERY:
+                self._acknowledge()
+            elif self.flow.unacknowledged and self._ack_timer is None:
+                self._ack_timer = loop.call_later(ACK_DELAY, self._acknowledge)
 
     async def _deliver(self, payload: bytes) -> None:
         try:
@@ -337,6 +365,9 @@ class Relay:
     def close(self) -> None:
         """End the stream at once, at this end; called by its owner when the kernel or the stream's peer is gone."""
         self._shut()
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         if self._serving is not None:
             self._serving.cancel()
 

@@ -1,7 +1,8 @@
 """Bring an agent up on the node where this runs, or find the one that is there.
 
-Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can
-read, and has no annotations; the agent itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what stands in the way.
+Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read, and has
+no annotations; the agent itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what
+stands in the way.
 """
 
 import base64

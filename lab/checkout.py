@@ -119,16 +119,13 @@ def ca_bundle() -> bytes:
 
 @cache
 def launcher() -> bytes:
-    """Return Enterprise Gateway's own Python launcher, out of the sdist that the lock names (url and hash)."""
+    """Return Enterprise Gateway's own Python launcher, out of the sdist whose hash the lock names."""
     _check()
-    block = (ROOT / "uv.lock").read_text().partition('\nname = "jupyter-enterprise-gateway"\n')[2]
-    match = re.search(r'^sdist = \{ url = "([^"]+)", hash = "sha256:([0-9a-f]{64})"', block, re.MULTILINE)
-    if match is None:
-        raise LabError("uv.lock names no sdist of jupyter_enterprise_gateway", remedy="uv lock")
-    url, sha256 = match.groups()
+    sha256, url = _sdist_in((ROOT / "uv.lock").read_text())
     kept = cache_root() / "downloads" / f"{sha256}.tar.gz"
     content = kept.read_bytes() if kept.exists() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
+        url = url or _sdist_in(_completed_lock())[1]
         content = _download(url)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise LabError(f"{url} is not what the lock says", cause="its sha256 differs")
@@ -141,6 +138,28 @@ def launcher() -> bytes:
         file = tar.extractfile(member)
         assert file is not None
         return file.read()
+
+
+def _sdist_in(lock: str) -> tuple[str, str]:
+    """Return sha256 and address of Enterprise Gateway's sdist; the address is empty in a lock that names no index."""
+    block = lock.partition('\nname = "jupyter-enterprise-gateway"\n')[2].partition("[[package]]")[0]
+    line = re.search(r"^sdist = (.*)$", block, re.MULTILINE)
+    sha256 = re.search(r'hash = "sha256:([0-9a-f]{64})"', line.group(1)) if line else None
+    if line is None or sha256 is None:
+        raise LabError("uv.lock names no sdist of jupyter_enterprise_gateway", remedy="`uv lock`")
+    url = re.search(r'url = "([^"]+)"', line.group(1))
+    return sha256.group(1), url.group(1) if url else ""
+
+
+def _completed_lock() -> str:
+    """Return the lock with the addresses of the index that uv uses here; the checkout's own file stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pyproject.toml", "uv.lock", "lab/pyproject.toml"):
+            target = Path(folder, name)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+        run_uv("lock", "--quiet", "--project", folder)
+        return Path(folder, "uv.lock").read_text()
 
 
 def _download(url: str) -> bytes:

@@ -82,6 +82,7 @@ class GatewaySpec:
             "EG_REMOTE_USER": USER,
             "EG_SSH_PORT": "22",
             "EG_KERNEL_LAUNCH_TIMEOUT": "30",
+            "EG_LIST_KERNELS": "True",
             "EG_RESPONSE_IP": address,
             **self.env,
         }

@@ -14,12 +14,12 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .balancing import HostView, LoadBalancer, load_balancer
-from .errors import HostError, KernelGone, NoHostAvailable, RequestRefused
+from .errors import DistributedError, HostError, KernelGone, NoHostAvailable, RequestRefused
 from .hosts import Host, HostSet, parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
 from .node import Node
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
+_DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
 
 
@@ -44,6 +45,7 @@ class Cluster:
         self.identity = (identity, secrets.token_hex(8))
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
+        self._releasing: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -80,6 +82,8 @@ class Cluster:
             return
 
         async def close_nodes() -> None:
+            if self._releasing:
+                await asyncio.wait(self._releasing, timeout=_CLOSE_DEADLINE / 2)
             for kernel in self.kernels.values():
                 await kernel.endpoints.close()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
@@ -90,12 +94,17 @@ class Cluster:
         self._thread.join(_CLOSE_DEADLINE)
 
     async def _tick(self) -> None:
-        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`."""
+        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`.
+
+        And forget those that died long ago: Enterprise Gateway does not say so when its restarter gives one up.
+        """
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
             for kernel in list(self.kernels.values()):
                 node = kernel.node
+                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
+                    self.release_soon(kernel.id)
                 if node is None or kernel.state is not State.UNKNOWN:
                     continue
                 if now - node.disconnected_at > self.settings.host_lost_after > 0:
@@ -136,6 +145,8 @@ class Cluster:
         at_home = earlier.node if earlier is not None and not earlier.lost else None
         self.kernels[kernel.id] = kernel
         try:
+            if earlier is not None and earlier.state is not State.DEAD:
+                await self._end_for_restart(earlier)
             await kernel.endpoints.open()
             await self._start_somewhere(kernel, request, at_home, deadline)
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
@@ -143,6 +154,14 @@ class Cluster:
             await kernel.forget()
             raise
         return kernel
+
+    async def _end_for_restart(self, kernel: RemoteKernel) -> None:
+        """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""
+        try:
+            await kernel.stop(grace=0)
+        except DistributedError as error:
+            log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)
+            kernel.give_up()
 
     def _check_pin(self, request: StartRequest) -> None:
         if request.pin is None or request.pin in request.hosts or self.settings.allow_any_host:
@@ -260,6 +279,16 @@ class Cluster:
             await kernel.forget()
             if node is not None:
                 node.running.discard(kernel_id)
+
+    def release_soon(self, kernel_id: str) -> None:
+        """Release a kernel without anyone waiting for it; on the cluster's loop. `close` waits for what is under way."""
+        task = asyncio.ensure_future(self.release(kernel_id))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    def call_soon(self, function: Callable[..., object], *args: object) -> None:
+        """Call *function* on the cluster's loop, from any thread."""
+        self._loop.call_soon_threadsafe(function, *args)
 
     async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Message] | HostError]:
         """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false)."""

@@ -229,7 +229,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
         if not self._restarting:
-            self.cluster.submit(self.cluster.release(self.kernel_id))
+            self.cluster.call_soon(self.cluster.release_soon, self.kernel_id)
 
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""

@@ -75,6 +75,7 @@ class RemoteKernel:
         self.signature_scheme = "hmac-sha256"
         self.exit_code: int | None = None
         self.exit_log = ""
+        self.died_at = 0.0  # in the loop's time
         self.lost = False  # dead only because its host has been out of reach for too long
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
@@ -147,6 +148,7 @@ class RemoteKernel:
         if self._exited:
             return
         self._exited, self.exit_code, self.exit_log = True, exit_code, tail
+        self.died_at = asyncio.get_running_loop().time()
         if self._ready and self.on_exit is not None:
             self.on_exit(self)
 

@@ -17,7 +17,7 @@ from .settings import Distributed
 
 log = logging.getLogger(__name__)
 
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 10.0
+_FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
 
 

@@ -157,12 +157,19 @@ async def until(
         await asyncio.sleep(pause)
 
 
-def listening(machine: Machine) -> set[int]:
-    """Return the TCP ports that *machine* listens on, loopback included, without the engine's own resolver."""
+def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
+    """Return the TCP ports that *machine* listens on towards the network, or, with *loopback*, on its loopback alone.
+
+    Every ipykernel has one on loopback whatever its transport: the pipe on which its cells' subprocesses print.
+    """
     lines = machine.exec(["ss", "-ltnH"]).check().stdout.splitlines()
-    # State Recv-Q Send-Q Local-Address:Port Peer-Address:Port
-    local = [line.split()[3] for line in lines]
-    return {int(address.rpartition(":")[2]) for address in local if not address.startswith("127.0.0.11:")}
+    ports = set()
+    for line in lines:
+        address, _, port = line.split()[3].rpartition(":")  # State Recv-Q Send-Q Local-Address:Port Peer-Address:Port
+        # 127.0.0.11 is the engine's own resolver.
+        if address != "127.0.0.11" and (address.startswith("127.") or address == "[::1]") is loopback:
+            ports.add(int(port))
+    return ports
 
 
 def processes(node: Machine) -> dict[int, str]:

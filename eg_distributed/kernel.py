@@ -201,8 +201,7 @@ class RemoteKernel:
             await self._undo(node)
             raise
         except (HostError, asyncio.CancelledError):
-            node.abandoned[self.id] = attempt
-            await self._undo(node)
+            node.abandon(self.id, attempt)  # not waited for: a hanging host must not hold up the move
             raise
         self._changed.set()
 

@@ -54,6 +54,7 @@ class Node:
         self._serving: asyncio.Task[None] | None = None
         self._coming_back: asyncio.Task[None] | None = None
         self._claiming: set[asyncio.Task[None]] = set()
+        self._abandoning: set[asyncio.Task[None]] = set()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._closed = False
@@ -115,9 +116,7 @@ class Node:
     async def _take_back(self) -> None:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
         for kernel_id, attempt in list(self.abandoned.items()):
-            with contextlib.suppress(HostError):
-                await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
-                self.abandoned.pop(kernel_id, None)
+            await self._end_abandoned(kernel_id, attempt)
         await self._claim(self._wanted())
 
     async def _claim(self, kernels: list[str]) -> None:
@@ -185,6 +184,18 @@ class Node:
             task.add_done_callback(self._claiming.discard)
         else:
             self._start_coming_back()
+
+    def abandon(self, kernel_id: str, attempt: str) -> None:
+        """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
+        self.abandoned[kernel_id] = attempt
+        self._abandoning.add(task := asyncio.ensure_future(self._end_abandoned(kernel_id, attempt)))
+        task.add_done_callback(self._abandoning.discard)
+
+    async def _end_abandoned(self, kernel_id: str, attempt: str) -> None:
+        with contextlib.suppress(HostError):
+            await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
+            if self.abandoned.get(kernel_id) == attempt:
+                del self.abandoned[kernel_id]
 
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""

@@ -34,6 +34,9 @@ from .protocol import SENTINEL, Reader, Writer
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
+if logging.getLogger("asyncssh").level == logging.NOTSET:
+    # It logs several lines for each channel as INFO, and each cell's client opens five; whoever wants them sets a level.
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
 
 _CIPHERS = (
     "aes256-gcm@openssh.com",

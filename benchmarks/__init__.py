@@ -1,0 +1,1 @@
+"""Figures: us beside Enterprise Gateway's own proxy, in one run on one lab."""

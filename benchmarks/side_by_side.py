@@ -1,0 +1,266 @@
+"""Measure our proxy beside Enterprise Gateway's own, in one run on one lab: `nox -s bench`.
+
+Each way has a gateway of its own (the stock proxy slows the whole gateway that it was used in), on the same nodes, with the same
+kernel. Prints a table, and keeps the figures as JSON and, with --docs, as a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lab import Gateway, Lab
+from tests.integration.client import GatewayClient, GatewayError, Kernel
+
+LOCAL = Path(__file__).with_name("local_kernel.py")
+STARTS, AT_ONCE, CELLS, INTERRUPTS, RESTARTS = 10, 32, 300, 5, 5
+HUNG_SECONDS = 20.0
+
+
+@dataclass
+class Way:
+    """One way to run the same kernel: a label, its kernelspec, and the class that a wrong interpreter is tried with."""
+
+    label: str
+    kernelspec: str
+    broken: str
+    figures: dict[str, float | None] = field(default_factory=dict)
+
+
+WAYS = (
+    Way("eg_distributed, plain kernelspec", "python_distributed", "broken_plain"),
+    Way("eg_distributed, EG's launcher", "python_distributed_eg", "broken_launcher"),
+    Way("EG's own proxy and launcher", "python_distributed_stock", "broken_stock"),
+)
+ROWS = (
+    ("start", "start → kernel_info_reply, one at a time (ms, median)"),
+    ("start_32_median", "32 starts at once: median of a start (ms)"),
+    ("start_32_wall", "32 starts at once: wall time (ms)"),
+    ("cell", "cell `1`, round trip (ms, median)"),
+    ("cell_p95", "cell `1`, round trip (ms, 95th percentile)"),
+    ("interrupt", "interrupt → KeyboardInterrupt (ms, median)"),
+    ("restart", "restart → kernel_info_reply (ms, median)"),
+    ("wrong_interpreter", "wrong interpreter → error (ms)"),
+    ("bystander_normal", "bystander's worst cell, all hosts well (ms)"),
+    ("bystander_hung", "bystander's worst cell while a start goes to a hung host (ms)"),
+    ("connections", "SSH connections opened for 32 starts"),
+)
+
+
+async def timed(action: Callable[[], Awaitable[object]]) -> float:
+    """Return the milliseconds that *action* takes."""
+    began = time.perf_counter()
+    await action()
+    return 1e3 * (time.perf_counter() - began)
+
+
+async def start(client: GatewayClient, kernelspec: str, env: dict[str, str] | None = None) -> Kernel:
+    """Start a kernel and wait for its first kernel_info_reply."""
+    kernel = await client.start_kernel(kernelspec, env={"KERNEL_USERNAME": "bench", **(env or {})}, timeout=120)
+    await kernel.connect()
+    return kernel
+
+
+async def measure_starts(way: Way, client: GatewayClient, lab: Lab) -> None:
+    """One at a time, then many at once, and how many SSH connections those took."""
+    # The first of all pays for connections, which is no start's own time: one for each host.
+    for kernel in [await start(client, way.kernelspec) for _ in lab.nodes]:
+        await kernel.delete()
+    seconds = []
+    for _ in range(STARTS):
+        kernels: list[Kernel] = []
+
+        async def one(found: list[Kernel] = kernels) -> None:
+            found.append(await start(client, way.kernelspec))
+
+        seconds.append(await timed(one))
+        await kernels[0].delete()
+    way.figures["start"] = statistics.median(seconds)
+    before = logins(lab)
+    many: list[float] = []
+
+    async def all_at_once() -> None:
+        many.extend(await asyncio.gather(*(timed(lambda: start(client, way.kernelspec)) for _ in range(AT_ONCE))))
+
+    way.figures["start_32_wall"] = await timed(all_at_once)
+    way.figures["start_32_median"] = statistics.median(many)
+    way.figures["connections"] = float(logins(lab) - before)
+    for kernel in list(client.started.values()):
+        await kernel.delete()
+
+
+async def measure_cells(way: Way, client: GatewayClient) -> None:
+    """Round trips of the cell `1`, interrupts and restarts of one kernel."""
+    kernel = await start(client, way.kernelspec)
+    for _ in range(20):
+        await kernel.execute("1")
+    cells = sorted([await timed(lambda: kernel.execute("1")) for _ in range(CELLS)])
+    way.figures["cell"], way.figures["cell_p95"] = statistics.median(cells), cells[int(0.95 * len(cells))]
+    interrupts = []
+    for _ in range(INTERRUPTS):
+        running = await kernel.begin("import time; print('on', flush=True); time.sleep(60)")
+        await running.printed("on")
+
+        async def interrupt(execution: Any = running) -> None:
+            await kernel.interrupt()
+            await execution.reply()
+
+        interrupts.append(await timed(interrupt))
+    way.figures["interrupt"] = statistics.median(interrupts)
+    way.figures["restart"] = statistics.median([await timed(kernel.restart) for _ in range(RESTARTS)])
+    await kernel.delete()
+
+
+async def measure_error(way: Way, client: GatewayClient) -> None:
+    """How long until the client hears that the interpreter does not exist."""
+
+    async def fail() -> None:
+        with contextlib.suppress(GatewayError):
+            await client.start_kernel(way.broken, env={"KERNEL_USERNAME": "bench"}, timeout=180)
+            print(f"{way.label}: the broken kernelspec started", file=sys.stderr)
+
+    way.figures["wrong_interpreter"] = await timed(fail)
+
+
+async def measure_bystander(way: Way, client: GatewayClient, lab: Lab) -> None:
+    """The worst cell of a kernel on one node, while a start that is pinned to another one meets a host that hangs."""
+    here, hung = lab.nodes[0], lab.nodes[-1]
+    kernel = await start(client, way.kernelspec, {"KERNEL_REMOTE_HOST": here.name})
+    for _ in range(20):
+        await kernel.execute("1")
+
+    async def worst(seconds: float) -> float:
+        found, until = 0.0, time.monotonic() + seconds
+        while time.monotonic() < until:
+            found = max(found, await timed(lambda: kernel.execute("1", timeout=180)))
+        return found
+
+    way.figures["bystander_normal"] = await worst(5)
+    hung.pause()
+    try:
+        env = {"KERNEL_USERNAME": "bench", "KERNEL_REMOTE_HOST": hung.name}
+        async with GatewayClient(client.url) as other:
+            doomed = asyncio.create_task(other.start_kernel(way.kernelspec, env=env, timeout=180))
+            way.figures["bystander_hung"] = await worst(HUNG_SECONDS)
+            hung.unpause()
+            await asyncio.wait({doomed})
+            doomed.exception()  # that it fails is no figure
+    finally:
+        if hung.state == "paused":
+            hung.unpause()
+    await kernel.delete()
+
+
+def logins(lab: Lab) -> int:
+    """Return how many SSH logins the nodes' sshd have logged so far."""
+    return sum(len(re.findall(r"^Accepted ", node.read_logs(), re.MULTILINE)) for node in lab.nodes)
+
+
+def broken_kernelspecs() -> dict[str, dict[str, Any]]:
+    """Return kernelspecs whose interpreter does not exist, one for each way."""
+    ours = {"process_proxy": {"class_name": "eg_distributed.DistributedProcessProxy"}}
+    stock = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
+    launcher = ["/nowhere/python", "x.py", "--kernel-id", "{kernel_id}", "--response-address", "{response_address}"]
+    launcher += ["--public-key", "{public_key}"]
+    base = {"language": "python", "display_name": "broken"}
+    return {
+        "broken_plain": {**base, "argv": ["/nowhere/python", "-f", "{connection_file}"], "metadata": ours},
+        "broken_launcher": {**base, "argv": launcher, "metadata": ours},
+        "broken_stock": {**base, "argv": launcher, "metadata": {"process_proxy": {"class_name": stock}}},
+    }
+
+
+def measure_floor(lab: Lab) -> dict[str, float]:
+    """Start and drive the same kernel on a node, without a gateway."""
+    node = lab.nodes[0]
+    argv = ["/opt/kernel/bin/python", "-c", LOCAL.read_text("utf-8"), str(STARTS), str(CELLS)]
+    found: dict[str, float] = json.loads(node.exec(argv, timeout=120).check().stdout)
+    return found
+
+
+async def measure(way: Way, gateway: Gateway, lab: Lab) -> None:
+    """Take all figures of one way."""
+    async with GatewayClient(gateway.url) as client:
+        for what in (
+            measure_starts(way, client, lab),
+            measure_cells(way, client),
+            measure_error(way, client),
+            measure_bystander(way, client, lab),
+        ):
+            await what
+            print(f"  {way.label}: {', '.join(way.figures)}", file=sys.stderr, flush=True)
+
+
+def table(floor: dict[str, float], ways: tuple[Way, ...]) -> str:
+    """Return the figures as a Markdown table."""
+    lines = [
+        "| | " + " | ".join(way.label for way in ways) + " | on the node, no gateway |",
+        "|---" * (len(ways) + 2) + "|",
+    ]
+    for key, label in ROWS:
+        cells = [_figure(way.figures.get(key)) for way in ways]
+        lines.append(f"| {label} | {' | '.join(cells)} | {_figure(floor.get(key))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def main() -> None:
+    """Run everything; called by `nox -s bench`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path(".bench/side_by_side.json"), help="where the figures go")
+    parser.add_argument("--docs", type=Path, help="a page to write them to as well")
+    parser.add_argument("--keep", action="store_true", help="keep the lab afterwards")
+    options = parser.parse_args()
+    lab = Lab.up(name="bench", nodes=3)
+    try:
+        floor = measure_floor(lab)
+        for number, way in enumerate(WAYS):
+            gateway = lab.add_gateway(
+                f"bench{number}", env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"}, kernelspecs=broken_kernelspecs()
+            )
+            try:
+                asyncio.run(measure(way, gateway, lab))
+            finally:
+                gateway.remove()
+    finally:
+        if not options.keep:
+            lab.down()
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    result = {"date": when, "machine": machine, "floor": floor, "ways": {way.label: way.figures for way in WAYS}}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    text = table(floor, WAYS)
+    print(text)
+    if options.docs:
+        options.docs.write_text(_PAGE.format(table=text, date=when, machine=machine), "utf-8")
+
+
+_PAGE = """# Figures
+
+Measured by `nox -s bench -- --docs docs/figures.md` on {date} ({machine}): one run, one lab of three nodes in containers
+on one machine, a gateway of its own for each way, so that none pays for another. The kernel (ipykernel) is the same
+everywhere; the last column is the floor: the same kernel started and driven on its node by a plain client, without a
+gateway. A cell's time runs until its reply and its `idle` status have both arrived.
+
+{table}
+"""
+
+if __name__ == "__main__":
+    main()

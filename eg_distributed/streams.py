@@ -170,6 +170,8 @@ class Flow:
         return payloads
 
     def _take_ack(self, payload: bytes) -> None:
+        if len(payload) != _OFFSET.size:
+            raise StreamBroken(f"an acknowledgement of {len(payload)} bytes")
         (offset,) = _OFFSET.unpack(payload)
         if not self._acked <= offset <= self._end:
             raise StreamBroken(f"an acknowledgement of {offset}, kept are {self._acked} to {self._end}")
@@ -241,20 +243,33 @@ class Relay:
         """Whether a link is being served now."""
         return self._serving is not None
 
+    async def unlink(self) -> None:
+        """End the link that is being served, if any, so that what has been received stays as it is.
+
+        To be awaited before a peer is told that number: until an old link has ended, it may still deliver.
+        """
+        while self._serving is not None:  # again, if another link was quicker than the one that waits here
+            self._serving.cancel()
+            await asyncio.wait({self._serving})
+
     async def serve(self, reader: Reader, writer: Writer, peer_received: int) -> None:
         """Carry the stream over one link until the link ends or the stream is over; a new link replaces an old one.
 
         Raises StreamBroken if the peer cannot be resumed or talks nonsense. Cancellation: leaves the stream resumable.
         """
-        if self._serving is not None:
-            self._serving.cancel()
-            await asyncio.wait({self._serving})
-        self.flow.attach(peer_received)
+        await self.unlink()
+        try:
+            self.flow.attach(peer_received)
+        except StreamBroken:
+            writer.close()
+            raise
+        if self.flow.complete:  # only the peer's last acknowledgement had been lost
+            self._shut()
+            writer.close()
+            return
         self._room_if_any()
         self._link, self._undrained = writer, 0
-        sender = asyncio.ensure_future(self._send(writer))
-        receiver = asyncio.ensure_future(self._receive(reader))
-        serving = self._serving = asyncio.ensure_future(_first(sender, receiver))
+        serving = self._serving = asyncio.ensure_future(self._both(reader, writer))
         try:
             # wait(), since awaiting it directly would make its cancellation by a newer link look like ours.
             await asyncio.wait({serving})
@@ -287,6 +302,26 @@ class Relay:
         except OSError:
             return  # the link is gone: its receiver sees that too
         self._wake.set()
+
+    async def _both(self, reader: Reader, writer: Writer) -> None:
+        """Run both directions until one ends, then end the other; a failure of either is raised.
+
+        Makes their tasks itself: a link that is replaced before this begins has none that would live on.
+        """
+        sender = asyncio.ensure_future(self._send(writer))
+        receiver = asyncio.ensure_future(self._receive(reader))
+        try:
+            done, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
+            if receiver in done and not sender.done():
+                # It ends when the stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
+                await asyncio.wait({sender}, timeout=ACK_DELAY)
+        finally:
+            sender.cancel()
+            receiver.cancel()
+            await asyncio.wait({sender, receiver})
+        for task in (sender, receiver):
+            if not task.cancelled():
+                task.result()
 
     async def _send(self, writer: Writer) -> None:
         """Wait for the link whenever it does not keep pace, and end with an acknowledgement when the stream is over."""
@@ -370,19 +405,3 @@ class Relay:
             self._ack_timer = None
         if self._serving is not None:
             self._serving.cancel()
-
-
-async def _first(sender: asyncio.Future[None], receiver: asyncio.Future[None]) -> None:
-    """Run both directions until one ends, then end the other; a failure of either is raised."""
-    try:
-        done, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
-        if receiver in done and not sender.done():
-            # The receiver ends when the stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
-            await asyncio.wait({sender}, timeout=ACK_DELAY)
-    finally:
-        sender.cancel()
-        receiver.cancel()
-        await asyncio.wait({sender, receiver})
-    for task in (sender, receiver):
-        if not task.cancelled():
-            task.result()

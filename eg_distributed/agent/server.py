@@ -222,6 +222,7 @@ class Agent:
                 await writer.drain()
                 return
         relay = stream.relay
+        await relay.unlink()
         writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.stalled}))
         relay.stalled = 0.0
         await relay.serve(reader, writer, hello["received"])

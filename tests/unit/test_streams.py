@@ -1,0 +1,445 @@
+"""Nothing is lost or doubled, whatever happens to the links."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Flow, Relay, StreamBroken
+
+from .agents import DEADLINE, until
+
+HEADER = struct.Struct(">BI")
+BYTES = random.Random(7).randbytes(4 * CHUNK)
+
+
+def ack(offset: int) -> bytes:
+    return HEADER.pack(ACK, 8) + struct.pack(">Q", offset)
+
+
+# -- Flow, without I/O -------------------------------------------------------------------------------------------
+
+
+class End:
+    """One end in the simulation: its flow, what was pushed into it and what it delivered, and what its link brings."""
+
+    def __init__(self, limit: int) -> None:
+        self.flow = Flow(limit)
+        self.pushed = bytearray()
+        self.delivered = bytearray()
+        self.link: deque[bytes] = deque()  # from the peer, not read yet
+
+    def push(self, size: int) -> None:
+        start = len(self.pushed) % (3 * CHUNK)
+        data = BYTES[start : start + size]
+        self.flow.push(data)
+        self.pushed += data
+
+    def read(self, size: int, deliveries: int | None) -> None:
+        """Take *size* bytes from the link; only the first *deliveries* payloads get delivered before a cancellation."""
+        while self.link and size > 0:
+            part = self.link.popleft()
+            part, rest = part[:size], part[size:]
+            if rest:
+                self.link.appendleft(rest)
+            size -= len(part)
+            payloads = self.flow.feed(part)
+            for payload in payloads[:deliveries]:
+                self.delivered += payload
+                self.flow.delivered(len(payload))
+            if deliveries is not None and deliveries < len(payloads):
+                return
+            if self.flow.finish_pending:
+                self.flow.deliver_finish()
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Two ends and a link that may be cut at any byte, with whatever is under way on it lost."""
+
+    @initialize(limit=st.sampled_from([1, 1000, CHUNK, 3 * CHUNK]))
+    def begin(self, limit: int) -> None:
+        self.ends = (End(limit), End(limit))
+
+    def peer(self, end: End) -> End:
+        return self.ends[0] if end is self.ends[1] else self.ends[1]
+
+    @rule(which=st.integers(0, 1), size=st.sampled_from([1, 2, 13, 999, CHUNK - 1, CHUNK]))
+    def push(self, which: int, size: int) -> None:
+        if self.ends[which].flow.has_room:
+            self.ends[which].push(size)
+
+    @rule(which=st.integers(0, 1))
+    def finish(self, which: int) -> None:
+        self.ends[which].flow.finish()
+
+    @rule(which=st.integers(0, 1), frames=st.integers(1, 3))
+    def transmit(self, which: int, frames: int) -> None:
+        end = self.ends[which]
+        for _ in range(frames):
+            frame = end.flow.next_frame()
+            if frame is not None:
+                self.peer(end).link.append(frame)
+
+    @rule(which=st.integers(0, 1))
+    def acknowledge(self, which: int) -> None:
+        end = self.ends[which]
+        if (frame := end.flow.acknowledge()) is not None:
+            self.peer(end).link.append(frame)
+
+    @rule(which=st.integers(0, 1), size=st.sampled_from([1, 3, 5, 6, 100, CHUNK, 4 * CHUNK]))
+    def read(self, which: int, size: int) -> None:
+        self.ends[which].read(size, None)
+
+    @rule(arrive=st.tuples(st.integers(0, 3 * CHUNK), st.integers(0, 3 * CHUNK)), deliveries=st.integers(0, 2))
+    def cut(self, arrive: tuple[int, int], deliveries: int) -> None:
+        """The link is cut: some bytes still arrive, of which some payloads are still delivered; the rest is lost."""
+        for end, size in zip(self.ends, arrive, strict=True):
+            end.read(size, deliveries)
+            end.link.clear()
+        for end in self.ends:
+            end.flow.attach(self.peer(end).flow.received)
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "ends"))
+    def in_order_and_once(self) -> None:
+        for end in self.ends:
+            assert self.peer(end).pushed[: len(end.delivered)] == end.delivered
+            assert end.flow.backlog <= end.flow.limit + CHUNK + 1
+            if end.flow.over:
+                assert end.delivered == self.peer(end).pushed
+                assert self.peer(end).flow.finished
+
+    def teardown(self) -> None:
+        """At the end, an undisturbed link brings all that is missing."""
+        if not hasattr(self, "ends"):
+            return
+        for _ in range(100):
+            for end in self.ends:
+                while (frame := end.flow.next_frame()) is not None:
+                    self.peer(end).link.append(frame)
+                end.read(1 << 30, None)
+                if (frame := end.flow.acknowledge()) is not None:
+                    self.peer(end).link.append(frame)
+            if not any(end.link for end in self.ends):
+                break
+        for end in self.ends:
+            end.read(1 << 30, None)
+            assert end.delivered == self.peer(end).pushed
+            assert end.flow.over == self.peer(end).flow.finished
+            assert end.flow.complete == end.flow.finished
+            assert end.flow.backlog == 0
+
+
+Interleavings.TestCase.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+class TestInterleavings(Interleavings.TestCase):
+    """Any interleaving of pushes, cuts, resumes and finishes delivers every byte once and in order."""
+
+
+def test_a_flow_says_when_it_has_no_room() -> None:
+    """Room ends at the limit, and comes back with the peer's acknowledgement."""
+    flow = Flow(limit=1000)
+    flow.push(BYTES[:999])
+    assert flow.has_room
+    flow.push(BYTES[:500])
+    assert not flow.has_room
+    assert flow.backlog == 1499
+    flow.next_frame()
+    flow.feed(ack(500))
+    assert flow.has_room
+    assert flow.backlog == 999
+
+
+@pytest.mark.parametrize("offset", [0, 99, 201])
+def test_an_offset_that_is_not_kept_breaks_the_stream(offset: int) -> None:
+    """A peer that asks for what was acknowledged and dropped, or for what never was, hears so at once."""
+    flow = Flow()
+    flow.push(BYTES[:200])
+    flow.next_frame()
+    flow.feed(ack(100))
+    with pytest.raises(StreamBroken, match="kept are 100 to 200"):
+        flow.attach(offset)
+
+
+@pytest.mark.parametrize("offset", [3, 11])
+def test_an_impossible_acknowledgement_breaks_the_stream(offset: int) -> None:
+    """An acknowledgement that goes backward, or beyond what was sent, is no acknowledgement."""
+    flow = Flow()
+    flow.push(BYTES[:10])
+    flow.next_frame()
+    flow.feed(ack(4))
+    with pytest.raises(StreamBroken, match="acknowledgement"):
+        flow.feed(ack(offset))
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [HEADER.pack(DATA, CHUNK + 1), HEADER.pack(7, 0), HEADER.pack(ACK, 3) + b"abc"],
+    ids=["oversized", "unknown kind", "short acknowledgement"],
+)
+def test_nonsense_breaks_the_stream(nonsense: bytes) -> None:
+    """A frame that no peer of ours sends ends the stream, before memory is spent on it."""
+    with pytest.raises(StreamBroken):
+        Flow().feed(nonsense)
+
+
+def test_no_frame_is_longer_than_a_peer_accepts() -> None:
+    """However much is waiting, it leaves in frames of one chunk at most, and whole."""
+    flow, peer = Flow(limit=1 << 30), Flow()
+    for _ in range(5):
+        flow.push(BYTES[: CHUNK - 1])
+    got = b""
+    while (frame := flow.next_frame()) is not None:
+        assert len(frame) <= CHUNK + HEADER.size
+        got += b"".join(peer.feed(frame))
+    assert got == BYTES[: CHUNK - 1] * 5
+
+
+def test_the_end_is_announced_once_and_after_all_data() -> None:
+    """FIN follows the last byte, and again after a cut that lost it."""
+    flow = Flow()
+    flow.push(b"last")
+    flow.finish()
+    flow.finish()
+    frames = [flow.next_frame(), flow.next_frame(), flow.next_frame()]
+    assert frames == [HEADER.pack(DATA, 4) + b"last", HEADER.pack(FIN, 0), None]
+    flow.attach(4)
+    assert flow.next_frame() == HEADER.pack(FIN, 0)
+    assert not flow.complete
+    flow.feed(ack(5))
+    assert flow.complete
+
+
+# -- Relay, over real sockets ------------------------------------------------------------------------------------
+
+Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def joined() -> tuple[Ends, Ends]:
+    """Return two ends of a connection."""
+    one, other = socket.socketpair()
+    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+
+
+class Pair:
+    """Two relays: *near* is what one application talks to, *far* what the other does; links between come and go."""
+
+    def __init__(self, near: Ends, far: Ends, relays: tuple[Relay, Relay]) -> None:
+        self.near, self.far, self.relays = near, far, relays
+        self.running = [asyncio.ensure_future(relay.run()) for relay in relays]
+        self.link: tuple[Ends, Ends] | None = None
+        self.serving: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def make(cls, limit: int = 1 << 20) -> Pair:
+        near, first = await joined()
+        second, far = await joined()
+        return cls(near, far, (Relay(*first, limit=limit), Relay(*second, limit=limit)))
+
+    async def connect(self) -> None:
+        """Bring a new link; the old one, if any, is gone already."""
+        if self.serving:
+            await asyncio.wait(self.serving)
+        self.link = await joined()
+        received = [relay.flow.received for relay in self.relays]
+        self.serving = [
+            asyncio.ensure_future(relay.serve(*end, told))
+            for relay, end, told in zip(self.relays, self.link, reversed(received), strict=True)
+        ]
+
+    def cut(self) -> None:
+        """Cut the link; what is under way on it is lost."""
+        assert self.link is not None
+        for _, writer in self.link:
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        for relay in self.relays:
+            relay.close()
+        await asyncio.wait([*self.running, *self.serving])
+        for _, writer in (self.near, self.far):
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def pair(limit: int = 1 << 20) -> AsyncIterator[Pair]:
+    made = await Pair.make(limit)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for start in range(0, len(data), 50_000):
+        writer.write(data[start : start + 50_000])
+        await writer.drain()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_megabytes_survive_cuts_in_both_directions(seed: int) -> None:
+    """Links are cut again and again while megabytes flow both ways, and every byte arrives once and in order."""
+    chance = random.Random(seed)
+    there, back = chance.randbytes(6_000_000), chance.randbytes(5_000_000)
+    async with pair(limit=1 << 19) as streams:
+        (near_reader, near_writer), (far_reader, far_writer) = streams.near, streams.far
+        traffic = asyncio.gather(
+            send(near_writer, there),
+            send(far_writer, back),
+            far_reader.readexactly(len(there)),
+            near_reader.readexactly(len(back)),
+        )
+        cuts = 0
+        while not traffic.done():
+            await streams.connect()
+            passed = streams.relays[0].flow.received + streams.relays[1].flow.received
+            more = chance.randrange(1, 800_000)
+            await until(
+                lambda goal=passed + more: (  # type: ignore[misc]
+                    traffic.done() or sum(relay.flow.received for relay in streams.relays) >= goal
+                ),
+                "bytes pass",
+            )
+            streams.cut()
+            cuts += 1
+        _, _, arrived, returned = await traffic
+    assert cuts > 5
+    assert arrived == there
+    assert returned == back
+
+
+async def test_the_end_of_a_socket_arrives_after_a_cut() -> None:
+    """An application that closes while no link is up is seen to close, after its last byte."""
+    async with pair() as streams:
+        streams.near[1].write(b"last words")
+        streams.near[1].close()
+        await streams.connect()
+        assert await asyncio.wait_for(streams.far[0].read(), DEADLINE) == b"last words"
+        await asyncio.wait_for(asyncio.wait(streams.running), DEADLINE)
+        assert streams.relays[0].flow.complete
+
+
+async def test_an_unacknowledging_peer_stops_the_reading() -> None:
+    """A peer that acknowledges nothing costs the limit and one chunk of memory, and the application waits."""
+    limit = 1 << 20
+    (near, local), (link, far) = await joined(), await joined()
+    relay = Relay(*local, limit=limit)
+    running = asyncio.ensure_future(relay.run())
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    sending = asyncio.ensure_future(send(near[1], BYTES * 4))
+    heard = bytearray()
+
+    async def listen() -> None:
+        while True:
+            heard.extend(await far[0].read(CHUNK))
+
+    listening = asyncio.ensure_future(listen())
+    await until(lambda: not relay.flow.has_room, "the buffer is full")
+    await until(lambda: len(heard) >= relay.flow.backlog, "the link is idle")
+    assert relay.flow.backlog <= limit + CHUNK
+    assert not sending.done()
+    full = relay.flow.backlog
+    far[1].write(ack(full))
+    await until(lambda: len(heard) > full + limit, "it goes on after an acknowledgement")
+    for task in (listening, sending, running, serving):
+        task.cancel()
+    await asyncio.wait({listening, sending, running, serving})
+    for _, writer in (near, far):
+        writer.close()
+
+
+async def test_a_stall_without_a_link_is_counted() -> None:
+    """Time for which a full buffer and a lost link kept the application waiting is known afterwards."""
+    async with pair(limit=1000) as streams:
+        streams.near[1].write(BYTES[:5000])
+        await until(lambda: not streams.relays[0].flow.has_room, "the buffer is full")
+        assert streams.relays[0].stalled == 0
+        streams.near[1].write(BYTES[5000:6000])
+        await streams.connect()
+        assert await asyncio.wait_for(streams.far[0].readexactly(6000), DEADLINE) == BYTES[:6000]
+        await until(lambda: streams.relays[0].stalled > 0, "the stall is counted")
+
+
+async def test_a_new_link_replaces_an_old_one() -> None:
+    """A link that hangs does not keep the stream from a fresh one, and bytes on the old one are neither lost nor doubled."""
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    (old, old_peer), (new, new_peer) = await joined(), await joined()
+    first = asyncio.ensure_future(relay.serve(*old, 0))
+    near[1].write(b"hello")
+    assert await asyncio.wait_for(old_peer[0].readexactly(10), DEADLINE) == HEADER.pack(DATA, 5) + b"hello"
+    second = asyncio.ensure_future(relay.serve(*new, 2))
+    assert await asyncio.wait_for(new_peer[0].readexactly(8), DEADLINE) == HEADER.pack(DATA, 3) + b"llo"
+    assert await asyncio.wait_for(old_peer[0].read(), DEADLINE) == b""
+    await asyncio.wait_for(first, DEADLINE)
+    assert relay.linked
+    new_peer[1].write(HEADER.pack(DATA, 3) + b"bye")
+    assert await asyncio.wait_for(near[0].readexactly(3), DEADLINE) == b"bye"
+    relay.close()
+    await asyncio.wait({running, second})
+    for _, writer in (near, old_peer, new_peer):
+        writer.close()
+
+
+async def test_of_several_new_links_the_last_one_stays() -> None:
+    """Links that come at the same moment replace each other, so that never two carry the stream."""
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    links = [await joined() for _ in range(4)]
+    serving = [asyncio.ensure_future(relay.serve(*links[0][0], 0))]
+    await until(lambda: relay.linked, "the first link serves")
+    serving += [asyncio.ensure_future(relay.serve(*link, 0)) for link, _ in links[1:]]
+    await asyncio.wait_for(asyncio.wait(serving[:-1]), DEADLINE)
+    near[1].write(b"hello")
+    assert await asyncio.wait_for(links[-1][1][0].readexactly(10), DEADLINE) == HEADER.pack(DATA, 5) + b"hello"
+    relay.close()
+    await asyncio.wait({running, serving[-1]})
+    for _, (_, writer) in links:
+        writer.close()
+    near[1].close()
+
+
+async def test_a_resume_after_the_last_acknowledgement_was_lost_ends_the_stream() -> None:
+    """If a cut took only the acknowledgement of the end, the resume ends the stream, without another round."""
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    near[1].write(b"bye")
+    near[1].close()
+    expected = HEADER.pack(DATA, 3) + b"bye" + HEADER.pack(FIN, 0)
+    assert await asyncio.wait_for(peer[0].readexactly(len(expected)), DEADLINE) == expected
+    peer[1].transport.abort()
+    await asyncio.wait_for(serving, DEADLINE)
+    assert not relay.closed.is_set()
+    fresh, other = await joined()
+    await asyncio.wait_for(relay.serve(*fresh, 4), DEADLINE)
+    assert relay.closed.is_set()
+    await asyncio.wait_for(running, DEADLINE)
+    other[1].close()
+
+
+async def test_a_peer_that_cannot_be_resumed_is_an_error() -> None:
+    """`serve` raises StreamBroken for an offset that was never sent, so that its owner can report the loss."""
+    _, local = await joined()
+    link, _ = await joined()
+    with pytest.raises(StreamBroken):
+        await Relay(*local).serve(*link, 5)
+    link[1].close()
+    local[1].close()

@@ -408,7 +408,7 @@ class GatewayClient:
         kernel = self.started[kernel_id] = Kernel(self, kernel_id, kernelspec)
         return kernel
 
-    async def close(self) -> None:
+    async def close_kernels(self) -> None:
         """Delete all that was started; a kernel that is gone already is fine."""
 
         async def end(kernel: Kernel) -> None:
@@ -417,14 +417,19 @@ class GatewayClient:
             except GatewayError as error:
                 if error.status != 404:
                     raise
+            self.started.pop(kernel.id, None)
 
-        try:
-            endings = await asyncio.gather(*map(end, list(self.started.values())), return_exceptions=True)
-        finally:
-            await self._http.aclose()
+        endings = await asyncio.gather(*map(end, list(self.started.values())), return_exceptions=True)
         for ending in endings:
             if isinstance(ending, BaseException):
                 raise ending
+
+    async def close(self) -> None:
+        """Delete all that was started, and close the connections."""
+        try:
+            await self.close_kernels()
+        finally:
+            await self._http.aclose()
 
 
 async def host_of(kernel: Kernel) -> str:

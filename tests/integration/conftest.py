@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import httpx
 import pytest
@@ -119,10 +119,11 @@ def extra_node(lab: Lab) -> Iterator[MakeNode]:
         node.remove()
 
 
+ClientOf: TypeAlias = Callable[[Gateway], GatewayClient]
+
+
 @pytest_asyncio.fixture
-async def client_of(
-    extra_gateway: MakeGateway, extra_node: MakeNode
-) -> AsyncIterator[Callable[[Gateway], GatewayClient]]:
+async def client_of(extra_gateway: MakeGateway, extra_node: MakeNode) -> AsyncIterator[ClientOf]:
     """Makes clients of other gateways, which delete what they started before their gateways and nodes go."""
     async with contextlib.AsyncExitStack() as stack:
         made: list[GatewayClient] = []

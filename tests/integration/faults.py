@@ -1,0 +1,150 @@
+"""Faults that tests inflict on nodes of the lab, each of which heals by itself, and what is watched meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from lab import Gateway, Node
+from tests.integration.client import Execution, GatewayClient, Kernel
+from tests.integration.conftest import until
+
+# -- faults ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def paused(node: Node) -> Iterator[None]:
+    """*node* hangs: its connections stay open and nothing answers."""
+    node.pause()
+    try:
+        yield
+    finally:
+        node.unpause()
+
+
+@contextlib.contextmanager
+def _rules(node: Node, rules: Sequence[Sequence[str]]) -> Iterator[None]:
+    added: list[Sequence[str]] = []
+    try:
+        for rule in rules:
+            node.exec(["iptables", "-I", *rule], user="root").check()
+            added.append(rule)
+        yield
+    finally:
+        for rule in added:
+            node.exec(["iptables", "-D", *rule], user="root").check()
+
+
+def silence(node: Node, gateway: Gateway) -> contextlib.AbstractContextManager[None]:
+    """Every packet between *node* and *gateway* is dropped, in both directions."""
+    inward = ["INPUT", "-s", gateway.address, "-j", "DROP"]
+    return _rules(node, [inward, ["OUTPUT", "-d", gateway.address, "-j", "DROP"]])
+
+
+def refusal(node: Node) -> contextlib.AbstractContextManager[None]:
+    """New SSH connections to *node* are refused, as if no sshd listened."""
+    return _rules(node, [["INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "tcp-reset"]])
+
+
+def ssh_sessions(node: Node, gateway: Gateway) -> set[int]:
+    """Return the pids of *node*'s sshd processes that serve *gateway*."""
+    argv = ["ss", "-tnpH", "state", "established", "sport", "=", ":22", "and", "dst", "=", gateway.address]
+    return {int(pid) for pid in re.findall(r"pid=(\d+)", node.exec(argv, user="root").check().stdout)}
+
+
+def cut_ssh(node: Node, gateway: Gateway) -> set[int]:
+    """Kill the sshd processes of *gateway*'s connection to *node*; return their pids."""
+    pids = ssh_sessions(node, gateway)
+    assert pids, f"{gateway.name} has no SSH connection to {node.name}"
+    node.exec(["kill", "-KILL", *map(str, pids)], user="root").check()
+    return pids
+
+
+async def reconnected(node: Node, gateway: Gateway, earlier: set[int], timeout: float = 20) -> None:
+    """Wait until *gateway* has an SSH connection to *node* that is none of *earlier*, and sshd has logged it in."""
+
+    def two_processes() -> bool:
+        # sshd serves a connection by two processes once its user is known.
+        return len(ssh_sessions(node, gateway) - earlier) >= 2
+
+    await until(f"{gateway.name} is back on {node.name}", two_processes, timeout)
+
+
+# -- what is watched -------------------------------------------------------------------------------------------------
+
+_PRINTING = """
+import os, time
+_n = 0
+while not os.path.exists({stop!r}):
+    print("line", _n, "x" * {width}, flush=True)
+    _n += 1
+    time.sleep({pause})
+os.unlink({stop!r})
+print("printed", _n)
+"""
+
+
+class PrintingCell:
+    """A cell that prints numbered lines until it is told to stop, on the node itself."""
+
+    def __init__(self, kernel: Kernel, node: Node, execution: Execution, stop: str) -> None:
+        self.kernel = kernel
+        self.execution = execution
+        self._node = node
+        self._stop = stop
+
+    @classmethod
+    async def begin(cls, kernel: Kernel, node: Node, *, width: int = 200, pause: float = 0.01) -> PrintingCell:
+        """Start it and wait for its first line."""
+        stop = f"/tmp/stop-{uuid.uuid4().hex}"
+        execution = await kernel.begin(_PRINTING.format(stop=stop, width=width, pause=pause))
+        await execution.printed("line 0 ")
+        return cls(kernel, node, execution, stop)
+
+    @property
+    def lines(self) -> int:
+        """How many lines have come."""
+        return self.execution.partial.stdout.count("\n")
+
+    async def progress(self, timeout: float = 30) -> None:
+        """Wait until lines come that have not come before."""
+        before = self.lines
+        await until("the cell's output goes on", lambda: self.lines > before + 5, timeout)
+
+    async def complete(self, timeout: float = 30) -> int:
+        """Stop it; assert that every line came, in order and once, and that the cell's reply came; return their number."""
+        await asyncio.to_thread(lambda: self._node.exec(["touch", self._stop]).check())
+        result = await self.execution.result(timeout)
+        assert result.status == "ok"
+        lines = result.stdout.splitlines()
+        said = lines.pop().split()
+        assert said[0] == "printed"
+        numbers = [int(line.split()[1]) for line in lines]
+        assert numbers == list(range(int(said[1])))
+        return len(numbers)
+
+
+@contextlib.asynccontextmanager
+async def never_declared_dead(client: GatewayClient, kernel: Kernel) -> AsyncIterator[None]:
+    """Assert that the gateway lists *kernel* as alive all the while, and that no client is told of a restart."""
+    seen: set[str] = set()
+
+    async def watch() -> None:
+        while True:
+            found = {model["id"]: model["execution_state"] for model in await client.list_kernels()}
+            seen.add(found.get(kernel.id, "not listed"))
+            await asyncio.sleep(0.1)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+    assert seen <= {"busy", "idle", "starting"}, seen
+    assert seen, "the gateway was never asked"
+    assert not {"restarting", "autorestarting", "dead"} & set(kernel.states), kernel.states

@@ -1,0 +1,276 @@
+"""Hosts that hang, vanish, refuse or lose their agent: others notice nothing, and nothing that still runs is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from eg_distributed.settings import Distributed
+from lab import Gateway, Lab, Node
+from lab.kernelspecs import default_kernelspecs
+from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
+from tests.integration.conftest import agents, processes, until
+from tests.integration.faults import (
+    PrintingCell,
+    cut_ssh,
+    never_declared_dead,
+    paused,
+    reconnected,
+    refusal,
+    silence,
+)
+
+pytestmark = pytest.mark.timeout(180)
+
+DEADLINES = Distributed.request_timeout.default_value  # type: ignore[attr-defined]
+"""Seconds after which a host that hangs is left; connect_timeout is the same."""
+MARGIN = 0.1
+"""Seconds that a bystander's cell may take longer than in quiet times."""
+BAD_HOSTS = ("refusing", "untrusted", "unwelcoming", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def bad_hosts(lab: Lab) -> Iterator[dict[str, Node]]:
+    """Nodes that take no login, each for another reason; `nowhere` is no node at all."""
+    made = {"refusing": lab.add_node("refusing"), "unwelcoming": lab.add_node("unwelcoming")}
+    made["untrusted"] = lab.add_node("untrusted", trusted=False)
+    made["unwelcoming"].exec(["rm", "/home/lab/.ssh/authorized_keys"]).check()
+    with refusal(made["refusing"]):
+        yield made
+    for node in made.values():
+        node.remove()
+
+
+@pytest.fixture(scope="module")
+def faulty(lab: Lab, bad_hosts: dict[str, Node]) -> Iterator[Gateway]:
+    """A gateway of this file's own, so that what it remembers of failed hosts disturbs no other test.
+
+    Kernelspec `via_X` may run on the bad host X or on node1, in this order.
+    """
+    plain = default_kernelspecs()["python_distributed"]
+    specs = {}
+    for name in BAD_HOSTS:
+        proxy = {**plain["metadata"]["process_proxy"], "config": {"remote_hosts": f"{name}.lab.test,node1.lab.test"}}
+        specs[f"via_{name}"] = {**plain, "metadata": {**plain["metadata"], "process_proxy": proxy}}
+    gateway = lab.add_gateway("faulty", kernelspecs=specs)
+    yield gateway
+    gateway.remove()
+
+
+@pytest_asyncio.fixture
+async def faulty_client(faulty: Gateway) -> AsyncIterator[GatewayClient]:
+    async with GatewayClient(faulty.url) as client:
+        yield client
+
+
+async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
+    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
+
+
+# -- a host that hangs -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Times:
+    """How long a bystander's cells took, in seconds."""
+
+    worst: float
+    median: float
+    count: int
+
+
+async def bystander_cells(kernel: Kernel, seconds: float, until_done: asyncio.Future[object] | None = None) -> Times:
+    """Run the cell `1` again and again for *seconds*, or until a future is done if that takes longer."""
+    taken = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or (until_done is not None and not until_done.done()):
+        began = time.monotonic()
+        assert (await kernel.execute("1")).status == "ok"
+        taken.append(time.monotonic() - began)
+    return Times(max(taken), statistics.median(taken), len(taken))
+
+
+async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """While a host hangs with five live kernels and one that starts, a bystander's cells are as quick as before."""
+    node1, node2, node3 = lab.nodes[:3]
+    bystander = await start_on(faulty_client, node1)
+    residents = [await start_on(faulty_client, node2) for _ in range(5)]
+    for number, resident in enumerate(residents):
+        await resident.execute(f"mine = {number}")
+    await bystander.evaluate("1")
+    normal = await bystander_cells(bystander, 4)
+
+    async def start_two() -> list[tuple[float, str, Kernel]]:
+        # Round-robin: no two starts in a row come to the same host, and one of three comes to the paused one.
+        landed = []
+        for _ in range(3):
+            began = time.monotonic()
+            kernel = await faulty_client.start_kernel()
+            landed.append((time.monotonic() - began, await host_of(kernel), kernel))
+        return landed
+
+    with paused(node2):
+        starting = asyncio.ensure_future(start_two())
+        hung = await bystander_cells(bystander, 5, starting)
+        landed = await starting
+        after = await bystander_cells(bystander, 3)
+    print(f"normal {normal}, while a start hangs {hung}, afterwards {after}, starts {landed}")
+
+    for times in (hung, after):
+        assert times.worst <= normal.worst + MARGIN
+        assert times.median <= normal.median + MARGIN
+    assert {host for _, host, _ in landed} <= {node1.name, node3.name}
+    slowest = max(seconds for seconds, _, _ in landed)
+    assert DEADLINES <= slowest <= DEADLINES + 4, "exactly one start had to leave the paused host, after one deadline"
+
+    for number, resident in enumerate(residents):
+        assert await resident.evaluate("mine", timeout=20) == number
+    await until("the moved start left nothing there", lambda: len(processes(node2)) == 5)
+    model_ids = {resident.id for resident in residents}
+    listed = await operator_list(faulty, node2)
+    assert {kernel["kernel"] for kernel in listed} == model_ids
+
+
+async def operator_list(gateway: Gateway, node: Node) -> list[dict[str, object]]:
+    """Return what the agent of *node* says that it runs, asked by the operator's command."""
+    argv = [gateway.python, "-m", "eg_distributed", "kernels", "--json", "--hosts", node.name]
+    answer = await asyncio.to_thread(lambda: gateway.exec(argv).check())
+    found: list[dict[str, object]] = json.loads(answer.stdout)["kernels"]
+    return found
+
+
+async def test_a_host_that_hangs_before_it_was_ever_connected_is_left_after_one_deadline(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A start on a host that takes connections but does not answer moves on when the connect deadline ends."""
+    node2 = lab.nodes[1]
+    with contextlib.suppress(AssertionError):
+        cut_ssh(node2, faulty)  # a connection of an earlier test
+    with paused(node2):
+        began = time.monotonic()
+        kernels = [await faulty_client.start_kernel() for _ in range(3)]
+        assert time.monotonic() - began <= DEADLINES + 8
+        assert node2.name not in [await host_of(kernel) for kernel in kernels]
+
+
+# -- connections that are cut ----------------------------------------------------------------------------------------
+
+
+async def test_a_killed_ssh_connection_loses_no_line_of_a_printing_cell(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """The gateway's sshd session is killed four times in a printing cell: each line comes once, in order, and the reply."""
+    node = lab.nodes[1]
+    kernel = await start_on(faulty_client, node)
+    pid = await kernel.evaluate("__import__('os').getpid()")
+    async with never_declared_dead(faulty_client, kernel):
+        cell = await PrintingCell.begin(kernel, node, width=1000, pause=0.005)
+        for _ in range(4):
+            earlier = await asyncio.to_thread(cut_ssh, node, faulty)
+            await reconnected(node, faulty, earlier)
+            await cell.progress()
+        assert await cell.complete() > 100
+        assert await kernel.evaluate("__import__('os').getpid()") == pid
+
+
+async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """All packets are dropped for 30 s in a printing cell: each line comes once, in order, the reply, and no restart."""
+    node = lab.nodes[1]
+    kernel = await start_on(faulty_client, node)
+    pid = await kernel.evaluate("__import__('os').getpid()")
+    async with never_declared_dead(faulty_client, kernel):
+        cell = await PrintingCell.begin(kernel, node)
+        with silence(node, faulty):
+            await asyncio.sleep(30)  # how long it lasts, not something that is waited for
+            frozen = cell.lines
+            assert cell.lines == frozen
+        await cell.progress()
+        assert await cell.complete() > 1000
+        assert await kernel.evaluate("__import__('os').getpid()") == pid
+
+
+# -- hosts that take no login ----------------------------------------------------------------------------------------
+
+WORDS = {
+    "refusing": ("refused", "sshd"),
+    "untrusted": ("host key", "/home/gateway/.ssh/known_hosts"),
+    "unwelcoming": ("refused to log in lab", "public key", "authorized_keys"),
+    "nowhere": ("name does not resolve", "dns"),
+}
+"""What the error about each bad host must say: the cause, and what to look at."""
+
+
+@pytest.mark.parametrize("bad", BAD_HOSTS)
+async def test_a_pin_to_a_host_that_takes_no_login_fails_with_cause_and_remedy(
+    bad: str, faulty_client: GatewayClient, bad_hosts: dict[str, Node]
+) -> None:
+    """A kernel pinned to a host that can't be logged in to fails with 503: the text names host, cause and remedy."""
+    with pytest.raises(GatewayError) as raised:
+        await faulty_client.start_kernel(f"via_{bad}", {"KERNEL_REMOTE_HOST": f"{bad}.lab.test"})
+    assert raised.value.status == 503
+    for word in (f"{bad}.lab.test", *WORDS[bad]):
+        assert word.lower() in raised.value.reason.lower()
+
+
+@pytest.mark.parametrize("bad", BAD_HOSTS)
+async def test_a_start_without_a_pin_passes_over_a_host_that_takes_no_login(
+    bad: str, faulty_client: GatewayClient, bad_hosts: dict[str, Node], lab: Lab
+) -> None:
+    """A kernel whose first host can't be logged in to starts on the next one, well within the launch timeout."""
+    began = time.monotonic()
+    kernel = await faulty_client.start_kernel(f"via_{bad}")
+    assert await host_of(kernel) == lab.nodes[0].name
+    assert time.monotonic() - began < 10
+
+
+# -- agents and kernels that are killed ------------------------------------------------------------------------------
+
+
+async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: GatewayClient, lab: Lab) -> None:
+    """The agent gets SIGKILL: its kernel keeps its state, answers the same client again, is interrupted, and ends."""
+    node = lab.nodes[2]
+    kernel = await start_on(faulty_client, node)
+    await kernel.execute("kept = 'yes'")
+    pid = await kernel.evaluate("__import__('os').getpid()")
+    async with never_declared_dead(faulty_client, kernel):
+        killed = agents(node)
+        node.exec(["kill", "-KILL", *map(str, killed)]).check()
+        await until("another agent is there", lambda: set(agents(node)) - set(killed), timeout=20)
+        await kernel.handshake()
+        assert await kernel.evaluate("[kept, __import__('os').getpid()]") == ["yes", pid]
+        busy = await kernel.begin("print('on', flush=True)\nimport time\nwhile True: time.sleep(0.1)")
+        await busy.printed("on")
+        await kernel.interrupt()
+        assert (await busy.result(20)).error == "KeyboardInterrupt"
+    await kernel.delete()
+    await until("the kernel has ended", lambda: not processes(node))
+
+
+async def test_a_killed_kernel_is_restarted_at_once_and_in_place(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A kernel's process gets SIGKILL: clients hear of the restart within a second, and it runs on the same host again."""
+    node = lab.nodes[1]
+    kernel = await start_on(faulty_client, node)
+    await kernel.execute("kept = 'yes'")
+    pid = await kernel.evaluate("__import__('os').getpid()")
+    began = time.monotonic()
+    node.exec(["kill", "-KILL", str(pid)]).check()
+    await kernel.wait_state("restarting", timeout=10)
+    assert time.monotonic() - began < 1
+    await kernel.handshake()
+    assert await host_of(kernel) == node.name
+    assert await kernel.evaluate("'kept' in globals()") is False
+    assert await kernel.evaluate("__import__('os').getpid()") != pid

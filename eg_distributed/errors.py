@@ -9,7 +9,7 @@
     │   └── HostUnresponsive         connected, but an answer did not come in time
     ├── KernelError                  the kernel's fault: another host would not help
     │   ├── KernelStartFailed        it exited, or could not be executed, before it was ready
-    │   ├── KernelStartTimeout       it was not ready within the launch timeout
+    │   │   └── KernelStartTimeout   it was not ready within the launch timeout
     │   └── KernelGone               it is not, or no longer, on its node
     ├── RequestRefused               what the client asked for is not allowed (403)
     ├── RequestInvalid               what the client asked for is malformed (400)

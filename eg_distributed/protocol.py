@@ -80,5 +80,5 @@ async def read_message(reader: Reader) -> Message | None:
         return None
     message = json.loads(body.decode("utf-8", "surrogatepass"))
     if not isinstance(message, dict):
-        raise TypeError("a message that is no object")
+        raise ValueError("a message that is no object")
     return message

@@ -111,6 +111,8 @@ class Distributed(Configurable):
 def _parse(trait: TraitType[Any, Any], text: str) -> Any:
     """Turn an environment variable's *text* into the trait's type; a wrong one is a ValueError that names the variable."""
     name = trait.metadata["env"]
+    if isinstance(trait, Enum) and text not in (known := trait.values or ()):
+        raise ValueError(f"{name}={text!r} is none of {', '.join(known)}")
     try:
         if isinstance(trait, Bool):
             return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.strip().lower()]

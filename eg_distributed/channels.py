@@ -114,7 +114,7 @@ class Endpoints:
                     return
                 try:
                     resume = await self._serve(relay, hello, resume)
-                except OSError as error:
+                except (OSError, asyncio.TimeoutError) as error:  # two things before Python 3.11
                     log.debug("stream %s of %s waits: %s", hello["stream"], channel, error)
                     await asyncio.sleep(_RETRY)
         except StreamBroken as error:
@@ -136,12 +136,14 @@ class Endpoints:
             # The agent may have made the stream although its answer was lost: then it can only be resumed.
             raise ConnectionError(repr(error)) from error
         if answer is None:
+            writer.close()
             raise ConnectionError("the agent closed the connection")
         if not answer["ok"]:
             writer.close()
-            if resume:
+            if resume and not (relay.flow.finished and relay.flow.backlog <= 1):
                 raise StreamBroken(str(answer["error"]))
-            relay.close()  # never opened: ZMQ connects again by itself
+            # Never opened: ZMQ connects again by itself. Or nothing but our end of the stream had not been acknowledged.
+            relay.close()
             return False
         if answer["stalled"]:
             log.warning(

@@ -272,7 +272,7 @@ class Agent:
         gateway.kernels.add(kernel_id)
         try:
             await kernel.start(params)
-        except StartError:
+        except BaseException:  # a malformed request included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
         self._tell_load()

@@ -79,8 +79,7 @@ def down(name: str) -> None:
     Example: lab down --name mine
     """
     folder = StateFolder(check_name(name))
-    drivers = usable(name, folder)
-    removed = [what for driver in drivers for what in destroy(driver, folder)]
+    removed = destroy(usable(name, folder), folder)
     for what in removed:
         click.echo(f"removed {what}", err=True)
     click.echo(f"the lab {name} is gone" if removed else f"there was no lab {name}", err=True)

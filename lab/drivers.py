@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.driver import Driver
-from lab.errors import EnvironmentUnfit, LabNotFound, LabUsageError
+from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound, LabUsageError
 from lab.progress import Progress
 from lab.state import StateFolder
 
@@ -17,7 +17,9 @@ def make(kind: str, name: str, folder: StateFolder) -> Driver:
 
         return DockerDriver(name, folder)
     if kind == "local":
-        raise EnvironmentUnfit("the local driver does not exist yet", remedy="start a container engine")
+        from lab.local.driver import LocalDriver
+
+        return LocalDriver(name, folder)
     raise LabUsageError(f"there is no driver {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
 
 
@@ -41,7 +43,16 @@ def find_driver(name: str, folder: StateFolder) -> Driver:
 
 
 def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress) -> Driver:
-    """Return the driver for `up`: *kind* if given, else docker where an engine answers, else local, saying so."""
+    """Return the driver for `up`: the one that has the lab; else *kind*, docker where an engine answers, or local."""
+    if kind is not None and kind not in KINDS:
+        return make(kind, name, folder)
+    for driver in usable(name, folder):
+        if driver.exists():
+            if kind not in {None, driver.kind}:
+                raise LabConflict(
+                    f"the lab {name} is {driver.kind} already", remedy=f"`lab down --name {name}`, or another name"
+                )
+            return driver
     if kind is not None:
         return make(kind, name, folder)
     try:

@@ -17,6 +17,8 @@ from lab.errors import LabNotReady
 from lab.machines import Gateway
 
 LOG_LINES = 20
+WHERE = "__import__('os').environ.get('LAB_NODE') or __import__('socket').gethostname()"
+"""What a kernel says of its place; nodes that are processes share the machine's host name and carry their own."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _ask_hostname(channels: ClientConnection, deadline: float) -> str:
         "code": "",
         "silent": True,
         "store_history": False,
-        "user_expressions": {"host": "__import__('socket').gethostname()"},
+        "user_expressions": {"host": WHERE},
         "allow_stdin": False,
     }
     reply = _ask(channels, "execute_request", content, deadline)

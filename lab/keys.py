@@ -47,12 +47,13 @@ def _without_comment(public: str) -> str:
 
 @dataclass(frozen=True)
 class HostEntry:
-    """What a client needs to know of one node: full *name*, its *address* in the lab, the loopback *port*, its key."""
+    """What a client needs to know of one node: full *name*, its *address* in the lab, the loopback *port*, its key, the login."""
 
     name: str
     address: str
     port: int
     host_key: str
+    user: str = USER
 
 
 def known_hosts(entries: Iterable[HostEntry]) -> str:
@@ -70,7 +71,7 @@ def known_hosts(entries: Iterable[HostEntry]) -> str:
     return "".join(lines)
 
 
-def ssh_config(entries: Iterable[HostEntry], *, identity: Path, known_hosts_file: Path, user: str = USER) -> str:
+def ssh_config(entries: Iterable[HostEntry], *, identity: Path, known_hosts_file: Path) -> str:
     """Return an ssh_config for clients on this machine: `ssh -F FILE node1` and `ssh -F FILE node1.lab.test`.
 
     One block a node and no `Host *`: whoever includes the file keeps their own defaults.
@@ -79,7 +80,7 @@ def ssh_config(entries: Iterable[HostEntry], *, identity: Path, known_hosts_file
         f"Host {entry.name} {short_name(entry.name)}\n"
         "  HostName 127.0.0.1\n"
         f"  Port {entry.port}\n"
-        f"  User {user}\n"
+        f"  User {entry.user}\n"
         f"  HostKeyAlias {entry.name}\n"
         f'  IdentityFile "{identity}"\n'
         "  IdentitiesOnly yes\n"

@@ -150,7 +150,7 @@ class Lab:
 
     def down(self) -> list[str]:
         """Remove everything of this lab and nothing else; return what was removed, in words."""
-        return destroy(self._driver, self.folder)
+        return destroy([self._driver], self.folder)
 
     def refresh(self) -> None:
         """Write ssh_config and known_hosts anew and hand the gateways theirs; called when a machine came or went."""
@@ -236,11 +236,11 @@ class Lab:
             self.landings = tuple(landings)
 
 
-def destroy(driver: Driver, folder: StateFolder) -> list[str]:
-    """Remove all of *driver*'s lab and its *folder*; called by `Lab.down`, and by `lab down` on what is half-made."""
+def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:
+    """Remove all that *drivers* have of a lab, and its *folder*; called by `Lab.down`, and by `lab down` on what is half-made."""
     name = short_name(folder.path.name)
     with locked(f"lab-{name}", what=f"the lab {name}"):
-        removed = driver.destroy()
+        removed = [what for driver in drivers for what in driver.destroy()]
         if folder.remove():
             removed.append(f"folder {folder.path}")
     return removed

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from lab.errors import LabError, LabUsageError
 from lab.keys import HostEntry
-from lab.names import USER, check_name, fqdn, short_name
+from lab.names import check_name, fqdn, short_name
 
 State = Literal["running", "paused", "stopped"]
 Shell = Literal["bash", "csh", "fish"]
@@ -75,15 +75,17 @@ class GatewaySpec:
         for name in self.kernelspecs:
             check_kernelspec_name(name)
 
-    def environment(self, address: str) -> dict[str, str]:
-        """Return what Enterprise Gateway reads from its environment; *address* is where stock kernels answer to."""
+    def environment(self, address: str, login: Mapping[str, str]) -> dict[str, str]:
+        """Return what Enterprise Gateway reads from its environment.
+
+        *address* is where stock kernels answer to; *login* is how to reach nodes where no ssh_config says it.
+        """
         return {
             "EG_REMOTE_HOSTS": ",".join(self.hosts),
-            "EG_REMOTE_USER": USER,
-            "EG_SSH_PORT": "22",
             "EG_KERNEL_LAUNCH_TIMEOUT": "30",
             "EG_LIST_KERNELS": "True",
             "EG_RESPONSE_IP": address,
+            **login,
             **self.env,
         }
 

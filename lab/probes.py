@@ -14,7 +14,6 @@ import httpx
 
 from lab.errors import LabNotReady
 from lab.keys import HostEntry
-from lab.names import USER
 
 T = TypeVar("T")
 
@@ -57,7 +56,7 @@ def probe_ssh(entry: HostEntry, identity: Path) -> None:
         async with asyncssh.connect(
             "127.0.0.1",
             entry.port,
-            username=USER,
+            username=entry.user,
             client_keys=[str(identity)],
             known_hosts=asyncssh.import_known_hosts(f"{entry.name} {entry.host_key}\n"),
             host_key_alias=entry.name,

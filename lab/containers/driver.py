@@ -27,6 +27,7 @@ from lab.names import (
     LABEL_ROLE,
     LABEL_SPEC,
     LABEL_TRUSTED,
+    USER,
     fqdn,
     resource_name,
     short_name,
@@ -105,7 +106,7 @@ class DockerDriver:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
         address = self._address(spec.name, "gateway")
         settings = {
-            "environment": spec.environment(address),
+            "environment": spec.environment(address, {"EG_REMOTE_USER": USER, "EG_SSH_PORT": "22"}),
             "command": list(spec.options),
             "ports": {"8888/tcp": ("127.0.0.1", None)},
         }

@@ -22,9 +22,10 @@ def test_kernelspec_names_stay_inside_their_folder(name: str) -> None:
 def test_a_gateways_environment_can_be_overridden() -> None:
     """What the caller says wins over the lab's defaults."""
     spec = GatewaySpec("other", ("node1.lab.test", "node2.lab.test"), {"EG_SSH_PORT": "2222"})
-    environment = spec.environment("10.213.7.2")
+    environment = spec.environment("10.213.7.2", {"EG_REMOTE_USER": "lab", "EG_SSH_PORT": "22"})
     assert environment["EG_REMOTE_HOSTS"] == "node1.lab.test,node2.lab.test"
     assert environment["EG_RESPONSE_IP"] == "10.213.7.2"
+    assert environment["EG_REMOTE_USER"] == "lab"
     assert environment["EG_SSH_PORT"] == "2222"
 
 

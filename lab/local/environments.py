@@ -1,0 +1,72 @@
+"""The environments of local machines: made by uv from the lock, kept in the cache and shared by all labs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from lab import checkout
+from lab.errors import EnvironmentUnfit, LabError
+from lab.progress import Progress
+from lab.state import cache_root, locked
+
+PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10"}
+"""Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils."""
+
+
+def ensure(role: str, progress: Progress) -> Path:
+    """Return the environment of *role* (`gateway`, `node`), made now if what the lock says has changed."""
+    requirements = checkout.requirements(role)
+    folder = cache_root() / "environments" / f"{role}-{checkout.digest([(PYTHONS[role], requirements)])}"
+    done = folder / ".complete"
+    with locked("environments", what="making the lab's environments"):
+        if done.exists():
+            return folder
+        progress.step(f"the environment of the {role}")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            checkout.run_uv("venv", "--quiet", "--no-project", "--python", PYTHONS[role], str(folder))
+        except LabError as error:
+            raise EnvironmentUnfit(
+                f"there is no Python {PYTHONS[role]} for the {role}",
+                cause=error.cause,
+                remedy="`uv python install 3.11`, or install python3.11 with the system's packages",
+            ) from error
+        wanted = folder / "requirements.txt"
+        wanted.write_bytes(requirements)
+        python = str(folder / "bin" / "python")
+        checkout.run_uv("pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(wanted))
+        if role == "gateway":
+            _check_distutils(folder)
+        done.touch()
+    return folder
+
+
+def _check_distutils(folder: Path) -> None:
+    """Raise EnvironmentUnfit if this Python lacks what Enterprise Gateway 3.3 imports: Debian ships distutils apart."""
+    argv = [str(folder / "bin" / "python"), "-c", "import distutils.util"]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise EnvironmentUnfit(
+            "Enterprise Gateway can't run with the Python that uv found",
+            cause=done.stderr.strip().rpartition("\n")[2],
+            remedy="`apt-get install python3-distutils`, or `uv python install 3.11`",
+        )
+
+
+def install_wheel(environment: Path, target: Path) -> None:
+    """Install the checkout's wheel into the folder *target*: each gateway has its own, so none changes while it runs."""
+    name, content = checkout.build_wheel()
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    wheel = target.with_name(name)
+    wheel.write_bytes(content)
+    python = str(environment / "bin" / "python")
+    # uv refuses a relative or renamed wheel; this one keeps its name and goes right after.
+    try:
+        arguments = ("--quiet", "--no-deps", "--offline", "--python", python, "--target", str(target), str(wheel))
+        checkout.run_uv("pip", "install", *arguments)
+    finally:
+        wheel.unlink()

@@ -1,0 +1,176 @@
+"""Processes that play machines: known by pid and start time, and found by a mark in their environment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import EnvironmentUnfit, LabNotReady
+
+MARK = "EG_DISTRIBUTED_LAB"
+"""Every process of a machine has this variable, with the machine's folder as its value. Kernels and agents leave their
+parent's session and process group on purpose, so neither of these would find them."""
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A pid that can't be mistaken for a later process of the same number. *started* is in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+    @property
+    def status(self) -> str:
+        """The kernel's letter (R, S, D, T …), empty when the process is over or is somebody else's by now."""
+        found = _stat(self.pid)
+        return found[0] if found is not None and found[2] == self.started and found[0] not in "ZX" else ""
+
+    def signal(self, number: int) -> None:
+        """Send a signal if the process is still the one that it was."""
+        if self.status:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
+
+
+def require_proc() -> None:
+    """Raise EnvironmentUnfit where processes can't be told apart; called before anything is started."""
+    if not (PROC / "self" / "environ").exists():
+        raise EnvironmentUnfit(
+            f"the local driver does not run on {sys.platform}",
+            cause="it knows its processes by /proc",
+            remedy="start a container engine and use `lab up --driver docker`",
+        )
+
+
+def _stat(pid: int) -> tuple[str, int, int] | None:
+    """Return (state, parent, start time) of a process; None when there is none."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may hold blanks and parentheses itself.
+    fields = text.rpartition(")")[2].split()
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def identify(pid: int) -> Process | None:
+    """Return *pid* with its start time, None if it is gone."""
+    found = _stat(pid)
+    return Process(pid, found[2]) if found else None
+
+
+def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
+    """Return all processes of the machines in *folder* (one machine's, or a whole lab's).
+
+    These are the marked ones, the *roots*, and all their descendants: sshd writes its title over its environment, and a
+    kernel may have been given one without the mark.
+    """
+    value = f"{MARK}={folder}".encode()
+    table: dict[int, tuple[str, int, int]] = {}
+    members = {root.pid for root in roots if root.status}
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        found = _stat(pid)
+        if found is None or found[0] in "ZX":
+            continue
+        table[pid] = found
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(variable == value or variable.startswith(value + b"/") for variable in variables):
+            members.add(pid)
+    grown = True
+    while grown:
+        heirs = {pid for pid, (_, parent, _) in table.items() if parent in members} - members
+        members |= heirs
+        grown = bool(heirs)
+    members.discard(os.getpid())
+    return {Process(pid, table[pid][2]) for pid in members if pid in table}
+
+
+def main_process(machine: Path) -> Process:
+    """Return the main process that the machine's folder names; one that never was if it names none."""
+    try:
+        pid, started = json.loads((machine / "machine.json").read_text())["process"]
+    except (OSError, ValueError, KeyError):
+        return Process(0, 0)
+    return Process(pid, started)
+
+
+def signal_all(machine: Path, number: int) -> None:
+    """Send a signal to all processes of a machine."""
+    for process in belonging(machine, [main_process(machine)]):
+        process.signal(number)
+
+
+def end_all(folder: Path, machines: Sequence[Path], *, grace: float = 5.0) -> int:
+    """End all processes of *machines* below *folder*: SIGTERM, after *grace* seconds SIGKILL; return how many there were.
+
+    Raises LabNotReady if one is still there ten seconds after that (a process in the kernel's hands).
+    """
+    kill_at = time.monotonic() + grace
+    deadline = kill_at + 10
+    asked: set[Process] = set()
+    seen: set[Process] = set()
+    while True:
+        # What was seen once is ours to the end: an orphan without a mark is no descendant of anything any more.
+        roots = [*seen, *map(main_process, machines)]
+        left = {process for process in belonging(folder, roots) if process.status}
+        seen |= left
+        if not left:
+            return len(seen)
+        now = time.monotonic()
+        if now > deadline:
+            pids = ", ".join(str(process.pid) for process in left)
+            raise LabNotReady(f"processes of {folder.name} do not end", cause=f"pids {pids}")
+        for process in left:
+            if now >= kill_at:
+                process.signal(signal.SIGKILL)
+            elif process not in asked:
+                asked.add(process)
+                process.signal(signal.SIGTERM)
+                # A stopped process hears SIGTERM only once it runs again.
+                process.signal(signal.SIGCONT)
+        _reap(left)
+        time.sleep(0.05)
+
+
+def _reap(processes: Iterable[Process]) -> None:
+    """Collect those that are our own children: a zombie has no environment, but would keep its number."""
+    for process in processes:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process.pid, os.WNOHANG)
+
+
+def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Process:
+    """Start a machine's main process in a session of its own, so that it outlives the command that started it."""
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=cwd, start_new_session=True
+        )
+    # Nobody waits for it here: whoever finds it over reaps it (`_reap`), else init does after we are gone.
+    child.returncode = 0
+    found = identify(child.pid)
+    return found or Process(child.pid, -1)
+
+
+def free_port() -> int:
+    """Return a loopback port that is free now; taken in the moment until its use, the machine's start fails and says so."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

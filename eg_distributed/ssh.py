@@ -14,6 +14,7 @@ import io
 import ipaddress
 import json
 import logging
+import os
 import random
 import shlex
 import socket
@@ -239,8 +240,10 @@ def _login_error(error: Exception, host: str, settings: Distributed) -> HostErro
             host=host,
             remedy="create it or correct ssh_config",
         )
+    # asyncio's own text is "Connect call failed" and hides what the system said.
+    cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return HostUnreachable(
-        f"cannot connect ({error})", host=host, remedy="check that sshd runs there and its port is open"
+        f"cannot connect ({cause})", host=host, remedy="check that sshd runs there and its port is open"
     )
 
 

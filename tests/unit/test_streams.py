@@ -13,7 +13,14 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Flow, Relay, StreamBroken
 
@@ -140,13 +147,10 @@ class Interleavings(RuleBasedStateMachine):
             assert end.flow.backlog == 0
 
 
-Interleavings.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-
-
-class TestInterleavings(Interleavings.TestCase):
-    """Any interleaving of pushes, cuts, resumes and finishes delivers every byte once and in order."""
+def test_any_interleaving_loses_and_doubles_nothing() -> None:
+    """Whatever the order of pushes, cuts, resumes and finishes: every byte is delivered once and in order."""
+    quick = settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(Interleavings, settings=quick)
 
 
 def test_a_flow_says_when_it_has_no_room() -> None:

@@ -1,0 +1,134 @@
+"""Hosts of tests: asyncssh's own server in this process, behind a wire, with commands that really run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import asyncssh
+
+from .agents import end_agents
+from .wire import Wire
+
+USER = "tester"
+
+
+class Sshd:
+    """One SSH host called *name*, with a home of its own below *folder*, reachable through `wire`."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.forwarding = True
+        self.command = "exec {command}"
+        """What the login shell runs; around it, or in its place, a test may put noise."""
+        self.env: dict[str, str] = {}
+        self.users: list[str] = []
+        self.forwarded = 0  # channels to UNIX sockets, opened or refused
+        self.key = asyncssh.generate_private_key("ssh-ed25519")
+        self.user_key = asyncssh.generate_private_key("ssh-ed25519")
+        self.wire = Wire(0)
+        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._server: asyncssh.SSHAcceptor | None = None
+
+    async def open(self) -> None:
+        """Listen."""
+        self.folder.mkdir()
+        (self.folder / "id").write_bytes(self.user_key.export_private_key())
+        (self.folder / "id").chmod(0o600)
+        (self.folder / "authorized").write_bytes(self.user_key.export_public_key())
+        self._server = await asyncssh.create_server(
+            lambda: _Visit(self),
+            "127.0.0.1",
+            0,
+            server_host_keys=[self.key],
+            authorized_client_keys=str(self.folder / "authorized"),
+            process_factory=self._execute,
+            encoding=None,
+            line_editor=False,
+        )
+        self.wire.target = self._server.get_port()
+        await self.wire.open()
+        self.trust(self.key)
+
+    def trust(self, key: asyncssh.SSHKey) -> None:
+        """Put *key* on file as this host's."""
+        line = f"[127.0.0.1]:{self.wire.port} {key.export_public_key().decode()}"
+        (self.folder / "known_hosts").write_text(line)
+
+    def config(self) -> str:
+        """Return this host's part of an ssh_config."""
+        return (
+            f"Host {self.name}\n  HostName 127.0.0.1\n  Port {self.wire.port}\n  User {USER}\n  IdentitiesOnly yes\n"
+            f"  IdentityFile {self.folder / 'id'}\n  UserKnownHostsFile {self.folder / 'known_hosts'}\n"
+        )
+
+    async def _execute(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        shell = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            self.command.format(command=process.command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={
+                "HOME": str(self.folder),
+                "XDG_CACHE_HOME": str(self.folder),
+                "PATH": os.environ["PATH"],
+                "NODE": self.name,
+                **self.env,
+            },
+            cwd=self.folder,
+        )
+        try:
+            await process.redirect(stdin=shell.stdin, stdout=shell.stdout, stderr=shell.stderr)
+            process.exit(await shell.wait())
+        except (OSError, asyncssh.Error):
+            pass
+        finally:
+            if shell.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    shell.kill()
+                await shell.wait()
+
+    async def close(self) -> None:
+        """End, with the agent and all kernels."""
+        await self.wire.close()
+        for connection in list(self._connections):
+            connection.abort()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        await asyncio.to_thread(end_agents, self.folder)
+
+    def opened(self, connection: asyncssh.SSHServerConnection) -> None:
+        """Take note of a connection."""
+        self._connections.add(connection)
+
+    def lost(self, connection: asyncssh.SSHServerConnection) -> None:
+        """Take note of its end."""
+        self._connections.discard(connection)
+
+
+class _Visit(asyncssh.SSHServer):
+    def __init__(self, sshd: Sshd) -> None:
+        self._sshd = sshd
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._sshd.opened(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            self._sshd.lost(self._connection)
+
+    def begin_auth(self, username: str) -> bool:
+        self._sshd.users.append(username)
+        return True
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        self._sshd.forwarded += 1
+        return self._sshd.forwarding

@@ -1,0 +1,57 @@
+"""Host names as operators write them, and what is known of a host."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eg_distributed.errors import HostUnreachable, RequestInvalid
+from eg_distributed.hosts import Host, parse_hosts
+from eg_distributed.node import Node
+from eg_distributed.settings import Distributed
+
+
+@pytest.mark.parametrize(
+    ("written", "hosts"),
+    [
+        ("a,b", ("a", "b")),
+        (" a , b ,", ("a", "b")),
+        ("b,a,b", ("b", "a")),
+        (["a", " b "], ("a", "b")),
+        ("['a', \"b\"]", ("a", "b")),
+        ("", ()),
+        ([], ()),
+        ("10.0.0.1,::1,fe80::1%eth0,my_host.example", ("10.0.0.1", "::1", "fe80::1%eth0", "my_host.example")),
+    ],
+)
+def test_hosts_are_read_as_written(written: str | list[str], hosts: tuple[str, ...]) -> None:
+    """Strings and lists, blanks, doubles, and the brackets and quotes of a list in an environment variable."""
+    assert parse_hosts(written) == hosts
+
+
+@pytest.mark.parametrize(
+    "name", ["-oProxyCommand=x", "a b", "a;b", "$(id)", "a/b", "x" * 254, "user@host", "a\n"[:1] + "\nb"]
+)
+def test_what_can_be_no_host_is_refused(name: str) -> None:
+    """A name that could be an option or a command reaches no ssh."""
+    with pytest.raises(RequestInvalid, match="is no host name"):
+        parse_hosts([name])
+
+
+async def test_a_host_is_unhealthy_for_a_while_after_a_failure() -> None:
+    """A failure counts for retry_after seconds."""
+    host = Host("a", Node("a", Distributed(), ("tests", "1"), lambda _: None, list))
+    assert host.is_healthy(60)
+    host.node.failed(HostUnreachable("no route", host="a"))
+    assert not host.is_healthy(60)
+    await asyncio.sleep(0)
+    assert host.is_healthy(0)
+
+
+async def test_no_kernel_counts_twice() -> None:
+    """A kernel that is still starting may be told by the agent already."""
+    host = Host("a", Node("a", Distributed(), ("tests", "1"), lambda _: None, list))
+    host.node.running = {"1", "2"}
+    host.starting = {"2", "3"}
+    assert host.kernels == 3

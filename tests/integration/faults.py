@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from lab import Gateway, Node
+from lab.names import USER
 from tests.integration.client import Execution, GatewayClient, Kernel
 from tests.integration.conftest import until
 
@@ -49,28 +49,25 @@ def refusal(node: Node) -> contextlib.AbstractContextManager[None]:
     return _rules(node, [["INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "tcp-reset"]])
 
 
-def ssh_sessions(node: Node, gateway: Gateway) -> set[int]:
-    """Return the pids of *node*'s sshd processes that serve *gateway*."""
-    argv = ["ss", "-tnpH", "state", "established", "sport", "=", ":22", "and", "dst", "=", gateway.address]
-    return {int(pid) for pid in re.findall(r"pid=(\d+)", node.exec(argv, user="root").check().stdout)}
+def ssh_connections(node: Node, gateway: Gateway) -> set[str]:
+    """Return the established SSH connections of *gateway* to *node*, by address and port at the gateway."""
+    argv = ["ss", "-tnH", "state", "established", "sport", "=", ":22", "and", "dst", "=", gateway.address]
+    return {line.split()[3] for line in node.exec(argv).check().stdout.splitlines()}
 
 
-def cut_ssh(node: Node, gateway: Gateway) -> set[int]:
-    """Kill the sshd processes of *gateway*'s connection to *node*; return their pids."""
-    pids = ssh_sessions(node, gateway)
-    assert pids, f"{gateway.name} has no SSH connection to {node.name}"
-    node.exec(["kill", "-KILL", *map(str, pids)], user="root").check()
-    return pids
+def cut_ssh(node: Node, gateway: Gateway) -> set[str]:
+    """Kill the sshd processes that serve logins to *node*, *gateway*'s among them; return its connections until then."""
+    connections = ssh_connections(node, gateway)
+    assert connections, f"{gateway.name} has no SSH connection to {node.name}"
+    lines = node.exec(["ps", "-eo", "pid=,args="]).check().stdout.splitlines()
+    pids = [pid for pid, args in (line.split(None, 1) for line in lines) if args.startswith(f"sshd: {USER}")]
+    node.exec(["kill", "-KILL", *pids], user="root")  # one of them may have gone with another
+    return connections
 
 
-async def reconnected(node: Node, gateway: Gateway, earlier: set[int], timeout: float = 20) -> None:
-    """Wait until *gateway* has an SSH connection to *node* that is none of *earlier*, and sshd has logged it in."""
-
-    def two_processes() -> bool:
-        # sshd serves a connection by two processes once its user is known.
-        return len(ssh_sessions(node, gateway) - earlier) >= 2
-
-    await until(f"{gateway.name} is back on {node.name}", two_processes, timeout)
+async def reconnected(node: Node, gateway: Gateway, earlier: set[str], timeout: float = 20) -> None:
+    """Wait until *gateway* has an SSH connection to *node* that is none of *earlier*."""
+    await until(f"{gateway.name} is back on {node.name}", lambda: ssh_connections(node, gateway) - earlier, timeout)
 
 
 # -- what is watched -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -30,17 +31,17 @@ from tests.integration.faults import (
 
 pytestmark = pytest.mark.timeout(180)
 
-DEADLINES = Distributed.request_timeout.default_value  # type: ignore[attr-defined]
-"""Seconds after which a host that hangs is left; connect_timeout is the same."""
+DEADLINE = Distributed.request_timeout.default_value
+"""Seconds after which a host that hangs is left; `connect_timeout` is the same."""
 MARGIN = 0.1
 """Seconds that a bystander's cell may take longer than in quiet times."""
-BAD_HOSTS = ("refusing", "untrusted", "unwelcoming", "nowhere")
+BAD_HOSTS = ("hanging", "refusing", "untrusted", "unwelcoming", "nowhere")
 
 
 @pytest.fixture(scope="module")
 def bad_hosts(lab: Lab) -> Iterator[dict[str, Node]]:
     """Nodes that take no login, each for another reason; `nowhere` is no node at all."""
-    made = {"refusing": lab.add_node("refusing"), "unwelcoming": lab.add_node("unwelcoming")}
+    made = {name: lab.add_node(name) for name in ("hanging", "refusing", "unwelcoming")}
     made["untrusted"] = lab.add_node("untrusted", trusted=False)
     made["unwelcoming"].exec(["rm", "/home/lab/.ssh/authorized_keys"]).check()
     with refusal(made["refusing"]):
@@ -87,7 +88,7 @@ class Times:
     count: int
 
 
-async def bystander_cells(kernel: Kernel, seconds: float, until_done: asyncio.Future[object] | None = None) -> Times:
+async def bystander_cells(kernel: Kernel, seconds: float, until_done: asyncio.Future[Any] | None = None) -> Times:
     """Run the cell `1` again and again for *seconds*, or until a future is done if that takes longer."""
     taken = []
     deadline = time.monotonic() + seconds
@@ -110,7 +111,7 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
     await bystander.evaluate("1")
     normal = await bystander_cells(bystander, 4)
 
-    async def start_two() -> list[tuple[float, str, Kernel]]:
+    async def start_three() -> list[tuple[float, str, Kernel]]:
         # Round-robin: no two starts in a row come to the same host, and one of three comes to the paused one.
         landed = []
         for _ in range(3):
@@ -120,7 +121,7 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
         return landed
 
     with paused(node2):
-        starting = asyncio.ensure_future(start_two())
+        starting = asyncio.ensure_future(start_three())
         hung = await bystander_cells(bystander, 5, starting)
         landed = await starting
         after = await bystander_cells(bystander, 3)
@@ -131,7 +132,7 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
         assert times.median <= normal.median + MARGIN
     assert {host for _, host, _ in landed} <= {node1.name, node3.name}
     slowest = max(seconds for seconds, _, _ in landed)
-    assert DEADLINES <= slowest <= DEADLINES + 4, "exactly one start had to leave the paused host, after one deadline"
+    assert DEADLINE <= slowest <= DEADLINE + 4, "exactly one start had to leave the paused host, after one deadline"
 
     for number, resident in enumerate(residents):
         assert await resident.evaluate("mine", timeout=20) == number
@@ -141,26 +142,12 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
     assert {kernel["kernel"] for kernel in listed} == model_ids
 
 
-async def operator_list(gateway: Gateway, node: Node) -> list[dict[str, object]]:
+async def operator_list(gateway: Gateway, node: Node) -> list[dict[str, Any]]:
     """Return what the agent of *node* says that it runs, asked by the operator's command."""
     argv = [gateway.python, "-m", "eg_distributed", "kernels", "--json", "--hosts", node.name]
     answer = await asyncio.to_thread(lambda: gateway.exec(argv).check())
-    found: list[dict[str, object]] = json.loads(answer.stdout)["kernels"]
+    found: list[dict[str, Any]] = json.loads(answer.stdout)["kernels"]
     return found
-
-
-async def test_a_host_that_hangs_before_it_was_ever_connected_is_left_after_one_deadline(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
-) -> None:
-    """A start on a host that takes connections but does not answer moves on when the connect deadline ends."""
-    node2 = lab.nodes[1]
-    with contextlib.suppress(AssertionError):
-        cut_ssh(node2, faulty)  # a connection of an earlier test
-    with paused(node2):
-        began = time.monotonic()
-        kernels = [await faulty_client.start_kernel() for _ in range(3)]
-        assert time.monotonic() - began <= DEADLINES + 8
-        assert node2.name not in [await host_of(kernel) for kernel in kernels]
 
 
 # -- connections that are cut ----------------------------------------------------------------------------------------
@@ -194,8 +181,6 @@ async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
         cell = await PrintingCell.begin(kernel, node)
         with silence(node, faulty):
             await asyncio.sleep(30)  # how long it lasts, not something that is waited for
-            frozen = cell.lines
-            assert cell.lines == frozen
         await cell.progress()
         assert await cell.complete() > 1000
         assert await kernel.evaluate("__import__('os').getpid()") == pid
@@ -204,35 +189,47 @@ async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
 # -- hosts that take no login ----------------------------------------------------------------------------------------
 
 WORDS = {
-    "refusing": ("refused", "sshd"),
+    "hanging": ("no SSH login within 5 s", "check that the host is up"),
+    "refusing": ("connection refused", "check that sshd runs"),
     "untrusted": ("host key", "/home/gateway/.ssh/known_hosts"),
     "unwelcoming": ("refused to log in lab", "public key", "authorized_keys"),
-    "nowhere": ("name does not resolve", "dns"),
+    "nowhere": ("name does not resolve", "check remote_hosts"),
 }
-"""What the error about each bad host must say: the cause, and what to look at."""
+"""What the error about each bad host must say: the cause, and what to do."""
 
 
-@pytest.mark.parametrize("bad", BAD_HOSTS)
-async def test_a_pin_to_a_host_that_takes_no_login_fails_with_cause_and_remedy(
-    bad: str, faulty_client: GatewayClient, bad_hosts: dict[str, Node]
-) -> None:
-    """A kernel pinned to a host that can't be logged in to fails with 503: the text names host, cause and remedy."""
-    with pytest.raises(GatewayError) as raised:
-        await faulty_client.start_kernel(f"via_{bad}", {"KERNEL_REMOTE_HOST": f"{bad}.lab.test"})
-    assert raised.value.status == 503
-    for word in (f"{bad}.lab.test", *WORDS[bad]):
-        assert word.lower() in raised.value.reason.lower()
+@pytest.fixture
+def bad(request: pytest.FixtureRequest, bad_hosts: dict[str, Node]) -> Iterator[str]:
+    """The name of one bad host; one that hangs does so during the test only."""
+    name: str = request.param
+    with paused(bad_hosts[name]) if name == "hanging" else contextlib.nullcontext():
+        yield name
 
 
-@pytest.mark.parametrize("bad", BAD_HOSTS)
+@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
 async def test_a_start_without_a_pin_passes_over_a_host_that_takes_no_login(
-    bad: str, faulty_client: GatewayClient, bad_hosts: dict[str, Node], lab: Lab
+    bad: str, faulty: Gateway, faulty_client: GatewayClient, lab: Lab
 ) -> None:
-    """A kernel whose first host can't be logged in to starts on the next one, well within the launch timeout."""
+    """A kernel whose first host can't be logged in to starts on the next one, one deadline later at most."""
     began = time.monotonic()
     kernel = await faulty_client.start_kernel(f"via_{bad}")
     assert await host_of(kernel) == lab.nodes[0].name
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < DEADLINE + 4
+    assert f"trying the next host: Host {bad}.lab.test" in faulty.logs(), "the bad host was never tried"
+
+
+@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
+async def test_a_pin_to_a_host_that_takes_no_login_fails_with_cause_and_remedy(
+    bad: str, faulty_client: GatewayClient
+) -> None:
+    """A kernel pinned to a host that can't be logged in to fails with 503: the text names host, cause and remedy."""
+    began = time.monotonic()
+    with pytest.raises(GatewayError) as raised:
+        await faulty_client.start_kernel(f"via_{bad}", {"KERNEL_REMOTE_HOST": f"{bad}.lab.test"})
+    assert time.monotonic() - began < DEADLINE + 2
+    assert raised.value.status == 503
+    for word in (f"{bad}.lab.test", *WORDS[bad]):
+        assert word.lower() in raised.value.reason.lower()
 
 
 # -- agents and kernels that are killed ------------------------------------------------------------------------------

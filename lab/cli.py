@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from lab.drivers import KINDS, usable
+from lab.drivers import KINDS, make, usable
 from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.lab import Lab, destroy
 from lab.names import check_name
@@ -79,7 +79,11 @@ def down(name: str) -> None:
     Example: lab down --name mine
     """
     folder = StateFolder(check_name(name))
-    removed = destroy(usable(name, folder), folder)
+    drivers = usable(name, folder)
+    # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
+    if folder.path.exists() and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
+        make("docker", name, folder)
+    removed = destroy(drivers, folder)
     for what in removed:
         click.echo(f"removed {what}", err=True)
     click.echo(f"the lab {name} is gone" if removed else f"there was no lab {name}", err=True)
@@ -158,7 +162,7 @@ def ssh(name: str, node: str, command: Sequence[str]) -> None:
     if client is None:
         raise EnvironmentUnfit("there is no ssh client here", remedy="install openssh-client")
     sys.stdout.flush()
-    argv = [client, "-F", str(lab.folder.ssh_config), target.name, *(["--", *command] if command else [])]
+    argv = [client, "-F", str(lab.ssh_config), target.name, *(["--", *command] if command else [])]
     os.execv(client, argv)  # noqa: S606 -- ssh takes this process over: terminal, signals and exit code are its own
 
 

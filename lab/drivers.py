@@ -36,10 +36,12 @@ def usable(name: str, folder: StateFolder) -> list[Driver]:
 
 def find_driver(name: str, folder: StateFolder) -> Driver:
     """Return the driver that has the lab *name*; raise LabNotFound."""
-    for driver in usable(name, folder):
+    drivers = usable(name, folder)
+    for driver in drivers:
         if driver.exists():
             return driver
-    raise LabNotFound(f"there is no lab {name}", remedy=f"`lab up --name {name}`")
+    unseen = "" if any(driver.kind == "docker" for driver in drivers) else "and no container engine answers"
+    raise LabNotFound(f"there is no lab {name}", cause=unseen, remedy=f"`lab up --name {name}`")
 
 
 def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress) -> Driver:

@@ -117,4 +117,4 @@ def _ask(channels: ClientConnection, kind: str, content: Mapping[str, Any], dead
             if reply.get("channel") == "shell" and reply.get("parent_header", {}).get("msg_id") in sent:
                 found: dict[str, Any] = reply["content"]
                 return found
-    raise LabNotReady(f"{kind} got no reply in time")
+    raise TimeoutError(f"{kind} got no reply in time")

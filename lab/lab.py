@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
-from lab.errors import LabNotFound, LabUsageError
+from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.keys import KeyPair, known_hosts, read_or_generate, ssh_config
 from lab.machines import Gateway, GatewaySpec, Node, NodeSpec, machine_name
@@ -169,6 +170,17 @@ class Lab:
             for gateway in self.gateways:
                 gateway.trust(trusted, self._identity().private)
 
+    @property
+    def ssh_config(self) -> Path:
+        """The file for `ssh -F`; raise LabError if this user doesn't have it (any more), which `up` mends."""
+        if not self.folder.ssh_config.exists():
+            raise LabError(
+                f"the lab {self.name} has no ssh_config here",
+                cause=f"{self.folder.path} is gone, or another user made the lab",
+                remedy=f"`lab up --name {self.name}`",
+            )
+        return self.folder.ssh_config
+
     def environment(self) -> dict[str, Any]:
         """Return what `lab env --json` prints: a contract that only grows."""
         gateway = self.gateway
@@ -178,7 +190,7 @@ class Lab:
             "gateway_url": gateway.url,
             "nodes": [{"name": n.name, "address": n.address, "port": n.port, "state": n.state} for n in self.nodes],
             "gateways": [{"name": g.name, "url": g.url, "address": g.address} for g in self.gateways],
-            "ssh_config": str(self.folder.ssh_config),
+            "ssh_config": str(self.ssh_config),
             "known_hosts": str(self.folder.known_hosts),
             "identity": str(self.folder.identity),
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Protocol
 
@@ -43,10 +42,13 @@ class StderrProgress:
         self._status = self._console.status("") if self._console.is_terminal else None
         self._current = ""
         self._began = 0.0
+        # Asked once: while the spinner turns, rich stands in for sys.stderr.
+        unicode = (self._console.encoding or "").lower().replace("-", "") == "utf8"
+        self._done, self._failed = ("✓", "✗") if unicode else ("ok", "failed")
 
     def step(self, text: str) -> None:
         """Finish the current step and begin *text*."""
-        self._finish("✓" if self._utf8() else "ok")
+        self._finish(self._done)
         self._current, self._began = text, time.monotonic()
         if self._status is None:
             self._line(f"... {text}")
@@ -65,7 +67,7 @@ class StderrProgress:
 
     def close(self, *, ok: bool) -> None:
         """Finish the last step; the CLI calls this on every way out."""
-        self._finish(("✓" if ok else "✗") if self._utf8() else ("ok" if ok else "failed"))
+        self._finish(self._done if ok else self._failed)
 
     def _finish(self, mark: str) -> None:
         if self._status is not None:
@@ -76,7 +78,3 @@ class StderrProgress:
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
-
-    @staticmethod
-    def _utf8() -> bool:
-        return (sys.stderr.encoding or "").lower().replace("-", "") == "utf8"

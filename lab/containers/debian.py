@@ -14,6 +14,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
+from lab.containers.engine import connect
 from lab.errors import EnvironmentUnfit
 from lab.names import LABEL
 from lab.progress import Progress
@@ -53,7 +54,7 @@ def _pull(name: str, progress: Progress) -> str:
     progress.step(f"pulling {IMAGE}")
     repository, _, version = name.partition(":")
     try:
-        client = docker.from_env(timeout=PULL_SECONDS)
+        client = connect(PULL_SECONDS)
         repository_pulled, _, suite = IMAGE.partition(":")
         for event in client.api.pull(repository_pulled, suite, stream=True, decode=True):
             if "error" in event:

@@ -20,8 +20,11 @@ TIMEOUT = 120
 """Seconds for one call to the engine; creating a container on a busy disk takes seconds, never minutes."""
 
 
-def connect() -> Any:
-    """Return a client of the engine that DOCKER_HOST or the docker CLI's context names; raise EnvironmentUnfit."""
+def connect(timeout: int = TIMEOUT) -> Any:
+    """Return a client of the engine that DOCKER_HOST or the docker CLI's context names; raise EnvironmentUnfit.
+
+    *timeout* is for each call, in seconds; for a stream it is the time without a byte.
+    """
     arguments: dict[str, Any] = {}
     if not os.environ.get("DOCKER_HOST"):
         try:
@@ -32,8 +35,8 @@ def connect() -> Any:
         if context is not None and context.name != "default" and context.Host:
             arguments["base_url"] = context.Host
     try:
-        client = docker.DockerClient(timeout=TIMEOUT, version="auto", **arguments) if arguments else None
-        client = client or docker.from_env(timeout=TIMEOUT, version="auto")
+        client = docker.DockerClient(timeout=timeout, version="auto", **arguments) if arguments else None
+        client = client or docker.from_env(timeout=timeout, version="auto")
         client.ping()
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise EnvironmentUnfit(

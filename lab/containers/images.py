@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import docker
@@ -21,6 +22,7 @@ from lab.progress import Progress
 from lab.state import locked
 
 LABEL_IMAGE = f"{LABEL}.image"
+FRESH = timedelta(minutes=10)
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -132,9 +134,23 @@ def _build(client: Any, recipe: Recipe, progress: Progress) -> None:
     raise LabError(f"the image of the {recipe.role} could not be built", cause=f"{error}\n" + "\n".join(log))
 
 
+def is_fresh(created: str, now: datetime) -> bool:
+    """Say whether the engine's time stamp *created* (nanoseconds, UTC) is less than FRESH before *now*."""
+    try:
+        made = datetime.strptime(created[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return False
+    return now - made < FRESH
+
+
 def _remove_older(client: Any, recipe: Recipe) -> None:
-    """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one)."""
+    """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one).
+
+    Fresh ones stay: another `up`, a moment apart and of other sources, may be about to use them.
+    """
     for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={recipe.role}"}):
+        if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc)):
+            continue
         for tag in image.tags:
             if tag.startswith(f"eglab/{recipe.role}:") and tag != recipe.tag:
                 try:

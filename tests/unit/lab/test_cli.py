@@ -1,6 +1,5 @@
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +9,6 @@ from lab import Lab, cli
 from lab.drivers import make
 from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
 from lab.state import StateFolder
-
-
-@pytest.fixture(autouse=True)
-def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test looks at the labs of whoever runs it, nor asks an engine."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
-    for name in ("LAB_NAME", "LAB_NODES", "LAB_DRIVER"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -62,6 +51,16 @@ def test_down_is_fine_where_nothing_is(capsys: pytest.CaptureFixture[str]) -> No
     code, _, err = run(["down", "--name", "nope"], capsys)
     assert code == 0
     assert "no lab nope" in err
+
+
+def test_down_does_not_forget_a_lab_that_it_can_not_see(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the engine away, a docker lab's folder stays and the exit code says that the machine is unfit."""
+    folder = StateFolder("away")
+    folder.write(folder.ssh_config, "")
+    code, _, err = run(["down", "--name", "away"], capsys)
+    assert code == 6
+    assert "no container engine answers" in err
+    assert folder.ssh_config.exists()
 
 
 def test_exit_codes_are_a_contract() -> None:

@@ -1,10 +1,11 @@
 import tarfile
+from datetime import datetime, timezone
 from io import BytesIO
 from pathlib import Path
 
 from lab import checkout
 from lab.containers.engine import archive
-from lab.containers.images import Recipe
+from lab.containers.images import Recipe, is_fresh
 
 
 def recipe(**changes: object) -> Recipe:
@@ -46,3 +47,11 @@ def test_equal_files_are_equal_archives() -> None:
     with tarfile.open(fileobj=BytesIO(archive(files, mode=0o600, uid=7))) as tar:
         assert tar.getnames() == ["a", "a/b.txt", "a/c.txt"]
         assert (tar.getmember("a/b.txt").mode, tar.getmember("a").uid) == (0o600, 7)
+
+
+def test_only_older_images_are_removed() -> None:
+    """An image of a minute ago may be what another `up` is about to use."""
+    now = datetime(2026, 5, 1, 12, 0, tzinfo=timezone.utc)
+    assert is_fresh("2026-05-01T11:59:01.123456789Z", now)
+    assert not is_fresh("2026-05-01T11:30:00Z", now)
+    assert not is_fresh("", now)

@@ -1,16 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from lab.errors import LabConflict
 from lab.state import StateFolder, locked, state_root
-
-
-@pytest.fixture(autouse=True)
-def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test touches the labs of whoever runs it."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_a_folder_comes_with_its_first_file_and_goes_whole() -> None:

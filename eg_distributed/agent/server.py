@@ -57,9 +57,10 @@ class Stream:
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
-    def __init__(self, directory: Path, digest: str) -> None:
+    def __init__(self, directory: Path, digest: str, idle: float = IDLE) -> None:
         self.directory = directory
         self.digest = digest
+        self.idle = idle
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams: dict[str, Stream] = {}
@@ -95,10 +96,10 @@ class Agent:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._leave.wait(), TICK)
         finally:
-            server.close()
-            path = listening.getsockname()
+            # In this order: as long as this agent listens no boot starts another one, so the name is still our socket's.
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                os.unlink(self.directory / f"{self.digest}.sock")
+            server.close()
 
     def _restore(self) -> None:
         for directory in (self.directory / "k").glob("*"):
@@ -129,7 +130,7 @@ class Agent:
                 del self.streams[stream_id]
         if self.kernels or self._visitors:
             self._idle_since = now
-        elif now - self._idle_since > IDLE:
+        elif now - self._idle_since > self.idle:
             self._leave.set()
 
     def _end_soon(self, kernel: Kernel) -> None:

@@ -1,0 +1,395 @@
+"""Kernels on their node, as an agent starts, watches and ends them; the kernel is a stand-in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eg_distributed import ssh
+from eg_distributed.agent.kernels import LOG_CAP, TAIL
+from eg_distributed.settings import Distributed
+from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, until, written
+
+
+def folders(home: Path) -> list[Path]:
+    """Return the folders of all kernels of the agents below *home*."""
+    return list(home.glob("eg-distributed/*/k/*"))
+
+
+async def facts(visitor: Visitor, home: Path, **params: Any) -> Any:
+    """Start a kernel that tells what it was started with, and return that."""
+    path = home / "facts"
+    await visitor.ready("k1", standin(f"facts:{path}"), **params)
+    return await written(path)
+
+
+# -- start and exit ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+async def test_ready_is_told_when_all_channels_accept(visitor: Visitor, home: Path, transport: str) -> None:
+    """A start answers with the pid at once, and `ready` comes when the five sockets are there."""
+    described = await visitor.start("k1", standin(), transport=transport)
+    assert described["state"] == "starting"
+    assert alive(described["pid"])
+    event = await visitor.event("ready", "k1")
+    assert event["attempt"] == "a1"
+    answer, _, writer = await visitor.stream("k1", "control")
+    assert answer["ok"]
+    writer.close()
+    (listed,) = await visitor.request("list")
+    assert listed["state"] == "running"
+
+
+async def test_an_exit_at_start_is_told_with_code_and_last_words(visitor: Visitor) -> None:
+    """Whoever waits for a kernel that ended hears its code and its output, without waiting for a time-out."""
+    await visitor.start("k1", standin("say:ModuleNotFoundError: no ipykernel", "leave:3"))
+    event = await visitor.event("exited", "k1")
+    assert event["exit_code"] == 3
+    assert event["log"] == "ModuleNotFoundError: no ipykernel\n"
+    assert not any(e["event"] == "ready" for e in visitor.events)
+
+
+async def test_an_end_by_signal_is_told_as_its_negative(visitor: Visitor) -> None:
+    """Exit code -N means signal N, as everywhere in Python."""
+    await visitor.start("k1", standin("die:SIGSEGV"))
+    assert (await visitor.event("exited", "k1"))["exit_code"] == -signal.SIGSEGV
+
+
+async def test_an_end_later_on_is_told_as_well(visitor: Visitor) -> None:
+    """A kernel that dies in the middle of its work is pushed, not polled for."""
+    await visitor.ready("k1", standin())
+    _, _, writer = await visitor.stream("k1")
+    writer.write(b"\0\0\0\0\3bye")
+    assert (await visitor.event("exited", "k1"))["exit_code"] == 7
+    writer.close()
+
+
+async def test_only_the_end_of_a_long_log_goes_with_an_exit(visitor: Visitor) -> None:
+    """An exit is a small message however much was printed."""
+    await visitor.start("k1", standin("flood:100000", "say:last", "leave:1"))
+    log = (await visitor.event("exited", "k1"))["log"]
+    assert len(log) == TAIL
+    assert log.endswith("\nlast\n")
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/no/such/python", "No such file or directory"),
+        ("no-such-python", "not found on the node's PATH"),
+        ("/", "Permission denied"),
+    ],
+)
+async def test_what_cannot_be_executed_is_an_error_at_once(
+    visitor: Visitor, home: Path, program: str, why: str
+) -> None:
+    """A wrong interpreter is an answer, not a time-out, and leaves no kernel and no file."""
+    with pytest.raises(Refusal, match=f"cannot execute '{program}': {why}") as refused:
+        await visitor.start("k1", [program, "-f", "{connection_file}"])
+    assert refused.value.kind == "start"
+    assert folders(home) == []
+    assert await visitor.request("list") == []
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"argv": []}, "."),
+        ({"env": {"A": "nul\0"}}, "cannot be passed on"),
+        ({"env": {"A=B": "c"}}, "cannot be passed on"),
+        ({"env": {"A": 1}}, "."),
+        ({"spec_env": {"A": None}}, "."),
+        ({"env": {"A": "x" * 200_000}}, "cannot execute .* list too long"),
+        ({"transport": "tcp", "port_range": [1, 3]}, "no 5 free ports"),
+    ],
+)
+async def test_a_malformed_start_leaves_nothing(visitor: Visitor, home: Path, params: dict[str, Any], why: str) -> None:
+    """Whatever is wrong with a request: an error, no kernel, no file, and the agent goes on."""
+    with pytest.raises(Refusal, match=why):
+        await visitor.start("k1", **{"argv": standin(), **params})
+    assert folders(home) == []
+    assert await visitor.request("list") == []
+    await visitor.ready("k1", standin())
+
+
+async def test_a_kernel_that_runs_is_not_started_again(visitor: Visitor) -> None:
+    """A second start under the same id is refused while the first one runs, and possible once it has ended."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    with pytest.raises(Refusal, match=f"already runs on this node .pid {pid}."):
+        await visitor.start("k1", standin())
+    await visitor.request("stop", kernel="k1", grace=0)
+    visitor.events.clear()
+    assert (await visitor.ready("k1", standin(), attempt="a2"))["pid"] != pid
+
+
+async def test_ports_are_taken_from_the_range(visitor: Visitor, home: Path) -> None:
+    """`port_range` counts on the node, where the kernel listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        low = min(probe.getsockname()[1], 65000)
+    await visitor.ready("k1", standin(), transport="tcp", port_range=[low, low + 300])
+    info = json.loads((folders(home)[0] / "connection.json").read_text())
+    assert info["ip"] == "127.0.0.1"
+    ports = [info[f"{channel}_port"] for channel in ("shell", "iopub", "stdin", "hb", "control")]
+    assert len(set(ports)) == 5
+    assert all(low <= port <= low + 300 for port in ports)
+
+
+async def test_a_folder_of_the_client_need_not_exist_here(visitor: Visitor, home: Path) -> None:
+    """A kernel starts in the folder it is told, else in its home, and its log says so."""
+    assert (await facts(visitor, home, cwd=str(home / ".ssh")))["cwd"] == str(home / ".ssh")
+    await visitor.request("stop", kernel="k1", grace=0)
+    (home / "facts").unlink()
+    visitor.events.clear()
+    assert (await facts(visitor, home, cwd="/of/a/laptop"))["cwd"] == str(home)
+    assert "/of/a/laptop does not exist on this node" in await visitor.request("log", kernel="k1")
+
+
+# -- environment -------------------------------------------------------------------------------------------------
+
+NASTY = {
+    "QUOTES": """it's "quoted" \\ and \\n""",
+    "NEWLINES": "one\ntwo\r\n\tthree",
+    "COMMANDS": "$(touch /tmp/pwned) `touch /tmp/pwned` ; touch /tmp/pwned & | > < * ? ~ ! #",
+    "REFERENCES": "$HOME ${HOME} ${HOME:-x} $$",
+    "UNICODE": "żółć 日本語 🎉 \u2028 \x7f",
+    "SURROGATE": "\ud83d",
+    "LARGE": "x" * (100 * 1024),
+    "EMPTY": "",
+    "EQUALS": "a=b=c",
+    "ASCII": string.printable,
+}
+
+
+async def test_client_values_arrive_byte_for_byte(visitor: Visitor, home: Path) -> None:
+    """No shell, no expansion, no locale has a say in what a client sent."""
+    env = (await facts(visitor, home, env=NASTY))["env"]
+    arrived = {name: env[name].encode("latin-1") for name in NASTY}
+    assert arrived == {name: value.encode("utf-8", "surrogatepass") for name, value in NASTY.items()}
+
+
+async def test_kernelspec_values_are_expanded_on_the_node(
+    home: Path, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """References in `spec_env` see the node's environment and the client's values; client values are data and win."""
+    monkeypatch.setenv("OF_THE_NODE", "here")
+    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    spec_env = {
+        "A": "${OF_THE_NODE}/lib:$CLIENT",
+        "B": "${NOWHERE:-default} $(id) `id`",
+        "C": "of the kernelspec",
+        "OF_THE_NODE": "${OF_THE_NODE}+",
+    }
+    client = {"CLIENT": "$HOME", "C": "${of the client"}
+    env = (await facts(visitor, home, spec_env=spec_env, env=client))["env"]
+    assert env["A"] == "here/lib:$HOME"
+    assert env["B"] == "default $(id) `id`"
+    assert env["C"] == "${of the client"
+    assert env["OF_THE_NODE"] == "here+"
+    visitor.close()
+
+
+async def test_what_belongs_to_the_login_is_stripped(
+    home: Path, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`JPY_PARENT_PID` would have the kernel end with a process that is not its parent; `SSH_*` names a connection."""
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "SSH_CONNECTION"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("KEPT", "1")
+    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    env = (await facts(visitor, home))["env"]
+    assert env["KEPT"] == "1"
+    assert not [name for name in env if name.startswith(("JPY_", "SSH_"))]
+    visitor.close()
+
+
+async def test_the_program_is_looked_up_in_the_kernels_own_path(visitor: Visitor, home: Path) -> None:
+    """A kernelspec that sets PATH gets its program from there."""
+    (home / "bin").mkdir()
+    (home / "bin" / "our-python").symlink_to(STANDIN[0])
+    path = home / "facts"
+    argv = ["our-python", *standin(f"facts:{path}")[1:]]
+    await visitor.ready("k1", argv, spec_env={"PATH": f"{home}/bin:$PATH"})
+    assert (await written(path))["env"]["PATH"].startswith(f"{home}/bin:/")
+
+
+# -- processes ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_kernel_has_a_session_and_nothing_of_the_agents(visitor: Visitor, home: Path) -> None:
+    """Own session and group, default signals, no open file besides its own."""
+    found = await facts(visitor, home)
+    assert found["pid"] == found["group"] == found["session"]
+    assert found["blocked"] == 0
+    assert not found["ignored"] & (1 << (signal.SIGINT - 1) | 1 << (signal.SIGHUP - 1) | 1 << (signal.SIGCHLD - 1))
+    assert [path for path in found["descriptors"] if not path.startswith(("/proc/", str(home)))] == []
+
+
+async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, settings: Distributed) -> None:
+    """An agent that was started by a background job, with SIGINT ignored and blocked, has kernels that can be interrupted."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
+    try:
+        link = await ssh.connect("localhost", settings)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+    visitor = await Visitor.at(link)
+    found = await facts(visitor, home)
+    assert found["blocked"] == 0
+    assert not found["ignored"] & (1 << (signal.SIGINT - 1))
+    assert await visitor.request("signal", kernel="k1", signum=signal.SIGINT)
+    await visitor.event("exited", "k1")
+    visitor.close()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGUSR1])
+async def test_signals_reach_the_whole_group(visitor: Visitor, home: Path, signum: signal.Signals) -> None:
+    """A signal reaches the kernel and its children; they live on if they handle it."""
+    argv = standin(f"note:{home / 'one'}")
+    # Two of them in one group: the shell's job is not ours, so it is the outer one that is the kernel.
+    outer = f"import subprocess,sys;subprocess.Popen([*{argv[:3]!r},'-','note:{home / 'two'}']);"
+    outer += f"sys.argv=sys.argv[1:];exec(compile(open({argv[2]!r}).read(),{argv[2]!r},'exec'))"
+    await visitor.ready("k1", [argv[0], "-ISc", outer, *argv[2:]])
+    group = (await visitor.request("list"))[0]["pid"]
+
+    def handlers() -> int:
+        caught = 0
+        for entry in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = entry.read_text()
+                if os.getpgid(int(entry.parent.name)) == group:
+                    caught += bool(int(text.split("SigCgt:")[1].split()[0], 16) & (1 << (signum - 1)))
+            except (OSError, IndexError):
+                continue
+        return caught
+
+    await until(lambda: handlers() == 2, "both have their handlers")
+    assert await visitor.request("signal", kernel="k1", signum=signum)
+    assert await written(home / "one") == signum.name
+    assert await written(home / "two") == signum.name
+
+
+async def test_a_signal_to_an_ended_kernel_is_not_delivered(visitor: Visitor) -> None:
+    """After the end nobody gets the signal, whoever has the pid now."""
+    await visitor.start("k1", standin("leave:0"))
+    await visitor.event("exited", "k1")
+    assert await visitor.request("signal", kernel="k1", signum=signal.SIGTERM) is False
+    with pytest.raises(Refusal, match="k2") as refused:
+        await visitor.request("signal", kernel="k2", signum=signal.SIGTERM)
+    assert refused.value.kind == "gone"
+
+
+async def test_stop_asks_first(visitor: Visitor) -> None:
+    """A kernel that heeds SIGTERM ends by it, without waiting for the grace to pass."""
+    await visitor.ready("k1", standin())
+    answer = await asyncio.wait_for(visitor.request("stop", kernel="k1", grace=60), DEADLINE)
+    assert answer == {"stopped": True, "exit_code": -signal.SIGTERM}
+
+
+async def test_stop_kills_who_does_not_listen(visitor: Visitor) -> None:
+    """A kernel that ignores SIGTERM is killed after the grace."""
+    pid = (await visitor.ready("k1", standin("ignore:SIGTERM")))["pid"]
+    assert (await visitor.request("stop", kernel="k1", grace=0.2))["exit_code"] == -signal.SIGKILL
+    assert not alive(pid)
+
+
+async def test_what_a_kernel_left_in_its_group_ends_with_it(visitor: Visitor, home: Path) -> None:
+    """Children of cells don't outlive the kernel, even if they ignore SIGTERM."""
+    await visitor.start("k1", standin(f"child:{home / 'child'}", "leave:0"))
+    child = int(await written(home / "child"))
+    await visitor.event("exited", "k1")
+    await until(lambda: not alive(child), "the child has ended")
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+async def test_files_are_for_their_user_alone(visitor: Visitor, home: Path) -> None:
+    """Folders are 0700 and files 0600, whatever the login's umask, since the connection file holds the key."""
+    await visitor.ready("k1", standin("say:hello"), key="secret")
+    base = home / "eg-distributed"
+    for path in [*base.glob("*"), *base.rglob("k/*")]:
+        assert stat.S_IMODE(path.stat().st_mode) in (0o700, 0o600), path
+    (folder,) = folders(home)
+    for name in ("connection.json", "record.json", "kernel.log"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+    assert json.loads((folder / "connection.json").read_text())["key"] == "secret"
+    assert "secret" not in json.dumps(await visitor.request("list"))
+
+
+async def test_nothing_stays_of_a_forgotten_kernel(visitor: Visitor, home: Path) -> None:
+    """After `stop` with `forget` there is no process, no file and no count."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    await visitor.request("stop", kernel="k1", grace=5, forget=True)
+    assert not alive(pid)
+    assert folders(home) == []
+    assert await visitor.request("list") == []
+
+
+async def test_a_stop_of_another_attempt_does_nothing(visitor: Visitor) -> None:
+    """A start that was given up long ago cannot end the one that came after it."""
+    await visitor.ready("k1", standin(), attempt="a2")
+    assert await visitor.request("stop", kernel="k1", attempt="a1", grace=0) == {"stopped": False}
+    assert (await visitor.request("list"))[0]["state"] == "running"
+
+
+async def test_an_operators_log_folder_keeps_logs(visitor: Visitor, home: Path) -> None:
+    """`log_dir` is on the node, may begin with ~, and its logs stay; an exit tells only of this start."""
+    for word in ("first", "second"):
+        await visitor.start("k1", standin(f"say:{word}", "leave:0"), log_dir="~/logs")
+        assert (await visitor.event("exited", "k1"))["log"] == f"{word}\n"
+        visitor.events.clear()
+    await visitor.request("forget", kernel="k1")
+    log = home / "logs" / "kernel-k1.log"
+    assert log.read_text() == "first\nsecond\n"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+async def test_a_log_is_capped(visitor: Visitor, home: Path) -> None:
+    """Of a log that outgrew its cap the newer half stays, and the kernel writes on behind it."""
+    (home / "logs").mkdir()
+    log = home / "logs" / "kernel-k1.log"
+    log.write_bytes(b"old\n" * (LOG_CAP // 4) + b"newer\n")
+    await visitor.ready("k1", standin("say:newest"), log_dir="~/logs")
+    await until(lambda: log.stat().st_size < LOG_CAP, "the log is capped")
+    await until(lambda: log.read_bytes().endswith((b"newest\n", b"newer\n")), "its end is kept")
+    assert log.read_bytes().startswith(b"[older output was dropped here]\n")
+    assert LOG_CAP // 2 <= log.stat().st_size < LOG_CAP // 2 + 100
+
+
+# -- launchers ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> None:
+    """With transport `launcher` the agent listens on loopback, and what comes there goes to the gateway as it is."""
+    ipc = str(home / "s")
+    argv = [*STANDIN, "{response_address}", "answer:c29tZXRoaW5n", f"note:{home / 'note'}"]
+    described = await visitor.start("k1", argv, transport="launcher")
+    assert (await visitor.event("response", "k1"))["payload"] == "c29tZXRoaW5n"
+    assert described["argv"][3].startswith("127.0.0.1:")
+    # The gateway has decrypted it; here a second stand-in plays the kernel behind the launcher.
+    info = {
+        "transport": "ipc",
+        "ip": ipc,
+        **{f"{c}_port": n for n, c in enumerate(("shell", "iopub", "stdin", "hb", "control"))},
+    }
+    (home / "connection.json").write_text(json.dumps(info))
+    inner = await asyncio.create_subprocess_exec(*STANDIN, str(home / "connection.json"), f"note:{home / 'inner'}")
+    await visitor.request("endpoints", kernel="k1", connection=info, pid=inner.pid)
+    await visitor.event("ready", "k1")
+    assert await visitor.request("signal", kernel="k1", signum=signal.SIGINT)
+    assert await written(home / "inner") == "SIGINT"
+    assert not (home / "note").exists()
+    await visitor.request("stop", kernel="k1", grace=5)
+    assert await asyncio.wait_for(inner.wait(), DEADLINE) == -signal.SIGTERM

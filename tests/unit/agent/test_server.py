@@ -1,0 +1,335 @@
+"""The agent: its gateways, streams and kernels, and its own end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from eg_distributed import ssh
+from eg_distributed.agent.server import Agent
+from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
+from eg_distributed.settings import Distributed
+from eg_distributed.streams import DATA, FIN, Flow
+from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin, until
+
+HEADER = struct.Struct(">BI")
+
+
+def frame(data: bytes) -> bytes:
+    return HEADER.pack(DATA, len(data)) + data
+
+
+async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
+    """Send *data* on a fresh stream, and return what comes back."""
+    flow, got = Flow(), b""
+    flow.push(data)
+    writer.write(flow.next_frame() or b"")
+    while len(got) < len(data):
+        got += b"".join(flow.feed(await asyncio.wait_for(reader.read(1 << 16), DEADLINE)))
+    return got
+
+
+async def again(settings: Distributed, owner: str = "tests", incarnation: str = "1") -> Visitor:
+    """Connect anew."""
+    return await Visitor.at(await ssh.connect("localhost", settings), owner, incarnation)
+
+
+# -- visitors ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_is_greeted_with_what_runs_here(visitor: Visitor, settings: Distributed) -> None:
+    """The greeting has the protocol's version and all kernels, whoever started them."""
+    await visitor.ready("k1", standin())
+    other = await again(settings, "another")
+    assert other.hello["protocol"] == PROTOCOL
+    (kernel,) = other.hello["kernels"]
+    assert (kernel["kernel"], kernel["owner"], kernel["state"], kernel["host_set"]) == (
+        "k1",
+        "tests",
+        "running",
+        "here",
+    )
+    other.close()
+
+
+async def test_every_gateway_hears_the_load(visitor: Visitor, settings: Distributed) -> None:
+    """What balancing counts is pushed to all; a kernel's own events only go to who answers for it."""
+    other = await again(settings, "another")
+    await visitor.ready("k1", standin())
+    await visitor.request("stop", kernel="k1", grace=0)
+
+    def loads() -> list[list[str]]:
+        return [event["kernels"] for event in other.events if event["event"] == "load"]
+
+    await until(lambda: loads() == [["k1"], []], "start and end are told")
+    assert {event["event"] for event in other.events} == {"load"}
+    other.close()
+
+
+async def test_adopting_tells_what_became_of_a_kernel(visitor: Visitor, settings: Distributed) -> None:
+    """A gateway that comes back hears of each kernel: running, exited with its log, or nothing if it is gone."""
+    await visitor.ready("running", standin())
+    await visitor.start("ended", standin("say:the end", "leave:4"))
+    await visitor.event("exited", "ended")
+    visitor.close()
+    back = await again(settings, incarnation="2")
+    found = await back.request("adopt", kernels=["running", "ended", "unknown"])
+    assert found["running"]["state"] == "running"
+    assert (found["ended"]["exit_code"], found["ended"]["log"]) == (4, "the end\n")
+    assert "unknown" not in found
+    await back.request("stop", kernel="running", grace=0)
+    await back.event("exited", "running")
+    back.close()
+
+
+async def test_a_kernel_without_its_gateway_is_listed_as_unclaimed(visitor: Visitor, settings: Distributed) -> None:
+    """An operator sees which kernels nobody answers for."""
+    await visitor.ready("k1", standin())
+    operator = await again(settings, "operator")
+    assert [kernel["claimed"] for kernel in await operator.request("list")] == [True]
+    visitor.close()
+    await visitor.ended()
+    assert [kernel["claimed"] for kernel in await operator.request("list")] == [False]
+    operator.close()
+
+
+async def test_an_orphan_is_ended_after_its_time(settings: Distributed) -> None:
+    """A kernel that nobody answers for ends by itself, one with a gateway or without a limit does not."""
+    visitor, keeper = await again(settings), await again(settings, "keeper")
+    orphan = (await visitor.ready("orphan", standin(), orphan_timeout=0.5))["pid"]
+    forever = (await visitor.ready("forever", standin(), orphan_timeout=0))["pid"]
+    kept = (await keeper.ready("kept", standin(), orphan_timeout=0.5))["pid"]
+    visitor.close()
+    await until(lambda: not alive(orphan), "the orphan has ended")
+    assert alive(forever)
+    assert alive(kept)
+    keeper.close()
+
+
+async def test_an_unknown_method_is_refused_and_the_connection_stays(visitor: Visitor) -> None:
+    """A gateway that asks for what this agent can't do hears so."""
+    with pytest.raises(Refusal, match="no method 'dance'"):
+        await visitor.request("dance")
+    assert (await visitor.request("ping"))["running"] == 0
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"\0",
+        b"\xff\xff\xff\xff",
+        b"\0\0\0\1x",
+        b"\0\0\0\2[]",
+        encode({"type": "control"}),
+        encode({"type": "stream"}),
+    ],
+)
+async def test_nonsense_ends_only_its_own_connection(visitor: Visitor, nonsense: bytes) -> None:
+    """Whatever a visitor says, the others go on."""
+    reader, writer = await visitor.link.open()
+    writer.write(nonsense)
+    if not nonsense.startswith(b"\0\0\0") or len(nonsense) < 5:
+        getattr(writer, "write_eof", lambda: None)()
+    assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
+    writer.close()
+    assert (await visitor.request("ping"))["pid"]
+
+
+# -- streams -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_reaches_the_kernels_channel(visitor: Visitor) -> None:
+    """Bytes go to the channel and come back."""
+    await visitor.ready("k1", standin())
+    answer, reader, writer = await visitor.stream("k1")
+    assert answer == {"ok": True, "received": 0, "stalled": 0.0}
+    assert await echoed(reader, writer, b"ping") == b"ping"
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "channel", "resume", "why"),
+    [
+        ("k2", "shell", False, "no such kernel or channel"),
+        ("k1", "stdout", False, "no such kernel or channel"),
+        ("k1", "shell", True, "no longer has this stream"),
+    ],
+)
+async def test_a_stream_that_cannot_be_is_refused(
+    visitor: Visitor, kernel: str, channel: str, *, resume: bool, why: str
+) -> None:
+    """A refusal says why, and a resume never begins anew, since that would hide a loss."""
+    await visitor.ready("k1", standin())
+    answer, _, writer = await visitor.stream(kernel, channel, resume=resume)
+    assert answer["ok"] is False
+    assert why in answer["error"]
+    writer.close()
+
+
+async def test_a_stream_resumed_under_fire_loses_and_doubles_nothing(visitor: Visitor) -> None:
+    """New links come while the old ones still bring data, as after a cut that the node has not noticed."""
+    await visitor.ready("k1", standin())
+    chance = random.Random(3)
+    sent = chance.randbytes(1 << 20)
+    flow = Flow()
+    flow.push(sent)
+    got = bytearray()
+    resume, old = False, []
+    while len(got) < len(sent):
+        answer, reader, writer = await visitor.stream("k1", received=flow.received, resume=resume)
+        assert answer["ok"], answer
+        resume = True
+        flow.attach(answer["received"])
+        old.append(writer)
+        for _ in range(chance.randrange(1, 4)):
+            position = chance.randrange(1, 40_000)
+            piece = flow._slice(
+                flow._sent, min(flow._sent + position, len(sent))
+            )  # small frames: more moments to cut at
+            if piece:
+                flow._sent += len(piece)
+                writer.write(frame(piece))
+        with_deadline = chance.choice([0.0, 0.001, 0.003])
+        try:
+            while True:
+                data = await asyncio.wait_for(reader.read(chance.randrange(1, 50_000)), with_deadline or None)
+                if not data:
+                    break
+                for payload in flow.feed(data):
+                    got += payload
+                    flow.delivered(len(payload))
+                if not with_deadline:
+                    break
+        except asyncio.TimeoutError:
+            pass
+    assert bytes(got) == sent
+    for writer in old:
+        writer.close()
+
+
+async def test_a_new_life_of_a_gateway_ends_the_streams_of_the_old(visitor: Visitor, settings: Distributed) -> None:
+    """After a gateway's crash nobody can resume its streams: the kernel sees them close."""
+    await visitor.ready("k1", standin())
+    _, reader, writer = await visitor.stream("k1")
+    visitor.close()
+    await visitor.ended()
+    back = await again(settings, incarnation="2")
+    assert await asyncio.wait_for(reader.read(), DEADLINE) in (b"", HEADER.pack(FIN, 0))
+    back.close()
+    writer.close()
+
+
+# -- life --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_restarted_agent_finds_its_kernels(visitor: Visitor, settings: Distributed) -> None:
+    """The agent may be killed: its kernels live on, the next agent knows them, and they answer."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    old = (await visitor.request("ping"))["pid"]
+    os.kill(old, signal.SIGKILL)
+    await visitor.ended()
+    back = await again(settings)
+    assert (await back.request("ping"))["pid"] != old
+    (kernel,) = back.hello["kernels"]
+    assert (kernel["kernel"], kernel["pid"], kernel["state"]) == ("k1", pid, "running")
+    assert alive(pid)
+    answer, reader, writer = await back.stream("k1")
+    assert answer["ok"]
+    assert await echoed(reader, writer, b"still there?") == b"still there?"
+    writer.close()
+    await back.request("adopt", kernels=["k1"])
+    assert await back.request("signal", kernel="k1", signum=signal.SIGTERM)
+    assert (await back.event("exited", "k1"))["exit_code"] is None
+    back.close()
+
+
+async def test_a_restarted_agent_knows_what_ended_meanwhile(visitor: Visitor, settings: Distributed) -> None:
+    """A kernel that ended while no agent watched is exited, not running, even if its pid is taken."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    old = (await visitor.request("ping"))["pid"]
+    os.kill(old, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    await visitor.ended()
+    await until(lambda: not alive(pid), "the kernel has ended")
+    back = await again(settings)
+    assert [kernel["state"] for kernel in back.hello["kernels"]] == ["exited"]
+    back.close()
+
+
+async def test_a_broken_record_stops_nobody(visitor: Visitor, settings: Distributed, home: Path) -> None:
+    """A record that a full disk cut short is passed over; the agent comes up."""
+    os.kill((await visitor.request("ping"))["pid"], signal.SIGKILL)
+    await visitor.ended()
+    (base,) = home.glob("eg-distributed/*")
+    for name, content in {"a": "", "b": "{", "c": "[]", "d": json.dumps({"agent": [1, None]})}.items():
+        (base / "k" / name).mkdir(parents=True)
+        (base / "k" / name / "record.json").write_text(content)
+    back = await again(settings)
+    assert back.hello["kernels"] == []
+    await back.ready("k1", standin())
+    back.close()
+
+
+async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: Path) -> None:
+    """`leave` is refused while a kernel is here; afterwards the agent ends and its socket is gone."""
+    pid = (await visitor.request("ping"))["pid"]
+    await visitor.ready("k1", standin())
+    assert await visitor.request("leave") is False
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
+    assert await visitor.request("leave") is True
+    await until(lambda: not alive(pid), "the agent has left")
+    assert list(home.glob("eg-distributed/*/*.sock*")) == []
+
+
+async def test_an_idle_agent_leaves(short: Path) -> None:
+    """Without a kernel and a visitor an agent ends by itself, and takes its socket's name with it."""
+    path = short / "d.sock"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    await asyncio.wait_for(Agent(short, "d", idle=0.0).run(listening), DEADLINE)
+    assert not path.exists()
+
+
+async def test_control_connections_of_one_gateway_do_not_disturb_each_other(
+    visitor: Visitor, settings: Distributed
+) -> None:
+    """A half-dead connection that ends late does not orphan what its successor has claimed."""
+    await visitor.ready("k1", standin(), orphan_timeout=0.2)
+    successor = await again(settings)
+    await successor.request("adopt", kernels=["k1"])
+    visitor.close()
+    await visitor.ended()
+    assert [kernel["claimed"] for kernel in await successor.request("list")] == [True]
+    successor.close()
+
+
+async def test_two_visitors_can_talk_at_once(visitor: Visitor) -> None:
+    """A slow request, such as a stop with its grace, holds up no other."""
+    await visitor.ready("k1", standin("ignore:SIGTERM"))
+    stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", grace=1.0))
+    assert (await visitor.request("ping"))["running"] == 1
+    assert not stopping.done()
+    await stopping
+
+
+async def test_an_agent_reads_a_hello_that_comes_in_pieces(visitor: Visitor) -> None:
+    """Packets end where they want."""
+    reader, writer = await visitor.link.open()
+    for byte in encode({"type": "control", "gateway": "g", "incarnation": "1"}):
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0)
+    hello = await asyncio.wait_for(read_message(reader), DEADLINE)
+    assert hello is not None
+    assert hello["ok"]
+    writer.close()

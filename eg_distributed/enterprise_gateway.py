@@ -17,8 +17,8 @@ import signal
 from typing import Any, ClassVar, Final
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
-from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 
+from . import tuning
 from .cluster import Cluster
 from .errors import DistributedError, RequestInvalid
 from .hosts import parse_hosts
@@ -283,20 +283,6 @@ def _check_env(env: dict[str, Any]) -> None:
             )
 
 
-def _turn_nagle_off() -> None:
-    """Have websockets send at once: by default Nagle's algorithm and delayed ACKs add 40 ms to every cell.
-
-    tornado names `open` as the place for this; jupyter_server's handler doesn't do it and offers no hook.
-    """
-    original = ZMQChannelsHandler.open
-
-    @functools.wraps(original)
-    def open_without_delay(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.set_nodelay(True)
-        return original(self, *args, **kwargs)
-
-    ZMQChannelsHandler.open = open_without_delay
-
-
-_turn_nagle_off()
+tuning.turn_nagle_off()
+tuning.parse_dates_quickly()
 __all__ = ["DistributedProcessProxy"]

@@ -87,6 +87,9 @@ class Cluster:
             for kernel in self.kernels.values():
                 await kernel.endpoints.close()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
+            if self._runtime_dir is not None and not self.settings.runtime_dir:
+                with contextlib.suppress(OSError):  # another gateway's process may have put something there
+                    self._runtime_dir.rmdir()
 
         with contextlib.suppress(concurrent.futures.TimeoutError):
             self.submit(close_nodes()).result(_CLOSE_DEADLINE)

@@ -186,6 +186,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
         self.pid = kernel.pid
         self._update_connection(kernel.connection_info)
+        tuning.renew_session_key(self.kernel_id, self.kernel_manager.session.key)
 
     async def confirm_remote_startup(self) -> None:
         """Nothing: `launch_process` returns only when the kernel is ready. Abstract in the base class."""
@@ -270,6 +271,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.assigned_host = ours["host"]
         if self.kernel_manager.ip != self._kernel.connection_info["ip"]:  # the runtime folder has another name now
             self._update_connection(self._kernel.connection_info)
+        # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
+        self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
 
 
 def _check_env(env: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
+_PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
 class Node:
@@ -130,13 +131,20 @@ class Node:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
+        pinging = asyncio.ensure_future(self._ping())
         try:
             await asyncio.wait({watching, hearing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (watching, hearing):
+            for task in (watching, hearing, pinging):
                 task.cancel()
             link.close()
             self._lost()
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(_PING)
+            with contextlib.suppress(HostError):  # silence of the agent is the SSH keep-alive's concern
+                await self.request("ping", {})
 
     async def _hear(self, reader: Reader) -> None:
         while True:

@@ -1,7 +1,7 @@
-"""Two things that cost every cell time in Enterprise Gateway's environment, undone when our process proxy is loaded.
+"""What Enterprise Gateway's environment does slower, or for a shorter time, than it could; used by our process proxy.
 
-Both are in libraries that Enterprise Gateway pins to old releases, and neither offers a hook. Each patch keeps what the patched
-function promises, and is only about its speed.
+All of it is in libraries that Enterprise Gateway pins to old releases, and none offers a hook. The patches keep what the patched
+functions promise; they are only about speed.
 """
 
 from __future__ import annotations
@@ -46,3 +46,14 @@ def parse_dates_quickly() -> None:
             return guessed
 
     jsonutil._dateutil_parse = parse
+
+
+def renew_session_key(kernel_id: str, key: bytes) -> None:
+    """Have the kernel's open websockets sign with *key* from now on; called on the gateway's loop after a restart.
+
+    Enterprise Gateway's launchers make a new key at each start. jupyter_server reads it when a websocket is opened and never
+    again, so that clients who stay connected over a restart would wait for ever.
+    """
+    for handler in ZMQChannelsHandler._open_sessions.values():
+        if handler.kernel_id == kernel_id:
+            handler.session.key = key

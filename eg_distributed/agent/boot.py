@@ -50,7 +50,9 @@ def folder():
     if len(node) > 20:
         node = hashlib.sha256(node.encode()).hexdigest()[:12]
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    candidates = [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d" % os.getuid()]
+    # The fallback's name is the home's too: one user may have several, in containers and in tests.
+    token = hashlib.sha256(cache.encode()).hexdigest()[:8]
+    candidates = [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d-%s" % (os.getuid(), token)]
     for path in candidates:
         if len(path) <= MAX_PATH and os.path.isabs(path) and private(path):
             return path

@@ -24,6 +24,9 @@ EXITED_KEPT = 3600.0
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
 TICK = 1.0
+SILENCE = 60.0
+"""Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
+which has nothing to send to it, would not notice for hours."""
 
 
 class Gateway:
@@ -33,6 +36,7 @@ class Gateway:
         self.owner = owner
         self.incarnation = incarnation
         self.kernels: set[str] = set()  # the kernels it answers for
+        self.heard = time.monotonic()
         self._writer = writer
 
     def send(self, message: Message) -> None:
@@ -41,6 +45,10 @@ class Gateway:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
             self._writer.write(encode(message))
+
+    def abort(self) -> None:
+        """Close the connection at once; what is queued is lost."""
+        self._writer.transport.abort()
 
 
 class Stream:
@@ -65,6 +73,8 @@ class Agent:
         self.gateways: set[Gateway] = set()
         self.streams: dict[str, Stream] = {}
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
+        self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
+        self._last_tick = time.monotonic()
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
         self._visitors = 0
@@ -89,6 +99,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
+        path = listening.getsockname()  # asked now: a closed server has closed its socket too
         server = await asyncio.start_unix_server(self._accept, sock=listening)
         try:
             while not self._leave.is_set():
@@ -114,13 +125,21 @@ class Agent:
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
         now = time.monotonic()
+        for gateway in list(self.gateways):
+            if now - self._last_tick > SILENCE / 2:
+                gateway.heard = now  # this node stood still, so nobody can have been heard
+            elif now - gateway.heard > SILENCE:
+                self._dismiss(gateway)
+        self._last_tick = now
         for kernel_id, since in list(self._unclaimed.items()):
             kernel = self.kernels[kernel_id]
+            if kernel_id in self._orphans:
+                continue
             if kernel.state == EXITED:
                 if now - since > EXITED_KEPT:
                     self._drop(kernel)
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
-                self._end_soon(kernel)
+                self._end_orphan_soon(kernel)
         for stream_id, stream in list(self.streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now
@@ -133,10 +152,19 @@ class Agent:
         elif now - self._idle_since > self.idle:
             self._leave.set()
 
-    def _end_soon(self, kernel: Kernel) -> None:
-        task = asyncio.ensure_future(kernel.stop(grace=5.0))
+    def _end_orphan_soon(self, kernel: Kernel) -> None:
+        self._orphans.add(kernel.id)
+        task = asyncio.ensure_future(self._end_orphan(kernel))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    async def _end_orphan(self, kernel: Kernel) -> None:
+        """End a kernel that nobody answers for; nothing of it stays, since nobody will ask, unless somebody came meanwhile."""
+        await kernel.stop(grace=5.0)
+        self._orphans.discard(kernel.id)
+        if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
+            self._close_streams(kernel)
+            self._drop(kernel)
 
     def _drop(self, kernel: Kernel) -> None:
         """Forget an ended kernel and all that is left of it."""
@@ -177,6 +205,9 @@ class Agent:
 
     async def _serve_gateway(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gateway = Gateway(hello["gateway"], hello["incarnation"], writer)
+        for earlier in list(self.gateways):
+            if earlier.incarnation == gateway.incarnation:
+                self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         self._forget_earlier_lives(gateway)
         self.gateways.add(gateway)
         gateway.send({"ok": True, "protocol": PROTOCOL, "kernels": [k.describe() for k in self.kernels.values()]})
@@ -185,14 +216,21 @@ class Agent:
                 request = await read_message(reader)
                 if request is None:
                     return
+                gateway.heard = time.monotonic()
                 task = asyncio.ensure_future(self._answer(gateway, request))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
         finally:
-            self.gateways.discard(gateway)
-            claimed = set().union(*(other.kernels for other in self.gateways))
-            for kernel_id in gateway.kernels - claimed:
-                self._unclaimed[kernel_id] = time.monotonic()
+            self._dismiss(gateway)
+
+    def _dismiss(self, gateway: Gateway) -> None:
+        """A gateway is gone, or counts as gone: nobody answers for its kernels until somebody adopts them."""
+        self.gateways.discard(gateway)
+        claimed = set().union(*(other.kernels for other in self.gateways))
+        for kernel_id in gateway.kernels - claimed:
+            self._unclaimed[kernel_id] = time.monotonic()
+        gateway.kernels.clear()
+        gateway.abort()
 
     def _forget_earlier_lives(self, gateway: Gateway) -> None:
         """Close the streams of an earlier process of the same gateway: nobody is left to resume them."""
@@ -319,7 +357,7 @@ class Agent:
         found = {}
         for kernel_id in params["kernels"]:
             kernel = self.kernels.get(kernel_id)
-            if kernel is not None:
+            if kernel is not None and gateway in self.gateways:
                 gateway.kernels.add(kernel_id)
                 kernel.owner = gateway.owner
                 self._unclaimed.pop(kernel_id, None)

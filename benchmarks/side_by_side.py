@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Gateway, Lab
-from tests.integration.client import GatewayClient, GatewayError, Kernel
+from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError, Kernel
 
 LOCAL = Path(__file__).with_name("local_kernel.py")
 STARTS, AT_ONCE, CELLS, INTERRUPTS, RESTARTS = 10, 32, 300, 5, 5
@@ -49,6 +49,7 @@ ROWS = (
     ("start", "start → kernel_info_reply, one at a time (ms, median)"),
     ("start_32_median", "32 starts at once: median of a start (ms)"),
     ("start_32_wall", "32 starts at once: wall time (ms)"),
+    ("start_32_failed", "32 starts at once: failed"),
     ("cell", "cell `1`, round trip (ms, median)"),
     ("cell_p95", "cell `1`, round trip (ms, 95th percentile)"),
     ("interrupt", "interrupt → KeyboardInterrupt (ms, median)"),
@@ -92,11 +93,14 @@ async def measure_starts(way: Way, client: GatewayClient, lab: Lab) -> None:
     before = logins(lab)
     many: list[float] = []
 
-    async def all_at_once() -> None:
-        many.extend(await asyncio.gather(*(timed(lambda: start(client, way.kernelspec)) for _ in range(AT_ONCE))))
+    async def one_of_many() -> None:
+        # EG's launcher picks ports by binding and closing: many at once on one node may meet on one, and then hang.
+        with contextlib.suppress(GatewayError, ChannelsClosed, TimeoutError):
+            many.append(await timed(lambda: start(client, way.kernelspec)))
 
-    way.figures["start_32_wall"] = await timed(all_at_once)
+    way.figures["start_32_wall"] = await timed(lambda: asyncio.gather(*(one_of_many() for _ in range(AT_ONCE))))
     way.figures["start_32_median"] = statistics.median(many)
+    way.figures["start_32_failed"] = float(AT_ONCE - len(many))
     way.figures["connections"] = float(logins(lab) - before)
     for kernel in list(client.started.values()):
         await kernel.delete()

@@ -99,7 +99,6 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
-        path = listening.getsockname()  # asked now: a closed server has closed its socket too
         server = await asyncio.start_unix_server(self._accept, sock=listening)
         try:
             while not self._leave.is_set():

@@ -52,6 +52,7 @@ ROWS = (
     ("start_32_failed", "32 starts at once: failed"),
     ("cell", "cell `1`, round trip (ms, median)"),
     ("cell_p95", "cell `1`, round trip (ms, 95th percentile)"),
+    ("cell_local", "the same of a local kernel of that gateway, no SSH (ms, median)"),
     ("interrupt", "interrupt → KeyboardInterrupt (ms, median)"),
     ("restart", "restart → kernel_info_reply (ms, median)"),
     ("wrong_interpreter", "wrong interpreter → error (ms)"),
@@ -126,6 +127,11 @@ async def measure_cells(way: Way, client: GatewayClient) -> None:
     way.figures["interrupt"] = statistics.median(interrupts)
     way.figures["restart"] = statistics.median([await timed(kernel.restart) for _ in range(RESTARTS)])
     await kernel.delete()
+    local = await start(client, "local")
+    for _ in range(20):
+        await local.execute("1")
+    way.figures["cell_local"] = statistics.median([await timed(lambda: local.execute("1")) for _ in range(CELLS)])
+    await local.delete()
 
 
 async def measure_error(way: Way, client: GatewayClient) -> None:
@@ -173,14 +179,16 @@ def logins(lab: Lab) -> int:
     return sum(len(re.findall(r"^Accepted ", node.read_logs(), re.MULTILINE)) for node in lab.nodes)
 
 
-def broken_kernelspecs() -> dict[str, dict[str, Any]]:
-    """Return kernelspecs whose interpreter does not exist, one for each way."""
+def extra_kernelspecs() -> dict[str, dict[str, Any]]:
+    """Return a kernelspec without any proxy, and for each way one whose interpreter does not exist."""
     ours = {"process_proxy": {"class_name": "eg_distributed.DistributedProcessProxy"}}
     stock = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
     launcher = ["/nowhere/python", "x.py", "--kernel-id", "{kernel_id}", "--response-address", "{response_address}"]
     launcher += ["--public-key", "{public_key}"]
     base = {"language": "python", "display_name": "broken"}
+    plain = ["/opt/kernel/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return {
+        "local": {**base, "argv": plain, "display_name": "local"},
         "broken_plain": {**base, "argv": ["/nowhere/python", "-f", "{connection_file}"], "metadata": ours},
         "broken_launcher": {**base, "argv": launcher, "metadata": ours},
         "broken_stock": {**base, "argv": launcher, "metadata": {"process_proxy": {"class_name": stock}}},
@@ -236,7 +244,7 @@ def main() -> None:
         floor = measure_floor(lab)
         for number, way in enumerate(WAYS):
             gateway = lab.add_gateway(
-                f"bench{number}", env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"}, kernelspecs=broken_kernelspecs()
+                f"bench{number}", env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"}, kernelspecs=extra_kernelspecs()
             )
             try:
                 asyncio.run(measure(way, gateway, lab))

@@ -74,7 +74,10 @@ def gateway(base_tag: str) -> Recipe:
     return Recipe(
         "gateway",
         {"BASE": base_tag},
-        {"requirements.txt": checkout.requirements("gateway")},
+        {
+            "requirements.txt": checkout.requirements("gateway"),
+            "kernel-requirements.txt": checkout.requirements("node"),
+        },
         late=lambda: dict([checkout.build_wheel()]),
         late_inputs=tuple(checkout.wheel_sources()),
     )

@@ -71,7 +71,7 @@ def test_exit_codes_are_a_contract() -> None:
         "LabError": 1,
         "LabUsageError": 2,
         "LabNotFound": 3,
-        "LabConflict": 1,
+        "LabConflict": 4,
         "LabNotReady": 5,
         "EnvironmentUnfit": 6,
     }

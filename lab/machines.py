@@ -121,8 +121,12 @@ class Machine(ABC):
         """Run *argv* on the machine, not through its SSH or HTTP; raise LabNotReady after *timeout* seconds."""
 
     @abstractmethod
-    def read_logs(self, tail: int | None = None) -> str:
-        """Return what the machine's main process printed: sshd's log, or Enterprise Gateway's."""
+    def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
+        """Return what the machine's main process printed: sshd's log, or Enterprise Gateway's.
+
+        *tail* lines of it, from *since* (UNIX seconds) on where the driver knows when a line came; with *timestamps* such
+        a driver puts an RFC 3339 time in front of each line. A driver that doesn't know returns the lines as they are.
+        """
 
     @abstractmethod
     def start(self) -> None:

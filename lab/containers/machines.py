@@ -94,10 +94,13 @@ class ContainerMachine(Machine):
             raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s", cause=text[1][-300:])
         return ExecResult(tuple(argv), int(code), *text)
 
-    def read_logs(self, tail: int | None = None) -> str:
+    def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
         """Return stdout and stderr of the container, nothing if it is gone."""
+        options: dict[str, Any] = {"tail": "all" if tail is None else tail, "timestamps": timestamps}
+        if since is not None:
+            options["since"] = since
         try:
-            return str(self._container.logs(tail="all" if tail is None else tail).decode(errors="replace"))
+            return str(self._container.logs(**options).decode(errors="replace"))
         except docker.errors.NotFound:
             return ""
 

@@ -10,5 +10,19 @@ from lab.topology.model import (
     Topology,
     User,
 )
+from lab.topology.reading import load, loads
+from lab.topology.schema import schema
 
-__all__ = ["Auth", "FaultStep", "GatewayGroup", "KernelspecEntry", "Limits", "NodeGroup", "Topology", "User"]
+__all__ = [
+    "Auth",
+    "FaultStep",
+    "GatewayGroup",
+    "KernelspecEntry",
+    "Limits",
+    "NodeGroup",
+    "Topology",
+    "User",
+    "load",
+    "loads",
+    "schema",
+]

@@ -1,0 +1,83 @@
+"""The keeper: a process beside a lab's owner that renews the lab's lease, and removes the lab when the owner has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+
+from lab import events, lease
+from lab.drivers import usable
+from lab.errors import LabError
+from lab.lab import Lab, destroy
+from lab.local.processes import identify
+from lab.state import StateFolder
+
+TRIES = 30
+"""How often the removal is tried, with a third of the lease's seconds between tries: an engine may be starting anew."""
+NUMBER_SECONDS = 5.0
+"""How long `lease.hold` may take to write down this process's number after starting it."""
+
+
+def keep(lab_name: str) -> None:
+    """Renew the lease until its owner ends, then remove the lab; end as well when the lease is another's or is gone."""
+    me = identify(os.getpid())
+    assert me is not None
+    deadline = time.monotonic() + NUMBER_SECONDS
+    tries = 0
+    while (held := lease.read(lab_name)) is not None and tries < TRIES:
+        if held.is_over():
+            tries += 1
+            if _remove(lab_name, held):
+                return
+            time.sleep(held.seconds / 3)
+            continue
+        if not lease.renew(lab_name, me):
+            if time.monotonic() > deadline:
+                return
+            _wait_for_end(held, 0.1)
+            continue
+        with contextlib.suppress(LabError):
+            lease.extend(Lab.attach(lab_name), time.time() + held.seconds)
+        _wait_for_end(held, held.seconds / 3)
+
+
+def _remove(lab_name: str, held: lease.Lease) -> bool:
+    _say(f"{held.holder} has ended: removing the lab {lab_name}")
+    events.record(lab_name, "lease.over", owner=held.holder)
+    folder = StateFolder(lab_name)
+    try:
+        destroy(usable(lab_name, folder), folder)
+    except LabError as error:
+        _say(f"the lab {lab_name} could not be removed: {error}")
+        return False
+    return True
+
+
+def _say(text: str) -> None:
+    """Print to the lab's keeper.log."""
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}", flush=True)
+
+
+def _wait_for_end(held: lease.Lease, seconds: float) -> None:
+    """Return when the owner's process has ended, at the latest after *seconds*."""
+    try:
+        descriptor = os.pidfd_open(held.pid)
+    except (AttributeError, OSError):
+        # It has ended already, or the kernel is older than pidfds (5.3): then one look a second.
+        if not held.is_over():
+            time.sleep(min(1.0, seconds))
+        return
+    try:
+        if not held.is_over():
+            waiter = select.poll()
+            waiter.register(descriptor, select.POLLIN)
+            waiter.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    keep(sys.argv[1])

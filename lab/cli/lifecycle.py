@@ -1,0 +1,252 @@
+"""The verbs that make labs and take them away: up, down, scale, reset, gc."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from lab import events
+from lab.cli.options import (
+    DURATION,
+    Verb,
+    complete_machines,
+    find_nodes,
+    json_option,
+    name_option,
+    note,
+    pairs,
+    progress,
+    show,
+)
+from lab.drivers import KINDS, make, usable
+from lab.errors import LabUsageError
+from lab.lab import MAX_NODES, Lab, destroy
+from lab.names import check_name
+from lab.state import StateFolder
+
+
+@click.command(cls=Verb)
+@name_option
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--nodes",
+    envvar=["LAB_NODES", "LAB_UP_NODES"],
+    type=click.IntRange(1, MAX_NODES),
+    help="How many [as many as it has, else 3]; with FILE, FILE says.",
+)
+@click.option(
+    "--driver",
+    envvar=["LAB_DRIVER", "LAB_UP_DRIVER"],
+    type=click.Choice(KINDS),
+    help="[docker if an engine answers, else local]",
+)
+@click.option(
+    "--sshd",
+    type=click.Choice(["auto", "openssh", "asyncssh"]),
+    help="The SSH server of a local lab's nodes [OpenSSH's where it can run]",
+)
+@click.option("--lease", type=DURATION, help="End the lab by itself this long after it was last used, like 2h [never]")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@json_option
+@click.pass_context
+def up(
+    context: click.Context,
+    name: str,
+    file: Path | None,
+    nodes: int | None,
+    driver: str | None,
+    sshd: str | None,
+    lease: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make the lab whole, whatever its state; end when a kernel has run on every node.
+
+    With FILE (a lab.toml, see `lab schema`) the lab becomes what FILE says: what is right stays, the rest is changed.
+    After ^C or a kill the same again goes on from there. What is not ready in time is named, with that machine's last
+    lines and exit code 5.
+
+    Example: lab up --nodes 2 --dry-run
+    """
+    settings: dict[str, Any] = {key: value for key, value in {"sshd": sshd, "lease": lease}.items() if value}
+    if file is not None:
+        from lab.topology import load
+
+        if nodes is not None:
+            raise LabUsageError(
+                f"{file} says how many nodes there are, and so does --nodes", remedy="change FILE, or `lab scale` later"
+            )
+        topology = dataclasses.replace(load(file), **settings)
+        if topology.name and context.get_parameter_source("name") is ParameterSource.DEFAULT:
+            name = check_name(topology.name)
+        settings = {"topology": topology}
+    if dry_run:
+        _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
+        return
+    began = time.monotonic()
+    with progress() as shown:
+        lab = Lab.up(name, nodes, shown, driver, **settings)
+    _show_lab(lab, time.monotonic() - began, as_json=as_json)
+
+
+def _show_plan(plan: Any, *, as_json: bool) -> None:
+    if as_json:
+        show(plan.as_dict())
+        return
+    lines = plan.lines()
+    for line in lines:
+        click.echo(line)
+    if not lines:
+        note("nothing would change")
+
+
+def _show_lab(lab: Lab, seconds: float, *, as_json: bool) -> None:
+    gateways = {gateway.name: gateway.url for gateway in lab.gateways}
+    if as_json:
+        landings = [dataclasses.asdict(landing) for landing in lab.landings]
+        show({"name": lab.name, "driver": lab.driver, "seconds": seconds, "gateways": gateways, "kernels": landings})
+        return
+    for landing in lab.landings:
+        click.echo(
+            f"{landing.node}: a kernel ({lab.probed_kernelspec}) answered on {landing.hostname} "
+            f"after {landing.seconds:.2f} s"
+        )
+    for gateway, url in gateways.items():
+        click.echo(f"{gateway}: {url}")
+    note(f"the lab {lab.name} ({lab.driver}) is up after {seconds:.1f} s")
+    if lab.name != "lab":
+        click.echo(f"to use it: export LAB_NAME={lab.name}")
+
+
+@click.command(cls=Verb)
+@name_option
+@click.option("--all", "everything", is_flag=True, help="Every lab of this machine that `lab ls` shows.")
+def down(name: str, everything: bool) -> None:
+    """Remove everything of this lab and nothing else; fine if nothing is there.
+
+    Needs no file: labels say what is the lab's. Half-made labs go like whole ones.
+
+    Example: lab down --name mine
+    """
+    names = [name]
+    if everything:
+        from lab.collect import find_labs
+
+        names = [found.name for found in find_labs()]
+    for each in names:
+        removed = remove(each)
+        for what in removed:
+            note(f"removed {what}")
+        note(f"the lab {each} is gone" if removed else f"there was no lab {each}")
+
+
+def remove(name: str) -> list[str]:
+    """Remove the lab *name* by all drivers that this machine can run; raise EnvironmentUnfit if it can't be seen."""
+    folder = StateFolder(check_name(name))
+    drivers = usable(name, folder)
+    # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
+    if folder.path.exists() and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
+        make("docker", name, folder)
+    return destroy(drivers, folder)
+
+
+@click.command(cls=Verb)
+@name_option
+@click.argument("groups", nargs=-1, required=True, metavar="GROUP=N...")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@json_option
+def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> None:
+    """Give node groups another number of nodes; what was there and may stay is untouched.
+
+    A lab that was made without a file has one group, `node`.
+
+    Example: lab scale node=5
+    """
+    wanted: dict[str, int] = {}
+    for group, count in pairs(groups, "count").items():
+        if not count.isdecimal() or int(count) > MAX_NODES:
+            raise LabUsageError(
+                f"{group} can't have {count!r} nodes", remedy=f"`lab scale {group}=N`, N from 0 to {MAX_NODES}"
+            )
+        wanted[group] = int(count)
+    lab = Lab.attach(name)
+    if dry_run:
+        _show_plan(lab.scale(wanted, plan_only=True), as_json=as_json)
+        return
+    began = time.monotonic()
+    with progress() as shown:
+        lab.scale(wanted, shown)
+    _show_lab(Lab.attach(name), time.monotonic() - began, as_json=as_json)
+
+
+@click.command(cls=Verb)
+@name_option
+@click.argument("nodes", nargs=-1, required=True, shell_complete=complete_machines)
+@json_option
+def reset(name: str, nodes: Sequence[str], as_json: bool) -> None:
+    """Bring NODES (or `all`) back to golden: files, processes, accounts and rules are as `up` made them.
+
+    Name, address and host keys stay. Ends when each answers to SSH again.
+
+    Example: lab reset node1
+    """
+    lab = Lab.attach(name)
+    found = find_nodes(lab, nodes)
+
+    def work(node: Any) -> float:
+        began = time.monotonic()
+        node.reset()
+        return time.monotonic() - began
+
+    with progress() as shown:
+        shown.step(f"resetting {', '.join(node.short_name for node in found)}")
+        with ThreadPoolExecutor(8) as pool:
+            took = list(pool.map(work, found))
+    rows = [{"machine": node.name, "seconds": round(seconds, 3)} for node, seconds in zip(found, took, strict=True)]
+    events.record(name, "node.reset", nodes=[node.name for node in found])
+    if as_json:
+        show(rows)
+    else:
+        for row in rows:
+            click.echo(f"{row['machine']}: golden after {row['seconds']:.2f} s")
+
+
+@click.command(cls=Verb)
+@click.option(
+    "--older-than", type=DURATION, default=0.0, help="Only what is older than this, like 1h.", show_default="any age"
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@json_option
+def gc(older_than: float, dry_run: bool, as_json: bool) -> None:
+    """Remove what labs left behind: labs whose lease is over or whose owner is dead, and halves of labs.
+
+    Looks at labels, leases and the lab's own folders alone; what no lab made is never touched, nor a lab that is in use.
+
+    Example: lab gc --dry-run
+    """
+    from lab.collect import find_garbage
+
+    found = find_garbage(older_than=older_than)
+    rows: list[dict[str, Any]] = []
+    for garbage in found:
+        removed = [] if dry_run else garbage.remove()
+        rows.append({**garbage.as_dict(), "removed": removed})
+    if as_json:
+        show(rows)
+        return
+    for garbage, row in zip(found, rows, strict=True):
+        click.echo(f"{'would remove' if dry_run else 'removed'} {garbage.what}: {garbage.why}")
+        for what in row["removed"]:
+            note(f"removed {what}")
+    if not found:
+        note("nothing is left over")
+
+
+VERBS = (up, down, scale, reset, gc)

@@ -1,0 +1,191 @@
+"""What all verbs share: the lab's name, `--json`, machines as arguments, durations, and examples in the help."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from lab.errors import LabError, LabNotFound, LabUsageError
+from lab.lab import Lab
+from lab.machines import Gateway, Machine, Node
+from lab.names import check_name, short_name
+from lab.progress import StderrProgress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+AS_JSON: Final = "as_json"
+"""The parameter behind `--json`; the outermost handler of errors looks for it too."""
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+
+
+class Verb(click.Command):
+    """A command whose help ends with its example, and whose options all say their environment variable.
+
+    Click's own `auto_envvar_prefix` gives each option `LAB_VERB_OPTION`; those that mean the same everywhere (`--name`)
+    carry a short one as well.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            if isinstance(parameter, click.Option):
+                parameter.show_envvar = True
+
+
+class Verbs(click.Group):
+    """A group of verbs."""
+
+    command_class = Verb
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """`15s`, `200ms`, `2m`, `1h`, `7d`, or bare seconds; the value is seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds; click calls it with what was typed."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = _DURATION.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration; write it like 15s, 200ms, 2m, 1h or 7d", param, ctx)
+        return float(match.group(1)) * _UNITS[match.group(2) or "s"]
+
+
+DURATION: Final = Duration()
+
+
+def pairs(values: Sequence[str], what: str = "option") -> dict[str, str]:
+    """Return `k=v` words as a dictionary; raise LabUsageError for what is none."""
+    found: dict[str, str] = {}
+    for value in values:
+        key, separator, text = value.partition("=")
+        if not separator or not key:
+            raise LabUsageError(f"{value!r} is no {what}", remedy=f"write it as {what.upper()}=VALUE")
+        found[key] = text
+    return found
+
+
+def _complete_labs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from lab.collect import find_labs
+
+    with contextlib.suppress(LabError):
+        return [CompletionItem(found.name) for found in find_labs() if found.name.startswith(incomplete)]
+    return []
+
+
+def complete_machines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the lab's machines for a shell; click calls it while somebody types."""
+    with contextlib.suppress(LabError):
+        lab = Lab.attach(ctx.params.get("name") or "lab")
+        names = [short_name(machine.name) for machine in machines_of(lab)]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return []
+
+
+def name_option(command: F) -> F:
+    """Add `--name`, as `name`."""
+    return click.option(
+        "--name",
+        "-n",
+        envvar="LAB_NAME",
+        default="lab",
+        show_default=True,
+        help="The lab's name.",
+        shell_complete=_complete_labs,
+        callback=lambda _ctx, _param, value: check_name(value),
+        is_eager=True,
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Add `--json`, as `as_json`."""
+    return click.option("--json", AS_JSON, envvar="LAB_JSON", is_flag=True, help="Print one JSON document.")(command)
+
+
+def show(document: Any) -> None:
+    """Print *document* as JSON on stdout."""
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def note(text: str) -> None:
+    """Say *text* on stderr: progress, not data."""
+    click.echo(text, err=True)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "") -> None:
+    """Print aligned columns on stdout; an empty cell is `-`, so that every line has as many words as the header."""
+    lines = [list(header), *[["-" if cell in {None, ""} else str(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        click.echo(indent + "  ".join(cells).rstrip())
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[StderrProgress]:
+    """Give a progress on stderr, and finish its last step on every way out."""
+    shown = StderrProgress()
+    done = False
+    try:
+        yield shown
+        done = True
+    finally:
+        shown.close(ok=done)
+
+
+def machines_of(lab: Lab) -> list[Machine]:
+    """Return the gateways, then the nodes."""
+    return [*lab.gateways, *lab.nodes]
+
+
+def find_machine(lab: Lab, name: str) -> Machine:
+    """Return a node (short or full name) or a gateway; raise LabNotFound with what there is."""
+    machines = machines_of(lab)
+    for machine in machines:
+        if name in {machine.name, short_name(machine.name)}:
+            return machine
+    there = ", ".join(short_name(machine.name) for machine in machines) or "none"
+    raise LabNotFound(
+        f"the lab {lab.name} has no machine {name}", cause=f"it has: {there}", remedy=f"`lab status --name {lab.name}`"
+    )
+
+
+def find_machines(lab: Lab, names: Sequence[str]) -> list[Machine]:
+    """Return the machines of *names*, in their order, each once; `all` means every node and gateway."""
+    if "all" in names:
+        return machines_of(lab)
+    return list({machine.name: machine for machine in (find_machine(lab, name) for name in names)}.values())
+
+
+def find_node(lab: Lab, name: str) -> Node:
+    """Return a node; a gateway is a usage error, since it has no sshd and no faults of hosts."""
+    machine = find_machine(lab, name)
+    if not isinstance(machine, Node):
+        raise LabUsageError(f"{name} is a gateway, no node", remedy=f"choose one of {_names(lab)}")
+    return machine
+
+
+def find_nodes(lab: Lab, names: Sequence[str]) -> list[Node]:
+    """Return the nodes of *names*, each once; `all` means every node."""
+    if "all" in names:
+        return lab.nodes
+    return list({node.name: node for node in (find_node(lab, name) for name in names)}.values())
+
+
+def _names(lab: Lab) -> str:
+    return ", ".join(node.short_name for node in lab.nodes)
+
+
+def role_of(machine: Machine) -> str:
+    """Return `gateway` or `node`."""
+    return "gateway" if isinstance(machine, Gateway) else "node"

@@ -1,0 +1,276 @@
+"""What labs there are on this machine, and what of them is garbage: read from labels, leases and the labs' own folders."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from lab import lease as leases
+from lab.drivers import usable
+from lab.errors import EnvironmentUnfit
+from lab.lab import destroy
+from lab.names import LABEL, LABEL_ROLE
+from lab.state import StateFolder, cache_root, state_root
+
+HALF_MADE_SECONDS: Final = 600.0
+"""How old a half of a lab must be to be garbage: another user's `lab up`, whose lock can't be seen, makes it whole sooner."""
+
+
+@dataclass(frozen=True)
+class FoundLab:
+    """One lab, by whatever of it is there. *made* is UNIX seconds, 0 if nothing says it."""
+
+    name: str
+    driver: str
+    nodes: int = 0
+    gateways: int = 0
+    running: int = 0
+    made: float = 0.0
+    lease: leases.Lease | None = None
+    folder: Path | None = None
+
+    @property
+    def machines(self) -> int:
+        """Nodes and gateways, running or not."""
+        return self.nodes + self.gateways
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `lab ls --json` prints of it."""
+        return {
+            "name": self.name,
+            "driver": self.driver,
+            "nodes": self.nodes,
+            "gateways": self.gateways,
+            "running": self.running,
+            "made": self.made or None,
+            "owner": self.lease.owner if self.lease else None,
+            "expires": self.lease.expires if self.lease else None,
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that nobody needs: *what* it is, *why* it is garbage, since when it is there, and how it goes."""
+
+    what: str
+    why: str
+    lab: str
+    made: float
+    remove: Callable[[], list[str]] = field(repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `lab gc --json` prints of it."""
+        return {"what": self.what, "why": self.why, "lab": self.lab, "made": self.made or None}
+
+
+def find_labs() -> list[FoundLab]:
+    """Return every lab that can be seen: on the engine that answers, and in this user's folders; by name."""
+    found = {(lab.name, lab.driver): lab for lab in (*_on_engine(), *_local())}
+    return sorted(found.values(), key=lambda lab: (lab.name, lab.driver))
+
+
+def _on_engine() -> Iterator[FoundLab]:
+    try:
+        from lab.containers.engine import connect
+
+        client = connect()
+    except EnvironmentUnfit:
+        return
+    labels: dict[str, list[dict[str, str]]] = {}
+    times: dict[str, list[float]] = {}
+    counts: dict[str, list[str]] = {}
+    running: dict[str, int] = {}
+    for network in client.networks.list(filters={"label": LABEL}):
+        _note(network.attrs.get("Labels") or {}, network.attrs.get("Created"), labels, times)
+    for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
+        name = _note(container.labels, container.attrs.get("Created"), labels, times)
+        counts.setdefault(name, []).append(container.labels.get(LABEL_ROLE, ""))
+        running[name] = running.get(name, 0) + (container.status == "running")
+    for name, seen in labels.items():
+        roles = counts.get(name, [])
+        folder = StateFolder(name).path
+        yield FoundLab(
+            name,
+            "docker",
+            nodes=roles.count("node"),
+            gateways=roles.count("gateway"),
+            running=running.get(name, 0),
+            made=min(filter(None, times[name]), default=0.0),
+            lease=leases.read(name) or next(filter(None, map(leases.from_labels, seen)), None),
+            folder=folder if folder.is_dir() else None,
+        )
+
+
+def _note(
+    told: dict[str, str], created: Any, labels: dict[str, list[dict[str, str]]], times: dict[str, list[float]]
+) -> str:
+    name = told[LABEL]
+    labels.setdefault(name, []).append(told)
+    times.setdefault(name, []).append(unix_time(created))
+    return name
+
+
+def unix_time(created: Any) -> float:
+    """Return the engine's time stamp (UTC, nanoseconds; or a number) as UNIX seconds, 0 if it is none."""
+    if isinstance(created, int | float):
+        return float(created)
+    try:
+        return datetime.strptime(str(created)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _local() -> Iterator[FoundLab]:
+    """Return the labs of this user's processes."""
+    from lab.local.driver import LocalDriver
+
+    for folder in _folders():
+        try:
+            driver = LocalDriver(folder.name, StateFolder(folder.name))
+        except EnvironmentUnfit:
+            return
+        if not driver.exists():
+            continue
+        nodes, gateways = driver.nodes(), driver.gateways()
+        states = [machine.state for machine in (*nodes, *gateways)]
+        made = folder.stat().st_mtime
+        with contextlib.suppress(OSError):
+            made = (folder / "id_ed25519").stat().st_mtime
+        found = FoundLab(folder.name, "local", len(nodes), len(gateways), states.count("running"), made)
+        yield replace(found, lease=leases.read(folder.name), folder=folder)
+
+
+def _folders() -> list[Path]:
+    root = state_root()
+    return sorted(each for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
+
+
+# -- garbage -----------------------------------------------------------------------------------------------------------
+
+
+def find_garbage(*, older_than: float = 0.0) -> list[Garbage]:
+    """Return what may go, each with its reason: labs whose lease is over, halves of labs, folders and processes of none.
+
+    *older_than* (seconds) spares what is younger. A lab that somebody works on now (its lock is held) is no garbage.
+    """
+    labs = find_labs()
+    found = [*_labs(labs), *_empty_folders(labs), *_strays(), *_unpacked()]
+    now = time.time()
+    return [each for each in found if now - each.made >= older_than]
+
+
+def _labs(labs: list[FoundLab]) -> Iterator[Garbage]:
+    now = time.time()
+    for lab in labs:
+        why = ""
+        # Without the folder the label alone speaks, with the lease's first term: machines that run have had it renewed
+        # since, because their own init ends them when it is over.
+        if lab.lease is not None and lab.lease.is_over() and (lab.folder is not None or not lab.running):
+            why = f"its lease is over, of {lab.lease.owner}"
+        elif not lab.machines and now - lab.made > HALF_MADE_SECONDS and lab.lease is None:
+            why = "it is half-made: there is no machine"
+        if why and not _busy(lab.name):
+            yield Garbage(f"the lab {lab.name}", why, lab.name, lab.made, _remover(lab.name))
+
+
+def _remover(name: str) -> Callable[[], list[str]]:
+    def remove() -> list[str]:
+        folder = StateFolder(name)
+        return destroy(usable(name, folder), folder)
+
+    return remove
+
+
+def _busy(name: str) -> bool:
+    return _locked(f"lab-{name}")
+
+
+def _locked(lock: str) -> bool:
+    """Say whether a process of this user holds *lock* (lab/state.py)."""
+    path = cache_root() / "locks" / f"{lock}.lock"
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _empty_folders(labs: list[FoundLab]) -> Iterator[Garbage]:
+    """Find folders of labs that have nothing else (any more). Without an engine none is known to be empty."""
+    from lab.containers.engine import connect
+
+    try:
+        connect()
+    except EnvironmentUnfit:
+        return
+    there = {lab.name for lab in labs}
+    for folder in _folders():
+        made = folder.stat().st_mtime
+        granted = leases.read(folder.name)
+        waits = granted is not None and not granted.is_over()
+        if folder.name in there or waits or time.time() - made < HALF_MADE_SECONDS or _busy(folder.name):
+            continue
+        why = "no engine and no process has anything of this lab"
+        yield Garbage(f"the folder {folder}", why, folder.name, made, _remover(folder.name))
+
+
+def _strays() -> Iterator[Garbage]:
+    """Find processes that carry a local lab's mark, of a lab whose folder is gone."""
+    from lab.local import processes
+
+    if not (processes.PROC / "self" / "environ").exists():
+        return
+    root = state_root()
+    lost: dict[str, list[processes.Process]] = {}
+    for process in processes.belonging(root):
+        name = _lab_of(process.pid, root)
+        if name and not (root / name).exists():
+            lost.setdefault(name, []).append(process)
+    for name, members in lost.items():
+
+        def end(folder: Path = root / name) -> list[str]:
+            return [f"{processes.end_all(folder, [])} processes"]
+
+        what = f"{len(members)} processes of the lab {name}"
+        yield Garbage(what, f"its folder {root / name} is gone", name, 0.0, end)
+
+
+def _lab_of(pid: int, root: Path) -> str:
+    """Return the name of the lab whose mark a process carries, nothing if it is only a descendant of one that does."""
+    from lab.local import processes
+
+    try:
+        variables = (processes.PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    prefix = f"{processes.MARK}={root}/".encode()
+    for variable in variables:
+        if variable.startswith(prefix):
+            return os.fsdecode(variable.removeprefix(prefix)).split("/")[0]
+    return ""
+
+
+def _unpacked() -> Iterator[Garbage]:
+    """Find half-bootstrapped Debians in the cache: their maker was killed, and its lock is free."""
+    if _locked("images"):
+        return
+    cache = cache_root()
+    for folder in cache.glob("debian-*") if cache.is_dir() else ():
+
+        def remove(folder: Path = folder) -> list[str]:
+            shutil.rmtree(folder, ignore_errors=True)
+            return [f"folder {folder}"]
+
+        yield Garbage(f"the folder {folder}", "its `lab up` did not end well", "", folder.stat().st_mtime, remove)

@@ -1,0 +1,142 @@
+"""Checks of the container engine: does it answer, may we ask it, is there room, is there a subnet, are the images there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from lab.doctor.findings import DOCKER, Finding
+from lab.doctor.probing import megabytes_free, tool
+from lab.errors import EnvironmentUnfit, LabConflict, LabError
+
+TESTED_API: Final = (1, 41)
+"""What the lab is tested with (Docker Engine 20.10); older engines may do."""
+IMAGES_MEGABYTES: Final = 4000
+"""What the images need while they are built, beside what they are."""
+
+
+def connect() -> tuple[Any | None, Finding]:
+    """Return a client, or None, and what was found; never raises. Called first: other checks need the client."""
+    from lab.containers import engine
+
+    try:
+        client = engine.connect(10)
+    except EnvironmentUnfit as error:
+        return None, _unreachable(error)
+    told = client.version()
+    info = client.info()
+    found = (
+        f"{_product(told)} {told.get('Version')} (API {told.get('ApiVersion')}), "
+        f"{info.get('Driver')}, cgroup v{info.get('CgroupVersion', '1')}, {info.get('NCPU')} CPUs"
+    )
+    return client, Finding("engine", "ok", found, drivers=DOCKER)
+
+
+def _product(told: dict[str, Any]) -> str:
+    components = told.get("Components") or [{}]
+    return str(components[0].get("Name") or "engine")
+
+
+def _unreachable(error: EnvironmentUnfit) -> Finding:
+    """Say why no engine answers: there is none, it is down, or this user may not ask it."""
+    address = os.environ.get("DOCKER_HOST", "")
+    path = Path(address.removeprefix("unix://") if address.startswith("unix://") else "/var/run/docker.sock")
+    if address and not address.startswith("unix://"):
+        found, remedy = f"{address} does not answer", "see that DOCKER_HOST is right, or unset it"
+    elif not path.exists():
+        installed = tool("dockerd") or tool("podman")
+        found = f"there is no {path}" + (f", though {installed} is installed" if installed else "")
+        remedy = (
+            "start the engine (`systemctl start docker`, Docker Desktop)" if installed else "install Docker or podman"
+        )
+        remedy += "; or use the driver that needs none: `lab up --driver local`"
+    elif not stat.S_ISSOCK(path.stat().st_mode):
+        found, remedy = f"{path} is no socket", "see that DOCKER_HOST is right, or unset it"
+    elif not os.access(path, os.R_OK | os.W_OK):
+        found = f"this user may not use {path}"
+        remedy = "`sudo usermod -aG docker $USER` and log in anew, or rootless docker; or `lab up --driver local`"
+    else:
+        found = f"{path} is there, but nothing answers: {error.cause[-160:]}"
+        remedy = "start the engine (`systemctl start docker`); or `lab up --driver local`"
+    return Finding("engine", "missing", found, remedy, DOCKER)
+
+
+def checks(client: Any) -> Iterator[Finding]:
+    """Yield what can be asked of an engine that answers."""
+    yield _api(client)
+    yield _disk(client)
+    yield _subnet(client)
+    yield _images(client)
+
+
+def _api(client: Any) -> Finding:
+    version = str(client.version().get("ApiVersion", "0.0"))
+    if tuple(int(part) for part in version.split(".") if part.isdigit()) < TESTED_API:
+        tested = ".".join(map(str, TESTED_API))
+        return Finding(
+            "engine API", "warning", f"{version}; the lab is tested with {tested}", "update the engine", DOCKER
+        )
+    return Finding("engine API", "ok", version, drivers=DOCKER)
+
+
+def _disk(client: Any) -> Finding:
+    root = Path(str(client.info().get("DockerRootDir", "")))
+    if not root.is_dir():
+        return Finding("engine disk", "unknown", f"{root} is not on this machine", "`docker system df`", DOCKER)
+    free = megabytes_free(root)
+    remedy = "`lab images prune`, `lab gc`, `docker system prune`"
+    if free < IMAGES_MEGABYTES // 8:
+        return Finding("engine disk", "missing", f"{free} MB free in {root}", remedy, DOCKER)
+    if free < IMAGES_MEGABYTES:
+        found = f"{free} MB free in {root}; building images takes {IMAGES_MEGABYTES} MB"
+        return Finding("engine disk", "warning", found, remedy, DOCKER)
+    return Finding("engine disk", "ok", f"{free} MB free in {root}", drivers=DOCKER)
+
+
+def _subnet(client: Any) -> Finding:
+    from lab.containers import network
+
+    taken = network.taken_by_engine(client.networks.list())
+    table = Path("/proc/net/route")
+    if table.exists():
+        taken.update(network.routes(table.read_text()))
+    try:
+        subnet = network.choose("lab", taken)
+    except LabConflict as error:
+        return Finding("subnet", "missing", error.cause, "`lab gc`, `docker network prune`", DOCKER)
+    return Finding("subnet", "ok", f"{subnet} is free in {network.POOL}", drivers=DOCKER)
+
+
+def _images(client: Any) -> Finding:
+    import docker.errors
+
+    from lab.containers import debian, images
+
+    def there(tag: str) -> bool:
+        try:
+            client.images.get(tag)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+    try:
+        root = images.base(debian.tag())
+        missing = [each.role for each in (root, images.node(root.tag), images.gateway(root.tag)) if not there(each.tag)]
+    except (LabError, OSError) as error:
+        return Finding("images", "warning", f"can't tell: {str(error)[:200]}", "see `checkout` and `uv`", DOCKER)
+    if not missing:
+        return Finding("images", "ok", "built", drivers=DOCKER)
+    found = f"to be built: {', '.join(missing)} (minutes the first time, then seconds)"
+    if there(debian.tag()):
+        return Finding("images", "ok", found, drivers=DOCKER)
+    if os.geteuid() == 0 and tool("debootstrap"):
+        return Finding(
+            "images", "ok", f"{found}; Debian is pulled, or bootstrapped if no registry answers", drivers=DOCKER
+        )
+    remedy = (
+        "nothing if the engine reaches an image registry; else `lab images load FILE`, or debootstrap as root, once"
+    )
+    return Finding("images", "unknown", f"{found}; {debian.IMAGE} has to be pulled", remedy, DOCKER)

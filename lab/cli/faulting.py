@@ -90,6 +90,9 @@ def add(
 
     lab = Lab.attach(name)
     chosen: dict[str, Any] = dict(pairs(options))
+    for word, flag in {"duration": "--for", "owner": "--owner", "seed": "--seed"}.items():
+        if word in chosen:
+            raise LabUsageError(f"{word} is no option of a fault's own", remedy=f"`{flag} {chosen[word]}`")
     found = add_fault(lab, kind, _targets(lab, nodes), duration=duration, owner=owner, seed=seed, **chosen)
     _added(found, as_json)
 
@@ -147,10 +150,10 @@ def heal(name: str, ids: Sequence[str], everything: bool, as_json: bool) -> None
 
     Example: lab fault heal --all
     """
-    from lab.faults import heal as heal_faults
-
     if bool(ids) == everything:
         raise LabUsageError("say which faults to heal", remedy="`lab fault heal ID…` (see `lab fault ls`), or `--all`")
+    from lab.faults import heal as heal_faults
+
     lab = Lab.attach(name)
     healed = [each for wanted in (ids or (None,)) for each in heal_faults(lab, wanted)]
     if as_json:
@@ -170,15 +173,9 @@ def catalogue(kind: str | None, as_json: bool) -> None:
     Example: lab fault catalogue partition
     """
     from lab.faults import catalogue as kinds
+    from lab.faults import kind as find_kind
 
-    documents = [dict(each.as_dict()) for each in kinds()]
-    if kind is not None:
-        documents = [each for each in documents if each["name"] == kind]
-        if not documents:
-            from lab.cli.checking import nearest
-
-            names = [each.name for each in kinds()]
-            raise LabUsageError(f"there is no fault {kind}", cause=nearest(kind, names), remedy="`lab fault catalogue`")
+    documents = [each.as_dict() for each in (kinds() if kind is None else [find_kind(kind)])]
     if as_json:
         show(documents if kind is None else documents[0])
         return
@@ -190,14 +187,11 @@ def catalogue(kind: str | None, as_json: bool) -> None:
 
 def _explain(document: dict[str, Any]) -> None:
     click.echo(f"{document['name']} ({document['group']}): {document['summary']}")
-    for option in document.get("options") or []:
-        told = option if isinstance(option, dict) else {"name": option}
-        default = "" if told.get("default") is None else f" [{told['default']}]"
-        click.echo(
-            f"  --option {told['name']}={str(told.get('type', 'VALUE')).upper()}{default}  {told.get('doc', '')}".rstrip()
-        )
-    if mechanisms := document.get("mechanisms"):
-        click.echo(f"  by {', then '.join(map(str, mechanisms))}")
+    click.echo(f"  seen from outside: {document['shows']}")
+    for option in document["options"]:
+        default = "" if option["default"] in (None, "", []) else f" [{option['default']}]"
+        click.echo(f"  --option {option['name']}={option['type'].upper()}{default}: {option['help']}")
+    click.echo(f"  by {', else '.join(document['mechanisms'])}; in {', '.join(document['drivers'])} labs")
 
 
 @fault.command(cls=Verb)
@@ -213,8 +207,7 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     Example: lab fault run docs/lab.example.toml --dry-run
     """
-    from lab.faults import run_plan
-    from lab.faults.plan import resolve
+    from lab.faults import resolve, run_plan
     from lab.topology import load
 
     topology = load(file)
@@ -253,12 +246,12 @@ def partition(name: str, groups: str, duration: float | None, as_json: bool) -> 
 
     Example: lab partition 'node1,gateway|node2' --for 15s
     """
-    from lab.faults import add as add_fault
-
-    lab = Lab.attach(name)
     parts = [[word.strip() for word in part.split(",") if word.strip()] for part in groups.split("|")]
     if len(parts) < 2 or not all(parts):
         raise LabUsageError(f"{groups!r} are no groups", remedy="`lab partition 'node1|node2,node3'`")
+    from lab.faults import add as add_fault
+
+    lab = Lab.attach(name)
     found = [find_machine(lab, word) for part in parts for word in part]
     if len({machine.name for machine in found}) < len(found):
         raise LabUsageError(f"{groups!r} has a machine twice", remedy="name each once")

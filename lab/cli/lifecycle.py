@@ -29,6 +29,7 @@ from lab.drivers import KINDS, make, usable
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab, destroy
 from lab.names import check_name
+from lab.progress import Progress
 from lab.state import StateFolder
 
 
@@ -52,7 +53,14 @@ from lab.state import StateFolder
     type=click.Choice(["auto", "openssh", "asyncssh"]),
     help="The SSH server of a local lab's nodes [OpenSSH's where it can run]",
 )
-@click.option("--lease", type=DURATION, help="End the lab by itself this long after it was last used, like 2h [never]")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="FAULT",
+    help="A fault of logins on every node, like `hostile` (see `lab fault catalogue`); may repeat.",
+)
+@click.option("--lease", type=DURATION, help="Let the lab end by itself this long from now, like 2h [never]")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @json_option
 @click.pass_context
@@ -63,6 +71,7 @@ def up(
     nodes: int | None,
     driver: str | None,
     sshd: str | None,
+    profiles: Sequence[str],
     lease: float | None,
     dry_run: bool,
     as_json: bool,
@@ -93,7 +102,21 @@ def up(
     began = time.monotonic()
     with progress() as shown:
         lab = Lab.up(name, nodes, shown, driver, **settings)
+        if profiles:
+            _make_hostile(lab, profiles, shown)
     _show_lab(lab, time.monotonic() - began, as_json=as_json)
+
+
+def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:
+    """Add each of *profiles* to every node that doesn't have it: after the probes, which want plain logins."""
+    from lab.faults import active, add
+
+    there = {(fault.name, node) for fault in active(lab) for node in fault.nodes}
+    for profile in profiles:
+        nodes = [node for node in lab.nodes if (profile, node.name) not in there]
+        if nodes:
+            shown.step(f"{profile} on every node")
+            add(lab, profile, nodes, owner="lab")
 
 
 def _show_plan(plan: Any, *, as_json: bool) -> None:

@@ -36,8 +36,19 @@ BROKEN_PIPE = 141
 """What a shell says of a program that SIGPIPE ended: `lab logs | head` is no failure of ours."""
 
 
+class _PipeClosed(Exception):
+    """Who read our stdout is gone. Click would make an exit code of 1 of the OSError."""
+
+
 class _Root(Verbs):
     """All verbs; the help lists them by what they are for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; click calls it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _PipeClosed from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write a section for each room; click calls it for `lab --help`."""
@@ -104,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+    except (_PipeClosed, BrokenPipeError):
         # Python would complain once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)

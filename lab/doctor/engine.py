@@ -20,14 +20,18 @@ IMAGES_MEGABYTES: Final = 4000
 
 def connect() -> tuple[Any | None, Finding]:
     """Return a client, or None, and what was found; never raises. Called first: other checks need the client."""
+    import docker.errors
+    import requests.exceptions
+
     from lab.containers import engine
 
     try:
         client = engine.connect(10)
+        told, info = client.version(), client.info()
     except EnvironmentUnfit as error:
-        return None, _unreachable(error)
-    told = client.version()
-    info = client.info()
+        return None, _unreachable(error.cause)
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        return None, _unreachable(str(error))
     found = (
         f"{_product(told)} {told.get('Version')} (API {told.get('ApiVersion')}), "
         f"{info.get('Driver')}, cgroup v{info.get('CgroupVersion', '1')}, {info.get('NCPU')} CPUs"
@@ -40,7 +44,7 @@ def _product(told: dict[str, Any]) -> str:
     return str(components[0].get("Name") or "engine")
 
 
-def _unreachable(error: EnvironmentUnfit) -> Finding:
+def _unreachable(cause: str) -> Finding:
     """Say why no engine answers: there is none, it is down, or this user may not ask it."""
     address = os.environ.get("DOCKER_HOST", "")
     path = Path(address.removeprefix("unix://") if address.startswith("unix://") else "/var/run/docker.sock")
@@ -59,7 +63,7 @@ def _unreachable(error: EnvironmentUnfit) -> Finding:
         found = f"this user may not use {path}"
         remedy = "`sudo usermod -aG docker $USER` and log in anew, or rootless docker; or `lab up --driver local`"
     else:
-        found = f"{path} is there, but nothing answers: {error.cause[-160:]}"
+        found = f"{path} is there, but nothing answers: {cause[-160:]}"
         remedy = "start the engine (`systemctl start docker`); or `lab up --driver local`"
     return Finding("engine", "missing", found, remedy, DOCKER)
 

@@ -1,0 +1,206 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import collect
+from lab import lease as leases
+from lab.local import processes
+from lab.names import LABEL, LABEL_ROLE
+from lab.state import StateFolder, locked, state_root
+from tests.unit.lab.command import run
+
+OLD = time.time() - 3600
+
+
+def stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000000000Z")
+
+
+@dataclass
+class Thing:
+    """A container or a network, as the engine's client shows it."""
+
+    labels: Mapping[str, str]
+    status: str = "running"
+    made: float = OLD
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {"Labels": self.labels, "Created": stamp(self.made)}
+
+
+@dataclass
+class Engine:
+    """As much of an engine's client as looking for labs takes; lists what has the label, as the real one does."""
+
+    containers_there: list[Thing] = field(default_factory=list)
+    networks_there: list[Thing] = field(default_factory=list)
+
+    @property
+    def containers(self) -> Any:
+        return Listing(self.containers_there)
+
+    @property
+    def networks(self) -> Any:
+        return Listing(self.networks_there)
+
+
+@dataclass
+class Listing:
+    things: list[Thing]
+
+    def list(self, filters: Mapping[str, str], **_: Any) -> list[Thing]:
+        return [each for each in self.things if filters["label"] in each.labels]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine that answers, without anything on it."""
+    found = Engine()
+    monkeypatch.setattr("lab.containers.engine.connect", lambda *_: found)
+    monkeypatch.setattr(collect, "usable", lambda *_: [])
+    return found
+
+
+def machine(lab: str, role: str = "node", status: str = "running", **labels: str) -> Thing:
+    return Thing({LABEL: lab, LABEL_ROLE: role, **labels}, status)
+
+
+def lease_labels(expires: float) -> dict[str, str]:
+    return {leases.LABEL_OWNER: "somebody@elsewhere/0/0", leases.LABEL_EXPIRES: f"{expires:.0f}"}
+
+
+def make_folder(name: str, made: float = OLD) -> Path:
+    folder = StateFolder(name)
+    folder.write(folder.ssh_config, "")
+    os.utime(folder.path, (made, made))
+    return folder.path
+
+
+def what() -> list[str]:
+    return [each.what for each in collect.find_garbage()]
+
+
+def test_labs_are_found_by_label(engine: Engine) -> None:
+    """Machines and networks of one label are one lab; what has no label is none."""
+    engine.containers_there += [machine("a"), machine("a", status="exited"), machine("a", "gateway"), Thing({"x": "y"})]
+    engine.networks_there += [Thing({LABEL: "a"}), Thing({LABEL: "b"})]
+    found = {lab.name: lab for lab in collect.find_labs()}
+    assert found.keys() == {"a", "b"}
+    assert (found["a"].nodes, found["a"].gateways, found["a"].running) == (2, 1, 2)
+    assert found["b"].machines == 0
+    assert abs(found["a"].made - OLD) < 1
+
+
+def test_a_lab_in_use_is_no_garbage(engine: Engine) -> None:
+    """A lab without a lease stays for ever, one with a lease until its end."""
+    engine.containers_there += [machine("a"), machine("b", **lease_labels(time.time() + 60))]
+    make_folder("a")
+    assert what() == []
+
+
+def test_a_lab_whose_lease_is_over_is_garbage(engine: Engine) -> None:
+    """Its folder says when the lease ended; removing it takes the folder too."""
+    engine.containers_there += [machine("a")]
+    leases.grant("a", 0)
+    assert what() == ["the lab a"]
+    (garbage,) = collect.find_garbage()
+    assert garbage.remove() == [f"folder {StateFolder('a').path}"]
+
+
+def test_a_lab_whose_owner_died_is_garbage(engine: Engine) -> None:
+    """An owner is a pid with its start time: a later process of the same number is another."""
+    engine.containers_there += [machine("dead"), machine("alive")]
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owners = {"dead": processes.Process(child.pid, 1), "alive": processes.identify(child.pid)}
+    for name, owner in owners.items():
+        assert owner is not None
+        mine = leases.mine()
+        lease = leases.Lease(mine.owner, mine.host, owner.pid, owner.started, 60, time.time() + 60)
+        leases._write(name, lease, None)
+    found = what()
+    child.communicate(b"\n")
+    assert found == ["the lab dead"]
+    assert what() == ["the lab alive", "the lab dead"]
+
+
+def test_a_running_lab_of_somebody_else_is_judged_by_its_machines(engine: Engine) -> None:
+    """A label tells the first term only: machines that still run have had theirs renewed, stopped ones not."""
+    engine.containers_there += [
+        machine("runs", **lease_labels(OLD)),
+        machine("over", status="exited", **lease_labels(OLD)),
+    ]
+    assert what() == ["the lab over"]
+
+
+def test_half_of_a_lab_is_garbage_once_nobody_makes_it_whole(engine: Engine) -> None:
+    """A network alone goes after a while, and not while a `lab up` holds the lab's lock."""
+    engine.networks_there += [Thing({LABEL: "old"}), Thing({LABEL: "young"}, made=time.time()), Thing({LABEL: "busy"})]
+    with locked("lab-busy", what="the lab busy"):
+        assert what() == ["the lab old"]
+
+
+def test_a_folder_of_nothing_is_garbage_only_where_an_engine_answers(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an engine a docker lab can't be seen, so its folder may be anything but garbage."""
+    folder = make_folder("gone")
+    make_folder("fresh", made=time.time())
+    assert what() == [f"the folder {folder}"]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder.parents[1]))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/no-engine.sock")
+    assert what() == []
+
+
+@pytest.fixture
+def stray() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that carries the mark of a local lab that is gone."""
+    environment = {**os.environ, processes.MARK: str(state_root() / "lost" / "machines" / "node1")}
+    child = subprocess.Popen(["sleep", "600"], env=environment)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_processes_of_a_lab_that_is_gone_are_garbage(engine: Engine, stray: subprocess.Popen[bytes]) -> None:
+    """The mark in their environment says whose they are; with the lab's folder there they are its own."""
+    (garbage,) = collect.find_garbage()
+    assert garbage.lab == "lost"
+    (state_root() / "lost" / "machines").mkdir(parents=True)
+    assert [each.lab for each in collect.find_garbage() if "processes" in each.what] == []
+    (state_root() / "lost" / "machines").rmdir()
+    (state_root() / "lost").rmdir()
+    assert garbage.remove() == ["1 processes"]
+    assert processes.identify(stray.pid) is None
+
+
+def test_gc_says_what_it_would_remove(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """--dry-run names thing and reason and removes nothing; --older-than spares what is younger."""
+    folder = make_folder("gone")
+    code, out, _ = run(["gc", "--dry-run"], capsys)
+    assert code == 0
+    assert f"would remove the folder {folder}" in out
+    assert folder.exists()
+    assert json.loads(run(["gc", "--json", "--older-than", "2h"], capsys)[1]) == []
+    (row,) = json.loads(run(["gc", "--json"], capsys)[1])
+    assert row["removed"] == [f"folder {folder}"]
+    assert not folder.exists()
+    assert "nothing is left over" in run(["gc"], capsys)[2]
+
+
+def test_ls_tells_owners_and_ends(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a lab: how much of it runs, whose it is, when it ends."""
+    engine.containers_there += [machine("a", **lease_labels(time.time() + 3630)), machine("b", status="exited")]
+    lines = [line.split() for line in run(["ls"], capsys)[1].splitlines()]
+    assert lines[1] == ["a", "docker", "1", "0", "1/1", "1h", "somebody", "in", "1h"]
+    assert lines[2] == ["b", "docker", "1", "0", "0/1", "1h", "-", "never"]

@@ -212,7 +212,7 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     topology = load(file)
     lab = Lab.attach(name)
-    chosen = topology.seed if seed is None else seed
+    chosen = seed if seed is not None else topology.seed or 0
     steps = [dict(step.as_dict()) for step in resolve(topology.fault_plan(), [node.name for node in lab.nodes], chosen)]
     if not dry_run:
         began = time.monotonic()

@@ -24,6 +24,7 @@ IGNORED: Final = (
     "process:*/eg-distributed/*agent*",
     "file:*/.cache/eg-distributed/*",
     "file:*/eg-distributed/*",
+    "file:/tmp/eg-distributed-*",
     "port:*eg-distributed*",
     # What any first login or first kernel leaves in a home.
     "file:*/.cache",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -56,12 +56,12 @@ def clock(seconds: float) -> str:
     return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
 
 
-def timeline(lab: Lab, since: float | None = None) -> list[Entry]:
-    """Return all that is known of *lab* from *since* (UNIX seconds) on, in order. Asks all machines at once.
+def timeline(lab: Lab, since: float | None = None, names: Collection[str] | None = None) -> list[Entry]:
+    """Return all that is known of *lab* from *since* (UNIX seconds) on, in order. Asks all machines (those of *names*) at once.
 
     A machine that can't tell contributes one line that says why. Called by `lab export` and for the report of a failed test.
     """
-    machines: list[Machine] = [*lab.gateways, *lab.nodes]
+    machines: list[Machine] = [each for each in (*lab.gateways, *lab.nodes) if names is None or each.name in names]
     with ThreadPoolExecutor(8, thread_name_prefix="lab-timeline") as pool:
         logs = pool.map(lambda machine: list(_log(machine, since)), machines)
         agents = pool.map(lambda node: list(_agents(node)), [each for each in machines if isinstance(each, Node)])

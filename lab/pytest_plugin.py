@@ -1,0 +1,340 @@
+"""The pytest plugin: SSH nodes, a gateway and faults as fixtures. Nothing happens until a test asks for one.
+
+    @pytest.mark.lab(nodes=2)
+    def test_a_cut_is_noticed(nodes, gateway, fault):
+        with fault("partition", nodes[0]):
+            ...
+
+Fixtures: `lab`, `nodes`, `gateway`, `fault`. Marker: `lab`. Options: `--lab`, `--lab-keep`, `--lab-nodes`, `--lab-driver`,
+`--lab-file`. Settings: `lab_leaks_allowed`, `lab_leak_seconds`, `lab_lease_seconds`.
+
+With pytest-xdist the controller owns the lab: a worker makes it when its first test asks for it, all workers share it, and
+the controller removes it at its very end. `pytest_sessionfinish` is too early for that: it may run in the controller before
+the last worker is done.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from lab.lab import Lab
+    from lab.machines import Gateway
+    from lab.progress import Progress
+    from lab.testing.session import SessionLab
+    from lab.testing.visit import FaultMaker, LeasedNodes, Visit, Wish
+
+T = TypeVar("T")
+
+MARKER: Final = "lab"
+FIXTURES: Final = frozenset({"lab", "nodes", "gateway", "fault"})
+VISIT: Final = "_lab_visit"
+"""The fixture behind the others, which also a test with the marker alone has."""
+MARKER_HELP: Final = (
+    "lab(nodes=1, roles=(), leaks=()): run with that many nodes of the lab (an int, or 'all': the lab for itself) that have all "
+    "these roles; leaks are what it may leave behind, as 'kind:pattern'"
+)
+
+# The options are read in one process and handed to xdist's workers as one dictionary.
+_OPTIONS: Final = ("lab", "lab_keep", "lab_nodes", "lab_driver", "lab_file")
+
+session_key: Final = pytest.StashKey["SessionLab | None"]()
+asked_key: Final = pytest.StashKey[dict[str, Any]]()
+failed_key: Final = pytest.StashKey[bool]()
+visit_key: Final = pytest.StashKey["Visit"]()
+trouble_key: Final = pytest.StashKey[Exception]()
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and the settings."""
+    group = parser.getgroup("lab", "lab: SSH nodes, gateways and faults for tests")
+    group.addoption(
+        "--lab",
+        metavar="NAME|auto|none",
+        default=os.environ.get("LAB_NAME") or None,
+        help="The lab to use: NAME (made if it isn't there), auto (one of this session's own), none (tests that need a lab "
+        "are skipped). [auto, where tests are skipped if this machine can have no lab] (env LAB_NAME)",
+    )
+    group.addoption(
+        "--lab-keep",
+        choices=("never", "failed", "always"),
+        default="never",
+        help="Whether a lab that this session made stays: never, if a test failed, always. [never]",
+    )
+    group.addoption(
+        "--lab-nodes",
+        type=int,
+        default=int(os.environ.get("LAB_NODES") or 0) or None,
+        metavar="N",
+        help="How many nodes a lab gets that this session makes. [what the most demanding test needs, >= 3] (env LAB_NODES)",
+    )
+    group.addoption(
+        "--lab-driver",
+        choices=("docker", "local"),
+        default=os.environ.get("LAB_DRIVER") or None,
+        help="[docker if an engine answers, else local] (env LAB_DRIVER)",
+    )
+    group.addoption(
+        "--lab-file", metavar="lab.toml", default=None, help="The topology of a lab that this session makes."
+    )
+    parser.addini("lab_leaks_allowed", "What tests may leave behind, one 'kind:pattern' a line.", "linelist", [])
+    parser.addini("lab_leak_seconds", "How long what a test left may take to go away.", default="10")
+    parser.addini("lab_lease_seconds", "How long the lab lives on without its owner's keeper.", default="60")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and settle who owns the session's lab and what it is called."""
+    config.addinivalue_line("markers", MARKER_HELP)
+    config.stash[session_key] = None
+    handed = getattr(config, "workerinput", {}).get("lab")
+    if handed is None:
+        handed = {name: config.getoption(name) for name in _OPTIONS}
+        handed |= {"explicit": handed["lab"] is not None, "owner": os.getpid()}
+        if handed["lab"] in (None, "auto"):
+            handed["lab"] = f"pytest-{secrets.token_hex(3)}"
+    config.stash[asked_key] = handed
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hand the choice to a worker of xdist; called in the controller."""
+    node.workerinput["lab"] = dict(node.config.stash[asked_key])
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which lab, if somebody asked for one."""
+    asked = config.stash[asked_key]
+    return f"lab: {asked['lab']}" if asked["explicit"] else None
+
+
+# -- which tests use it ------------------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test that has the marker, or uses the plugin's fixtures, a stay in the lab; size the lab for them."""
+    most = 0
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        own = _own_fixtures(item)
+        if not own and item.get_closest_marker(MARKER) is None:
+            continue
+        most = max(most, _wish(item).count or 0)
+        if VISIT not in item.fixturenames:
+            # First in, last out: what a test's other fixtures take away at their end is no leak.
+            item.fixturenames.insert(0, VISIT)
+    asked = dict(config.stash[asked_key])
+    asked["most"] = most
+    config.stash[asked_key] = asked
+
+
+def _own_fixtures(item: pytest.Function) -> set[str]:
+    """Return which of the plugin's fixtures the test uses: a suite may have others of the same names."""
+    found = item._fixtureinfo.name2fixturedefs
+    return {
+        name
+        for name in FIXTURES & set(item.fixturenames)
+        if name in found and found[name][-1].func.__module__ == __name__
+    }
+
+
+def _wish(item: pytest.Item) -> Wish:
+    # Imported for tests that use the lab alone: everybody else's pytest shall not wait for it.
+    from lab.testing.wishes import wish_of
+
+    return wish_of(item, _own_fixtures(item) if isinstance(item, pytest.Function) else set())
+
+
+# -- a test ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, T, T]:
+    """Get the test its nodes before its time starts to count: making the lab, and waiting for others, is not its fault."""
+    if VISIT in getattr(item, "fixturenames", ()) and _has_our_lab(item):
+        try:
+            _visit(item).lease(_session(item.config).get(_progress(item.config)))
+        except Exception as error:  # noqa: BLE001 -- told to the test's set-up, where pytest can report it
+            item.stash[trouble_key] = error
+    try:
+        return (yield)
+    finally:
+        if visit_key in item.stash:
+            item.stash[visit_key].give_back()
+
+
+def _has_our_lab(item: pytest.Item) -> bool:
+    """Whether the test's lab is the plugin's, which is known before its fixtures are set up."""
+    assert isinstance(item, pytest.Function)
+    found = item._fixtureinfo.name2fixturedefs.get("lab")
+    ours = found is None or found[-1].func.__module__ == __name__
+    return ours and item.config.stash[asked_key]["lab"] != "none"
+
+
+def _visit(item: pytest.Item) -> Visit:
+    from lab.testing.visit import Visit
+
+    if visit_key not in item.stash:
+        seconds = float(item.config.getini("lab_leak_seconds"))
+        item.stash[visit_key] = Visit(_session(item.config), item.nodeid, _wish(item), leak_seconds=seconds)
+    return item.stash[visit_key]
+
+
+def _session(config: pytest.Config) -> SessionLab:
+    """Return this process's handle of the session's lab; nothing is made by that."""
+    from lab.testing.session import SessionLab, Wanted
+
+    found = config.stash[session_key]
+    if found is None:
+        asked = config.stash[asked_key]
+        wanted = Wanted(
+            asked["lab"],
+            asked["owner"],
+            asked["lab_nodes"] or max(3, asked.get("most", 0)),
+            asked["lab_driver"],
+            Path(asked["lab_file"]).absolute() if asked["lab_file"] else None,
+            asked["lab_keep"],
+            float(config.getini("lab_lease_seconds")),
+        )
+        found = config.stash[session_key] = SessionLab(wanted)
+    return found
+
+
+def _progress(config: pytest.Config) -> Progress | None:
+    """Return who hears how the lab comes up: the terminal, or nobody in a worker of xdist, which has none."""
+    from lab.testing.terminal import TerminalProgress
+
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return TerminalProgress(reporter) if reporter is not None else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the timeline of what happened meanwhile into the report of a failed test."""
+    report = yield
+    if report.failed and visit_key in item.stash:
+        told = item.stash[visit_key].report()
+        if told:
+            report.sections.append(("lab timeline (UTC)", told))
+    return report
+
+
+# -- fixtures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The session's lab: the one that `--lab` names, or one of its own.
+
+    A test that uses it without the marker has all of it for itself.
+    """
+    config = request.config
+    asked = config.stash[asked_key]
+    if asked["lab"] == "none":
+        pytest.skip("--lab none")
+    session = _session(config)
+    found = _tell(config, lambda: session.get())
+    yield found
+    session.leave()
+
+
+@pytest.fixture
+def _lab_visit(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Visit]:
+    """The test's stay in the lab; what it leaves behind fails it."""
+    item, config = request.node, request.config
+    visit = _visit(item)
+    if trouble_key in item.stash:
+        _tell(config, lambda: _raise(item.stash[trouble_key]))
+    if visit.lab is None:
+        # The suite has a fixture `lab` of its own: its lab is known only now.
+        _adopt(config, lab)
+        _tell(config, lambda: visit.lease(lab))
+    _tell(config, visit.begin)
+    yield visit
+    left = visit.end(config.getini("lab_leaks_allowed"))
+    if left:
+        # The first line is all that a summary shows.
+        pytest.fail("left behind: " + "\n             ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def nodes(_lab_visit: Visit) -> LeasedNodes:
+    """The nodes that the marker asks for, for this test alone; `nodes(2)` leases two (more) and returns them."""
+    from lab.testing.visit import LeasedNodes
+
+    return LeasedNodes(_lab_visit)
+
+
+@pytest.fixture
+def gateway(_lab_visit: Visit) -> Gateway:
+    """A gateway that starts kernels on the test's nodes and no others; the lab's own if the test has all of them."""
+    return _lab_visit.gateway
+
+
+@pytest.fixture
+def fault(_lab_visit: Visit) -> FaultMaker:
+    """`with fault("partition", nodes[0]):` adds a fault of the catalogue; it is healed after the test at the latest."""
+    return _lab_visit.fault
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _adopt(config: pytest.Config, found: Lab) -> None:
+    """Lease nodes of a lab that the suite made by itself."""
+    from lab.testing.pool import Pool
+
+    session = _session(config)
+    if session.pool is None or session.pool.lab_name != found.name:
+        session.adopt(found, Pool(found.name))
+
+
+def _tell(config: pytest.Config, work: Any) -> Any:
+    """Do *work*; fail or skip the test with the lab's own words instead of a traceback through the lab."""
+    from lab.errors import EnvironmentUnfit, LabError
+
+    try:
+        return work()
+    except EnvironmentUnfit as error:
+        if config.stash[asked_key]["explicit"]:
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    except LabError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remember whether a test failed, for `--lab-keep failed`."""
+    session.config.stash[failed_key] = session.testsfailed > 0
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the lab if this session made it, or say how to use it; xdist's workers are gone by now."""
+    if session_key not in config.stash or hasattr(config, "workerinput"):
+        return
+    asked = config.stash[asked_key]
+    if asked["lab"] == "none" or (config.stash[session_key] is None and not _somebody_made_it(asked["lab"])):
+        return
+    told = _session(config).finish(failed=config.stash.get(failed_key, True))
+    if told:
+        print(f"\n{told}")
+
+
+def _somebody_made_it(name: str) -> bool:
+    """Say whether a worker made the lab, without importing the lab for a session that has none."""
+    root = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(root) if root.startswith("/") else Path.home() / ".local/state"
+    return (base / "eg_distributed_lab" / name / "session.json").exists()

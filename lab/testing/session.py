@@ -1,0 +1,221 @@
+"""The lab of one test session: attached to or made once, owned by the session's first process, shared by its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from lab import lease
+from lab.drivers import find_driver, usable
+from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound
+from lab.lab import Lab, destroy
+from lab.local.processes import identify
+from lab.machines import Gateway
+from lab.progress import Progress, Silent
+from lab.state import StateFolder, locked
+from lab.testing.pool import Pool
+
+NOTE: Final = "session.json"
+"""In the lab's folder: which process made the lab for its tests, and whether that succeeded."""
+OWN_GATEWAY: Final = "test"
+"""Gateways of single processes are `test-PID`."""
+Keep = Literal["never", "failed", "always"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line says. *owner* is the pid of the session's first process: plain pytest, or xdist's controller."""
+
+    name: str
+    owner: int
+    nodes: int = 3
+    driver: str | None = None
+    file: Path | None = None
+    keep: Keep = "never"
+    seconds: float = lease.TERM_SECONDS
+
+
+class SessionLab:
+    """The session's lab in one of its processes; *owner* and workers have one each, on the same lab."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.pool: Pool | None = None
+        self._lab: Lab | None = None
+        self._failure: LabError | None = None
+        self._gateway: RestrictedGateway | None = None
+
+    @property
+    def _note(self) -> Path:
+        return StateFolder(self.wanted.name).path / NOTE
+
+    def get(self, progress: Progress | None = None) -> Lab:
+        """Return the lab: the one of that name if there is one, else one that is made now and belongs to the session.
+
+        The first process that asks makes it, the others wait for it. Raises what `Lab.up` raises, at once for everybody
+        who asks again: a lab that can't be made takes its minutes once.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._lab is None:
+            try:
+                with locked(f"session-{self.wanted.name}", what=f"the test session's lab {self.wanted.name}"):
+                    self._lab = self._attach_or_make(progress or Silent())
+            except LabError as error:
+                self._failure = error
+                raise
+            self.pool = Pool(self.wanted.name)
+            self._forget_dead_gateways(self._lab)
+        return self._lab
+
+    def adopt(self, lab: Lab, pool: Pool) -> None:
+        """Use a lab that the suite's own fixture made; it stays that fixture's to remove."""
+        self._lab, self.pool, self._failure = lab, pool, None
+
+    def _attach_or_make(self, progress: Progress) -> Lab:
+        wanted = self.wanted
+        note = self._read()
+        if note.get("error"):
+            raise LabConflict(f"the session's lab {wanted.name} could not be made", cause=str(note["error"]))
+        with contextlib.suppress(LabNotFound):
+            find_driver(wanted.name, StateFolder(wanted.name))
+            return Lab.attach(wanted.name)
+        owner = lease.hold(wanted.name, pid=wanted.owner, seconds=wanted.seconds).holder
+        self._write(owner)
+        try:
+            made = self._make(progress)
+        except EnvironmentUnfit:
+            # Nothing was made; each worker may find out by itself, and skip.
+            self.remove()
+            raise
+        except LabError as error:
+            self._write(owner, error=str(error))
+            raise
+        return made
+
+    def _make(self, progress: Progress) -> Lab:
+        wanted = self.wanted
+        if wanted.file is None:
+            return Lab.up(wanted.name, wanted.nodes, progress, wanted.driver)
+        from lab.topology import load
+
+        # Annotated so because reconciling to a file is the topology's business.
+        options: dict[str, Any] = {"topology": load(wanted.file)}
+        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, **options)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._note.read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and found.get("owner") == self._holder() else {}
+
+    def _write(self, owner: str, **more: str) -> None:
+        StateFolder(self.wanted.name).write(self._note, json.dumps({"owner": owner, **more}))
+
+    def _holder(self) -> str:
+        return lease.mine(self.wanted.owner).holder
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process decides about the lab's end."""
+        return self.wanted.owner == os.getpid()
+
+    def leave(self) -> None:
+        """Take away what this process alone used; called when a worker's, or a plain session's, tests are over."""
+        if self._gateway is not None:
+            with contextlib.suppress(LabError):
+                self._gateway.remove()
+            self._gateway = None
+
+    def finish(self, *, failed: bool) -> str:
+        """Remove the lab if this session made it and nobody wants to look at it; return what to tell the user.
+
+        Called by the owner when all workers are gone. *failed* says whether a test failed.
+        """
+        if not self._read():
+            return ""
+        name, keep = self.wanted.name, self.wanted.keep
+        if keep == "always" or (keep == "failed" and failed):
+            with contextlib.suppress(LabError):
+                lease.release(name, Lab.attach(name))
+            return (
+                f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
+                f"`lab down --name {name}` removes it"
+            )
+        self.remove()
+        return ""
+
+    def remove(self) -> None:
+        """Remove the lab, whole or half-made."""
+        folder = StateFolder(self.wanted.name)
+        lease.release(self.wanted.name)
+        destroy(usable(self.wanted.name, folder), folder)
+
+    # -- gateways ------------------------------------------------------------------------------------------------------
+
+    def gateway_for(self, nodes: tuple[str, ...]) -> Gateway:
+        """Return this process's own gateway, which starts kernels on *nodes* (full names) alone."""
+        if self._gateway is None:
+            self._gateway = RestrictedGateway(self.get(), f"{OWN_GATEWAY}-{os.getpid()}", nodes)
+        return self._gateway.restrict(nodes)
+
+    @staticmethod
+    def _forget_dead_gateways(lab: Lab) -> None:
+        """Remove the gateways of processes that were killed."""
+        for gateway in lab.gateways:
+            kind, _, pid = gateway.name.partition("-")
+            if kind == OWN_GATEWAY and pid.isdigit() and identify(int(pid)) is None:
+                gateway.remove()
+
+
+class RestrictedGateway:
+    """A gateway of one process, whose kernelspecs name the nodes that the current test has leased.
+
+    One for all tests: making a gateway takes seconds, writing kernelspecs milliseconds, and Enterprise Gateway reads them
+    anew for each kernel.
+    """
+
+    def __init__(self, lab: Lab, name: str, nodes: tuple[str, ...]) -> None:
+        self._gateway = lab.add_gateway(name, hosts=nodes)
+        self._specs: dict[str, dict[str, Any]] = kernelspecs_of(self._gateway)
+        self._nodes: tuple[str, ...] = ()
+
+    def restrict(self, nodes: tuple[str, ...]) -> Gateway:
+        """Have every kernelspec with a process proxy start its kernels on *nodes*."""
+        if nodes != self._nodes:
+            for name, spec in self._specs.items():
+                self._gateway.add_kernelspec(name, on_nodes(spec, nodes))
+            self._nodes = nodes
+        return self._gateway
+
+    def remove(self) -> None:
+        """End it."""
+        self._gateway.remove()
+
+
+def on_nodes(spec: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
+    """Return a kernelspec's content with *nodes* as its process proxy's remote hosts; unchanged if it has no proxy."""
+    metadata = spec.get("metadata", {})
+    proxy = metadata.get("process_proxy")
+    if not proxy:
+        return spec
+    config = {**proxy.get("config", {}), "remote_hosts": ",".join(nodes)}
+    return {**spec, "metadata": {**metadata, "process_proxy": {**proxy, "config": config}}}
+
+
+def kernelspecs_of(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    """Return the kernelspecs that *gateway* offers, by name; raise LabError if it doesn't tell."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{gateway.url}/api/kernelspecs", timeout=30, trust_env=False).raise_for_status()
+        return {name: each["spec"] for name, each in answer.json()["kernelspecs"].items()}
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise LabError(f"{gateway.name} does not tell its kernelspecs", cause=repr(error)) from error

@@ -1,0 +1,266 @@
+"""One test's stay in the lab: its nodes, its gateway, its faults, and the look at what it left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from lab import events
+from lab.errors import LabError, LabUsageError
+from lab.lab import Lab
+from lab.leaks import IGNORED, Leak, View, clean, compare, look
+from lab.machines import Gateway, Machine, Node
+from lab.testing.session import SessionLab
+from lab.timeline import timeline
+
+if TYPE_CHECKING:
+    from lab.faults import Fault
+
+PAUSE_SECONDS = 0.1
+"""Between two looks at what is left: a look takes about as long."""
+REPORT_LINES = 200
+"""How much of the timeline goes into a report; `lab export` has all of it."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a test asks for. *count* None means all nodes, and so the lab for itself; 0 means: as the test goes on."""
+
+    count: int | None = None
+    roles: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
+    """What it may leave behind, as `kind:pattern`."""
+
+
+class Visit:
+    """Made for each test that uses the lab; the plugin calls `lease`, `begin`, `end` in this order."""
+
+    def __init__(self, session: SessionLab, test: str, wish: Wish, *, leak_seconds: float) -> None:
+        self.session = session
+        self.test = test
+        self.wish = wish
+        self.lab: Lab | None = None
+        self.began = time.time()
+        self._leak_seconds = leak_seconds
+        self._nodes: list[Node] = []
+        self._gateway: Gateway | None = None
+        self._before: dict[str, View] = {}
+        self._machines: set[str] = set()
+        self._faults: list[Fault] = []
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def lease(self, lab: Lab) -> None:
+        """Wait for the nodes that the test asks for."""
+        self.lab = lab
+        if self.wish.count != 0:
+            self._acquire(self.wish.count)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the test has the lab for itself."""
+        return self.wish.count is None
+
+    def begin(self) -> None:
+        """See that the nodes run, and what is there before the test."""
+        lab = self._lab()
+        self.began = time.time()
+        events.record(lab.name, "test.begin", test=self.test, nodes=self._names())
+        self._machines = {machine.name for machine in (*lab.nodes, *lab.gateways)}
+        machines: list[Machine] = list(self._nodes)
+        if self.exclusive:
+            machines += lab.gateways
+        self._ready(machines)
+
+    def more(self, count: int) -> list[Node]:
+        """Lease *count* more nodes for the rest of the test; called by `nodes(n)`."""
+        found = self._acquire(count)
+        self._ready(found)
+        return found
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that this test has; one is leased now if it asked for none so far."""
+        if not self._nodes:
+            self.more(1)
+        return self._nodes
+
+    def _acquire(self, count: int | None) -> list[Node]:
+        lab, pool = self._lab(), self.session.pool
+        assert pool is not None
+        names = pool.acquire(self.test, self._candidates, count)
+        found = [lab.node(name) for name in names]
+        self._nodes += found
+        return found
+
+    def _candidates(self) -> list[str]:
+        wanted = set(self.wish.roles)
+        return [node.name for node in self._lab().nodes if wanted <= set(getattr(node, "roles", ()))]
+
+    def _ready(self, machines: Sequence[Machine]) -> None:
+        for machine in machines:
+            if machine.state != "running":
+                # A test that was killed left it so.
+                machine.start()
+        view = look(self._lab(), machines)
+        self._before |= {machine.name: view for machine in machines}
+
+    def _lab(self) -> Lab:
+        assert self.lab is not None
+        return self.lab
+
+    def _names(self) -> list[str]:
+        return [node.name for node in self._nodes]
+
+    # -- gateway and faults --------------------------------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> Gateway:
+        """The lab's gateway if the test has all nodes; else one that starts kernels on the test's nodes alone."""
+        if self._gateway is None:
+            if self.exclusive:
+                self._gateway = self._lab().gateway
+            else:
+                self._gateway = self.session.gateway_for(tuple(node.name for node in self.nodes))
+                self._machines.add(self._gateway.name)
+                self._ready([self._gateway])
+        return self._gateway
+
+    def fault(
+        self,
+        name: str,
+        *nodes: Node | str,
+        duration: float | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> Fault:
+        """Add the fault *name* to *nodes* (default: all of the test's); it is healed after the test at the latest.
+
+        Other nodes than the test's own are refused (LabUsageError): somebody else may be using them.
+        """
+        from lab.faults import add
+
+        own = {name: node for node in self.nodes for name in (node.name, node.short_name)}
+        chosen = [own.get(node if isinstance(node, str) else node.name) for node in nodes or self.nodes]
+        if None in chosen:
+            raise LabUsageError(
+                f"{self.test} can't add {name} to nodes that it has not leased",
+                cause=f"it has {', '.join(self._names())}",
+                remedy="@pytest.mark.lab(nodes=…), or the fixture `nodes`",
+            )
+        targets = [node for node in chosen if node is not None]
+        self._faults.append(add(self._lab(), name, targets, duration=duration, seed=seed, **options))
+        return self._faults[-1]
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def heal(self) -> list[str]:
+        """Heal the test's faults, the last one first; return what could not be healed, in words."""
+        failed = []
+        for fault in reversed(self._faults):
+            try:
+                fault.heal()
+            except LabError as error:
+                failed.append(f"{', '.join(self._names())}: fault {fault.name} can't be healed: {error}")
+        self._faults.clear()
+        return failed
+
+    def end(self, ignored: Sequence[str] = ()) -> list[str]:
+        """Heal, wait until nothing of the test is left, give the nodes back; return what is left, in words.
+
+        What is left is taken away as well as possible: the next test is not to fail for it.
+        """
+        lab = self._lab()
+        try:
+            left = self.heal()
+            patterns = (*IGNORED, *ignored, *self.wish.leaks)
+            deadline = time.monotonic() + self._leak_seconds
+            while (leaks := self._look(patterns)) and time.monotonic() < deadline:
+                time.sleep(PAUSE_SECONDS)
+            if leaks:
+                clean([*self._nodes, *lab.gateways], leaks)
+                left += [str(leak) for leak in leaks]
+            left += self._new_machines()
+        finally:
+            self.give_back()
+        events.record(lab.name, "test.end", test=self.test, nodes=self._names(), leaks=left)
+        return left
+
+    def give_back(self) -> None:
+        """End the leases; fine if there are none."""
+        if self.session.pool is not None and self._nodes:
+            self.session.pool.release(self._names())
+
+    def _look(self, patterns: Sequence[str]) -> list[Leak]:
+        lab = self._lab()
+        # Gateways of the test's own are gone by now, or they are new machines.
+        there = {gateway.name: gateway for gateway in lab.gateways}
+        machines: list[Machine] = list(self._nodes)
+        machines += [there[name] for name in self._before if name in there]
+        before = View(
+            {name: view.machines[name] for name, view in self._before.items() if name in view.machines},
+            {name: view.kernels[name] for name, view in self._before.items() if name in view.kernels},
+            {name: view.states[name] for name, view in self._before.items() if name in view.states},
+        )
+        addresses = [gateway.address for gateway in there.values()]
+        return compare(before, look(lab, machines), gateways=addresses, ignored=patterns)
+
+    def _new_machines(self) -> list[str]:
+        """Remove machines that came during a test that has the lab for itself; say which."""
+        if not self.exclusive:
+            # Another test may have made them.
+            return []
+        lab, left = self._lab(), []
+        for machine in (*lab.nodes, *lab.gateways):
+            if machine.name not in self._machines:
+                left.append(f"{machine.name}: machine {machine.name}")
+                machine.remove()
+        there = {machine.name for machine in (*lab.nodes, *lab.gateways)}
+        return left + [f"{name}: machine {name} is gone" for name in sorted(self._machines - there)]
+
+    def report(self) -> str:
+        """Return the timeline of the test for its report: its nodes, its gateway, and the lab's events."""
+        if self.lab is None:
+            return ""
+        names = {machine.name for machine in (*self._nodes, *([self._gateway] if self._gateway else []))}
+        if self.exclusive:
+            names |= {gateway.name for gateway in self.lab.gateways}
+        try:
+            found = timeline(self.lab, self.began, names)
+        except LabError as error:
+            return f"there is no timeline: {error}"
+        lines = [str(entry) for entry in found]
+        more = [f"({len(lines) - REPORT_LINES} lines before these)"] if len(lines) > REPORT_LINES else []
+        return "\n".join([*more, *lines[-REPORT_LINES:]])
+
+
+class LeasedNodes(Sequence[Node]):
+    """The fixture `nodes`: the test's nodes as a sequence; called with a number, it leases that many more and returns them."""
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+
+    def __call__(self, count: int) -> list[Node]:
+        """Lease *count* nodes for the rest of the test."""
+        return self._visit.more(count)
+
+    @overload
+    def __getitem__(self, index: int) -> Node: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Node]: ...
+    def __getitem__(self, index: int | slice) -> Node | list[Node]:
+        return self._visit.nodes[index]
+
+    def __len__(self) -> int:
+        return len(self._visit.nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(list(self._visit.nodes))
+
+    def __repr__(self) -> str:
+        return f"<nodes {', '.join(node.name for node in self._visit.nodes)}>"
+
+
+FaultMaker = Callable[..., "Fault"]

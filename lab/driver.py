@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from lab.machines import Gateway, GatewaySpec, Node, NodeSpec
+from lab.machines import Gateway, Node
 from lab.progress import Progress
+from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
 
 
@@ -14,20 +15,28 @@ class Driver(Protocol):
     """One lab's machines. Every method may be called again at any time and converges to what it says."""
 
     kind: str
+    name: str
+    """The lab's name."""
     changed: Callable[[], None]
     """Called by machines when an address, a port or their being there has changed."""
 
     def exists(self) -> bool:
         """Say whether anything of this lab is there, half-made or whole."""
 
-    def prepare(self, progress: Progress) -> None:
-        """Make what machines stand on: images or environments, and the network."""
+    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
+        """Make what machines stand on: images or environments (those that *nodes* need), and the network."""
 
     def nodes(self) -> list[Node]:
         """Return the lab's nodes, in whichever state, in the order of their numbers."""
 
     def gateways(self) -> list[Gateway]:
         """Return the lab's gateways, the default one first."""
+
+    def reasons(self, spec: NodeSpec | GatewaySpec) -> list[str]:
+        """Return why the machine of that name would be made anew to be *spec*, in words; none if it is right.
+
+        Touches nothing. Raises LabNotFound if there is no such machine.
+        """
 
     def put_node(self, spec: NodeSpec, identity: str) -> Node:
         """Make *spec* so and running; *identity* is the public key that may log in. Doesn't wait for its sshd."""

@@ -10,8 +10,11 @@ from lab.state import StateFolder
 KINDS = ("docker", "local")
 
 
-def make(kind: str, name: str, folder: StateFolder) -> Driver:
-    """Return the driver *kind* for the lab *name*; raise EnvironmentUnfit when this machine can't run it."""
+def make(kind: str, name: str, folder: StateFolder, sshd: str = "auto") -> Driver:
+    """Return the driver *kind* for the lab *name*; raise EnvironmentUnfit when this machine can't run it.
+
+    *sshd* (`auto`, `openssh`, `asyncssh`) is the SSH server of local nodes.
+    """
     if kind == "docker":
         from lab.containers.driver import DockerDriver
 
@@ -19,16 +22,16 @@ def make(kind: str, name: str, folder: StateFolder) -> Driver:
     if kind == "local":
         from lab.local.driver import LocalDriver
 
-        return LocalDriver(name, folder)
+        return LocalDriver(name, folder, sshd)
     raise LabUsageError(f"there is no driver {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
 
 
-def usable(name: str, folder: StateFolder) -> list[Driver]:
+def usable(name: str, folder: StateFolder, sshd: str = "auto") -> list[Driver]:
     """Return a driver of every kind that this machine can run now; called to look for a lab and to remove one."""
     found: list[Driver] = []
     for kind in KINDS:
         try:
-            found.append(make(kind, name, folder))
+            found.append(make(kind, name, folder, sshd))
         except EnvironmentUnfit:
             continue
     return found
@@ -44,11 +47,11 @@ def find_driver(name: str, folder: StateFolder) -> Driver:
     raise LabNotFound(f"there is no lab {name}", cause=unseen, remedy=f"`lab up --name {name}`")
 
 
-def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress) -> Driver:
+def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress, sshd: str = "auto") -> Driver:
     """Return the driver for `up`: the one that has the lab; else *kind*, docker where an engine answers, or local."""
     if kind is not None and kind not in KINDS:
-        return make(kind, name, folder)
-    for driver in usable(name, folder):
+        return make(kind, name, folder, sshd)
+    for driver in usable(name, folder, sshd):
         if driver.exists():
             if kind not in {None, driver.kind}:
                 raise LabConflict(
@@ -56,12 +59,12 @@ def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Pr
                 )
             return driver
     if kind is not None:
-        return make(kind, name, folder)
+        return make(kind, name, folder, sshd)
     try:
         return make("docker", name, folder)
     except EnvironmentUnfit as error:
         try:
-            driver = make("local", name, folder)
+            driver = make("local", name, folder, sshd)
         except EnvironmentUnfit:
             raise error from None
         progress.note(f"{error.what}: this lab is local, its nodes are processes on loopback ports")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,20 @@ def generate_key(comment: str) -> KeyPair:
     return KeyPair(key.export_private_key("openssh").decode(), _without_comment(key.export_public_key().decode()))
 
 
-def read_or_generate(path: Path, comment: str) -> KeyPair:
-    """Return the key in *path* (and its `.pub`), made now if it is not there or can't be read."""
+def read_key(path: Path) -> KeyPair:
+    """Return the key in *path*, an empty one if it is not there or can't be read."""
     try:
         key = asyncssh.read_private_key(path)
         return KeyPair(path.read_text(), _without_comment(key.export_public_key().decode()))
     except (OSError, asyncssh.KeyImportError):
-        pass
+        return KeyPair("", "")
+
+
+def read_or_generate(path: Path, comment: str) -> KeyPair:
+    """Return the key in *path* (and its `.pub`), made now if it is not there or can't be read."""
+    pair = read_key(path)
+    if pair.private:
+        return pair
     pair = generate_key(comment)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.unlink(missing_ok=True)
@@ -39,6 +47,37 @@ def read_or_generate(path: Path, comment: str) -> KeyPair:
     path.write_text(pair.private)
     path.with_name(path.name + ".pub").write_text(f"{pair.public} {comment}\n")
     return pair
+
+
+class Authority:
+    """The lab's own certificate authority; its key is in the lab's folder and never leaves it."""
+
+    def __init__(self, path: Path, lab: str, *, make: bool = True) -> None:
+        pair = read_or_generate(path, f"lab-{lab}-ca") if make else read_key(path)
+        self.public = pair.public
+        self._key = asyncssh.import_private_key(pair.private) if pair.private else None
+
+    def sign_host(self, public: str, names: Sequence[str], validity: float) -> str:
+        """Return a certificate of the host key *public* for the host *names*, good for *validity* seconds from now."""
+        return self._sign("host", public, names, validity)
+
+    def sign_user(self, public: str, users: Sequence[str], validity: float) -> str:
+        """Return a certificate with which the owner of *public* may log in as *users*."""
+        return self._sign("user", public, users, validity)
+
+    def _sign(self, kind: str, public: str, principals: Sequence[str], validity: float) -> str:
+        assert self._key is not None
+        sign = self._key.generate_host_certificate if kind == "host" else self._key.generate_user_certificate
+        # A minute back: the clocks of nodes and gateways may be a little behind ours.
+        begin = time.time() - 60
+        certificate = sign(
+            asyncssh.import_public_key(public),
+            f"lab {kind} {principals[0]}",
+            principals=list(principals),
+            valid_after=int(begin),
+            valid_before=int(begin + 60 + validity),
+        )
+        return certificate.export_certificate().decode().strip()
 
 
 def _without_comment(public: str) -> str:
@@ -54,6 +93,8 @@ class HostEntry:
     port: int
     host_key: str
     user: str = USER
+    authority: str = ""
+    """The public key of the lab's certificate authority, where the node proves itself by a certificate."""
 
 
 def known_hosts(entries: Iterable[HostEntry]) -> str:
@@ -67,7 +108,9 @@ def known_hosts(entries: Iterable[HostEntry]) -> str:
         names = [entry.name, short_name(entry.name)]
         if not entry.address.startswith("127."):
             names.append(entry.address)
-        lines.append(f"{','.join(names)} {entry.host_key}\n")
+        # Never both: with the key itself beside it, nobody would notice a certificate that is wrong.
+        proof = f"@cert-authority {','.join(names)} {entry.authority}" if entry.authority else ""
+        lines.append(f"{proof or ','.join(names) + ' ' + entry.host_key}\n")
     return "".join(lines)
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
+from lab import events
+from lab import lease as leases
 from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
-from lab.errors import LabError, LabNotFound, LabUsageError
+from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
-from lab.keys import KeyPair, known_hosts, read_or_generate, ssh_config
-from lab.machines import Gateway, GatewaySpec, Node, NodeSpec, machine_name
-from lab.names import DEFAULT_GATEWAY, check_name, fqdn, node_number, short_name
+from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
+from lab.machines import Gateway, Node
+from lab.names import DEFAULT_GATEWAY, USER, check_name, node_number, short_name
 from lab.progress import Progress, Silent
+from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
+from lab.topology.checks import MAX_NODES
+from lab.topology.desired import Desired, from_running, from_topology, numbered
+from lab.topology.model import Limits, Topology, User
+from lab.topology.plan import Plan, make
 
-MAX_NODES = 100
+__all__ = ["MAX_NODES", "Lab", "destroy"]
+
 DEFAULT_NODES = 3
 IMPORT_PROBE = "import eg_distributed; eg_distributed.DistributedProcessProxy"
 
@@ -41,6 +49,36 @@ class Lab:
         lab.refresh()
         return lab
 
+    @overload
+    @classmethod
+    def up(
+        cls,
+        name: str = ...,
+        nodes: int | None = ...,
+        progress: Progress | None = ...,
+        driver: str | None = ...,
+        *,
+        topology: Topology | None = ...,
+        sshd: str | None = ...,
+        lease: float | None = ...,
+        plan_only: Literal[False] = ...,
+    ) -> Lab: ...
+
+    @overload
+    @classmethod
+    def up(
+        cls,
+        name: str = ...,
+        nodes: int | None = ...,
+        progress: Progress | None = ...,
+        driver: str | None = ...,
+        *,
+        topology: Topology | None = ...,
+        sshd: str | None = ...,
+        lease: float | None = ...,
+        plan_only: Literal[True],
+    ) -> Plan: ...
+
     @classmethod
     def up(
         cls,
@@ -48,21 +86,81 @@ class Lab:
         nodes: int | None = None,
         progress: Progress | None = None,
         driver: str | None = None,
-    ) -> Lab:
-        """Make the lab *name* whole and return it once a kernel has run on each of its *nodes*.
+        *,
+        topology: Topology | None = None,
+        sshd: str | None = None,
+        lease: float | None = None,
+        plan_only: bool = False,
+    ) -> Lab | Plan:
+        """Make the lab *name* whole and return it once a kernel has run on each of its nodes.
 
         May be called on a lab in any state: what is right stays, what is missing, stopped, paused or outdated is made
-        so. *nodes* None means: as many as it has, else three. More nodes than asked for are removed. The landings of
-        the probe are kept in `landings`. Raises LabNotReady with the failed probe and that machine's last lines.
+        so, what *topology* doesn't ask for (any more) is removed. Without *topology* the lab stays what it is, with *nodes*
+        in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
+
+        *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. With *plan_only*
+        return what would happen, and touch nothing. The landings of the probe are kept in `landings`. Raises LabNotReady
+        with the failed probe and that machine's last lines.
         """
-        if nodes is not None and not 1 <= nodes <= MAX_NODES:
-            raise LabUsageError(f"a lab can't have {nodes} nodes", remedy=f"choose 1 to {MAX_NODES}")
         progress = progress or Silent()
         folder = StateFolder(check_name(name))
+        if topology is None and nodes is not None:
+            numbered(nodes)
+        given = topology or Topology()
+        chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
+        if plan_only:
+            lab = cls(name, choose_driver(*chosen), folder)
+            return make(lab._driver, lab._desired(nodes, topology))
         with locked(f"lab-{name}", what=f"the lab {name}"):
-            lab = cls(name, choose_driver(name, folder, driver, progress), folder)
-            lab._converge(nodes, progress)
+            lab = cls(name, choose_driver(*chosen), folder)
+            desired = lab._desired(nodes, topology)
+            seconds = lease if lease is not None else given.lease
+            if seconds is not None:
+                leases.grant(name, seconds)
+            lab._converge(desired, progress)
         return lab
+
+    @overload
+    def scale(
+        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[False] = ...
+    ) -> None: ...
+
+    @overload
+    def scale(
+        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[True]
+    ) -> Plan: ...
+
+    def scale(
+        self, counts: Mapping[str, int], progress: Progress | None = None, *, plan_only: bool = False
+    ) -> Plan | None:
+        """Give node groups (`{"node": 5}`) another number of nodes; gateways that serve them are made anew, as `up` does.
+
+        With *plan_only* return what would happen. Raises LabUsageError for a group that isn't there.
+        """
+        if plan_only:
+            return make(self._driver, self._desired(None, None).scaled(counts))
+        with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
+            self._converge(self._desired(None, None).scaled(counts), progress or Silent())
+        return None
+
+    def reset(self, *names: str) -> None:
+        """Bring nodes (all, if none is named) back to golden: their faults are healed, then each is reset.
+
+        Raises LabNotFound for a name that isn't there, LabNotReady for a node that doesn't come back.
+        """
+        nodes = [self.node(name) for name in names] if names else self.nodes
+        self._heal({node.name for node in nodes})
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda node: node.reset(), nodes))
+        events.record(self.name, "node.reset", nodes=[node.name for node in nodes])
+
+    def _heal(self, names: set[str]) -> None:
+        # Here and not above: the catalogue of faults costs every other command its import.
+        from lab import faults
+
+        for fault in faults.active(self):
+            if {short_name(_name(node)) for node in fault.nodes} & {short_name(name) for name in names}:
+                faults.heal(self, fault.id)
 
     landings: Sequence[Landing] = ()
     """Where the probe's kernels ran; filled by `up`."""
@@ -86,13 +184,15 @@ class Lab:
 
     @property
     def gateway(self) -> Gateway:
-        """The gateway that every lab has."""
-        return self.find_gateway(DEFAULT_GATEWAY)
+        """The gateway called `gateway`, or the first of a topology that has none of that name; raise LabNotFound."""
+        # Drivers list the default one first, and a topology's own before those that `add_gateway` made.
+        there = sorted(self.gateways, key=lambda gateway: (gateway.name != DEFAULT_GATEWAY, not gateway.group))
+        return there[0] if there else self.find_gateway(DEFAULT_GATEWAY)
 
     def node(self, name: str) -> Node:
         """Return a node by its short or full name; raise LabNotFound."""
         for node in self.nodes:
-            if node.name == fqdn(name):
+            if name in {node.name, node.short_name}:
                 return node
         there = ", ".join(node.short_name for node in self.nodes) or "none"
         raise LabNotFound(f"the lab {self.name} has no node {name}", cause=f"it has: {there}")
@@ -114,13 +214,37 @@ class Lab:
         python: str = "3.11",
         trusted: bool = True,
         login_env: Mapping[str, str] | None = None,
+        roles: Sequence[str] = (),
+        users: Mapping[str, User] | None = None,
+        packages: Sequence[str] = (),
+        limits: Limits | None = None,
+        auth: str | None = None,
+        validity: float | None = None,
     ) -> Node:
         """Add a node that answers to SSH when this returns; the same call again changes nothing.
 
         With *trusted* False its host key stays out of the gateways' known_hosts. *login_env* is what pam_env gives to
-        every login. No gateway lists it in EG_REMOTE_HOSTS: name it in a kernelspec's or a gateway's hosts.
+        every login. No gateway lists it in EG_REMOTE_HOSTS: name it in a kernelspec's or a gateway's hosts. *roles*,
+        *users*, *packages* and *limits* are as in a topology; *auth* (`keys`, `certificates`) is as the other nodes have
+        it, if it isn't said, and *validity* (seconds) is how long certificates are good for.
         """
-        spec = NodeSpec(machine_name(name), tuple(sshd_options), shell, noisy, python, trusted, dict(login_env or {}))
+        others = [node.spec for node in self.nodes]
+        like = others[0] if others else NodeSpec(machine_name(name))
+        spec = NodeSpec(
+            machine_name(name),
+            tuple(sshd_options),
+            shell,
+            noisy,
+            python,
+            trusted,
+            dict(login_env or {}),
+            roles=tuple(roles),
+            users=dict(users or {}),
+            packages=tuple(sorted(set(packages))),
+            limits=limits or Limits(),
+            auth=auth or like.auth,
+            validity=like.validity if validity is None else validity,
+        )
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
             node = self._driver.put_node(spec, self._identity().public)
             self.refresh()
@@ -167,8 +291,21 @@ class Lab:
             config = ssh_config(reachable, identity=self.folder.identity, known_hosts_file=self.folder.known_hosts)
             self.folder.write(self.folder.ssh_config, config)
             trusted = [entry for node, entry in zip(nodes, entries, strict=True) if node.trusted]
+            certificate = self._certify(nodes)
             for gateway in self.gateways:
-                gateway.trust(trusted, self._identity().private)
+                gateway.trust(trusted, self._identity().private, certificate)
+
+    def _certify(self, nodes: Sequence[Node]) -> str:
+        """Write the login key's certificate beside it and return it; nothing where no node asks for one."""
+        specs = [node.spec for node in nodes if node.certified]
+        if not specs:
+            self.folder.certificate.unlink(missing_ok=True)
+            return ""
+        users = sorted({USER, *(user for spec in specs for user in spec.users)})
+        authority = Authority(self.folder.authority, self.name, make=False)
+        certificate = authority.sign_user(self._identity().public, users, min(spec.validity for spec in specs))
+        self.folder.write(self.folder.certificate, f"{certificate}\n")
+        return certificate
 
     @property
     def ssh_config(self) -> Path:
@@ -183,13 +320,13 @@ class Lab:
 
     def environment(self) -> dict[str, Any]:
         """Return what `lab env --json` prints: a contract that only grows."""
-        gateway = self.gateway
+        gateways = self.gateways
         return {
             "name": self.name,
             "driver": self.driver,
-            "gateway_url": gateway.url,
+            "gateway_url": self.gateway.url if gateways else "",
             "nodes": [{"name": n.name, "address": n.address, "port": n.port, "state": n.state} for n in self.nodes],
-            "gateways": [{"name": g.name, "url": g.url, "address": g.address} for g in self.gateways],
+            "gateways": [{"name": g.name, "url": g.url, "address": g.address} for g in gateways],
             "ssh_config": str(self.ssh_config),
             "known_hosts": str(self.folder.known_hosts),
             "identity": str(self.folder.identity),
@@ -199,44 +336,81 @@ class Lab:
         return read_or_generate(self.folder.identity, f"lab-{self.name}")
 
     def _numbered(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self.nodes if node_number(node.name) is not None)
+        return tuple(node.name for node in self.nodes if node.group or node_number(node.name) is not None)
 
-    def _known_count(self) -> int:
-        """Return how many nodes this lab was made with, even if some of them (or its gateway) are gone."""
-        made_for = [len(gateway.hosts) for gateway in self.gateways if gateway.name == DEFAULT_GATEWAY]
-        return max([*made_for, *(node_number(node.name) or 0 for node in self.nodes)], default=0)
+    def _desired(self, nodes: int | None, topology: Topology | None) -> Desired:
+        """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row."""
+        if topology is not None:
+            return from_topology(topology)
+        running = from_running(
+            [node.spec for node in self._driver.nodes()],
+            [gateway.spec for gateway in self._driver.gateways()],
+            gateway=not self.folder.no_gateway.exists(),
+        )
+        if not running.nodes:
+            fresh = from_topology(numbered(nodes or DEFAULT_NODES))
+            return Desired(fresh.nodes, running.gateways or fresh.gateways).scaled({"node": nodes or DEFAULT_NODES})
+        return running if nodes is None else running.scaled({"node": nodes})
 
-    def _converge(self, count: int | None, progress: Progress) -> None:
-        self._driver.prepare(progress)
-        count = count or self._known_count() or DEFAULT_NODES
-        wanted = [fqdn(f"node{number}") for number in range(1, count + 1)]
-        progress.step(f"{count} node{'s' if count > 1 else ''}")
+    def _converge(self, desired: Desired, progress: Progress) -> None:
+        self._driver.prepare(progress, desired.nodes)
+        self.folder.write(self.folder.driver, self.driver)
+        if desired.gateways:
+            self.folder.no_gateway.unlink(missing_ok=True)
+        else:
+            self.folder.write(self.folder.no_gateway, "")
         identity = self._identity().public
-        extra = []
-        for node in self.nodes:
-            if node_number(node.name) is None:
-                extra.append(node)
-            elif node.name not in wanted:
-                progress.note(f"removing {node.name}: {count} nodes are asked for")
-                node.remove()
+        self._remove_others(desired, progress)
+        progress.step(f"{len(desired.nodes)} node{'s' if len(desired.nodes) > 1 else ''}")
+        before = {node.name for node in self.nodes}
         with ThreadPoolExecutor(4) as pool:
-            nodes = list(pool.map(lambda name: self._driver.put_node(NodeSpec(name), identity), wanted))
+            nodes = list(pool.map(lambda spec: self._driver.put_node(spec, identity), desired.nodes))
+        extra = [node for node in self.nodes if not node.group]
         for node in extra:
             self._driver.authorize(node, identity)
             node.resume()
-        progress.step("gateway")
-        gateway = self._driver.put_gateway(GatewaySpec(DEFAULT_GATEWAY, tuple(wanted)))
+        for node in nodes:
+            if node.name not in before:
+                events.record(self.name, "node.added", node=node.name)
+        if desired.gateways:
+            progress.step(f"{len(desired.gateways)} gateways" if len(desired.gateways) > 1 else "gateway")
+        gateways = [self._driver.put_gateway(spec) for spec in desired.gateways]
         for other in self.gateways:
             other.resume()
         self.refresh()
         progress.step("an SSH login on every node")
+        self._await([*nodes, *extra], lambda node: node.wait_ready())
+        if gateways:
+            progress.step("an HTTP answer of the gateway" if len(gateways) == 1 else "an HTTP answer of every gateway")
+            self._await(gateways, lambda gateway: gateway.wait_ready())
+        served: set[str] = set()
+        for gateway in gateways:
+            # Every node once, by the first gateway that has it: that a gateway answers is known by now.
+            names = [name for name in gateway.hosts if name not in served]
+            served.update(names)
+            self._probe_kernels(gateway, names, progress)
+        events.record(self.name, "up", driver=self.driver, nodes=[node.name for node in nodes])
+
+    def _remove_others(self, desired: Desired, progress: Progress) -> None:
+        """Remove the machines of groups that are not asked for (any more)."""
+        wanted = {spec.name for spec in desired.nodes} | {spec.name for spec in desired.gateways}
+        for machine in [*self.nodes, *self.gateways]:
+            if machine.group and machine.name not in wanted:
+                progress.note(f"removing {machine.name}: it is not asked for")
+                machine.remove()
+                events.record(self.name, "node.removed", node=machine.name)
+
+    def _await(self, machines: Sequence[Any], ready: Callable[[Any], None]) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda node: node.wait_ready(), [*nodes, *extra]))
-        progress.step("an HTTP answer of the gateway")
-        gateway.wait_ready()
-        self._probe_kernels(gateway, wanted, progress)
+            try:
+                list(pool.map(ready, machines))
+            except LabNotReady as error:
+                events.record(self.name, "probe.failed", what=error.what, cause=error.cause)
+                raise
 
     def _probe_kernels(self, gateway: Gateway, names: Sequence[str], progress: Progress) -> None:
+        if not names:
+            return
         ours = gateway.exec([gateway.python, "-c", IMPORT_PROBE]).exit_code == 0
         self.probed_kernelspec = "python_distributed" if ours else "python_distributed_stock"
         if not ours:
@@ -245,14 +419,20 @@ class Lab:
         # Enterprise Gateway's own proxy starts kernels one at a time anyway, and its start-up is what we wait for.
         with ThreadPoolExecutor(4 if ours else 1) as pool:
             landings = pool.map(lambda name: start_kernel_on(gateway, name, self.probed_kernelspec), names)
-            self.landings = tuple(landings)
+            self.landings = (*self.landings, *landings)
 
 
 def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:
     """Remove all that *drivers* have of a lab, and its *folder*; called by `Lab.down`, and by `lab down` on what is half-made."""
-    name = short_name(folder.path.name)
+    name = folder.path.name
     with locked(f"lab-{name}", what=f"the lab {name}"):
+        leases.release(name)
         removed = [what for driver in drivers for what in driver.destroy()]
         if folder.remove():
             removed.append(f"folder {folder.path}")
     return removed
+
+
+def _name(node: Any) -> str:
+    """Return a node's name, whether a fault keeps nodes or their names."""
+    return str(getattr(node, "name", node))

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from lab.errors import LabError, LabUsageError
+from lab.errors import LabError
 from lab.keys import HostEntry
-from lab.names import check_name, fqdn, short_name
+from lab.names import short_name
+from lab.specs import GatewaySpec, NodeSpec, check_kernelspec_name
 
 State = Literal["running", "paused", "stopped"]
-Shell = Literal["bash", "csh", "fish"]
-Python = Literal["3.11", "3.9", "none"]
-
-_CHOICES: Final = {"shell": ("bash", "csh", "fish"), "python": ("3.11", "3.9", "none")}
 
 
 @dataclass(frozen=True)
@@ -36,65 +34,12 @@ class ExecResult:
 
 
 @dataclass(frozen=True)
-class NodeSpec:
-    """One node to be: what `Lab.add_node` says about it. Unknown variants raise LabUsageError."""
+class Usage:
+    """What a machine uses now: processor time (seconds since it started), memory (bytes), processes and threads."""
 
-    name: str
-    sshd_options: tuple[str, ...] = ()
-    shell: str = "bash"
-    noisy: bool = False
-    python: str = "3.11"
-    trusted: bool = True
-    login_env: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_name(short_name(self.name), "node")
-        for what, choices in _CHOICES.items():
-            value = getattr(self, what)
-            if value not in choices:
-                raise LabUsageError(
-                    f"{self.name} can't have {what} {value!r}", remedy=f"choose one of {', '.join(choices)}"
-                )
-        for line in (*self.sshd_options, *self.login_env, *self.login_env.values()):
-            if "\n" in line:
-                raise LabUsageError(f"{self.name} can't have the option {line!r}", cause="it holds a line break")
-
-
-@dataclass(frozen=True)
-class GatewaySpec:
-    """One gateway to be; *hosts* are full names, *options* go behind Enterprise Gateway's command line."""
-
-    name: str
-    hosts: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    kernelspecs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_name(self.name, "gateway")
-        for name in self.kernelspecs:
-            check_kernelspec_name(name)
-
-    def environment(self, address: str, login: Mapping[str, str]) -> dict[str, str]:
-        """Return what Enterprise Gateway reads from its environment.
-
-        *address* is where stock kernels answer to; *login* is how to reach nodes where no ssh_config says it.
-        """
-        return {
-            "EG_REMOTE_HOSTS": ",".join(self.hosts),
-            "EG_KERNEL_LAUNCH_TIMEOUT": "30",
-            "EG_LIST_KERNELS": "True",
-            "EG_RESPONSE_IP": address,
-            **login,
-            **self.env,
-        }
-
-
-def check_kernelspec_name(name: str) -> str:
-    """Return *name* if Jupyter takes it for a kernelspec; it becomes a folder's name, so nothing else may pass."""
-    if not name or not all(c.isalnum() or c in "._-" for c in name) or name.startswith("."):
-        raise LabUsageError(f"{name!r} can't be the name of a kernelspec", remedy="use letters, digits, '.', '_', '-'")
-    return name
+    cpu_seconds: float
+    memory_bytes: int
+    pids: int
 
 
 class Machine(ABC):
@@ -105,6 +50,11 @@ class Machine(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+    @property
+    @abstractmethod
+    def group(self) -> str:
+        """The group of the topology that it belongs to; empty for what `add_node` and `add_gateway` made."""
 
     @property
     @abstractmethod
@@ -129,6 +79,33 @@ class Machine(ABC):
         """
 
     @abstractmethod
+    def follow_logs(self, *, since: float | None = None, timestamps: bool = False) -> Iterator[str]:
+        """Yield the log's lines as they come, without their ends, until the machine ends; from *since* (UNIX seconds) on."""
+
+    @abstractmethod
+    def inspect(self) -> dict[str, Any]:
+        """Return what the driver knows of the machine, as JSON can hold it; for `lab inspect`."""
+
+    @abstractmethod
+    def usage(self) -> Usage:
+        """Return what a running machine uses; raise LabError for one that is down."""
+
+    @abstractmethod
+    def copy_in(self, source: Path, target: str) -> None:
+        """Copy a file or folder of this machine into the folder *target*, owned by the machine's login user.
+
+        *target* has to exist; raises LabNotFound where *source* or *target* does not.
+        """
+
+    @abstractmethod
+    def copy_out(self, source: str, target: Path) -> None:
+        """Copy the machine's file or folder *source* into the folder *target* of this machine; as `copy_in`."""
+
+    @abstractmethod
+    def extend_lease(self, until: float) -> None:
+        """Let the machine end itself at *until* (UNIX seconds), 0 for never; called by the lab's keeper."""
+
+    @abstractmethod
     def start(self) -> None:
         """Start a stopped or killed machine and wait until it answers."""
 
@@ -143,6 +120,19 @@ class Machine(ABC):
     @abstractmethod
     def stop(self) -> None:
         """End it orderly (SIGTERM, then SIGKILL after 10 s); a machine that is down already stays so."""
+
+    def restart(self) -> None:
+        """End it orderly and start it; its address stays, the port on this machine may be another."""
+        self.stop()
+        self.start()
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Freeze every process: the machine hangs, its TCP connections stay open."""
+
+    @abstractmethod
+    def unpause(self) -> None:
+        """Undo `pause`; fine if it isn't paused."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -170,16 +160,35 @@ class Node(Machine):
         """The port of its sshd on 127.0.0.1 of this machine; may change when the node is started again."""
 
     @abstractmethod
-    def pause(self) -> None:
-        """Freeze every process: the host hangs, its TCP connections stay open."""
+    def reset(self) -> None:
+        """Bring the node back to golden: processes, homes, /tmp, SSH server and keys as they were when it was made.
 
+        Returns when it answers to SSH again. What faults did below (firewall, mounts) is theirs to heal: `Lab.reset`.
+        """
+
+    @property
     @abstractmethod
-    def unpause(self) -> None:
-        """Undo `pause`; fine if it isn't paused."""
+    def spec(self) -> NodeSpec:
+        """What the node was made as."""
+
+    @property
+    def group(self) -> str:
+        """As its spec says."""
+        return self.spec.group
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that the topology gives it."""
+        return self.spec.roles
+
+    @property
+    def certified(self) -> str:
+        """The public key of the authority that signed its host key; empty in a lab without certificates."""
+        return ""
 
     def entry(self) -> HostEntry:
         """Return what SSH clients need to know of this node."""
-        return HostEntry(self.name, self.address, self.port, self.host_key)
+        return HostEntry(self.name, self.address, self.port, self.host_key, authority=self.certified)
 
 
 class Gateway(Machine):
@@ -190,6 +199,16 @@ class Gateway(Machine):
 
     python: str = "/opt/gateway/bin/python"
     """The interpreter that has Enterprise Gateway and our wheel, on the gateway's disk."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> GatewaySpec:
+        """What the gateway was made as."""
+
+    @property
+    def group(self) -> str:
+        """As its spec says."""
+        return self.spec.group
 
     @property
     @abstractmethod
@@ -214,10 +233,8 @@ class Gateway(Machine):
         self.write_files({f"kernels/{check_kernelspec_name(name)}/kernel.json": json.dumps(spec, indent=2)})
 
     @abstractmethod
-    def trust(self, nodes: Iterable[HostEntry], identity: str) -> None:
-        """Make *nodes* known hosts of the gateway's user, and *identity* (a private key) what it logs in with."""
+    def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
+        """Make *nodes* known hosts of the gateway's user, and *identity* (a private key) what it logs in with.
 
-
-def machine_name(name: str) -> str:
-    """Return the full name for a node's short or full name; called with names that users typed."""
-    return fqdn(check_name(short_name(name), "node"))
+        *certificate* goes with the identity in a lab that has them.
+        """

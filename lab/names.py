@@ -23,6 +23,10 @@ LABEL_ADDRESS: Final = f"{LABEL}.address"
 LABEL_HOST_KEY: Final = f"{LABEL}.host-key"
 LABEL_HOSTS: Final = f"{LABEL}.hosts"
 LABEL_TRUSTED: Final = f"{LABEL}.trusted"
+LABEL_DEFINITION: Final = f"{LABEL}.definition"
+"""The machine's spec as JSON: what `lab up` without a file, `lab scale` and the plan read a running lab from."""
+LABEL_AUTHORITY: Final = f"{LABEL}.authority"
+"""The public key that signed the node's host key; not there in a lab without certificates."""
 
 DEFAULT_GATEWAY: Final = "gateway"
 """The short name of the gateway that every lab has."""
@@ -43,13 +47,13 @@ def check_name(name: str, what: str = "lab") -> str:
 
 
 def short_name(name: str) -> str:
-    """Return the first label of *name*: `node1` for both `node1` and `node1.lab.test`."""
-    return name.removesuffix(f".{DOMAIN}")
+    """Return the first label of *name*: `node1` for `node1`, `node1.lab.test` and `node1.other.test`."""
+    return name.partition(".")[0]
 
 
 def fqdn(name: str) -> str:
-    """Return the full name of a machine: `node1.lab.test` for both `node1` and `node1.lab.test`."""
-    return f"{short_name(name)}.{DOMAIN}"
+    """Return the full name of a machine: `node1.lab.test` for both `node1` and `node1.lab.test`; other full names stay."""
+    return name if "." in name else f"{name}.{DOMAIN}"
 
 
 def node_number(name: str) -> int | None:

@@ -13,7 +13,7 @@ import asyncssh
 import httpx
 
 from lab.errors import LabNotReady
-from lab.keys import HostEntry
+from lab.keys import HostEntry, known_hosts
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def probe_ssh(entry: HostEntry, identity: Path) -> None:
             entry.port,
             username=entry.user,
             client_keys=[str(identity)],
-            known_hosts=asyncssh.import_known_hosts(f"{entry.name} {entry.host_key}\n"),
+            known_hosts=asyncssh.import_known_hosts(known_hosts([entry])),
             host_key_alias=entry.name,
             config=None,
             agent_path=None,

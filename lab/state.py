@@ -39,6 +39,12 @@ class StateFolder:
     def __init__(self, lab: str) -> None:
         self.path = state_root() / lab
         self.identity = self.path / "id_ed25519"
+        self.certificate = self.path / "id_ed25519-cert.pub"
+        self.authority = self.path / "authority"
+        self.no_gateway = self.path / "no-gateway"
+        """There in a lab whose topology asks for no gateway, so that `up` doesn't take it for half-made."""
+        self.driver = self.path / "driver"
+        """`docker` or `local`: whose lab this folder is, for who looks while the engine is away."""
         self.host_keys = self.path / "host_keys"
         self.known_hosts = self.path / "known_hosts"
         self.ssh_config = self.path / "ssh_config"

@@ -1,8 +1,9 @@
 #!/bin/sh
-# The node's start: apply the variant that the lab gave at creation, then become sshd. Run by docker's init.
+# The node's start: apply the variant that the lab gave at creation, then become what watches sshd. Run by docker's init.
 #   LAB_SSHD_OPTIONS   sshd_config lines      LAB_SHELL  bash | csh | fish
 #   LAB_NOISY          1: a login that talks  LAB_PYTHON 3.11 | 3.9 | none
 #   LAB_LOGIN_ENV      NAME=value lines for every login (pam_env)
+#   LAB_USERS          name:shell:group,group lines: login users beside `lab`
 # Every step may run again: a stopped node comes back through here.
 set -eu
 # First value wins in sshd_config, so a variant has to be read before our own file.
@@ -36,7 +37,15 @@ fi
 if [ -n "${LAB_LOGIN_ENV:-}" ]; then
     printf '%s\n' "$LAB_LOGIN_ENV" > /etc/environment
 fi
-mkdir -p /run/sshd
+/opt/lab/users.sh
+# What `lab reset` goes back to: taken once, before anybody has logged in. What the engine mounts (hosts, resolv.conf) is
+# not in it.
+if [ ! -e /opt/lab/golden.tar ]; then
+    touch /etc/environment /etc/motd
+    tar --numeric-owner -C / -cf /opt/lab/golden.partial home root tmp var/tmp etc/ssh etc/passwd etc/shadow etc/group \
+        etc/gshadow etc/environment etc/motd etc/pam.d etc/profile etc/bash.bashrc etc/csh.cshrc etc/fish etc/security
+    mv /opt/lab/golden.partial /opt/lab/golden.tar
+fi
 # sshd hands its own environment to no login, but what is not there can't leak.
-unset LAB_SSHD_OPTIONS LAB_SHELL LAB_NOISY LAB_PYTHON LAB_LOGIN_ENV SSL_CERT_FILE UV_NO_CACHE UV_PYTHON_DOWNLOADS UV_COMPILE_BYTECODE
-exec /usr/sbin/sshd -D -e
+unset LAB_SSHD_OPTIONS LAB_SHELL LAB_NOISY LAB_PYTHON LAB_LOGIN_ENV LAB_USERS SSL_CERT_FILE UV_NO_CACHE UV_PYTHON_DOWNLOADS UV_COMPILE_BYTECODE
+exec /opt/lab/supervise.sh

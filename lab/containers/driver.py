@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import docker
 import docker.errors
 
+from lab import lease
 from lab.containers import images, network
+from lab.containers.blueprints import Blueprint, Blueprints, unlimited
 from lab.containers.engine import connect, put_files, remove_container
-from lab.containers.machines import UID, ContainerGateway, ContainerNode
-from lab.errors import LabConflict, LabError
+from lab.containers.machines import ContainerGateway, ContainerNode
+from lab.errors import LabConflict, LabNotFound
 from lab.kernelspecs import default_kernelspecs
-from lab.keys import read_or_generate
-from lab.machines import Gateway, GatewaySpec, Node, NodeSpec
+from lab.keys import Authority, read_or_generate
+from lab.machines import Gateway, Node
 from lab.names import (
     DEFAULT_GATEWAY,
     LABEL,
     LABEL_ADDRESS,
-    LABEL_HOST_KEY,
-    LABEL_HOSTS,
     LABEL_MACHINE,
     LABEL_ROLE,
     LABEL_SPEC,
-    LABEL_TRUSTED,
-    USER,
-    fqdn,
     resource_name,
     short_name,
     sort_key,
 )
 from lab.progress import Progress, Silent
+from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
 
 
@@ -52,16 +49,33 @@ class DockerDriver:
         self.changed: Callable[[], None] = _nothing
         self._client = connect()
         self._images: dict[str, str] = {}
+        # Two nodes made at once must not choose the same free address.
+        self._addressing = threading.Lock()
 
     def exists(self) -> bool:
         """Look for containers and for the network by their labels."""
         return bool(self._containers() or network.find(self._client, self.name))
 
-    def prepare(self, progress: Progress) -> None:
+    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Build the images that changed and make the network."""
-        self._images = images.ensure(self._client, progress)
+        self._images = images.ensure(self._client, progress, {node.packages for node in nodes})
         progress.step("network")
         network.ensure(self._client, self.name)
+
+    def reasons(self, spec: NodeSpec | GatewaySpec) -> list[str]:
+        """Compare the container's labels with what would be made now."""
+        short = short_name(spec.name)
+        found = self._find(resource_name(self.name, short))
+        if found is None:
+            raise LabNotFound(f"the lab {self.name} has no machine {short}")
+        net = network.find(self._client, self.name)
+        if net is None:
+            return ["the lab's network is gone"]
+        if found.status in {"dead", "removing"}:
+            return [f"its container is {found.status}"]
+        sets = [spec.packages] if isinstance(spec, NodeSpec) else []
+        wanted = self._blueprints(images.tags(sets), net).make(spec, self._address_in(net, short, spec))
+        return [] if found.labels.get(LABEL_SPEC) == wanted.fingerprint else wanted.differences(found)
 
     def nodes(self) -> list[Node]:
         """List the containers whose role is node."""
@@ -75,43 +89,26 @@ class DockerDriver:
 
     def put_node(self, spec: NodeSpec, identity: str) -> Node:
         """Make the node's container, anew if its spec or its image has changed, with the host key that it always had."""
-        short = short_name(spec.name)
-        key = read_or_generate(self.folder.host_keys / short, fqdn(short))
-        address = self._address(short, "node")
-        environment = {
-            "LAB_SSHD_OPTIONS": "\n".join(spec.sshd_options),
-            "LAB_SHELL": spec.shell,
-            "LAB_NOISY": "1" if spec.noisy else "0",
-            "LAB_PYTHON": spec.python,
-            "LAB_LOGIN_ENV": "\n".join(f"{name}={value}" for name, value in spec.login_env.items()),
-        }
-        labels = {LABEL_HOST_KEY: key.public, LABEL_TRUSTED: "yes" if spec.trusted else "no"}
-        settings = {"environment": environment, "cap_add": ["NET_ADMIN"], "ports": {"22/tcp": ("127.0.0.1", None)}}
-        container, new = self._container(short, "node", fqdn(short), address, labels, settings)
+        read_or_generate(self.folder.host_keys / short_name(spec.name), spec.name)
+        if spec.auth == "certificates":
+            Authority(self.folder.authority, self.name)
+        container, new = self._container(spec)
         if new:
-            host_key = {"ssh_host_ed25519_key": key.private.encode()}
-            put_files(container, "/etc/ssh", host_key, mode=0o600)
+            key = read_or_generate(self.folder.host_keys / short_name(spec.name), spec.name)
+            put_files(container, "/etc/ssh", {"ssh_host_ed25519_key": key.private.encode()}, mode=0o600)
         node = ContainerNode(container, self.folder, self._tell)
         self.authorize(node, identity)
         node.resume()
         return node
 
     def authorize(self, node: Node, identity: str) -> None:
-        """Write authorized_keys, which works on stopped containers too."""
+        """Write authorized_keys and certificates, which works on stopped containers too."""
         assert isinstance(node, ContainerNode)
-        keys = {"authorized_keys": f"{identity}\n".encode()}
-        put_files(node._container, "/home/lab/.ssh", keys, mode=0o600, uid=UID, gid=UID)
+        node.authorize(identity)
 
     def put_gateway(self, spec: GatewaySpec) -> Gateway:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
-        address = self._address(spec.name, "gateway")
-        settings = {
-            "environment": spec.environment(address, {"EG_REMOTE_USER": USER, "EG_SSH_PORT": "22"}),
-            "command": list(spec.options),
-            "ports": {"8888/tcp": ("127.0.0.1", None)},
-        }
-        labels = {LABEL_HOSTS: ",".join(spec.hosts)}
-        container, _ = self._container(spec.name, "gateway", fqdn(spec.name), address, labels, settings)
+        container, _ = self._container(spec)
         gateway = ContainerGateway(container, self._tell)
         for name, kernelspec in {**default_kernelspecs(), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
@@ -146,57 +143,61 @@ class DockerDriver:
         # Containers that vanish between listing and looking are as good as never listed.
         return list(self._client.containers.list(all=True, filters={"label": labels}, ignore_removed=True))
 
-    def _address(self, machine: str, role: str) -> str:
-        """Return the machine's pinned address: the one it has, or a free one of the lab's network."""
-        subnet = network.subnet_of(network.ensure(self._client, self.name))
+    def _address_in(self, net: Any, machine: str, spec: NodeSpec | GatewaySpec) -> str:
+        """Return the machine's pinned address: the one it has, or a free one of the lab's network *net*."""
+        subnet = network.subnet_of(net)
         taken = {}
         for container in self._containers():
             taken[container.labels.get(LABEL_MACHINE)] = container.labels.get(LABEL_ADDRESS, "")
         if network.contains(subnet, taken.get(machine, "")):
             return str(taken[machine])
+        role = "node" if isinstance(spec, NodeSpec) else "gateway"
         return network.address_for(subnet, machine, role, set(taken.values()))
 
-    def _container(
-        self, machine: str, role: str, hostname: str, address: str, labels: dict[str, str], settings: dict[str, Any]
-    ) -> tuple[Any, bool]:
+    def _blueprints(self, tags: Mapping[str, str], net: Any) -> Blueprints:
+        return Blueprints(self.name, self.folder, tags, str(net.id))
+
+    def _container(self, spec: NodeSpec | GatewaySpec) -> tuple[Any, bool]:
         """Return the machine's container, made now (True) unless one of exactly this spec and image is there."""
-        if not self._images:
-            self._images = images.ensure(self._client, Silent())
+        packages = spec.packages if isinstance(spec, NodeSpec) else ()
+        if not self._images or (packages and images.key(packages) not in self._images):
+            self._images = {**self._images, **images.ensure(self._client, Silent(), [packages])}
         net = network.ensure(self._client, self.name)
-        image = self._images[role]
-        spec = json.dumps([image, net.id, hostname, address, labels, settings], sort_keys=True)
-        fingerprint = hashlib.sha256(spec.encode()).hexdigest()[:16]
-        name = resource_name(self.name, machine)
-        existing = self._find(name)
-        if existing is not None:
-            if existing.labels.get(LABEL_SPEC) == fingerprint and existing.status not in {"dead", "removing"}:
-                return existing, False
-            remove_container(existing)
+        short = short_name(spec.name)
+        with self._addressing:
+            address = self._address_in(net, short, spec)
+            wanted = self._blueprints(self._images, net).make(spec, address)
+            existing = self._find(wanted.name)
+            if existing is not None:
+                if existing.labels.get(LABEL_SPEC) == wanted.fingerprint and existing.status not in {
+                    "dead",
+                    "removing",
+                }:
+                    return existing, False
+                remove_container(existing)
+            created = self._create(wanted, net)
+        until = lease.expiry(self.name)
+        if until is not None:
+            put_files(created, "/run/lab", {"lease": f"{until:.0f}\n".encode()})
+        return created, True
+
+    def _create(self, wanted: Blueprint, net: Any) -> Any:
+        aliases = list(dict.fromkeys([wanted.hostname, wanted.machine]))
+        endpoint = self._client.api.create_endpoint_config(ipv4_address=wanted.address, aliases=aliases)
         try:
-            endpoint = self._client.api.create_endpoint_config(
-                ipv4_address=address, aliases=list(dict.fromkeys([hostname, machine]))
-            )
-            created = self._client.containers.create(
-                image,
-                name=name,
-                hostname=hostname,
+            return self._client.containers.create(
+                wanted.image,
+                name=wanted.name,
+                hostname=wanted.hostname,
                 init=True,
                 detach=True,
                 network=net.name,
                 networking_config={net.name: endpoint},
-                labels={
-                    LABEL: self.name,
-                    LABEL_ROLE: role,
-                    LABEL_MACHINE: machine,
-                    LABEL_ADDRESS: address,
-                    LABEL_SPEC: fingerprint,
-                    **labels,
-                },
-                **settings,
+                labels={**wanted.all_labels(), **lease.labels(self.name)},
+                **wanted.settings,
             )
         except docker.errors.APIError as error:
-            raise LabError(f"the container {name} can't be made", cause=str(error.explanation)) from error
-        return created, True
+            raise unlimited(wanted, str(error.explanation)) from error
 
     def _find(self, name: str) -> Any | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -83,17 +83,45 @@ def gateway(base_tag: str) -> Recipe:
     )
 
 
-def ensure(client: Any, progress: Progress) -> dict[str, str]:
-    """Build what has changed; return the image's name by role (`node`, `gateway`)."""
+def with_packages(node_tag: str, packages: Sequence[str]) -> Recipe:
+    """The SSH node with more of Debian's *packages*; sorted, so that their order makes no other image."""
+    return Recipe("node-packages", {"NODE": node_tag, "PACKAGES": " ".join(sorted(packages))}, {})
+
+
+def tags(package_sets: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Return the images' names by role, and by `node PACKAGE…`, without looking whether they are there."""
+    return {_key(recipe): recipe.tag for recipe in _recipes(debian.tag(), package_sets)}
+
+
+def key(packages: Sequence[str]) -> str:
+    """Return what `tags` and `ensure` list the node's image with *packages* under."""
+    return " ".join(("node", *sorted(packages)))
+
+
+def _key(recipe: Recipe) -> str:
+    return key(recipe.build_args["PACKAGES"].split()) if recipe.role == "node-packages" else recipe.role
+
+
+def _recipes(debian_tag: str, package_sets: Iterable[Sequence[str]]) -> list[Recipe]:
+    base_recipe = base(debian_tag)
+    node_recipe = node(base_recipe.tag)
+    more = {key(packages): with_packages(node_recipe.tag, packages) for packages in package_sets if packages}
+    return [base_recipe, node_recipe, gateway(base_recipe.tag), *more.values()]
+
+
+def ensure(client: Any, progress: Progress, package_sets: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Build what has changed; return the images' names as `tags` does."""
     with locked("images", what="building the lab's images"):
-        base_recipe = base(debian.ensure(client, progress))
-        recipes = [base_recipe, node(base_recipe.tag), gateway(base_recipe.tag)]
+        recipes = _recipes(debian.ensure(client, progress), package_sets)
+        wanted = {recipe.tag for recipe in recipes}
         for recipe in recipes:
             if _missing(client, recipe.tag):
-                progress.step(f"building the image of the {recipe.role}")
+                what = f" with {recipe.build_args['PACKAGES']}" if recipe.role == "node-packages" else ""
+                progress.step(f"building the image of the {recipe.role.partition('-')[0]}{what}")
                 _build(client, recipe, progress)
-            _remove_older(client, recipe)
-    return {recipe.role: recipe.tag for recipe in recipes}
+        for role in {recipe.role for recipe in recipes}:
+            _remove_older(client, role, wanted)
+    return {_key(recipe): recipe.tag for recipe in recipes}
 
 
 def _missing(client: Any, tag: str) -> bool:
@@ -146,16 +174,16 @@ def is_fresh(created: str, now: datetime) -> bool:
     return now - made < FRESH
 
 
-def _remove_older(client: Any, recipe: Recipe) -> None:
+def _remove_older(client: Any, role: str, wanted: Collection[str]) -> None:
     """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one).
 
     Fresh ones stay: another `up`, a moment apart and of other sources, may be about to use them.
     """
-    for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={recipe.role}"}):
+    for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={role}"}):
         if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc)):
             continue
         for tag in image.tags:
-            if tag.startswith(f"eglab/{recipe.role}:") and tag != recipe.tag:
+            if tag.startswith(f"eglab/{role}:") and tag not in wanted:
                 try:
                     client.images.remove(tag, noprune=False)
                 except docker.errors.APIError:

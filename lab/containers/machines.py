@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 import requests.exceptions
 
+from lab.containers import copies
 from lab.containers.engine import put_files, remove_container
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.keys import HostEntry, known_hosts
-from lab.machines import ExecResult, Gateway, Machine, Node, State
-from lab.names import LABEL_ADDRESS, LABEL_HOST_KEY, LABEL_HOSTS, LABEL_MACHINE, LABEL_TRUSTED, USER, fqdn
+from lab.keys import Authority, HostEntry, known_hosts, read_key
+from lab.machines import ExecResult, Gateway, Machine, Node, State, Usage
+from lab.names import (
+    LABEL_ADDRESS,
+    LABEL_AUTHORITY,
+    LABEL_DEFINITION,
+    LABEL_HOST_KEY,
+    LABEL_HOSTS,
+    LABEL_MACHINE,
+    LABEL_TRUSTED,
+    USER,
+)
 from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
+from lab.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
 from lab.state import StateFolder
 
 UID = 1000
@@ -104,6 +116,81 @@ class ContainerMachine(Machine):
         except docker.errors.NotFound:
             return ""
 
+    def follow_logs(self, *, since: float | None = None, timestamps: bool = False) -> Iterator[str]:
+        """Yield lines until the container ends, or the caller stops listening."""
+        options: dict[str, Any] = {"stream": True, "follow": True, "timestamps": timestamps}
+        options |= {"tail": 0} if since is None else {"since": since}
+        stream = self._container.logs(**options)
+        rest = b""
+        try:
+            for part in stream:
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+            if rest:
+                yield rest.decode(errors="replace")
+        finally:
+            stream.close()
+
+    def inspect(self) -> dict[str, Any]:
+        """Return the engine's facts that matter here, and the labels."""
+        self._reload()
+        facts, host = self._container.attrs, self._container.attrs["HostConfig"]
+        return {
+            "container": self._container.id,
+            "container_name": self._container.name,
+            "image": facts["Config"]["Image"],
+            "created": facts["Created"],
+            "started": facts["State"]["StartedAt"],
+            "pid": facts["State"]["Pid"],
+            "exit_code": facts["State"]["ExitCode"],
+            "limits": {
+                "cpus": host.get("NanoCpus", 0) / 1e9 or None,
+                "memory": host.get("Memory") or None,
+                "pids": host.get("PidsLimit") if (host.get("PidsLimit") or 0) > 0 else None,
+            },
+            "labels": dict(self._container.labels),
+        }
+
+    def usage(self) -> Usage:
+        """Ask the engine once; its second look, for a rate, would take a second."""
+        if self.state == "stopped":
+            raise LabError(f"{self.name} is stopped", remedy=f"`lab start {self.short}`")
+        found = self._container.client.api.stats(self._container.id, stream=False, one_shot=True)
+        memory = found.get("memory_stats", {})
+        # As `docker stats` does: the page cache is nobody's use.
+        cache = memory.get("stats", {}).get("total_inactive_file", memory.get("stats", {}).get("inactive_file", 0))
+        return Usage(
+            found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
+            max(0, memory.get("usage", 0) - cache),
+            found.get("pids_stats", {}).get("current", 0),
+        )
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """Through the engine, so that it works on a stopped or a cut-off machine."""
+        copies.copy_in(self._container, self.name, source, target, uid=UID)
+
+    def copy_out(self, source: str, target: Path) -> None:
+        """As `copy_in`."""
+        copies.copy_out(self._container, self.name, source, target)
+
+    def extend_lease(self, until: float) -> None:
+        """Write /run/lab/lease, which works on paused and stopped containers too."""
+        try:
+            put_files(self._container, "/run/lab", {"lease": f"{until:.0f}\n".encode()})
+        except docker.errors.APIError as error:
+            raise LabError(f"the lease of {self.name} can't be written", cause=str(error.explanation)) from error
+
+    def pause(self) -> None:
+        """Freeze by the cgroup freezer."""
+        if self.state == "running":
+            self._container.pause()
+
+    def unpause(self) -> None:
+        """Thaw."""
+        if self.state == "paused":
+            self._container.unpause()
+
     def resume(self) -> None:
         """Start or unpause the container, whatever its state, without waiting for what runs in it."""
         state = self.state
@@ -166,7 +253,7 @@ class ContainerNode(ContainerMachine, Node):
     def __init__(self, container: Any, folder: StateFolder, changed: Callable[[], None]) -> None:
         super().__init__(container, changed)
         self._folder = folder
-        self.name = fqdn(self.short)
+        self.name = str(container.attrs["Config"]["Hostname"])
         self.host_key = str(container.labels[LABEL_HOST_KEY])
         self.trusted = container.labels.get(LABEL_TRUSTED) != "no"
 
@@ -175,19 +262,55 @@ class ContainerNode(ContainerMachine, Node):
         """Ask the engine: it gives a new one at every start; 0 while the node is down."""
         return self._published(22)
 
-    def pause(self) -> None:
-        """Freeze by the cgroup freezer."""
-        if self.state == "running":
-            self._container.pause()
-
-    def unpause(self) -> None:
-        """Thaw."""
-        if self.state == "paused":
-            self._container.unpause()
-
     def wait_ready(self) -> None:
         """Wait for the protocol to answer: an SSH login, or GET /api."""
         self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))
+
+    @property
+    def spec(self) -> NodeSpec:
+        """From the label."""
+        return node_spec(self.name, self._container.labels.get(LABEL_DEFINITION, ""))
+
+    @property
+    def certified(self) -> str:
+        """From the label."""
+        return str(self._container.labels.get(LABEL_AUTHORITY, ""))
+
+    def authorize(self, identity: str) -> None:
+        """Let *identity* (a public key) log in, by authorized_keys or by what the lab's authority signs."""
+        spec, owner = self.spec, {"uid": UID, "gid": UID}
+        own = "" if self.certified else f"{identity}\n"
+        put_files(self._container, "/home/lab/.ssh", {"authorized_keys": own.encode()}, mode=0o600, **owner)
+        if spec.users:
+            files = {
+                f"users/{name}/authorized_keys": own + "".join(f"{key}\n" for key in user.keys)
+                for name, user in spec.users.items()
+            }
+            put_files(self._container, "/opt/lab", {path: text.encode() for path, text in files.items()}, mode=0o600)
+        if self.certified:
+            authority = Authority(self._folder.authority, "", make=False)
+            names = [self.name, self.short, self.address]
+            certificate = authority.sign_host(self.host_key, names, spec.validity)
+            proofs = {"ssh_host_ed25519_key-cert.pub": f"{certificate}\n", "lab_ca.pub": f"{authority.public}\n"}
+            put_files(self._container, "/etc/ssh", {path: text.encode() for path, text in proofs.items()})
+        if (spec.users or self.certified) and self.state == "running":
+            self.exec(["/opt/lab/users.sh"], user="root").check()
+            self._reload_sshd()
+
+    def _reload_sshd(self) -> None:
+        """Have sshd read its certificate anew; sessions live on."""
+        self.exec(["pkill", "-HUP", "-o", "-x", "sshd"], user="root")
+
+    def reset(self) -> None:
+        """Without ending the container: kill what the users run, put golden files back, start sshd anew."""
+        self.resume()
+        self.exec(["/opt/lab/reset.sh"], user="root").check()
+        identity = read_key(self._folder.identity).public
+        if identity:
+            # Golden has the keys of the day on which the node was made.
+            self.authorize(identity)
+        self._changed()
+        self.wait_ready()
 
 
 class ContainerGateway(ContainerMachine, Gateway):
@@ -199,6 +322,11 @@ class ContainerGateway(ContainerMachine, Gateway):
         super().__init__(container, changed)
         self.name = self.short
         self.hosts = tuple(filter(None, container.labels.get(LABEL_HOSTS, "").split(",")))
+
+    @property
+    def spec(self) -> GatewaySpec:
+        """From the label."""
+        return gateway_spec(self.name, self.hosts, self._container.labels.get(LABEL_DEFINITION, ""))
 
     @property
     def url(self) -> str:
@@ -214,7 +342,9 @@ class ContainerGateway(ContainerMachine, Gateway):
         content = {path: text.encode() for path, text in files.items()}
         put_files(self._container, KERNELS, content, uid=UID, gid=UID)
 
-    def trust(self, nodes: Iterable[HostEntry], identity: str) -> None:
+    def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
         """Write the gateway user's ~/.ssh: names and addresses, since EG's own proxy looks up by address."""
         files = {"known_hosts": known_hosts(nodes).encode(), "id_ed25519": identity.encode()}
+        if certificate:
+            files["id_ed25519-cert.pub"] = f"{certificate}\n".encode()
         put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)

@@ -11,6 +11,7 @@ from typing import Any
 import docker
 import docker.errors
 
+from lab import lease
 from lab.errors import LabConflict
 from lab.names import LABEL, node_number, resource_name, short_name
 
@@ -22,6 +23,8 @@ POOL = ipaddress.ip_network("10.213.0.0/16")
 GATEWAY_OFFSET = 2
 NODE_OFFSET = 10
 EXTRA_OFFSET = 180
+"""From here on for whoever has no number in the row: extra nodes, nodes of named groups, more gateways; below it, too, when
+there are more of them."""
 
 
 def candidates(name: str) -> list[Network]:
@@ -104,7 +107,7 @@ def ensure(client: Any, name: str) -> Any:
                 driver="bridge",
                 check_duplicate=True,
                 ipam=docker.types.IPAMConfig(pool_configs=[pool]),
-                labels={LABEL: name},
+                labels={LABEL: name, **lease.labels(name)},
             )
         except docker.errors.APIError as error:
             # What overlaps may be known to the engine alone (its own routes, in a virtual machine): try the next one.
@@ -122,10 +125,13 @@ def address_for(subnet: Network, machine: str, role: str, taken: Collection[str]
     """Return the address of *machine*: fixed for the gateway and the numbered nodes, the next free one for others."""
     number = node_number(machine)
     if role == "node" and number is not None and NODE_OFFSET + number < EXTRA_OFFSET:
-        return str(subnet[NODE_OFFSET + number])
+        address = str(subnet[NODE_OFFSET + number])
+        if address not in taken:
+            return address
     if role == "gateway" and short_name(machine) == "gateway":
         return str(subnet[GATEWAY_OFFSET])
-    for offset in range(EXTRA_OFFSET, 255):
+    # 254 addresses: .1 is the bridge's. The row's own places are taken last.
+    for offset in [*range(EXTRA_OFFSET, 255), *range(EXTRA_OFFSET - 1, NODE_OFFSET, -1)]:
         address = str(subnet[offset])
         if address not in taken:
             return address

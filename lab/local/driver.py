@@ -9,20 +9,22 @@ import pwd
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab import checkout
-from lab.errors import EnvironmentUnfit
+from lab import checkout, lease
+from lab.errors import EnvironmentUnfit, LabNotFound
 from lab.kernelspecs import default_kernelspecs
-from lab.keys import KeyPair, read_or_generate
-from lab.local import environments, processes
-from lab.local.machines import ADDRESS, LocalGateway, LocalNode
-from lab.machines import Gateway, GatewaySpec, Node, NodeSpec
-from lab.names import DEFAULT_GATEWAY, fqdn, short_name, sort_key
+from lab.keys import Authority, read_key, read_or_generate
+from lab.local import environments, initial, processes, servers
+from lab.local.machines import ADDRESS, LocalGateway, LocalNode, write_server_files
+from lab.machines import Gateway, Node
+from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
-from lab.state import StateFolder
+from lab.specs import GatewaySpec, NodeSpec, differences
+from lab.state import StateFolder, cache_root
+from lab.topology.model import Limits
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 """What a machine's processes get of our environment: a login on a real node would know nothing of it either."""
@@ -37,8 +39,9 @@ class LocalDriver:
 
     kind = "local"
 
-    def __init__(self, name: str, folder: StateFolder) -> None:
+    def __init__(self, name: str, folder: StateFolder, sshd: str = "auto") -> None:
         self.name = name
+        self.sshd = sshd
         self.folder = folder
         self.changed: Callable[[], None] = _nothing
         self._machines = folder.path / "machines"
@@ -49,11 +52,28 @@ class LocalDriver:
         """Look for a machine's folder, or for processes of one that is gone."""
         return self._machines.exists() or bool(processes.belonging(self._machines))
 
-    def prepare(self, progress: Progress) -> None:
-        """Make the environments that the lock asks for."""
+    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
+        """Make the environments that the lock asks for; say what this machine's kernel keeps nodes from having."""
+        for spec in nodes:
+            _check(spec)
+        kind, reason = initial.isolation()
+        if kind == "none":
+            progress.note(f"nodes share {initial.SHARED}: this kernel gives no namespaces ({reason})")
         self._environments = {role: environments.ensure(role, progress) for role in ("gateway", "node")}
         launcher = self.folder.path / "launch_ipykernel.py"
         self.folder.write(launcher, checkout.launcher().decode())
+
+    def reasons(self, spec: NodeSpec | GatewaySpec) -> list[str]:
+        """Compare machine.json with what would be written now."""
+        kept = self._kept(self._machines / short_name(spec.name))
+        if not kept:
+            raise LabNotFound(f"the lab {self.name} has no machine {short_name(spec.name)}")
+        facts = self._node(spec, make=False) if isinstance(spec, NodeSpec) else self._gateway(spec)
+        if kept.get("fingerprint") == _fingerprint(facts):
+            return []
+        found = ["this checkout's wheel has changed"] if kept.get("wheel") != facts.get("wheel") else []
+        found += differences(str(kept.get("definition", "")), str(facts["definition"]))
+        return found or ["the lab makes such machines in another way now"]
 
     def nodes(self) -> list[Node]:
         """Read the folders whose role is node."""
@@ -67,31 +87,10 @@ class LocalDriver:
 
     def put_node(self, spec: NodeSpec, identity: str) -> Node:
         """Write an sshd's configuration and start it; refuse variants that need a machine of its own."""
-        if spec.shell != "bash" or spec.noisy or spec.python != "3.11":
-            raise EnvironmentUnfit(
-                f"a local lab can't have a node like {spec.name}",
-                cause="its nodes share this machine's login shell, start-up files and python3",
-                remedy="start a container engine and use `lab up --driver docker`",
-            )
+        _check(spec)
         self._ready()
-        short = short_name(spec.name)
-        key = read_or_generate(self.folder.host_keys / short, fqdn(short))
-        folder = self._machines / short
-        facts = self._kept(folder)
-        facts |= {
-            "role": "node",
-            "home": str(folder / "home"),
-            "run": str(self._runtime(short)),
-            "host_key": key.public,
-            "trusted": spec.trusted,
-            "user": pwd.getpwuid(os.getuid()).pw_name,
-            "port": facts.get("port") or processes.free_port(),
-        }
-        # The cache in the short folder as well: an agent's sockets live there, and nodes must never share an agent.
-        places = {"HOME": facts["home"], "XDG_RUNTIME_DIR": facts["run"], "XDG_CACHE_HOME": facts["run"]}
-        login = {**places, "LAB_NODE": fqdn(short), **spec.login_env}
-        facts["env"] = self._environment(folder, login)
-        facts["argv"] = self._sshd(folder, spec, facts, key)
+        facts = self._node(spec, make=True)
+        folder = self._machines / short_name(spec.name)
         self._put(folder, facts)
         node = LocalNode(folder, self.folder.identity, self._tell)
         self.authorize(node, identity)
@@ -101,23 +100,81 @@ class LocalDriver:
     def authorize(self, node: Node, identity: str) -> None:
         """Write authorized_keys; OpenSSH's sshd reads it at every login, asyncssh's server when it starts."""
         assert isinstance(node, LocalNode)
-        (node.folder / "authorized_keys").write_text(f"{identity}\n")
+        authority = node.certified
+        own = f"cert-authority {authority}" if authority else identity
+        (node.folder / "authorized_keys").write_text(f"{own}\n")
+        if authority:
+            spec = node.spec
+            signing = Authority(self.folder.authority, self.name, make=False)
+            certificate = signing.sign_host(node.host_key, [node.name, node.short_name, ADDRESS], spec.validity)
+            (self.folder.host_keys / f"{node.short_name}-cert.pub").write_text(f"{certificate}\n")
 
     def put_gateway(self, spec: GatewaySpec) -> Gateway:
         """Install the checkout's wheel for it and start it; a changed wheel or spec starts it anew."""
+        if spec.limits != Limits():
+            raise _unfit(spec.name, "limits")
         self._ready()
         folder = self._machines / spec.name
-        facts = self._kept(folder)
-        environment = self._environments["gateway"]
-        port = facts.get("port") or processes.free_port()
-        facts |= {
+        if self._put(folder, self._gateway(spec)):
+            environments.install_wheel(self._environments["gateway"], folder / "site")
+        gateway = LocalGateway(folder, self._tell)
+        specs = default_kernelspecs(
+            python=str(self._environments["node"] / "bin" / "python"),
+            launcher=str(self.folder.path / "launch_ipykernel.py"),
+        )
+        for name, kernelspec in {**specs, **spec.kernelspecs}.items():
+            gateway.add_kernelspec(name, kernelspec)
+        gateway.resume()
+        return gateway
+
+    def _node(self, spec: NodeSpec, *, make: bool) -> dict[str, Any]:
+        """Return the facts of a node that is *spec*; keys and port are made if *make* says so, else as they are."""
+        short = short_name(spec.name)
+        folder = self._machines / short
+        kept = self._kept(folder)
+        host_key = self.folder.host_keys / short
+        kind, _ = initial.isolation()
+        facts: dict[str, Any] = {
+            "role": "node",
+            "name": spec.name,
+            "home": str(folder / "home"),
+            "run": str(self._runtime(short)),
+            "host_key": (read_or_generate(host_key, spec.name) if make else read_key(host_key)).public,
+            "trusted": spec.trusted,
+            "user": pwd.getpwuid(os.getuid()).pw_name,
+            "port": kept.get("port") or (processes.free_port() if make else 0),
+            "definition": spec.definition(),
+            "isolation": kind,
+            "tmp": str(folder / "tmp") if kind != "none" and self._may_hide_tmp() else "",
+        }
+        if spec.auth == "certificates":
+            facts["authority"] = Authority(self.folder.authority, self.name, make=make).public
+        # The cache in the short folder as well: an agent's sockets live there, and nodes must never share an agent.
+        places = {"HOME": facts["home"], "XDG_RUNTIME_DIR": facts["run"], "XDG_CACHE_HOME": facts["run"]}
+        facts["env"] = self._environment(folder, {**places, "LAB_NODE": spec.name, **spec.login_env})
+        # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
+        facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
+        facts |= servers.configure(facts, spec, folder, host_key)
+        facts["init"] = self._init(folder, facts)
+        return facts
+
+    def _gateway(self, spec: GatewaySpec) -> dict[str, Any]:
+        """Return the facts of a gateway that is *spec*."""
+        folder = self._machines / spec.name
+        environment = environments.folder("gateway")
+        port = self._kept(folder).get("port") or processes.free_port()
+        facts: dict[str, Any] = {
             "role": "gateway",
+            "name": spec.name,
             "home": str(folder / "home"),
             "run": str(self._runtime(spec.name)),
             "hosts": list(spec.hosts),
             "port": port,
             "python": str(environment / "bin" / "python"),
             "wheel": checkout.digest(checkout.wheel_sources()),
+            "definition": spec.definition(),
+            # A gateway's host name matters to nobody, and its kernels' sockets do: it stays in the machine's namespaces.
+            "isolation": "none",
         }
         home = {
             "HOME": facts["home"],
@@ -136,17 +193,18 @@ class LocalDriver:
             *(f"--EnterpriseGatewayApp.{name}={value}" for name, value in options.items()),
             *spec.options,
         ]
-        if self._put(folder, facts):
-            environments.install_wheel(environment, folder / "site")
-        gateway = LocalGateway(folder, self._tell)
-        specs = default_kernelspecs(
-            python=str(self._environments["node"] / "bin" / "python"),
-            launcher=str(self.folder.path / "launch_ipykernel.py"),
-        )
-        for name, kernelspec in {**specs, **spec.kernelspecs}.items():
-            gateway.add_kernelspec(name, kernelspec)
-        gateway.resume()
-        return gateway
+        facts["init"] = self._init(folder, facts)
+        return facts
+
+    @staticmethod
+    def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
+        tmp = str(facts.get("tmp", ""))
+        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), tmp, facts["run"])
+
+    def _may_hide_tmp(self) -> bool:
+        """Say whether a node can have a /tmp of its own: not where what it needs is below the machine's."""
+        needed = (self._machines, cache_root(), Path(sys.prefix), Path(sys.base_prefix), checkout.ROOT)
+        return not any(path.is_relative_to("/tmp") for path in needed)  # noqa: S108 -- the folder known by this name
 
     def destroy(self) -> list[str]:
         """End every process with the lab's mark, then delete the machines' folders; the lab deletes its own."""
@@ -189,52 +247,35 @@ class LocalDriver:
 
     def _put(self, folder: Path, facts: dict[str, Any]) -> bool:
         """Write machine.json; if the facts have changed, end what runs there. Return whether they had."""
-        told = {name: value for name, value in facts.items() if name not in {"process", "fingerprint"}}
-        fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-        new = facts.get("fingerprint") != fingerprint
+        kept, fingerprint = self._kept(folder), _fingerprint(facts)
+        new = kept.get("fingerprint") != fingerprint
         if new:
             processes.end_all(folder, [folder], grace=2)
             (folder / "home").mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_server_files(facts)
+            until = lease.expiry(self.name)
+            if until is not None:
+                (folder / "lease").write_text(f"{until:.0f}\n")
             self.folder.write(folder / "machine.json", json.dumps({**facts, "fingerprint": fingerprint}, indent=2))
         return new
 
-    def _sshd(self, folder: Path, spec: NodeSpec, facts: Mapping[str, Any], key: KeyPair) -> list[str]:
-        """Write the SSH server's configuration and return its argv: OpenSSH's where it can run, else asyncssh's."""
-        del key
-        keys, host_key = folder / "authorized_keys", self.folder.host_keys / short_name(spec.name)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        openssh = _openssh()
-        if openssh is not None:
-            shown = {**facts["env"]}
-            variables = " ".join(f'"{name}={value}"' for name, value in shown.items() if '"' not in value)
-            lines = [
-                *spec.sshd_options,
-                f"Port {facts['port']}",
-                f"ListenAddress {ADDRESS}",
-                f"HostKey {host_key}",
-                f"AuthorizedKeysFile {keys}",
-                "PidFile none",
-                "UsePAM no",
-                # The folder may be below a shared one; who can write there is this user's own business.
-                "StrictModes no",
-                "PasswordAuthentication no",
-                "KbdInteractiveAuthentication no",
-                f"SetEnv {variables}",
-            ]
-            self.folder.write(folder / "sshd_config", "\n".join(lines) + "\n")
-            return [openssh, "-D", "-e", "-f", str(folder / "sshd_config")]
-        if spec.sshd_options:
-            raise EnvironmentUnfit(
-                f"{spec.name} can't have sshd options", cause="OpenSSH's sshd can't run here", remedy="install it"
-            )
-        config = {"port": facts["port"], "host_key": str(host_key), "authorized_keys": str(keys)}
-        self.folder.write(folder / "server.json", json.dumps(config))
-        return [sys.executable, "-m", "lab.local.server", str(folder / "server.json")]
+
+def _fingerprint(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _openssh() -> str | None:
-    """Return OpenSSH's sshd if this user can run one; root's wants a folder that only its service makes."""
-    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found and os.geteuid() == 0 and not Path("/run/sshd").is_dir():
-        return None
-    return found
+def _check(spec: NodeSpec) -> None:
+    """Raise EnvironmentUnfit for what only a machine of its own can have, naming it."""
+    bare = NodeSpec(spec.name)
+    own = ("shell", "noisy", "python", "users", "packages", "limits")
+    odd = [name for name in own if getattr(spec, name) != getattr(bare, name)]
+    if odd:
+        raise _unfit(spec.name, ", ".join(odd))
+
+
+def _unfit(name: str, what: str) -> EnvironmentUnfit:
+    return EnvironmentUnfit(
+        f"a local lab can't have a machine like {name}: its {what}",
+        cause="local nodes share this machine's login shell, start-up files, python3, users and packages, without limits",
+        remedy="start a container engine and use `lab up --driver docker`, or leave it out",
+    )

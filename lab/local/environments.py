@@ -15,33 +15,38 @@ PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10"}
 """Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils."""
 
 
+def folder(role: str) -> Path:
+    """Return where the environment of *role* is, whether it has been made or not."""
+    return cache_root() / "environments" / f"{role}-{checkout.digest([(PYTHONS[role], checkout.requirements(role))])}"
+
+
 def ensure(role: str, progress: Progress) -> Path:
     """Return the environment of *role* (`gateway`, `node`), made now if what the lock says has changed."""
     requirements = checkout.requirements(role)
-    folder = cache_root() / "environments" / f"{role}-{checkout.digest([(PYTHONS[role], requirements)])}"
-    done = folder / ".complete"
+    made = folder(role)
+    done = made / ".complete"
     with locked("environments", what="making the lab's environments"):
         if done.exists():
-            return folder
+            return made
         progress.step(f"the environment of the {role}")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(made, ignore_errors=True)
+        made.parent.mkdir(parents=True, exist_ok=True)
         try:
-            checkout.run_uv("venv", "--quiet", "--no-project", "--python", PYTHONS[role], str(folder))
+            checkout.run_uv("venv", "--quiet", "--no-project", "--python", PYTHONS[role], str(made))
         except LabError as error:
             raise EnvironmentUnfit(
                 f"there is no Python {PYTHONS[role]} for the {role}",
                 cause=error.cause,
                 remedy="`uv python install 3.11`, or install python3.11 with the system's packages",
             ) from error
-        wanted = folder / "requirements.txt"
+        wanted = made / "requirements.txt"
         wanted.write_bytes(requirements)
-        python = str(folder / "bin" / "python")
+        python = str(made / "bin" / "python")
         checkout.run_uv("pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(wanted))
         if role == "gateway":
-            _check_distutils(folder)
+            _check_distutils(made)
         done.touch()
-    return folder
+    return made
 
 
 def _check_distutils(folder: Path) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabNotFound, LabNotReady
+from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.keys import HostEntry, known_hosts, ssh_config
-from lab.local import processes
-from lab.machines import ExecResult, Gateway, Machine, Node, State
+from lab.local import initial, processes
+from lab.machines import ExecResult, Gateway, Machine, Node, State, Usage
 from lab.names import fqdn
 from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
+from lab.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
 
 READY_SECONDS = 60.0
 LOG_LINES = 20
 ADDRESS = "127.0.0.1"
+POLL_SECONDS = 0.2
+"""How often a followed log is looked at."""
 
 
 class LocalMachine(Machine):
@@ -51,9 +56,13 @@ class LocalMachine(Machine):
 
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         """Run *argv* in the machine's environment; *user* has no meaning here, all is this user's."""
+        inside = list(argv)
+        if self.facts.get("isolation", "none") != "none" and self.state != "stopped":
+            main = processes.main_process(self.folder)
+            inside = [*initial.command("enter", str(main.pid), str(self.folder / "home")), *argv]
         try:
             done = subprocess.run(
-                list(argv),
+                inside,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 env=self.facts["env"],
@@ -78,6 +87,79 @@ class LocalMachine(Machine):
             return ""
         return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
 
+    def follow_logs(self, *, since: float | None = None, timestamps: bool = False) -> Iterator[str]:
+        """Yield lines as the file grows; it doesn't know when a line came, so with *since* all that is there comes first."""
+        del timestamps
+        with (self.folder / "log").open(errors="replace") as file:
+            if since is None:
+                file.seek(0, os.SEEK_END)
+            rest = ""
+            while True:
+                *lines, rest = (rest + file.read()).split("\n")
+                yield from lines
+                if not lines:
+                    if self.state == "stopped":
+                        return
+                    time.sleep(POLL_SECONDS)
+
+    def inspect(self) -> dict[str, Any]:
+        """Return what machine.json says, and the processes."""
+        members = processes.belonging(self.folder, [processes.main_process(self.folder)])
+        return {
+            "folder": str(self.folder),
+            "pid": processes.main_process(self.folder).pid or None,
+            "processes": sorted(process.pid for process in members),
+            "isolation": self.facts.get("isolation", "none"),
+            **{key: self.facts[key] for key in ("role", "home", "run", "port", "argv", "sshd") if key in self.facts},
+        }
+
+    def usage(self) -> Usage:
+        """Add up what /proc says of the machine's processes."""
+        if self.state == "stopped":
+            raise LabError(f"{self.name} is stopped", remedy=f"`lab start {self.short}`")
+        members = processes.belonging(self.folder, [processes.main_process(self.folder)])
+        return processes.usage(members)
+
+    def copy_in(self, source: Path, target: str) -> None:
+        """A copy on this machine's own disk; a relative *target* begins at the machine's home."""
+        if not source.exists():
+            raise LabNotFound(f"there is no {source} here")
+        folder = self._place(target)
+        if not folder.is_dir():
+            raise LabNotFound(f"{self.name} has no folder {target}", remedy="make it, or name another")
+        _copy(source, folder)
+
+    def copy_out(self, source: str, target: Path) -> None:
+        """As `copy_in`."""
+        if not target.is_dir():
+            raise LabNotFound(f"there is no folder {target} here", remedy="make it, or name another")
+        found = self._place(source)
+        if not found.exists():
+            raise LabNotFound(f"{self.name} has no {source}")
+        _copy(found, target)
+
+    def _place(self, path: str) -> Path:
+        """Return where the machine's *path* is on this machine: its /tmp may be a folder of its own."""
+        home = self.folder / "home"
+        found = home / path.removeprefix("~/")
+        if self.facts.get("tmp") and found.is_relative_to("/tmp"):  # noqa: S108 -- the folder known by this name
+            return Path(self.facts["tmp"]) / found.relative_to("/tmp")  # noqa: S108
+        return found
+
+    def extend_lease(self, until: float) -> None:
+        """Write the file that the machine's init looks at."""
+        partial = self.folder / ".lease"
+        partial.write_text(f"{until:.0f}\n")
+        partial.replace(self.folder / "lease")
+
+    def pause(self) -> None:
+        """SIGSTOP to all of the machine's processes."""
+        processes.signal_all(self.folder, signal.SIGSTOP)
+
+    def unpause(self) -> None:
+        """SIGCONT to all of the machine's processes."""
+        processes.signal_all(self.folder, signal.SIGCONT)
+
     def resume(self) -> None:
         """Start the main process, or let a paused machine go on."""
         if not self.folder.exists():
@@ -86,10 +168,10 @@ class LocalMachine(Machine):
         if state == "paused":
             processes.signal_all(self.folder, signal.SIGCONT)
         elif state == "stopped":
-            for needed in ("home", "run"):
-                Path(self.facts[needed]).mkdir(parents=True, exist_ok=True, mode=0o700)
+            for needed in filter(None, (self.facts["home"], self.facts["run"], self.facts.get("tmp"))):
+                Path(needed).mkdir(parents=True, exist_ok=True, mode=0o700)
             main = processes.spawn(
-                self.facts["argv"],
+                [*self.facts.get("init", []), *self.facts["argv"]],
                 env=self.facts["env"],
                 cwd=self.folder / "home",
                 log=self.folder / "log",
@@ -140,7 +222,7 @@ class LocalNode(LocalMachine, Node):
     def __init__(self, folder: Path, identity: Path, changed: Callable[[], None]) -> None:
         super().__init__(folder, changed)
         self._identity = identity
-        self.name = fqdn(self.short)
+        self.name = str(self.facts.get("name") or fqdn(self.short))
         self.host_key = str(self.facts["host_key"])
         self.trusted = bool(self.facts["trusted"])
 
@@ -151,15 +233,26 @@ class LocalNode(LocalMachine, Node):
 
     def entry(self) -> HostEntry:
         """Name this user: nobody else can log in to an sshd that doesn't run as root."""
-        return HostEntry(self.name, self.address, self.port, self.host_key, str(self.facts["user"]))
+        user = str(self.facts["user"])
+        return HostEntry(self.name, self.address, self.port, self.host_key, user, self.certified)
 
-    def pause(self) -> None:
-        """SIGSTOP to all of the node's processes."""
-        processes.signal_all(self.folder, signal.SIGSTOP)
+    @property
+    def spec(self) -> NodeSpec:
+        """From machine.json."""
+        return node_spec(self.name, str(self.facts.get("definition", "")))
 
-    def unpause(self) -> None:
-        """SIGCONT to all of the node's processes."""
-        processes.signal_all(self.folder, signal.SIGCONT)
+    @property
+    def certified(self) -> str:
+        """From machine.json."""
+        return str(self.facts.get("authority", ""))
+
+    def reset(self) -> None:
+        """End all its processes, empty its home and /tmp, start its SSH server anew on the same port."""
+        processes.end_all(self.folder, [self.folder], grace=0)
+        for emptied in filter(None, (self.facts["home"], self.facts["run"], self.facts.get("tmp"))):
+            shutil.rmtree(emptied, ignore_errors=True)
+        write_server_files(self.facts)
+        self.start()
 
     def wait_ready(self) -> None:
         """Wait for an SSH login."""
@@ -174,6 +267,11 @@ class LocalGateway(LocalMachine, Gateway):
         self.name = self.short
         self.hosts = tuple(self.facts["hosts"])
         self.python = str(self.facts["python"])
+
+    @property
+    def spec(self) -> GatewaySpec:
+        """From machine.json."""
+        return gateway_spec(self.name, self.hosts, str(self.facts.get("definition", "")))
 
     @property
     def url(self) -> str:
@@ -191,7 +289,7 @@ class LocalGateway(LocalMachine, Gateway):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
 
-    def trust(self, nodes: Iterable[HostEntry], identity: str) -> None:
+    def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
         """Write ~/.ssh of the gateway's own home; names lead to loopback ports by its config alone."""
         entries = list(nodes)
         folder = self.folder / "home" / ".ssh"
@@ -202,9 +300,25 @@ class LocalGateway(LocalMachine, Gateway):
             hosts: known_hosts(entries),
             folder / "config": ssh_config(entries, identity=key, known_hosts_file=hosts),
         }
+        if certificate:
+            texts[folder / "id_ed25519-cert.pub"] = f"{certificate}\n"
         for path, text in texts.items():
             partial = path.with_suffix(".partial")
             partial.unlink(missing_ok=True)
             partial.touch(mode=0o600)
             partial.write_text(text)
             partial.replace(path)
+
+
+def write_server_files(facts: Mapping[str, Any]) -> None:
+    """Write what the SSH server reads (path: text) as it was when the node was made; called by the driver and by `reset`."""
+    for path, text in facts.get("files", {}).items():
+        Path(path).write_text(text)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    target = folder / source.resolve().name
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import EnvironmentUnfit, LabNotReady
+from lab.machines import Usage
 
 MARK = "EG_DISTRIBUTED_LAB"
 """Every process of a machine has this variable, with the machine's folder as its value. Kernels and agents leave their
@@ -100,6 +101,20 @@ def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
         grown = bool(heirs)
     members.discard(os.getpid())
     return {Process(pid, table[pid][2]) for pid in members if pid in table}
+
+
+def usage(members: Iterable[Process]) -> Usage:
+    """Add up processor time, resident memory and threads of *members*; those that end meanwhile count for nothing."""
+    ticks, pages, threads = 0, 0, 0
+    for process in members:
+        try:
+            fields = (PROC / str(process.pid) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+        threads += int(fields[17])
+        pages += int(fields[21])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"), threads)
 
 
 def main_process(machine: Path) -> Process:

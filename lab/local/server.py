@@ -77,7 +77,9 @@ async def serve(config: dict[str, Any]) -> None:
         "127.0.0.1",
         config["port"],
         server_factory=_Server,
-        server_host_keys=[config["host_key"]],
+        server_host_keys=[
+            (config["host_key"], config["certificate"]) if config.get("certificate") else config["host_key"]
+        ],
         authorized_client_keys=config["authorized_keys"],
         process_factory=_run,
         encoding=None,

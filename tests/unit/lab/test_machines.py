@@ -2,7 +2,8 @@ import pytest
 
 from lab.errors import LabError, LabUsageError
 from lab.kernelspecs import OURS, STOCK, default_kernelspecs
-from lab.machines import ExecResult, GatewaySpec, NodeSpec, check_kernelspec_name
+from lab.machines import ExecResult
+from lab.specs import GatewaySpec, NodeSpec, check_kernelspec_name
 
 
 @pytest.mark.parametrize("variant", [{"shell": "zsh"}, {"python": "2.7"}, {"sshd_options": ("a\nb",)}])

@@ -30,7 +30,7 @@ from lab.machines import Machine
 from lab.names import short_name
 
 LAB_OWNED = "lab"
-"""The owner of what is added here: no process. The command is over at once, and its fault shall not heal with it."""
+"""The owner of what is added here, lab.faults.NOBODY: the command is over at once, and its fault shall not heal with it."""
 
 
 @click.group(cls=Verbs)

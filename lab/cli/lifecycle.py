@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from lab import events
+from lab import lease as leases
 from lab.cli.options import (
     DURATION,
     Verb,
@@ -92,16 +91,18 @@ def up(
             raise LabUsageError(
                 f"{file} says how many nodes there are, and so does --nodes", remedy="change FILE, or `lab scale` later"
             )
-        topology = dataclasses.replace(load(file), **settings)
+        settings["topology"] = topology = load(file)
         if topology.name and context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = check_name(topology.name)
-        settings = {"topology": topology}
     if dry_run:
         _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
         return
     began = time.monotonic()
     with progress() as shown:
         lab = Lab.up(name, nodes, shown, driver, **settings)
+        if lease:
+            # Machines that were there know the end of an earlier lease.
+            leases.extend(lab, leases.expiry(lab) or leases.NEVER)
         if profiles:
             _make_hostile(lab, profiles, shown)
     _show_lab(lab, time.monotonic() - began, as_json=as_json)
@@ -109,14 +110,14 @@ def up(
 
 def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:
     """Add each of *profiles* to every node that doesn't have it: after the probes, which want plain logins."""
-    from lab.faults import active, add
+    from lab.faults import NOBODY, active, add
 
     there = {(fault.name, node) for fault in active(lab) for node in fault.nodes}
     for profile in profiles:
         nodes = [node for node in lab.nodes if (profile, node.name) not in there]
         if nodes:
             shown.step(f"{profile} on every node")
-            add(lab, profile, nodes, owner="lab")
+            add(lab, profile, nodes, owner=NOBODY)
 
 
 def _show_plan(plan: Any, *, as_json: bool) -> None:
@@ -222,23 +223,15 @@ def reset(name: str, nodes: Sequence[str], as_json: bool) -> None:
     """
     lab = Lab.attach(name)
     found = find_nodes(lab, nodes)
-
-    def work(node: Any) -> float:
-        began = time.monotonic()
-        node.reset()
-        return time.monotonic() - began
-
+    began = time.monotonic()
     with progress() as shown:
         shown.step(f"resetting {', '.join(node.short_name for node in found)}")
-        with ThreadPoolExecutor(8) as pool:
-            took = list(pool.map(work, found))
-    rows = [{"machine": node.name, "seconds": round(seconds, 3)} for node, seconds in zip(found, took, strict=True)]
-    events.record(name, "node.reset", nodes=[node.name for node in found])
+        lab.reset(*(node.name for node in found))
+    seconds = round(time.monotonic() - began, 3)
     if as_json:
-        show(rows)
+        show({"nodes": [node.name for node in found], "seconds": seconds})
     else:
-        for row in rows:
-            click.echo(f"{row['machine']}: golden after {row['seconds']:.2f} s")
+        click.echo(f"golden: {', '.join(node.name for node in found)} after {seconds:.2f} s")
 
 
 @click.command(cls=Verb)

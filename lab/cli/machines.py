@@ -9,7 +9,6 @@ import click
 
 from lab import events
 from lab.cli.options import Verb, complete_machines, find_machines, json_option, name_option, progress, role_of, show
-from lab.errors import LabUsageError
 from lab.lab import Lab
 from lab.machines import Machine
 
@@ -82,9 +81,9 @@ def restart(name: str, machines: Sequence[str], kill: bool, as_json: bool) -> No
     def work(machine: Machine) -> None:
         if kill:
             machine.kill()
+            machine.start()
         else:
-            machine.stop()
-        machine.start()
+            machine.restart()
 
     _each(name, machines, "restarting", "restarted", work, as_json)
 
@@ -98,7 +97,7 @@ def pause(name: str, machines: Sequence[str], as_json: bool) -> None:
 
     Example: lab pause node1
     """
-    _each(name, machines, "pausing", "paused", _freezable("pause"), as_json)
+    _each(name, machines, "pausing", "paused", lambda machine: machine.pause(), as_json)
 
 
 @click.command(cls=Verb)
@@ -110,17 +109,7 @@ def unpause(name: str, machines: Sequence[str], as_json: bool) -> None:
 
     Example: lab unpause node1
     """
-    _each(name, machines, "unpausing", "unpaused", _freezable("unpause"), as_json)
-
-
-def _freezable(method: str) -> Callable[[Machine], None]:
-    def work(machine: Machine) -> None:
-        call = getattr(machine, method, None)
-        if call is None:
-            raise LabUsageError(f"{machine.name} can't {method}: it is a gateway", remedy="`lab stop` and `lab start`")
-        call()
-
-    return work
+    _each(name, machines, "unpausing", "unpaused", lambda machine: machine.unpause(), as_json)
 
 
 VERBS = (stop, start, restart, pause, unpause)

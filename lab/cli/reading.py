@@ -166,9 +166,8 @@ def _document(machine: Machine) -> dict[str, Any]:
             "roles": list(getattr(machine, "roles", ())),
         }
     elif isinstance(machine, Gateway):
-        found |= {"hosts": list(machine.hosts)}
-    facts = getattr(machine, "inspect", None)
-    return {**found, "driver": facts() if facts is not None else {}}
+        found |= {"hosts": list(machine.hosts), "group": machine.group}
+    return {**found, "driver": machine.inspect()}
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,21 +165,40 @@ def cp(name: str, source: str, target: str) -> None:
         )
     lab = Lab.attach(name)
     if there is not None:
-        machine, path = there
-        destination = Path(target)
-        if destination.is_dir():
-            destination /= Path(path).name
-        find_machine(lab, machine).copy_out(path, destination)
-        note(f"{source} is in {destination}")
-        return
-    assert here is not None
-    machine, path = here
-    if not Path(source).exists():
-        raise LabUsageError(f"{source} is not there", remedy="name a file or a folder of this machine")
-    if path.endswith("/"):
-        path += Path(source).name
-    find_machine(lab, machine).copy_in(Path(source), path)
-    note(f"{source} is in {machine}:{path}")
+        note(f"{source} is in {_copy_out(find_machine(lab, there[0]), there[1], Path(target))}")
+    elif here is not None:
+        if not Path(source).exists():
+            raise LabUsageError(f"{source} is not there", remedy="name a file or a folder of this machine")
+        note(f"{source} is in {here[0]}:{_copy_in(find_machine(lab, here[0]), Path(source), here[1])}")
+
+
+def _copy_out(machine: Machine, path: str, target: Path) -> Path:
+    """Copy as `cp -r` would: into a folder that is there, else under the target's own name. Return where it is."""
+    if target.is_dir():
+        machine.copy_out(path, target)
+        return target / Path(path).name
+    if not target.parent.is_dir():
+        raise LabUsageError(f"{target.parent} is not there", remedy=f"`mkdir -p {target.parent}`")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".lab-cp-") as folder:
+        machine.copy_out(path, Path(folder))
+        Path(folder, Path(path).name).replace(target)
+    return target
+
+
+def _copy_in(machine: Machine, source: Path, path: str) -> str:
+    """The other way round; only the machine can say whether *path* is a folder there."""
+    if path.endswith("/") or machine.exec(["test", "-d", path]).exit_code == 0:
+        machine.copy_in(source, path)
+        return f"{path.rstrip('/')}/{source.resolve().name}"
+    folder, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="lab-cp-") as staging:
+        renamed = Path(staging, name)
+        if source.is_dir():
+            shutil.copytree(source, renamed, symlinks=True)
+        else:
+            shutil.copy2(source, renamed)
+        machine.copy_in(renamed, folder or "/")
+    return path
 
 
 def _place(text: str) -> tuple[str, str] | None:

@@ -105,7 +105,8 @@ class SessionLab:
 
         # Annotated so because reconciling to a file is the topology's business.
         options: dict[str, Any] = {"topology": load(wanted.file)}
-        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, **options)
+        made: Lab = Lab.up(wanted.name, progress=progress, driver=wanted.driver, **options)
+        return made
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -1,0 +1,401 @@
+"""Network faults: packets that vanish, connections that are refused, slow or half there, names that don't resolve.
+
+Packets are met in the node's own network namespace, by rules in a chain of the fault's own. What the kernel can't do there
+(delay without netem) a proxy in the path does: it meets connections that are made after it, and sshd sees them come from
+the node itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from lab.errors import LabUsageError
+from lab.faults.inside import source
+from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
+from lab.faults.reach import is_node
+from lab.names import fqdn, short_name
+
+IPTABLES = ("iptables", "-w", "5")
+PEERS = Option("peers", "names", (), "machines or addresses that are met [all]")
+PORT = Option("port", "integer", 22, "TCP port on the node", 1, 65535)
+WAY = Option("direction", "text", "both", "which packets, seen from the node", choices=("both", "in", "out"))
+
+
+def chain(context: Context, rules: Sequence[Sequence[str]], hooks: Sequence[str], table: str = "filter") -> Moves:
+    """Put *rules* into the fault's own chain, and a jump to it first into *hooks*."""
+    base = (*IPTABLES, "-t", table)
+    return Moves(
+        (
+            (*base, "-N", context.chain),
+            *((*base, "-A", context.chain, *rule) for rule in rules),
+            *((*base, "-I", hook, "-j", context.chain) for hook in hooks),
+        ),
+        (("@unchain", table, context.chain),),
+    )
+
+
+def hooks(context: Context) -> list[str]:
+    """Return the chains that the option `direction` means."""
+    return {"both": ["INPUT", "OUTPUT"], "in": ["INPUT"], "out": ["OUTPUT"]}[context.options["direction"]]
+
+
+def met(context: Context) -> list[list[str]]:
+    """Return the beginnings of incoming rules that match the option `peers`."""
+    return [["-s", address] for address in context.addresses()] or [[]]
+
+
+# -- iptables ----------------------------------------------------------------------------------------------------------
+
+
+def _partition(context: Context) -> Moves:
+    """Drop by peer, except what is on the node's own side, and never what the node says to itself."""
+    rules: list[list[str]] = [["-i", "lo", "-j", "RETURN"], ["-o", "lo", "-j", "RETURN"]]
+    ways = {"INPUT": "-s", "OUTPUT": "-d"}
+    own, others = _sides(context)
+    moves = Moves((), ())
+    base = (*IPTABLES, "-t", "filter")
+    for hook in hooks(context):
+        # A chain for each way: one rule can't match by source in one hook and by destination in the other.
+        name = f"{context.chain}{hook[0].lower()}"
+        loopback = [rule for rule in rules if rule[0] == ("-i" if hook == "INPUT" else "-o")]
+        side = [[ways[hook], address, "-j", "RETURN"] for address in own]
+        drops = [[ways[hook], address, "-j", "DROP"] for address in others] or [["-j", "DROP"]]
+        moves += Moves(
+            (
+                (*base, "-N", name),
+                *((*base, "-A", name, *rule) for rule in (*loopback, *side, *drops)),
+                (*base, "-I", hook, "-j", name),
+            ),
+            (("@unchain", "filter", name),),
+        )
+    return moves
+
+
+def _sides(context: Context) -> tuple[list[str], list[str]]:
+    """Return the addresses that stay reachable, and those that don't (none: all the rest)."""
+    groups = context.options["groups"]
+    if not groups:
+        own = [machine.address for machine in context.side if machine.name != context.node.name]
+        return own, context.addresses()
+    if context.options["peers"]:
+        raise LabUsageError("partition: groups and peers can't be given together")
+    parsed = [[short_name(name.strip()) for name in group.split(",") if name.strip()] for group in groups.split("|")]
+    named = [name for group in parsed for name in group]
+    unknown = sorted(set(named) - set(context.machines))
+    if unknown or len(set(named)) < len(named):
+        wrong = unknown[0] if unknown else next(name for name in named if named.count(name) > 1)
+        there = f"there are: {', '.join(context.machines)}"
+        raise LabUsageError(f"partition: groups can't be {groups!r}", cause=f"{wrong!r} is unknown or twice; {there}")
+    mine = short_name(context.node.name)
+    # Whoever is in no group is in one with all others that are in none.
+    rest = [name for name in context.machines if name not in named]
+    side = next((group for group in parsed if mine in group), rest)
+    return [], [address for name, address in context.machines.items() if name not in side and name != mine]
+
+
+def _blackhole(context: Context) -> Moves:
+    own, others = _sides(context)
+    targets = others or [a for n, a in context.machines.items() if a not in own and a != context.node.address]
+    return Moves(
+        tuple(("ip", "route", "add", "blackhole", f"{address}/32") for address in targets),
+        tuple(("@tolerate", "ip", "route", "del", "blackhole", f"{address}/32") for address in targets),
+    )
+
+
+def _others_cut(context: Context) -> str:
+    """A gateway that can't be given rules is cut off all the same if all on the other sides drop its packets."""
+    nodes = {machine.address for machine in context.side if is_node(machine)}
+    if is_node(context.node) or context.options["direction"] != "both" or not context.options["groups"]:
+        return "only a gateway's part can be left to the nodes, and only between groups, both ways"
+    return "" if set(_sides(context)[1]) <= nodes else "not all on the other sides are nodes of this fault"
+
+
+def _drop_new(context: Context) -> Moves:
+    port = str(context.options["port"])
+    return chain(
+        context, [[*peer, "-p", "tcp", "--dport", port, "--syn", "-j", "DROP"] for peer in met(context)], ["INPUT"]
+    )
+
+
+def _refuse(context: Context) -> Moves:
+    reject = ["--syn", "-j", "REJECT", "--reject-with", "tcp-reset"]
+    port = str(context.options["port"])
+    return chain(context, [[*peer, "-p", "tcp", "--dport", port, *reject] for peer in met(context)], ["INPUT"])
+
+
+def _reset(state: Sequence[str]) -> Mechanism:
+    def moves(context: Context) -> Moves:
+        port = str(context.options["port"])
+        reject = [*state, "-j", "REJECT", "--reject-with", "tcp-reset"]
+        return chain(context, [[*peer, "-p", "tcp", "--dport", port, *reject] for peer in met(context)], ["INPUT"])
+
+    return Mechanism(f"iptables REJECT of {'established' if 'conntrack' in state else 'all but first'} packets", moves)
+
+
+def _half_open(context: Context) -> Moves:
+    """The client's SYN is answered, and nothing that it says after that arrives."""
+    port = str(context.options["port"])
+    rules = [[*peer, "-p", "tcp", "--dport", port, "!", "--syn", "-j", "DROP"] for peer in met(context)]
+    return chain(context, rules, ["INPUT"])
+
+
+def _loss(context: Context) -> Moves:
+    base = (*IPTABLES, "-t", "filter")
+    probability = f"{context.options['percent'] / 100:.6f}"
+    rule = ("-m", "statistic", "--mode", "random", "--probability", probability, "-j", "DROP")
+    # The jump leaves loopback out: in a chain that both hooks use, no rule may name an interface of one way.
+    inward, outward = (*base, "-I", "INPUT", "!", "-i", "lo"), (*base, "-I", "OUTPUT", "!", "-o", "lo")
+    jumps = {"both": (inward, outward), "in": (inward,), "out": (outward,)}[context.options["direction"]]
+    own: tuple[Step, ...] = ((*base, "-N", context.chain), (*base, "-A", context.chain, *rule))
+    return Moves((*own, *((*jump, "-j", context.chain) for jump in jumps)), (("@unchain", "filter", context.chain),))
+
+
+# -- qdiscs --------------------------------------------------------------------------------------------------------------
+
+
+def _qdisc(*discipline: str) -> Moves:
+    # `add`, never `replace`: a discipline that is there isn't ours. The handle says at the end which one is.
+    return Moves(
+        (("tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1ab:", *discipline),),
+        (("@tolerate", "tc", "qdisc", "del", "dev", "eth0", "root", "handle", "1ab:"),),
+    )
+
+
+def _netem_delay(context: Context) -> Moves:
+    o = context.options
+    return _qdisc("netem", "delay", f"{o['milliseconds']:g}ms", f"{o['jitter']:g}ms")
+
+
+def _netem_loss(context: Context) -> Moves:
+    return _qdisc("netem", "loss", f"{context.options['percent']:g}%")
+
+
+def _tbf(context: Context) -> Moves:
+    rate = context.options["kbit"]
+    # A burst of a tenth of a second, but of one large packet at least: offloading hands down 64 KiB at a time.
+    return _qdisc("tbf", "rate", f"{rate:g}kbit", "burst", f"{max(66000, int(rate * 12.5))}", "latency", "400ms")
+
+
+def _only_out(context: Context) -> str:
+    if context.options["direction"] != "out":
+        return "it shapes what the node sends, and `direction` asks for more"
+    return "it shapes all ports and peers" if context.options["port"] else ""
+
+
+def _whole_port(context: Context) -> str:
+    return "it knows no ports" if context.options["port"] else ""
+
+
+# -- the proxy -----------------------------------------------------------------------------------------------------------
+
+
+def proxied(context: Context, **toxic: float) -> Moves:
+    """Send new connections to the node's port through a proxy of this fault, which does *toxic* to them.
+
+    It is dismissed before the redirect goes, and leaves with its last connection.
+    """
+    port, folder = context.options.get("port") or 22, context.folder
+    config = {"port": port, "seed": context.seed, **toxic}
+    return Moves(
+        (
+            ("@write", f"{folder}/proxy.py", source("proxy"), "644"),
+            ("@write", f"{folder}/proxy.json", json.dumps(config)),
+            ("@spawn", folder, "proxy", f"{folder}/proxy.json"),
+            ("@redirect", folder, "proxy", context.chain, "tcp", str(port)),
+        ),
+        (("@unchain", "nat", context.chain), ("@dismiss", folder, "proxy")),
+    )
+
+
+def _proxy_delay(context: Context) -> Moves:
+    return proxied(context, delay=context.options["milliseconds"] / 1000, jitter=context.options["jitter"] / 1000)
+
+
+def _proxy_rate(context: Context) -> Moves:
+    way = context.options["direction"]
+    rate = context.options["kbit"] * 125
+    return proxied(context, rate_in=rate if way != "out" else 0, rate_out=rate if way != "in" else 0)
+
+
+def _proxy_stall(context: Context) -> Moves:
+    return proxied(context, stall=context.options["bytes"])
+
+
+PROXY = "userspace proxy behind nat REDIRECT"
+# -- names ---------------------------------------------------------------------------------------------------------------
+
+
+def _resolver(context: Context, **behaviour: object) -> Moves:
+    """Send the node's questions for names to a resolver of the fault's own, which asks the one that they went to."""
+    folder = context.folder
+    names = [name.lower() for name in context.options["names"]]
+    # Both of a machine's names: whoever asks for one must not find it by the other.
+    names = list(dict.fromkeys(n for name in names for n in _both(name, context)))
+    config = {"names": names, **behaviour}
+    return Moves(
+        (
+            ("@write", f"{folder}/resolver.py", source("resolver"), "644"),
+            ("@write", f"{folder}/resolver.json", json.dumps(config)),
+            ("@spawn", folder, "resolver", f"{folder}/resolver.json"),
+            ("@redirect", folder, "resolver", context.chain, "udp", "53"),
+        ),
+        (("@unchain", "nat", context.chain), ("@end", folder, "resolver")),
+    )
+
+
+def _both(name: str, context: Context) -> list[str]:
+    return [short_name(name), fqdn(name)] if short_name(name) in context.machines else [name]
+
+
+def _hosts(context: Context) -> Moves:
+    names = [n for name in context.options["names"] for n in _both(name, context)]
+    line = f"{context.options['address']} {' '.join(names)}"
+    return Moves((("@block", "/etc/hosts", context.mark, line),), (("@unblock", "/etc/hosts", context.mark),))
+
+
+def _named(context: Context) -> str:
+    return "" if context.options["names"] else "it needs `names`"
+
+
+NAMES = Option("names", "names", (), "names that are met, as the node asks for them [all]")
+RESOLVER = "resolver of its own behind nat REDIRECT"
+
+KINDS = (
+    FaultKind(
+        "partition",
+        "network",
+        "Packets between the named nodes and the rest vanish: both ways, one way, or by groups.",
+        "connects time out, open connections hang",
+        (
+            Mechanism("iptables DROP", _partition),
+            Mechanism(
+                "blackhole routes",
+                _blackhole,
+                refuse=lambda c: "" if c.options["direction"] == "both" else "routes know no direction",
+            ),
+            Mechanism("cut at the nodes", lambda _: Moves((), ()), refuse=_others_cut),
+        ),
+        (
+            PEERS,
+            WAY,
+            Option("groups", "text", "", "`node1,node2|node3`: only within a group; who is unnamed forms one more"),
+        ),
+    ),
+    FaultKind(
+        "drop-new",
+        "network",
+        "New connections are dropped; those that are open live on.",
+        "a connect times out, an open session answers",
+        (Mechanism("iptables DROP of SYN", _drop_new),),
+        (PORT, PEERS),
+    ),
+    FaultKind(
+        "refuse",
+        "network",
+        "New connections are refused, as if nothing listened.",
+        "a connect is refused at once",
+        (Mechanism("iptables REJECT of SYN", _refuse),),
+        (PORT, PEERS),
+    ),
+    FaultKind(
+        "reset",
+        "network",
+        "Connections are reset as soon as their client says something.",
+        "an open session ends with a reset",
+        (_reset(("-m", "conntrack", "--ctstate", "ESTABLISHED")), _reset(("!", "--syn"))),
+        (PORT, PEERS),
+    ),
+    FaultKind(
+        "loss",
+        "network",
+        "Every packet is lost with the given probability.",
+        "a share of datagrams or connects doesn't come through",
+        (
+            Mechanism(
+                "tc netem loss",
+                _netem_loss,
+                claims=("qdisc",),
+                refuse=lambda c: "" if c.options["direction"] == "out" else "it shapes what the node sends only",
+            ),
+            Mechanism("iptables statistic", _loss),
+        ),
+        (Option("percent", "number", 10.0, "packets lost of a hundred", 0.001, 100), WAY),
+    ),
+    FaultKind(
+        "delay",
+        "network",
+        "What the node sends comes late, by a fixed time and a random one.",
+        "an answer takes longer by that time",
+        (
+            Mechanism("tc netem delay", _netem_delay, claims=("qdisc",), refuse=_whole_port),
+            Mechanism(PROXY, _proxy_delay),
+        ),
+        (
+            Option("milliseconds", "number", 100.0, "added to each answer", 0, 60_000),
+            Option("jitter", "number", 0.0, "milliseconds, up to that much more or less", 0, 60_000),
+            Option("port", "integer", 0, "only this TCP port; 0 for all where netem is, for SSH elsewhere", 0, 65535),
+        ),
+    ),
+    FaultKind(
+        "bandwidth",
+        "network",
+        "The node's line is narrow.",
+        "a transfer takes its size over the rate",
+        (
+            Mechanism("tc tbf", _tbf, claims=("qdisc",), refuse=_only_out),
+            Mechanism(PROXY, _proxy_rate),
+        ),
+        (
+            Option("kbit", "number", 1000.0, "kilobits a second, each way", 8, 10_000_000),
+            Option("direction", "text", "out", "which way, seen from the node", choices=("both", "in", "out")),
+            Option(
+                "port", "integer", 0, "only this TCP port; 0 for all where tbf does it, for SSH elsewhere", 0, 65535
+            ),
+            PEERS,
+        ),
+    ),
+    FaultKind(
+        "half-open",
+        "network",
+        "Connections are accepted and then nothing arrives any more, in either state.",
+        "a connect succeeds, no banner comes",
+        (Mechanism("iptables DROP of all but SYN", _half_open),),
+        (PORT, PEERS),
+    ),
+    FaultKind(
+        "stall",
+        "network",
+        "New connections carry so many bytes towards the client, and then hang.",
+        "the transfer stops there, the connection stays open",
+        (Mechanism(PROXY, _proxy_stall),),
+        (Option("bytes", "integer", 4096, "bytes that come through", 0, 1 << 40), PORT),
+    ),
+    FaultKind(
+        "slow-dns",
+        "network",
+        "The node's questions for names are answered late.",
+        "a look-up takes that long",
+        (Mechanism(RESOLVER, lambda c: _resolver(c, delay=c.options["milliseconds"] / 1000)),),
+        (Option("milliseconds", "number", 2000.0, "added to each answer", 0, 60_000), NAMES),
+    ),
+    FaultKind(
+        "name-missing",
+        "network",
+        "Names don't resolve on the node.",
+        "a look-up says that there is no such name",
+        (Mechanism(RESOLVER, lambda c: _resolver(c, missing=True)),),
+        (NAMES,),
+    ),
+    FaultKind(
+        "wrong-address",
+        "network",
+        "Names lead to another address on the node.",
+        "a look-up gives that address",
+        (
+            Mechanism(RESOLVER, lambda c: _resolver(c, address=c.options["address"])),
+            Mechanism("lines in /etc/hosts", _hosts, refuse=_named),
+        ),
+        (Option("address", "text", "192.0.2.1", "what they lead to; the default is reserved and nobody's"), NAMES),
+    ),
+)

@@ -1,0 +1,150 @@
+"""Fault plans: a timeline of faults, in a topology file or a Python list, the same again for the same seed.
+
+    [{"at": 2, "fault": "refuse", "nodes": ["node1"], "for": 5, "options": {"port": 22}},
+     {"at": "10s", "fault": ["pause", "drop-new"], "nodes": {"random": 2}, "for": "3s"}]
+
+`nodes` are names, "all", "random" (one of them) or {"random": N}; `fault` is a name, or a list to choose from.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import LabError, LabNotReady, LabUsageError
+from lab.faults.model import seconds
+from lab.names import short_name
+
+if TYPE_CHECKING:
+    from lab.faults.inject import Fault
+    from lab.lab import Lab
+
+KEYS = ("at", "fault", "nodes", "for", "options")
+GRACE = 60.0
+"""Seconds behind the plan's end until which everything has to be healed, unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One fault of a plan, nothing random left: *at* and *lasts* are seconds, *seed* is for what is random in the fault."""
+
+    at: float
+    fault: str
+    nodes: tuple[str, ...]
+    lasts: float
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as an entry of a plan."""
+        return {
+            "at": self.at,
+            "fault": self.fault,
+            "nodes": list(self.nodes),
+            "for": self.lasts,
+            "options": dict(self.options),
+        }
+
+
+def resolve(plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int = 0) -> list[Step]:
+    """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names*.
+
+    Called by `run_plan`, and by whoever wants to show or check a plan. Raises LabUsageError that names the entry.
+    """
+    dice = random.Random(seed)
+    shorts = [short_name(name) for name in names]
+    steps = []
+    for number, entry in enumerate(plan, 1):
+        try:
+            steps.append(_step(entry, shorts, dice))
+        except LabUsageError as error:
+            raise LabUsageError(
+                f"entry {number} of the fault plan: {error.what}", cause=error.cause, remedy=error.remedy
+            ) from None
+    # Chosen in the order of the list, then sorted: moving an entry's time doesn't change what others choose.
+    return sorted(steps, key=lambda step: step.at)
+
+
+def _step(entry: Mapping[str, Any], names: Sequence[str], dice: random.Random) -> Step:
+    from lab.faults import kind
+
+    unknown = sorted(set(entry) - set(KEYS))
+    if unknown:
+        raise LabUsageError(f"there is no key {unknown[0]!r}", remedy=f"the keys are {', '.join(KEYS)}")
+    for key in ("fault", "nodes", "for"):
+        if key not in entry:
+            raise LabUsageError(f"it lacks {key!r}")
+    at, lasts = seconds(entry.get("at", 0), "at"), seconds(entry["for"], "for")
+    if at < 0 or lasts <= 0:
+        raise LabUsageError("its time can't be", remedy="give `at` of at least 0 and `for` above 0")
+    choice = entry["fault"]
+    chosen = kind(dice.choice(list(choice)) if isinstance(choice, (list, tuple)) and choice else str(choice))
+    options = dict(entry.get("options", {}))
+    chosen.parse(options)
+    return Step(at, chosen.name, _nodes(entry["nodes"], names, dice), lasts, dice.randrange(1 << 32), options)
+
+
+def _nodes(wanted: Any, names: Sequence[str], dice: random.Random) -> tuple[str, ...]:
+    if wanted == "all":
+        return tuple(names)
+    count = 1 if wanted == "random" else wanted.get("random") if isinstance(wanted, Mapping) else None
+    if count is not None:
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(names):
+            raise LabUsageError(f"nodes can't be {wanted!r}", remedy=f"choose 1 to {len(names)} at random")
+        return tuple(sorted(dice.sample(list(names), count)))
+    listed = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, (list, tuple)) else []
+    found = tuple(short_name(str(name)) for name in listed)
+    strange = [name for name in found if name not in names]
+    if strange or not found:
+        what = strange[0] if strange else wanted
+        raise LabUsageError(f"nodes can't be {what!r}", remedy=f"there are: {', '.join(names)}")
+    return found
+
+
+def run_plan(
+    lab: Lab, plan: Sequence[Mapping[str, Any]], seed: int = 0, *, deadline: float | None = None
+) -> list[Fault]:
+    """Inflict *plan* on *lab* along its timeline, and return its faults once all have healed.
+
+    *deadline*: seconds for all of it; default, a minute behind the plan's own end. Whatever ends this early (an error, the
+    deadline, ^C) heals what the plan has inflicted. Raises LabUsageError before anything is done, LabNotReady at the deadline.
+    """
+    from lab.faults import add
+
+    nodes = {node.short_name: node for node in lab.nodes}
+    steps = resolve(plan, list(nodes), seed)
+    whole = max((step.at + step.lasts for step in steps), default=0.0)
+    ends = time.monotonic() + (whole + GRACE if deadline is None else deadline)
+    began = time.monotonic()
+    faults: list[Fault] = []
+    pause = threading.Event()
+    try:
+        for step in steps:
+            pause.wait(max(0.0, min(began + step.at, ends) - time.monotonic()))
+            _in_time(ends, f"{step.fault} was not inflicted yet")
+            chosen = [nodes[name] for name in step.nodes]
+            faults.append(add(lab, step.fault, chosen, duration=step.lasts, seed=step.seed, **step.options))
+        while left := [fault for fault in faults if fault.active]:
+            _in_time(ends, f"not healed yet: {', '.join(fault.name for fault in left)}")
+            pause.wait(0.05)
+    except BaseException:
+        _heal(faults)
+        raise
+    return faults
+
+
+def _in_time(ends: float, cause: str) -> None:
+    if time.monotonic() >= ends:
+        raise LabNotReady("the fault plan did not end in time", cause=cause)
+
+
+def _heal(faults: Sequence[Fault]) -> None:
+    for fault in reversed(faults):
+        try:
+            fault.heal()
+        except LabError:
+            continue  # the watchdog goes on; what ended the plan is the error to report

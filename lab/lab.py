@@ -114,9 +114,7 @@ class Lab:
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
             desired = lab._desired(nodes, topology)
-            seconds = lease if lease is not None else given.lease
-            if seconds is not None:
-                leases.grant(name, seconds)
+            lab._lease(lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
 
@@ -390,6 +388,18 @@ class Lab:
             served.update(names)
             self._probe_kernels(gateway, names, progress)
         events.record(self.name, "up", driver=self.driver, nodes=[node.name for node in nodes])
+
+    def _lease(self, seconds: float | None) -> None:
+        """Grant a lease of *seconds*, if it is given, and tell the machines that are there, so that a new one can wake them."""
+        held = leases.read(self.name)
+        if seconds is not None:
+            leases.grant(self.name, seconds)
+        elif held is not None and held.is_over():
+            # Whoever asks for a lab whose time is over wants it back, and not for another second.
+            leases.release(self.name)
+        elif held is None:
+            return
+        leases.extend(self, leases.expiry(self.name) or leases.NEVER)
 
     def _remove_others(self, desired: Desired, progress: Progress) -> None:
         """Remove the machines of groups that are not asked for (any more)."""

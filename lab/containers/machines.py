@@ -303,13 +303,15 @@ class ContainerNode(ContainerMachine, Node):
 
     def reset(self) -> None:
         """Without ending the container: kill what the users run, put golden files back, start sshd anew."""
+        woken = self.state != "running"
         self.resume()
         self.exec(["/opt/lab/reset.sh"], user="root").check()
         identity = read_key(self._folder.identity).public
         if identity:
             # Golden has the keys of the day on which the node was made.
             self.authorize(identity)
-        self._changed()
+        if woken:
+            self._changed()
         self.wait_ready()
 
 

@@ -1,0 +1,109 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.errors import EnvironmentUnfit, LabUsageError
+from lab.local import initial, servers
+from lab.local.init import is_over
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="needs Linux")
+
+BASE = [sys.executable, "-I", "-S", initial.INIT]
+
+
+def run(lease: Path, *argv: str, isolation: str | None = None, name: str = "n1.lab.test") -> subprocess.Popen[str]:
+    kind = isolation or initial.isolation()[0]
+    words = [*BASE, "run", kind, name, str(lease), "", "", "--", *argv]
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def isolated() -> None:
+    kind, reason = initial.isolation()
+    if kind == "none":
+        pytest.skip(f"this kernel gives no namespaces: {reason}")
+
+
+def test_a_machine_has_its_own_name_and_processes(tmp_path: Path) -> None:
+    """Inside, the host name is the node's and only the node's processes are seen; the user stays who it is."""
+    isolated()
+    machine = run(tmp_path / "lease", "sh", "-c", "hostname; ls /proc | grep -c '^[0-9]'; id -u")
+    out, _ = machine.communicate(timeout=20)
+    name, count, uid = out.split()
+    assert name == "n1.lab.test"
+    assert int(count) < 8
+    assert uid == subprocess.run(["id", "-u"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_killed_machine_is_gone_whole(tmp_path: Path) -> None:
+    """SIGKILL to the main process ends what left its session, too."""
+    isolated()
+    machine = run(tmp_path / "lease", "sh", "-c", "setsid sleep 61.7 & echo up; wait")
+    assert machine.stdout is not None
+    machine.stdout.readline()
+    machine.kill()
+    machine.wait(timeout=10)
+    deadline = time.monotonic() + 10
+    while subprocess.run(["pgrep", "-f", "^sleep 61.7$"], capture_output=True, check=False).returncode == 0:
+        assert time.monotonic() < deadline, "a process outlived its machine"
+
+
+def test_commands_run_inside(tmp_path: Path) -> None:
+    """`enter` runs a command among the machine's processes and under its name, and passes its exit code on."""
+    isolated()
+    machine = run(tmp_path / "lease", "sh", "-c", "echo up; read x < /dev/null; sleep 30")
+    try:
+        assert machine.stdout is not None
+        machine.stdout.readline()
+        argv = [*BASE, "enter", str(machine.pid), str(tmp_path), "--", "sh", "-c", "hostname; pwd; exit 7"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+        assert (done.returncode, done.stdout.split()) == (7, ["n1.lab.test", str(tmp_path)]), done.stderr
+    finally:
+        machine.kill()
+        machine.wait(timeout=10)
+
+
+@pytest.mark.parametrize("isolation", ["none", None])
+def test_a_machine_ends_when_its_lease_is_over(tmp_path: Path, isolation: str | None) -> None:
+    """A lease that lies ahead keeps it; one that has passed ends it, with a word in its log."""
+    lease = tmp_path / "lease"
+    lease.write_text(f"{time.time() + 3600}")
+    machine = run(lease, "sleep", "60", isolation=isolation)
+    with pytest.raises(subprocess.TimeoutExpired):
+        machine.wait(timeout=1.5)
+    lease.write_text(f"{time.time() - 1:.0f}\n")
+    _, said = machine.communicate(timeout=10)
+    assert machine.returncode == 0
+    assert "the lease is over" in said
+
+
+@pytest.mark.parametrize(("text", "over"), [("1", True), ("0", False), ("", False), ("soon", False), ("1e12", False)])
+def test_what_a_lease_means(tmp_path: Path, text: str, *, over: bool) -> None:
+    """Only a time that has passed ends a machine."""
+    (tmp_path / "lease").write_text(text)
+    assert is_over(str(tmp_path / "lease")) is over
+    assert not is_over(str(tmp_path / "none"))
+
+
+def test_the_exit_code_is_the_main_processes_own(tmp_path: Path) -> None:
+    """A machine that can't start ends as its main process did."""
+    assert run(tmp_path / "lease", "sh", "-c", "exit 9").wait(timeout=20) == 9
+    assert run(tmp_path / "lease", "/nowhere/sshd").wait(timeout=20) == 127
+
+
+def test_the_ssh_server_is_chosen_by_name() -> None:
+    """asyncssh's is always to be had; an unknown one is refused."""
+    assert servers.choose("asyncssh") == "asyncssh"
+    assert servers.choose("auto") in {"asyncssh", "openssh"}
+    with pytest.raises(LabUsageError):
+        servers.choose("dropbear")
+
+
+def test_openssh_that_can_not_run_is_an_unfit_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for OpenSSH's by name where there is none says why and what to do; `auto` takes the other."""
+    monkeypatch.setattr(servers, "openssh", lambda: ("", "it is not installed"))
+    assert servers.choose("auto") == "asyncssh"
+    with pytest.raises(EnvironmentUnfit, match="not installed"):
+        servers.choose("openssh")

@@ -23,6 +23,7 @@ from lab.cli.options import (
     print_table,
     show,
 )
+from lab.cli.planning import plan_for
 from lab.cli.reading import left
 from lab.errors import LabUsageError
 from lab.lab import Lab
@@ -84,7 +85,7 @@ def add(
 
     What can't be done on these nodes fails with the reason and exit code 6, and changes nothing.
 
-    Example: lab fault add delay node1 node2 --for 15s --option delay=200ms
+    Example: lab fault add delay node1 node2 --for 15s --option milliseconds=200
     """
     from lab.faults import add as add_fault
 
@@ -205,18 +206,19 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     The same seed gives the same timeline.
 
-    Example: lab fault run docs/lab.example.toml --dry-run
+    Example: lab up docs/lab.example.toml && lab fault run docs/lab.example.toml --name example --dry-run
     """
     from lab.faults import resolve, run_plan
     from lab.topology import load
 
     topology = load(file)
     lab = Lab.attach(name)
+    plan = plan_for(lab.nodes, topology.fault_plan())
     chosen = seed if seed is not None else topology.seed or 0
-    steps = [dict(step.as_dict()) for step in resolve(topology.fault_plan(), [node.name for node in lab.nodes], chosen)]
+    steps = [dict(step.as_dict()) for step in resolve(plan, [node.name for node in lab.nodes], chosen)]
     if not dry_run:
         began = time.monotonic()
-        run_plan(lab, topology.fault_plan(), chosen)
+        run_plan(lab, plan, chosen)
         note(f"{len(steps)} faults in {time.monotonic() - began:.1f} s")
     if as_json:
         show(steps)

@@ -163,6 +163,7 @@ def _document(machine: Machine) -> dict[str, Any]:
         found |= {
             "host_key": machine.host_key,
             "trusted": machine.trusted,
+            "group": machine.group,
             "roles": list(getattr(machine, "roles", ())),
         }
     elif isinstance(machine, Gateway):

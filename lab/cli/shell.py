@@ -36,6 +36,16 @@ _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 _AT_ONCE = 8
 
+
+def _words(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> Sequence[str]:
+    """Drop the `--` before a command: click leaves it where options end at the first word."""
+    if tuple(value[:1]) == ("--",):
+        value = value[1:]
+    if param.required and not value:
+        raise click.MissingParameter(ctx=ctx, param=param)
+    return value
+
+
 Result = dict[str, Any]
 """`machine`, `exit_code`, `stdout`, `stderr`."""
 
@@ -45,7 +55,7 @@ Result = dict[str, Any]
 @click.option("--user", "-u", help="Log in as this user [the lab's].")
 @click.option("--timeout", type=DURATION, default="10m", show_default=True, help="With `all`: how long each may take.")
 @click.argument("node", shell_complete=complete_machines)
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, callback=_words)
 def ssh(name: str, user: str | None, timeout: float, node: str, command: Sequence[str]) -> int:
     """Log in to NODE, or run COMMAND there (or on `all`) by SSH, with strict host keys. The exit code is ssh's.
 
@@ -99,7 +109,7 @@ def _ssh(argv: Sequence[str], node: Machine, command: Sequence[str], timeout: fl
 @click.option("--timeout", type=DURATION, default="10m", show_default=True, help="End it after this time.")
 @json_option
 @click.argument("machine", shell_complete=complete_machines)
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, callback=_words)
 def exec_(name: str, user: str | None, timeout: float, machine: str, command: Sequence[str], as_json: bool) -> int:
     """Run COMMAND on MACHINE (a node, a gateway, or `all`) past its SSH, so that it works when SSH does not.
 

@@ -1,0 +1,125 @@
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+
+from lab.cli import cli, reference
+from lab.cli.planning import plan_for
+from lab.errors import LabUsageError
+
+ROOT = Path(__file__).parents[3]
+
+
+def walk(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from walk(command)
+
+
+def example_of(command: click.Command) -> str:
+    return " ".join((command.help or "").partition("Example: ")[2].split())
+
+
+EXAMPLES = sorted({example_of(command) for command in (cli, *walk(cli))})
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_parse(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example of the help is a call that the verb takes: names, options and files are right."""
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(example.replace('"$(', " ; ").replace(')"', " ; ").replace(";", " ; "))
+    calls: list[list[str]] = [[]]
+    for word in words:
+        if word in {"&&", ";", ">"}:
+            calls.append([])
+        else:
+            calls[-1].append(word)
+    parsed = 0
+    for call in calls:
+        if not call or call[0] != "lab":
+            continue
+        command: click.Command = cli
+        context = click.Context(cli, info_name="lab")
+        arguments = call[1:]
+        while isinstance(command, click.Group):
+            name, found, arguments = command.resolve_command(context, arguments)
+            assert found is not None
+            command = found
+            context = click.Context(command, parent=context, info_name=name)
+        if "images load" not in " ".join(call):
+            command.parse_args(context, list(arguments))
+        if command.name == "add":
+            check_fault(context.params)
+        parsed += 1
+    assert parsed
+
+
+def check_fault(parameters: dict[str, Any]) -> None:
+    from lab.cli.options import pairs
+    from lab.faults import kind
+
+    kind(parameters["kind"]).parse(pairs(parameters["options"]))
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_the_reference_is_what_the_code_says(page: str) -> None:
+    """After a change of verbs, topology or faults: `python -m lab.cli.reference --write docs`."""
+    assert (ROOT / "docs" / page).read_text("utf-8") == reference.PAGES[page]()
+
+
+def test_every_verb_is_in_the_guide() -> None:
+    """docs/lab.md has a line for each verb."""
+    guide = (ROOT / "docs" / "lab.md").read_text("utf-8")
+    assert [name for name in cli.commands if f"`lab {name}" not in guide] == []
+
+
+def test_the_reference_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is out of date is named with the command that mends it."""
+    assert reference.main(["--check", str(tmp_path)]) == 1
+    assert "--write" in capsys.readouterr().err
+    assert reference.main(["--write", str(tmp_path)]) == 0
+    assert reference.main(["--check", str(tmp_path)]) == 0
+    assert reference.main(["--frobnicate"]) == 2
+
+
+NODES: Any = [
+    SimpleNamespace(short_name="node1", name="node1.lab.test", roles=("kernel",)),
+    SimpleNamespace(short_name="big1", name="big1.spark.test", roles=("kernel", "spark")),
+]
+
+
+def step(**fields: Any) -> dict[str, Any]:
+    return {"at": 0.0, "fault": "pause", "nodes": [], "for": 5.0, "options": {}, **fields}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        ([], ["node1", "big1"]),
+        (["@spark"], ["big1"]),
+        (["*.lab.test"], ["node1"]),
+        (["big*", "node1"], ["node1", "big1"]),
+    ],
+)
+def test_a_plan_means_nodes_by_name_pattern_and_role(patterns: list[str], names: list[str]) -> None:
+    """No pattern means every node."""
+    assert plan_for(NODES, [step(nodes=patterns)])[0]["nodes"] == names
+
+
+def test_a_fault_without_an_end_lasts_as_long_as_the_plan() -> None:
+    """The latest end of the others is the plan's; a plan without any end can't be run."""
+    timeline = plan_for(NODES, [step(at=2.0, **{"for": None}), step(at=10.0)])
+    assert timeline[0]["for"] == 13.0
+    with pytest.raises(LabUsageError, match="no end"):
+        plan_for(NODES, [step(**{"for": None})])
+
+
+def test_an_entry_that_means_no_node_is_named() -> None:
+    """The error says which entry, what it names and what there is."""
+    with pytest.raises(LabUsageError, match="entry 2"):
+        plan_for(NODES, [step(), step(nodes=["@gpu"])])

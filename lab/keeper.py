@@ -16,7 +16,8 @@ from lab.local.processes import identify
 from lab.state import StateFolder
 
 TRIES = 30
-"""How often the removal is tried, with a third of the lease's seconds between tries: an engine may be starting anew."""
+PAUSE_SECONDS = 20.0
+"""How often the removal is tried, and how long between tries: an engine may be starting anew."""
 NUMBER_SECONDS = 5.0
 """How long `lease.hold` may take to write down this process's number after starting it."""
 
@@ -32,7 +33,11 @@ def keep(lab_name: str) -> None:
             tries += 1
             if _remove(lab_name, held):
                 return
-            time.sleep(held.seconds / 3)
+            time.sleep(PAUSE_SECONDS)
+            continue
+        if not held.pid and held.expires is not None:
+            # A term of fixed length; looked at now and then, since it may be granted anew.
+            time.sleep(min(PAUSE_SECONDS, max(0.1, held.expires - time.time())))
             continue
         if not lease.renew(lab_name, me):
             if time.monotonic() > deadline:

@@ -185,6 +185,13 @@ def hold(lab_name: str, *, pid: int | None = None, seconds: float = TERM_SECONDS
     owner = mine(pid)
     _end_keeper(lab_name)
     lease = Lease(owner.owner, owner.host, owner.pid, owner.started, seconds, time.time() + seconds)
+    _start_keeper(lab_name, lease)
+    events.record(lab_name, "lease.held", owner=lease.holder, seconds=seconds)
+    return lease
+
+
+def _start_keeper(lab_name: str, lease: Lease) -> None:
+    """Write the lease down and start who watches over it. It outlives this process on purpose."""
     _write(lab_name, lease, None)
     argv = [sys.executable, "-m", "lab.keeper", lab_name]
     log = StateFolder(lab_name).path / "keeper.log"
@@ -192,18 +199,19 @@ def hold(lab_name: str, *, pid: int | None = None, seconds: float = TERM_SECONDS
         child = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/", start_new_session=True, close_fds=True
         )
-    # It outlives us on purpose: nobody here waits for it, and no warning about that.
+    # Nobody here waits for it, and Python is not to warn about that.
     child.returncode = 0
     _write(lab_name, lease, identify(child.pid))
-    events.record(lab_name, "lease.held", owner=lease.holder, seconds=seconds)
-    return lease
 
 
 def grant(lab_name: str, seconds: float) -> Lease:
-    """Let the lab *lab_name* live for *seconds* from now, whoever is there then; called by `lab up --lease`, before `Lab.up`."""
+    """Let the lab *lab_name* live for *seconds* from now, whoever is there then; called by `lab up --lease`, before `Lab.up`.
+
+    A keeper removes it then; its machines end themselves as well, should the keeper be killed.
+    """
     _end_keeper(check_name(lab_name))
     lease = Lease(_user(), socket.gethostname(), seconds=0, expires=time.time() + seconds)
-    _write(lab_name, lease, None)
+    _start_keeper(lab_name, lease)
     events.record(lab_name, "lease.granted", owner=lease.holder, seconds=seconds)
     return lease
 

@@ -132,7 +132,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if VISIT not in item.fixturenames:
             # First in, last out: what a test's other fixtures take away at their end is no leak.
             item.fixturenames.insert(0, VISIT)
-    config.stash[asked_key] = {**config.stash[asked_key], "most": most}
+    config.stash[asked_key]["most"] = most
 
 
 def _own_fixtures(item: pytest.Function) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,6 @@ class Pool:
         me = identify(os.getpid())
         assert me is not None
         self._me = (me.pid, me.started)
-        self._tickets = 0
 
     def acquire(
         self,
@@ -69,8 +69,7 @@ class Pool:
         *candidates* is asked anew at each look. Raises LabUsageError when there aren't as many at all, or when the wait can't
         end because all others wait as well; LabNotReady, naming the holders, when *seconds* have passed.
         """
-        self._tickets += 1
-        ticket = f"{self._me[0]}.{self._tickets}"
+        ticket = secrets.token_hex(8)
         began = time.monotonic()
         try:
             while True:

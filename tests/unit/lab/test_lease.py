@@ -1,0 +1,145 @@
+"""The lab's lease: whose it is, until when, and what happens when the owner is no more."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import events, keeper, lease
+from lab.errors import LabUsageError
+from lab.local.processes import Process, identify
+from lab.state import StateFolder
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that owns something until it is killed."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def wait_until_gone(process: Process | None) -> None:
+    deadline = time.monotonic() + 20
+    while process is not None and process.status:
+        assert time.monotonic() < deadline, f"{process} is still there"
+        time.sleep(0.02)
+
+
+def test_a_lab_without_a_lease_stays() -> None:
+    """No lease, no labels, no end."""
+    assert lease.read("mine") is None
+    assert lease.expiry("mine") is None
+    assert lease.labels("mine") == {}
+    lease.release("mine")
+
+
+def test_labels_tell_what_the_folder_tells() -> None:
+    """A fixed term is written down once, and a lab whose folder is gone is still known by its labels."""
+    granted = lease.grant("mine", 60)
+    found = lease.from_labels(lease.labels("mine"))
+    assert found is not None
+    assert (found.owner, found.host, found.pid) == (granted.owner, socket.gethostname(), 0)
+    assert found.expires == pytest.approx(time.time() + 60, abs=5)
+    assert not found.is_over()
+    assert lease.expiry("mine") == granted.expires
+    lease.release("mine")
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {lease.LABEL_OWNER: "x"}, {lease.LABEL_OWNER: "a@b/x/y", lease.LABEL_EXPIRES: "1"}]
+)
+def test_labels_that_no_lab_wrote_tell_nothing(labels: dict[str, str]) -> None:
+    """Half a label or nonsense is no lease."""
+    assert lease.from_labels(labels) is None
+
+
+def test_a_term_that_has_passed_is_over() -> None:
+    """A granted lease ends by the clock, and the lab is removed without anybody's doing."""
+    assert not lease.grant("mine", 0.5).is_over()
+    guard = Process(*lease._read("mine")["keeper"])
+    wait_until_gone(guard)
+    assert not StateFolder("mine").path.exists()
+    assert lease.Lease("x", "y", expires=time.time() - 1).is_over()
+
+
+def test_a_lease_ends_with_its_process(child: subprocess.Popen[bytes]) -> None:
+    """A process's lease is over when it has ended, whatever its term says; another process of the same number is not it."""
+    held = lease.mine(child.pid)
+    assert not held.is_over()
+    assert lease.Lease(held.owner, held.host, held.pid, held.started + 1).is_over()
+    child.kill()
+    child.wait()
+    assert held.is_over()
+    with pytest.raises(LabUsageError):
+        lease.mine(child.pid)
+
+
+def test_an_owner_elsewhere_is_never_over_by_its_label() -> None:
+    """What another host's process does can't be seen here, and a label's term is the first one only."""
+    assert not lease.Lease("x", "elsewhere", 1, 1, expires=1.0).is_over()
+
+
+def test_the_keeper_removes_the_lab_when_the_owner_is_killed(child: subprocess.Popen[bytes]) -> None:
+    """The owner is killed, the keeper notices by itself, and the lab's folder is gone; so is the keeper."""
+    lease.hold("mine", pid=child.pid, seconds=30)
+    kept = lease._read("mine")["keeper"]
+    guard = Process(*kept)
+    assert guard.status
+    child.kill()
+    child.wait()
+    wait_until_gone(guard)
+    assert not StateFolder("mine").path.exists()
+
+
+def test_the_keeper_renews(child: subprocess.Popen[bytes]) -> None:
+    """While the owner lives, the term goes on."""
+    first = lease.hold("mine", pid=child.pid, seconds=3).expires
+    assert first is not None
+    deadline = time.monotonic() + 20
+    while (lease.expiry("mine") or 0) < first + 1.5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    guard = Process(*lease._read("mine")["keeper"])
+    lease.release("mine")
+    wait_until_gone(guard)
+    assert StateFolder("mine").path.exists()
+    assert lease.read("mine") is None
+
+
+def test_holding_again_ends_the_first_keeper(child: subprocess.Popen[bytes]) -> None:
+    """One lab, one keeper."""
+    lease.hold("mine", pid=child.pid)
+    first = Process(*lease._read("mine")["keeper"])
+    lease.hold("mine")
+    second = Process(*lease._read("mine")["keeper"])
+    wait_until_gone(first)
+    assert second.status
+    assert lease.read("mine") is not None
+    assert lease.read("mine").pid == os.getpid()  # type: ignore[union-attr]
+    lease.release("mine")
+    wait_until_gone(second)
+    assert [event["kind"] for event in events.read("mine")].count("lease.held") == 2
+
+
+def test_a_renewal_does_not_bring_a_removed_lab_back() -> None:
+    """Renewing after `lab down` writes nothing."""
+    me = identify(os.getpid())
+    assert me is not None
+    lease._write("mine", lease.mine(), me)
+    assert lease.renew("mine", me)
+    StateFolder("mine").remove()
+    assert not lease.renew("mine", me)
+    assert not StateFolder("mine").path.exists()
+
+
+def test_a_keeper_of_another_lease_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keeper whose number isn't in the lease ends without touching the lab."""
+    monkeypatch.setattr(keeper, "NUMBER_SECONDS", 0.2)
+    lease._write("mine", lease.mine(), Process(1, 1))
+    keeper.keep("mine")
+    assert lease.read("mine") is not None

@@ -85,18 +85,24 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Turn what the engine's client raises into an error with an id: a refusal is no bug of the lab's."""
+def _foreign_errors() -> Iterator[None]:
+    """Turn what the engine's client and the system raise into errors with an id: a refusal is no bug of the lab's."""
     import docker.errors
     import requests.exceptions
 
     try:
         yield
+    except (BrokenPipeError, LabError):
+        # An OSError too, some of them, but spoken for.
+        raise
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         cause = getattr(error, "explanation", None) or str(error)
         raise EngineFailed(
             "the container engine refused, or went away", cause=str(cause), remedy="`lab doctor`, then the same again"
         ) from error
+    except OSError as error:
+        # A full disk, a folder that is not ours: the system's own words, and what looks for more of that kind.
+        raise LabError("this machine refused", cause=str(error), remedy="`lab doctor`, then the same again") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -104,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = _wants_json(words)
     try:
-        with _engine_errors():
+        with _foreign_errors():
             code = cli.main(args=words, prog_name="lab", standalone_mode=False)
             sys.stdout.flush()
     except click.ClickException as error:

@@ -10,6 +10,7 @@ import pytest
 from lab.cli import cli, reference
 from lab.cli.planning import plan_for
 from lab.errors import LabUsageError
+from lab.topology import loads
 
 ROOT = Path(__file__).parents[3]
 
@@ -76,6 +77,13 @@ def test_every_verb_is_in_the_guide() -> None:
     """docs/lab.md has a line for each verb."""
     guide = (ROOT / "docs" / "lab.md").read_text("utf-8")
     assert [name for name in cli.commands if f"`lab {name}" not in guide] == []
+
+
+def test_the_topology_in_the_guide_is_one() -> None:
+    """The lab.toml that docs/lab.md shows can be read."""
+    text = (ROOT / "docs" / "lab.md").read_text("utf-8").partition("```toml\n")[2].partition("```")[0]
+    topology = loads(text, "docs/lab.md")
+    assert {name: group.count for name, group in topology.nodes.items()} == {"node": 2, "odd": 1}
 
 
 def test_the_reference_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -67,6 +68,19 @@ def test_an_engine_that_refuses_is_no_traceback(
     code, _, err = run(["status"], capsys)
     assert code == 1
     assert "no space left on device" in err
+    assert "Remedy: `lab doctor`" in err
+
+
+def test_a_full_disk_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the system refuses becomes a message with the system's own words."""
+
+    def fail(*_: Any, **__: Any) -> Lab:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/lib/lab")
+
+    monkeypatch.setattr(Lab, "up", fail)
+    code, _, err = run(["up"], capsys)
+    assert code == 1
+    assert "No space left on device: '/var/lib/lab'" in err
     assert "Remedy: `lab doctor`" in err
 
 

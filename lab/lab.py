@@ -16,7 +16,7 @@ from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
 from lab.machines import Gateway, Node
-from lab.names import DEFAULT_GATEWAY, USER, check_name, node_number, short_name
+from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
 from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
@@ -299,7 +299,8 @@ class Lab:
         if not specs:
             self.folder.certificate.unlink(missing_ok=True)
             return ""
-        users = sorted({USER, *(user for spec in specs for user in spec.users)})
+        logins = {node.entry().user for node in nodes if node.certified}
+        users = sorted(logins.union(*(spec.users for spec in specs)))
         authority = Authority(self.folder.authority, self.name, make=False)
         certificate = authority.sign_user(self._identity().public, users, min(spec.validity for spec in specs))
         self.folder.write(self.folder.certificate, f"{certificate}\n")

@@ -131,6 +131,8 @@ class Blueprints:
         settings = {
             "environment": spec.environment(address, {"EG_REMOTE_USER": USER, "EG_SSH_PORT": "22"}),
             "command": list(spec.options),
+            # For faults between a gateway and its nodes; Enterprise Gateway's own user has none of it.
+            "cap_add": ["NET_ADMIN"],
             "ports": {"8888/tcp": ("127.0.0.1", None)},
             **limited(spec.limits),
         }

@@ -110,7 +110,11 @@ class LocalMachine(Machine):
             "pid": processes.main_process(self.folder).pid or None,
             "processes": sorted(process.pid for process in members),
             "isolation": self.facts.get("isolation", "none"),
-            **{key: self.facts[key] for key in ("role", "home", "run", "port", "argv", "sshd") if key in self.facts},
+            **{
+                key: self.facts[key]
+                for key in ("role", "home", "run", "tmp", "port", "argv", "sshd")
+                if key in self.facts
+            },
         }
 
     def usage(self) -> Usage:
@@ -154,7 +158,7 @@ class LocalMachine(Machine):
 
     def pause(self) -> None:
         """SIGSTOP to all of the machine's processes."""
-        processes.signal_all(self.folder, signal.SIGSTOP)
+        processes.stop_all(self.folder)
 
     def unpause(self) -> None:
         """SIGCONT to all of the machine's processes."""
@@ -247,16 +251,32 @@ class LocalNode(LocalMachine, Node):
         return str(self.facts.get("authority", ""))
 
     def reset(self) -> None:
-        """End all its processes, empty its home and /tmp, start its SSH server anew on the same port."""
-        processes.end_all(self.folder, [self.folder], grace=0)
-        for emptied in filter(None, (self.facts["home"], self.facts["run"], self.facts.get("tmp"))):
-            shutil.rmtree(emptied, ignore_errors=True)
-        write_server_files(self.facts)
-        self.start()
+        """End all its processes but its SSH server, empty its home and /tmp, have the server hang up and read its files."""
+        if self.state == "running":
+            kept = processes.chain(self.folder)
+            processes.end_others(self.folder, kept)
+            self._empty()
+            write_server_files(self.facts)
+            kept[-1].signal(signal.SIGHUP)
+            self.wait_ready()
+        else:
+            self.kill()
+            self._empty()
+            write_server_files(self.facts)
+            self.start()
 
     def wait_ready(self) -> None:
         """Wait for an SSH login."""
         self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._identity))
+
+    def _empty(self) -> None:
+        # The folders themselves stay: they are mounted inside the node, and so is the sockets' folder below its /tmp.
+        run, tmp = Path(self.facts["run"]), self.facts.get("tmp")
+        _empty(Path(self.facts["home"]), spared=set())
+        _empty(run, spared=set())
+        if tmp:
+            inside = Path(tmp) / run.relative_to("/tmp") if run.is_relative_to("/tmp") else Path(tmp)  # noqa: S108
+            _empty(Path(tmp), spared={inside, *inside.parents})
 
 
 class LocalGateway(LocalMachine, Gateway):
@@ -322,3 +342,14 @@ def _copy(source: Path, folder: Path) -> None:
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     else:
         shutil.copy2(source, target)
+
+
+def _empty(folder: Path, *, spared: set[Path]) -> None:
+    """Delete what is in *folder* but *spared* folders, whose own content goes."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path in spared:
+            _empty(path, spared=spared)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

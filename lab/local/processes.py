@@ -22,6 +22,8 @@ MARK = "EG_DISTRIBUTED_LAB"
 parent's session and process group on purpose, so neither of these would find them."""
 
 PROC = Path("/proc")
+CHAIN = 2
+"""How many processes of `init.py` may stand above a machine's server."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,60 @@ def main_process(machine: Path) -> Process:
     except (OSError, ValueError, KeyError):
         return Process(0, 0)
     return Process(pid, started)
+
+
+def chain(machine: Path) -> list[Process]:
+    """Return the machine's main process and the firstborn below it, down to its SSH server: `init.py`, process 1, sshd."""
+    found = [main_process(machine)]
+    while True:
+        children = _children(found[-1].pid)
+        # Process 1 has adopted orphans, too, but its firstborn is what it was made for. A server's children are sessions.
+        if not children or len(found) == 1 + CHAIN or not _is_init(found[-1].pid):
+            return found
+        found.append(min(children, key=lambda process: (process.started, process.pid)))
+
+
+def _children(parent: int) -> list[Process]:
+    found = []
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            facts = _stat(int(entry.name))
+            if facts is not None and facts[1] == parent and facts[0] not in "ZX":
+                found.append(Process(int(entry.name), facts[2]))
+    return found
+
+
+def _is_init(pid: int) -> bool:
+    """Say whether *pid* is one of init.py's own, by its argv: process 1 is a fork of the main process and has the same."""
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return any(word.endswith(b"/lab/local/init.py") for word in words)
+
+
+def end_others(machine: Path, kept: Iterable[Process]) -> None:
+    """SIGKILL all processes of a machine but *kept*; raise LabNotReady if one is still there after ten seconds."""
+    spared, seen = set(kept), set[Process]()
+    deadline = time.monotonic() + 10
+    while True:
+        seen |= belonging(machine, [main_process(machine), *seen]) - spared
+        left = [process for process in seen if process.status]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise LabNotReady(f"processes of {machine.name} do not end", cause=f"pids {[each.pid for each in left]}")
+        for process in left:
+            process.signal(signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def stop_all(machine: Path) -> None:
+    """SIGSTOP all processes of a machine and wait until its main process stands; the kernel takes its time on a busy machine."""
+    signal_all(machine, signal.SIGSTOP)
+    main, deadline = main_process(machine), time.monotonic() + 5
+    while main.status not in {"", "T", "t"} and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def signal_all(machine: Path, number: int) -> None:

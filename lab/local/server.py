@@ -10,9 +10,10 @@ import contextlib
 import json
 import os
 import pwd
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncssh
 
@@ -20,6 +21,16 @@ CHUNK = 64 * 1024
 
 
 class _Server(asyncssh.SSHServer):
+    connections: ClassVar[set[asyncssh.SSHServerConnection]] = set()
+    """All that are open, so that SIGHUP can end them."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self.connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self._connection)
+
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         return True
 
@@ -72,7 +83,7 @@ async def _copy(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes])
 
 
 async def serve(config: dict[str, Any]) -> None:
-    """Listen on the node's loopback port until the process is ended."""
+    """Listen on the node's loopback port until the process is ended; SIGHUP ends all logins and reads the keys anew."""
     listener = await asyncssh.listen(
         "127.0.0.1",
         config["port"],
@@ -85,6 +96,13 @@ async def serve(config: dict[str, Any]) -> None:
         encoding=None,
         allow_pty=False,
     )
+
+    def hang_up() -> None:
+        listener.update(authorized_client_keys=config["authorized_keys"])
+        for connection in list(_Server.connections):
+            connection.abort()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     await listener.wait_closed()
 
 

@@ -3,13 +3,15 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict
-from lab.local import processes
+from lab.local import initial, processes, servers
+from lab.topology import loads
 
 NAME = f"it-local-{os.getpid() % 10000}"
 
@@ -76,6 +78,110 @@ def test_what_needs_a_machine_of_its_own_is_refused(local: Lab) -> None:
     """Variants that a process can't have are an error with a remedy, not a silent difference."""
     with pytest.raises(EnvironmentUnfit, match="container engine"):
         local.add_node("odd", noisy=True)
+
+
+def isolated() -> None:
+    kind, reason = initial.isolation()
+    if kind == "none":
+        pytest.skip(f"this kernel gives no namespaces: {reason}")
+
+
+def test_nodes_have_host_names_and_processes_of_their_own(local: Lab) -> None:
+    """Where namespaces are allowed, a node's host name is its own, and it doesn't see its neighbour's processes."""
+    isolated()
+    first, second = local.node("node1"), local.node("node2")
+    assert first.exec(["hostname"]).stdout == "node1.lab.test\n"
+    assert second.exec(["hostname"]).stdout == "node2.lab.test\n"
+    seen = first.exec(["ps", "-e", "-o", "args="]).stdout
+    assert "node2" not in seen
+    first.exec(["sh", "-c", "echo mine > /tmp/lab-own"]).check()
+    if first.inspect().get("tmp"):
+        assert second.exec(["cat", "/tmp/lab-own"]).exit_code != 0
+    assert not Path("/tmp/lab-own").exists() or not first.inspect().get("tmp")
+
+
+def test_a_killed_node_is_gone_whole(local: Lab) -> None:
+    """What left its session dies with the node, and the node comes back on its port."""
+    node = local.node("node2")
+    port = node.port
+    node.exec(["sh", "-c", "setsid sleep 1234.5 > /dev/null 2>&1 &"]).check()
+    node.kill()
+    assert node.state == "stopped"
+    assert subprocess.run(["pgrep", "-f", "^sleep 1234.5"], capture_output=True, check=False).returncode == 1
+    node.start()
+    assert node.port == port
+
+
+def test_reset_empties_a_node_in_under_a_second(local: Lab) -> None:
+    """Home and processes are as new, on the same port and with the same key; the best of three takes less than a second."""
+    node = local.node("node1")
+    port, times = node.port, []
+    for _ in range(3):
+        node.exec(["sh", "-c", "touch ~/x; setsid sleep 1234.6 > /dev/null 2>&1 &"]).check()
+        began = time.monotonic()
+        node.reset()
+        times.append(time.monotonic() - began)
+    print("resets took", [f"{each:.2f}" for each in times])
+    assert node.exec(["sh", "-c", "ls -A ~"]).stdout == ""
+    assert subprocess.run(["pgrep", "-f", "^sleep 1234.6"], capture_output=True, check=False).returncode == 1
+    assert node.port == port
+    assert min(times) < 1
+
+
+def test_files_go_in_and_out(local: Lab, tmp_path: Path) -> None:
+    """Copies reach the node's home, and come back."""
+    (tmp_path / "a.txt").write_text("hello")
+    node = local.node("node1")
+    node.copy_in(tmp_path / "a.txt", "~/")
+    (tmp_path / "out").mkdir()
+    node.copy_out("a.txt", tmp_path / "out")
+    assert (tmp_path / "out" / "a.txt").read_text() == "hello"
+
+
+def test_a_local_plan_says_what_would_change(local: Lab) -> None:
+    """A plan touches nothing: the same lab has an empty one, another number of nodes names the machines."""
+    assert Lab.up(NAME, plan_only=True).lines() == []
+    lines = Lab.up(NAME, 3, plan_only=True).lines()
+    assert lines[0].split()[1:] == ["create", "node", "node3"]
+    assert "hosts" in lines[1]
+
+
+@pytest.mark.parametrize("kind", ["asyncssh", "openssh"])
+def test_either_ssh_server_serves_certificates(kind: str) -> None:
+    """`sshd` chooses the server by name; the lab's authority opens the door of both."""
+    if shutil.which("ssh") is None:
+        pytest.skip("no ssh client on this machine")
+    if kind == "openssh" and not servers.openssh()[0]:
+        pytest.skip(f"OpenSSH's sshd can't run here: {servers.openssh()[1]}")
+    name = f"{NAME}-{kind[0]}"
+    file = 'version = 1\ndriver = "local"\n[auth]\nkind = "certificates"\n[nodes.node]\ncount = 1\n[gateways]\n'
+    lab = Lab.up(name, topology=loads(file), sshd=kind)
+    try:
+        assert lab.node("node1").inspect()["sshd"] == kind
+        argv = ["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", "node1", "hostname"]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stderr
+        assert lab.folder.known_hosts.read_text().startswith("@cert-authority ")
+    finally:
+        lab.down()
+
+
+def test_a_leased_local_lab_is_over_by_itself() -> None:
+    """A local machine ends when its lease is over, and all that ran on it."""
+    isolated()
+    name = f"{NAME}-l"
+    file = 'version = 1\ndriver = "local"\n[nodes.node]\ncount = 1\n[gateways]\n'
+    lab = Lab.up(name, topology=loads(file), lease=3600)
+    try:
+        node = lab.node("node1")
+        node.extend_lease(time.time() - 1)
+        deadline = time.monotonic() + 15
+        while processes.belonging(lab.folder.path / "machines"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "the lease is over" in node.read_logs()
+    finally:
+        lab.down()
 
 
 def test_down_leaves_no_process_and_no_file() -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from lab import lease as leases
 from lab.drivers import usable
-from lab.errors import EnvironmentUnfit
+from lab.errors import EnvironmentUnfit, LabError
 from lab.lab import destroy
 from lab.names import LABEL, LABEL_ROLE
 from lab.state import StateFolder, cache_root, state_root
@@ -141,9 +141,13 @@ def _local() -> Iterator[FoundLab]:
             return
         if not driver.exists():
             continue
-        nodes, gateways = driver.nodes(), driver.gateways()
-        states = [machine.state for machine in (*nodes, *gateways)]
-        made = folder.stat().st_mtime
+        try:
+            nodes, gateways = driver.nodes(), driver.gateways()
+            states = [machine.state for machine in (*nodes, *gateways)]
+            made = folder.stat().st_mtime
+        except (OSError, LabError):
+            # It is being made or removed while we look.
+            continue
         with contextlib.suppress(OSError):
             made = (folder / "id_ed25519").stat().st_mtime
         found = FoundLab(folder.name, "local", len(nodes), len(gateways), states.count("running"), made)
@@ -179,7 +183,7 @@ def _labs(labs: list[FoundLab]) -> Iterator[Garbage]:
             why = f"its lease is over, of {lab.lease.owner}"
         elif not lab.machines and now - lab.made > HALF_MADE_SECONDS and lab.lease is None:
             why = "it is half-made: there is no machine"
-        if why and not _busy(lab.name):
+        if why and not is_busy(lab.name):
             yield Garbage(f"the lab {lab.name}", why, lab.name, lab.made, _remover(lab.name))
 
 
@@ -191,7 +195,8 @@ def _remover(name: str) -> Callable[[], list[str]]:
     return remove
 
 
-def _busy(name: str) -> bool:
+def is_busy(name: str) -> bool:
+    """Say whether a process of this user works on the lab *name* now; whoever wants to would have to wait."""
     return _locked(f"lab-{name}")
 
 
@@ -220,7 +225,7 @@ def _empty_folders(labs: list[FoundLab]) -> Iterator[Garbage]:
         made = folder.stat().st_mtime
         granted = leases.read(folder.name)
         waits = granted is not None and not granted.is_over()
-        if folder.name in there or waits or time.time() - made < HALF_MADE_SECONDS or _busy(folder.name):
+        if folder.name in there or waits or time.time() - made < HALF_MADE_SECONDS or is_busy(folder.name):
             continue
         why = "no engine and no process has anything of this lab"
         yield Garbage(f"the folder {folder}", why, folder.name, made, _remover(folder.name))

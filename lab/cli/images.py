@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,18 @@ def load(file: Path, as_json: bool) -> None:
 def prune(everything: bool, dry_run: bool, as_json: bool) -> None:
     """Remove images that labs made, no container uses, and this checkout does not need.
 
+    Those of the last ten minutes stay: another `lab up` may be about to use them.
+
     Example: lab images prune --dry-run
     """
     import docker.errors
 
+    from lab.containers.images import FRESH
+
     client = _client()
     keep = set() if everything else _current()
-    rows = [row for row in _rows(client) if not row["used_by"] and row["tag"] not in keep]
+    before = time.time() - FRESH.total_seconds()
+    rows = [r for r in _rows(client) if not r["used_by"] and r["tag"] not in keep and r["made"] < before]
     removed: list[str] = []
     for row in rows:
         if not dry_run:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def up(
         _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
         return
     began = time.monotonic()
-    with progress() as shown:
+    _say_if_busy(name)
+    with _interruptible(name), progress() as shown:
         lab = Lab.up(name, nodes, shown, driver, **settings)
         if lease:
             # Machines that were there know the end of an earlier lease.
@@ -106,6 +108,24 @@ def up(
         if profiles:
             _make_hostile(lab, profiles, shown)
     _show_lab(lab, time.monotonic() - began, as_json=as_json)
+
+
+def _say_if_busy(name: str) -> None:
+    """Say why nothing happens for a while: whoever has the lab's lock is waited for (lab/state.py)."""
+    from lab.collect import is_busy
+
+    if is_busy(name):
+        note(f"another process works on the lab {name}: waiting for it")
+
+
+@contextlib.contextmanager
+def _interruptible(name: str) -> Iterator[None]:
+    """Say after ^C what is left, and what to type."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"what is there stays: the same again goes on from it, `lab down --name {name}` removes it")
+        raise
 
 
 def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:
@@ -165,6 +185,7 @@ def down(name: str, everything: bool) -> None:
 
         names = [found.name for found in find_labs()]
     for each in names:
+        _say_if_busy(each)
         removed = remove(each)
         for what in removed:
             note(f"removed {what}")
@@ -205,7 +226,8 @@ def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> Non
         _show_plan(lab.scale(wanted, plan_only=True), as_json=as_json)
         return
     began = time.monotonic()
-    with progress() as shown:
+    _say_if_busy(name)
+    with _interruptible(name), progress() as shown:
         lab.scale(wanted, shown)
     _show_lab(Lab.attach(name), time.monotonic() - began, as_json=as_json)
 

@@ -11,7 +11,7 @@ import pytest
 from lab import Lab, error_table
 from lab.drivers import make
 from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
-from lab.state import StateFolder
+from lab.state import StateFolder, locked
 from tests.unit.lab.command import run
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -85,15 +85,18 @@ def test_a_full_disk_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """^C is no traceback."""
+    """^C is no traceback: it says what is left and what to type; who waits for another process is told so."""
 
     def interrupt(*_: Any, **__: Any) -> Lab:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Lab, "up", interrupt)
-    code, _, err = run(["up"], capsys)
+    with locked("lab-lab", what="the lab"):
+        code, _, err = run(["up"], capsys)
     assert code == 130
-    assert "interrupted" in err
+    assert "another process works on the lab lab" in err
+    assert "`lab down --name lab` removes it" in err
+    assert err.endswith("interrupted\n")
 
 
 def test_a_closed_pipe_is_no_failure_of_ours() -> None:

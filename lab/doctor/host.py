@@ -133,7 +133,9 @@ def _gateway_python() -> Finding:
     name, wanted = "gateway python", PYTHONS["gateway"]
     remedy = "`uv python install 3.11`, or install python3.11 with the system's packages"
     try:
-        path = checkout.run_uv("python", "find", "--no-project", "--no-python-downloads", wanted).strip()
+        # --system: not the checkout's own environment, which a new one isn't made from either.
+        arguments = ("--no-project", "--system", "--no-python-downloads", wanted)
+        path = checkout.run_uv("python", "find", *arguments).strip()
     except (LabError, FileNotFoundError, ImportError):
         if os.environ.get("UV_PYTHON_DOWNLOADS", "automatic") in {"never", "manual"}:
             return Finding(name, "missing", f"there is no Python {wanted}", remedy, LOCAL)
@@ -146,13 +148,13 @@ def _gateway_python() -> Finding:
 
 
 def _sshd() -> Finding:
-    found = tool("sshd")
-    if found is None:
-        remedy = "install openssh-server for the real thing (it need not run)"
-        return Finding("sshd", "warning", "local nodes run asyncssh's server", remedy, LOCAL)
-    if os.geteuid() == 0 and not Path("/run/sshd").is_dir():
-        return Finding("sshd", "warning", f"{found}, but root's wants /run/sshd", "`mkdir -m 755 /run/sshd`", LOCAL)
-    return Finding("sshd", "ok", found, drivers=LOCAL)
+    from lab.local.servers import openssh
+
+    path, why = openssh()
+    if not path:
+        remedy = "mend that for the real thing (it need not run), or take asyncssh's"
+        return Finding("sshd", "warning", f"local nodes run asyncssh's server: {why}", remedy, LOCAL)
+    return Finding("sshd", "ok", path, drivers=LOCAL)
 
 
 def _leftovers() -> Finding:

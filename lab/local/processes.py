@@ -203,6 +203,7 @@ def end_all(folder: Path, machines: Sequence[Path], *, grace: float = 5.0) -> in
         left = {process for process in belonging(folder, roots) if process.status}
         seen |= left
         if not left:
+            _reap(seen)
             return len(seen)
         now = time.monotonic()
         if now > deadline:

@@ -43,7 +43,8 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
             text=True,
             timeout=UV_SECONDS,
             check=False,
-            env={**os.environ, **(env or {})},
+            # Where a proxy re-signs TLS only this machine's own bundle knows it, and uv brings another.
+            env={"UV_SYSTEM_CERTS": "true", **os.environ, **(env or {})},
         )
     except subprocess.TimeoutExpired as error:
         raise LabError(f"uv {arguments[0]} took longer than {UV_SECONDS:.0f} s") from error

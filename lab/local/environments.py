@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from lab import checkout
@@ -13,6 +14,10 @@ from lab.state import cache_root, locked
 
 PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10"}
 """Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils."""
+
+
+KEPT_SECONDS = 86400.0
+"""How long a wheel of other sources is kept."""
 
 
 def folder(role: str) -> Path:
@@ -63,15 +68,26 @@ def _check_distutils(folder: Path) -> None:
 
 def install_wheel(environment: Path, target: Path) -> None:
     """Install the checkout's wheel into the folder *target*: each gateway has its own, so none changes while it runs."""
-    name, content = checkout.build_wheel()
+    wheel = _wheel()
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    wheel = target.with_name(name)
-    wheel.write_bytes(content)
     python = str(environment / "bin" / "python")
-    # uv refuses a relative or renamed wheel; this one keeps its name and goes right after.
-    try:
-        arguments = ("--quiet", "--no-deps", "--offline", "--python", python, "--target", str(target), str(wheel))
-        checkout.run_uv("pip", "install", *arguments)
-    finally:
-        wheel.unlink()
+    arguments = ("--quiet", "--no-deps", "--offline", "--python", python, "--target", str(target), str(wheel))
+    checkout.run_uv("pip", "install", *arguments)
+
+
+def _wheel() -> Path:
+    """Return the checkout's wheel, kept by the hash of its sources: building one is a third of a warm `lab up`."""
+    kept = cache_root() / "wheels"
+    place = kept / checkout.digest(checkout.wheel_sources())
+    with locked("wheels", what="building the wheel"):
+        if there := list(place.glob("*.whl")):
+            return there[0]
+        name, content = checkout.build_wheel()
+        for older in kept.glob("*"):
+            if time.time() - older.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(older, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+        partial = place / f"{name}.partial"
+        partial.write_bytes(content)
+        return partial.rename(place / name)

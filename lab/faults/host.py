@@ -11,7 +11,7 @@ from lab.faults.ssh import dropin, openssh_only
 
 BOTH = ("docker", "local")
 UNLIMITED = 9223372036854771712
-"""What the kernel calls no limit of memory. The engine of 2020 takes no -1 here."""
+"""What the kernel calls no limit of memory. The engine takes no -1 here."""
 
 SUPERVISOR = "/opt/lab/supervise.sh"
 DOWN = "/run/lab/sshd.down"
@@ -36,9 +36,10 @@ def _limit(context: Context, name: str) -> int:
 
 def _memory(context: Context) -> Moves:
     size = context.options["megabytes"] << 20
-    was = _limit(context, "Memory") or UNLIMITED
+    was, swap = _limit(context, "Memory") or UNLIMITED, _limit(context, "MemorySwap")
     limits = {"Memory": size, "MemorySwap": size}
-    back = {"Memory": was, "MemorySwap": -1}
+    # Both, and swap as a number: on cgroup v1 the engine writes a -1 in an order that the kernel refuses.
+    back = {"Memory": was, "MemorySwap": max(was, swap)}
     return Moves((("!limits", json.dumps(limits)),), (("!limits", json.dumps(back)),))
 
 

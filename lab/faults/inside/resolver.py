@@ -71,7 +71,8 @@ class Resolver(asyncio.DatagramProtocol):
         except (IndexError, struct.error):
             return
         names = self.config.get("names")
-        if not names or name in names:
+        # With a search domain behind it as well: that is what a client asks for next when a name is missing.
+        if not names or any(name == one or name.startswith(f"{one}.") for one in names):
             await asyncio.sleep(self.config.get("delay", 0))
             if self.config.get("missing"):
                 self.transport.sendto(reply(packet, NXDOMAIN), sender)

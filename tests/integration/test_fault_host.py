@@ -1,0 +1,158 @@
+"""Host faults, seen from outside, and that they heal."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import asyncssh
+import pytest
+
+from lab import Lab, LabError, Node
+from lab.faults import add
+from tests.integration.fault_lab import (
+    broken,
+    connected,
+    failure,
+    inside,
+    knock,
+    login,
+    node,
+    open_for_ssh,
+    other,
+    until,
+)
+
+__all__ = ["broken", "node", "other"]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"), [("pause", "silence"), ("sshd-hung", "silence"), ("sshd-out-of-fds", "silence")]
+)
+def test_a_connect_hears_nothing(broken: Lab, node: Node, fault: str, seen: str) -> None:
+    """The kernel takes the connection, and nobody speaks; healed, it is greeted."""
+    with add(broken, fault, [node], duration=30):
+        assert knock(node) == seen
+    assert until("a greeting", lambda: open_for_ssh(node))
+
+
+def test_a_crashed_machine_comes_back_with_its_address(broken: Lab, node: Node) -> None:
+    """Killed, it is gone from the network; healed, it runs with the same address and takes logins."""
+    address = node.address
+    with add(broken, "kill", [node], duration=30):
+        assert node.state == "stopped"
+        assert knock(node) in {"timeout", "OSError"}  # nobody answers to its address, or even to who has it
+    assert (node.state, node.address) == ("running", address)
+    assert login(broken, node, "hostname") == node.name
+
+
+def test_a_reboot_is_done_at_once(broken: Lab, node: Node) -> None:
+    """All processes are new, the address is not, and nothing is left to heal."""
+    address, before = node.address, started(node)
+    fault = add(broken, "reboot", [node])
+    assert not fault.active
+    assert started(node) > before
+    assert node.address == address
+    assert login(broken, node, "hostname") == node.name
+
+
+@pytest.mark.parametrize(("fault", "seen"), [("sshd-stopped", "refused"), ("sshd-hung", "silence")])
+async def test_sessions_outlive_their_listener(broken: Lab, node: Node, fault: str, seen: str) -> None:
+    """No new connection is served, an open one goes on."""
+    async with connected(broken, node) as connection:
+        with add(broken, fault, [node], duration=30):
+            assert knock(node) == seen
+            assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
+    assert await asyncio.to_thread(until, "a greeting", lambda: open_for_ssh(node))
+
+
+async def test_sessions_are_killed(broken: Lab, node: Node) -> None:
+    """An open session ends, the next login works."""
+    async with connected(broken, node) as connection:
+        add(broken, "sessions-killed", [node])
+        with pytest.raises((asyncssh.Error, ConnectionError)):
+            await connection.run("echo alive", timeout=5)
+    assert await asyncio.to_thread(login, broken, node, "echo alive") == "alive"
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "command", "said"),
+    [
+        ("disk-full", {}, "echo x > ~/written", "No space left on device"),
+        ("disk-full", {"path": "tmp"}, "echo x > /tmp/written", "No space left on device"),
+        ("readonly-home", {}, "echo x > ~/written", "Read-only file system|Permission denied"),
+        ("noexec-tmp", {}, "cp /bin/true /tmp/true && /tmp/true", "Permission denied"),
+        ("out-of-memory", {"megabytes": 128}, "python3 -c 'bytearray(300 << 20)'", "KILL|Killed|137|MemoryError"),
+        (
+            "out-of-fds",
+            {"count": 16},
+            "python3 -c '[open(\"/dev/null\") for _ in range(20)]' ",
+            "Too many open files",
+        ),
+    ],
+)
+def test_a_command_meets_the_fault(
+    broken: Lab, node: Node, fault: str, options: dict[str, Any], command: str, said: str
+) -> None:
+    """A command over SSH fails for want of what is gone, and succeeds once healed."""
+    keep = command.replace("[open", "x = [open")
+    with add(broken, fault, [node], duration=30, **options):
+        wrong = failure(broken, node, keep)
+        assert any(part in wrong for part in said.split("|")), wrong
+    assert failure(broken, node, keep) == ""
+
+
+def test_no_process_can_be_started(broken: Lab, node: Node) -> None:
+    """sshd can't fork, so a login fails; the fault is healed from outside, since nothing can be run inside."""
+    with add(broken, "out-of-pids", [node], duration=30):
+        assert login(broken, node, "echo alive", login_timeout=3) != "alive"
+        with pytest.raises(LabError):
+            node.exec(["true"], timeout=3).check()
+    assert login(broken, node, "echo alive") == "alive"
+
+
+def test_one_process_sees_another_time(broken: Lab, node: Node) -> None:
+    """A running process' time of day jumps, and comes back; the machine's own doesn't move."""
+    with ticking(node) as name:
+        assert abs(offset(node)) < 5
+        with add(broken, "clock-jump", [node], duration=30, process=name, seconds=-7200):
+            assert until("the jump", lambda: abs(offset(node) + 7200) < 5)
+            assert (
+                abs(float(login(broken, node, "date +%s")) - float(inside(node, "import time; print(time.time())"))) < 5
+            )
+        assert until("the way back", lambda: abs(offset(node)) < 5)
+
+
+def started(node: Node) -> float:
+    """Return when the machine's first process began, in ticks since this host did."""
+    return float(inside(node, "print(open('/proc/1/stat').read().rpartition(')')[2].split()[19])"))
+
+
+TICKING = """
+import os, time
+while True:
+    time.sleep(0.1)
+    open('/tmp/t.new', 'w').write(str(time.time()))
+    os.replace('/tmp/t.new', '/tmp/t')
+"""
+
+
+@contextmanager
+def ticking(node: Node) -> Iterator[str]:
+    """A process on the node that writes down the time of day ten times a second; its name."""
+    name = "lab-ticking"
+    start = f"[sys.executable, '-c', {TICKING!r}, {name!r}], start_new_session=True, stdout=-3, stderr=-3"
+    inside(node, f"import subprocess, sys\nsubprocess.Popen({start})")
+    try:
+        until("its first time", lambda: node.exec(["test", "-s", "/tmp/t"]).exit_code == 0)
+        yield name
+    finally:
+        node.exec(["pkill", "-f", f"^/.* {name}$"])
+        node.exec(["rm", "-f", "/tmp/t", "/tmp/t.new"])
+
+
+def offset(node: Node) -> float:
+    """Return by how many seconds the ticking process is ahead of the machine."""
+    return float(inside(node, "import time; print(float(open('/tmp/t').read()) - time.time())"))

@@ -1,0 +1,14 @@
+import pytest
+
+from lab.faults import reach, watchdog
+from tests.unit.lab.faults.machines import Reached
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> Reached:
+    """No machine is touched and no watchdog started; what would have been done is kept."""
+    found = Reached()
+    monkeypatch.setattr(reach, "carry_out", found.carry_out)
+    monkeypatch.setattr(reach, "is_node", lambda machine: machine.name != "gateway")
+    monkeypatch.setattr(watchdog, "start", lambda name, folder: None)
+    return found

@@ -1,0 +1,114 @@
+"""Who holds what, what is tried in which order, and what is written down before."""
+
+import os
+
+import pytest
+
+from lab.errors import FaultUnavailable, LabConflict, LabUsageError
+from lab.faults import active, add, heal, reach
+from lab.faults.record import Notes
+from tests.unit.lab.faults.machines import Reached, lab
+
+
+def test_two_faults_on_one_node_heal_independently(reached: Reached) -> None:
+    """Healing one undoes its own steps and leaves the other's note."""
+    found = lab()
+    first, second = add(found, "refuse", found.nodes[:1]), add(found, "half-open", found.nodes[:1])
+    first.heal()
+    assert [fault.id for fault in active(found)] == [second.id]
+    undone = reached.said("node1.lab.test", "undo")
+    assert undone == [("@unchain", "filter", f"LAB-unit-{first.id}"), ("@remove", f"/run/lab-faults/{first.id}")]
+
+
+def test_what_one_holds_is_refused_to_another(reached: Reached) -> None:
+    """Two login shells can't be; on another node they can."""
+    found = lab()
+    first = add(found, "csh", found.nodes[:1])
+    with pytest.raises(LabConflict, match=first.id):
+        add(found, "fish", found.nodes[:1])
+    add(found, "fish", found.nodes[1:])
+    assert [fault.name for fault in active(found)] == ["csh", "fish"]
+
+
+def test_a_held_mechanism_leaves_the_next_one(reached: Reached) -> None:
+    """A qdisc is one; the second delay goes by the proxy."""
+    found = lab()
+    assert add(found, "delay", found.nodes[:1]).mechanism == "tc netem delay"
+    assert add(found, "delay", found.nodes[:1]).mechanism.startswith("userspace proxy")
+
+
+def test_mechanisms_are_tried_in_order_and_undone(reached: Reached) -> None:
+    """What the kernel can't do is undone before the next mechanism's turn."""
+    reached.failing = {"tc"}
+    found = lab()
+    fault = add(found, "delay", found.nodes[:1])
+    assert fault.mechanism == "userspace proxy behind nat REDIRECT"
+    assert [how for _, how, _ in reached.told] == ["apply", "undo", "apply"]
+
+
+def test_when_nothing_works_it_fails_with_every_reason(reached: Reached) -> None:
+    """No note stays, and nodes where it had worked are undone."""
+    reached.failing = {"tc", "@spawn"}
+    reached.failing.add("@write")
+    found = lab()
+    with pytest.raises(FaultUnavailable) as caught:
+        add(found, "delay", found.nodes)
+    assert "tc netem delay: no" in caught.value.cause
+    assert "userspace proxy" in caught.value.cause
+    assert active(found) == []
+
+
+def test_the_note_is_written_before_anything_is_done(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed while it inflicts a fault leaves enough to undo it."""
+    found = lab()
+    seen = []
+
+    def carry_out(machine: object, steps: object, **how: object) -> None:
+        seen.extend(Notes(found.folder.path).read())
+
+    monkeypatch.setattr(reach, "carry_out", carry_out)
+    fault = add(found, "refuse", found.nodes[:1])
+    assert seen[0].id == fault.id
+    assert seen[0].undo["node1.lab.test"][0] == ["@unchain", "filter", f"LAB-unit-{fault.id}"]
+
+
+def test_all_are_healed_the_latest_first(reached: Reached) -> None:
+    """What was put in front comes away first."""
+    found = lab()
+    first, second = (add(found, name, found.nodes[:1]) for name in ("refuse", "pause"))
+    assert set(heal(found)) == {first.id, second.id}
+    assert reached.said("node1.lab.test", "undo")[0] == ("!unpause",)
+
+
+def test_owners_are_processes_or_nobody(reached: Reached) -> None:
+    """The default is the caller; `lab` is nobody; a pid that isn't there is refused."""
+    found = lab()
+    assert f"/{os.getpid()}/" in add(found, "refuse", found.nodes[:1]).owner
+    assert add(found, "drop-new", found.nodes[:1], owner="lab").owner == "lab"
+    assert f"/{os.getppid()}/" in add(found, "reset", found.nodes[:1], owner=str(os.getppid())).owner
+    for wrong in ("4194304999", "somebody"):
+        with pytest.raises(LabUsageError, match="owner"):
+            add(found, "half-open", found.nodes[:1], owner=wrong)
+
+
+@pytest.mark.parametrize("duration", [0, -1, "soon", 10**9])
+def test_durations_are_bounded(reached: Reached, duration: float | str) -> None:
+    """What lasts no time or for ever is no fault."""
+    with pytest.raises(LabUsageError, match="duration"):
+        add(lab(), "refuse", lab("other").nodes[:1], duration=duration)
+
+
+def test_a_momentary_fault_leaves_nothing_to_heal(reached: Reached) -> None:
+    """It is done, told and over."""
+    found = lab()
+    fault = add(found, "sessions-killed", found.nodes[:1])
+    assert not fault.active
+    assert active(found) == []
+
+
+def test_a_fault_needs_nodes_each_once(reached: Reached) -> None:
+    """None, or one twice, is refused."""
+    found = lab()
+    for nodes in ([], [found.nodes[0], found.nodes[0]]):
+        with pytest.raises(LabUsageError, match="node"):
+            add(found, "refuse", nodes)

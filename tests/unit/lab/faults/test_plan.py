@@ -1,0 +1,62 @@
+"""What a fault plan comes to."""
+
+from typing import Any
+
+import pytest
+
+from lab.errors import LabUsageError
+from lab.faults import resolve
+
+NODES = [f"node{number}.lab.test" for number in range(1, 6)]
+PLAN: list[dict[str, Any]] = [
+    {"at": "3s", "fault": ["refuse", "drop-new", "half-open"], "nodes": {"random": 2}, "for": 5},
+    {"fault": "pause", "nodes": "random", "for": "500ms"},
+    {"at": 1, "fault": "loss", "nodes": ["node1.lab.test", "node2"], "for": 2, "options": {"percent": 5}},
+    {"at": 9, "fault": "refuse", "nodes": "all", "for": 1},
+]
+
+
+def test_a_plan_is_ordered_by_its_times() -> None:
+    """Whatever the order of the list."""
+    assert [step.at for step in resolve(PLAN, NODES)] == [0, 1, 3, 9]
+    assert [len(step.nodes) for step in resolve(PLAN, NODES)] == [1, 2, 2, 5]
+
+
+def test_a_seed_gives_the_same_plan_again() -> None:
+    """Faults, nodes and the faults' own seeds; other seeds give others."""
+    assert resolve(PLAN, NODES, 7) == resolve(PLAN, NODES, 7)
+    assert len({tuple(map(repr, resolve(PLAN, NODES, seed))) for seed in range(20)}) == 20
+
+
+def test_moving_an_entry_in_time_changes_no_choice() -> None:
+    """Chances are taken in the order of the list."""
+    moved = [{**PLAN[0], "at": 0.5}, *PLAN[1:]]
+    before, after = (sorted(resolve(p, NODES, 3), key=lambda s: s.seed) for p in (PLAN, moved))
+    assert [(s.fault, s.nodes, s.seed) for s in before] == [(s.fault, s.nodes, s.seed) for s in after]
+
+
+def test_a_resolved_plan_is_a_plan() -> None:
+    """It can be written down and run again without chance."""
+    steps = resolve(PLAN, NODES, 1)
+    again = resolve([step.as_dict() for step in steps], NODES, 99)
+    assert [(s.at, s.fault, s.nodes, s.lasts) for s in again] == [(s.at, s.fault, s.nodes, s.lasts) for s in steps]
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"fault": "refuse", "nodes": "all", "for": 1, "when": 2}, "'when'"),
+        ({"fault": "refuse", "nodes": "all"}, "'for'"),
+        ({"fault": "refus", "nodes": "all", "for": 1}, "refuse"),
+        ({"fault": "refuse", "nodes": ["node9"], "for": 1}, "node9"),
+        ({"fault": "refuse", "nodes": {"random": 9}, "for": 1}, "1 to 5"),
+        ({"fault": "refuse", "nodes": [], "for": 1}, "nodes"),
+        ({"fault": "refuse", "nodes": "all", "for": 0}, "time"),
+        ({"fault": "refuse", "nodes": "all", "for": 1, "options": {"port": 0}}, "port"),
+    ],
+)
+def test_a_wrong_entry_is_named(entry: dict[str, Any], told: str) -> None:
+    """By its number, and with what is wrong."""
+    with pytest.raises(LabUsageError, match="entry 2 of the fault plan") as caught:
+        resolve([PLAN[1], entry], NODES)
+    assert told in str(caught.value)

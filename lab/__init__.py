@@ -1,9 +1,15 @@
-"""A container lab of SSH nodes with FQDN names and a Jupyter Enterprise Gateway."""
+"""A lab of SSH nodes with FQDN names and a Jupyter Enterprise Gateway, in containers or as processes."""
 
-from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
-from lab.kernel_probe import Landing, start_kernel_on
-from lab.lab import Lab
-from lab.machines import ExecResult, Gateway, Node
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
+    from lab.kernel_probe import Landing, start_kernel_on
+    from lab.lab import Lab
+    from lab.machines import ExecResult, Gateway, Node
 
 __all__ = [
     "EnvironmentUnfit",
@@ -19,3 +25,23 @@ __all__ = [
     "Node",
     "start_kernel_on",
 ]
+
+_HOMES = {
+    "Lab": "lab.lab",
+    "Landing": "lab.kernel_probe",
+    "start_kernel_on": "lab.kernel_probe",
+    "ExecResult": "lab.machines",
+    "Gateway": "lab.machines",
+    "Node": "lab.machines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for when it is: every pytest loads this package for its plugin, and few of them use a lab."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES.get(name, "lab.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

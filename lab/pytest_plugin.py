@@ -304,11 +304,13 @@ def _tell(config: pytest.Config, work: Any) -> Any:
     try:
         return work()
     except EnvironmentUnfit as error:
-        if config.stash[asked_key]["explicit"]:
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
+        told, unfit = str(error), True
     except LabError as error:
-        pytest.fail(str(error), pytrace=False)
+        told, unfit = str(error), False
+    # Out here, so that no chain of the lab's own exceptions is shown before the words.
+    if unfit and not config.stash[asked_key]["explicit"]:
+        pytest.skip(told)
+    pytest.fail(told, pytrace=False)
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from lab.errors import LabError
 from lab.local import processes
 from lab.local.machines import LocalMachine, LocalNode
 from lab.machines import Machine
@@ -47,15 +48,18 @@ class Snapshot:
 
 
 # One exec for everything: on a small machine an exec costs more than all that it runs. Nothing of ours is in the text.
-# Root of a container may not read other users' environments, so each is read as its own user and group. $$ marks this shell,
+# Root of a container may not look into other users' processes, so each is asked as its own user and group. $$ marks this shell,
 # whose descendants are no part of what is looked at.
 SCRIPT: Final = r"""
 echo "==self"; echo $$
 echo "==processes"; ps -ww -eo pid=,ppid=,user:32=,stat=,args=
-echo "==kernels"; ps -eo uid=,gid= | sort -u | while read -r uid gid; do
-    setpriv --reuid="$uid" --regid="$gid" --clear-groups grep -Hsz -m1 '^KERNEL_ID=' /proc/[0-9]*/environ | tr '\0' '\n'
+users=$(ps -eo uid=,gid= | sort -u | tr -s ' ' | sed 's/^ //; s/ /:/')
+echo "==kernels"; for user in $users; do
+    setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups grep -Hsz -m1 '^KERNEL_ID=' /proc/[0-9]*/environ
+done | tr '\0' '\n'
+echo "==ports"; for user in $users; do
+    setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups ss -Hlntup
 done
-echo "==ports"; ss -Hlntup
 echo "==connections"; ss -Htn state established '( sport = :22 )'
 echo "==files"; find /tmp /var/tmp /dev/shm /home /root /run /etc /usr/local -xdev -mindepth 1 2>/dev/null
 echo "==guarded"; find /etc /home/*/.ssh /root/.ssh -xdev -type f -exec cksum {} + 2>/dev/null
@@ -63,25 +67,21 @@ if [ "$(id -u)" = 0 ]; then
     for family in iptables ip6tables; do echo "==rules $family"; $family-save 2>/dev/null; done
     echo "==tc"; tc qdisc show 2>/dev/null
 fi
-exit 0
+echo "==end"
 """
+UNKNOWN: Final = "unknown"
+TRIES: Final = 3
+"""On a busy machine an engine loses the beginning or the end of an exec's output now and then; half a look is none."""
 
 
 def of_container(machine: Machine) -> Snapshot:
     """Look at a machine that has its own process table and network; raise LabError if it can't be asked."""
-    text = machine.exec(["sh", "-c", SCRIPT], user="root", timeout=SECONDS).check().stdout
-    sections: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("=="):
-            current = sections.setdefault(line[2:], [])
-        elif line:
-            current.append(line)
+    sections = _sections(machine)
     guarded = dict(_checksum(line) for line in sections["guarded"] if line.count(" ") >= 2)
     rules = [*_rules(sections.get("rules iptables", [])), *_rules(sections.get("rules ip6tables", []), "6")]
     return Snapshot(
         tuple(_processes(sections["processes"], int(sections["self"][0]), _kernels(sections["kernels"]))),
-        dict(_port(line) for line in sections["ports"] if "127.0.0.11:" not in line),
+        _ports(sections["ports"]),
         frozenset(sections["files"]),
         guarded,
         (*rules, *(f"tc {line.strip()}" for line in sections.get("tc", []) if not _is_plain(line))),
@@ -89,6 +89,24 @@ def of_container(machine: Machine) -> Snapshot:
             line.split()[-1].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in sections["connections"]
         ),
     )
+
+
+def _sections(machine: Machine) -> dict[str, list[str]]:
+    """Run the script and return its sections' lines by their names."""
+    for _ in range(TRIES):
+        text = machine.exec(["sh", "-c", SCRIPT], user="root", timeout=SECONDS).check().stdout
+        if text.startswith("==self\n") and text.endswith("==end\n"):
+            break
+    else:
+        raise LabError(f"a look at {machine.name} came back in part", cause=f"{len(text)} characters in the last try")
+    sections: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("=="):
+            current = sections.setdefault(line[2:], [])
+        elif line:
+            current.append(line)
+    return sections
 
 
 def _kernels(lines: list[str]) -> dict[int, str]:
@@ -125,11 +143,20 @@ def _ancestors(pid: int, table: Mapping[int, tuple[int, str, str, str]]) -> Iter
         yield pid
 
 
+def _ports(lines: list[str]) -> dict[str, str]:
+    """Each user's look has all ports, and the names of those that are its own."""
+    found: dict[str, str] = {}
+    for port, who in map(_port, lines):
+        # 127.0.0.11 is the engine's own resolver.
+        if "127.0.0.11:" not in port and (who != UNKNOWN or port not in found):
+            found[port] = who
+    return found
+
+
 def _port(line: str) -> tuple[str, str]:
     """`tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))` as (`tcp 0.0.0.0:22`, `sshd`)."""
     words = line.split()
-    # Root of a container doesn't see the owner of every socket.
-    who = words[6].split('"')[1] if len(words) > 6 and '"' in words[6] else "unknown"
+    who = words[6].split('"')[1] if len(words) > 6 and '"' in words[6] else UNKNOWN
     return f"{words[0]} {words[4]}", who
 
 

@@ -171,9 +171,15 @@ class SessionLab:
     def _forget_dead_gateways(lab: Lab) -> None:
         """Remove the gateways of processes that were killed."""
         for gateway in lab.gateways:
-            kind, _, pid = gateway.name.partition("-")
-            if kind == OWN_GATEWAY and pid.isdigit() and identify(int(pid)) is None:
+            pid = process_of(gateway.name)
+            if pid is not None and identify(pid) is None:
                 gateway.remove()
+
+
+def process_of(gateway: str) -> int | None:
+    """Return whose own gateway one of that name is; None if it is the lab's."""
+    kind, _, pid = gateway.partition("-")
+    return int(pid) if kind == OWN_GATEWAY and pid.isdigit() else None
 
 
 class RestrictedGateway:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from lab.errors import LabError, LabUsageError
 from lab.lab import Lab
 from lab.leaks import IGNORED, Leak, View, clean, compare, look
 from lab.machines import Gateway, Machine, Node
-from lab.testing.session import SessionLab
+from lab.testing.session import SessionLab, process_of
 from lab.timeline import timeline
 
 if TYPE_CHECKING:
@@ -68,11 +69,13 @@ class Visit:
         lab = self._lab()
         self.began = time.time()
         events.record(lab.name, "test.begin", test=self.test, nodes=self._names())
-        self._machines = {machine.name for machine in (*lab.nodes, *lab.gateways)}
-        machines: list[Machine] = list(self._nodes)
-        if self.exclusive:
-            machines += lab.gateways
-        self._ready(machines)
+        gateways = self._gateways()
+        self._machines = {machine.name for machine in (*lab.nodes, *gateways)}
+        self._ready([*self._nodes, *(gateways if self.exclusive else [])])
+
+    def _gateways(self) -> list[Gateway]:
+        """Return the lab's gateways but those of other processes, which come and go as these please."""
+        return [each for each in self._lab().gateways if process_of(each.name) in (None, os.getpid())]
 
     def more(self, count: int) -> list[Node]:
         """Lease *count* more nodes for the rest of the test; called by `nodes(n)`."""
@@ -175,14 +178,15 @@ class Visit:
         lab = self._lab()
         try:
             left = self.heal()
+            # First, since a gateway knows the hosts of every node that there is.
+            left += self._new_machines()
             patterns = (*IGNORED, *ignored, *self.wish.leaks)
             deadline = time.monotonic() + self._leak_seconds
             while (leaks := self._look(patterns)) and time.monotonic() < deadline:
                 time.sleep(PAUSE_SECONDS)
             if leaks:
-                clean([*self._nodes, *lab.gateways], leaks)
+                clean([*self._nodes, *self._gateways()], leaks)
                 left += [str(leak) for leak in leaks]
-            left += self._new_machines()
         finally:
             self.give_back()
         events.record(lab.name, "test.end", test=self.test, nodes=self._names(), leaks=left)
@@ -213,11 +217,11 @@ class Visit:
             # Another test may have made them.
             return []
         lab, left = self._lab(), []
-        for machine in (*lab.nodes, *lab.gateways):
+        for machine in (*lab.nodes, *self._gateways()):
             if machine.name not in self._machines:
                 left.append(f"{machine.name}: machine {machine.name}")
                 machine.remove()
-        there = {machine.name for machine in (*lab.nodes, *lab.gateways)}
+        there = {machine.name for machine in (*lab.nodes, *self._gateways())}
         return left + [f"{name}: machine {name} is gone" for name in sorted(self._machines - there)]
 
     def report(self) -> str:
@@ -226,7 +230,7 @@ class Visit:
             return ""
         names = {machine.name for machine in (*self._nodes, *([self._gateway] if self._gateway else []))}
         if self.exclusive:
-            names |= {gateway.name for gateway in self.lab.gateways}
+            names |= {gateway.name for gateway in self._gateways()}
         try:
             found = timeline(self.lab, self.began, names)
         except LabError as error:

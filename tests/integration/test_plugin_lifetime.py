@@ -1,0 +1,224 @@
+"""Whose a test session's lab is: made once, kept on demand, and gone when its owner is, however that ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import Lab
+from lab.containers.engine import connect
+from lab.errors import EnvironmentUnfit, LabNotFound
+from lab.names import LABEL
+from lab.state import StateFolder
+from lab.testcontainers import SSHCluster
+
+pytestmark = pytest.mark.timeout(600)
+
+LEASE_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def engine() -> Any:
+    """The engine's client; without an engine these tests can't run, and CI requires one."""
+    try:
+        return connect()
+    except EnvironmentUnfit as error:
+        if os.environ.get("LAB_REQUIRE_DOCKER"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A lab's name that nobody else has; whatever has it at the end is removed."""
+    chosen = f"it-life-{time.monotonic_ns() % 10**8}"
+    yield chosen
+    try:
+        Lab.attach(chosen).down()
+    except LabNotFound:
+        StateFolder(chosen).remove()
+
+
+def things(engine: Any, name: str) -> list[str]:
+    """Return the names of all containers and networks of a lab."""
+    label = {"label": f"{LABEL}={name}"}
+    found = [
+        *engine.containers.list(all=True, filters=label, ignore_removed=True),
+        *engine.networks.list(filters=label),
+    ]
+    return [each.name for each in found]
+
+
+def run(folder: Path, code: str, name: str, *options: str) -> subprocess.Popen[str]:
+    """Start pytest on a suite of one file; the lab has one node and a short lease."""
+    (folder / "test_it.py").write_text(textwrap.dedent(code))
+    (folder / "pytest.ini").write_text(f"[pytest]\nlab_lease_seconds = {LEASE_SECONDS}\n")
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        f"--lab={name}",
+        "--lab-nodes=1",
+        "--lab-driver=docker",
+    ]
+    return subprocess.Popen(
+        [*argv, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+SUITE = """
+    def test_passes(lab):
+        assert len(lab.nodes) == 1
+
+    def test_fails(lab):
+        assert not lab.nodes
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "tests", "kept"), [("never", "", False), ("failed", "", True), ("failed", "passes", False)]
+)
+def test_a_lab_is_kept_on_demand(engine: Any, name: str, tmp_path: Path, keep: str, tests: str, *, kept: bool) -> None:
+    """`--lab-keep failed` leaves the lab if a test failed, says how to go on with it, and otherwise nothing is left."""
+    output = run(tmp_path, SUITE, name, f"--lab-keep={keep}", "-k", tests).communicate(timeout=300)[0]
+    assert "1 passed" in output, output
+    assert (f"`pytest --lab {name}`" in output) is kept
+    assert bool(things(engine, name)) is kept
+    assert StateFolder(name).path.exists() is kept
+    if kept:
+        # It has no owner any more, so nothing ends it: a second session uses it and leaves it.
+        again = run(tmp_path, SUITE, name, "-k", "passes").communicate(timeout=300)[0]
+        assert "1 passed" in again, again
+        assert things(engine, name)
+
+
+def test_workers_make_one_lab_and_the_controller_removes_it(engine: Any, name: str, tmp_path: Path) -> None:
+    """Under xdist the workers' first tests make one lab among them, and it is gone when the last worker is."""
+    code = """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        @pytest.mark.lab
+        def test_it(nodes, number):
+            assert nodes[0].state == "running"
+    """
+    output = run(tmp_path, code, name, "-n2").communicate(timeout=300)[0]
+    assert "4 passed" in output, output
+    assert things(engine, name) == []
+    assert not StateFolder(name).path.exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)])
+def test_a_killed_owner_s_lab_is_gone_within_its_lease(
+    engine: Any, name: str, tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    """pytest (or xdist's controller) is killed with SIGKILL amid a test: containers, network, folder and keeper go away."""
+    code = """
+        import pathlib, time
+
+        def test_hangs(lab):
+            pathlib.Path("started").touch()
+            time.sleep(600)
+    """
+    process = run(tmp_path, code, name, *workers)
+    try:
+        wait_for(lambda: (tmp_path / "started").exists(), 300)
+        assert things(engine, name)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        wait_for(lambda: not things(engine, name), LEASE_SECONDS)
+        wait_for(lambda: not StateFolder(name).path.exists(), 10)
+    finally:
+        # Workers that sleep on are ours to end.
+        os.killpg(process.pid, signal.SIGKILL) if group_exists(process.pid) else None
+
+
+def group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
+
+
+def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: str, tmp_path: Path) -> None:
+    """Owner and keeper are killed together: the machines end by their own clock when the lease is over."""
+    from lab import lease
+    from lab.local.processes import Process
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        lease.hold(name, pid=owner.pid, seconds=15)
+        made = Lab.up(name, nodes=1, driver="docker")
+        keeper = Process(*lease._read(name)["keeper"])
+        keeper.signal(signal.SIGKILL)
+        owner.kill()
+    assert made.nodes[0].state == "running"
+    wait_for(lambda: {machine.state for machine in (*made.nodes, *made.gateways)} == {"stopped"}, 15 + 10)
+
+
+# -- testcontainers ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_in_three_lines(engine: Any) -> None:
+    """A cluster answers to SSH where it says, tells its logs as testcontainers does, and is gone at its end."""
+    with SSHCluster(nodes=2, driver="docker") as cluster:
+        with socket.create_connection(
+            (cluster.get_container_host_ip(), cluster.get_exposed_port(22, "node2")), 5
+        ) as there:
+            assert there.recv(8) == b"SSH-2.0-"
+        assert cluster.exec("node2", ["hostname"]).stdout == "node2.lab.test\n"
+        assert re.fullmatch(r"ssh://lab@127\.0\.0\.1:\d+", cluster.get_connection_url())
+        stdout, stderr = cluster.get_logs("node1")
+        assert (b"Server listening" in stdout, stderr) == (True, b"")
+        name = cluster.name
+        assert things(engine, name)
+    assert things(engine, name) == []
+
+
+def test_a_shared_cluster_is_left_alone(engine: Any, name: str) -> None:
+    """A cluster by the name of a lab that is there uses it, waits by testcontainers' strategies, and leaves it."""
+    strategies = pytest.importorskip("testcontainers.core.wait_strategies")
+    asked: list[str] = []
+
+    def ready(cluster: SSHCluster) -> bool:
+        asked.append(cluster.name)
+        return len(asked) > 1
+
+    with SSHCluster(nodes=1, name=name, driver="docker"):
+        before = things(engine, name)
+        shared = SSHCluster().with_name(name).waiting_for(strategies.LogMessageWaitStrategy("Server listening"))
+        with shared.waiting_for(ready, seconds=20) as second:
+            assert second.get_node("node1").status == "running"
+            assert len(second.nodes) == 1
+        assert things(engine, name) == before
+        assert asked == [name, name]
+    # What Ryuk looks for is on none of it.
+    assert not any("org.testcontainers" in label for label in _labels(engine))
+
+
+def _labels(engine: Any) -> set[str]:
+    found = engine.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+    return {label for container in found for label in container.labels}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -42,7 +43,8 @@ def export(lab: Lab, path: Path) -> Path:
                 archive.addfile(member, io.BytesIO(data))
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise LabError(
             f"the archive {path} can't be written", cause=str(error), remedy="choose another place"
         ) from error

@@ -14,7 +14,6 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 from uv import find_uv_bin
 
 from lab.errors import EnvironmentUnfit, LabError
@@ -164,6 +163,8 @@ def _completed_lock() -> str:
 
 
 def _download(url: str) -> bytes:
+    import httpx
+
     context = ssl.create_default_context(cadata=ca_bundle().decode("utf-8", "ignore"))
     try:
         answer = httpx.get(url, follow_redirects=True, timeout=60, verify=context)

@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 
 from lab import lease as leases
 from lab.drivers import usable
-from lab.errors import EnvironmentUnfit, LabError
+from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import destroy
-from lab.names import LABEL, LABEL_ROLE
+from lab.names import LABEL, LABEL_ROLE, check_name
 from lab.state import StateFolder, cache_root, state_root
 
 HALF_MADE_SECONDS: Final = 600.0
@@ -97,6 +97,8 @@ def _on_engine() -> Iterator[FoundLab]:
         counts.setdefault(name, []).append(container.labels.get(LABEL_ROLE, ""))
         running[name] = running.get(name, 0) + (container.status == "running")
     for name, seen in labels.items():
+        if not _is_name(name):
+            continue
         roles = counts.get(name, [])
         folder = StateFolder(name).path
         yield FoundLab(
@@ -155,8 +157,17 @@ def _local() -> Iterator[FoundLab]:
 
 
 def _folders() -> list[Path]:
+    """Return the folders of this user's labs; others below the same root are somebody else's."""
     root = state_root()
-    return sorted(each for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
+    return sorted(each for each in root.iterdir() if each.is_dir() and _is_name(each.name)) if root.is_dir() else []
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text)
+    except LabUsageError:
+        return False
+    return True
 
 
 # -- garbage -----------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import httpx
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import ClientConnection, connect
+from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabNotReady
 from lab.machines import Gateway
+
+if TYPE_CHECKING:  # half of what every command would wait for at its start; only `up` needs them
+    import httpx
+    from websockets.sync.client import ClientConnection
 
 LOG_LINES = 20
 WHERE = "__import__('os').environ.get('LAB_NODE') or __import__('socket').gethostname()"
@@ -35,6 +35,10 @@ def start_kernel_on(gateway: Gateway, node: str, kernelspec: str, *, seconds: fl
 
     Raise LabNotReady when anything of that fails or takes longer than *seconds*, or when it landed elsewhere.
     """
+    import httpx
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
+
     began = time.monotonic()
     deadline = began + seconds
     what = f"the kernel probe of {node} ({kernelspec} through {gateway.url})"
@@ -73,6 +77,8 @@ def _reason(answer: httpx.Response) -> str:
 
 
 def _delete(http: httpx.Client, kernel_id: str) -> None:
+    import httpx
+
     try:
         http.delete(f"/api/kernels/{kernel_id}")
     except httpx.HTTPError:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncssh
-import httpx
 
 from lab.errors import LabNotReady
 from lab.keys import HostEntry, known_hosts
@@ -77,6 +76,8 @@ def probe_ssh(entry: HostEntry, identity: Path) -> None:
 
 def probe_http(url: str) -> None:
     """GET *url*/api and expect Jupyter's answer; raise ProbeFailed. Proxies of the environment are for the internet."""
+    import httpx  # slow to import, and no reading verb needs it
+
     try:
         answer = httpx.get(f"{url}/api", timeout=PROBE_SECONDS, trust_env=False)
         answer.raise_for_status()

@@ -77,4 +77,4 @@ class StderrProgress:
         self._current = ""
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -88,10 +88,11 @@ def up(
     if file is not None:
         from lab.topology import load
 
-        if nodes is not None:
+        if nodes is not None and context.get_parameter_source("nodes") is ParameterSource.COMMANDLINE:
             raise LabUsageError(
                 f"{file} says how many nodes there are, and so does --nodes", remedy="change FILE, or `lab scale` later"
             )
+        nodes = None  # LAB_NODES is for labs without a file
         settings["topology"] = topology = load(file)
         if topology.name and context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = check_name(topology.name)

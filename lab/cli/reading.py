@@ -75,11 +75,8 @@ def status(name: str, as_json: bool) -> int:
 
 def _faults(lab: Lab) -> list[dict[str, Any]]:
     from lab.cli.faulting import describe
+    from lab.faults import active
 
-    try:
-        from lab.faults import active
-    except ImportError:
-        return []
     return [describe(fault) for fault in active(lab)]
 
 

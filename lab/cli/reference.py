@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import click
 
+from lab.cli.options import DURATION
+
 _MADE_BY: Final = "Made by `python -m lab.cli.reference --write docs`; a test compares."
 
 _COMMON: Final = {"name", "as_json"}
@@ -65,8 +67,17 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _names(option: click.Option) -> str:
-    value = "" if option.is_flag else f" {option.metavar or option.name}".upper()
-    return ", ".join([*sorted(option.opts, key=len), *option.secondary_opts]) + value
+    words = [*sorted(option.opts, key=len), *option.secondary_opts]
+    if not option.is_flag:
+        words[-1] += f" {option.metavar or _value(option)}"
+    return ", ".join(words)
+
+
+def _value(option: click.Option) -> str:
+    """Return what stands for an option's value."""
+    if isinstance(option.type, click.Choice):
+        return "\\|".join(map(str, option.type.choices))
+    return "DURATION" if option.type is DURATION else str(option.name).upper()
 
 
 # -- topology ----------------------------------------------------------------------------------------------------------

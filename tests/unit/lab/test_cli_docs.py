@@ -79,6 +79,15 @@ def test_every_verb_is_in_the_guide() -> None:
     assert [name for name in cli.commands if f"`lab {name}" not in guide] == []
 
 
+def test_the_guide_and_the_table_of_errors_agree() -> None:
+    """Both list the same exit codes."""
+    rows = [
+        {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()}
+        for text in ((ROOT / "docs" / name).read_text("utf-8") for name in ("lab.md", "lab-errors.md"))
+    ]
+    assert rows[0] == rows[1]
+
+
 def test_the_topology_in_the_guide_is_one() -> None:
     """The lab.toml that docs/lab.md shows can be read."""
     text = (ROOT / "docs" / "lab.md").read_text("utf-8").partition("```toml\n")[2].partition("```")[0]

@@ -101,6 +101,15 @@ def test_labs_are_found_by_label(engine: Engine) -> None:
     assert abs(found["a"].made - OLD) < 1
 
 
+def test_what_no_lab_could_be_called_is_none(engine: Engine) -> None:
+    """A folder or a label that is no lab's name is somebody else's: neither listed nor garbage."""
+    engine.networks_there += [Thing({LABEL: "Not A Lab"})]
+    (state_root() / "Not A Lab").mkdir(parents=True)
+    os.utime(state_root() / "Not A Lab", (OLD, OLD))
+    assert collect.find_labs() == []
+    assert what() == []
+
+
 def test_a_lab_in_use_is_no_garbage(engine: Engine) -> None:
     """A lab without a lease stays for ever, one with a lease until its end."""
     engine.containers_there += [machine("a"), machine("b", **lease_labels(time.time() + 60))]

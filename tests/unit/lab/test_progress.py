@@ -1,6 +1,7 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from lab.progress import StderrProgress
@@ -22,3 +23,20 @@ def test_off_a_terminal_progress_is_plain_lines() -> None:
     assert "removing node4.lab.test" in text
     assert text.splitlines()[-1] in {"✗ nodes [3] (t)", "failed nodes [3] (t)"}
     assert "\x1b" not in text
+
+
+def test_on_a_terminal_progress_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done becomes a line with its duration, what is going on is redrawn; NO_COLOR takes the colours away."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    progress = StderrProgress(Console(file=out, force_terminal=True, width=100))
+    progress.step("network")
+    progress.detail("layer 3 of 9")
+    progress.step("nodes")
+    progress.close(ok=True)
+    text = out.getvalue()
+    assert "network (0.0 s)" in text
+    assert "nodes (0.0 s)" in text
+    assert "... network" not in text
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)

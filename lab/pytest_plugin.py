@@ -130,9 +130,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             continue
         most = max(most, _wish(item).count or 0)
         if VISIT not in item.fixturenames:
-            # First in, last out: what a test's other fixtures take away at their end is no leak.
-            item.fixturenames.insert(0, VISIT)
+            item.fixturenames.insert(_place(item), VISIT)
     config.stash[asked_key]["most"] = most
+
+
+def _place(item: pytest.Function) -> int:
+    """Return where the test's stay belongs among its fixtures.
+
+    Behind those of modules and sessions, whose machines are no leak of this test; before its own, so that what they take
+    away at their end isn't left behind.
+    """
+    found = item._fixtureinfo.name2fixturedefs
+    wide = [name in found and found[name][-1].scope != "function" for name in item.fixturenames]
+    return wide.index(False) if False in wide else len(wide)
 
 
 def _own_fixtures(item: pytest.Function) -> set[str]:
@@ -166,6 +176,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, T, T]:
     try:
         return (yield)
     finally:
+        # After the fixtures of its module as well, if it was the last test there: they may have used the lab.
         if visit_key in item.stash:
             item.stash[visit_key].give_back()
 

@@ -171,29 +171,26 @@ class Visit:
         return failed
 
     def end(self, ignored: Sequence[str] = ()) -> list[str]:
-        """Heal, wait until nothing of the test is left, give the nodes back; return what is left, in words.
+        """Heal, and wait until nothing of the test is left; return what is left, in words.
 
         What is left is taken away as well as possible: the next test is not to fail for it.
         """
         lab = self._lab()
-        try:
-            left = self.heal()
-            # First, since a gateway knows the hosts of every node that there is.
-            left += self._new_machines()
-            patterns = (*IGNORED, *ignored, *self.wish.leaks)
-            deadline = time.monotonic() + self._leak_seconds
-            while (leaks := self._look(patterns)) and time.monotonic() < deadline:
-                time.sleep(PAUSE_SECONDS)
-            if leaks:
-                clean([*self._nodes, *self._gateways()], leaks)
-                left += [str(leak) for leak in leaks]
-        finally:
-            self.give_back()
+        left = self.heal()
+        # First, since a gateway knows the hosts of every node that there is.
+        left += self._new_machines()
+        patterns = (*IGNORED, *ignored, *self.wish.leaks)
+        deadline = time.monotonic() + self._leak_seconds
+        while (leaks := self._look(patterns)) and time.monotonic() < deadline:
+            time.sleep(PAUSE_SECONDS)
+        if leaks:
+            clean([*self._nodes, *self._gateways()], leaks)
+            left += [str(leak) for leak in leaks]
         events.record(lab.name, "test.end", test=self.test, nodes=self._names(), leaks=left)
         return left
 
     def give_back(self) -> None:
-        """End the leases; fine if there are none."""
+        """End the leases, when all of the test is over; fine if there are none."""
         if self.session.pool is not None and self._nodes:
             self.session.pool.release(self._names())
 

@@ -192,6 +192,26 @@ def test_what_is_allowed_stays(suite: Suite, own: Lab) -> None:
     own.node("node2").exec(["rm", "-f", "/tmp/wanted-1"])
 
 
+def test_a_module_s_machines_are_no_test_s_leak(suite: Suite, own: Lab) -> None:
+    """A gateway that a module's fixture makes is there for all tests of the module, and gone after the last one."""
+    suite("""
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def other(lab):
+            gateway = lab.add_gateway("other")
+            yield gateway
+            gateway.remove()
+
+        def test_first(other):
+            assert other.state == "running"
+
+        def test_second(other, lab):
+            assert other.name in [gateway.name for gateway in lab.gateways]
+        """).assert_outcomes(passed=2)
+    assert [gateway.name for gateway in own.gateways] == ["gateway"]
+
+
 def test_two_workers_share_one_lab(suite: Suite, own: Lab) -> None:
     """Under xdist no node is two tests' at a time, kernels stay on their test's nodes, and a whole-lab test is alone."""
     result = suite(

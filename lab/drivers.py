@@ -58,6 +58,8 @@ def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Pr
                     f"the lab {name} is {driver.kind} already", remedy=f"`lab down --name {name}`, or another name"
                 )
             return driver
+    # A lab that was docker's stays so while its engine is away: a local one in its folder would hide it.
+    kind = kind or folder.made_by
     if kind is not None:
         return make(kind, name, folder, sshd)
     try:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from lab import events
+from lab import converging, events
 from lab import lease as leases
+from lab.converging import Convergence, desire
 from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
-from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.kernel_probe import Landing, start_kernel_on
+from lab.errors import LabError, LabNotFound
+from lab.kernel_probe import Landing
 from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
@@ -21,14 +22,11 @@ from lab.progress import Progress, Silent
 from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
-from lab.topology.desired import Desired, from_running, from_topology, numbered
+from lab.topology.desired import Desired, numbered
 from lab.topology.model import Limits, Topology, User
 from lab.topology.plan import Plan, make
 
 __all__ = ["MAX_NODES", "Lab", "destroy"]
-
-DEFAULT_NODES = 3
-IMPORT_PROBE = "import eg_distributed; eg_distributed.DistributedProcessProxy"
 
 
 class Lab:
@@ -110,11 +108,11 @@ class Lab:
         chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
         if plan_only:
             lab = cls(name, choose_driver(*chosen), folder)
-            return make(lab._driver, lab._desired(nodes, topology))
+            return make(lab._driver, desire(lab._driver, folder, nodes, topology))
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
-            desired = lab._desired(nodes, topology)
-            lab._lease(lease if lease is not None else given.lease)
+            desired = desire(lab._driver, folder, nodes, topology)
+            converging.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
 
@@ -136,9 +134,9 @@ class Lab:
         With *plan_only* return what would happen. Raises LabUsageError for a group that isn't there.
         """
         if plan_only:
-            return make(self._driver, self._desired(None, None).scaled(counts))
+            return make(self._driver, desire(self._driver, self.folder, None, None).scaled(counts))
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
-            self._converge(self._desired(None, None).scaled(counts), progress or Silent())
+            self._converge(desire(self._driver, self.folder, None, None).scaled(counts), progress or Silent())
         return None
 
     def reset(self, *names: str) -> None:
@@ -334,103 +332,13 @@ class Lab:
     def _identity(self) -> KeyPair:
         return read_or_generate(self.folder.identity, f"lab-{self.name}")
 
+    def _converge(self, desired: Desired, progress: Progress) -> None:
+        convergence = Convergence(self, self._driver, self._identity().public, progress)
+        convergence.run(desired)
+        self.landings, self.probed_kernelspec = convergence.landings, convergence.kernelspec
+
     def _numbered(self) -> tuple[str, ...]:
         return tuple(node.name for node in self.nodes if node.group or node_number(node.name) is not None)
-
-    def _desired(self, nodes: int | None, topology: Topology | None) -> Desired:
-        """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row."""
-        if topology is not None:
-            return from_topology(topology)
-        running = from_running(
-            [node.spec for node in self._driver.nodes()],
-            [gateway.spec for gateway in self._driver.gateways()],
-            gateway=not self.folder.no_gateway.exists(),
-        )
-        if not running.nodes:
-            fresh = from_topology(numbered(nodes or DEFAULT_NODES))
-            return Desired(fresh.nodes, running.gateways or fresh.gateways).scaled({"node": nodes or DEFAULT_NODES})
-        return running if nodes is None else running.scaled({"node": nodes})
-
-    def _converge(self, desired: Desired, progress: Progress) -> None:
-        self._driver.prepare(progress, desired.nodes)
-        self.folder.write(self.folder.driver, self.driver)
-        if desired.gateways:
-            self.folder.no_gateway.unlink(missing_ok=True)
-        else:
-            self.folder.write(self.folder.no_gateway, "")
-        identity = self._identity().public
-        self._remove_others(desired, progress)
-        progress.step(f"{len(desired.nodes)} node{'s' if len(desired.nodes) > 1 else ''}")
-        before = {node.name for node in self.nodes}
-        with ThreadPoolExecutor(4) as pool:
-            nodes = list(pool.map(lambda spec: self._driver.put_node(spec, identity), desired.nodes))
-        extra = [node for node in self.nodes if not node.group]
-        for node in extra:
-            self._driver.authorize(node, identity)
-            node.resume()
-        for node in nodes:
-            if node.name not in before:
-                events.record(self.name, "node.added", node=node.name)
-        if desired.gateways:
-            progress.step(f"{len(desired.gateways)} gateways" if len(desired.gateways) > 1 else "gateway")
-        gateways = [self._driver.put_gateway(spec) for spec in desired.gateways]
-        for other in self.gateways:
-            other.resume()
-        self.refresh()
-        progress.step("an SSH login on every node")
-        self._await([*nodes, *extra], lambda node: node.wait_ready())
-        if gateways:
-            progress.step("an HTTP answer of the gateway" if len(gateways) == 1 else "an HTTP answer of every gateway")
-            self._await(gateways, lambda gateway: gateway.wait_ready())
-        served: set[str] = set()
-        for gateway in gateways:
-            # Every node once, by the first gateway that has it: that a gateway answers is known by now.
-            names = [name for name in gateway.hosts if name not in served]
-            served.update(names)
-            self._probe_kernels(gateway, names, progress)
-        events.record(self.name, "up", driver=self.driver, nodes=[node.name for node in nodes])
-
-    def _lease(self, seconds: float | None) -> None:
-        """Grant a lease of *seconds*, if it is given, and tell the machines that are there, so that a new one can wake them."""
-        held = leases.read(self.name)
-        if seconds is not None:
-            leases.grant(self.name, seconds)
-        elif held is not None and held.is_over():
-            # Whoever asks for a lab whose time is over wants it back, and not for another second.
-            leases.release(self.name)
-        elif held is None:
-            return
-        leases.extend(self, leases.expiry(self.name) or leases.NEVER)
-
-    def _remove_others(self, desired: Desired, progress: Progress) -> None:
-        """Remove the machines of groups that are not asked for (any more)."""
-        wanted = {spec.name for spec in desired.nodes} | {spec.name for spec in desired.gateways}
-        for machine in [*self.nodes, *self.gateways]:
-            if machine.group and machine.name not in wanted:
-                progress.note(f"removing {machine.name}: it is not asked for")
-                machine.remove()
-                events.record(self.name, "node.removed", node=machine.name)
-
-    def _await(self, machines: Sequence[Any], ready: Callable[[Any], None]) -> None:
-        with ThreadPoolExecutor(8) as pool:
-            try:
-                list(pool.map(ready, machines))
-            except LabNotReady as error:
-                events.record(self.name, "probe.failed", what=error.what, cause=error.cause)
-                raise
-
-    def _probe_kernels(self, gateway: Gateway, names: Sequence[str], progress: Progress) -> None:
-        if not names:
-            return
-        ours = gateway.exec([gateway.python, "-c", IMPORT_PROBE]).exit_code == 0
-        self.probed_kernelspec = "python_distributed" if ours else "python_distributed_stock"
-        if not ours:
-            progress.note("this checkout's wheel has no DistributedProcessProxy: probing with Enterprise Gateway's own")
-        progress.step("a kernel on every node")
-        # Enterprise Gateway's own proxy starts kernels one at a time anyway, and its start-up is what we wait for.
-        with ThreadPoolExecutor(4 if ours else 1) as pool:
-            landings = pool.map(lambda name: start_kernel_on(gateway, name, self.probed_kernelspec), names)
-            self.landings = (*self.landings, *landings)
 
 
 def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:

@@ -49,6 +49,14 @@ class StateFolder:
         self.known_hosts = self.path / "known_hosts"
         self.ssh_config = self.path / "ssh_config"
 
+    @property
+    def made_by(self) -> str | None:
+        """The driver that made this lab, by the folder; None where it doesn't say."""
+        try:
+            return self.driver.read_text().strip() or None
+        except OSError:
+            return None
+
     def write(self, path: Path, text: str) -> None:
         """Write *path* at once or not at all, so that an ssh that reads meanwhile sees one whole version."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

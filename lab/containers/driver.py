@@ -13,7 +13,8 @@ from lab import lease
 from lab.containers import images, network
 from lab.containers.blueprints import Blueprint, Blueprints, unlimited
 from lab.containers.engine import connect, put_files, remove_container
-from lab.containers.machines import ContainerGateway, ContainerNode
+from lab.containers.gateway import ContainerGateway
+from lab.containers.node import ContainerNode
 from lab.errors import LabConflict, LabNotFound
 from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_or_generate
@@ -49,8 +50,9 @@ class DockerDriver:
         self.changed: Callable[[], None] = _nothing
         self._client = connect()
         self._images: dict[str, str] = {}
-        # Two nodes made at once must not choose the same free address.
+        # Two nodes made at once must not choose the same free address: a promised one has no container yet.
         self._addressing = threading.Lock()
+        self._promised: dict[str | None, str] = {}
 
     def exists(self) -> bool:
         """Look for containers and for the network by their labels."""
@@ -92,8 +94,9 @@ class DockerDriver:
         read_or_generate(self.folder.host_keys / short_name(spec.name), spec.name)
         if spec.auth == "certificates":
             Authority(self.folder.authority, self.name)
-        container, new = self._container(spec)
-        if new:
+        container = self._container(spec)
+        if container.status not in {"running", "paused"}:
+            # Not only a new one: whoever made it may have been interrupted before its key was in.
             key = read_or_generate(self.folder.host_keys / short_name(spec.name), spec.name)
             put_files(container, "/etc/ssh", {"ssh_host_ed25519_key": key.private.encode()}, mode=0o600)
         node = ContainerNode(container, self.folder, self._tell)
@@ -108,7 +111,7 @@ class DockerDriver:
 
     def put_gateway(self, spec: GatewaySpec) -> Gateway:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
-        container, _ = self._container(spec)
+        container = self._container(spec)
         gateway = ContainerGateway(container, self._tell)
         for name, kernelspec in {**default_kernelspecs(), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
@@ -146,9 +149,10 @@ class DockerDriver:
     def _address_in(self, net: Any, machine: str, spec: NodeSpec | GatewaySpec) -> str:
         """Return the machine's pinned address: the one it has, or a free one of the lab's network *net*."""
         subnet = network.subnet_of(net)
-        taken = {}
-        for container in self._containers():
-            taken[container.labels.get(LABEL_MACHINE)] = container.labels.get(LABEL_ADDRESS, "")
+        # The plain list, not docker-py's objects: those cost a look at every container, each time.
+        listed = self._client.api.containers(all=True, filters={"label": f"{LABEL}={self.name}"})
+        labels = [found.get("Labels") or {} for found in listed]
+        taken = {each.get(LABEL_MACHINE): each.get(LABEL_ADDRESS, "") for each in labels} | self._promised
         if network.contains(subnet, taken.get(machine, "")):
             return str(taken[machine])
         role = "node" if isinstance(spec, NodeSpec) else "gateway"
@@ -157,15 +161,16 @@ class DockerDriver:
     def _blueprints(self, tags: Mapping[str, str], net: Any) -> Blueprints:
         return Blueprints(self.name, self.folder, tags, str(net.id))
 
-    def _container(self, spec: NodeSpec | GatewaySpec) -> tuple[Any, bool]:
-        """Return the machine's container, made now (True) unless one of exactly this spec and image is there."""
+    def _container(self, spec: NodeSpec | GatewaySpec) -> Any:
+        """Return the machine's container, made now unless one of exactly this spec and image is there."""
         packages = spec.packages if isinstance(spec, NodeSpec) else ()
         if not self._images or (packages and images.key(packages) not in self._images):
             self._images = {**self._images, **images.ensure(self._client, Silent(), [packages])}
         net = network.ensure(self._client, self.name)
         short = short_name(spec.name)
         with self._addressing:
-            address = self._address_in(net, short, spec)
+            address = self._promised[short] = self._address_in(net, short, spec)
+        try:
             wanted = self._blueprints(self._images, net).make(spec, address)
             existing = self._find(wanted.name)
             if existing is not None:
@@ -173,13 +178,15 @@ class DockerDriver:
                     "dead",
                     "removing",
                 }:
-                    return existing, False
+                    return existing
                 remove_container(existing)
             created = self._create(wanted, net)
+        finally:
+            self._promised.pop(short, None)
         until = lease.expiry(self.name)
         if until is not None:
             put_files(created, "/run/lab", {"lease": f"{until:.0f}\n".encode()})
-        return created, True
+        return created
 
     def _create(self, wanted: Blueprint, net: Any) -> Any:
         aliases = list(dict.fromkeys([wanted.hostname, wanted.machine]))

@@ -1,10 +1,10 @@
-"""Nodes and gateways as containers. What they are is in their labels; what they do is asked of the engine each time."""
+"""What nodes and gateways as containers have in common: labels say what they are, the engine is asked what they do."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,18 @@ import requests.exceptions
 from lab.containers import copies
 from lab.containers.engine import put_files, remove_container
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.keys import Authority, HostEntry, known_hosts, read_key
-from lab.machines import ExecResult, Gateway, Machine, Node, State, Usage
+from lab.machines import ExecResult, Machine, State, Usage
 from lab.names import (
     LABEL_ADDRESS,
-    LABEL_AUTHORITY,
-    LABEL_DEFINITION,
-    LABEL_HOST_KEY,
-    LABEL_HOSTS,
     LABEL_MACHINE,
-    LABEL_TRUSTED,
-    USER,
 )
-from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
-from lab.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
-from lab.state import StateFolder
+from lab.probes import ProbeFailed, wait_until
 
 UID = 1000
 """The login user of nodes and the gateway's user: images/*/Dockerfile."""
 
 READY_SECONDS = 60.0
 LOG_LINES = 20
-KERNELS = "/usr/local/share/jupyter"
-"""`write_files` of a gateway is relative to this."""
 
 
 class ContainerMachine(Machine):
@@ -243,110 +232,3 @@ class ContainerMachine(Machine):
 
     def _last_logs(self) -> str:
         return self.read_logs(LOG_LINES)
-
-
-class ContainerNode(ContainerMachine, Node):
-    """An SSH node in a container."""
-
-    default_user = USER
-
-    def __init__(self, container: Any, folder: StateFolder, changed: Callable[[], None]) -> None:
-        super().__init__(container, changed)
-        self._folder = folder
-        self.name = str(container.attrs["Config"]["Hostname"])
-        self.host_key = str(container.labels[LABEL_HOST_KEY])
-        self.trusted = container.labels.get(LABEL_TRUSTED) != "no"
-
-    @property
-    def port(self) -> int:
-        """Ask the engine: it gives a new one at every start; 0 while the node is down."""
-        return self._published(22)
-
-    def wait_ready(self) -> None:
-        """Wait for the protocol to answer: an SSH login, or GET /api."""
-        self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))
-
-    @property
-    def spec(self) -> NodeSpec:
-        """From the label."""
-        return node_spec(self.name, self._container.labels.get(LABEL_DEFINITION, ""))
-
-    @property
-    def certified(self) -> str:
-        """From the label."""
-        return str(self._container.labels.get(LABEL_AUTHORITY, ""))
-
-    def authorize(self, identity: str) -> None:
-        """Let *identity* (a public key) log in, by authorized_keys or by what the lab's authority signs."""
-        spec, owner = self.spec, {"uid": UID, "gid": UID}
-        own = "" if self.certified else f"{identity}\n"
-        put_files(self._container, "/home/lab/.ssh", {"authorized_keys": own.encode()}, mode=0o600, **owner)
-        if spec.users:
-            files = {
-                f"users/{name}/authorized_keys": own + "".join(f"{key}\n" for key in user.keys)
-                for name, user in spec.users.items()
-            }
-            put_files(self._container, "/opt/lab", {path: text.encode() for path, text in files.items()}, mode=0o600)
-        if self.certified:
-            authority = Authority(self._folder.authority, "", make=False)
-            names = [self.name, self.short, self.address]
-            certificate = authority.sign_host(self.host_key, names, spec.validity)
-            proofs = {"ssh_host_ed25519_key-cert.pub": f"{certificate}\n", "lab_ca.pub": f"{authority.public}\n"}
-            put_files(self._container, "/etc/ssh", {path: text.encode() for path, text in proofs.items()})
-        if (spec.users or self.certified) and self.state == "running":
-            self.exec(["/opt/lab/users.sh"], user="root").check()
-            self._reload_sshd()
-
-    def _reload_sshd(self) -> None:
-        """Have sshd read its certificate anew; sessions live on."""
-        self.exec(["pkill", "-HUP", "-o", "-x", "sshd"], user="root")
-
-    def reset(self) -> None:
-        """Without ending the container: kill what the users run, put golden files back, start sshd anew."""
-        woken = self.state != "running"
-        self.resume()
-        self.exec(["/opt/lab/reset.sh"], user="root").check()
-        identity = read_key(self._folder.identity).public
-        if identity:
-            # Golden has the keys of the day on which the node was made.
-            self.authorize(identity)
-        if woken:
-            self._changed()
-        self.wait_ready()
-
-
-class ContainerGateway(ContainerMachine, Gateway):
-    """An Enterprise Gateway in a container; its disk survives `kill` and `start`."""
-
-    default_user = "gateway"
-
-    def __init__(self, container: Any, changed: Callable[[], None]) -> None:
-        super().__init__(container, changed)
-        self.name = self.short
-        self.hosts = tuple(filter(None, container.labels.get(LABEL_HOSTS, "").split(",")))
-
-    @property
-    def spec(self) -> GatewaySpec:
-        """From the label."""
-        return gateway_spec(self.name, self.hosts, self._container.labels.get(LABEL_DEFINITION, ""))
-
-    @property
-    def url(self) -> str:
-        """On the loopback port that the engine chose."""
-        return f"http://127.0.0.1:{self._published(8888)}"
-
-    def wait_ready(self) -> None:
-        """Wait for the protocol to answer: an SSH login, or GET /api."""
-        self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
-
-    def write_files(self, files: Mapping[str, str]) -> None:
-        """Write below /usr/local/share/jupyter, at once, running or not."""
-        content = {path: text.encode() for path, text in files.items()}
-        put_files(self._container, KERNELS, content, uid=UID, gid=UID)
-
-    def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
-        """Write the gateway user's ~/.ssh: names and addresses, since EG's own proxy looks up by address."""
-        files = {"known_hosts": known_hosts(nodes).encode(), "id_ed25519": identity.encode()}
-        if certificate:
-            files["id_ed25519-cert.pub"] = f"{certificate}\n".encode()
-        put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)

@@ -18,7 +18,8 @@ from lab.errors import EnvironmentUnfit, LabNotFound
 from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_key, read_or_generate
 from lab.local import environments, initial, processes, servers
-from lab.local.machines import ADDRESS, LocalGateway, LocalNode, write_server_files
+from lab.local.files import write_server_files
+from lab.local.machines import ADDRESS, LocalGateway, LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
@@ -115,8 +116,11 @@ class LocalDriver:
             raise _unfit(spec.name, "limits")
         self._ready()
         folder = self._machines / spec.name
-        if self._put(folder, self._gateway(spec)):
+        installed = folder / "site.complete"
+        if self._put(folder, self._gateway(spec)) or not installed.exists():
+            installed.unlink(missing_ok=True)
             environments.install_wheel(self._environments["gateway"], folder / "site")
+            installed.touch()
         gateway = LocalGateway(folder, self._tell)
         specs = default_kernelspecs(
             python=str(self._environments["node"] / "bin" / "python"),

@@ -15,6 +15,7 @@ from typing import Any
 from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.keys import HostEntry, known_hosts, ssh_config
 from lab.local import initial, processes
+from lab.local.files import copy, empty, write_server_files
 from lab.machines import ExecResult, Gateway, Machine, Node, State, Usage
 from lab.names import fqdn
 from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
@@ -131,7 +132,7 @@ class LocalMachine(Machine):
         folder = self._place(target)
         if not folder.is_dir():
             raise LabNotFound(f"{self.name} has no folder {target}", remedy="make it, or name another")
-        _copy(source, folder)
+        copy(source, folder)
 
     def copy_out(self, source: str, target: Path) -> None:
         """As `copy_in`."""
@@ -140,7 +141,7 @@ class LocalMachine(Machine):
         found = self._place(source)
         if not found.exists():
             raise LabNotFound(f"{self.name} has no {source}")
-        _copy(found, target)
+        copy(found, target)
 
     def _place(self, path: str) -> Path:
         """Return where the machine's *path* is on this machine: its /tmp may be a folder of its own."""
@@ -272,11 +273,11 @@ class LocalNode(LocalMachine, Node):
     def _empty(self) -> None:
         # The folders themselves stay: they are mounted inside the node, and so is the sockets' folder below its /tmp.
         run, tmp = Path(self.facts["run"]), self.facts.get("tmp")
-        _empty(Path(self.facts["home"]), spared=set())
-        _empty(run, spared=set())
+        empty(Path(self.facts["home"]), spared=set())
+        empty(run, spared=set())
         if tmp:
             inside = Path(tmp) / run.relative_to("/tmp") if run.is_relative_to("/tmp") else Path(tmp)  # noqa: S108
-            _empty(Path(tmp), spared={inside, *inside.parents})
+            empty(Path(tmp), spared={inside, *inside.parents})
 
 
 class LocalGateway(LocalMachine, Gateway):
@@ -328,28 +329,3 @@ class LocalGateway(LocalMachine, Gateway):
             partial.touch(mode=0o600)
             partial.write_text(text)
             partial.replace(path)
-
-
-def write_server_files(facts: Mapping[str, Any]) -> None:
-    """Write what the SSH server reads (path: text) as it was when the node was made; called by the driver and by `reset`."""
-    for path, text in facts.get("files", {}).items():
-        Path(path).write_text(text)
-
-
-def _copy(source: Path, folder: Path) -> None:
-    target = folder / source.resolve().name
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target)
-
-
-def _empty(folder: Path, *, spared: set[Path]) -> None:
-    """Delete what is in *folder* but *spared* folders, whose own content goes."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path in spared:
-            _empty(path, spared=spared)
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

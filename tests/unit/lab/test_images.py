@@ -4,6 +4,7 @@ from io import BytesIO
 from pathlib import Path
 
 from lab import checkout
+from lab.containers import images
 from lab.containers.engine import archive
 from lab.containers.images import Recipe, is_fresh
 
@@ -55,3 +56,13 @@ def test_only_older_images_are_removed() -> None:
     assert is_fresh("2026-05-01T11:59:01.123456789Z", now)
     assert not is_fresh("2026-05-01T11:30:00Z", now)
     assert not is_fresh("", now)
+
+
+def test_packages_are_an_image_of_their_own_whatever_their_order() -> None:
+    """The layer's tag is the hash of the node's image and the set of packages."""
+    first, second = images.with_packages("eglab/node:1", ["b", "a"]), images.with_packages("eglab/node:1", ["a", "b"])
+    assert first.tag == second.tag
+    assert first.tag.startswith("eglab/node-packages:")
+    assert images.with_packages("eglab/node:2", ["a", "b"]).tag != first.tag
+    assert images.key(["b", "a"]) == "node a b"
+    assert images.key([]) == "node"

@@ -52,3 +52,27 @@ def test_a_damaged_key_is_replaced(tmp_path: Path) -> None:
     path.write_text("-----BEGIN NONSENSE-----")
     pair = keys.read_or_generate(path, "me")
     assert asyncssh.import_private_key(pair.private).get_algorithm() == "ssh-ed25519"
+
+
+def test_a_certified_host_is_known_by_its_authority_alone() -> None:
+    """With the key itself beside it, a wrong certificate would go unnoticed."""
+    certified = keys.HostEntry("node1.lab.test", "10.213.7.11", 1, "ssh-ed25519 AAAA", authority="ssh-ed25519 CA")
+    assert keys.known_hosts([certified]) == "@cert-authority node1.lab.test,node1,10.213.7.11 ssh-ed25519 CA\n"
+
+
+def test_the_authority_signs_hosts_and_logins(tmp_path: Path) -> None:
+    """Certificates name who they are for and end when they shall; the authority is made once."""
+    authority = keys.Authority(tmp_path / "authority", "lab")
+    assert keys.Authority(tmp_path / "authority", "lab", make=False).public == authority.public
+    public = keys.generate_key("x").public
+    host = asyncssh.import_certificate(authority.sign_host(public, ["node1.lab.test", "node1"], 3600))
+    user = asyncssh.import_certificate(authority.sign_user(public, ["lab", "alice"], 3600))
+    assert (host.principals, user.principals) == (["node1.lab.test", "node1"], ["lab", "alice"])
+    assert host.signing_key is not None
+    assert " ".join(host.signing_key.export_public_key().decode().split()[:2]) == authority.public
+
+
+def test_an_authority_that_is_only_looked_for_is_not_made(tmp_path: Path) -> None:
+    """A plan touches nothing: without a key there is an empty one, and no file."""
+    assert keys.Authority(tmp_path / "authority", "lab", make=False).public == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 import pytest
 
-from lab.errors import LabConflict
+from lab.drivers import choose_driver
+from lab.errors import EnvironmentUnfit, LabConflict
+from lab.progress import Silent
 from lab.state import StateFolder, locked, state_root
 
 
@@ -21,3 +23,14 @@ def test_two_at_once_are_refused_with_what_is_busy() -> None:
     with locked("lab-x", what="the lab x"), pytest.raises(LabConflict, match="the lab x is busy"):  # noqa: SIM117
         with locked("lab-x", what="the lab x", seconds=0.05):
             pass
+
+
+def test_a_folder_knows_whose_lab_it_is() -> None:
+    """The driver is kept, so that a docker lab isn't taken for a new one while its engine is away."""
+    folder = StateFolder("x")
+    assert folder.made_by is None
+    folder.write(folder.driver, "docker")
+    assert folder.made_by == "docker"
+    with pytest.raises(EnvironmentUnfit):
+        choose_driver("x", folder, None, Silent())
+    assert choose_driver("y", StateFolder("y"), None, Silent()).kind == "local"

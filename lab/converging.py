@@ -1,0 +1,153 @@
+"""How `up` and `scale` make a lab what it shall be: remove, make, wait, and see a kernel run on every node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from lab import events
+from lab import lease as leases
+from lab.driver import Driver
+from lab.errors import LabNotReady
+from lab.kernel_probe import Landing, start_kernel_on
+from lab.machines import Gateway, Node
+from lab.progress import Progress
+from lab.state import StateFolder
+from lab.topology.desired import Desired, from_running, from_topology, numbered
+from lab.topology.model import Topology
+
+if TYPE_CHECKING:
+    from lab.lab import Lab
+
+DEFAULT_NODES = 3
+IMPORT_PROBE = "import eg_distributed; eg_distributed.DistributedProcessProxy"
+
+
+def desire(driver: Driver, folder: StateFolder, nodes: int | None, topology: Topology | None) -> Desired:
+    """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row."""
+    if topology is not None:
+        return from_topology(topology)
+    running = from_running(
+        [node.spec for node in driver.nodes()],
+        [gateway.spec for gateway in driver.gateways()],
+        gateway=not folder.no_gateway.exists(),
+    )
+    if not running.nodes:
+        fresh = from_topology(numbered(nodes or DEFAULT_NODES))
+        return Desired(fresh.nodes, tuple(gateway.serving(fresh.nodes) for gateway in running.gateways))
+    return running if nodes is None else running.scaled({"node": nodes})
+
+
+def lease(lab: Lab, seconds: float | None) -> None:
+    """Grant a lease of *seconds*, if it is given, and tell the machines that are there, so that a new one can wake them."""
+    held = leases.read(lab.name)
+    if seconds is not None:
+        leases.grant(lab.name, seconds)
+    elif held is not None and held.is_over():
+        # Whoever asks for a lab whose time is over wants it back, and not for another second.
+        leases.release(lab.name)
+    elif held is None:
+        return
+    leases.extend(lab, leases.expiry(lab.name) or leases.NEVER)
+
+
+class Convergence:
+    """One run of `up` or `scale` on *lab*; called with the lab's lock held."""
+
+    def __init__(self, lab: Lab, driver: Driver, identity: str, progress: Progress) -> None:
+        self._lab = lab
+        self._driver = driver
+        self._identity = identity
+        self._progress = progress
+        self.landings: tuple[Landing, ...] = ()
+        self.kernelspec = ""
+
+    def run(self, desired: Desired) -> None:
+        """Make the lab *desired*; raise LabNotReady with the probe that failed."""
+        lab = self._lab
+        self._driver.prepare(self._progress, desired.nodes)
+        lab.folder.write(lab.folder.driver, lab.driver)
+        if desired.gateways:
+            lab.folder.no_gateway.unlink(missing_ok=True)
+        else:
+            lab.folder.write(lab.folder.no_gateway, "")
+        self._remove_others(desired)
+        nodes = self._put_nodes(desired)
+        gateways = self._put_gateways(desired)
+        lab.refresh()
+        self._progress.step("an SSH login on every node")
+        self._await(nodes, lambda node: node.wait_ready())
+        if gateways:
+            what = "an HTTP answer of the gateway" if len(gateways) == 1 else "an HTTP answer of every gateway"
+            self._progress.step(what)
+            self._await(gateways, lambda gateway: gateway.wait_ready())
+        self._probe(desired, gateways)
+        events.record(lab.name, "up", driver=lab.driver, nodes=[node.name for node in nodes])
+
+    def _remove_others(self, desired: Desired) -> None:
+        """Remove the machines of groups that are not asked for (any more)."""
+        wanted = {spec.name for spec in desired.nodes} | {spec.name for spec in desired.gateways}
+        for machine in [*self._lab.nodes, *self._lab.gateways]:
+            if machine.group and machine.name not in wanted:
+                self._progress.note(f"removing {machine.name}: it is not asked for")
+                machine.remove()
+                events.record(self._lab.name, "node.removed", node=machine.name)
+
+    def _put_nodes(self, desired: Desired) -> list[Node]:
+        """Make the nodes, wake those that are nobody's group's, and return them all."""
+        count = len(desired.nodes)
+        self._progress.step(f"{count} node{'s' if count > 1 else ''}")
+        before = {node.name for node in self._lab.nodes}
+        with ThreadPoolExecutor(4) as pool:
+            nodes = list(pool.map(lambda spec: self._driver.put_node(spec, self._identity), desired.nodes))
+        extra = [node for node in self._lab.nodes if not node.group]
+        for node in extra:
+            self._driver.authorize(node, self._identity)
+            node.resume()
+        for node in nodes:
+            if node.name not in before:
+                events.record(self._lab.name, "node.added", node=node.name)
+        return [*nodes, *extra]
+
+    def _put_gateways(self, desired: Desired) -> list[Gateway]:
+        if desired.gateways:
+            count = len(desired.gateways)
+            self._progress.step(f"{count} gateways" if count > 1 else "gateway")
+        gateways = [self._driver.put_gateway(spec) for spec in desired.gateways]
+        for other in self._lab.gateways:
+            other.resume()
+        return gateways
+
+    def _await(self, machines: Sequence[Any], ready: Callable[[Any], None]) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            try:
+                list(pool.map(ready, machines))
+            except LabNotReady as error:
+                events.record(self._lab.name, "probe.failed", what=error.what, cause=error.cause)
+                raise
+
+    def _probe(self, desired: Desired, gateways: Sequence[Gateway]) -> None:
+        """Start a kernel on every node once, by the first gateway that serves it: that each answers is known by now.
+
+        Not on nodes that were asked to be impossible: without a python3, or with a host key that gateways must refuse.
+        """
+        able = {spec.name for spec in desired.nodes if spec.trusted and spec.python != "none"}
+        for gateway in gateways:
+            names = [name for name in gateway.hosts if name in able]
+            able -= set(names)
+            if names:
+                self._probe_kernels(gateway, names)
+
+    def _probe_kernels(self, gateway: Gateway, names: Sequence[str]) -> None:
+        ours = gateway.exec([gateway.python, "-c", IMPORT_PROBE]).exit_code == 0
+        self.kernelspec = "python_distributed" if ours else "python_distributed_stock"
+        if not ours:
+            self._progress.note(
+                "this checkout's wheel has no DistributedProcessProxy: probing with Enterprise Gateway's own"
+            )
+        self._progress.step("a kernel on every node")
+        # Enterprise Gateway's own proxy starts kernels one at a time anyway, and its start-up is what we wait for.
+        with ThreadPoolExecutor(4 if ours else 1) as pool:
+            landings = pool.map(lambda name: start_kernel_on(gateway, name, self.kernelspec), names)
+            self.landings = (*self.landings, *landings)

@@ -218,7 +218,7 @@ def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others
     node, reasons = context.node, []
     conflict: LabConflict | None = None
     for mechanism in kind.mechanisms:
-        closed = _closed(mechanism, context)
+        closed = _closed(kind, mechanism, context)
         held = _holder(mechanism.claims, node.name, others)
         if held is not None:
             conflict = LabConflict(
@@ -259,9 +259,13 @@ def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others
     raise reach.unavailable(kind.name, node, reasons)
 
 
-def _closed(mechanism: Mechanism, context: Context) -> str:
+def _closed(kind: FaultKind, mechanism: Mechanism, context: Context) -> str:
+    """Return why a mechanism can't be on this node, as far as that is known before it is tried."""
     if context.driver not in mechanism.drivers:
         return "nodes of a local lab share this machine's kernel, network and users"
+    of_logins = kind.group in {"ssh", "login"} or mechanism.name.startswith("pam_limits")
+    if of_logins and not reach.is_node(context.node):
+        return "nobody logs in to a gateway"
     return mechanism.refuse(context)
 
 

@@ -205,7 +205,7 @@ class Agent:
     async def _serve_gateway(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gateway = Gateway(hello["gateway"], hello["incarnation"], writer)
         for earlier in list(self.gateways):
-            if earlier.incarnation == gateway.incarnation:
+            if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         self._forget_earlier_lives(gateway)
         self.gateways.add(gateway)

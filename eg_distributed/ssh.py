@@ -118,7 +118,7 @@ def _boot_line(bridge: bool) -> bytes:
         "digest": digest,
         "archive": base64.b64encode(archive).decode(),
         "sentinel": SENTINEL.decode(),
-        "bridge": bridge,
+        "bridge": "yes" if bridge else "",
     }
     packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
     return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'

@@ -1,8 +1,7 @@
 """Bring an agent up on the node where this runs, or find the one that is there.
 
-Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read, and has
-no annotations; the agent itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what
-stands in the way.
+Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read; the agent
+itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what stands in the way.
 """
 
 import base64
@@ -24,7 +23,7 @@ MAX_PATH = (
 )
 
 
-def private(path):
+def private(path: str) -> bool:
     """Make *path* a folder that is ours alone, or return False."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -41,7 +40,7 @@ def private(path):
         return False
 
 
-def folder():
+def folder() -> str:
     """Return the agent's folder: in the home, one for each node since homes may be shared, else in /tmp.
 
     Not $XDG_RUNTIME_DIR: logind empties it when the login ends, and the agent stays.
@@ -59,7 +58,7 @@ def folder():
     raise OSError("no writable private folder among %s" % ", ".join(candidates))
 
 
-def answers(path):
+def answers(path: str) -> bool:
     """Whether an agent listens at *path*."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -72,7 +71,7 @@ def answers(path):
         probe.close()
 
 
-def start(home, archive, digest, path):
+def start(home: str, archive: str, digest: str, path: str) -> None:
     """Start an agent that outlives this login, and wait until it listens."""
     log_path = os.path.join(home, "agent.log")
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -100,7 +99,7 @@ def start(home, archive, digest, path):
         time.sleep(0.005)
 
 
-def install(home, digest, archive):
+def install(home: str, digest: str, archive: str) -> str:
     """Put the agent's code into its folder, whole or not at all."""
     path = os.path.join(home, digest + ".zip")
     if not os.path.exists(path):
@@ -111,7 +110,7 @@ def install(home, digest, archive):
     return path
 
 
-def boot(config):
+def boot(config: "dict[str, str]") -> None:
     """Answer with the agent's socket; then, in bridge mode, become the bridge to it."""
     os.umask(0o077)
     archive = path = None

@@ -125,7 +125,14 @@ async def measure_cells(way: Way, client: GatewayClient) -> None:
 
         interrupts.append(await timed(interrupt))
     way.figures["interrupt"] = statistics.median(interrupts)
-    way.figures["restart"] = statistics.median([await timed(kernel.restart) for _ in range(RESTARTS)])
+
+    async def restart() -> None:
+        # As JupyterLab does; the stock proxy's kernels have a new key, which a websocket that stays open never learns.
+        await kernel.disconnect()
+        await kernel.restart()
+        await kernel.connect()
+
+    way.figures["restart"] = statistics.median([await timed(restart) for _ in range(RESTARTS)])
     await kernel.delete()
     local = await start(client, "local")
     for _ in range(20):

@@ -174,12 +174,12 @@ def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
 
 
 def processes(node: Machine) -> dict[int, str]:
-    """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our agent."""
+    """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our own."""
     lines = node.exec(["ps", "-u", USER, "-o", "pid=,stat=,args="]).stdout.splitlines()
     found = {}
     for line in lines:
         pid, stat, args = line.split(None, 2)
-        if not (args.startswith(("sshd:", "ps -u", "timeout --foreground")) or _is_agent(args) or stat.startswith("Z")):
+        if not (args.startswith(("sshd:", "ps -u", "timeout --foreground")) or _is_ours(args) or stat.startswith("Z")):
             found[int(pid)] = args
     return found
 
@@ -189,9 +189,13 @@ def zombies(node: Machine) -> int:
     return sum(line.strip().startswith("Z") for line in node.exec(["ps", "-eo", "stat="]).stdout.splitlines())
 
 
+def _is_ours(args: str) -> bool:
+    """Whether it is an agent, or a bridge, which lives as long as its gateway's SSH connection."""
+    return any("/eg-distributed/" in word and word.endswith(".zip") for word in args.split())
+
+
 def _is_agent(args: str) -> bool:
-    words = args.split()
-    return "agent" in words and any("/eg-distributed/" in word and word.endswith(".zip") for word in words)
+    return _is_ours(args) and "agent" in args.split()
 
 
 def agents(node: Machine) -> list[int]:

@@ -32,7 +32,8 @@ async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
     """Send *data* on a fresh stream, and return what comes back."""
     flow, got = Flow(), b""
     flow.push(data)
-    writer.write(flow.next_frame() or b"")
+    while (put := flow.next_frame()) is not None:
+        writer.write(put)
     while len(got) < len(data):
         got += b"".join(flow.feed(await asyncio.wait_for(reader.read(1 << 16), DEADLINE)))
     return got

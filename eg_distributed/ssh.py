@@ -49,6 +49,8 @@ _CIPHERS = (
 """AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
 _MAX_NOISE = 256 * 1024
 """Bytes that a login may print before the agent's answer."""
+_SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
+"""Seconds for which, and after which, a session that sshd does not open is tried again."""
 _ARCHIVED = (
     "protocol.py",
     "streams.py",
@@ -269,17 +271,25 @@ async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings:
 async def _execute(
     connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, *, bridge: bool
 ) -> asyncssh.SSHClientProcess[bytes]:
-    try:
-        # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
-        process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
-            f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
-        )
-    except asyncssh.ChannelOpenError as error:
-        raise AgentUnavailable(
-            f"sshd opened no session ({error.reason})", host=host, remedy="raise MaxSessions in the host's sshd_config"
-        ) from error
-    process.stdin.write(_boot_line(bridge))
-    return process
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SESSION_DEADLINE
+    while True:
+        try:
+            # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
+            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
+                f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
+            )
+        except asyncssh.ChannelOpenError as error:
+            if loop.time() < deadline:  # with MaxSessions 1, sshd may still be closing our session before this one
+                await asyncio.sleep(_SESSION_RETRY)
+                continue
+            raise AgentUnavailable(
+                f"sshd opened no session ({error.reason})",
+                host=host,
+                remedy="raise MaxSessions in the host's sshd_config",
+            ) from error
+        process.stdin.write(_boot_line(bridge))
+        return process
 
 
 async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:

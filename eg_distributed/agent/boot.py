@@ -71,15 +71,15 @@ def answers(path: str) -> bool:
         probe.close()
 
 
-def start(home: str, archive: str, digest: str, path: str) -> None:
-    """Start an agent that outlives this login, and wait until it listens."""
+def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
+    """Start an agent that outlives this login, and wait until it listens; *umask* is the login's, and will be its kernels'."""
     log_path = os.path.join(home, "agent.log")
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         if os.fstat(log).st_size > 1 << 20:
             os.ftruncate(log, 0)
         process = subprocess.Popen(
-            [sys.executable or "python3", "-I", archive, "agent", home, digest],
+            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -112,7 +112,7 @@ def install(home: str, digest: str, archive: str) -> str:
 
 def boot(config: "dict[str, str]") -> None:
     """Answer with the agent's socket; then, in bridge mode, become the bridge to it."""
-    os.umask(0o077)
+    umask = os.umask(0o077)
     archive = path = None
     try:
         if sys.version_info < OLDEST:
@@ -124,7 +124,7 @@ def boot(config: "dict[str, str]") -> None:
             with open(os.path.join(home, "lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not answers(path):
-                    start(home, archive, config["digest"], path)
+                    start(home, archive, config["digest"], path, umask)
         answer = {"ok": True, "socket": path, "python": sys.version.split()[0], "node": socket.gethostname()}
     except Exception as error:  # noqa: BLE001 - whatever it is must reach the gateway, which has no other way to know
         answer = {"ok": False, "error": "%s" % (error,)}

@@ -89,7 +89,7 @@ class Kernel:
             self._open_log(params.get("log_dir"))
             for port in held:
                 port.close()
-            self._spawn(environment, params.get("cwd"))
+            self._spawn(environment, params.get("cwd"), int(params.get("umask", -1)))
         except OSError as error:
             self.discard()
             raise StartError(_explain(error, params)) from error
@@ -141,7 +141,7 @@ class Kernel:
         with contextlib.suppress(FileNotFoundError):
             self._log_start = self.log.stat().st_size
 
-    def _spawn(self, environment: dict[str, str], cwd: Optional[str]) -> None:
+    def _spawn(self, environment: dict[str, str], cwd: Optional[str], umask: int) -> None:
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         home = environment.get("HOME") or "/"
         folder = cwd if cwd and os.path.isdir(cwd) else home
@@ -163,6 +163,7 @@ class Kernel:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=umask,  # files that cells write are not the agent's secrets
                 executable=_executable(self.argv[0], environment),
             )
         except ValueError as error:

@@ -65,10 +65,11 @@ class Stream:
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
-    def __init__(self, directory: Path, digest: str, idle: float = IDLE) -> None:
+    def __init__(self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077) -> None:
         self.directory = directory
         self.digest = digest
         self.idle = idle
+        self.umask = umask  # of kernels: the login's own, not ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams: dict[str, Stream] = {}
@@ -309,7 +310,7 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start(params)
+            await kernel.start({**params, "umask": self.umask})
         except BaseException:  # a malformed request included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
@@ -390,7 +391,7 @@ class Agent:
         return True
 
 
-def main(directory: str, digest: str) -> Optional[int]:
+def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
 
     The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
@@ -408,7 +409,7 @@ def main(directory: str, digest: str) -> Optional[int]:
     listening.bind(temporary)
     listening.listen(1024)
     os.rename(temporary, path)
-    agent = Agent(home, digest)
+    agent = Agent(home, digest, umask=int(umask, 8))
 
     async def serve() -> None:
         # asyncio.Event must be made where its loop runs on Python 3.9.

@@ -95,7 +95,13 @@ def extra_gateway(lab: Lab) -> Iterator[MakeGateway]:
 
     yield make
     for gateway in made:
-        gateway.remove()
+        end_gateway(gateway)
+
+
+def end_gateway(gateway: Gateway) -> None:
+    """Remove *gateway*, orderly, so that it ends first what it was about to: killed, it leaves that to its kernels' nodes."""
+    gateway.stop()
+    gateway.remove()
 
 
 class MakeNode(Protocol):
@@ -283,3 +289,7 @@ def _clean(lab: Lab) -> None:
                 httpx.delete(f"{gateway.url}/api/kernels/{kernel['id']}", timeout=30, trust_env=False)
     for node in lab.nodes:
         node.exec(["kill", "-9", *map(str, processes(node))])
+        if folders := kernel_files(node):
+            # A record that nobody asks for: the agent would keep it for an hour, and the next one reads it from there.
+            node.exec(["kill", "-9", *map(str, agents(node))])
+            node.exec(["rm", "-rf", *folders])

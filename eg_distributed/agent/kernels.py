@@ -202,6 +202,19 @@ class Kernel:
         self.save()
         if self.state == STARTING:
             self._own(self._watch_ready())
+            self._own(self._end_launchers_listener(int(info.get("comm_port") or 0)))
+
+    async def _end_launchers_listener(self, port: int) -> None:
+        """Have a launcher stop listening for its gateway's signals, as Enterprise Gateway does when it ends a kernel.
+
+        Whoever reaches that *port* could signal the kernel by it; we signal from here. And a launcher whose kernel has ended,
+        or failed to start, waits for its listener, which nobody else would end.
+        """
+        if port:
+            with contextlib.suppress(OSError):  # it has ended already
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b'{"shutdown": 1}')
+                writer.close()
 
     def endpoint(self, channel: str) -> tuple[str, int]:
         """Return where *channel* listens: (path, 0) for a UNIX socket, else (address, port)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
-from ..streams import Relay, StreamBroken
+from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel, StartError
 
@@ -23,6 +23,9 @@ EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
+OUTPUT_LIMIT = 256 * 1024 * 1024
+"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
+drops what a reader hasn't taken once that is 1000 messages."""
 TICK = 1.0
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
@@ -252,7 +255,8 @@ class Agent:
             if refusal is None and kernel is not None:
                 try:
                     local = await kernel.connect(hello["channel"])
-                    stream = Stream(Relay(*local), kernel, hello["incarnation"])
+                    limit = OUTPUT_LIMIT if hello["channel"] == "iopub" else DEFAULT_LIMIT
+                    stream = Stream(Relay(*local, limit), kernel, hello["incarnation"])
                     self.streams[hello["stream"]] = stream
                 except OSError as error:
                     refusal = f"cannot connect to the kernel: {error}"

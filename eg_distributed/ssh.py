@@ -264,7 +264,7 @@ async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settin
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> Link:
     process = await _execute(connection, host, settings, bridge=True)
     await _read_answer(process.stdout, process.stderr, host)
-    client = BridgeClient(_Shielded(process.stdout), process.stdin)
+    client = BridgeClient(_Shielded(process.stdout), _ShieldedWriter(process.stdin))
     return BridgedLink(connection, client)
 
 
@@ -357,7 +357,7 @@ class SSHLink(Link):
             reader, writer = await self._connection.open_unix_connection(self._path)
         except asyncssh.Error as error:
             raise ConnectionError(error.reason) from error
-        return _Shielded(reader), writer
+        return _Shielded(reader), _ShieldedWriter(writer)
 
     def close(self) -> None:
         """Close the SSH connection."""
@@ -422,3 +422,22 @@ class _Shielded:
             return await self._reader.readexactly(n)
         except asyncssh.Error as error:
             raise ConnectionResetError(error.reason) from error
+
+
+class _ShieldedWriter:
+    """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
+
+    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        try:
+            await self._writer.drain()
+        except asyncssh.Error as error:
+            raise ConnectionResetError(error.reason) from error
+
+    def close(self) -> None:
+        self._writer.close()

@@ -7,6 +7,7 @@ clean-up are handed to the cluster's thread.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import logging
@@ -33,6 +34,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
 _LEFT_TO_THE_NODE = ("connection_file", "response_address")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
+_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
@@ -56,6 +58,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         # Any text will do: it only keeps Enterprise Gateway from writing a connection file with ports of this machine.
         kernel_manager.response_address = "chosen on the node"
         self._restarting = False
+        self._launched = False  # by one of Enterprise Gateway's launchers
         self._kernel: RemoteKernel | None = None
         self.cluster = self._shared_cluster(kernel_manager)
         self._observe_restart()
@@ -94,6 +97,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             _check_env(kwargs["env"])
             await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
             request = self._start_request(kwargs)
+            self._launched = request.transport == "launcher"
             self._kernel = await self.cluster.run(self.cluster.start(request))
         except DistributedError as error:
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
@@ -225,7 +229,18 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return self.send_signal(signal.SIGTERM)
 
     def shutdown_listener(self) -> None:
-        """Nothing: there is no listener beside the kernel. Called right after a shutdown was requested."""
+        """Called right after a shutdown was requested: make sure that a launcher ends."""
+        if self._launched and self._kernel is not None:
+            self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
+
+    async def _end_launcher(self, kernel: RemoteKernel, attempt: str) -> None:
+        """Send SIGTERM if the launcher has not ended by itself soon; Enterprise Gateway's own proxy does so at once.
+
+        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
+        """
+        await asyncio.sleep(_LAUNCHER_GRACE)
+        if kernel.attempt == attempt and kernel.state is not State.DEAD:
+            await self._signal(kernel, signal.SIGTERM)
 
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import asyncssh
@@ -90,6 +91,7 @@ class Sshd:
                 **self.env,
             },
             cwd=self.folder,
+            start_new_session=True,
         )
         assert shell.stdin is not None
         assert shell.stdout is not None
@@ -113,7 +115,7 @@ class Sshd:
             await asyncio.wait({feeding, *outputs})
             if shell.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    shell.kill()
+                    os.killpg(shell.pid, signal.SIGKILL)
                 await shell.communicate()
 
     async def close(self) -> None:

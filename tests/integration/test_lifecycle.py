@@ -179,6 +179,22 @@ async def test_no_port_but_ssh_and_http(lab: Lab, gateway: Gateway, client: Gate
     assert listening(gateway, loopback=True) == set()
 
 
+async def test_nobody_signals_a_launchers_kernel_from_the_network(lab: Lab, client: GatewayClient) -> None:
+    """The launcher's listener, which obeys whoever connects, is ended as soon as the launcher has answered."""
+    kernel = await client.start_kernel("python_distributed_eg", env={"KERNEL_REMOTE_HOST": NODES[0]})
+    await kernel.execute("1")
+    attack = """
+import json, socket, sys
+for port in map(int, sys.argv[1:]):
+    with socket.create_connection(("node1.lab.test", port), 5) as sock:
+        sock.sendall(json.dumps({"signum": 9}).encode())
+"""
+    ports = listening(lab.node("node1")) - {22}
+    lab.node("node2").exec(["python3", "-c", attack, *map(str, ports)])
+    assert len(processes(lab.node("node1"))) == 1
+    assert (await kernel.execute("6 * 7")).text == "42"
+
+
 @SPECS
 async def test_a_kernel_that_dies_is_restarted_at_once(client: GatewayClient, spec: str) -> None:
     """A crash is pushed: clients hear `restarting` well before Enterprise Gateway's 3 s poll, three times in a row.

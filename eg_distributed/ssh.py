@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import ipaddress
@@ -288,7 +289,8 @@ async def _execute(
                 host=host,
                 remedy="raise MaxSessions in the host's sshd_config",
             ) from error
-        process.stdin.write(_boot_line(bridge))
+        with contextlib.suppress(OSError):  # it has ended already; what it said is read next
+            process.stdin.write(_boot_line(bridge))
         return process
 
 

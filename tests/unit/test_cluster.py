@@ -15,6 +15,7 @@ import pytest
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import (
+    DistributedError,
     HostUnreachable,
     KernelGone,
     KernelStartFailed,
@@ -392,7 +393,7 @@ async def test_the_runtime_folder_is_private(cluster: Cluster, settings: Distrib
     (home / "open").chmod(0o755)
     settings.runtime_dir = str(home / "open")
     other = Cluster(settings, "other")
-    with pytest.raises(PermissionError, match="runtime_dir"):
+    with pytest.raises(DistributedError, match="runtime_dir"):
         other.prefix("k1")
     await asyncio.to_thread(other.close)
 

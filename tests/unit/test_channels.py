@@ -44,20 +44,19 @@ async def test_all_five_channels_reach_the_kernel(cluster: Cluster, hosts: Hosts
 
 
 @pytest.mark.parametrize("forwarding", [True, False])
-@pytest.mark.parametrize("seed", [1, 2])
-async def test_a_channel_survives_cuts(cluster: Cluster, hosts: Hosts, seed: int, *, forwarding: bool) -> None:
+async def test_a_channel_survives_cuts(cluster: Cluster, hosts: Hosts, *, forwarding: bool) -> None:
     """The connection is cut again and again while megabytes pass; every byte comes back once and in order."""
     (sshd,) = await hosts("node1")
     sshd.forwarding = forwarding
     kernel = await start(cluster, "k1", "node1")
-    chance = random.Random(seed)
-    data = chance.randbytes(6_000_000)
+    chance = random.Random(1)
+    data = chance.randbytes(4_000_000)
     reader, writer = await client(kernel)
     traffic = asyncio.gather(send(writer, data), reader.readexactly(len(data)))
     cuts = 0
     while not traffic.done():
         before = sshd.wire.connections
-        sshd.wire.cut_after(chance.randrange(50_000, 3_000_000))
+        sshd.wire.cut_after(chance.randrange(50_000, 2_000_000))
         await until(lambda: traffic.done() or sshd.wire.connections > before, "it is cut and back")  # noqa: B023
         cuts += 1
     _, back = await traffic

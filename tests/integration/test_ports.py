@@ -142,5 +142,5 @@ async def test_a_launcher_of_enterprise_gateway_opens_ports_of_its_own_but_the_g
         await until("the kernel has ended", lambda: not processes(node))
     assert seen.ports[gateway.name] == {HTTP}
     assert RESPONSE_PORT not in seen.ports[gateway.name] | seen.loopback[gateway.name]
-    assert len(opened) == 6, f"five channels and the signal port, not {opened}"
+    assert len(opened) in {5, 6}, f"five channels, and the signal port unless the agent has closed it, not {opened}"
     assert listening(node) == {SSH}

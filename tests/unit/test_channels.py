@@ -50,18 +50,18 @@ async def test_a_channel_survives_cuts(cluster: Cluster, hosts: Hosts, *, forwar
     sshd.forwarding = forwarding
     kernel = await start(cluster, "k1", "node1")
     chance = random.Random(1)
-    data = chance.randbytes(4_000_000)
+    data = chance.randbytes(2_500_000)
     reader, writer = await client(kernel)
     traffic = asyncio.gather(send(writer, data), reader.readexactly(len(data)))
     cuts = 0
     while not traffic.done():
         before = sshd.wire.connections
-        sshd.wire.cut_after(chance.randrange(50_000, 2_000_000))
+        sshd.wire.cut_after(chance.randrange(200_000, 1_500_000))
         await until(lambda: traffic.done() or sshd.wire.connections > before, "it is cut and back")  # noqa: B023
         cuts += 1
     _, back = await traffic
     assert back == data
-    assert cuts > 3
+    assert cuts > 2
     assert kernel.state is not State.DEAD
     writer.close()
 

@@ -286,6 +286,8 @@ class Node:
             return KernelStartFailed(
                 text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
             )
+        if message.get("kind") == "host":
+            return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
         if message.get("kind") == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
         return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")

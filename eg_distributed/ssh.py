@@ -32,7 +32,7 @@ import asyncssh
 
 from .bridging import BridgeClient
 from .errors import AgentUnavailable, HostError, HostKeyRejected, HostUnreachable, LoginRefused
-from .protocol import SENTINEL, Reader, Writer
+from .protocol import PROTOCOL, SENTINEL, Reader, Writer
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ _CIPHERS = (
     "aes128-ctr",
 )
 """AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
+_LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME")
+"""What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
 _MAX_NOISE = 256 * 1024
 """Bytes that a login may print before the agent's answer."""
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
@@ -121,6 +123,7 @@ def _boot_line(bridge: bool) -> bytes:
         "digest": digest,
         "archive": base64.b64encode(archive).decode(),
         "sentinel": SENTINEL.decode(),
+        "protocol": str(PROTOCOL),
         "bridge": "yes" if bridge else "",
     }
     packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
@@ -243,6 +246,12 @@ def _login_error(error: Exception, host: str, settings: Distributed) -> HostErro
             host=host,
             remedy="create it or correct ssh_config",
         )
+    if isinstance(error, ValueError):  # KeyImportError and ConfigParseError are such
+        return LoginRefused(
+            f"a key or ssh_config of the gateway cannot be used ({error})",
+            host=host,
+            remedy="correct the ssh_config, or decrypt the key or give it to ssh-agent",
+        )
     # asyncio's own text is "Connect call failed" and hides what the system said.
     cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return HostUnreachable(
@@ -327,6 +336,8 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # The agent's environment is the base of its kernels': a login's, and none of the gateway's settings and secrets.
+        env={name: value for name, value in os.environ.items() if name in _LOGIN or name.startswith("LC_")},
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -12,15 +12,15 @@ import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 OLDEST = (3, 9)
-MAX_PATH = (
-    60  # of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes
-)
+# Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
+MAX_PATH = 60
 
 
 def private(path: str) -> bool:
@@ -71,6 +71,46 @@ def answers(path: str) -> bool:
         probe.close()
 
 
+def is_wanted(path: str, digest: str) -> bool:
+    """Whether an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
+
+    One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
+    no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
+    """
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        peer.settimeout(5)
+        peer.connect(path)
+        with peer.makefile("rb") as heard:
+
+            def tell(message: "dict[str, object]") -> None:
+                body = json.dumps(message).encode()
+                peer.sendall(struct.pack(">I", len(body)) + body)
+
+            def hear() -> "dict[str, object]":
+                header = heard.read(4)
+                return json.loads(heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
+
+            tell({"type": "control", "gateway": "boot", "incarnation": "boot-%d" % os.getpid()})
+            hello = hear()
+            if hello.get("digest") == digest or hello.get("kernels"):
+                return True
+            tell({"id": 1, "method": "leave", "params": {}})
+            answer = hear()
+            while "event" in answer:
+                answer = hear()
+            if answer.get("result") is False:
+                return True
+    except OSError:
+        return answers(path)
+    finally:
+        peer.close()
+    deadline = time.time() + START_DEADLINE
+    while answers(path) and time.time() < deadline:
+        time.sleep(0.005)
+    return False
+
+
 def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
     """Start an agent that outlives this login, and wait until it listens; *umask* is the login's, and will be its kernels'."""
     log_path = os.path.join(home, "agent.log")
@@ -107,6 +147,10 @@ def install(home: str, digest: str, archive: str) -> str:
         with open(temporary, "wb") as file:
             file.write(base64.b64decode(archive))
         os.rename(temporary, path)
+        for other in os.listdir(home):  # read as a whole when its agent started
+            if other.endswith(".zip") and other != digest + ".zip":
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(home, other))
     return path
 
 
@@ -118,9 +162,9 @@ def boot(config: "dict[str, str]") -> None:
         if sys.version_info < OLDEST:
             raise OSError("python3 is %s, the agent needs 3.9 or later" % sys.version.split()[0])
         home = folder()
-        path = os.path.join(home, config["digest"] + ".sock")
+        path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not answers(path):
+        if not is_wanted(path, config["digest"]):
             with open(os.path.join(home, "lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not answers(path):

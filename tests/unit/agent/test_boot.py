@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ import eg_distributed.agent.boot as boot_module
 from eg_distributed import ssh
 from eg_distributed.agent.boot import MAX_PATH
 from eg_distributed.errors import AgentUnavailable
+from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
+from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
 from tests.unit.agents import DEADLINE, Visitor, alive, standin, until
 from tests.unit.conftest import Hosts
@@ -39,7 +42,7 @@ def pythons(*versions: str) -> list[object]:
 
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:
     """Run the boot's source with *python*, after *before* changed its globals; return what preceded the answer, and that."""
-    values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "bridge": False, **config}
+    values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": "1", "bridge": "", **config}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
     done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     noise, _, answer = done.stdout.decode().partition("SENTINEL")
@@ -96,15 +99,43 @@ async def test_an_agent_outlives_what_started_it(visitor: Visitor) -> None:
     assert str(Path(f"/proc/{pid}/cwd").readlink()) == "/"
 
 
-async def test_versions_live_side_by_side(visitor: Visitor, home: Path) -> None:
-    """An agent of another version gets its own socket beside ours."""
-    _, archive = ssh.agent_archive()
+def boot_of_another_release(**config: object) -> dict[str, object]:
+    """Boot with the same code under another digest."""
+    archive = base64.b64encode(ssh.agent_archive()[1]).decode()
+    values: dict[str, Any] = {"digest": "other", "archive": archive, **config}
+    return booted(**values)[1]
+
+
+async def test_an_idle_agent_of_another_release_makes_room(visitor: Visitor, settings: Distributed) -> None:
+    """An agent without kernels that serves nobody is replaced by the release that comes."""
     before = (await visitor.request("ping"))["pid"]
-    _, answer = await asyncio.to_thread(booted, digest="other", archive=base64.b64encode(archive).decode())
+    visitor.close()
+    answer = await asyncio.to_thread(boot_of_another_release)
     assert answer["ok"] is True
-    assert Path(str(answer["socket"])).name == "other.sock"
+    assert Path(str(answer["socket"])).name == f"agent-{PROTOCOL}.sock"
+    now = await Visitor.at(LocalLink(str(answer["socket"])), "gateway", "2")
+    ping = await now.request("ping")
+    assert (ping["digest"], ping["pid"] != before) == ("other", True)
+    now.close()
+
+
+async def test_an_agent_that_is_in_use_stays(visitor: Visitor) -> None:
+    """An agent that another gateway uses is used by a newer release as well: a node has one truth for each protocol."""
+    before = await visitor.request("ping")
+    answer = await asyncio.to_thread(boot_of_another_release)
+    assert answer["ok"] is True
+    other = await Visitor.at(LocalLink(str(answer["socket"])), "other", "2")
+    assert (await other.request("ping"))["pid"] == before["pid"]
+    other.close()
+
+
+async def test_protocols_live_side_by_side(visitor: Visitor, home: Path) -> None:
+    """An agent of another protocol gets its own socket beside ours."""
+    before = (await visitor.request("ping"))["pid"]
+    answer = await asyncio.to_thread(boot_of_another_release, protocol="0", archive="")
+    assert answer["ok"] is False  # there is no code of that protocol here to start
     assert (await visitor.request("ping"))["pid"] == before
-    assert len(list(home.glob("eg-distributed/*/*.sock"))) == 2
+    assert [path.name for path in home.glob("eg-distributed/*/*.sock")] == [f"agent-{PROTOCOL}.sock"]
 
 
 def test_the_folder_is_private_even_if_it_was_not(home: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed import ssh
-from eg_distributed.agent.server import Agent
+from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import DATA, FIN, Flow
@@ -281,7 +281,7 @@ async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: 
 
 async def test_an_idle_agent_leaves(short: Path) -> None:
     """Without a kernel and a visitor an agent ends by itself, and takes its socket's name with it."""
-    path = short / "d.sock"
+    path = socket_path(short)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen()

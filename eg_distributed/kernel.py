@@ -193,6 +193,8 @@ class RemoteKernel:
         *deadline* is in the loop's time. Raises HostError or KernelError; then nothing of the attempt stays on the node, at
         once or, if it can't be reached, as soon as it comes back.
         """
+        if self.node is not node:
+            self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node, self.attempt = node, attempt
         self._ready = self._exited = self.lost = False
         self._response, self._decrypt = None, request.decrypt

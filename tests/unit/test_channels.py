@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import State
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
@@ -185,6 +186,6 @@ async def test_nothing_is_reported_when_nothing_was_lost(
 async def test_a_path_that_is_too_long_is_said(cluster: Cluster, settings: Distributed, home: Path) -> None:
     """A runtime folder in which no socket has room is an error that names the setting."""
     settings.runtime_dir = str(home / ("x" * 90))
-    with pytest.raises(OSError, match=r"too long for a UNIX socket; set Distributed\.runtime_dir"):
+    with pytest.raises(DistributedError, match=r"too long for a UNIX socket; set Distributed\.runtime_dir"):
         await start(cluster, "k1", "localhost")
     assert not cluster.kernels

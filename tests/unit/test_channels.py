@@ -14,7 +14,6 @@ import pytest
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
-from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import State
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed

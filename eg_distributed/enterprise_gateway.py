@@ -346,4 +346,5 @@ def _check_env(env: dict[str, Any]) -> None:
 
 tuning.turn_nagle_off()
 tuning.parse_dates_quickly()
+tuning.keep_environments_apart()
 __all__ = ["DistributedProcessProxy"]

@@ -349,6 +349,7 @@ class Kernel:
                     with open(self.log, "ab") as log:
                         log.write(b"[older output was dropped here]\n" + kept)
                     self._log_start = 0
+                    self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -539,3 +540,14 @@ def socket_names(gateway: Gateway) -> list[str]:
     """Return the paths of kernels' sockets at *gateway*, with their inodes' change times left out."""
     listed = gateway.exec(["sh", "-c", "ls /tmp/eg-distributed-*/*/* 2>/dev/null"]).stdout.split()
     return sorted(os.path.normpath(path) for path in listed)
+
+
+async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:
+    """Kernels of requests that overlap have the values of their own request, and a later one without any has none of them."""
+    names = [f"user{number}" for number in range(6)]
+    starts = (client.start_kernel(env={"KERNEL_USERNAME": name, "KERNEL_MARK": name}) for name in names)
+    kernels = await asyncio.gather(*starts)
+    marks = [await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") for kernel in kernels]
+    assert marks == names
+    later = await client.start_kernel(env=None)
+    assert await later.evaluate("__import__('os').environ.get('KERNEL_MARK')") is None

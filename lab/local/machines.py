@@ -153,8 +153,14 @@ class LocalNode(LocalMachine, Node):
         return HostEntry(self.name, self.address, self.port, self.host_key, str(self.facts["user"]))
 
     def pause(self) -> None:
-        """SIGSTOP to all of the node's processes."""
+        """SIGSTOP to all of the node's processes; returns when the main one has stopped."""
         processes.signal_all(self.folder, signal.SIGSTOP)
+
+        def check() -> None:
+            if self.state != "paused":
+                raise ProbeFailed(f"it is {self.state}")
+
+        self._wait(f"{self.name} to stop", check)
 
     def unpause(self) -> None:
         """SIGCONT to all of the node's processes."""

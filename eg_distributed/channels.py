@@ -78,8 +78,7 @@ class Endpoints:
     async def close(self) -> None:
         """Close every stream and remove the sockets."""
         await self._stop_listening()
-        for relay in list(self._relays):
-            relay.close()
+        self.drop_streams()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -90,6 +89,11 @@ class Endpoints:
                 os.unlink(f"{self.prefix}-{number}")
         with contextlib.suppress(OSError):
             self.prefix.parent.rmdir()
+
+    def drop_streams(self) -> None:
+        """Close the streams that are open; ZMQ connects again by itself. For a kernel that moves to another node."""
+        for relay in list(self._relays):
+            relay.close()
 
     def _accept(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .balancing import HostView, LoadBalancer, load_balancer
-from .errors import DistributedError, HostError, KernelGone, NoHostAvailable, RequestRefused
+from .errors import DistributedError, HostError, HostUnreachable, KernelGone, NoHostAvailable, RequestRefused
 from .hosts import Host, HostSet, parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
 from .node import Node
@@ -28,6 +28,11 @@ from .settings import Distributed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class OutOfTime(HostUnreachable):
+    """The launch timeout ended first; the host itself may be well."""
+
 
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
@@ -84,7 +89,7 @@ class Cluster:
         async def close_nodes() -> None:
             if self._releasing:
                 await asyncio.wait(self._releasing, timeout=_CLOSE_DEADLINE / 2)
-            for kernel in self.kernels.values():
+            for kernel in list(self.kernels.values()):
                 await kernel.endpoints.close()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
             if self._runtime_dir is not None and not self.settings.runtime_dir:
@@ -106,7 +111,8 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             for kernel in list(self.kernels.values()):
                 node = kernel.node
-                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
+                starting = any(kernel.id in host.starting for host in self.hosts.values())
+                if kernel.state is State.DEAD and not starting and now - kernel.died_at > _DEAD_KEPT:
                     self.release_soon(kernel.id)
                 if node is None or kernel.state is not State.UNKNOWN:
                     continue
@@ -145,12 +151,12 @@ class Cluster:
         self._check_pin(request)
         earlier = self.kernels.get(request.kernel_id)
         kernel = earlier or self._new_kernel(request.kernel_id)
-        at_home = earlier.node if earlier is not None and not earlier.lost else None
         self.kernels[kernel.id] = kernel
         try:
             if earlier is not None and earlier.state is not State.DEAD:
                 await self._end_for_restart(earlier)
-            await kernel.endpoints.open()
+            at_home = earlier.node if earlier is not None and not earlier.lost else None
+            await self._open_endpoints(kernel)
             await self._start_somewhere(kernel, request, at_home, deadline)
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
             self.kernels.pop(kernel.id, None)
@@ -165,6 +171,15 @@ class Cluster:
         except DistributedError as error:
             log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)
             kernel.give_up()
+
+    async def _open_endpoints(self, kernel: RemoteKernel) -> None:
+        try:
+            await kernel.endpoints.open()
+        except OSError as error:
+            raise DistributedError(
+                f"the gateway cannot make the kernel's sockets ({error})",
+                remedy="free disk space, or set Distributed.runtime_dir to a short, writable folder of the gateway's user",
+            ) from error
 
     def _check_pin(self, request: StartRequest) -> None:
         if request.pin is None or request.pin in request.hosts or self.settings.allow_any_host:
@@ -192,7 +207,8 @@ class Cluster:
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
             except HostError as error:
                 log.warning("kernel %s: start failed, trying the next host: %s", kernel.id, error)
-                host.node.failed(error)
+                if not isinstance(error, OutOfTime):  # a client's short launch timeout says nothing of the host
+                    host.node.failed(error)
                 errors.append(error)
                 kernel.node = None
             else:
@@ -208,7 +224,7 @@ class Cluster:
         try:
             await asyncio.wait_for(host.node.connect(), max(remaining, 0.1))
         except asyncio.TimeoutError:
-            raise HostError(
+            raise OutOfTime(
                 "not connected when the launch timeout ended",
                 host=host.name,
                 remedy="check the host; raise the launch timeout",
@@ -253,7 +269,9 @@ class Cluster:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = folder.lstat()
             if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
-                raise PermissionError(f"{folder} is not a private folder of ours; set Distributed.runtime_dir")
+                raise DistributedError(
+                    f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
+                )
             self._runtime_dir = folder
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 

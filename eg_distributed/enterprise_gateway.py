@@ -7,13 +7,16 @@ clean-up are handed to the cluster's thread.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import concurrent.futures
 import functools
 import logging
 import os
 import re
 import secrets
 import signal
+import sys
 from typing import Any, ClassVar, Final
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
@@ -33,6 +36,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
 _LEFT_TO_THE_NODE = ("connection_file", "response_address")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
+_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
@@ -55,7 +59,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.tunnel_processes: dict[str, Any] = {}
         # Any text will do: it only keeps Enterprise Gateway from writing a connection file with ports of this machine.
         kernel_manager.response_address = "chosen on the node"
+        # Read here, on the gateway's own thread: the trait's default is the loop of whichever thread asks first.
+        self._gateway_loop = kernel_manager.loop
         self._restarting = False
+        self._launched = False  # by one of Enterprise Gateway's launchers
         self._kernel: RemoteKernel | None = None
         self.cluster = self._shared_cluster(kernel_manager)
         self._observe_restart()
@@ -89,13 +96,18 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     async def launch_process(self, kernel_cmd: list[str], **kwargs: Any) -> DistributedProcessProxy:
         """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
-        kwargs["env"] = self._data_env()
+        kwargs["env"] = {**self._control_env(), **self._data_env()}
         try:
             _check_env(kwargs["env"])
             await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
             request = self._start_request(kwargs)
+            self._launched = request.transport == "launcher"
             self._kernel = await self.cluster.run(self.cluster.start(request))
         except DistributedError as error:
+            # A restart that fails leaves the kernel listed as dead: without this, nobody could delete or restart it any more,
+            # since Jupyter's shutdown begins with an interrupt, which refuses a kernel that is None.
+            self.kernel_manager.kernel = self
+            self._resume_restarter()
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
         assert self._kernel is not None
         self._kernel.on_exit = self._exited
@@ -103,6 +115,24 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if self._kernel.state is State.DEAD:  # it ended between its start and our listening
             self._exited(self._kernel)
         return self
+
+    def _resume_restarter(self) -> None:
+        """After an automatic restart that failed, have the restarter try again; its own limit ends that.
+
+        Enterprise Gateway leaves it stopped and the kernel marked as restarting, so that every later request would wait.
+        """
+        manager = self.kernel_manager
+        if manager.restarting:
+            manager.restarting = False
+            restarter = manager._restarter
+            if restarter is not None:
+                restarter._restarting = True  # so that the next failure counts as one more in a row
+                manager.loop.call_later(restarter.time_to_dead, restarter.start)
+
+    def _control_env(self) -> dict[str, str]:
+        """Return the KERNEL_* values of the kernelspec, which Enterprise Gateway reads as defaults of the client's."""
+        spec_env = self.kernel_manager.kernel_spec.env or {}
+        return {name: value for name, value in spec_env.items() if name.startswith("KERNEL_") and "$" not in value}
 
     def _data_env(self) -> dict[str, str]:
         """Return what the kernel gets besides its kernelspec's env: the client's values, and `inherited_envs`.
@@ -166,7 +196,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         arguments = manager._launch_args
         argv = [*manager.kernel_spec.argv, *arguments.get("extra_arguments", [])]
         values = {name: value for name, value in arguments.items() if isinstance(value, str)}
-        values.update(resource_dir=manager.kernel_spec.resource_dir, kernel_id=self.kernel_id)
+        values.update(prefix=sys.prefix, resource_dir=manager.kernel_spec.resource_dir, kernel_id=self.kernel_id)
         values["port_range"] = manager.port_range or "0..0"
         if any("{public_key}" in argument for argument in argv):
             values["public_key"] = self._launchers_key().public_key
@@ -185,8 +215,15 @@ class DistributedProcessProxy(RemoteProcessProxy):
         assert kernel.node is not None
         self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
         self.pid = kernel.pid
-        self._update_connection(kernel.connection_info)
+        self._connect_manager(kernel)
         tuning.renew_session_key(self.kernel_id, self.kernel_manager.session.key)
+
+    def _connect_manager(self, kernel: RemoteKernel) -> None:
+        """Give the kernel manager the endpoints. Not by the base class's method, which logs the kernel's key."""
+        manager = self.kernel_manager
+        manager.shell_port = manager.iopub_port = manager.stdin_port = manager.hb_port = manager.control_port = 0
+        manager.load_connection_info(info=kernel.connection_info)
+        manager._connection_file_written = True  # lets Jupyter's clean-up remove what it may have written
 
     async def confirm_remote_startup(self) -> None:
         """Nothing: `launch_process` returns only when the kernel is ready. Abstract in the base class."""
@@ -225,7 +262,18 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return self.send_signal(signal.SIGTERM)
 
     def shutdown_listener(self) -> None:
-        """Nothing: there is no listener beside the kernel. Called right after a shutdown was requested."""
+        """Called right after a shutdown was requested: make sure that a launcher ends."""
+        if self._launched and self._kernel is not None:
+            self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
+
+    async def _end_launcher(self, kernel: RemoteKernel, attempt: str) -> None:
+        """Send SIGTERM if the launcher has not ended by itself soon; Enterprise Gateway's own proxy does so at once.
+
+        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
+        """
+        await asyncio.sleep(_LAUNCHER_GRACE)
+        if kernel.attempt == attempt and kernel.state is not State.DEAD:
+            await self._signal(kernel, signal.SIGTERM)
 
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
@@ -234,7 +282,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
-        self.kernel_manager.loop.add_callback(self._wake_restarter)
+        self._gateway_loop.add_callback(self._wake_restarter)
 
     async def _wake_restarter(self) -> None:
         manager = self.kernel_manager
@@ -250,7 +298,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Return what is kept for a restart of the gateway."""
         info: dict[str, Any] = super().get_process_info()
         if self._kernel is not None:
-            info["distributed"] = {"host": self.assigned_host, "attempt": self._kernel.attempt}
+            info["distributed"] = {
+                "host": self.assigned_host,
+                "attempt": self._kernel.attempt,
+                "launched": self._launched,
+            }
         return info
 
     def load_process_info(self, process_info: dict[str, Any]) -> None:
@@ -266,11 +318,17 @@ class DistributedProcessProxy(RemoteProcessProxy):
         info = self.kernel_manager.get_connection_info()
         info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
         adopting = self.cluster.submit(self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info))
-        self._kernel = adopting.result(_LOCAL_DEADLINE)
+        try:
+            self._kernel = adopting.result(_LOCAL_DEADLINE)
+        except (DistributedError, OSError, concurrent.futures.TimeoutError) as error:
+            # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
+            log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
+            return
         self._kernel.on_exit = self._exited
         self.assigned_host = ours["host"]
         if self.kernel_manager.ip != self._kernel.connection_info["ip"]:  # the runtime folder has another name now
-            self._update_connection(self._kernel.connection_info)
+            self._connect_manager(self._kernel)
+        self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
 
@@ -288,4 +346,5 @@ def _check_env(env: dict[str, Any]) -> None:
 
 tuning.turn_nagle_off()
 tuning.parse_dates_quickly()
+tuning.keep_environments_apart()
 __all__ = ["DistributedProcessProxy"]

@@ -83,6 +83,7 @@ class RemoteKernel:
         self._ready = False
         self._exited = False
         self._changed = asyncio.Event()
+        self._unverified = False  # adopted, and the node has not spoken yet
         self._response: Message | None = None
         self._decrypt: Callable[[str], Message] | None = None
         self.endpoints = Endpoints(
@@ -112,6 +113,9 @@ class RemoteKernel:
     def hear(self, message: Message) -> None:
         """Take an event of the node; events of earlier attempts are ignored."""
         event = message["event"]
+        if self._unverified and event == "found" and "attempt" in message:
+            # What was kept on disk may be older: a gateway may have been killed in the middle of a restart.
+            self._unverified, self.attempt = False, message["attempt"]
         if message.get("attempt", self.attempt) != self.attempt:
             return
         if event == "ready":
@@ -155,7 +159,7 @@ class RemoteKernel:
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
         if self.node is not None and not self._exited:
-            self.node.abandoned[self.id] = self.attempt
+            self.node.abandon(self.id, self.attempt)
             self.lost = True
             self._die(None, "")
             self._changed.set()
@@ -189,6 +193,8 @@ class RemoteKernel:
         *deadline* is in the loop's time. Raises HostError or KernelError; then nothing of the attempt stays on the node, at
         once or, if it can't be reached, as soon as it comes back.
         """
+        if self.node is not node:
+            self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node, self.attempt = node, attempt
         self._ready = self._exited = self.lost = False
         self._response, self._decrypt = None, request.decrypt
@@ -198,7 +204,7 @@ class RemoteKernel:
             self.pid = described["pid"]
             await self._await_ready(node, request, deadline)
         except KernelError:
-            await self._undo(node)
+            await node.end(self.id, attempt)
             raise
         except (HostError, asyncio.CancelledError):
             node.abandon(self.id, attempt)  # not waited for: a hanging host must not hold up the move
@@ -280,18 +286,9 @@ class RemoteKernel:
             log=tail,
         )
 
-    async def _undo(self, node: Node) -> None:
-        """Leave nothing of a failed attempt on the node, if it can be reached now."""
-        try:
-            await node.request("stop", {"kernel": self.id, "attempt": self.attempt, "grace": 0, "forget": True})
-        except (HostError, KernelError):
-            node.abandoned[self.id] = self.attempt
-        else:
-            node.abandoned.pop(self.id, None)
-
     async def adopted_by(self, node: Node, attempt: str, connection_info: Message) -> None:
         """Take over a kernel that an earlier process of this gateway started; its state is learned from the node."""
-        self.node, self.attempt, self._ready = node, attempt, True
+        self.node, self.attempt, self._ready, self._unverified = node, attempt, True, True
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
         await self.endpoints.open()
@@ -321,13 +318,15 @@ class RemoteKernel:
 
         A node that is out of reach is told as soon as it is back.
         """
+        if self.node is not None:
+            # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
+            self.node.abandoned.add((self.id, self.attempt))
         await self.endpoints.close()
         if self.node is None:
             return
         node, self.node = self.node, None
         self._exited = True
-        node.abandoned[self.id] = self.attempt
-        await self._undo(node)
+        await node.end(self.id, self.attempt)
 
     async def read_log(self, size: int = 65536) -> str:
         """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""

@@ -1,8 +1,8 @@
 """The gateway's half of Enterprise Gateway's launcher contract: a key pair, and reading what a launcher sends with it.
 
-The cryptography is the launchers' (RSA PKCS#1 v1.5 around AES-ECB) and weak; it stays, since they run unchanged, but nothing
-depends on it: the answer travels through the agent and SSH, not through an open port. The older, keyless form (version 0),
-which anybody who knows a kernel's id can forge, is refused.
+The cryptography is the launchers' (RSA PKCS#1 v1.5 around AES-ECB) and weak; it stays, since they run unchanged, but little
+depends on it: the answer goes to a loopback listener that hears the login user alone, and on through SSH. The older,
+keyless form (version 0), which anybody who knows a kernel's id can forge, is refused.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Node:
         self.connections = 0  # made so far
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
-        self.abandoned: dict[str, str] = {}  # kernel -> attempt: starts that we gave up and must not live on there
+        self.abandoned: set[tuple[str, str]] = set()  # (kernel, attempt): starts that must not live on there
         self._settings = settings
         self._identity = identity
         self._listen = listen
@@ -84,7 +84,15 @@ class Node:
         self.last_error, self.failed_at = error, time.monotonic()
 
     async def _connect(self) -> None:
-        link = await ssh.connect(self.name, self._settings)
+        try:
+            link = await ssh.connect(self.name, self._settings)
+        except HostError:
+            raise
+        except Exception as error:  # whatever it is, it is this host's: starts move on, and coming back goes on
+            log.exception("%s: an error that nobody expected", self.name)
+            raise AgentUnavailable(
+                f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
+            ) from error
         self.connections += 1
         try:
             reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
@@ -112,12 +120,17 @@ class Node:
         except HostError:
             link.close()
             raise
+        except Exception as error:  # a defective answer is this host's trouble, and must not end our coming back
+            link.close()
+            raise AgentUnavailable(
+                f"its agent's answers make no sense ({error!r})", host=self.name, remedy="end that agent"
+            ) from error
         self.connected.set()
 
     async def _take_back(self) -> None:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
-        for kernel_id, attempt in list(self.abandoned.items()):
-            await self._end_abandoned(kernel_id, attempt)
+        for kernel_id, attempt in list(self.abandoned):
+            await self.end(kernel_id, attempt)
         await self._claim(self._wanted())
 
     async def _claim(self, kernels: list[str]) -> None:
@@ -188,22 +201,40 @@ class Node:
         Does not wait: what the node says of the kernel comes as an event.
         """
         if self.connected.is_set():
-            self._claiming.add(task := asyncio.ensure_future(self._claim([fresh])))
+            self._claiming.add(task := asyncio.ensure_future(self._claim_or_reconnect(fresh)))
             task.add_done_callback(self._claiming.discard)
         else:
             self._start_coming_back()
 
+    async def _claim_or_reconnect(self, kernel_id: str) -> None:
+        try:
+            await self._claim([kernel_id])
+        except HostError as error:
+            # Whether the claim arrived is unknown, and without it nobody would tell us of the kernel: begin anew with all.
+            log.warning("%s: claiming kernel %s failed, reconnecting: %s", self.name, kernel_id, error)
+            if self._link is not None:
+                self._link.close()
+
     def abandon(self, kernel_id: str, attempt: str) -> None:
         """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
-        self.abandoned[kernel_id] = attempt
-        self._abandoning.add(task := asyncio.ensure_future(self._end_abandoned(kernel_id, attempt)))
+        self._abandoning.add(task := asyncio.ensure_future(self.end(kernel_id, attempt)))
+        self.abandoned.add((kernel_id, attempt))
         task.add_done_callback(self._abandoning.discard)
 
-    async def _end_abandoned(self, kernel_id: str, attempt: str) -> None:
-        with contextlib.suppress(HostError):
+    async def end(self, kernel_id: str, attempt: str) -> None:
+        """End a start and forget it, now or, if the node does not answer, as soon as it is back. Raises nothing.
+
+        By its attempt, since the kernel may have been started there again meanwhile.
+        """
+        self.abandoned.add((kernel_id, attempt))
+        try:
             await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
-            if self.abandoned.get(kernel_id) == attempt:
-                del self.abandoned[kernel_id]
+        except (HostError, KernelGone) as error:
+            log.debug("%s: attempt %s of kernel %s is not ended yet: %s", self.name, attempt, kernel_id, error)
+            if not self.connected.is_set() and self._connecting is None:
+                self._start_coming_back()
+        else:
+            self.abandoned.discard((kernel_id, attempt))
 
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
@@ -255,6 +286,8 @@ class Node:
             return KernelStartFailed(
                 text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
             )
+        if message.get("kind") == "host":
+            return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
         if message.get("kind") == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
         return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")

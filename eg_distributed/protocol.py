@@ -17,7 +17,8 @@ import struct
 from typing import Any, Protocol
 
 PROTOCOL = 1
-"""Version of everything in this file and in streams.py; agents of another version are left alone."""
+"""Version of everything in this file, in streams.py and of the agent's requests: one more for whatever an older gateway or
+agent would not understand. Agents of another version are left alone, and live side by side with ours."""
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 """A kernel's five channels, in the order of their ports in an `ipc` connection file (1 to 5)."""

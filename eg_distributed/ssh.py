@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import ipaddress
@@ -31,7 +32,7 @@ import asyncssh
 
 from .bridging import BridgeClient
 from .errors import AgentUnavailable, HostError, HostKeyRejected, HostUnreachable, LoginRefused
-from .protocol import SENTINEL, Reader, Writer
+from .protocol import PROTOCOL, SENTINEL, Reader, Writer
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,12 @@ _CIPHERS = (
     "aes128-ctr",
 )
 """AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
+_LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME")
+"""What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
 _MAX_NOISE = 256 * 1024
 """Bytes that a login may print before the agent's answer."""
+_SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
+"""Seconds for which, and after which, a session that sshd does not open is tried again."""
 _ARCHIVED = (
     "protocol.py",
     "streams.py",
@@ -118,7 +123,8 @@ def _boot_line(bridge: bool) -> bytes:
         "digest": digest,
         "archive": base64.b64encode(archive).decode(),
         "sentinel": SENTINEL.decode(),
-        "bridge": bridge,
+        "protocol": str(PROTOCOL),
+        "bridge": "yes" if bridge else "",
     }
     packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
     return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'
@@ -240,6 +246,12 @@ def _login_error(error: Exception, host: str, settings: Distributed) -> HostErro
             host=host,
             remedy="create it or correct ssh_config",
         )
+    if isinstance(error, ValueError):  # KeyImportError and ConfigParseError are such
+        return LoginRefused(
+            f"a key or ssh_config of the gateway cannot be used ({error})",
+            host=host,
+            remedy="correct the ssh_config, or decrypt the key or give it to ssh-agent",
+        )
     # asyncio's own text is "Connect call failed" and hides what the system said.
     cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return HostUnreachable(
@@ -262,24 +274,33 @@ async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settin
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> Link:
     process = await _execute(connection, host, settings, bridge=True)
     await _read_answer(process.stdout, process.stderr, host)
-    client = BridgeClient(_Shielded(process.stdout), process.stdin)
+    client = BridgeClient(_Shielded(process.stdout), _ShieldedWriter(process.stdin))
     return BridgedLink(connection, client)
 
 
 async def _execute(
     connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, *, bridge: bool
 ) -> asyncssh.SSHClientProcess[bytes]:
-    try:
-        # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
-        process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
-            f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
-        )
-    except asyncssh.ChannelOpenError as error:
-        raise AgentUnavailable(
-            f"sshd opened no session ({error.reason})", host=host, remedy="raise MaxSessions in the host's sshd_config"
-        ) from error
-    process.stdin.write(_boot_line(bridge))
-    return process
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SESSION_DEADLINE
+    while True:
+        try:
+            # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
+            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
+                f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
+            )
+        except asyncssh.ChannelOpenError as error:
+            if loop.time() < deadline:  # with MaxSessions 1, sshd may still be closing our session before this one
+                await asyncio.sleep(_SESSION_RETRY)
+                continue
+            raise AgentUnavailable(
+                f"sshd opened no session ({error.reason})",
+                host=host,
+                remedy="raise MaxSessions in the host's sshd_config",
+            ) from error
+        with contextlib.suppress(OSError):  # it has ended already; what it said is read next
+            process.stdin.write(_boot_line(bridge))
+        return process
 
 
 async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:
@@ -315,6 +336,8 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # The agent's environment is the base of its kernels': a login's, and none of the gateway's settings and secrets.
+        env={name: value for name, value in os.environ.items() if name in _LOGIN or name.startswith("LC_")},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -347,7 +370,7 @@ class SSHLink(Link):
             reader, writer = await self._connection.open_unix_connection(self._path)
         except asyncssh.Error as error:
             raise ConnectionError(error.reason) from error
-        return _Shielded(reader), writer
+        return _Shielded(reader), _ShieldedWriter(writer)
 
     def close(self) -> None:
         """Close the SSH connection."""
@@ -412,3 +435,22 @@ class _Shielded:
             return await self._reader.readexactly(n)
         except asyncssh.Error as error:
             raise ConnectionResetError(error.reason) from error
+
+
+class _ShieldedWriter:
+    """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
+
+    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def drain(self) -> None:
+        try:
+            await self._writer.drain()
+        except asyncssh.Error as error:
+            raise ConnectionResetError(error.reason) from error
+
+    def close(self) -> None:
+        self._writer.close()

@@ -29,6 +29,8 @@ ACK_DELAY = 0.05
 DEFAULT_LIMIT = 16 * 1024 * 1024
 """Bytes that one end keeps for replay before it stops reading its local socket."""
 
+_MERGED = 16 * 1024
+"""Bytes up to which small reads are kept as one: what is sent again after a long cut is searched chunk by chunk."""
 _HEADER = struct.Struct(">BI")
 _OFFSET = struct.Struct(">Q")
 
@@ -79,7 +81,10 @@ class Flow:
     def push(self, data: bytes) -> None:
         """Take *data*, read from the local socket, for the peer."""
         if data:
-            self._chunks.append(data)
+            if self._chunks and len(self._chunks[-1]) + len(data) <= _MERGED:
+                self._chunks[-1] += data
+            else:
+                self._chunks.append(data)
             self._end += len(data)
 
     def finish(self) -> None:
@@ -399,6 +404,8 @@ class Relay:
 
     def close(self) -> None:
         """End the stream at once, at this end; called by its owner when the kernel or the stream's peer is gone."""
+        if not self.closed.is_set():
+            self._writer.transport.abort()  # a socket that nobody reads would never finish a polite close
         self._shut()
         if self._ack_timer is not None:
             self._ack_timer.cancel()

@@ -1,15 +1,19 @@
-"""What Enterprise Gateway's environment does slower, or for a shorter time, than it could; used by our process proxy.
+"""What Enterprise Gateway's environment does slowly, or wrongly, on every kernel's way; put right by our process proxy.
 
-All of it is in libraries that Enterprise Gateway pins to old releases, and none offers a hook. The patches keep what the patched
-functions promise; they are only about speed.
+All of it is in Enterprise Gateway's own handlers, or in libraries that it pins to old releases, and none offers a hook. The
+patches keep what the patched functions promise.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import datetime
+from types import MethodType
 from typing import Any
 
+from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_client import jsonutil
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 
@@ -46,6 +50,32 @@ def parse_dates_quickly() -> None:
             return guessed
 
     jsonutil._dateutil_parse = parse
+
+
+class _PerRequest:
+    """A method that a request may replace for itself, not for all: what is assigned is seen in the assigning task alone."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self._original = original
+        self._replaced: ContextVar[Any] = ContextVar("replaced", default=None)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self._original
+        return self._replaced.get() or MethodType(self._original, instance)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        self._replaced.set(value)
+
+
+def keep_environments_apart() -> None:
+    """Have each request start its kernel with its own `env`.
+
+    Enterprise Gateway's handler replaces the kernel manager's `start_kernel` for the time of a request, and puts back what it
+    found there. Of two requests at once, one finds the other's, and leaves it: later kernels then run as that user.
+    """
+    if not isinstance(vars(RemoteMappingKernelManager).get("start_kernel"), _PerRequest):
+        RemoteMappingKernelManager.start_kernel = _PerRequest(RemoteMappingKernelManager.start_kernel)
 
 
 def renew_session_key(kernel_id: str, key: bytes) -> None:

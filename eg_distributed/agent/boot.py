@@ -1,8 +1,7 @@
 """Bring an agent up on the node where this runs, or find the one that is there.
 
-Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read, and has
-no annotations; the agent itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what
-stands in the way.
+Sent as text to the node's python3, which may be any version, so this file keeps to what every Python 3 can read; the agent
+itself needs 3.9. Prints a sentinel and one line of JSON: where the agent's socket is, or what stands in the way.
 """
 
 import base64
@@ -13,18 +12,18 @@ import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 OLDEST = (3, 9)
-MAX_PATH = (
-    60  # of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes
-)
+# Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
+MAX_PATH = 60
 
 
-def private(path):
+def private(path: str) -> bool:
     """Make *path* a folder that is ours alone, or return False."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -41,7 +40,7 @@ def private(path):
         return False
 
 
-def folder():
+def folder() -> str:
     """Return the agent's folder: in the home, one for each node since homes may be shared, else in /tmp.
 
     Not $XDG_RUNTIME_DIR: logind empties it when the login ends, and the agent stays.
@@ -59,7 +58,7 @@ def folder():
     raise OSError("no writable private folder among %s" % ", ".join(candidates))
 
 
-def answers(path):
+def answers(path: str) -> bool:
     """Whether an agent listens at *path*."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -72,15 +71,55 @@ def answers(path):
         probe.close()
 
 
-def start(home, archive, digest, path):
-    """Start an agent that outlives this login, and wait until it listens."""
+def is_wanted(path: str, digest: str) -> bool:
+    """Whether an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
+
+    One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
+    no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
+    """
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        peer.settimeout(5)
+        peer.connect(path)
+        with peer.makefile("rb") as heard:
+
+            def tell(message: "dict[str, object]") -> None:
+                body = json.dumps(message).encode()
+                peer.sendall(struct.pack(">I", len(body)) + body)
+
+            def hear() -> "dict[str, object]":
+                header = heard.read(4)
+                return json.loads(heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
+
+            tell({"type": "control", "gateway": "boot", "incarnation": "boot-%d" % os.getpid()})
+            hello = hear()
+            if hello.get("digest") == digest or hello.get("kernels"):
+                return True
+            tell({"id": 1, "method": "leave", "params": {}})
+            answer = hear()
+            while "event" in answer:
+                answer = hear()
+            if answer.get("result") is False:
+                return True
+    except OSError:
+        return answers(path)
+    finally:
+        peer.close()
+    deadline = time.time() + START_DEADLINE
+    while answers(path) and time.time() < deadline:
+        time.sleep(0.005)
+    return False
+
+
+def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
+    """Start an agent that outlives this login, and wait until it listens; *umask* is the login's, and will be its kernels'."""
     log_path = os.path.join(home, "agent.log")
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         if os.fstat(log).st_size > 1 << 20:
             os.ftruncate(log, 0)
         process = subprocess.Popen(
-            [sys.executable or "python3", "-I", archive, "agent", home, digest],
+            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -100,7 +139,7 @@ def start(home, archive, digest, path):
         time.sleep(0.005)
 
 
-def install(home, digest, archive):
+def install(home: str, digest: str, archive: str) -> str:
     """Put the agent's code into its folder, whole or not at all."""
     path = os.path.join(home, digest + ".zip")
     if not os.path.exists(path):
@@ -108,24 +147,28 @@ def install(home, digest, archive):
         with open(temporary, "wb") as file:
             file.write(base64.b64decode(archive))
         os.rename(temporary, path)
+        for other in os.listdir(home):  # read as a whole when its agent started
+            if other.endswith(".zip") and other != digest + ".zip":
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(home, other))
     return path
 
 
-def boot(config):
+def boot(config: "dict[str, str]") -> None:
     """Answer with the agent's socket; then, in bridge mode, become the bridge to it."""
-    os.umask(0o077)
+    umask = os.umask(0o077)
     archive = path = None
     try:
         if sys.version_info < OLDEST:
             raise OSError("python3 is %s, the agent needs 3.9 or later" % sys.version.split()[0])
         home = folder()
-        path = os.path.join(home, config["digest"] + ".sock")
+        path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not answers(path):
+        if not is_wanted(path, config["digest"]):
             with open(os.path.join(home, "lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not answers(path):
-                    start(home, archive, config["digest"], path)
+                    start(home, archive, config["digest"], path, umask)
         answer = {"ok": True, "socket": path, "python": sys.version.split()[0], "node": socket.gethostname()}
     except Exception as error:  # noqa: BLE001 - whatever it is must reach the gateway, which has no other way to know
         answer = {"ok": False, "error": "%s" % (error,)}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
 from . import processes
@@ -31,11 +34,17 @@ _STRIPPED = (
     "SSH_",
 )  # of the login's environment: a parent pid that is not ours, a connection that will be gone
 
+_KERNELS_FAULT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG, errno.ENOTDIR, errno.ELOOP, errno.EPERM)
+"""Errors of an execve that would come on any host; others (a full disk, no processes left) are this one's."""
 Notify = Callable[["Kernel", str, "dict[str, Any]"], None]
 
 
 class StartError(Exception):
-    """The kernel could not be started; the text is for the user."""
+    """The kernel could not be started; the text is for the user. *host_fault*: another host might do better."""
+
+    def __init__(self, text: str, host_fault: bool = False) -> None:
+        super().__init__(text)
+        self.host_fault = host_fault
 
 
 class Kernel:
@@ -73,8 +82,10 @@ class Kernel:
 
     # -- starting ------------------------------------------------------------------------------------------------
 
-    async def start(self, params: dict[str, Any]) -> None:
+    async def start(self, params: dict[str, Any], taken: AbstractSet[int] = frozenset()) -> None:
         """Start the process that *params* describe; readiness or exit is told by `notify` later.
+
+        *taken* are ports that other kernels were given, bound by now or not.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -84,32 +95,46 @@ class Kernel:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             environment = self._environment(params["spec_env"], params["env"])
-            substitutions, held = await self._connection(params)
+            substitutions, held = await self._connection(params, taken)
             self.argv = [_fill(argument, substitutions) for argument in params["argv"]]
             self._open_log(params.get("log_dir"))
             for port in held:
                 port.close()
-            self._spawn(environment, params.get("cwd"))
+            # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
+            loop = asyncio.get_running_loop()
+            umask = int(params.get("umask", -1))
+            await loop.run_in_executor(None, self._spawn, environment, params.get("cwd"), umask)
         except OSError as error:
             self.discard()
-            raise StartError(_explain(error, params)) from error
+            raise StartError(_explain(error, params), host_fault=error.errno not in _KERNELS_FAULT) from error
         except StartError:
             self.discard()
             raise
         self.save()
         self.watch()
 
-    def _environment(self, spec_env: dict[str, str], data: dict[str, str]) -> dict[str, str]:
-        """Return the kernel's environment: the login's own, the kernelspec's expanded, the client's as it is."""
+    def _environment(self, spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
+        """Return the kernel's environment: the login's own, the kernelspec's expanded, the client's as it is.
+
+        Bytes, so that the node's locale has no say in what a value is.
+        """
         own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
         known = {**own, **data}
-        return {**own, **{name: expand(value, known) for name, value in spec_env.items()}, **data}
+        given = {**{name: expand(value, known) for name, value in spec_env.items()}, **data}
+        own_bytes = {os.fsencode(name): os.fsencode(value) for name, value in own.items()}
+        return {**own_bytes, **{_encoded(name): _encoded(value) for name, value in given.items()}}
 
-    async def _connection(self, params: dict[str, Any]) -> tuple[dict[str, str], list[socket.socket]]:
+    async def _connection(
+        self, params: dict[str, Any], taken: AbstractSet[int]
+    ) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints and write the connection file; return what argv wants filled in, and ports held open till then."""
         if self.transport == "launcher":
-            self._listener = ResponseListener(lambda payload: self._notify(self, "response", {"payload": payload}))
-            return {"response_address": await self._listener.open()}, []
+            impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
+            self._listener = ResponseListener(
+                lambda payload: self._notify(self, "response", {"payload": payload}), any_user=impersonated
+            )
+            address = await self._listener.open()
+            return {"response_address": address, "connection_file": str(self.directory / "connection.json")}, []
         held: list[socket.socket] = []
         info: dict[str, Any] = {
             "key": params["key"],
@@ -125,7 +150,7 @@ class Kernel:
                     os.unlink(f"{info['ip']}-{port}")
         else:
             info["ip"] = "127.0.0.1"
-            held = _hold_ports(5, params.get("port_range"))
+            held = _hold_ports(5, params.get("port_range"), taken)
             ports = [sock.getsockname()[1] for sock in held]
         info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
         self.connection = info
@@ -141,9 +166,16 @@ class Kernel:
         with contextlib.suppress(FileNotFoundError):
             self._log_start = self.log.stat().st_size
 
-    def _spawn(self, environment: dict[str, str], cwd: Optional[str]) -> None:
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        home = environment.get("HOME") or "/"
+    def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int) -> None:
+        # O_NONBLOCK for the open alone: a folder for logs may be shared, and hold a FIFO of that name.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        log = os.open(self.log, flags, 0o600)
+        found = os.fstat(log)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+            os.close(log)
+            raise StartError(f"the kernel's log {self.log} exists and is not a file of this user")
+        os.set_blocking(log, True)
+        home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
         folder = cwd if cwd and os.path.isdir(cwd) else home
         if not os.path.isdir(folder):
             folder = "/"
@@ -151,18 +183,15 @@ class Kernel:
             if cwd and folder != cwd:
                 # Notebook servers send the notebook's folder on their own disk; it need not exist here.
                 os.write(log, f"working directory {cwd} does not exist on this node: started in {folder}\n".encode())
-            # Bytes, so that the node's locale has no say in what a value is.
             self._process = subprocess.Popen(
                 self.argv,
-                env={
-                    k.encode("utf-8", "surrogatepass"): v.encode("utf-8", "surrogatepass")
-                    for k, v in environment.items()
-                },
+                env=environment,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=umask,  # files that cells write are not the agent's secrets
                 executable=_executable(self.argv[0], environment),
             )
         except ValueError as error:
@@ -189,8 +218,8 @@ class Kernel:
 
     def set_connection(self, info: dict[str, Any], pid: int) -> None:
         """Take what a launcher answered, decrypted by the gateway: endpoints, and the *pid* to interrupt (0: unknown)."""
-        if info.get("ip") in ("0.0.0.0", "::", "", None):
-            info["ip"] = "127.0.0.1"
+        if info.get("transport") != "ipc":
+            info["ip"] = "127.0.0.1"  # whatever a launcher says: its kernel is on this node, and binds 0.0.0.0
         self.connection = info
         started = processes.start_time(pid) if pid > 0 else None
         if started:
@@ -201,6 +230,19 @@ class Kernel:
         self.save()
         if self.state == STARTING:
             self._own(self._watch_ready())
+            self._own(self._end_launchers_listener(int(info.get("comm_port") or 0)))
+
+    async def _end_launchers_listener(self, port: int) -> None:
+        """Have a launcher stop listening for its gateway's signals, as Enterprise Gateway does when it ends a kernel.
+
+        Whoever reaches that *port* could signal the kernel by it; we signal from here. And a launcher whose kernel has ended,
+        or failed to start, waits for its listener, which nobody else would end.
+        """
+        if port:
+            with contextlib.suppress(OSError):  # it has ended already
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b'{"shutdown": 1}')
+                writer.close()
 
     def endpoint(self, channel: str) -> tuple[str, int]:
         """Return where *channel* listens: (path, 0) for a UNIX socket, else (address, port)."""
@@ -225,6 +267,10 @@ class Kernel:
         while waiting and self.state == STARTING:
             try:
                 _, writer = await self.connect(waiting[0])
+                if writer.get_extra_info("sockname") == writer.get_extra_info("peername") and self.transport != "ipc":
+                    # TCP joins a socket to itself if it happens to be given the very port that it connects to.
+                    writer.close()
+                    raise ConnectionRefusedError
             except OSError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
@@ -255,7 +301,7 @@ class Kernel:
         ended = loop.create_future()
         try:
             descriptor = os.pidfd_open(self.pid)
-        except OSError:  # a kernel without pidfd (before Linux 5.3), or the process is gone
+        except (OSError, AttributeError):  # a system or a Python without pidfd (before Linux 5.3), or it is gone
             while processes.is_running(self.pid, self.started):
                 await asyncio.sleep(0.1)
         else:
@@ -303,6 +349,7 @@ class Kernel:
                     with open(self.log, "ab") as log:
                         log.write(b"[older output was dropped here]\n" + kept)
                     self._log_start = 0
+                    self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
 
@@ -325,7 +372,11 @@ class Kernel:
         group holds processes (spark-submit, the launcher's listener) which an interrupt would kill.
         """
         if signum not in (signal.SIGKILL, signal.SIGTERM) and self.interrupt_pid:
-            return processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
+            delivered = processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
+            if signum == signal.SIGINT and processes.catches(self.interrupt_pid, signal.SIGUSR2):
+                # As the launcher's own listener would: its handler cancels Spark's jobs.
+                processes.signal_process(self.interrupt_pid, self.interrupt_started, signal.SIGUSR2, group=False)
+            return delivered
         delivered = processes.signal_process(self.pid, self.started, signum, group=True)
         if self.interrupt_pid and self.interrupt_pid != self.pid:
             delivered |= processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
@@ -415,11 +466,19 @@ def _fill(argument: str, substitutions: dict[str, str]) -> str:
     return argument
 
 
-def _executable(program: str, environment: dict[str, str]) -> str:
+def _encoded(text: str) -> bytes:
+    """Return *text* as UTF-8, with what the node's own values had of other bytes, or of lone surrogates, as it was."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def _executable(program: str, environment: dict[bytes, bytes]) -> str:
     """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
     if "/" in program:
         return program
-    found = shutil.which(program, path=environment.get("PATH", os.defpath))
+    found = shutil.which(program, path=os.fsdecode(environment.get(b"PATH", os.fsencode(os.defpath))))
     if found is None:
         raise FileNotFoundError(2, "not found on the node's PATH", program)
     return found
@@ -428,13 +487,21 @@ def _executable(program: str, environment: dict[str, str]) -> str:
 def _explain(error: OSError, params: dict[str, Any]) -> str:
     program = params["argv"][0] if params["argv"] else ""
     what = error.filename if isinstance(error.filename, str) else program
-    return f"cannot execute {program!r}: {error.strerror or error} ({what})"
+    doing = f"execute {program!r}" if error.errno in _KERNELS_FAULT else "start a kernel"
+    return f"cannot {doing}: {error.strerror or error} ({what})"
 
 
-def _hold_ports(count: int, port_range: Optional[list[int]]) -> list[socket.socket]:
-    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice."""
+def _hold_ports(count: int, port_range: Optional[list[int]], taken: AbstractSet[int]) -> list[socket.socket]:
+    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice.
+
+    None of *taken*: a kernel that is still starting has not bound its own yet.
+    """
     held: list[socket.socket] = []
-    candidates = iter(range(port_range[0], port_range[1] + 1)) if port_range else iter([0] * count)
+    if port_range:
+        candidates = [port for port in range(port_range[0], port_range[1] + 1) if port not in taken]
+        random.shuffle(candidates)
+    else:
+        candidates = [0] * (count + len(taken) + 16)
     for port in candidates:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -442,12 +509,15 @@ def _hold_ports(count: int, port_range: Optional[list[int]]) -> list[socket.sock
         except OSError:
             sock.close()
             continue
+        if sock.getsockname()[1] in taken:
+            sock.close()
+            continue
         held.append(sock)
         if len(held) == count:
             return held
     for sock in held:
         sock.close()
-    raise StartError(f"no {count} free ports in the port range {port_range}")
+    raise StartError(f"no {count} free ports in the port range {port_range}", host_fault=True)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -8,6 +8,7 @@ on the network: stock gateways keep a port open for this, on all addresses, with
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Callable, Optional
 
 _MAX_RESPONSE = 64 * 1024
@@ -15,10 +16,15 @@ _RESPONSE_DEADLINE = 10.0  # seconds that a connected launcher has to finish its
 
 
 class ResponseListener:
-    """Listens on the node's loopback while one kernel starts; owned by that kernel."""
+    """Listens on the node's loopback while one kernel starts; owned by that kernel.
 
-    def __init__(self, on_response: Callable[[str], None]) -> None:
+    Hears only this user, and root, unless *any_user*: whoever else is on the node can read the public key from the process
+    list, and would otherwise be able to put his own kernel in this one's place.
+    """
+
+    def __init__(self, on_response: Callable[[str], None], any_user: bool = False) -> None:
         self._on_response = on_response
+        self._any_user = any_user
         self._server: Optional[asyncio.base_events.Server] = None
 
     async def open(self) -> str:
@@ -29,6 +35,8 @@ class ResponseListener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if not self._any_user and _owner(writer) not in (os.getuid(), 0):
+                return
             data = bytearray()
             while len(data) <= _MAX_RESPONSE:
                 chunk = await asyncio.wait_for(reader.read(4096), _RESPONSE_DEADLINE)
@@ -47,3 +55,20 @@ class ResponseListener:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+
+def _owner(writer: asyncio.StreamWriter) -> Optional[int]:
+    """Return the user id of the process at the other end of a loopback connection, None if it can't be told."""
+    port = writer.get_extra_info("sockname")[1]
+    peer = writer.get_extra_info("peername")[1]
+    wanted = (f"{peer:04X}", f"{port:04X}")
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as rows:
+                for row in rows:
+                    fields = row.split()
+                    if (fields[1].rpartition(":")[2], fields[2].rpartition(":")[2]) == wanted:
+                        return int(fields[7])
+        except OSError:
+            continue
+    return None

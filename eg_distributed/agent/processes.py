@@ -40,9 +40,21 @@ def signal_process(pid: int, started: str, signum: int, group: bool) -> bool:
             os.killpg(pid, signum)
         else:
             os.kill(pid, signum)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or another user's, behind a launcher's sudo
         return False
     return True
+
+
+def catches(pid: int, signum: int) -> bool:
+    """Whether the process has a handler for *signum*."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("SigCgt:"):
+                    return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+    except (OSError, ValueError):
+        pass  # gone, or a system that doesn't tell
+    return False
 
 
 def end_group(pgid: int, signum: int = signal.SIGKILL) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
-from ..streams import Relay, StreamBroken
+from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel, StartError
 
@@ -23,6 +23,11 @@ EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
+OUTPUT_LIMIT = 256 * 1024 * 1024
+"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
+drops what a reader hasn't taken once that is 1000 messages."""
+OUTPUT_BUDGET = 512 * 1024 * 1024
+"""Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
 TICK = 1.0
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
@@ -54,10 +59,10 @@ class Gateway:
 class Stream:
     """One resumable stream to a kernel's channel, and the gateway life that it belongs to."""
 
-    def __init__(self, relay: Relay, kernel: Kernel, incarnation: str) -> None:
+    def __init__(self, relay: Relay, kernel: Kernel, owner: tuple[str, str]) -> None:
         self.relay = relay
         self.kernel = kernel
-        self.incarnation = incarnation
+        self.owner = owner  # the gateway and its incarnation
         self.unlinked_since = time.monotonic()
         self.running = asyncio.ensure_future(relay.run())
 
@@ -65,10 +70,11 @@ class Stream:
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
-    def __init__(self, directory: Path, digest: str, idle: float = IDLE) -> None:
+    def __init__(self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077) -> None:
         self.directory = directory
         self.digest = digest
         self.idle = idle
+        self.umask = umask  # of kernels: the login's own, not ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams: dict[str, Stream] = {}
@@ -108,7 +114,7 @@ class Agent:
         finally:
             # In this order: as long as this agent listens no boot starts another one, so the name is still our socket's.
             with contextlib.suppress(OSError):
-                os.unlink(self.directory / f"{self.digest}.sock")
+                os.unlink(socket_path(self.directory))
             server.close()
 
     def _restore(self) -> None:
@@ -131,7 +137,10 @@ class Agent:
                 self._dismiss(gateway)
         self._last_tick = now
         for kernel_id, since in list(self._unclaimed.items()):
-            kernel = self.kernels[kernel_id]
+            kernel = self.kernels.get(kernel_id)
+            if kernel is None:
+                del self._unclaimed[kernel_id]
+                continue
             if kernel_id in self._orphans:
                 continue
             if kernel.state == EXITED:
@@ -205,13 +214,14 @@ class Agent:
     async def _serve_gateway(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gateway = Gateway(hello["gateway"], hello["incarnation"], writer)
         for earlier in list(self.gateways):
-            if earlier.incarnation == gateway.incarnation:
+            if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         self._forget_earlier_lives(gateway)
         self.gateways.add(gateway)
-        gateway.send({"ok": True, "protocol": PROTOCOL, "kernels": [k.describe() for k in self.kernels.values()]})
+        kernels = [kernel.describe() for kernel in self.kernels.values()]
+        gateway.send({"ok": True, "protocol": PROTOCOL, "digest": self.digest, "kernels": kernels})
         try:
-            while True:
+            while gateway in self.gateways:  # what a dismissed one had still queued must not begin anything
                 request = await read_message(reader)
                 if request is None:
                     return
@@ -233,10 +243,10 @@ class Agent:
 
     def _forget_earlier_lives(self, gateway: Gateway) -> None:
         """Close the streams of an earlier process of the same gateway: nobody is left to resume them."""
-        earlier = {g.incarnation for g in self.gateways if g.owner == gateway.owner}
+        living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
         for stream in self.streams.values():
-            same_owner = stream.kernel.owner == gateway.owner
-            if same_owner and stream.incarnation != gateway.incarnation and stream.incarnation not in earlier:
+            owner, incarnation = stream.owner
+            if owner == gateway.owner and incarnation not in living:
                 stream.relay.close()
 
     async def _serve_stream(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -251,7 +261,8 @@ class Agent:
             if refusal is None and kernel is not None:
                 try:
                     local = await kernel.connect(hello["channel"])
-                    stream = Stream(Relay(*local), kernel, hello["incarnation"])
+                    limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
+                    stream = Stream(Relay(*local, limit), kernel, (hello["gateway"], hello["incarnation"]))
                     self.streams[hello["stream"]] = stream
                 except OSError as error:
                     refusal = f"cannot connect to the kernel: {error}"
@@ -265,6 +276,11 @@ class Agent:
         relay.stalled = 0.0
         await relay.serve(reader, writer, hello["received"])
         stream.unlinked_since = time.monotonic()
+
+    def _output_limit(self) -> int:
+        """Return what one more stream of output may keep, so that a few slow readers can't fill the node's memory."""
+        kept = sum(stream.relay.flow.backlog for stream in self.streams.values())
+        return max(DEFAULT_LIMIT, min(OUTPUT_LIMIT, OUTPUT_BUDGET - kept))
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -292,13 +308,16 @@ class Agent:
             result = await method(gateway, request.get("params") or {})
             gateway.send({"id": request.get("id"), "result": result})
         except StartError as error:
-            gateway.send({"id": request.get("id"), "error": str(error), "kind": "start"})
+            kind = "host" if error.host_fault else "start"
+            gateway.send({"id": request.get("id"), "error": str(error), "kind": kind})
         except KeyError as error:
             gateway.send({"id": request.get("id"), "error": f"unknown kernel or field {error}", "kind": "gone"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
             gateway.send({"id": request.get("id"), "error": repr(error), "kind": "internal"})
 
     async def _start(self, gateway: Gateway, params: Message) -> Message:
+        if gateway not in self.gateways:
+            raise StartError("the gateway that asked is gone", host_fault=True)
         kernel_id = params["kernel"]
         previous = self.kernels.get(kernel_id)
         if previous is not None:
@@ -309,7 +328,7 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start(params)
+            await kernel.start({**params, "umask": self.umask}, self._ports_taken())
         except BaseException:  # a malformed request included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
@@ -317,6 +336,14 @@ class Agent:
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = time.monotonic()
         return kernel.describe()
+
+    def _ports_taken(self) -> set[int]:
+        """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
+        taken: set[int] = set()
+        for kernel in self.kernels.values():
+            if kernel.state != EXITED and kernel.connection.get("transport") == "tcp":
+                taken.update(int(kernel.connection.get(f"{channel}_port", 0)) for channel in CHANNELS)
+        return taken
 
     def _kernel_directory(self, kernel_id: str) -> Path:
         """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is."""
@@ -383,14 +410,19 @@ class Agent:
         return sum(kernel.state == state for kernel in self.kernels.values())
 
     async def _leave_now(self, gateway: Gateway, params: Message) -> bool:
-        """Leave if no kernel is here; for clean-up and upgrades."""
-        if self.kernels:
+        """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""
+        if self.kernels or self.gateways - {gateway}:
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
 
 
-def main(directory: str, digest: str) -> Optional[int]:
+def socket_path(directory: Path) -> Path:
+    """Return where the agent in *directory* listens: releases that speak the same protocol share one agent."""
+    return directory / f"agent-{PROTOCOL}.sock"
+
+
+def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
 
     The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
@@ -400,7 +432,7 @@ def main(directory: str, digest: str) -> Optional[int]:
     os.chdir("/")
     home = Path(directory)
     (home / "k").mkdir(mode=0o700, exist_ok=True)
-    path = str(home / f"{digest}.sock")
+    path = str(socket_path(home))
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     temporary = path + ".new"
     with contextlib.suppress(FileNotFoundError):
@@ -408,7 +440,7 @@ def main(directory: str, digest: str) -> Optional[int]:
     listening.bind(temporary)
     listening.listen(1024)
     os.rename(temporary, path)
-    agent = Agent(home, digest)
+    agent = Agent(home, digest, umask=int(umask, 8))
 
     async def serve() -> None:
         # asyncio.Event must be made where its loop runs on Python 3.9.

@@ -95,7 +95,13 @@ def extra_gateway(lab: Lab) -> Iterator[MakeGateway]:
 
     yield make
     for gateway in made:
-        gateway.remove()
+        end_gateway(gateway)
+
+
+def end_gateway(gateway: Gateway) -> None:
+    """Remove *gateway*, orderly, so that it ends first what it was about to: killed, it leaves that to its kernels' nodes."""
+    gateway.stop()
+    gateway.remove()
 
 
 class MakeNode(Protocol):
@@ -174,12 +180,12 @@ def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
 
 
 def processes(node: Machine) -> dict[int, str]:
-    """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our agent."""
+    """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our own."""
     lines = node.exec(["ps", "-u", USER, "-o", "pid=,stat=,args="]).stdout.splitlines()
     found = {}
     for line in lines:
         pid, stat, args = line.split(None, 2)
-        if not (args.startswith(("sshd:", "ps -u", "timeout --foreground")) or _is_agent(args) or stat.startswith("Z")):
+        if not (args.startswith(("sshd:", "ps -u", "timeout --foreground")) or _is_ours(args) or stat.startswith("Z")):
             found[int(pid)] = args
     return found
 
@@ -189,9 +195,13 @@ def zombies(node: Machine) -> int:
     return sum(line.strip().startswith("Z") for line in node.exec(["ps", "-eo", "stat="]).stdout.splitlines())
 
 
+def _is_ours(args: str) -> bool:
+    """Whether it is an agent, or a bridge, which lives as long as its gateway's SSH connection."""
+    return any("/eg-distributed/" in word and word.endswith(".zip") for word in args.split())
+
+
 def _is_agent(args: str) -> bool:
-    words = args.split()
-    return "agent" in words and any("/eg-distributed/" in word and word.endswith(".zip") for word in words)
+    return _is_ours(args) and "agent" in args.split()
 
 
 def agents(node: Machine) -> list[int]:
@@ -279,3 +289,7 @@ def _clean(lab: Lab) -> None:
                 httpx.delete(f"{gateway.url}/api/kernels/{kernel['id']}", timeout=30, trust_env=False)
     for node in lab.nodes:
         node.exec(["kill", "-9", *map(str, processes(node))])
+        if folders := kernel_files(node):
+            # A record that nobody asks for: the agent would keep it for an hour, and the next one reads it from there.
+            node.exec(["kill", "-9", *map(str, agents(node))])
+            node.exec(["rm", "-rf", *folders])

@@ -26,6 +26,17 @@ def paused(node: Node) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_authorized_keys(node: Node) -> Iterator[None]:
+    """*node* refuses every login."""
+    keys = "/home/lab/.ssh/authorized_keys"
+    node.exec(["mv", keys, f"{keys}.kept"]).check()
+    try:
+        yield
+    finally:
+        node.exec(["mv", f"{keys}.kept", keys]).check()
+
+
+@contextlib.contextmanager
 def _rules(node: Node, rules: Sequence[Sequence[str]]) -> Iterator[None]:
     added: list[Sequence[str]] = []
     try:

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from lab import Gateway, Lab
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, hosts_of
-from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode, count_kernels
+from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode, count_kernels, end_gateway
 from tests.integration.kernelspecs import kernelspec, script
 
 NODE1, NODE2, NODE3 = NODES
@@ -23,7 +23,7 @@ def least(lab: Lab) -> Iterator[Gateway]:
     """A gateway that balances by least-connection."""
     gateway = lab.add_gateway("least", env={"EG_LOAD_BALANCING_ALGORITHM": "least-connection"})
     yield gateway
-    gateway.remove()
+    end_gateway(gateway)
 
 
 @pytest_asyncio.fixture

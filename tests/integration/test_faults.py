@@ -7,7 +7,7 @@ import contextlib
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from eg_distributed.settings import Distributed
 from lab import Gateway, Lab, Node
 from lab.kernelspecs import default_kernelspecs
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import agents, processes, until
+from tests.integration.conftest import agents, kernel_files, processes, until
 from tests.integration.faults import (
     PrintingCell,
     cut_ssh,
     never_declared_dead,
+    no_authorized_keys,
     paused,
     reconnected,
     refusal,
@@ -35,17 +36,16 @@ DEADLINE = Distributed.request_timeout.default_value
 """Seconds after which a host that hangs is left; `connect_timeout` is the same."""
 MARGIN = 0.1
 """Seconds that a bystander's cell may take longer than in quiet times."""
+KEEPALIVE, KEEPALIVE_COUNT = 2.0, 3
 BAD_HOSTS = ("hanging", "refusing", "untrusted", "unwelcoming", "nowhere")
 
 
 @pytest.fixture(scope="module")
 def bad_hosts(lab: Lab) -> Iterator[dict[str, Node]]:
-    """Nodes that take no login, each for another reason; `nowhere` is no node at all."""
+    """Nodes that are about to take no login, each for another reason (see `bad`); `nowhere` is no node at all."""
     made = {name: lab.add_node(name) for name in ("hanging", "refusing", "unwelcoming")}
     made["untrusted"] = lab.add_node("untrusted", trusted=False)
-    made["unwelcoming"].exec(["rm", "/home/lab/.ssh/authorized_keys"]).check()
-    with refusal(made["refusing"]):
-        yield made
+    yield made
     for node in made.values():
         node.remove()
 
@@ -61,7 +61,11 @@ def faulty(lab: Lab, bad_hosts: dict[str, Node]) -> Iterator[Gateway]:
     for name in BAD_HOSTS:
         proxy = {**plain["metadata"]["process_proxy"], "config": {"remote_hosts": f"{name}.lab.test,node1.lab.test"}}
         specs[f"via_{name}"] = {**plain, "metadata": {**plain["metadata"], "process_proxy": proxy}}
-    gateway = lab.add_gateway("faulty", kernelspecs=specs)
+    env = {
+        "EG_DISTRIBUTED_KEEPALIVE_INTERVAL": f"{KEEPALIVE:g}",
+        "EG_DISTRIBUTED_KEEPALIVE_COUNT": f"{KEEPALIVE_COUNT}",
+    }
+    gateway = lab.add_gateway("faulty", env=env, kernelspecs=specs)
     yield gateway
     gateway.remove()
 
@@ -109,10 +113,9 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
     for number, resident in enumerate(residents):
         await resident.execute(f"mine = {number}")
     await bystander.evaluate("1")
-    normal = await bystander_cells(bystander, 4)
 
     async def start_three() -> list[tuple[float, str, Kernel]]:
-        # Round-robin: no two starts in a row come to the same host, and one of three comes to the paused one.
+        # Round-robin: one of any three starts in a row comes to node2.
         landed = []
         for _ in range(3):
             began = time.monotonic()
@@ -120,9 +123,12 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
             landed.append((time.monotonic() - began, await host_of(kernel), kernel))
         return landed
 
+    # With starts under way here too: in this lab all hosts share one machine, and a kernel that starts needs its CPU.
+    normal = await bystander_cells(bystander, 5, ordinary := asyncio.ensure_future(start_three()))
+    for _, _, kernel in await ordinary:
+        await kernel.delete()
     with paused(node2):
-        starting = asyncio.ensure_future(start_three())
-        hung = await bystander_cells(bystander, 5, starting)
+        hung = await bystander_cells(bystander, 5, starting := asyncio.ensure_future(start_three()))
         landed = await starting
         after = await bystander_cells(bystander, 3)
     print(f"normal {normal}, while a start hangs {hung}, afterwards {after}, starts {landed}")
@@ -148,6 +154,94 @@ async def operator_list(gateway: Gateway, node: Node) -> list[dict[str, Any]]:
     answer = await asyncio.to_thread(lambda: gateway.exec(argv).check())
     found: list[dict[str, Any]] = json.loads(answer.stdout)["kernels"]
     return found
+
+
+async def start_unpinned_on(client: GatewayClient, node: Node) -> Kernel:
+    """Start kernels until round-robin puts one on *node*, and return that one; the others are deleted."""
+    while await host_of(kernel := await client.start_kernel()) != node.name:
+        await kernel.delete()
+    return kernel
+
+
+async def test_a_restart_whose_host_hangs_moves_on_and_leaves_nothing_there(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A kernel that is restarted while its host hangs runs on another host; the old one ends when its host is back."""
+    node = lab.nodes[1]
+    kernel = await start_unpinned_on(faulty_client, node)
+    with paused(node):
+        began = time.monotonic()
+        await kernel.restart(timeout=60)
+        assert time.monotonic() - began < 6 * DEADLINE
+        assert await host_of(kernel) in {lab.nodes[0].name, lab.nodes[2].name}
+    await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    assert await kernel.evaluate("6 * 7") == 42
+
+
+async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_either(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """The same when nothing that the host was told arrives: it hears it when its network is back."""
+    node = lab.nodes[1]
+    kernel = await start_unpinned_on(faulty_client, node)
+    with silence(node, faulty):
+        await kernel.restart(timeout=60)
+        assert await host_of(kernel) != node.name
+    await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    assert await kernel.evaluate("6 * 7") == 42
+
+
+async def test_a_pinned_kernel_whose_restart_failed_can_be_restarted_or_deleted_later(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A kernel pinned to a host that hangs can't be restarted; it is not stuck: once the host is back, it can."""
+    node = lab.nodes[1]
+    first, second = await start_on(faulty_client, node), await start_on(faulty_client, node)
+    with paused(node):
+        restarts = await asyncio.gather(first.restart(60), second.restart(60), return_exceptions=True)
+        assert all(isinstance(error, GatewayError) for error in restarts)
+    await until("the host takes kernels again", lambda: not processes(node), timeout=30)
+    await first.restart()
+    assert await host_of(first) == node.name
+    await second.delete()
+    assert {model["id"] for model in await faulty_client.list_kernels()} == {first.id}
+
+
+async def test_a_kernel_that_is_deleted_while_its_host_hangs_ends_when_that_is_back(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A kernel on a host that hangs can be deleted; its process ends when the host is back, for however long it was away."""
+    node = lab.nodes[1]
+    kernel = await start_on(faulty_client, node)
+    await kernel.evaluate("1")
+    with paused(node):
+        began = time.monotonic()
+        await kernel.delete()
+        assert await faulty_client.list_kernels() == []
+        await until_lost(faulty, node, since=began)
+    await until("the kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+
+
+async def until_lost(gateway: Gateway, node: Node, since: float) -> None:
+    """Wait until *gateway* has given up its connection to a *node* that hangs since *since*, at the latest."""
+    seconds = KEEPALIVE * (KEEPALIVE_COUNT + 1) + 1 - (time.monotonic() - since)
+    await asyncio.sleep(max(seconds, 0))  # how long the fault lasts, not something that can be asked for
+
+
+async def test_a_host_that_reboots_gets_its_kernel_again(
+    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+) -> None:
+    """A host that is switched off and on ended its kernels: as soon as it is back, a kernel is started there again."""
+    node = lab.nodes[1]
+    kernel = await start_on(faulty_client, node)
+    await kernel.execute("kept = 'yes'")
+    await asyncio.to_thread(node.kill)
+    assert kernel.id in {model["id"] for model in await faulty_client.list_kernels()}
+    await asyncio.to_thread(node.start)
+    await kernel.wait_state("restarting", timeout=40)
+    await kernel.handshake()
+    assert await host_of(kernel) == node.name
+    assert await kernel.evaluate("'kept' in globals()") is False
 
 
 # -- connections that are cut ----------------------------------------------------------------------------------------
@@ -200,9 +294,14 @@ WORDS = {
 
 @pytest.fixture
 def bad(request: pytest.FixtureRequest, bad_hosts: dict[str, Node]) -> Iterator[str]:
-    """The name of one bad host; one that hangs does so during the test only."""
+    """The name of a host that takes no login during the test."""
     name: str = request.param
-    with paused(bad_hosts[name]) if name == "hanging" else contextlib.nullcontext():
+    faults: dict[str, Callable[[Node], contextlib.AbstractContextManager[None]]] = {
+        "hanging": paused,
+        "refusing": refusal,
+        "unwelcoming": no_authorized_keys,
+    }
+    with faults[name](bad_hosts[name]) if name in faults else contextlib.nullcontext():
         yield name
 
 

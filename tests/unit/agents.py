@@ -19,7 +19,7 @@ from typing import Any
 from eg_distributed import ssh
 from eg_distributed.protocol import Message, Reader, Writer, encode, read_message
 
-DEADLINE = 15.0
+DEADLINE = 30.0
 """Seconds that a test waits for anything; only what is broken takes as long."""
 
 STANDIN = [sys.executable, "-IS", str(Path(__file__).with_name("standin.py"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from eg_distributed import ssh
+from eg_distributed.cluster import Cluster
 from eg_distributed.settings import Distributed
 
 from .agents import Visitor, end_agents
@@ -77,3 +79,23 @@ async def visitor(settings: Distributed) -> AsyncIterator[Visitor]:
     yield visitor
     visitor.close()
     link.close()
+
+
+@pytest_asyncio.fixture
+async def clusters(settings: Distributed) -> AsyncIterator[Callable[..., Cluster]]:
+    """Makes clusters, each as a process of the same gateway unless it is named otherwise."""
+    made: list[Cluster] = []
+
+    def make(identity: str = "tests") -> Cluster:
+        made.append(Cluster(settings, identity))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        await asyncio.to_thread(cluster.close)
+
+
+@pytest.fixture
+def cluster(clusters: Callable[..., Cluster]) -> Cluster:
+    """One cluster."""
+    return clusters()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import asyncssh
+
+from eg_distributed.protocol import Reader, Writer
 
 from .agents import end_agents
 from .wire import Wire
@@ -31,6 +34,7 @@ class Sshd:
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
         self.wire = Wire(0)
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._server: asyncssh.SSHAcceptor | None = None
 
     async def open(self) -> None:
@@ -66,6 +70,12 @@ class Sshd:
         )
 
     async def _execute(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        task = asyncio.ensure_future(self._run(process))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.wait({task})
+
+    async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         shell = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
@@ -81,17 +91,32 @@ class Sshd:
                 **self.env,
             },
             cwd=self.folder,
+            start_new_session=True,
         )
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        assert shell.stderr is not None
+        feeding = asyncio.ensure_future(_pump(process.stdin, shell.stdin))
+        outputs = [
+            asyncio.ensure_future(_pump(shell.stdout, process.stdout)),
+            asyncio.ensure_future(_pump(shell.stderr, process.stderr)),
+        ]
+        talking = asyncio.ensure_future(asyncio.wait(outputs))
+        leaving = asyncio.ensure_future(process.wait_closed())
         try:
-            await process.redirect(stdin=shell.stdin, stdout=shell.stdout, stderr=shell.stderr)
-            process.exit(await shell.wait())
-        except (OSError, asyncssh.Error):
-            pass
+            await asyncio.wait({talking, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if talking.done():
+                code = await shell.wait()
+                with contextlib.suppress(OSError, asyncssh.Error):
+                    process.exit(code)
         finally:
+            for task in (feeding, talking, leaving, *outputs):
+                task.cancel()
+            await asyncio.wait({feeding, *outputs})
             if shell.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
-                    shell.kill()
-                await shell.wait()
+                    os.killpg(shell.pid, signal.SIGKILL)
+                await shell.communicate()
 
     async def close(self) -> None:
         """End, with the agent and all kernels."""
@@ -101,7 +126,14 @@ class Sshd:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        if self._running:
+            await asyncio.wait(self._running)
         await asyncio.to_thread(end_agents, self.folder)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._connections)
 
     def opened(self, connection: asyncssh.SSHServerConnection) -> None:
         """Take note of a connection."""
@@ -110,6 +142,16 @@ class Sshd:
     def lost(self, connection: asyncssh.SSHServerConnection) -> None:
         """Take note of its end."""
         self._connections.discard(connection)
+
+
+async def _pump(source: Reader, target: Writer) -> None:
+    """Pass bytes on until the end; not asyncssh's redirection, which ends the connection when a channel closes first."""
+    with contextlib.suppress(OSError, asyncssh.Error):
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+    if isinstance(target, asyncio.StreamWriter):
+        target.close()
 
 
 class _Visit(asyncssh.SSHServer):

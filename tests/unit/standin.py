@@ -39,6 +39,7 @@ def note(path: str) -> None:
 
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, heard)
+    put(path + ".set", "")
 
 
 def say(text: str) -> None:

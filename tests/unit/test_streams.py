@@ -399,6 +399,30 @@ async def test_a_new_link_replaces_an_old_one() -> None:
         writer.close()
 
 
+async def test_after_unlink_what_was_received_stays() -> None:
+    """Bytes that an old link still has for us count before its end or never, so that a peer can be told a number."""
+    near, local = await joined()
+    relay = Relay(*local)
+    (_, writer), (_, peer) = await joined()
+    reader = asyncio.StreamReader()
+    serving = asyncio.ensure_future(relay.serve(reader, writer, 0))
+    await until(lambda: relay.linked, "the link serves")
+    for size in (1, 2, 3):
+        reader.feed_data(HEADER.pack(DATA, size) + b"x" * size)
+        await asyncio.sleep(0)
+    reader.feed_data(HEADER.pack(DATA, 4) + b"late")
+    await relay.unlink()
+    told = relay.flow.received
+    await asyncio.wait_for(serving, DEADLINE)
+    reader.feed_data(HEADER.pack(DATA, 5) + b"later")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert relay.flow.received == told
+    relay.close()
+    near[1].close()
+    peer.close()
+
+
 async def test_of_several_new_links_the_last_one_stays() -> None:
     """Links that come at the same moment replace each other, so that never two carry the stream."""
     near, local = await joined()

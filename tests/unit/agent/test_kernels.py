@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,20 +183,20 @@ async def test_kernelspec_values_are_expanded_on_the_node(
     home: Path, settings: Distributed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """References in `spec_env` see the node's environment and the client's values; client values are data and win."""
-    monkeypatch.setenv("OF_THE_NODE", "here")
+    monkeypatch.setenv("LC_OF_THE_NODE", "here")
     visitor = await Visitor.at(await ssh.connect("localhost", settings))
     spec_env = {
-        "A": "${OF_THE_NODE}/lib:$CLIENT",
+        "A": "${LC_OF_THE_NODE}/lib:$CLIENT",
         "B": "${NOWHERE:-default} $(id) `id`",
         "C": "of the kernelspec",
-        "OF_THE_NODE": "${OF_THE_NODE}+",
+        "LC_OF_THE_NODE": "${LC_OF_THE_NODE}+",
     }
     client = {"CLIENT": "$HOME", "C": "${of the client"}
     env = (await facts(visitor, home, spec_env=spec_env, env=client))["env"]
     assert env["A"] == "here/lib:$HOME"
     assert env["B"] == "default $(id) `id`"
     assert env["C"] == "${of the client"
-    assert env["OF_THE_NODE"] == "here+"
+    assert env["LC_OF_THE_NODE"] == "here+"
     visitor.close()
 
 
@@ -205,10 +206,10 @@ async def test_what_belongs_to_the_login_is_stripped(
     """`JPY_PARENT_PID` would have the kernel end with a process that is not its parent; `SSH_*` names a connection."""
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "SSH_CONNECTION"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("KEPT", "1")
+    monkeypatch.setenv("LC_KEPT", "1")
     visitor = await Visitor.at(await ssh.connect("localhost", settings))
     env = (await facts(visitor, home))["env"]
-    assert env["KEPT"] == "1"
+    assert env["LC_KEPT"] == "1"
     assert not [name for name in env if name.startswith(("JPY_", "SSH_"))]
     visitor.close()
 
@@ -235,6 +236,29 @@ async def test_a_kernel_has_a_session_and_nothing_of_the_agents(visitor: Visitor
     assert [path for path in found["descriptors"] if not path.startswith(("/proc/", str(home)))] == []
 
 
+async def test_the_gateways_own_environment_stays_with_it(
+    home: Path, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the gateway's own machine a kernel has what a login would give it, and none of the gateway's settings and secrets."""
+    for name in ("EG_AUTH_TOKEN", "EG_REMOTE_PWD", "MY_SECRET"):
+        monkeypatch.setenv(name, "secret")
+    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    env = (await facts(visitor, home))["env"]
+    assert "secret" not in env.values()
+    assert env["PATH"] == os.environ["PATH"]
+    visitor.close()
+
+
+async def test_ports_of_a_range_are_given_once(visitor: Visitor, home: Path) -> None:
+    """Two kernels that start at once within a port range get different ports, although neither has bound them yet."""
+    never = [sys.executable, "-c", "import signal; signal.pause()", "{connection_file}"]
+    for kernel in ("k1", "k2"):
+        await visitor.start(kernel, never, transport="tcp", port_range=[41000, 41009])
+    records = [json.loads(path.read_text()) for path in home.glob("eg-distributed/*/k/*/connection.json")]
+    ports = [{value for key, value in record.items() if key.endswith("_port")} for record in records]
+    assert [len(each) for each in (*ports, ports[0] | ports[1])] == [5, 5, 10]
+
+
 async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, settings: Distributed) -> None:
     """An agent that was started by a background job, with SIGINT ignored and blocked, has kernels that can be interrupted."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -257,24 +281,11 @@ async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, sett
 async def test_signals_reach_the_whole_group(visitor: Visitor, home: Path, signum: signal.Signals) -> None:
     """A signal reaches the kernel and its children; they live on if they handle it."""
     argv = standin(f"note:{home / 'one'}")
-    # Two of them in one group: the shell's job is not ours, so it is the outer one that is the kernel.
+    # Two of them in one group, of which the outer one is the kernel.
     outer = f"import subprocess,sys;subprocess.Popen([*{argv[:3]!r},'-','note:{home / 'two'}']);"
     outer += f"sys.argv=sys.argv[1:];exec(compile(open({argv[2]!r}).read(),{argv[2]!r},'exec'))"
     await visitor.ready("k1", [argv[0], "-ISc", outer, *argv[2:]])
-    group = (await visitor.request("list"))[0]["pid"]
-
-    def handlers() -> int:
-        caught = 0
-        for entry in Path("/proc").glob("[0-9]*/status"):
-            try:
-                text = entry.read_text()
-                if os.getpgid(int(entry.parent.name)) == group:
-                    caught += bool(int(text.split("SigCgt:")[1].split()[0], 16) & (1 << (signum - 1)))
-            except (OSError, IndexError):
-                continue
-        return caught
-
-    await until(lambda: handlers() == 2, "both have their handlers")
+    await until(lambda: (home / "one.set").exists() and (home / "two.set").exists(), "both have their handlers")
     assert await visitor.request("signal", kernel="k1", signum=signum)
     assert await written(home / "one") == signum.name
     assert await written(home / "two") == signum.name

@@ -1,0 +1,553 @@
+"""A kernel's life through a gateway: cells, interrupts, restarts, death and end, and what is left of it: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import pytest_asyncio
+
+from lab import Gateway, Lab, Node
+from lab.kernelspecs import default_kernelspecs
+from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
+from tests.integration.conftest import (
+    NODES,
+    ClientOf,
+    MakeGateway,
+    end_gateway,
+    kernel_files,
+    kernel_sockets,
+    listening,
+    processes,
+    until,
+    zombies,
+)
+from tests.integration.kernelspecs import kernelspec, script
+
+SPECS = pytest.mark.parametrize("spec", ["python_distributed", "python_distributed_eg"])
+"""A plain kernelspec, and Enterprise Gateway's own launcher, unchanged."""
+
+PID = "__import__('os').getpid()"
+SLEEP = "print('begin', flush=True)\nimport time\ntime.sleep(60)\nprint('end')"
+
+
+@SPECS
+async def test_a_cell_runs(client: GatewayClient, spec: str) -> None:
+    """Output on both streams, in order, a value, an error that leaves the kernel usable."""
+    kernel = await client.start_kernel(spec)
+    result = await kernel.execute("import sys\nfor n in range(3): print(n)\nprint('no', file=sys.stderr)\n6 * 7")
+    assert (result.status, result.stdout, result.stderr, result.text) == ("ok", "0\n1\n2\n", "no\n", "42")
+    failed = await kernel.execute("1 / 0")
+    assert (failed.status, failed.error) == ("error", "ZeroDivisionError")
+    assert await kernel.evaluate("'ünï' + 'cödé'") == "ünïcödé"
+    model = await kernel.model()
+    assert model["name"] == spec
+    assert model["connections"] == 1
+
+
+@SPECS
+async def test_an_interrupt_ends_a_cell_and_nothing_else(client: GatewayClient, spec: str) -> None:
+    """KeyboardInterrupt in the cell under way; variables survive, and so does the kernel's process."""
+    kernel = await client.start_kernel(spec)
+    await kernel.execute("x = 123")
+    pid = await kernel.evaluate(PID)
+    for _ in range(2):
+        cell = await kernel.begin(SLEEP)
+        await cell.printed("begin")
+        await kernel.interrupt()
+        assert (await cell.result(10)).error == "KeyboardInterrupt"
+    assert await kernel.evaluate("x + 1") == 124
+    assert await kernel.evaluate(PID) == pid
+
+
+async def test_an_interrupt_reaches_the_cells_subprocess(lab: Lab, client: GatewayClient) -> None:
+    """As in a terminal: a program that the cell runs is interrupted with it."""
+    kernel = await client.start_kernel()
+    node = await node_of(lab, kernel)
+    cell = await kernel.begin("import subprocess\nprint('begin', flush=True)\nsubprocess.run(['sleep', '61'])")
+    await cell.printed("begin")
+    await until("the subprocess is there", lambda: "sleep 61" in processes(node).values())
+    await kernel.interrupt()
+    assert (await cell.result(10)).error == "KeyboardInterrupt"
+    assert "sleep 61" not in processes(node).values()
+
+
+@SPECS
+async def test_a_cell_may_ask(client: GatewayClient, spec: str) -> None:
+    """input() and getpass() reach the client and get its answers."""
+    kernel = await client.start_kernel(spec)
+    cell = await kernel.begin(
+        "import getpass\nname = input('who? ')\nword = getpass.getpass('word? ')\nprint(name, word)",
+        stdin=["Grace", "hopper"],
+    )
+    assert (await cell.result(20)).stdout == "Grace hopper\n"
+    assert cell.prompts == ["who? ", "word? "]
+
+
+@pytest.mark.timeout(300)
+@SPECS
+async def test_a_hundred_megabytes_of_output_arrive_whole(client: GatewayClient, spec: str) -> None:
+    """100 MB on iopub, sent as fast as the kernel can: every byte, once, in order; the kernel answers afterwards."""
+    kernel = await client.start_kernel(spec)
+    received, digest = 0, hashlib.sha256()
+
+    def take(name: str, text: str) -> None:
+        nonlocal received
+        received += len(text)
+        digest.update(text.encode())
+
+    # Fewer messages than ZMQ's high-water mark: beyond 1000, a kernel itself drops what nobody had a processor to take.
+    chunks, size = 800, 128 * 1024
+    code = f"""
+import hashlib, sys
+digest = hashlib.sha256()
+for number in range({chunks}):
+    text = (f"{{number:07d}} " * {size // 8})[:-1] + chr(10)
+    digest.update(text.encode())
+    sys.stdout.write(text)
+    sys.stdout.flush()
+"""
+    result = await kernel.execute(code, timeout=240, on_stream=take, keep=False)
+    assert result.status == "ok"
+    assert received == chunks * size
+    assert digest.hexdigest() == await kernel.evaluate("digest.hexdigest()")
+
+
+@SPECS
+async def test_a_restart_stays_in_place(lab: Lab, gateway: Gateway, client: GatewayClient, spec: str) -> None:
+    """Same host, same id, same endpoints at the gateway, same websocket; a new process without the old variables."""
+    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": NODES[1]})
+    await kernel.execute("x = 123")
+    pid, sockets = await kernel.evaluate(PID), socket_names(gateway)
+    assert len(sockets) == 5
+    for _ in range(2):
+        await kernel.restart()
+        assert kernel.closed is None
+        assert await host_of(kernel) == NODES[1]
+        assert (await kernel.execute("x")).error == "NameError"
+    assert await kernel.evaluate(PID) != pid
+    assert socket_names(gateway) == sockets
+    assert [model["id"] for model in await client.list_kernels()] == [kernel.id]
+    node = await node_of(lab, kernel)
+    assert len(kernel_files(node)) == 1
+    assert await kernel.evaluate("__import__('os').environ['KERNEL_REMOTE_HOST']") == NODES[1]
+
+
+async def test_a_restart_ends_a_kernel_that_does_not_listen(client: GatewayClient) -> None:
+    """A kernel that is busy and ignores SIGTERM is killed for the restart."""
+    kernel = await client.start_kernel()
+    cell = await kernel.begin(
+        "import signal, time\nfor s in (signal.SIGTERM, signal.SIGINT): signal.signal(s, signal.SIG_IGN)\n"
+        "print('begin', flush=True)\ntime.sleep(600)"
+    )
+    await cell.printed("begin")
+    await kernel.restart()
+    assert await kernel.evaluate("1 + 1") == 2
+
+
+@SPECS
+async def test_a_shutdown_leaves_nothing(lab: Lab, gateway: Gateway, client: GatewayClient, spec: str) -> None:
+    """No process (not the launcher's listener nor a cell's children), file, socket, zombie or port is left."""
+    before = sum(map(zombies, lab.nodes))
+    kernel = await client.start_kernel(spec)
+    node = await node_of(lab, kernel)
+    await kernel.execute("import subprocess\nchild = subprocess.Popen(['sleep', '62'])")
+    assert any("sleep 62" in args for args in processes(node).values())
+    assert len(kernel_files(node)) == 1
+    assert len(socket_names(gateway)) == 5
+    await kernel.delete()
+    await until("processes are gone", lambda: not processes(node))
+    await until("files are gone", lambda: not kernel_files(node))
+    await until("sockets are gone", lambda: not kernel_sockets(gateway))
+    assert await client.list_kernels() == []
+    assert sum(map(zombies, lab.nodes)) == before
+    with pytest.raises(GatewayError) as gone:
+        await kernel.model()
+    assert gone.value.status == 404
+
+
+async def test_no_port_but_ssh_and_http(lab: Lab, gateway: Gateway, client: GatewayClient) -> None:
+    """While kernels run: 22 on every node, the HTTP port at the gateway, and nothing else towards the network."""
+    kernels = [await client.start_kernel() for _ in NODES]
+    for kernel in kernels:
+        await kernel.execute("1")
+    assert [listening(node) for node in lab.nodes] == [{22}] * 3
+    assert listening(gateway) == {8888}
+    assert listening(gateway, loopback=True) == set()
+
+
+async def test_nobody_signals_a_launchers_kernel_from_the_network(lab: Lab, client: GatewayClient) -> None:
+    """The launcher's listener, which obeys whoever connects, is ended as soon as the launcher has answered."""
+    kernel = await client.start_kernel("python_distributed_eg", env={"KERNEL_REMOTE_HOST": NODES[0]})
+    await kernel.execute("1")
+    attack = """
+import json, socket, sys
+for port in map(int, sys.argv[1:]):
+    with socket.create_connection(("node1.lab.test", port), 5) as sock:
+        sock.sendall(json.dumps({"signum": 9}).encode())
+"""
+    ports = listening(lab.node("node1")) - {22}
+    lab.node("node2").exec(["python3", "-c", attack, *map(str, ports)])
+    assert len(processes(lab.node("node1"))) == 1
+    assert (await kernel.execute("6 * 7")).text == "42"
+
+
+@SPECS
+async def test_a_kernel_that_dies_is_restarted_at_once(client: GatewayClient, spec: str) -> None:
+    """A crash is pushed: clients hear `restarting` well before Enterprise Gateway's 3 s poll, three times in a row.
+
+    Their websockets work with the new kernel, although each start of a launcher signs with a new key.
+    """
+    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": NODES[2]})
+    for round_ in range(3):
+        pid = await kernel.evaluate(PID)
+        kernel.states.clear()
+        began = time.monotonic()
+        cell = await kernel.begin("import os; os._exit(9)")
+        await kernel.wait_state("restarting", 10)
+        assert time.monotonic() - began < 1.5, f"round {round_}"
+        await kernel.handshake(30)
+        assert not cell.partial.reply
+        assert await kernel.evaluate(PID) != pid
+        assert await host_of(kernel) == NODES[2]
+    assert len(await client.list_kernels()) == 1
+
+
+async def test_a_kernel_that_is_killed_with_no_client_ends(lab: Lab, client: GatewayClient) -> None:
+    """Enterprise Gateway's own rule: with nobody connected, a dead remote kernel is shut down instead of restarted."""
+    kernel = await client.start_kernel()
+    node = await node_of(lab, kernel)
+    await kernel.disconnect()
+
+    async def unwatched() -> bool:
+        return bool((await kernel.model())["connections"] == 0)
+
+    await until("the websocket's end is seen", unwatched)
+    (pid,) = [pid for pid, args in processes(node).items() if "ipykernel_launcher" in args]
+    node.exec(["kill", "-9", str(pid)]).check()
+
+    async def gone() -> bool:
+        return await client.list_kernels() == []
+
+    await until("the kernel is gone", gone)
+
+
+# -- starts that fail --------------------------------------------------------------------------------------------------
+
+
+async def test_a_kernel_that_exits_tells_why_at_once(gateway: Gateway, client: GatewayClient) -> None:
+    """HTTP 500 right away, with host, exit code and the kernel's own last lines."""
+    text = "echo 'first line'; echo 'ModuleNotFoundError: no <luck> at all: \"ünï\"' >&2; exit 3"
+    gateway.add_kernelspec("exits", kernelspec(argv=script(text)))
+    await client.start_kernel()  # so that a first connection is not what is measured
+    began = time.monotonic()
+    with pytest.raises(GatewayError) as failed:
+        await client.start_kernel("exits")
+    assert time.monotonic() - began < 2
+    assert failed.value.status == 500
+    for part in ("exited with code 3", "first line", 'ModuleNotFoundError: no <luck> at all: "ünï"'):
+        assert part in failed.value.reason
+    assert any(host in failed.value.reason for host in NODES)
+
+
+async def test_a_wrong_interpreter_is_named_at_once(gateway: Gateway, client: GatewayClient) -> None:
+    """HTTP 500 right away that names host and path; one that lacks the kernel's module says so in its own words."""
+    await client.start_kernel()
+    for argv, expected in (
+        (["/opt/nowhere/python", "-f", "{connection_file}"], "/opt/nowhere/python"),
+        (["/etc/passwd", "-f", "{connection_file}"], "/etc/passwd"),
+        (["python3", "-m", "no_such_kernel", "-f", "{connection_file}"], "No module named no_such_kernel"),
+    ):
+        gateway.add_kernelspec("wrong", kernelspec(argv=argv))
+        began = time.monotonic()
+        with pytest.raises(GatewayError) as failed:
+            await client.start_kernel("wrong")
+        assert time.monotonic() - began < 2
+        assert failed.value.status == 500
+        assert expected in failed.value.reason
+        assert any(host in failed.value.reason for host in NODES)
+
+
+async def test_a_launcher_that_fails_after_its_answer_tells_why(gateway: Gateway, client: GatewayClient) -> None:
+    """Enterprise Gateway's launcher says where its kernel listens before it does; if that fails, its end is seen."""
+    spec = default_kernelspecs()["python_distributed_eg"]
+    gateway.add_kernelspec("classless", {**spec, "argv": [*spec["argv"], "--kernel-class-name", "no_such.Kernel"]})
+    began = time.monotonic()
+    with pytest.raises(GatewayError, match="No module named 'no_such'") as failed:
+        await client.start_kernel("classless")
+    assert failed.value.status == 500
+    assert time.monotonic() - began < 10
+
+
+async def test_a_kernelspec_without_placeholders_is_refused(gateway: Gateway, client: GatewayClient) -> None:
+    """A kernelspec that never says where its kernel listens is a 400 that says what to add."""
+    gateway.add_kernelspec("placeless", kernelspec(argv=["python3", "-m", "ipykernel_launcher"]))
+    with pytest.raises(GatewayError, match="connection_file") as failed:
+        await client.start_kernel("placeless")
+    assert failed.value.status == 400
+
+
+async def test_a_kernel_that_never_listens_times_out(
+    gateway: Gateway, client: GatewayClient, extra_gateway: MakeGateway, client_of: ClientOf
+) -> None:
+    """HTTP 504 with host, timeout and output, after KERNEL_LAUNCH_TIMEOUT, or else EG_KERNEL_LAUNCH_TIMEOUT."""
+    silent = {"silent": kernelspec(argv=script("echo 'waiting for nothing'; exec sleep 1000"))}
+    gateway.add_kernelspec("silent", silent["silent"])
+    impatient = extra_gateway("impatient", env={"EG_KERNEL_LAUNCH_TIMEOUT": "3"}, kernelspecs=silent)
+    for asking, env, seconds in ((client, {"KERNEL_LAUNCH_TIMEOUT": "2"}, 2), (client_of(impatient), {}, 3)):
+        began = time.monotonic()
+        with pytest.raises(GatewayError) as failed:
+            await asking.start_kernel("silent", env=env)
+        assert seconds - 0.5 < time.monotonic() - began < seconds + 5
+        assert failed.value.status == 504
+        assert "waiting for nothing" in failed.value.reason
+        assert f"{seconds} s" in failed.value.reason
+        assert any(host in failed.value.reason for host in NODES)
+
+
+async def test_users_are_authorized(gateway: Gateway, client: GatewayClient) -> None:
+    """authorized_users and unauthorized_users of the kernelspec decide by KERNEL_USERNAME; others get 403."""
+    spec = kernelspec(authorized_users="bob,alice,bad_guy", unauthorized_users="bad_guy")
+    gateway.add_kernelspec("guarded", spec)
+    for user in ("bad_guy", "stranger"):
+        with pytest.raises(GatewayError, match=user) as refused:
+            await client.start_kernel("guarded", env={"KERNEL_USERNAME": user})
+        assert refused.value.status == 403
+    kernel = await client.start_kernel("guarded", env={"KERNEL_USERNAME": "alice"})
+    assert await kernel.evaluate("__import__('os').environ['KERNEL_USERNAME']") == "alice"
+
+
+# -- Enterprise Gateway's options --------------------------------------------------------------------------------------
+
+
+async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: ClientOf) -> None:
+    """Enterprise Gateway's culling ends an idle kernel and spares a busy one, in both kinds of kernelspec."""
+    manager = "--RemoteMappingKernelManager"
+    options = [f"{manager}.cull_idle_timeout=4", f"{manager}.cull_interval=1", f"{manager}.cull_connected=True"]
+    client = client_of(extra_gateway("culling", options=options))
+    idle = [await client.start_kernel(spec) for spec in ("python_distributed", "python_distributed_eg")]
+    busy = await client.start_kernel()
+    cell = await busy.begin("import time\nfor n in range(600): print(n, flush=True); time.sleep(0.1)")
+    await idle[0].execute("1")
+
+    async def culled() -> bool:
+        return [model["id"] for model in await client.list_kernels()] == [busy.id]
+
+    await until("the idle kernels are culled", culled, timeout=40)
+    assert not cell.partial.reply
+    await busy.interrupt()
+    assert (await cell.result()).error == "KeyboardInterrupt"
+
+
+async def test_the_working_directory(client: GatewayClient) -> None:
+    """KERNEL_WORKING_DIR is where the kernel starts; one that the node lacks falls back to home; default is home."""
+    for wanted, expected in (("/usr/share", "/usr/share"), ("/no/such/folder", "/home/lab"), (None, "/home/lab")):
+        kernel = await client.start_kernel(env={"KERNEL_WORKING_DIR": wanted} if wanted else {})
+        assert await kernel.evaluate("__import__('os').getcwd()") == expected
+
+
+async def test_an_alternate_interrupt_signal(gateway: Gateway, client: GatewayClient) -> None:
+    """EG_ALTERNATE_SIGINT in the kernelspec is what an interrupt sends."""
+    gateway.add_kernelspec("alternate", kernelspec(env={"EG_ALTERNATE_SIGINT": "SIGUSR2"}))
+    kernel = await client.start_kernel("alternate")
+    cell = await kernel.begin(
+        "import signal, time\ngot = []\nsignal.signal(signal.SIGUSR2, lambda *a: got.append(a[0]))\n"
+        "print('begin', flush=True)\nwhile not got: time.sleep(0.05)\nprint(*got)"
+    )
+    await cell.printed("begin")
+    await kernel.interrupt()
+    assert (await cell.result(20)).stdout.split() == ["begin", str(int(signal.SIGUSR2))]
+
+
+@pytest.fixture(scope="module")
+def configured(lab: Lab) -> Iterator[Gateway]:
+    """A gateway whose operator has set what goes to kernels, a folder for logs, and secrets that must not go anywhere."""
+    env = {
+        "EG_INHERITED_ENVS": "SITE,LD_MOON",
+        "EG_CLIENT_ENVS": "COLOUR",
+        "SITE": "paris $(touch /tmp/ran)",
+        "DB_PASSWORD": "secret",
+        "EG_WEBHOOK_PASSWORD": "secret",
+        "EG_REMOTE_PWD": "secret",
+        "EG_KERNEL_LOG_DIR": "/tmp/kernel-logs",
+    }
+    gateway = lab.add_gateway("configured", env=env)
+    yield gateway
+    end_gateway(gateway)
+
+
+@pytest_asyncio.fixture
+async def operated(configured: Gateway, client_of: ClientOf) -> GatewayClient:
+    """A client of `configured`."""
+    return client_of(configured)
+
+
+async def test_the_gateways_environment_stays_there(lab: Lab, operated: GatewayClient) -> None:
+    """With and without `env` in the request a kernel gets inherited_envs, client_envs and KERNEL_* alone."""
+    sent = {"COLOUR": "blue", "SHAPE": "round", "KERNEL_EXTRA": "1", "EG_REMOTE_PWD": "x", "LD_PRELOAD": "/nowhere.so"}
+    without = await environment(await operated.start_kernel(env=None))
+    with_env = await environment(await operated.start_kernel(env=sent))
+    for found in (without, with_env):
+        assert "secret" not in found.values()
+        assert found["SITE"] == "paris $(touch /tmp/ran)"
+        assert found["HOME"] == "/home/lab"
+        assert not {"DB_PASSWORD", "EG_WEBHOOK_PASSWORD", "EG_REMOTE_PWD", "EG_REMOTE_HOSTS", "LD_MOON"} & found.keys()
+        assert not {name for name in found if name.startswith(("JPY_PARENT", "SSH_"))}
+        assert "/opt/gateway" not in found["PATH"]
+    assert "COLOUR" not in without
+    assert (with_env["COLOUR"], with_env["KERNEL_EXTRA"]) == ("blue", "1")
+    assert not {"SHAPE", "LD_PRELOAD"} & with_env.keys()
+    assert nothing_ran(lab)
+
+
+async def test_the_operators_folder_for_logs(lab: Lab, operated: GatewayClient) -> None:
+    """EG_KERNEL_LOG_DIR: what a kernel printed is found there on its node, for its user alone, also after its end."""
+    kernel = await operated.start_kernel(env={"KERNEL_REMOTE_HOST": NODES[0]})
+    await kernel.execute("import os; os.system('echo said on stdout')\nos.write(2, b'said on stderr')")
+    await kernel.delete()
+    node = lab.node("node1")
+    path = f"/tmp/kernel-logs/kernel-{kernel.id}.log"
+    try:
+        log = node.exec(["cat", path]).check().stdout
+        assert "said on stderr" in log
+        assert node.exec(["stat", "-c", "%a", path]).stdout == "600\n"
+    finally:
+        node.exec(["rm", "-rf", "/tmp/kernel-logs"])
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+NASTY = {
+    "KERNEL_QUOTES": """it's "quoted" \\ and \\\\ '' "" \\'""",
+    "KERNEL_LINES": "one\ntwo\r\n\tthree\n",
+    "KERNEL_COMMAND": "$(touch /tmp/ran) `touch /tmp/ran` ; touch /tmp/ran & | > /tmp/ran < /etc/passwd",
+    "KERNEL_REFERENCES": "$HOME ${HOME} ${NOPE:-default} $$ %HOME% {connection_file} {kernel_id} ~ * ? [a]",
+    "KERNEL_UNICODE": "naïve 日本語 🚀 \u202e e\u0301 \x01\x7f\u2028",
+    "KERNEL_LONG": "x'\"$ü\n" * 682,
+    "KERNEL_EMPTY": "",
+    "KERNEL_SPACES": "  both ends  ",
+}
+
+
+@SPECS
+async def test_a_clients_values_arrive_as_they_are(lab: Lab, client: GatewayClient, spec: str) -> None:
+    """Quotes, newlines, commands, references and unicode in KERNEL_* arrive byte for byte and run nothing."""
+    found = await environment(await client.start_kernel(spec, env=NASTY))
+    for name, value in NASTY.items():
+        assert found[name] == value, name
+    assert nothing_ran(lab)
+
+
+async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
+    lab: Lab, gateway: Gateway, client: GatewayClient
+) -> None:
+    """${NAME}, $NAME and ${NAME:-default} come from the node and the client; what is put in is not looked at again."""
+    env = {
+        "AT_HOME": "${HOME}/lib:$HOME/bin",
+        "DEFAULTED": "${NOT_SET:-a default} ${KERNEL_GIVEN:-unused} [${NOT_SET}]",
+        "INSERTED": "<${KERNEL_NASTY}>",
+        "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $$HOME",
+        "SEVERAL_LINES": "a\nb\tc",
+        "BIG": "ü'\"`$(\n" * 12800,  # 100 KiB, in a few bytes more
+        "KERNEL_DEFAULT": "the kernelspec's",
+        "KERNEL_OVERRIDDEN": "the kernelspec's",
+    }
+    sent = {
+        "KERNEL_NASTY": "$HOME ${HOME} $(touch /tmp/ran) $$",
+        "KERNEL_GIVEN": "given",
+        "KERNEL_OVERRIDDEN": "the client's",
+    }
+    gateway.add_kernelspec("expanding", kernelspec(env=env))
+    kernel = await client.start_kernel("expanding", env=sent)
+    assert len(env["BIG"].encode()) >= 100 * 1024
+    expected = {
+        "AT_HOME": "/home/lab/lib:/home/lab/bin",
+        "DEFAULTED": "a default given []",
+        "INSERTED": "<$HOME ${HOME} $(touch /tmp/ran) $$>",
+        "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $HOME",
+        "SEVERAL_LINES": env["SEVERAL_LINES"],
+        "BIG": env["BIG"],
+        "KERNEL_DEFAULT": "the kernelspec's",
+        "KERNEL_OVERRIDDEN": "the client's",
+        **{name: sent[name] for name in ("KERNEL_NASTY", "KERNEL_GIVEN")},
+    }
+    for _ in ("start", "restart"):
+        found = await environment(kernel)
+        for name, value in expected.items():
+            assert found[name] == value, name
+        await kernel.restart()
+    assert nothing_ran(lab)
+
+
+async def test_an_argument_is_one_argument(lab: Lab, gateway: Gateway, client: GatewayClient) -> None:
+    """The kernelspec's argv reaches the kernel word by word, through no shell."""
+    words = ["--flag=$(touch /tmp/ran)", "two words", "it's", "$HOME", "`touch /tmp/ran`", "", "{unknown}", "*"]
+    code = "import sys; sys.exit(repr(sys.argv[1:-1]))"
+    gateway.add_kernelspec("wordy", kernelspec(argv=["python3", "-c", code, *words, "{connection_file}"]))
+    with pytest.raises(GatewayError) as failed:
+        await client.start_kernel("wordy")
+    assert repr(words) in failed.value.reason
+    assert nothing_ran(lab)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["KERNEL_X;touch /tmp/ran;", "KERNEL_A=B", "KERNEL_ X", "KERNEL_X\n", "KERNEL_X\n\n", "KERNEL_Ü", "KERNEL_$(id)"],
+)
+async def test_malformed_names_are_refused(lab: Lab, client: GatewayClient, name: str) -> None:
+    """A name that no environment can hold is a 400 and starts nothing."""
+    with pytest.raises(GatewayError) as refused:
+        await client.start_kernel(env={name: "value"})
+    assert refused.value.status == 400
+    assert nothing_ran(lab)
+    assert await client.list_kernels() == []
+
+
+async def test_a_nul_in_a_value_is_refused(client: GatewayClient) -> None:
+    """A value that no environment can hold is a 400 too."""
+    with pytest.raises(GatewayError, match="KERNEL_X") as refused:
+        await client.start_kernel(env={"KERNEL_X": "a\0b"})
+    assert refused.value.status == 400
+
+
+# -- helpers -----------------------------------------------------------------------------------------------------------
+
+
+async def node_of(lab: Lab, kernel: Kernel) -> Node:
+    """Return the node that *kernel* runs on."""
+    return lab.node(await host_of(kernel))
+
+
+async def environment(kernel: Kernel) -> dict[str, str]:
+    """Return the environment that *kernel* was started with, in bytes from the system and not as Python's copy of it."""
+    found: dict[str, str] = await kernel.evaluate(
+        "dict(e.split('=', 1) for e in open('/proc/self/environ', 'rb').read().decode().split(chr(0)) if e)"
+    )
+    return found
+
+
+def nothing_ran(lab: Lab) -> bool:
+    """Whether no value was taken for a command, on any node or gateway."""
+    return all(m.exec(["test", "!", "-e", "/tmp/ran"]).exit_code == 0 for m in (*lab.nodes, *lab.gateways))
+
+
+def socket_names(gateway: Gateway) -> list[str]:
+    """Return the paths of kernels' sockets at *gateway*, with their inodes' change times left out."""
+    listed = gateway.exec(["sh", "-c", "ls /tmp/eg-distributed-*/*/* 2>/dev/null"]).stdout.split()
+    return sorted(os.path.normpath(path) for path in listed)
+
+
+async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:
+    """Kernels of requests that overlap have the values of their own request, and a later one without any has none of them."""
+    names = [f"user{number}" for number in range(6)]
+    starts = (client.start_kernel(env={"KERNEL_USERNAME": name, "KERNEL_MARK": name}) for name in names)
+    kernels = await asyncio.gather(*starts)
+    marks = [await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") for kernel in kernels]
+    assert marks == names
+    later = await client.start_kernel(env=None)
+    assert await later.evaluate("__import__('os').environ.get('KERNEL_MARK')") is None

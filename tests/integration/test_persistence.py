@@ -1,0 +1,189 @@
+"""Gateways that end, by SIGKILL or in order: their kernels are found again, or found and ended, or end by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lab import Gateway, Lab, Node
+from lab.machines import ExecResult
+from tests.integration.client import GatewayClient, Kernel, host_of
+from tests.integration.conftest import MakeGateway, kernel_files, processes, until
+
+pytestmark = pytest.mark.timeout(180)
+
+PERSISTENCE = (
+    "--FileKernelSessionManager.enable_persistence=True",
+    "--EnterpriseGatewayApp.availability_mode=standalone",
+)
+ClientOf = Callable[[Gateway], GatewayClient]
+
+
+async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
+    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
+
+
+async def pid_of(kernel: Kernel) -> int:
+    return int(await kernel.evaluate("__import__('os').getpid()"))
+
+
+async def killed_and_started(gateway: Gateway) -> None:
+    """SIGKILL the gateway, as the kernel does when memory is short, and start it again on the same disk."""
+    await asyncio.to_thread(gateway.kill)
+    await asyncio.to_thread(gateway.start)
+
+
+def command(gateway: Gateway, *argv: str) -> ExecResult:
+    """Run an operator's command where the gateway runs."""
+    return gateway.exec([gateway.python, "-m", "eg_distributed", *argv])
+
+
+def listed(gateway: Gateway, *options: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(command(gateway, "kernels", "--json", *options).check().stdout)["kernels"]
+    return found
+
+
+def left(lab: Lab) -> list[str]:
+    """What kernels have left on the nodes: processes and files."""
+    return [line for node in lab.nodes for line in (*processes(node).values(), *kernel_files(node))]
+
+
+# -- with Enterprise Gateway's persistence ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernelspec", ["python_distributed", "python_distributed_eg"])
+async def test_a_killed_gateway_finds_its_kernels_again(
+    kernelspec: str, extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+) -> None:
+    """After SIGKILL and a start with persistence on, kernels answer with their variables; then all that is done to them works."""
+    gateway = extra_gateway("persistent", options=PERSISTENCE)
+    before = GatewayClient(gateway.url)
+    started = [await start_on(before, node, kernelspec) for node in lab.nodes[:2]]
+    pids = []
+    for number, kernel in enumerate(started):
+        await kernel.execute(f"kept = {number}")
+        pids.append(await pid_of(kernel))
+        await kernel.disconnect()
+
+    await killed_and_started(gateway)
+
+    after = client_of(gateway)
+    assert {model["id"] for model in await after.list_kernels()} == {kernel.id for kernel in started}
+    found = [after.attach(kernel.id, kernelspec) for kernel in started]
+    for number, kernel in enumerate(found):
+        assert await kernel.evaluate("kept") == number
+        assert await pid_of(kernel) == pids[number]
+
+    first, second = found
+    busy = await first.begin("print('on', flush=True)\nimport time\nwhile True: time.sleep(0.1)")
+    await busy.printed("on")
+    await first.interrupt()
+    assert (await busy.result(20)).error == "KeyboardInterrupt"
+    assert await first.evaluate("kept") == 0
+    await second.restart()
+    assert await host_of(second) == lab.nodes[1].name
+    assert await second.evaluate("'kept' in globals()") is False
+    for kernel in found:
+        await kernel.delete()
+    await until("nothing is left on the nodes", lambda: not left(lab), timeout=10)
+
+
+async def test_a_kernel_that_ended_while_its_gateway_was_down_is_not_taken_for_alive(
+    extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+) -> None:
+    """A kernel that died meanwhile is forgotten (EG restarts only what a client is connected to), with all that it left."""
+    node = lab.nodes[0]
+    gateway = extra_gateway("persistent", options=PERSISTENCE)
+    before = GatewayClient(gateway.url)
+    kernel = await start_on(before, node)
+    pid = await pid_of(kernel)
+    await kernel.disconnect()
+    await asyncio.to_thread(gateway.kill)
+    node.exec(["kill", "-KILL", str(pid)]).check()
+    await until("the kernel has ended", lambda: pid not in processes(node))
+    await asyncio.to_thread(gateway.start)
+    after = client_of(gateway)
+
+    async def forgotten() -> bool:
+        return await after.list_kernels() == []
+
+    await until("the kernel is forgotten", forgotten)
+    await until("nothing is left on the node", lambda: not left(lab))
+
+
+# -- without -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
+    extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+) -> None:
+    """Without persistence the kernels of a killed gateway run on; `kernels --orphans` lists them and `end` ends them."""
+    gateway = extra_gateway("forgetful")
+    before = GatewayClient(gateway.url)
+    orphans = [await start_on(before, node) for node in lab.nodes[:2]]
+    for kernel in orphans:
+        await kernel.evaluate("1")
+        await kernel.disconnect()
+    assert listed(gateway, "--orphans") == []
+
+    await killed_and_started(gateway)
+
+    assert await client_of(gateway).list_kernels() == []
+    alive = await start_on(client_of(gateway), lab.nodes[0])
+    await until("both are orphans", lambda: len(listed(gateway, "--orphans")) == 2)
+    found = {kernel["kernel"]: kernel for kernel in listed(gateway)}
+    assert found.keys() == {alive.id, *(kernel.id for kernel in orphans)}
+    assert found[alive.id]["claimed"]
+    for kernel, node in zip(orphans, lab.nodes, strict=False):
+        assert found[kernel.id]["host"] == node.name
+        assert found[kernel.id]["owner"].startswith("forgetful.lab.test")
+        assert kernel.id in command(gateway, "kernels").check().stdout
+        command(gateway, "end", node.name, kernel.id).check()
+    assert [kernel["kernel"] for kernel in listed(gateway)] == [alive.id]
+    assert await alive.evaluate("1") == 1
+
+    refused = command(gateway, "end", lab.nodes[0].name, alive.id)
+    assert refused.exit_code == 1
+    assert "answers for" in refused.stderr
+    await alive.delete()
+    await until("nothing is left on the nodes", lambda: not left(lab), timeout=10)
+
+
+async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gateway: MakeGateway, lab: Lab) -> None:
+    """A kernel whose gateway was killed runs on until the owner deadline, then ends and leaves nothing."""
+    gateway = extra_gateway("brief", env={"EG_DISTRIBUTED_ORPHAN_TIMEOUT": "4"})
+    node = lab.nodes[1]
+    client = GatewayClient(gateway.url)
+    kernel = await start_on(client, node)
+    pid = await pid_of(kernel)
+    await kernel.disconnect()
+    await asyncio.to_thread(gateway.kill)
+    killed = time.monotonic()
+    assert pid in processes(node)
+    await until("the orphan is gone", lambda: not processes(node) and not kernel_files(node), timeout=20)
+    assert time.monotonic() - killed >= 3.5
+    await asyncio.to_thread(gateway.start)
+
+
+# -- in order ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: MakeGateway, lab: Lab) -> None:
+    """A gateway that gets SIGTERM shuts its kernels down, busy ones too, and leaves nothing on the nodes."""
+    gateway = extra_gateway("orderly")
+    client = GatewayClient(gateway.url)
+    kernels = [await start_on(client, node) for node in lab.nodes[:3]]
+    busy = await kernels[0].begin("print('on', flush=True)\nimport time\nwhile True: time.sleep(0.1)")
+    await busy.printed("on")
+    for kernel in kernels:
+        await kernel.disconnect()
+    began = time.monotonic()
+    await asyncio.to_thread(gateway.stop)
+    assert time.monotonic() - began < 9, "it had to be killed"
+    await until("nothing is left on the nodes", lambda: not left(lab), timeout=2)
+    await asyncio.to_thread(gateway.start)

@@ -1,0 +1,114 @@
+"""Many connections through one channel, both ends of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from eg_distributed.agent.bridge import CHUNK, Bridge
+from eg_distributed.bridging import BridgeClient
+from tests.unit.agents import DEADLINE
+
+
+@asynccontextmanager
+async def bridged(path: Path) -> AsyncIterator[BridgeClient]:
+    """Both ends of a bridge, joined by a pipe, to the server at *path*."""
+    one, other = socket.socketpair()
+    near, far = await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
+    client = BridgeClient(*near)
+    running = asyncio.ensure_future(Bridge(str(path), far[1]).run(far[0]))
+    yield client
+    near[1].close()
+    await asyncio.wait_for(running, DEADLINE)
+    await asyncio.wait_for(client.wait_closed(), DEADLINE)
+    far[1].close()
+
+
+@pytest.fixture
+async def echo(short: Path) -> AsyncIterator[Path]:
+    """A server that echoes, and closes after `bye`."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+            if data.endswith(b"bye"):
+                break
+        writer.close()
+
+    path = short / "echo"
+    server = await asyncio.start_unix_server(serve, path)
+    yield path
+    server.close()
+
+
+async def test_connections_do_not_mix(echo: Path) -> None:
+    """Megabytes on several connections at once arrive each on its own, byte for byte."""
+    chance = random.Random(5)
+
+    async def through(client: BridgeClient, data: bytes) -> bytes:
+        reader, writer = client.open()
+
+        async def send() -> None:
+            position = 0
+            while position < len(data):
+                size = chance.choice([1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+                writer.write(data[position : position + size])
+                await writer.drain()
+                position += size
+
+        _, got = await asyncio.gather(send(), reader.readexactly(len(data)))
+        writer.close()
+        return got
+
+    async with bridged(echo) as client:
+        contents = [os.urandom(1 << 20) for _ in range(5)]
+        got = await asyncio.wait_for(asyncio.gather(*(through(client, data) for data in contents)), DEADLINE)
+    assert got == contents
+
+
+async def test_an_end_is_passed_on(echo: Path) -> None:
+    """When the server closes, the other end reads to the end; other connections stay."""
+    async with bridged(echo) as client:
+        (reader, writer), (other, other_writer) = client.open(), client.open()
+        writer.write(b"bye")
+        assert await asyncio.wait_for(reader.read(3), DEADLINE) == b"bye"
+        assert await asyncio.wait_for(reader.read(1), DEADLINE) == b""
+        other_writer.write(b"still")
+        assert await asyncio.wait_for(other.readexactly(5), DEADLINE) == b"still"
+
+
+async def test_what_cannot_be_reached_is_closed(short: Path) -> None:
+    """No server: the connection ends at once, and with it nothing else."""
+    async with bridged(short / "nobody") as client:
+        reader, writer = client.open()
+        writer.write(b"anybody?")
+        assert await asyncio.wait_for(reader.read(1), DEADLINE) == b""
+
+
+async def test_a_lost_channel_ends_all(echo: Path) -> None:
+    """When the channel is gone all connections end, and no new one opens."""
+    async with bridged(echo) as client:
+        reader, _ = client.open()
+    assert await asyncio.wait_for(reader.read(1), DEADLINE) == b""
+    with pytest.raises(ConnectionError):
+        client.open()
+
+
+async def test_a_connection_closed_at_once_leaves_nothing(echo: Path) -> None:
+    """Open and close in one breath: nothing hangs, and the bridge goes on."""
+    async with bridged(echo) as client:
+        for _ in range(20):
+            _, writer = client.open()
+            writer.write(b"x")
+            writer.close()
+        reader, writer = client.open()
+        writer.write(b"still")
+        assert await asyncio.wait_for(reader.readexactly(5), DEADLINE) == b"still"

@@ -1,0 +1,408 @@
+"""Where kernels start, what happens when a host fails, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import (
+    DistributedError,
+    HostUnreachable,
+    KernelGone,
+    KernelStartFailed,
+    KernelStartTimeout,
+    NoHostAvailable,
+    RequestInvalid,
+    RequestRefused,
+)
+from eg_distributed.kernel import State
+from eg_distributed.settings import Distributed
+from eg_distributed.ssh import LocalLink
+
+from .agents import DEADLINE, Visitor, alive, until
+from .clusters import answers, gone, kernel_folders, start, where
+from .conftest import Hosts
+
+THREE = "node1 node2 node3"
+
+
+# -- where kernels land ------------------------------------------------------------------------------------------
+
+
+async def test_kernels_are_spread_evenly_over_one_connection_per_host(cluster: Cluster, hosts: Hosts) -> None:
+    """Nine kernels on three hosts are three each, and all talk."""
+    sshds = await hosts("node1", "node2", "node3")
+    kernels = [await start(cluster, f"k{number}", THREE) for number in range(9)]
+    assert [where(kernel) for kernel in kernels] == ["node1", "node2", "node3"] * 3
+    assert all([await answers(kernel) for kernel in kernels])
+    assert [cluster.host(f"node{n}").kernels for n in (1, 2, 3)] == [3, 3, 3]
+    assert [sshd.wire.connections for sshd in sshds] == [1, 1, 1]
+
+
+async def test_starts_at_once_are_fair(cluster: Cluster, hosts: Hosts) -> None:
+    """Twelve starts at the same moment are four for each of three hosts, over one connection each."""
+    sshds = await hosts("node1", "node2", "node3")
+    kernels = await asyncio.gather(*(start(cluster, f"k{number}", THREE) for number in range(12)))
+    assert Counter(where(kernel) for kernel in kernels) == {"node1": 4, "node2": 4, "node3": 4}
+    assert [sshd.wire.connections for sshd in sshds] == [1, 1, 1]
+
+
+async def test_least_connection_counts_other_gateways_kernels(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
+    """A kernel of another gateway weighs as much as one's own."""
+    await hosts("node1", "node2")
+    other, ours = clusters("other"), clusters()
+    for number in range(2):
+        await start(other, f"o{number}", "node1 node2", pin="node1")
+    kernels = [await start(ours, f"k{n}", "node1 node2", balancer="least-connection") for n in range(4)]
+    assert Counter(where(kernel) for kernel in kernels) == {"node2": 3, "node1": 1}
+
+
+async def test_least_connection_counts_starts_in_flight(cluster: Cluster, hosts: Hosts) -> None:
+    """Starts at the same moment see each other."""
+    await hosts("node1", "node2")
+    kernels = await asyncio.gather(
+        *(start(cluster, f"k{number}", "node1 node2", balancer="least-connection") for number in range(8))
+    )
+    assert Counter(where(kernel) for kernel in kernels) == {"node1": 4, "node2": 4}
+
+
+async def test_a_pin_lands_where_it_says_and_moves_nothing(cluster: Cluster, hosts: Hosts) -> None:
+    """A pinned start takes no turn."""
+    await hosts("node1", "node2")
+    names = [
+        where(await start(cluster, f"k{number}", "node1 node2", pin=pin))
+        for number, pin in enumerate([None, "node1", "node1", None, "node2", None])
+    ]
+    assert names == ["node1", "node1", "node1", "node2", "node2", "node1"]
+
+
+async def test_a_pin_outside_the_host_set_is_refused(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+    """Unless the operator allows any host, a client cannot leave the kernel's hosts."""
+    await hosts("node1", "node2")
+    with pytest.raises(RequestRefused, match=r"KERNEL_REMOTE_HOST=node2 is none of this kernel's hosts \(node1\)"):
+        await start(cluster, "k1", "node1", pin="node2")
+    assert not cluster.kernels
+    settings.allow_any_host = True
+    assert where(await start(cluster, "k1", "node1", pin="node2")) == "node2"
+
+
+async def test_host_sets_do_not_disturb_each_other(cluster: Cluster, hosts: Hosts) -> None:
+    """Two kernelspecs with different hosts take turns each on their own."""
+    await hosts("node1", "node2", "node3")
+    first = [where(await start(cluster, f"a{n}", "node1 node2")) for n in range(2)]
+    other = [where(await start(cluster, f"b{n}", "node2 node3")) for n in range(2)]
+    assert [*first, *other] == ["node1", "node2", "node2", "node3"]
+
+
+async def test_an_unknown_balancer_leaves_nothing(cluster: Cluster, hosts: Hosts, home: Path) -> None:
+    """A mistake in a setting is an error of the request, without a trace."""
+    await hosts("node1")
+    with pytest.raises(RequestInvalid, match="No load balancer"):
+        await start(cluster, "k1", "node1", balancer="best")
+    assert not cluster.kernels
+    assert list((home / "r").iterdir()) == []
+
+
+# -- hosts that fail ---------------------------------------------------------------------------------------------
+
+
+async def test_a_bad_host_is_passed_over_and_avoided_for_a_while(cluster: Cluster, hosts: Hosts) -> None:
+    """A refused connection moves the start on; further starts don't try that host while others are left."""
+    bad, _ = await hosts("node1", "node2")
+    bad.wire.refuse()
+    assert where(await start(cluster, "k1", "node1 node2")) == "node2"
+    await bad.wire.open()
+    assert [where(await start(cluster, f"k{n}", "node1 node2")) for n in (2, 3)] == ["node2", "node2"]
+    assert bad.wire.connections == 0
+    cluster.settings.retry_after = 0
+    names = {where(await start(cluster, f"k{n}", "node1 node2")) for n in (4, 5)}
+    assert names == {"node1", "node2"}
+
+
+async def test_a_host_without_python_is_passed_over(cluster: Cluster, hosts: Hosts) -> None:
+    """No agent is the host's fault as well."""
+    bad, _ = await hosts("node1", "node2")
+    bad.command = "exit 127"
+    assert where(await start(cluster, "k1", "node1 node2")) == "node2"
+
+
+async def test_when_all_fail_each_is_named(cluster: Cluster, hosts: Hosts, home: Path) -> None:
+    """The error has every host with its own cause, and nothing is left."""
+    first, second = await hosts("node1", "node2")
+    first.wire.refuse()
+    (second.folder / "known_hosts").write_text("")
+    with pytest.raises(NoHostAvailable) as failed:
+        await start(cluster, "k1", "node1 node2")
+    assert [error.host for error in failed.value.errors] == ["node1", "node2"]
+    assert "Connection refused" in str(failed.value)
+    assert "host key is not trusted" in str(failed.value)
+    assert not cluster.kernels
+    assert list((home / "r").iterdir()) == []
+    assert [host.kernels for host in cluster.hosts.values()] == [0, 0]
+
+
+async def test_a_hung_host_costs_its_deadline_and_no_bystander(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """While one start waits for a host that hangs, another host's kernel starts and answers as ever."""
+    settings.connect_timeout = 1.0
+    hung, _ = await hosts("node1", "node2")
+    hung.wire.freeze()
+    began = time.monotonic()
+    waiting = asyncio.ensure_future(start(cluster, "k1", "node1 node2"))
+    bystander = await start(cluster, "k2", "node2")
+    assert await answers(bystander)
+    assert not waiting.done()
+    assert time.monotonic() - began < 1.0
+    assert where(await waiting) == "node2"
+    assert time.monotonic() - began < 3.0
+    error = cluster.host("node1").node.last_error
+    assert isinstance(error, HostUnreachable)
+    hung.wire.thaw()
+
+
+async def test_a_host_that_hangs_during_a_start_is_left_and_cleaned_later(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, short: Path
+) -> None:
+    """A connected host that stops answering is passed over; what it had started ends when it is back."""
+    settings.request_timeout, settings.keepalive_interval, settings.keepalive_count = 0.5, 0.2, 2
+    hung, _ = await hosts("node1", "node2")
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2", "deaf"))
+    (folder,) = await until(lambda: kernel_folders(short / "node1"), "it starts on node1")
+    await until(lambda: (folder / "record.json").exists())
+    hung.wire.freeze()
+    await until(lambda: kernel_folders(short / "node2"), "it starts on node2")
+    hung.wire.thaw()
+    await until(lambda: not kernel_folders(short / "node1"), "node1 is clean")
+    starting.cancel()
+    await asyncio.wait({starting})
+    await until(lambda: not kernel_folders(short / "node2"), "node2 is clean")
+
+
+# -- kernels that fail -------------------------------------------------------------------------------------------
+
+
+async def test_a_kernel_that_fails_is_not_tried_elsewhere(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A wrong interpreter fails at once with the kernel's own words, and leaves no count, no file, no process."""
+    _, second = await hosts("node1", "node2")
+    began = time.monotonic()
+    with pytest.raises(
+        KernelStartFailed, match=r"^Host node1: The kernel exited with code 3.*output: no ipykernel"
+    ) as failed:
+        await start(cluster, "k1", "node1 node2", "say:no ipykernel", "leave:3")
+    assert time.monotonic() - began < 5
+    assert failed.value.exit_code == 3
+    with pytest.raises(KernelStartFailed, match="Cannot execute '/no/python'"):
+        await start(cluster, "k2", "node1", argv=["/no/python", "{connection_file}"])
+    assert second.wire.connections == 0
+    assert not cluster.kernels
+    assert cluster.host("node1").kernels == 0
+    assert cluster.host("node1").is_healthy(60)
+    assert kernel_folders(short) == []
+
+
+async def test_a_kernel_that_is_never_ready_is_ended(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """After the launch timeout the error has the kernel's output, and its process is gone."""
+    await hosts("node1")
+    path = short / "facts"
+    with pytest.raises(KernelStartTimeout, match=r"not ready within 1 s.*output: still loading"):
+        await start(cluster, "k1", "node1", "say:still loading", f"facts:{path}", "deaf", launch_timeout=1.0)
+    await gone(json.loads(path.read_text())["pid"])
+    assert kernel_folders(short) == []
+    assert not cluster.kernels
+
+
+async def test_a_cancelled_start_leaves_nothing(cluster: Cluster, hosts: Hosts, short: Path, home: Path) -> None:
+    """A client that gives up while its kernel starts leaves no process, file or count."""
+    await hosts("node1")
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1", "deaf"))
+    await until(lambda: kernel_folders(short), "it starts")
+    starting.cancel()
+    await asyncio.wait({starting})
+    await until(lambda: not kernel_folders(short), "its files are gone")
+    await until(lambda: not cluster.kernels and cluster.host("node1").kernels == 0, "its count is gone")
+    assert list((home / "r").iterdir()) == []
+
+
+# -- restart, release, adoption ----------------------------------------------------------------------------------
+
+
+async def test_a_restart_keeps_host_and_endpoints(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that ended starts again where it was, at the same sockets, without taking a turn."""
+    await hosts("node1", "node2")
+    kernel = await start(cluster, "k1", "node1 node2")
+    before, pid = kernel.connection_info, kernel.pid
+    await cluster.run(kernel.stop())
+    assert kernel.state is State.DEAD
+    again = await start(cluster, "k1", "node1 node2")
+    assert again is kernel
+    assert (where(again), again.connection_info) == ("node1", before)
+    assert again.pid != pid
+    assert await answers(again)
+    assert where(await start(cluster, "k2", "node1 node2")) == "node2"
+
+
+async def test_a_restart_ends_what_still_runs(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that did not end when it was asked to is replaced all the same."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "ignore:SIGTERM")
+    pid = kernel.pid
+    again = await start(cluster, "k1", "node1")
+    await gone(pid)
+    assert await answers(again)
+    assert cluster.host("node1").kernels == 1
+
+
+async def test_a_restart_moves_on_if_its_host_is_gone(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+    """In place as long as there is a place."""
+    settings.request_timeout = settings.connect_timeout = 1.0
+    first, _ = await hosts("node1", "node2")
+    kernel = await start(cluster, "k1", "node1 node2")
+    first.wire.refuse()
+    first.wire.cut()
+    await until(lambda: kernel.state is State.UNKNOWN)
+    again = await start(cluster, "k1", "node1 node2")
+    assert where(again) == "node2"
+    assert await answers(again)
+
+
+async def test_release_leaves_nothing(cluster: Cluster, hosts: Hosts, short: Path, home: Path) -> None:
+    """No process, no file on the node or here, no count."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    pid = kernel.pid
+    await cluster.run(cluster.release("k1"))
+    assert not alive(pid)
+    assert kernel_folders(short) == []
+    assert list((home / "r").iterdir()) == []
+    assert not cluster.kernels
+    assert cluster.host("node1").kernels == 0
+    await cluster.run(cluster.release("k1"))
+
+
+async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, short: Path
+) -> None:
+    """A kernel that is deleted while its host is away does not live on there."""
+    settings.connect_timeout = settings.request_timeout = 1.0
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    pid = kernel.pid
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await until(lambda: kernel.state is State.UNKNOWN)
+    await cluster.run(cluster.release("k1"))
+    assert alive(pid)
+    await sshd.wire.open()
+    await gone(pid)
+    await until(lambda: not kernel_folders(short))
+
+
+async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
+    """After a restart of the gateway the kernel is found at the same sockets, and answers."""
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    info, attempt, pid = kernel.connection_info, kernel.attempt, kernel.pid
+    await asyncio.to_thread(first.close)
+    second = clusters()
+    found = await second.run(second.adopt("k1", "node1", attempt, info))
+    assert found.connection_info == info
+    assert found.state in (State.UNKNOWN, State.ALIVE)
+    assert await answers(found)
+    assert (found.state, found.pid) == (State.ALIVE, pid)
+    assert second.host("node1").kernels == 1
+    await second.run(second.release("k1"))
+    await gone(pid)
+
+
+async def test_adopting_what_has_ended_is_told(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
+    """A kernel that died while no gateway was there is dead, not unknown, as soon as its host answers."""
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    os.kill(kernel.pid, 9)
+    second = clusters()
+    found = await second.run(second.adopt("k1", "node1", attempt, info))
+    missing = await second.run(second.adopt("k2", "node1", attempt, info))
+    await until(lambda: found.state is missing.state is State.DEAD, "both are known to be dead")
+
+
+async def test_orphans_are_listed_and_ended(clusters: Callable[..., Cluster], hosts: Hosts, short: Path) -> None:
+    """What a gateway left behind is seen by the next one, which may end it; a host that is away is an error in the list."""
+    _, away = await hosts("node1", "node2")
+    away.wire.refuse()
+    first = clusters()
+    pid = (await start(first, "k1", "node1")).pid
+    await asyncio.to_thread(first.close)
+    second = clusters("second")
+
+    async def listed() -> bool:
+        found = await second.run(second.list_kernels("node1,node2"))
+        assert isinstance(found["node2"], HostUnreachable)
+        assert isinstance(found["node1"], list)
+        (kernel,) = found["node1"]
+        assert (kernel["kernel"], kernel["pid"], kernel["owner"]) == ("k1", pid, "tests")
+        return kernel["claimed"] is False
+
+    async with asyncio.timeout(DEADLINE):
+        while not await listed():
+            pass
+    await second.run(second.end("node1", "k1"))
+    assert not alive(pid)
+    assert kernel_folders(short) == []
+    with pytest.raises(KernelGone):
+        await second.run(second.end("node1", "k1"))
+
+
+async def test_localhost_is_a_host_like_any_other(cluster: Cluster, settings: Distributed, home: Path) -> None:
+    """The default of remote_hosts works without SSH, and its agent coming back after a crash loses no kernel."""
+    kernel = await start(cluster, "k1", "localhost")
+    assert await answers(kernel)
+    found = await cluster.run(cluster.list_kernels("localhost"))
+    assert isinstance(found["localhost"], list)
+    (path,) = home.glob("eg-distributed/*/*.sock")
+    visitor = await Visitor.at(LocalLink(str(path)), "operator", "o")
+    os.kill((await visitor.request("ping"))["pid"], 9)
+    visitor.close()
+    await until(lambda: kernel.node is not None and kernel.node.connections == 2, "it is connected again")
+    await until(lambda: kernel.state is State.ALIVE)
+    assert await answers(kernel)
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_runtime_folder_is_private(cluster: Cluster, settings: Distributed, home: Path) -> None:
+    """Sockets of kernels are in a folder of ours alone; one that others may enter is refused."""
+    kernel = await start(cluster, "k1", "localhost")
+    folder = Path(kernel.connection_info["ip"]).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE((home / "r").stat().st_mode) == 0o700
+    (home / "open").mkdir()
+    (home / "open").chmod(0o755)
+    settings.runtime_dir = str(home / "open")
+    other = Cluster(settings, "other")
+    with pytest.raises(DistributedError, match="runtime_dir"):
+        other.prefix("k1")
+    await asyncio.to_thread(other.close)
+
+
+async def test_closing_twice_is_closing(clusters: Callable[..., Cluster]) -> None:
+    """The second close does nothing, and kernels live on after the first."""
+    cluster = clusters()
+    pid = (await start(cluster, "k1", "localhost")).pid
+    await asyncio.to_thread(cluster.close)
+    await asyncio.to_thread(cluster.close)
+    assert alive(pid)
+    assert not cluster._thread.is_alive()

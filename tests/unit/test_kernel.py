@@ -1,0 +1,213 @@
+"""The handle of a kernel: what is known of it, at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import HostUnresponsive, KernelStartFailed
+from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.settings import Distributed
+
+from .agents import DEADLINE, STANDIN, alive, until, written
+from .clusters import answers, gone, start
+from .conftest import Hosts
+from .ssh_server import Sshd
+
+
+def watched(kernel: RemoteKernel) -> list[RemoteKernel]:
+    """Return the list to which the kernel is added when it dies."""
+    dead: list[RemoteKernel] = []
+    kernel.on_exit = dead.append
+    return dead
+
+
+async def cut(sshd: Sshd, kernel: RemoteKernel) -> None:
+    """Cut the network to the kernel's host, and wait until that is seen."""
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await until(lambda: kernel.state is State.UNKNOWN, "the cut is seen")
+
+
+async def test_a_cut_makes_a_kernel_unknown_and_never_dead(cluster: Cluster, hosts: Hosts) -> None:
+    """ALIVE, UNKNOWN, ALIVE: nobody restarts a kernel because of the network."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    dead = watched(kernel)
+    assert kernel.state is State.ALIVE
+    for _ in range(3):
+        await cut(sshd, kernel)
+        await sshd.wire.open()
+        await until(lambda: kernel.state is not State.UNKNOWN, "it is known again")
+        assert kernel.state is State.ALIVE
+        assert await answers(kernel)
+    assert dead == []
+
+
+async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
+    """The node says so, with code and last words; nobody polls."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "say:so long")
+    dead = watched(kernel)
+    os.kill(kernel.pid, signal.SIGKILL)
+    await until(lambda: dead, "the death is told")
+    assert dead == [kernel]
+    assert (kernel.state, kernel.exit_code, kernel.exit_log) == (State.DEAD, -9, "so long\n")
+    await until(lambda: cluster.host("node1").kernels == 0, "nothing is counted")
+
+
+async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:
+    """Unknown as long as nobody can know, then dead with its code, and told once."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    dead = watched(kernel)
+    await cut(sshd, kernel)
+    os.kill(kernel.pid, signal.SIGKILL)
+    await gone(kernel.pid)
+    assert kernel.state is State.UNKNOWN
+    await sshd.wire.open()
+    await until(lambda: dead, "the death is told")
+    assert (kernel.state, kernel.exit_code, len(dead)) == (State.DEAD, -9, 1)
+
+
+async def test_a_host_that_stays_away_is_given_up(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+    """After host_lost_after its kernels count as dead; when it is back after all, they are ended there."""
+    settings.host_lost_after = 0.5
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    dead = watched(kernel)
+    await cut(sshd, kernel)
+    await until(lambda: dead, "it is given up")
+    assert kernel.lost
+    assert alive(kernel.pid)
+    await sshd.wire.open()
+    await gone(kernel.pid)
+
+
+async def test_signals_arrive(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """An interrupt reaches the kernel on its node; to a dead one nothing is sent."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", f"note:{short / 'note'}")
+    assert await cluster.run(kernel.signal(signal.SIGINT)) is True
+    assert await written(short / "note") == "SIGINT"
+    await cluster.run(kernel.stop())
+    assert await cluster.run(kernel.signal(signal.SIGINT)) is False
+
+
+async def test_a_signal_to_a_host_that_is_away_is_an_error(cluster: Cluster, hosts: Hosts) -> None:
+    """Who interrupts hears that it did not arrive, at once."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    await cut(sshd, kernel)
+    with pytest.raises(HostUnresponsive, match=r"^Host node1: Not connected"):
+        await cluster.run(kernel.signal(signal.SIGINT))
+    await sshd.wire.open()
+
+
+async def test_stop_escalates_and_says_the_code(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that ignores SIGTERM is killed after the grace."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "ignore:SIGTERM")
+    await cluster.run(kernel.stop(grace=0.2))
+    assert (kernel.state, kernel.exit_code) == (State.DEAD, -9)
+    assert not alive(kernel.pid)
+
+
+async def test_the_log_can_be_read(cluster: Cluster, hosts: Hosts) -> None:
+    """What a kernel printed is there for its operator, from the end."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "say:one", "say:two")
+    assert await cluster.run(kernel.read_log()) == "one\ntwo\n"
+    assert await cluster.run(kernel.read_log(4)) == "two\n"
+
+
+async def test_a_request_reaches_the_kernel_whole(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """Environment of kernelspec and client, folder, key and signature scheme arrive on the node."""
+    sshds = await hosts("node1")
+    (short / "work").mkdir()
+    kernel = await start(
+        cluster,
+        "k1",
+        "node1",
+        f"facts:{short / 'facts'}",
+        spec_env={"WHERE": "${NODE}"},
+        env={"KERNEL_USERNAME": "$NODE"},
+        cwd=str(short / "work"),
+        key="secret",
+        signature_scheme="hmac-sha512",
+    )
+    facts = await written(short / "facts")
+    assert (facts["env"]["WHERE"], facts["env"]["KERNEL_USERNAME"]) == ("node1", "$NODE")
+    assert facts["cwd"] == str(short / "work")
+    info = json.loads(Path(facts["argv"][1]).read_text())
+    assert (info["key"], info["signature_scheme"]) == ("secret", "hmac-sha512")
+    assert (kernel.connection_info["key"], kernel.connection_info["signature_scheme"]) == ("secret", "hmac-sha512")
+    assert kernel.pid == facts["pid"]
+    assert sshds[0].wire.connections == 1
+
+
+@pytest.mark.parametrize(("language", "transport"), [("python", "ipc"), ("Python", "ipc"), ("R", "tcp"), ("", "tcp")])
+async def test_the_transport_follows_the_language(
+    cluster: Cluster, hosts: Hosts, short: Path, language: str, transport: str
+) -> None:
+    """UNIX sockets where they are known to work, loopback ports elsewhere; the client sees no difference."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", f"facts:{short / 'facts'}", language=language)
+    info = json.loads(Path((await written(short / "facts"))["argv"][1]).read_text())
+    assert info["transport"] == transport
+    assert kernel.connection_info["transport"] == "ipc"
+    assert await answers(kernel)
+
+
+async def test_a_launchers_answer_makes_the_connection(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A launcher's answer is decrypted here and used on the node; nonsense, and another kernel's, is ignored."""
+    await hosts("node1")
+    inner = await start(cluster, "inner", "node1", f"facts:{short / 'facts'}")
+    info = json.loads(Path((await written(short / "facts"))["argv"][1]).read_text())
+    heard: list[str] = []
+
+    def decrypt(payload: str) -> dict[str, object]:
+        heard.append(payload)
+        if payload == "nonsense":
+            raise ValueError(payload)
+        return {**info, "key": "the launcher's", "pid": inner.pid}
+
+    argv = [*STANDIN, "{response_address}", "answer:nonsense", "answer:proper"]
+    kernel = await start(cluster, "k1", "node1", argv=argv, transport="launcher", decrypt=decrypt)
+    assert heard == ["nonsense", "proper"]
+    assert kernel.key == "the launcher's"
+    assert await answers(kernel)
+
+
+async def test_a_cut_during_a_start_does_not_end_it(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A connection that is lost while the kernel comes up is made anew, and the start goes on."""
+    (sshd,) = await hosts("node1")
+    await start(cluster, "k0", "node1")
+    gate = short / "gate"
+    os.mkfifo(gate)
+    code = f"open({str(gate)!r}).read();import sys;exec(compile(open(sys.argv[1]).read(),'s','exec'))"
+    argv = [STANDIN[0], "-ISc", f"import sys;{code.replace('sys.argv[1]', repr(STANDIN[2]))}", "{connection_file}"]
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1", argv=argv))
+    await until(lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid, "it is under way")
+    sshd.wire.cut()
+    await until(lambda: cluster.host("node1").node.connections == 2, "the connection is back")
+    with await asyncio.to_thread(gate.open, "w"):
+        pass
+    kernel = await asyncio.wait_for(starting, DEADLINE)
+    assert await answers(kernel)
+    assert kernel.state is State.ALIVE
+
+
+async def test_a_second_start_of_a_failing_kernel_tells_its_own_words(cluster: Cluster, hosts: Hosts) -> None:
+    """Each attempt has its own log and its own exit."""
+    await hosts("node1")
+    for word in ("first", "second"):
+        with pytest.raises(KernelStartFailed) as failed:
+            await start(cluster, "k1", "node1", f"say:{word}", "leave:1")
+        assert failed.value.log == f"{word}\n"

@@ -1,0 +1,261 @@
+"""One host from the gateway's side: one connection, answers in time, and the way back after a cut."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from eg_distributed.errors import (
+    AgentUnavailable,
+    HostError,
+    HostUnreachable,
+    HostUnresponsive,
+    KernelGone,
+    KernelStartFailed,
+)
+from eg_distributed.node import Node
+from eg_distributed.protocol import PROTOCOL, Message
+from eg_distributed.settings import Distributed
+
+from .agents import DEADLINE, alive, standin, until
+from .conftest import Hosts
+from .ssh_server import Sshd
+
+
+class Held:
+    """A node, what it told, and the kernels it is to answer for."""
+
+    def __init__(self, name: str, settings: Distributed) -> None:
+        self.events: list[Message] = []
+        self.wanted: list[str] = []
+        self.node = Node(name, settings, ("tests", "1"), self.events.append, lambda: self.wanted)
+
+    def told(self, event: str) -> list[Message]:
+        """Return the events of that name."""
+        return [message for message in self.events if message["event"] == event]
+
+    async def start(self, kernel: str, *behaviours: str) -> int:
+        """Start a kernel and return its pid."""
+        self.wanted.append(kernel)
+        described = await self.node.request(
+            "start",
+            {
+                "kernel": kernel,
+                "attempt": "a1",
+                "owner": "tests",
+                "host_set": "",
+                "argv": standin(*behaviours),
+                "spec_env": {},
+                "env": {},
+                "transport": "ipc",
+                "key": "k",
+                "signature_scheme": "hmac-sha256",
+                "orphan_timeout": 0,
+            },
+        )
+        await until(lambda: any(message["kernel"] == kernel for message in self.told("ready")), "it is ready")
+        return int(described["pid"])
+
+
+@pytest_asyncio.fixture
+async def sshd(hosts: Hosts) -> Sshd:
+    """The host."""
+    (sshd,) = await hosts("node1")
+    return sshd
+
+
+@pytest_asyncio.fixture
+async def held(sshd: Sshd, settings: Distributed) -> AsyncIterator[Held]:
+    """The node of `sshd`, not connected yet."""
+    settings.request_timeout = settings.connect_timeout = 2.0
+    held = Held(sshd.name, settings)
+    yield held
+    await held.node.close()
+
+
+async def test_all_who_want_it_share_one_connection(held: Held, sshd: Sshd) -> None:
+    """Connecting at the same moment, and again later, makes one connection."""
+    await asyncio.gather(*(held.node.connect() for _ in range(5)))
+    await held.node.connect()
+    assert (held.node.connections, sshd.wire.connections) == (1, 1)
+
+
+async def test_a_failed_connection_is_told_to_all_and_remembered(held: Held, sshd: Sshd) -> None:
+    """Everybody who waits hears the same error; a later attempt may succeed and forgets it."""
+    sshd.wire.refuse()
+    errors = await asyncio.gather(*(held.node.connect() for _ in range(3)), return_exceptions=True)
+    assert {type(error) for error in errors} == {HostUnreachable}
+    assert isinstance(held.node.last_error, HostUnreachable)
+    await sshd.wire.open()
+    await held.node.connect()
+    assert held.node.last_error is None
+
+
+async def test_who_gives_up_waiting_does_not_end_it_for_others(held: Held) -> None:
+    """Cancelling one waiter leaves the attempt to the rest."""
+    impatient, patient = (asyncio.ensure_future(held.node.connect()) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await patient
+    assert impatient.cancelled()
+    assert held.node.connected.is_set()
+
+
+async def test_events_come_by_themselves(held: Held) -> None:
+    """A kernel's exit is pushed, and what runs on the host is known without asking."""
+    await held.node.connect()
+    await held.start("k1")
+    assert held.node.running == {"k1"}
+    await held.node.request("signal", {"kernel": "k1", "signum": 9})
+    await until(lambda: held.told("exited"), "the exit is told")
+    assert held.told("exited")[0]["exit_code"] == -9
+    await until(lambda: held.node.running == set(), "nothing is counted")
+
+
+async def test_the_agents_errors_have_their_classes(held: Held) -> None:
+    """What the agent refuses becomes an error that names the host."""
+    await held.node.connect()
+    refused: list[tuple[str, Message, type[AgentUnavailable | KernelGone]]] = [
+        ("signal", {"kernel": "k9", "signum": 2}, KernelGone),
+        ("dance", {}, AgentUnavailable),
+        ("start", {"kernel": "k1", "argv": ["/no"]}, KernelGone),
+    ]
+    for method, params, kind in refused:
+        with pytest.raises(kind, match=r"^Host node1: ") as failed:
+            await held.node.request(method, params)
+        assert failed.value.host == "node1"
+    with pytest.raises(KernelStartFailed, match="Cannot execute '/no/python'"):
+        await held.node.request(
+            "start",
+            {
+                "kernel": "k1",
+                "attempt": "a",
+                "owner": "o",
+                "host_set": "",
+                "argv": ["/no/python"],
+                "spec_env": {},
+                "env": {},
+                "transport": "ipc",
+                "key": "",
+                "signature_scheme": "",
+                "orphan_timeout": 0,
+            },
+        )
+
+
+async def test_without_a_connection_a_request_fails_at_once(held: Held) -> None:
+    """Nobody waits for a host that is not there."""
+    with pytest.raises(HostUnresponsive, match="Not connected"):
+        await held.node.request("ping", {})
+    with pytest.raises(OSError, match="not connected"):
+        await held.node.open()
+
+
+async def test_a_host_that_hangs_is_unresponsive_within_the_deadline(held: Held, sshd: Sshd) -> None:
+    """No answer in time is an error that says so, and the connection is not given up for it."""
+    await held.node.connect()
+    sshd.wire.freeze()
+    with pytest.raises(HostUnresponsive, match=r"No answer to 'ping' within 0\.3 s"):
+        await held.node.request("ping", {}, timeout=0.3)
+    sshd.wire.thaw()
+    assert (await held.node.request("ping", {}))["pid"]
+    assert held.node.connections == 1
+
+
+async def test_who_waits_for_an_answer_hears_of_a_cut_at_once(held: Held, sshd: Sshd) -> None:
+    """A cut is no time-out."""
+    await held.node.connect()
+    await held.start("k1", "ignore:SIGTERM")
+    stopping = asyncio.ensure_future(held.node.request("stop", {"kernel": "k1", "grace": 60}, timeout=60))
+    await held.node.request("ping", {})
+    sshd.wire.cut()
+    with pytest.raises(HostUnresponsive, match="connection was lost"):
+        await asyncio.wait_for(stopping, DEADLINE)
+
+
+async def test_a_cut_is_healed_and_the_kernels_are_asked_about(held: Held, sshd: Sshd) -> None:
+    """After a cut the node comes back by itself, claims its kernels, and says what became of each."""
+    await held.node.connect()
+    await held.start("lives")
+    pid = await held.start("dies")
+    held.wanted.append("never was")
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await until(lambda: not held.node.connected.is_set(), "the cut is seen")
+    os.kill(pid, 9)
+    await until(lambda: not alive(pid))
+    await sshd.wire.open()
+    await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
+    assert held.node.connections == 2
+    found = {message["kernel"]: message for message in held.told("found")}
+    assert found["lives"]["state"] == "running"
+    assert (found["dies"]["state"], found["dies"]["exit_code"]) == ("exited", -9)
+    assert found["never was"]["state"] == "missing"
+    assert held.node.running == {"lives"}
+
+
+async def test_without_kernels_there_is_no_way_back(held: Held, sshd: Sshd) -> None:
+    """A host on which nothing of ours runs is not connected again until somebody wants it."""
+    await held.node.connect()
+    sshd.wire.cut()
+    await until(lambda: not held.node.connected.is_set(), "the cut is seen")
+    with pytest.raises(HostError):
+        await held.node.request("ping", {})
+    assert sshd.wire.connections == 1
+    await held.node.connect()
+    assert sshd.wire.connections == 2
+
+
+async def test_what_was_given_up_is_ended_at_the_next_connection(held: Held, sshd: Sshd) -> None:
+    """A start that was abandoned does not live on; one of another attempt does."""
+    await held.node.connect()
+    gone, kept = await held.start("gone"), await held.start("kept")
+    held.node.abandoned = {("gone", "a1"), ("kept", "a0")}
+    sshd.wire.cut()
+    await until(lambda: held.node.connections == 2, "it is back")
+    await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
+    await until(lambda: not alive(gone))
+    assert alive(kept)
+    assert held.node.abandoned == set()
+
+
+async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> None:
+    """However often, and wherever in the handshake, the connection breaks: it comes back."""
+    await held.node.connect()
+    pid = await held.start("k1")
+    for count in (1, 700, 4000, 9000, 1):
+        sshd.wire.cut_after(count)
+        sshd.wire.cut()
+        before = held.node.connections
+        await until(lambda: held.node.connections > before and held.node.connected.is_set(), "it is back")  # noqa: B023
+    assert alive(pid)
+    assert (await held.node.request("ping", {}))["running"] == 1
+
+
+async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd) -> None:
+    """A gateway that ends leaves its kernels to the next one."""
+    await held.node.connect()
+    pid = await held.start("k1")
+    await held.node.close()
+    await until(lambda: not sshd.open_connections, "the connection is closed")
+    assert alive(pid)
+    assert not held.node.connected.is_set()
+
+
+async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held: Held, sshd: Sshd) -> None:
+    """What answers on the socket and is none of ours is an error with a remedy, and no link stays open."""
+    assert PROTOCOL == 1
+    sshd.command = (
+        "python3 -c 'import json,socket,sys,threading;sys.stdin.buffer.readline();s=socket.socket(socket.AF_UNIX);"
+        's.bind("sock");s.listen();print(chr(30)+" eg-distributed agent "+chr(30)+json.dumps(dict(ok=True,'
+        f'socket="{sshd.folder}/sock")),flush=True);'
+        '\nwhile 1: c=s.accept()[0];c.sendall(bytes([0,0,0,2])+b"[]");c.close()\' # {command}'
+    ).replace("{command}", "")
+    sshd.command = sshd.command.replace("{", "{{").replace("}", "}}")
+    with pytest.raises(AgentUnavailable, match=r"does not answer|protocol"):
+        await held.node.connect()
+    await until(lambda: not sshd.open_connections, "no link stays")

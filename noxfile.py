@@ -19,6 +19,8 @@ nox.options.sessions = ["lint", "types", "unit", "integration"]
 
 ROOT = Path(__file__).parent
 LOCK = ROOT / "uv.lock"
+LAB_SUITES = ("test_commands.py", "test_fault_*.py", "test_lab_topology.py", "test_plugin*.py")
+"""What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
 CODE = ["eg_distributed", "lab", "tests", "benchmarks", "noxfile.py"]
 
 
@@ -66,7 +68,16 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Run the integration tests on a lab of containers; needs an engine (LAB_REQUIRE_DOCKER=1 makes its absence a failure)."""
     install(session)
-    session.run("pytest", "tests/integration", *session.posargs)
+    others = [f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES]
+    session.run("pytest", "tests/integration", *others, *session.posargs)
+
+
+@nox.session(default=False)
+def lab(session: nox.Session) -> None:
+    """Run the lab's own long suites: every verb, every fault, topologies, and the pytest plugin; about ten minutes."""
+    install(session)
+    suites = sorted(str(path) for suite in LAB_SUITES for path in Path("tests/integration").glob(suite))
+    session.run("pytest", *(session.posargs or suites))
 
 
 @nox.session(default=False)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -65,8 +66,8 @@ def test_the_authority_signs_hosts_and_logins(tmp_path: Path) -> None:
     authority = keys.Authority(tmp_path / "authority", "lab")
     assert keys.Authority(tmp_path / "authority", "lab", make=False).public == authority.public
     public = keys.generate_key("x").public
-    host = asyncssh.import_certificate(authority.sign_host(public, ["node1.lab.test", "node1"], 3600))
-    user = asyncssh.import_certificate(authority.sign_user(public, ["lab", "alice"], 3600))
+    host: Any = asyncssh.import_certificate(authority.sign_host(public, ["node1.lab.test", "node1"], 3600))
+    user: Any = asyncssh.import_certificate(authority.sign_user(public, ["lab", "alice"], 3600))
     assert (host.principals, user.principals) == (["node1.lab.test", "node1"], ["lab", "alice"])
     assert host.signing_key is not None
     assert " ".join(host.signing_key.export_public_key().decode().split()[:2]) == authority.public

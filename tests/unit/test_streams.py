@@ -298,7 +298,8 @@ async def test_megabytes_survive_cuts_in_both_directions(seed: int) -> None:
     """Links are cut again and again while megabytes flow both ways, and every byte arrives once and in order."""
     chance = random.Random(seed)
     there, back = chance.randbytes(6_000_000), chance.randbytes(5_000_000)
-    async with pair(limit=1 << 19) as streams:
+    # So small that acknowledgements set the pace, not the machine: the cuts then come as often everywhere.
+    async with pair(limit=1 << 18) as streams:
         (near_reader, near_writer), (far_reader, far_writer) = streams.near, streams.far
         traffic = asyncio.gather(
             send(near_writer, there),
@@ -320,7 +321,7 @@ async def test_megabytes_survive_cuts_in_both_directions(seed: int) -> None:
             streams.cut()
             cuts += 1
         _, _, arrived, returned = await traffic
-    assert cuts > 5
+    assert cuts > 2  # how many depends on the pace; more than one shows that a resumed stream resumes again
     assert arrived == there
     assert returned == back
 

@@ -145,12 +145,14 @@ def lookup(machine: Machine, name: str) -> tuple[str, float]:
 
 
 @asynccontextmanager
-async def connected(lab: Lab, node: Node, **options: Any) -> AsyncIterator[asyncssh.SSHClientConnection]:
+async def connected(
+    lab: Lab, node: Node, address: str = "", port: int = 22, **options: Any
+) -> AsyncIterator[asyncssh.SSHClientConnection]:
     """Log in at the node's own address, with strict host keys."""
     entry = node.entry()
     async with asyncssh.connect(
-        node.address,
-        22,
+        address or node.address,
+        port,
         **{
             "username": entry.user,
             "client_keys": [str(lab.folder.identity)],
@@ -182,6 +184,11 @@ def login(lab: Lab, node: Node, command: str, **options: Any) -> str:
         return str(run(lab, node, command, **options).stdout).strip()
     except (OSError, asyncssh.Error) as error:
         return type(error).__name__
+
+
+def login_to(lab: Lab, node: Node, command: str, address: str, port: int) -> str:
+    """Do the same at another address and port than a container's."""
+    return login(lab, node, command, address=address, port=port)
 
 
 def failure(lab: Lab, node: Node, command: str) -> str:

@@ -112,3 +112,12 @@ def test_a_fault_needs_nodes_each_once(reached: Reached) -> None:
     for nodes in ([], [found.nodes[0], found.nodes[0]]):
         with pytest.raises(LabUsageError, match="node"):
             add(found, "refuse", nodes)
+
+
+def test_nobody_logs_in_to_a_gateway(reached: Reached) -> None:
+    """Faults of SSH and logins are refused there, not silently without effect; others can be."""
+    found = lab()
+    for name in ("key-removed", "noisy-rc", "out-of-fds"):
+        with pytest.raises(FaultUnavailable, match="nobody logs in"):
+            add(found, name, found.gateways)
+    assert add(found, "partition", found.gateways).mechanism == "iptables DROP"

@@ -1,0 +1,122 @@
+"""Faults of a lab without an engine: those that processes can have, and why not the others."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from lab import EnvironmentUnfit, Lab, Node
+from lab.errors import FaultUnavailable
+from lab.faults import active, add, catalogue, heal
+from lab.probes import ProbeFailed, probe_ssh
+from tests.integration.fault_lab import SHORT, login_to, until
+
+NAME = f"fltl{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Lab]:
+    """A local lab of one node, with OpenSSH's server where this machine has one."""
+    try:
+        lab = Lab.up(NAME, nodes=1, driver="local")
+    except EnvironmentUnfit as error:
+        pytest.skip(str(error))
+    try:
+        yield lab
+    finally:
+        lab.down()
+
+
+@pytest.fixture
+def node(local: Lab) -> Iterator[Node]:
+    """Its node; afterwards it has no fault and takes a login, or the test has failed."""
+    found = local.node("node1")
+    yield found
+    left = active(local)
+    heal(local)
+    assert not left, left
+    assert login_to(local, found, "echo in", "127.0.0.1", found.port) == "in"
+
+
+@pytest.fixture
+def openssh(node: Node) -> Node:
+    """The node, if its server is OpenSSH's."""
+    if not str(node.facts["argv"][-1]).endswith("sshd_config"):  # type: ignore[attr-defined]
+        pytest.skip("this machine has no OpenSSH server: its nodes have no sshd_config to change")
+    return node
+
+
+def works(lab: Lab, node: Node) -> bool:
+    """Say whether a login with strict host keys works."""
+    try:
+        probe_ssh(node.entry(), lab.folder.identity)
+    except ProbeFailed:
+        return False
+    return True
+
+
+def knock(node: Node) -> str:
+    """Connect to the node's port; return what comes."""
+    try:
+        with socket.create_connection(("127.0.0.1", node.port), timeout=SHORT) as plug:
+            plug.settimeout(SHORT)
+            return plug.recv(64).decode()
+    except TimeoutError:
+        return "silence"
+    except ConnectionRefusedError:
+        return "refused"
+
+
+@pytest.mark.parametrize(("fault", "seen"), [("pause", "silence"), ("kill", "refused")])
+def test_a_node_hangs_or_is_gone(local: Lab, node: Node, fault: str, seen: str) -> None:
+    """Its processes are stopped or killed, and run again once healed."""
+    with add(local, fault, [node], duration=60):
+        assert knock(node) == seen
+    assert until("a login", lambda: works(local, node))
+
+
+def test_a_node_reboots(local: Lab, node: Node) -> None:
+    """At once, on the same port."""
+    port = node.port
+    add(local, "reboot", [node])
+    assert until("a login", lambda: works(local, node))
+    assert node.port == port
+
+
+@pytest.mark.parametrize(("fault", "seen"), [("sshd-hung", "silence"), ("sshd-stopped", "refused")])
+def test_its_sshd_is_gone_or_hangs(local: Lab, openssh: Node, fault: str, seen: str) -> None:
+    """And comes back."""
+    with add(local, fault, [openssh], duration=60):
+        assert knock(openssh) == seen
+    assert until("a login", lambda: works(local, openssh))
+
+
+@pytest.mark.parametrize("fault", ["key-removed", "host-key-changed", "password-asked", "max-startups"])
+def test_a_login_is_refused(local: Lab, openssh: Node, fault: str) -> None:
+    """By the same settings as on a container."""
+    with add(local, fault, [openssh], duration=60):
+        assert not works(local, openssh)
+    assert until("a login", lambda: works(local, openssh))
+
+
+@pytest.mark.parametrize(
+    ("fault", "hostile"), [("noisy-rc", "noisy start-up file"), ("umask", "0077"), ("force-command", "umask")]
+)
+def test_a_login_is_hostile(local: Lab, openssh: Node, fault: str, hostile: str) -> None:
+    """Start-up files of the node's own home, and sshd's settings."""
+    command = 'umask; echo "$SSH_ORIGINAL_COMMAND"'
+    with add(local, fault, [openssh], duration=60):
+        assert hostile in login_to(local, openssh, command, "127.0.0.1", openssh.port)
+    assert hostile not in login_to(local, openssh, command, "127.0.0.1", openssh.port)
+
+
+def test_the_others_say_why_not(local: Lab, node: Node) -> None:
+    """Nothing that needs a machine of its own is silently left out."""
+    for kind in catalogue():
+        if "local" not in kind.drivers:
+            with pytest.raises(FaultUnavailable, match="local lab"):
+                add(local, kind.name, [node], duration=60)
+    assert active(local) == []

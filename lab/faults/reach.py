@@ -193,8 +193,9 @@ def _privileged(machine: Machine, argv: Sequence[str]) -> tuple[int, str, str]:
     def execute() -> None:
         try:
             handle = api.exec_create(container.id, list(argv), user="root", privileged=True)["Id"]
-            output = [(part or b"").decode(errors="replace") for part in api.exec_start(handle, demux=True)]
-            ended.append((int(api.exec_inspect(handle)["ExitCode"]), *output))
+            stdout, stderr = api.exec_start(handle, demux=True)
+            text = [(part or b"").decode(errors="replace") for part in (stdout, stderr)]
+            ended.append((int(api.exec_inspect(handle)["ExitCode"]), text[0], text[1]))
         except Exception as error:  # noqa: BLE001 -- docker's and requests' errors have no common root
             ended.append(error)
 

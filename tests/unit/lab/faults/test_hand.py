@@ -40,6 +40,17 @@ def test_a_file_that_a_block_made_goes_with_it(tmp_path: Path) -> None:
     assert path.read_text() == "mine\n"
 
 
+def test_a_made_file_goes_with_the_last_fault_that_uses_it(tmp_path: Path) -> None:
+    """Whichever of them made it, and whichever heals first."""
+    path = tmp_path / "one" / "rc"
+    for order in (("a", "b"), ("b", "a")):
+        for mark in ("a", "b"):
+            files.block(str(path), f"lab-fault-{mark}", "echo")
+        for mark in order:
+            files.unblock(str(path), f"lab-fault-{mark}")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_put_aside_comes_back_over_what_stands_there(tmp_path: Path) -> None:
     """And putting back twice does no harm."""
     path = tmp_path / "python3"

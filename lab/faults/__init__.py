@@ -3,7 +3,8 @@
     with lab.faults.add(lab, "delay", [lab.node("node1")], duration=15, milliseconds=200) as fault:
         print(fault.mechanism)
 
-The catalogue is in network.py, host.py, ssh.py and login.py; inject.py inflicts, watchdog.py heals, plan.py has timelines.
+The catalogue is in network.py, resolving.py, host.py, ssh.py and login.py. inject.py inflicts, fault.py sees and heals,
+watchdog.py heals by itself, plan.py has timelines, reach.py and inside/ carry out what all these decide.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabUsageError
 from lab.faults import inject
+from lab.faults.fault import Fault, active, heal
 from lab.faults.host import KINDS as HOST
-from lab.faults.inject import NOBODY, Fault, active, heal
+from lab.faults.inject import NOBODY
 from lab.faults.login import KINDS as LOGIN
 from lab.faults.model import FaultKind, Mechanism, Option
 from lab.faults.network import KINDS as NETWORK
 from lab.faults.plan import Step, resolve, run_plan
+from lab.faults.resolving import KINDS as RESOLVING
 from lab.faults.ssh import KINDS as SSH
 from lab.machines import Machine
 
@@ -46,7 +49,7 @@ __all__ = [
 
 @cache
 def _kinds() -> dict[str, FaultKind]:
-    return {each.name: each for each in (*NETWORK, *HOST, *SSH, *LOGIN)}
+    return {each.name: each for each in (*NETWORK, *RESOLVING, *HOST, *SSH, *LOGIN)}
 
 
 def catalogue() -> list[FaultKind]:

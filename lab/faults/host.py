@@ -249,7 +249,10 @@ KINDS = (
         (
             Mechanism("engine's memory limit", _memory, claims=("memory",)),
             Mechanism(
-                "pam_limits on address space", lambda c: _pam(c, "as", c.options["megabytes"] << 10), claims=("memory",)
+                "pam_limits on address space",
+                lambda c: _pam(c, "as", c.options["megabytes"] << 10),
+                claims=("memory",),
+                logins=True,
             ),
         ),
         (Option("megabytes", "integer", 192, "memory that the whole machine has", 16, 1 << 20),),
@@ -261,7 +264,9 @@ KINDS = (
         "a login fails, since sshd can't fork",
         (
             Mechanism("engine's limit of processes", _pids, claims=("pids",)),
-            Mechanism("pam_limits on processes", lambda c: _pam(c, "nproc", c.options["limit"]), claims=("pids",)),
+            Mechanism(
+                "pam_limits on processes", lambda c: _pam(c, "nproc", c.options["limit"]), claims=("pids",), logins=True
+            ),
         ),
         (Option("limit", "integer", 1, "processes and threads that the machine may have", 1, 1 << 20),),
     ),
@@ -270,7 +275,14 @@ KINDS = (
         "host",
         "New logins can open few files.",
         "opening a file in a login fails with EMFILE",
-        (Mechanism("pam_limits on open files", lambda c: _pam(c, "nofile", c.options["count"]), claims=("nofile",)),),
+        (
+            Mechanism(
+                "pam_limits on open files",
+                lambda c: _pam(c, "nofile", c.options["count"]),
+                claims=("nofile",),
+                logins=True,
+            ),
+        ),
         (Option("count", "integer", 16, "files that each process may have open", 3, 1 << 20),),
     ),
     FaultKind(

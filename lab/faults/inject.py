@@ -1,4 +1,4 @@
-"""Inflict faults, see which there are, heal them: from any process, at any time."""
+"""Inflict a fault: find a mechanism that works on each node, and write down how to undo it before it is done."""
 
 from __future__ import annotations
 
@@ -7,136 +7,27 @@ import os
 import random
 import secrets
 import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import LabConflict, LabError, LabNotFound, LabUsageError
+from lab.errors import LabConflict, LabUsageError
 from lab.faults import reach, watchdog
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, seconds
-from lab.faults.record import Busy, Note, Notes, started
+from lab.faults.record import Note, Notes, started
 from lab.machines import Machine
 from lab.names import short_name
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from lab.lab import Lab
+
+from lab.faults.fault import NOTING, Fault, locked, record, undo
 
 LONGEST = 7 * 24 * 3600.0
 """Seconds. A fault that should last longer is a node of another kind, not a fault."""
-_NOTING = threading.Lock()
-"""For the one note that several nodes' threads write to."""
 NOBODY = "lab"
 """The owner of faults that belong to no process: they last until their duration ends or somebody heals them."""
-
-
-class Fault:
-    """One active fault; heals when left as a context manager."""
-
-    def __init__(self, lab: Lab, note: Note) -> None:
-        self._lab = lab
-        self._note = note
-        self.id = note.id
-        self.name = note.name
-        self.nodes = tuple(note.nodes)
-        self.options: Mapping[str, Any] = note.options
-        self.mechanism = " + ".join(dict.fromkeys(note.mechanisms.values()))
-        """How it is done here; several, if nodes differ."""
-        self.mechanisms: Mapping[str, str] = note.mechanisms
-        self.owner = note.owned_by
-        self.added = note.added
-        self.expires = note.expires
-        """UNIX seconds, None for a fault without a duration."""
-
-    def __repr__(self) -> str:
-        return f"<Fault {self.id} {self.name} on {', '.join(self.nodes)}: {self.mechanism}>"
-
-    def __enter__(self) -> Fault:  # noqa: PYI034 -- Self needs a newer Python than 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.heal()
-
-    @property
-    def active(self) -> bool:
-        """Whether it is still to be healed, asked now."""
-        return any(note.id == self.id for note in Notes(self._lab.folder.path).read())
-
-    def heal(self) -> None:
-        """Undo it now, on all its nodes; fine if it is healed already."""
-        heal_note(self._lab, self._note, "healed")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `lab fault ls --json` prints: a contract that only grows."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "nodes": list(self.nodes),
-            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()},
-            "mechanism": self.mechanism,
-            "owner": self.owner,
-            "added": self.added,
-            "expires": self.expires,
-        }
-
-
-def see(name: str) -> Lab:
-    """Return the lab *name* without touching it: `Lab.attach` writes its files anew, which healing has no need of."""
-    return _see(name)
-
-
-@lru_cache(maxsize=8)
-def _see(name: str) -> Lab:
-    from lab.drivers import find_driver
-    from lab.lab import Lab
-    from lab.state import StateFolder
-
-    folder = StateFolder(name)
-    return Lab(name, find_driver(name, folder), folder)
-
-
-def record(lab: Lab, kind: str, note: Note, **more: Any) -> None:
-    """Put a line into the lab's events."""
-    from lab import events
-
-    events.record(
-        lab.name,
-        kind,
-        fault=note.name,
-        id=note.id,
-        nodes=note.nodes,
-        options=note.options,
-        mechanism=" + ".join(dict.fromkeys(note.mechanisms.values())),
-        owner=note.owned_by,
-        expires=note.expires,
-        **more,
-    )
-
-
-@contextmanager
-def _locked(lab: Lab) -> Iterator[Notes]:
-    notes = Notes(lab.folder.path)
-    try:
-        with notes.locked():
-            yield notes
-    except Busy as error:
-        raise LabConflict(
-            f"the faults of {lab.name} are busy", cause=str(error), remedy="wait for it, or end it"
-        ) from None
-    except FileNotFoundError:
-        raise LabNotFound(
-            f"the lab {lab.name} has no folder here", cause=str(lab.folder.path), remedy=f"`lab up --name {lab.name}`"
-        ) from None
-
-
-# -- add -------------------------------------------------------------------------------------------------------------
 
 
 def add(
@@ -176,13 +67,13 @@ def add(
         Context(note.id, lab.name, lab.driver, node, parsed, note.seed + place, tuple(nodes), machines, lasts)
         for place, node in enumerate(nodes)
     ]
-    with _locked(lab) as notes:
+    with locked(lab) as notes:
         others = notes.read()
         try:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda context: _inflict(kind, context, note, notes, others), contexts))
         except BaseException:
-            _undo(lab, note, notes)
+            undo(lab, note, notes)
             raise
         if kind.momentary:
             notes.remove(note.id)
@@ -233,7 +124,7 @@ def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others
         moves = _marked(mechanism.moves(context), context)
         # A gateway has no capability at all, so what nodes do as root has to come from outside.
         elevated = mechanism.elevated or (context.driver == "docker" and not reach.is_node(node))
-        with _NOTING:
+        with NOTING:
             note.mechanisms[node.name] = mechanism.name
             note.undo[node.name] = [list(step) for step in moves.undo]
             note.claims[node.name] = list(mechanism.claims)
@@ -247,7 +138,7 @@ def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others
         except reach.StepsFailed as error:
             reasons.append(f"{mechanism.name}: {error.cause or error.what}")
             reach.carry_out(node, moves.undo, elevated=elevated, undoing=True)
-            with _NOTING:
+            with NOTING:
                 for known in (note.undo, note.claims, note.mechanisms):
                     known.pop(node.name, None)
                 if elevated:
@@ -263,8 +154,7 @@ def _closed(kind: FaultKind, mechanism: Mechanism, context: Context) -> str:
     """Return why a mechanism can't be on this node, as far as that is known before it is tried."""
     if context.driver not in mechanism.drivers:
         return "nodes of a local lab share this machine's kernel, network and users"
-    of_logins = kind.group in {"ssh", "login"} or mechanism.name.startswith("pam_limits")
-    if of_logins and not reach.is_node(context.node):
+    if (mechanism.logins or kind.group in {"ssh", "login"}) and not reach.is_node(context.node):
         return "nobody logs in to a gateway"
     return mechanism.refuse(context)
 
@@ -286,115 +176,3 @@ def _with_marker(moves: Moves, context: Context, note: Note) -> tuple[tuple[str,
     if context.driver == "local":
         return moves.apply
     return (("@write", f"{context.folder}/note.json", note.text()), *moves.apply)
-
-
-# -- heal -------------------------------------------------------------------------------------------------------------
-
-
-def _undo(lab: Lab, note: Note, notes: Notes) -> None:
-    """Undo *note* on its nodes as far as it goes, with the lock held; raise what stood in the way on one of them."""
-    there = {machine.name: machine for machine in (*lab.nodes, *lab.gateways)}
-    failures: list[LabError] = []
-
-    def one(name: str) -> None:
-        machine = there.get(name)
-        if machine is not None:  # a node that is gone took its faults along
-            try:
-                steps = [tuple(step) for step in note.undo[name]]
-                _reachable(machine, steps)
-                reach.carry_out(machine, steps, elevated=name in note.elevated, undoing=True)
-            except LabNotFound:
-                pass
-            except LabError as error:
-                failures.append(error)
-                return
-        with _NOTING:
-            del note.undo[name]
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, list(note.undo)))
-    if note.undo:
-        with suppress(FileNotFoundError):
-            notes.write(note)
-        raise failures[0]
-    notes.remove(note.id)
-
-
-def _reachable(machine: Machine, steps: Sequence[tuple[str, ...]]) -> None:
-    """Raise LabError when the machine's state keeps *steps* from being undone now; the watchdog tries again."""
-    state = machine.state
-    if state != "running" and not (steps and steps[0][0].startswith("!")) and not reach.is_local(machine):
-        remedy = f"`lab start {short_name(machine.name)}`; the lab goes on trying"
-        raise LabError(f"the fault can't be healed on {machine.name}", cause=f"it is {state}", remedy=remedy)
-
-
-def heal_note(lab: Lab, note: Note, reason: str) -> bool:
-    """Undo one fault, whoever added it; return whether it was still there. Called by Fault, `heal` and the watchdog."""
-    try:
-        with _locked(lab) as notes:
-            current = next((found for found in notes.read() if found.id == note.id), None)
-            if current is None:
-                return False
-            _undo(lab, current, notes)
-    except LabNotFound:
-        return False  # the lab is gone
-    record(lab, "fault.healed", current, reason=reason)
-    return True
-
-
-def active(lab: Lab) -> list[Fault]:
-    """Return the faults that are to be healed, oldest first, whichever process added them.
-
-    When the lab's folder knows nothing of faults (it may be new), nodes' own markers are asked.
-    """
-    notes = Notes(lab.folder.path)
-    if not notes.folder.is_dir() and lab.folder.path.is_dir():
-        _adopt(lab, notes)
-    found = notes.read()
-    if found:
-        with _locked(lab) as again:
-            if again.read():
-                watchdog.start(lab.name, lab.folder.path)
-    return [Fault(lab, note) for note in found]
-
-
-def _adopt(lab: Lab, notes: Notes) -> None:
-    """Take over the notes that nodes hold."""
-
-    def look(machine: Machine) -> list[str]:
-        if machine.state != "running" or reach.is_local(machine):
-            return []
-        script = 'for f in /run/lab-faults/*/note.json; do [ -f "$f" ] && cat "$f" && printf "\\0"; done; true'
-        return machine.exec(["sh", "-c", script], user="root").stdout.split("\0")
-
-    merged: dict[str, Note] = {}
-    with ThreadPoolExecutor(8) as pool:
-        for text in [text for texts in pool.map(look, lab.nodes) for text in texts]:
-            with suppress(ValueError):
-                note = Note.parse(text)
-                known = merged.setdefault(note.id, note)
-                known.undo |= note.undo
-                known.claims |= note.claims
-                known.mechanisms |= note.mechanisms
-                known.elevated = sorted({*known.elevated, *note.elevated})
-    with _locked(lab):
-        for note in merged.values():
-            notes.write(note)
-
-
-def heal(lab: Lab, identity: str | None = None) -> list[str]:
-    """Heal one fault by its id, or all, the latest first; return the ids. Raises LabNotFound for an id there isn't."""
-    found = active(lab)
-    chosen = [fault for fault in found if identity in {None, fault.id}]
-    if identity is not None and not chosen:
-        there = ", ".join(f"{fault.id} ({fault.name})" for fault in found) or "none"
-        raise LabNotFound(f"the lab {lab.name} has no fault {identity}", cause=f"active: {there}")
-    failures = []
-    for fault in reversed(chosen):
-        try:
-            fault.heal()
-        except LabError as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return [fault.id for fault in chosen]

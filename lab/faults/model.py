@@ -155,7 +155,8 @@ class Mechanism:
     """One way of doing it. Tried by doing: what fails is undone, and the next one's turn.
 
     *elevated*: needs capabilities that nodes don't have (mounts). *claims*: what only one fault at a time can hold on a
-    node; `refuse` returns a reason why this way is closed here, if that is known before it is tried.
+    node; `refuse` returns a reason why this way is closed here, if that is known before it is tried. *logins*: it acts on
+    who logs in, so a gateway can't have it.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Mechanism:
     claims: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ("docker",)
     refuse: Callable[[Context], str] = lambda _: ""
+    logins: bool = False
 
 
 @dataclass(frozen=True)

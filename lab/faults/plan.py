@@ -20,7 +20,7 @@ from lab.faults.model import seconds
 from lab.names import short_name
 
 if TYPE_CHECKING:
-    from lab.faults.inject import Fault
+    from lab.faults.fault import Fault
     from lab.lab import Lab
 
 KEYS = ("at", "fault", "nodes", "for", "options")

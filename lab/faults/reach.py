@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import FaultUnavailable, LabError, LabNotReady
-from lab.faults.inside import source
+from lab.faults.inside import bundle
 from lab.faults.model import Step
 from lab.machines import Machine, Node
 
@@ -107,7 +107,7 @@ def _outside(machine: Machine, step: Step) -> None:
 
 
 def _inside(machine: Machine, steps: Sequence[Step], *, elevated: bool, undoing: bool) -> None:
-    program = ["-I", "-c", source("hand"), json.dumps(steps), json.dumps(_facts(machine)), *(["undo"] * undoing)]
+    program = ["-I", "-c", bundle(), json.dumps(steps), json.dumps(_facts(machine)), *(["undo"] * undoing)]
     if is_local(machine):
         answers = [_local(program)]
     elif elevated:
@@ -131,7 +131,7 @@ def _inside(machine: Machine, steps: Sequence[Step], *, elevated: bool, undoing:
 
 def _facts(machine: Machine) -> dict[str, Any]:
     if not is_local(machine):
-        return {"port": 22}
+        return {"port": 22 if is_node(machine) else 8888}
     facts = machine.facts  # type: ignore[attr-defined]
     config = facts["argv"][-1] if str(facts["argv"][-1]).endswith("sshd_config") else ""
     return {"port": facts["port"], "root": (facts.get("process") or [0])[0], "config": config}
@@ -161,22 +161,11 @@ def _elevated(machine: Machine, program: Sequence[str]) -> tuple[int, str, str]:
     engine's own machine can still enter the node.
     """
     container: Any = machine._container  # type: ignore[attr-defined]
-    api = container.client.api
     refused = ""
     for interpreter in INTERPRETERS:
-        handle = api.exec_create(container.id, [interpreter, *program], user="root", privileged=True)["Id"]
-        answer: list[tuple[bytes | None, bytes | None]] = []
-        thread = threading.Thread(
-            target=lambda h=handle, a=answer: a.append(api.exec_start(h, demux=True)), daemon=True
-        )
-        thread.start()
-        thread.join(SECONDS)
-        if not answer:
-            raise LabNotReady(f"{machine.name} did not answer within {SECONDS:.0f} s")
-        stdout, stderr = [(part or b"").decode(errors="replace") for part in answer[0]]
-        code = api.exec_inspect(handle)["ExitCode"]
+        code, stdout, stderr = _privileged(machine, [interpreter, *program])
         if code not in {126, 127}:
-            return int(code), stdout, stderr
+            return code, stdout, stderr
         refused = (stdout + stderr).strip()[-200:]
         if code == 126:
             break
@@ -193,6 +182,30 @@ def _elevated(machine: Machine, program: Sequence[str]) -> tuple[int, str, str]:
         f"{machine.name} can't be given the capability to mount",
         cause=f"the engine refuses a privileged exec ({refused}), and this process is not root beside the engine",
     )
+
+
+def _privileged(machine: Machine, argv: Sequence[str]) -> tuple[int, str, str]:
+    """Run by the engine with all capabilities; a thread waits, since the engine's answer has no deadline of its own."""
+    container: Any = machine._container  # type: ignore[attr-defined]
+    api = container.client.api
+    ended: list[tuple[int, str, str] | Exception] = []
+
+    def execute() -> None:
+        try:
+            handle = api.exec_create(container.id, list(argv), user="root", privileged=True)["Id"]
+            stdout, stderr = api.exec_start(handle, demux=True)
+            text = [(part or b"").decode(errors="replace") for part in (stdout, stderr)]
+            ended.append((int(api.exec_inspect(handle)["ExitCode"]), text[0], text[1]))
+        except Exception as error:  # noqa: BLE001 -- docker's and requests' errors have no common root
+            ended.append(error)
+
+    thread = threading.Thread(target=execute, name="lab-fault-exec", daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    found = ended[0] if ended else TimeoutError(f"no answer within {SECONDS:.0f} s")
+    if isinstance(found, Exception):
+        raise LabNotReady(f"{machine.name} does not carry out what it is told", cause=str(found))
+    return found
 
 
 def _is(pid: int, container: str) -> bool:

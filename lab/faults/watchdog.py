@@ -80,7 +80,7 @@ def overdue(notes: list[Note], now: float, patience: Patience) -> list[tuple[Not
 
 def watch(name: str, folder: Path, descriptor: int) -> None:
     """Heal until nothing is left to heal, or the lab's folder is gone; *descriptor* holds the watchdog's lock."""
-    from lab.faults import inject
+    from lab.faults import fault
     from lab.faults.record import Busy, Notes
 
     notes = Notes(folder)
@@ -88,7 +88,7 @@ def watch(name: str, folder: Path, descriptor: int) -> None:
     while notes.folder.is_dir():
         for note, reason in overdue(notes.read(), time.time(), patience):
             try:
-                inject.heal_note(inject.see(name), note, reason)
+                fault.heal_note(fault.see(name), note, reason)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the other faults have to be healed
                 patience.failed(note.id, time.time())
                 sys.stderr.write(f"{time.time():.3f} {note.name} {note.id}: {error}\n")

@@ -80,9 +80,9 @@ async def test_sessions_are_killed(broken: Lab, node: Node) -> None:
 @pytest.mark.parametrize(
     ("fault", "options", "command", "said"),
     [
-        ("disk-full", {}, "echo x > ~/written", "No space left on device"),
-        ("disk-full", {"path": "tmp"}, "echo x > /tmp/written", "No space left on device"),
-        ("readonly-home", {}, "echo x > ~/written", "Read-only file system|Permission denied"),
+        ("disk-full", {}, "echo x > ~/written && rm ~/written", "No space left on device"),
+        ("disk-full", {"path": "tmp"}, "echo x > /tmp/written && rm /tmp/written", "No space left on device"),
+        ("readonly-home", {}, "echo x > ~/written && rm ~/written", "Read-only file system|Permission denied"),
         ("noexec-tmp", {}, "cp /bin/true /tmp/true && /tmp/true", "Permission denied"),
         ("out-of-memory", {"megabytes": 128}, "python3 -c 'bytearray(300 << 20)'", "KILL|Killed|137|MemoryError"),
         (

@@ -1,51 +1,67 @@
 """What the hand does to files on a node, and undoes."""
 
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lab.faults.inside import hand
+from lab.faults.inside import HAND, bundle, files, hand, source
 from lab.faults.inside.clock import code
+from lab.faults.inside.steps import StepFailed
 
 
 def test_blocks_of_several_faults_share_a_file(tmp_path: Path) -> None:
     """Each is taken out on its own, in any order, and what others wrote stays."""
     path = tmp_path / "rc"
     path.write_text("old line\n")
-    hand.block(str(path), "mark-a", "echo a")
-    hand.block(str(path), "mark-b", "echo b\necho bb")
+    files.block(str(path), "mark-a", "echo a")
+    files.block(str(path), "mark-b", "echo b\necho bb")
     path.write_text(path.read_text() + "new line\n")
-    hand.unblock(str(path), "mark-a")
+    files.unblock(str(path), "mark-a")
     assert "echo a" not in path.read_text()
     assert "echo bb" in path.read_text()
-    hand.unblock(str(path), "mark-b")
-    hand.unblock(str(path), "mark-b")
+    files.unblock(str(path), "mark-b")
+    files.unblock(str(path), "mark-b")
     assert path.read_text() == "old line\nnew line\n"
 
 
 def test_a_file_that_a_block_made_goes_with_it(tmp_path: Path) -> None:
     """With the folders that were made for it, unless somebody wrote into it."""
     path = tmp_path / "one" / "two" / "rc"
-    hand.block(str(path), "mark", "echo")
-    hand.unblock(str(path), "mark")
+    files.block(str(path), "mark", "echo")
+    files.unblock(str(path), "mark")
     assert list(tmp_path.iterdir()) == []
-    hand.block(str(path), "mark", "echo")
+    files.block(str(path), "mark", "echo")
     path.write_text(path.read_text() + "mine\n")
-    hand.unblock(str(path), "mark")
+    files.unblock(str(path), "mark")
     assert path.read_text() == "mine\n"
+
+
+def test_a_made_file_goes_with_the_last_fault_that_uses_it(tmp_path: Path) -> None:
+    """Whichever of them made it, and whichever heals first."""
+    path = tmp_path / "one" / "rc"
+    for order in (("a", "b"), ("b", "a")):
+        for mark in ("a", "b"):
+            files.block(str(path), f"lab-fault-{mark}", "echo")
+        for mark in order:
+            files.unblock(str(path), f"lab-fault-{mark}")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_put_aside_comes_back_over_what_stands_there(tmp_path: Path) -> None:
     """And putting back twice does no harm."""
     path = tmp_path / "python3"
     path.symlink_to("python3.11")
-    hand.aside(str(path), "mark")
+    files.aside(str(path), "mark")
     path.write_text("stand-in")
-    hand.back(str(path), "mark")
-    hand.back(str(path), "mark")
+    files.back(str(path), "mark")
+    files.back(str(path), "mark")
     assert path.readlink() == Path("python3.11")
-    with pytest.raises(hand.StepFailed, match="there is no"):
-        hand.aside(str(tmp_path / "nothing"), "mark")
+    with pytest.raises(StepFailed, match="there is no"):
+        files.aside(str(tmp_path / "nothing"), "mark")
 
 
 def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
@@ -53,11 +69,11 @@ def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
     path = tmp_path / "sshd_config"
     text = "#Subsystem old\nSubsystem\tsftp /x\nUsePAM yes\n"
     path.write_text(text)
-    hand.comment(str(path), "mark", r"Subsystem\s+sftp")
+    files.comment(str(path), "mark", r"Subsystem\s+sftp")
     assert path.read_text() == "#Subsystem old\n#mark Subsystem\tsftp /x\nUsePAM yes\n"
-    with pytest.raises(hand.StepFailed, match="no line"):
-        hand.comment(str(path), "mark", "Nothing")
-    hand.uncomment(str(path), "mark")
+    with pytest.raises(StepFailed, match="no line"):
+        files.comment(str(path), "mark", "Nothing")
+    files.uncomment(str(path), "mark")
     assert path.read_text() == text
 
 
@@ -75,11 +91,11 @@ def test_the_environment_is_as_big_as_asked_for(tmp_path: Path) -> None:
     """In lines that pam_env takes: short ones."""
     path = tmp_path / "environment"
     path.write_text("LANG=C\n")
-    hand.environment(str(path), "lab-fault-abcd", "100")
+    files.environment(str(path), "lab-fault-abcd", "100")
     lines = path.read_text().splitlines()
     assert sum(map(len, lines)) > 100 * 1024
     assert max(map(len, lines)) < 1100
-    hand.unblock(str(path), "lab-fault-abcd")
+    files.unblock(str(path), "lab-fault-abcd")
     assert path.read_text() == "LANG=C\n"
 
 
@@ -89,3 +105,19 @@ def test_a_clocks_code_ends_with_its_return(name: str, size: int) -> None:
     piece = code(name, -3600)
     assert len(piece) == size
     assert piece[-1:] == b"\xc3"
+
+
+def test_the_hand_is_one_text_that_needs_nothing_else() -> None:
+    """Its modules share one set of names when it runs on a node, so no name may be defined twice."""
+    text = bundle()
+    assert "lab.faults" not in "\n".join(line for line in text.splitlines() if "import" in line)
+    names = [name for part in HAND for name in re.findall(r"(?m)^(?:def|class) (\w+)|^([A-Z]+)\b", source(part))]
+    assert len(set(names)) == len(names)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", text, '[["true"], ["@need", "/nowhere"]]', "{}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert json.loads(done.stdout) == {"failed": "this node has no /nowhere"}

@@ -1,0 +1,139 @@
+"""What faults do to a node's sshd, and undo. FACTS of the node come with each call: see hand.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from lab.faults.inside.steps import SECONDS, StepFailed, pids, run, stat, write
+
+
+def sshd(facts: dict[str, Any]) -> int:
+    """Return the pid of the listening sshd: the one whose parent is none; in a local lab, below the node's own process."""
+    names = {pid: found for pid in pids() if (found := stat(pid))}
+    members = below(int(facts["root"]), names) if "root" in facts else set(names)
+    for pid in sorted(members):
+        name, state, parent, _ = names.get(pid, ("", "", 0, 0))
+        if name == "sshd" and state not in "ZX" and names.get(parent, ("",))[0] != "sshd":
+            return pid
+    raise StepFailed("no sshd runs here")
+
+
+def below(root: int, names: dict[int, tuple[str, str, int, int]]) -> set[int]:
+    """Return a process and all its descendants."""
+    members = {root}
+    while more := {pid for pid, found in names.items() if found[2] in members} - members:
+        members |= more
+    return members
+
+
+def sessions(facts: dict[str, Any]) -> list[int]:
+    """Return the processes that serve logins: descendants of the main sshd that are sshd themselves."""
+    main = sshd(facts)
+    names = {pid: found for pid in pids() if (found := stat(pid)) and found[0].startswith("sshd")}
+    return sorted(below(main, names) - {main})
+
+
+def send(which: str, name: str, *, facts: dict[str, Any]) -> None:
+    """Signal the listening sshd or its sessions."""
+    for pid in [sshd(facts)] if which == "sshd" else sessions(facts):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, getattr(signal, f"SIG{name}"))
+
+
+def listeners(port: int) -> set[str]:
+    """Return the inodes of the sockets that listen on *port*."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(fields[9])
+    return found
+
+
+def _told(facts: dict[str, Any]) -> list[str]:
+    """Return what sshd's configuration comes to, in lower case; raise StepFailed for a bad one."""
+    return run(["/usr/sbin/sshd", "-T", *(["-f", facts["config"]] if facts.get("config") else [])]).lower().splitlines()
+
+
+def knows(option: str, since: str, *, facts: dict[str, Any]) -> None:
+    """Fail unless this sshd has an option; *since* is the version that brought it."""
+    if not any(line.split()[0] == option.lower() for line in _told(facts)):
+        done = subprocess.run(["ssh", "-V"], capture_output=True, text=True, timeout=SECONDS, check=False)
+        version = (done.stderr or done.stdout).partition(",")[0].strip()
+        raise StepFailed(f"this node's sshd ({version}) has no {option}, which came with OpenSSH {since}")
+
+
+def hup(expected: str = "", *, facts: dict[str, Any]) -> None:
+    """Make sshd read its configuration, and wait until it does what that says; sessions live on.
+
+    *expected* `silent`: it has to listen no more; `healed`: fine if no sshd runs. A bad configuration would end sshd, and
+    with it the node: so it is tried first.
+    """
+    try:
+        pid = sshd(facts)
+        if stat(pid) is None:
+            raise StepFailed("no sshd runs here")
+    except StepFailed:
+        if expected == "healed":
+            return
+        raise
+    port = int(facts.get("port", 22))
+    listens = f"port {port}" in _told(facts)
+    if expected == "silent" and listens:
+        raise StepFailed(f"another setting makes sshd listen on port {port}")
+    before = listeners(port)
+    os.kill(pid, signal.SIGHUP)
+    if (stat(pid) or ("", "T"))[1] == "T":
+        return  # it hears of it when it goes on
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        now = listeners(port)
+        if (now and not now & before) if listens else not now:
+            return
+        time.sleep(0.01)
+    raise StepFailed("sshd did not come back after SIGHUP")
+
+
+def up(*, facts: dict[str, Any]) -> None:
+    """Wait until sshd listens again after a start, if it should."""
+    deadline = time.monotonic() + SECONDS
+    while not listeners(int(facts.get("port", 22))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def down(*, facts: dict[str, Any]) -> None:
+    """Wait until nothing listens for SSH any more."""
+    deadline = time.monotonic() + SECONDS
+    while listeners(int(facts.get("port", 22))):
+        if time.monotonic() > deadline:
+            raise StepFailed("sshd did not end")
+        time.sleep(0.01)
+
+
+def descriptors(folder: str, count: str, *, facts: dict[str, Any]) -> None:
+    """Let sshd have no more than *count* files open; note how many it could have."""
+    import resource
+
+    pid = sshd(facts)
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    write(f"{folder}/descriptors", str(soft))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (int(count), hard))
+
+
+def descriptors_back(folder: str, *, facts: dict[str, Any]) -> None:
+    """Undo `descriptors`."""
+    import resource
+
+    note = Path(folder, "descriptors")
+    if note.exists():
+        pid = sshd(facts)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (int(note.read_text()), resource.prlimit(pid, 7)[1]))
+        note.unlink()

@@ -104,7 +104,7 @@ class SSHCluster:
             try:
                 self._lab = self._make()
                 self._wait(self._lab)
-            except BaseException:
+            except BaseException:  # ^C included: nobody else would take the half-made cluster down
                 self.stop()
                 raise
         else:

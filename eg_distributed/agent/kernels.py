@@ -73,7 +73,6 @@ class Kernel:
         self.keep_log = False
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
-        self.changed = asyncio.Event()
         self._log_start = 0
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -224,9 +223,7 @@ class Kernel:
         started = processes.start_time(pid) if pid > 0 else None
         if started:
             self.interrupt_pid, self.interrupt_started = pid, started
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._stop_listening()
         self.save()
         if self.state == STARTING:
             self._own(self._watch_ready())
@@ -280,18 +277,14 @@ class Kernel:
         if self.state == STARTING:
             self.state = RUNNING
             self.save()
-            self.changed.set()
             self._notify(self, "ready", {})
 
     async def _watch_exit(self) -> None:
         code = await self._wait()
         self.state, self.exit_code = EXITED, code
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._stop_listening()
         self.save()
         self.exited.set()
-        self.changed.set()
         self._notify(self, "exited", {"exit_code": code, "log": self.tail()})
         await self._end_leftovers()
 
@@ -394,11 +387,15 @@ class Kernel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), 1.0)
 
-    def discard(self) -> None:
-        """Remove every file of the kernel; it must have ended, or never begun."""
+    def _stop_listening(self) -> None:
+        """A launcher's answer is awaited no more."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+
+    def discard(self) -> None:
+        """Remove every file of the kernel; it must have ended, or never begun."""
+        self._stop_listening()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- the record on disk --------------------------------------------------------------------------------------

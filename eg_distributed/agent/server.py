@@ -171,8 +171,7 @@ class Agent:
         await kernel.stop(grace=5.0)
         self._orphans.discard(kernel.id)
         if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
-            self._close_streams(kernel)
-            self._drop(kernel)
+            self._let_go(kernel)
 
     def _drop(self, kernel: Kernel) -> None:
         """Forget an ended kernel and all that is left of it."""
@@ -183,14 +182,16 @@ class Agent:
         kernel.discard()
         self._tell_load()
 
-    def _close_streams(self, kernel: Kernel) -> None:
-        """Close what gateways still have open to *kernel*: they said that they want no more of it.
+    def _let_go(self, kernel: Kernel) -> None:
+        """Forget an ended kernel that nobody wants anything more of, and close what gateways still have open to it.
 
-        Not done when a kernel merely ends: its streams then end by themselves, after their last byte.
+        A kernel that merely ends, or is replaced by a restart, is only dropped: its streams end by themselves, after their
+        last byte.
         """
         for stream in self.streams.values():
             if stream.kernel is kernel:
                 stream.relay.close()
+        self._drop(kernel)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -366,17 +367,13 @@ class Agent:
             return {"stopped": False}
         await kernel.stop(float(params.get("grace", 5.0)))
         if params.get("forget"):
-            self._close_streams(kernel)
-            self._drop(kernel)
+            self._let_go(kernel)
         return {"stopped": True, "exit_code": kernel.exit_code}
 
     async def _forget(self, gateway: Gateway, params: Message) -> None:
         kernel = self.kernels.get(params["kernel"])
         if kernel is not None and kernel.state == EXITED:
-            if not kernel.keep_log:
-                kernel.log.unlink(missing_ok=True)
-            self._close_streams(kernel)
-            self._drop(kernel)
+            self._let_go(kernel)
 
     async def _adopt(self, gateway: Gateway, params: Message) -> Message:
         """Make the gateway the one that answers for these kernels; what is missing is gone."""

@@ -72,7 +72,7 @@ def add(
         try:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda context: _inflict(kind, context, note, notes, others), contexts))
-        except BaseException:
+        except BaseException:  # ^C included: a fault that is half inflicted must not stay
             undo(lab, note, notes)
             raise
         if kind.momentary:

@@ -99,7 +99,7 @@ def _outside(machine: Machine, step: Step) -> None:
         OUTSIDE[step[0]](machine, *step[1:])
     except LabError:
         raise
-    except Exception as error:
+    except Exception as error:  # the engine's client raises its own kinds, and the local driver OSErrors
         raise StepsFailed(f"{step[0][1:]} of {machine.name} failed", cause=str(error)) from error
 
 

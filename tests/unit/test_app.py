@@ -87,6 +87,7 @@ def wait_for_orphan(capsys: pytest.CaptureFixture[str], kernel: str) -> dict[str
 
 
 def test_kernels_lists_what_runs_with_its_owner(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """`kernels --json` names host, kernel, owner and pid, and a kernel with a gateway is no orphan."""
     kernel = start(gateway)
     (found,) = listed(capsys)
     assert found["host"] == "localhost"
@@ -100,6 +101,7 @@ def test_kernels_lists_what_runs_with_its_owner(gateway: Cluster, capsys: pytest
 def test_kernels_for_people_is_a_table_or_says_that_there_is_nothing(
     gateway: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Without --json there is a table with a heading, or one line that says that nothing runs."""
     assert run(capsys, "kernels") == (0, "no kernels\n", "")
     assert run(capsys, "kernels", "--orphans") == (0, "no orphans\n", "")
     kernel = start(gateway)
@@ -112,6 +114,7 @@ def test_kernels_for_people_is_a_table_or_says_that_there_is_nothing(
 def test_end_ends_an_orphan_and_leaves_nothing(
     gateway: Cluster, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """`end` ends a kernel that nobody answers for, and leaves neither its process nor its files."""
     kernel = start(gateway)
     gateway.close()
     wait_for_orphan(capsys, kernel.id)
@@ -126,6 +129,7 @@ def test_end_ends_an_orphan_and_leaves_nothing(
 def test_end_refuses_a_kernel_that_a_gateway_answers_for_unless_forced(
     gateway: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A kernel that is somebody's is ended with --force only, and the refusal names the gateway."""
     kernel = start(gateway)
     code, _, err = run(capsys, "end", "localhost", kernel.id)
     assert code == 1
@@ -137,6 +141,7 @@ def test_end_refuses_a_kernel_that_a_gateway_answers_for_unless_forced(
 
 
 def test_end_of_an_unknown_kernel_names_host_and_kernel(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ending what is not there fails, and says what was looked for and where."""
     code, out, err = run(capsys, "end", "--json", "localhost", "nobody")
     assert code == 1
     assert "nobody" in json.loads(out)["error"]
@@ -144,6 +149,7 @@ def test_end_of_an_unknown_kernel_names_host_and_kernel(home: Path, capsys: pyte
 
 
 def test_a_host_that_fails_hides_no_other(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernels of hosts that answer are listed beside the error of one that does not."""
     kernel = start(gateway)
     code, out, err = run(capsys, "kernels", "--json", "--hosts", "localhost,no-such-host.invalid")
     answer = json.loads(out)
@@ -154,6 +160,7 @@ def test_a_host_that_fails_hides_no_other(gateway: Cluster, capsys: pytest.Captu
 
 
 def test_the_configuration_file_is_honoured(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings come from the file that --config names, and a wrong one is refused by name."""
     config = home / "config.py"
     config.write_text("c.Distributed.bootstrap_timeout = 'soon'\n")
     code, _, err = run(capsys, "kernels", "--config", str(config))
@@ -173,6 +180,7 @@ def test_the_configuration_file_is_honoured(home: Path, capsys: pytest.CaptureFi
 def test_a_wrong_command_line_says_what_is_wrong(
     home: Path, capsys: pytest.CaptureFixture[str], argv: list[str], names: str
 ) -> None:
+    """What the command line may not say exits with 2 and names it."""
     options = [argv[0], f"{argv[1]}={argv[2]}"]
     code, _, err = run(capsys, *options)
     assert code == 2

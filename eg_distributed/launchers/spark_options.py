@@ -1,0 +1,271 @@
+"""What a Spark kernel is started with: the launcher's arguments, the kernelspec's options, the client's, Spark's defaults.
+
+Nothing is expanded here: the agent did that once, in the kernelspec's part only. Text becomes argv by POSIX rules
+(`shlex`), and argv stays argv until `execve`: no shell ever reads what a client sent.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Mapping, Optional, Sequence
+
+from .spark_errors import LaunchError
+
+MODES = ("lazy", "eager", "none")
+TAG = "eg-distributed-"
+"""What the YARN tag of an application begins with; the kernel's id follows."""
+
+FLAGS = {
+    "--archives": "spark.archives",
+    "--class": "",
+    "--conf": "",
+    "--deploy-mode": "spark.submit.deployMode",
+    "--driver-class-path": "spark.driver.extraClassPath",
+    "--driver-cores": "spark.driver.cores",
+    "--driver-java-options": "spark.driver.extraJavaOptions",
+    "--driver-library-path": "spark.driver.extraLibraryPath",
+    "--driver-memory": "spark.driver.memory",
+    "--exclude-packages": "spark.jars.excludes",
+    "--executor-cores": "spark.executor.cores",
+    "--executor-memory": "spark.executor.memory",
+    "--files": "spark.files",
+    "--jars": "spark.jars",
+    "--keytab": "spark.kerberos.keytab",
+    "--kill": "",
+    "--master": "spark.master",
+    "--name": "spark.app.name",
+    "--num-executors": "spark.executor.instances",
+    "--packages": "spark.jars.packages",
+    "--principal": "spark.kerberos.principal",
+    "--properties-file": "",
+    "--proxy-user": "",
+    "--py-files": "spark.submit.pyFiles",
+    "--queue": "spark.yarn.queue",
+    "--remote": "spark.remote",
+    "--repositories": "spark.jars.repositories",
+    "--status": "",
+    "--total-executor-cores": "spark.cores.max",
+}
+"""spark-submit's options that take a value, and the setting that each stands for, if one."""
+SWITCHES = ("--verbose",)
+_SHORT = {"-c": "--conf", "-v": "--verbose"}
+_NEVER = {
+    "--class": "the launcher chooses what Spark runs",
+    "--kill": "it ends another driver",
+    "--status": "it asks for another driver",
+    "--remote": "Spark Connect has no driver on this node",
+    "--supervise": "it is for drivers on the cluster",
+    "--help": "nothing would be started",
+    "--version": "nothing would be started",
+}
+_OPERATORS = ("--master", "--name", "--proxy-user", "--principal", "--keytab", "--properties-file", "--deploy-mode")
+_OPERATORS_SETTINGS = ("spark.master", "spark.app.name", "spark.submit.deployMode", "spark.kerberos.")
+USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?\Z")
+"""What may be the name of a user to run as: it reaches sudo and spark-submit as one argument, and begins with no dash."""
+
+
+@dataclass(frozen=True)
+class SparkOptions:
+    """All that a language's module needs to build the command; made by `parse`, once a start.
+
+    Only `env` may be changed: it becomes the kernel's environment.
+    """
+
+    spark_home: str
+    submit: tuple[str, ...]
+    """argv of spark-submit before the primary resource, without the program."""
+    launch: tuple[str, ...]
+    """LAUNCH_OPTS, and what the kernelspec's argv holds beyond the launcher's own arguments."""
+    mode: str
+    """`lazy` or `eager`: a session in the background; `none`: the user makes his own."""
+    connection_file: str
+    folder: str
+    """Where the launcher's files are on this node."""
+    kernel_id: str
+    master: str
+    env: dict[str, str]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Spark's settings as they are in force: spark-defaults.conf under what `submit` says."""
+
+    @property
+    def on_yarn(self) -> bool:
+        """Whether YARN runs the executors."""
+        return self.master.startswith("yarn")
+
+    @property
+    def tag(self) -> str:
+        """The YARN tag by which the application is found again."""
+        return TAG + self.kernel_id
+
+    def with_settings(self, added: Mapping[str, str]) -> SparkOptions:
+        """Return the same with these Spark settings as well, wherever nobody has set them yet."""
+        new = {name: value for name, value in added.items() if name not in self.settings}
+        submit = tuple(word for name, value in new.items() for word in ("--conf", f"{name}={value}"))
+        changed = {**self.__dict__, "submit": submit + self.submit, "settings": {**new, **self.settings}}
+        return SparkOptions(**changed)
+
+
+def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> SparkOptions:
+    """Return what *arguments* (of the launcher, behind the language) and the kernel's *env* say; raises LaunchError."""
+    taken, rest = _launcher_arguments(arguments)
+    own = dict(env)
+    kernel_id = own.get("KERNEL_ID") or taken.get("kernel-id", "")
+    spark_home = own.get("SPARK_HOME", "")
+    if not spark_home:
+        raise LaunchError("SPARK_HOME is not set", "set it in the kernelspec's env to where Spark is on the nodes")
+    mode = (taken.get("spark-context-initialization-mode") or "lazy").lower()
+    if mode not in MODES:
+        raise LaunchError(f"spark-context-initialization-mode is {mode!r}", f"use one of {', '.join(MODES)}")
+    specs = _submit_words(_split(own, "SPARK_OPTS" if own.get("SPARK_OPTS") else "__TOREE_SPARK_OPTS__"))
+    clients = _submit_words(_split(own, "KERNEL_EXTRA_SPARK_OPTS"), client=True)
+    given = _Given([*specs, *clients], own)
+    if given.settings.get("spark.submit.deployMode", "client") != "client":
+        raise LaunchError(
+            "--deploy-mode is not client, but a kernel's driver is the kernel itself", "say --deploy-mode client"
+        )
+    master = given.settings.get("spark.master") or own.get("MASTER") or "local[*]"
+    words = given.words
+    if not any(flag == "--name" for flag, _ in words):
+        words.append(("--name", kernel_id))
+    tags = [tag for tag in given.settings.get("spark.yarn.tags", "").split(",") if tag]
+    if kernel_id and master.startswith("yarn"):
+        words = [word for word in words if not word[1].startswith("spark.yarn.tags=")]
+        words.append(("--conf", "spark.yarn.tags=" + ",".join([*tags, TAG + kernel_id])))
+    return SparkOptions(
+        spark_home=str(Path(spark_home).expanduser()),
+        submit=tuple(word for pair in words for word in pair if word),
+        launch=(*_split(own, "LAUNCH_OPTS"), *rest),
+        mode=mode,
+        connection_file=taken.get("connection-file", ""),
+        folder=folder,
+        kernel_id=kernel_id,
+        master=master,
+        env=own,
+        settings={**given.defaults, **given.settings, "spark.app.name": _last(words, "--name")},
+    )
+
+
+def _launcher_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the launcher's own arguments by name, in the spellings that Enterprise Gateway's kernelspecs use, and the rest."""
+    taken: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        bare = name[2:].replace("RemoteProcessProxy.", "", 1) if name.startswith("--") else ""
+        if word in ("-f", "--profile"):
+            taken["connection-file"] = next(words, "")
+        elif bare in ("kernel-id", "spark-context-initialization-mode", "cluster-type", "kernel-class-name"):
+            taken[bare] = value if equals else next(words, "")
+        elif bare in ("response-address", "public-key", "port-range"):
+            _ = value if equals else next(words, "")  # of Enterprise Gateway's way to learn ports: not needed here
+        else:
+            rest.append(word)
+    return taken, rest
+
+
+def _split(env: Mapping[str, str], name: str) -> list[str]:
+    try:
+        return shlex.split(env.get(name, ""))
+    except ValueError as error:
+        raise LaunchError(f"{name} can't be split into words ({error})", "balance its quotes") from error
+
+
+def _submit_words(words: Sequence[str], client: bool = False) -> list[tuple[str, str]]:
+    """Return spark-submit's options as (flag, value), a switch with an empty value; raises LaunchError for what is none."""
+    whose = "KERNEL_EXTRA_SPARK_OPTS" if client else "SPARK_OPTS"
+    found: list[tuple[str, str]] = []
+    pending = iter(words)
+    for word in pending:
+        flag, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        flag = _SHORT.get(flag, flag)
+        if flag in _NEVER:
+            raise LaunchError(f"{whose} holds {flag}: {_NEVER[flag]}", "leave it out")
+        if flag in SWITCHES:
+            found.append((flag, ""))
+            continue
+        if flag not in FLAGS:
+            raise LaunchError(
+                f"{whose} holds {word!r}, which is no option of spark-submit",
+                "quote values that hold blanks, and name options as `spark-submit --help` does",
+            )
+        given = value if equals else next(pending, None)
+        if given is None:
+            raise LaunchError(f"{whose} ends with {flag}, which needs a value", "add the value")
+        if flag == "--conf" and "=" not in given:
+            raise LaunchError(f"{whose} holds --conf {given!r}", "write --conf NAME=VALUE")
+        setting = given.partition("=")[0] if flag == "--conf" else ""
+        if client and (flag in _OPERATORS or setting.startswith(_OPERATORS_SETTINGS)):
+            raise LaunchError(
+                f"{whose} holds {setting or flag}, which is the kernelspec's to say",
+                "leave it out, or ask the operator",
+            )
+        found.append((flag, given))
+    return found
+
+
+class _Given:
+    """Options in the order in which they were given, and the settings that they amount to."""
+
+    def __init__(self, words: list[tuple[str, str]], env: Mapping[str, str]) -> None:
+        self.words = words
+        self.settings: dict[str, str] = {}
+        tags: list[str] = []
+        for flag, value in words:
+            if flag == "--conf":
+                name, _, text = value.partition("=")
+                self.settings[name] = text
+                tags += [text] if name == "spark.yarn.tags" else []
+        self.settings.update({FLAGS[flag]: value for flag, value in words if FLAGS.get(flag)})  # these win over --conf
+        self.defaults = read_properties(defaults_file(env, _last(words, "--properties-file")))
+        for name, value in self.defaults.items():
+            self.settings.setdefault(name, value)
+        if tags:
+            self.settings["spark.yarn.tags"] = ",".join(tags)
+
+
+def _last(words: Sequence[tuple[str, str]], flag: str) -> str:
+    return next((value for name, value in reversed(words) if name == flag), "")
+
+
+def conf_dir(env: Mapping[str, str]) -> Path:
+    """Return the folder with Spark's configuration."""
+    return Path(env.get("SPARK_CONF_DIR") or Path(env.get("SPARK_HOME", "")) / "conf")
+
+
+def defaults_file(env: Mapping[str, str], named: str = "") -> Path:
+    """Return the file with Spark's defaults: the one that `--properties-file` names, else spark-defaults.conf."""
+    return Path(named) if named else conf_dir(env) / "spark-defaults.conf"
+
+
+_PROPERTY = re.compile(r"(?P<name>(?:\\.|[^\s=:\\])+)\s*[=:\s]?\s*(?P<value>.*)")
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """Return the settings in a file of Java properties, as Spark reads them; none if there is no such file."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    pending: Optional[str] = None
+    for line in lines:
+        text = line.lstrip()
+        if pending is None and (not text or text[0] in "#!"):
+            continue
+        text = (pending or "") + text
+        if len(text) - len(text.rstrip("\\")) & 1:  # an odd number of backslashes: it goes on in the next line
+            pending = text[:-1]
+            continue
+        pending = None
+        match = _PROPERTY.match(text)
+        if match is not None:
+            found[_unescaped(match["name"])] = _unescaped(match["value"].rstrip())
+    return found
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: {"t": "\t", "n": "\n", "r": "\r"}.get(match[1], match[1]), text)

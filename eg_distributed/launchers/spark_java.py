@@ -88,6 +88,7 @@ def submit_command(
         return [str(Path(options.spark_home) / "bin" / "spark-submit"), *submit]
     options.env.setdefault("SPARK_ENV_LOADED", "1")
     options.env.setdefault("SPARK_CONF_DIR", str(conf_dir(options.env)))
+    options.env.setdefault("SPARK_SCALA_VERSION", core_version(options.spark_home)[1])
     _extend_library_path(options)
     return [*_java(options), "org.apache.spark.deploy.SparkSubmit", *submit]
 

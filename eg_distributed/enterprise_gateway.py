@@ -28,12 +28,13 @@ from .hosts import parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
 from .launcher_key import LauncherKey
 from .settings import Distributed
+from .shipping import shipping_of, without_clients_options
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
-_LEFT_TO_THE_NODE = ("connection_file", "response_address")
+_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
@@ -165,6 +166,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 f"kernelspec {manager.kernel_name!r} has neither {{connection_file}} nor {{response_address}} in its argv",
                 remedy="add '-f', '{connection_file}' to its argv",
             )
+        shipping = shipping_of(config, manager.kernel_name)
+        spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
         pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
         if len(pins) > 1:
             raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
@@ -172,7 +175,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             kernel_id=self.kernel_id,
             argv=argv,
             hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
-            spec_env={str(name): str(value) for name, value in (spec.env or {}).items()},
+            spec_env=without_clients_options(spec_env) if shipping.files else spec_env,
             env=env,
             pin=pins[0] if pins else None,
             cwd=env.get("KERNEL_WORKING_DIR"),
@@ -185,6 +188,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             launch_timeout=self.kernel_launch_timeout,
             balancer=self.cluster.settings.load_balancer or manager.load_balancing_algorithm or "round-robin",
             decrypt=functools.partial(self._launchers_key().read, kernel_id=self.kernel_id) if launcher else None,
+            shipping=shipping,
         )
 
     def _argv(self) -> list[str]:

@@ -16,6 +16,7 @@ from .errors import HostError, HostUnresponsive, KernelError, KernelGone, Kernel
 from .node import Node
 from .protocol import Message, Reader, Writer
 from .settings import Distributed
+from .shipping import Shipping
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class StartRequest:
     balancer: str = "round-robin"
     decrypt: Callable[[str], Message] | None = None
     """Turns a launcher's answer into connection information; raises ValueError."""
+    shipping: Shipping = Shipping()
+    """What a launcher of ours needs on the node."""
 
 
 class RemoteKernel:
@@ -213,6 +216,11 @@ class RemoteKernel:
 
     def _start_parameters(self, request: StartRequest) -> Message:
         transport = request.transport
+        shipping, env = request.shipping, request.env
+        if shipping.files and self.node is not None:
+            # Names of Enterprise Gateway's own, for what only the gateway knows; Spark drivers are reached by them.
+            low, high = request.port_range or (0, 0)
+            env = {"EG_NODE": self.node.name, "EG_PORT_RANGE": f"{low}..{high}", **env}
         if transport == "auto":
             transport = "ipc" if request.language.lower() == "python" else "tcp"
         return {
@@ -222,7 +230,7 @@ class RemoteKernel:
             "host_set": ",".join(request.hosts),
             "argv": request.argv,
             "spec_env": request.spec_env,
-            "env": request.env,
+            "env": env,
             "cwd": request.cwd,
             "transport": transport,
             "key": request.key,
@@ -231,6 +239,9 @@ class RemoteKernel:
             "log_dir": self._settings.log_dir,
             "port_range": request.port_range,
             "orphan_timeout": self._settings.orphan_timeout,
+            "files": dict(shipping.files),
+            "interrupt_signal": shipping.interrupt_signal,
+            "on_exit": list(shipping.on_exit),
         }
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:

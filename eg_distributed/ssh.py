@@ -59,11 +59,15 @@ _ARCHIVED = (
     "streams.py",
     "agent/__init__.py",
     "agent/bridge.py",
+    "agent/connection.py",
     "agent/expansion.py",
     "agent/kernels.py",
     "agent/launchers.py",
+    "agent/private.py",
     "agent/processes.py",
     "agent/server.py",
+    "agent/shipment.py",
+    "agent/spawning.py",
 )
 """What the agent's archive holds, below `eg_distributed/`."""
 _MAIN = """

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
-import random
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import time
 from pathlib import Path
@@ -19,8 +16,11 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
 from . import processes
-from .expansion import expand
+from .connection import choose_endpoints, connect
 from .launchers import ResponseListener
+from .private import write_private
+from .shipment import Shipment
+from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
@@ -29,22 +29,7 @@ LOG_CHECK = 10.0
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
-_STRIPPED = (
-    "JPY_",
-    "SSH_",
-)  # of the login's environment: a parent pid that is not ours, a connection that will be gone
-
-_KERNELS_FAULT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG, errno.ENOTDIR, errno.ELOOP, errno.EPERM)
-"""Errors of an execve that would come on any host; others (a full disk, no processes left) are this one's."""
 Notify = Callable[["Kernel", str, "dict[str, Any]"], None]
-
-
-class StartError(Exception):
-    """The kernel could not be started; the text is for the user. *host_fault*: another host might do better."""
-
-    def __init__(self, text: str, host_fault: bool = False) -> None:
-        super().__init__(text)
-        self.host_fault = host_fault
 
 
 class Kernel:
@@ -69,6 +54,9 @@ class Kernel:
         self.connection: dict[str, Any] = {}
         self.interrupt_pid = 0
         self.interrupt_started = ""
+        self.interrupt_signal = 0
+        self.shipment = Shipment(directory)
+        self.discarded = False
         self.log = directory / "kernel.log"
         self.keep_log = False
         self.orphan_timeout = 0.0
@@ -77,6 +65,7 @@ class Kernel:
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._listener: Optional[ResponseListener] = None
+        self._unwanted = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -93,69 +82,38 @@ class Kernel:
         self.orphan_timeout = float(params["orphan_timeout"])
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            environment = self._environment(params["spec_env"], params["env"])
-            substitutions, held = await self._connection(params, taken)
-            self.argv = [_fill(argument, substitutions) for argument in params["argv"]]
+            environment = kernel_environment(params["spec_env"], params["env"])
+            self.shipment.unpack(params.get("files") or {})
+            substitutions, held = await self._substitutions(params, taken)
+            self.argv = [fill(argument, substitutions) for argument in params["argv"]]
+            self.interrupt_signal = _signal_number(params.get("interrupt_signal"))
+            self.shipment.prepare([fill(word, substitutions) for word in params.get("on_exit") or []], environment)
             self._open_log(params.get("log_dir"))
             for port in held:
                 port.close()
-            # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
-            loop = asyncio.get_running_loop()
-            umask = int(params.get("umask", -1))
-            await loop.run_in_executor(None, self._spawn, environment, params.get("cwd"), umask)
+            await self._spawn(environment, params.get("cwd"), int(params.get("umask", -1)))
         except OSError as error:
             self.discard()
-            raise StartError(_explain(error, params), host_fault=error.errno not in _KERNELS_FAULT) from error
+            raise StartError(explain(error, params), host_fault=error.errno not in KERNELS_FAULT) from error
         except StartError:
             self.discard()
             raise
         self.save()
         self.watch()
 
-    def _environment(self, spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
-        """Return the kernel's environment: the login's own, the kernelspec's expanded, the client's as it is.
-
-        Bytes, so that the node's locale has no say in what a value is.
-        """
-        own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
-        known = {**own, **data}
-        given = {**{name: expand(value, known) for name, value in spec_env.items()}, **data}
-        own_bytes = {os.fsencode(name): os.fsencode(value) for name, value in own.items()}
-        return {**own_bytes, **{_encoded(name): _encoded(value) for name, value in given.items()}}
-
-    async def _connection(
+    async def _substitutions(
         self, params: dict[str, Any], taken: AbstractSet[int]
     ) -> tuple[dict[str, str], list[socket.socket]]:
-        """Choose endpoints and write the connection file; return what argv wants filled in, and ports held open till then."""
+        """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
+        given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
         if self.transport == "launcher":
             impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
             self._listener = ResponseListener(
                 lambda payload: self._notify(self, "response", {"payload": payload}), any_user=impersonated
             )
-            address = await self._listener.open()
-            return {"response_address": address, "connection_file": str(self.directory / "connection.json")}, []
-        held: list[socket.socket] = []
-        info: dict[str, Any] = {
-            "key": params["key"],
-            "signature_scheme": params["signature_scheme"],
-            "kernel_name": params.get("kernel_name", ""),
-            "transport": self.transport,
-        }
-        if self.transport == "ipc":
-            info["ip"] = str(self.directory / "s")
-            ports = [1, 2, 3, 4, 5]
-            for port in ports:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{info['ip']}-{port}")
-        else:
-            info["ip"] = "127.0.0.1"
-            held = _hold_ports(5, params.get("port_range"), taken)
-            ports = [sock.getsockname()[1] for sock in held]
-        info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
-        self.connection = info
-        path = self.directory / "connection.json"
-        _write_private(path, json.dumps(info, indent=2).encode())
-        return {"connection_file": str(path)}, held
+            return {**given, "response_address": await self._listener.open()}, []
+        self.connection, held = choose_endpoints(self.directory, params, taken)
+        return given, held
 
     def _open_log(self, log_dir: Optional[str]) -> None:
         if log_dir:
@@ -165,38 +123,10 @@ class Kernel:
         with contextlib.suppress(FileNotFoundError):
             self._log_start = self.log.stat().st_size
 
-    def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int) -> None:
-        # O_NONBLOCK for the open alone: a folder for logs may be shared, and hold a FIFO of that name.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        log = os.open(self.log, flags, 0o600)
-        found = os.fstat(log)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
-            os.close(log)
-            raise StartError(f"the kernel's log {self.log} exists and is not a file of this user")
-        os.set_blocking(log, True)
-        home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
-        folder = cwd if cwd and os.path.isdir(cwd) else home
-        if not os.path.isdir(folder):
-            folder = "/"
-        try:
-            if cwd and folder != cwd:
-                # Notebook servers send the notebook's folder on their own disk; it need not exist here.
-                os.write(log, f"working directory {cwd} does not exist on this node: started in {folder}\n".encode())
-            self._process = subprocess.Popen(
-                self.argv,
-                env=environment,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                umask=umask,  # files that cells write are not the agent's secrets
-                executable=_executable(self.argv[0], environment),
-            )
-        except ValueError as error:
-            raise StartError(f"the command or an environment value cannot be passed on: {error}") from error
-        finally:
-            os.close(log)
+    async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int) -> None:
+        # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
+        loop = asyncio.get_running_loop()
+        self._process = await loop.run_in_executor(None, spawn, self.argv, environment, cwd, umask, self.log)
         self.pid = self._process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
         self.started = processes.start_time(self.pid) or "ended"
@@ -204,7 +134,13 @@ class Kernel:
     # -- watching ------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Begin to watch for readiness, exit, and the log's size; called once the process exists."""
+        """Begin to watch for readiness, exit, and the log's size; called once the process exists.
+
+        Of one that ended while no agent watched, only what is to follow its end is left to do.
+        """
+        if self.state == EXITED:
+            self._own(self._finish())
+            return
         self._own(self._watch_exit())
         self._own(self._cap_log())
         if self.state == STARTING and self.connection:
@@ -241,21 +177,9 @@ class Kernel:
                 writer.write(b'{"shutdown": 1}')
                 writer.close()
 
-    def endpoint(self, channel: str) -> tuple[str, int]:
-        """Return where *channel* listens: (path, 0) for a UNIX socket, else (address, port)."""
-        port = int(self.connection[f"{channel}_port"])
-        if self.connection.get("transport") == "ipc":
-            return f"{self.connection['ip']}-{port}", 0
-        return str(self.connection["ip"]), port
-
     async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to *channel*; raises OSError."""
-        address, port = self.endpoint(channel)
-        if port == 0:
-            return await asyncio.open_unix_connection(address)
-        reader, writer = await asyncio.open_connection(address, port)
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return reader, writer
+        return await connect(self.connection, channel)
 
     async def _watch_ready(self) -> None:
         """Push `ready` as soon as all five sockets accept; a process on this machine is asked, so it is asked often."""
@@ -264,10 +188,6 @@ class Kernel:
         while waiting and self.state == STARTING:
             try:
                 _, writer = await self.connect(waiting[0])
-                if writer.get_extra_info("sockname") == writer.get_extra_info("peername") and self.transport != "ipc":
-                    # TCP joins a socket to itself if it happens to be given the very port that it connects to.
-                    writer.close()
-                    raise ConnectionRefusedError
             except OSError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
@@ -287,6 +207,13 @@ class Kernel:
         self.exited.set()
         self._notify(self, "exited", {"exit_code": code, "log": self.tail()})
         await self._end_leftovers()
+        await self._finish()
+
+    async def _finish(self) -> None:
+        """Run what its launcher wants to have run after the kernel; then its files may go, if they were to go before."""
+        await self.shipment.finish(self.log)
+        if self._unwanted:
+            self.discard()
 
     async def _wait(self) -> Optional[int]:
         """Wait for the process to end, without reaping it if it is our child; return its code, None if unknown."""
@@ -364,6 +291,9 @@ class Kernel:
         Deadly signals go to the whole group. Others do too, except behind a launcher that named the interpreter's pid: there the
         group holds processes (spark-submit, the launcher's listener) which an interrupt would kill.
         """
+        if signum == signal.SIGINT and self.interrupt_signal:
+            # What its kernelspec has instead, for the kernel alone: a JVM beside it may not take it for the same thing.
+            return processes.signal_process(self.pid, self.started, self.interrupt_signal, group=False)
         if signum not in (signal.SIGKILL, signal.SIGTERM) and self.interrupt_pid:
             delivered = processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
             if signum == signal.SIGINT and processes.catches(self.interrupt_pid, signal.SIGUSR2):
@@ -394,9 +324,16 @@ class Kernel:
             self._listener = None
 
     def discard(self) -> None:
-        """Remove every file of the kernel; it must have ended, or never begun."""
+        """Remove every file of the kernel; it must have ended, or never begun.
+
+        If something is still to be run after its end, they go after that.
+        """
         self._stop_listening()
+        if self.pid and self.shipment.pending:
+            self._unwanted = True
+            return
         shutil.rmtree(self.directory, ignore_errors=True)
+        self.discarded = True
 
     # -- the record on disk --------------------------------------------------------------------------------------
 
@@ -424,12 +361,13 @@ class Kernel:
             "transport": self.transport,
             "connection": self.connection,
             "interrupt": [self.interrupt_pid, self.interrupt_started],
+            "interrupt_signal": self.interrupt_signal,
             "keep_log": self.keep_log,
             "log_start": self._log_start,
             "orphan_timeout": self.orphan_timeout,
         }
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
-            _write_private(self.directory / "record.json", json.dumps(record).encode())
+            write_private(self.directory / "record.json", json.dumps(record).encode())
 
     @classmethod
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
@@ -445,6 +383,7 @@ class Kernel:
             kernel.started, kernel.transport = record["started"], record["transport"]
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
+            kernel.interrupt_signal = record["interrupt_signal"]
             kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -456,76 +395,11 @@ class Kernel:
         return kernel
 
 
-def _fill(argument: str, substitutions: dict[str, str]) -> str:
-    """Put the node's own values into *argument*; everything else in braces was filled in by the gateway."""
-    for name, value in substitutions.items():
-        argument = argument.replace("{" + name + "}", value)
-    return argument
-
-
-def _encoded(text: str) -> bytes:
-    """Return *text* as UTF-8, with what the node's own values had of other bytes, or of lone surrogates, as it was."""
+def _signal_number(name: Optional[str]) -> int:
+    """Return the number of the signal *name* ("SIGUSR2"), 0 for none; raises StartError."""
+    if not name:
+        return 0
     try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")
-
-
-def _executable(program: str, environment: dict[bytes, bytes]) -> str:
-    """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
-    if "/" in program:
-        return program
-    found = shutil.which(program, path=os.fsdecode(environment.get(b"PATH", os.fsencode(os.defpath))))
-    if found is None:
-        raise FileNotFoundError(2, "not found on the node's PATH", program)
-    return found
-
-
-def _explain(error: OSError, params: dict[str, Any]) -> str:
-    program = params["argv"][0] if params["argv"] else ""
-    what = error.filename if isinstance(error.filename, str) else program
-    doing = f"execute {program!r}" if error.errno in _KERNELS_FAULT else "start a kernel"
-    return f"cannot {doing}: {error.strerror or error} ({what})"
-
-
-def _hold_ports(count: int, port_range: Optional[list[int]], taken: AbstractSet[int]) -> list[socket.socket]:
-    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice.
-
-    None of *taken*: a kernel that is still starting has not bound its own yet.
-    """
-    held: list[socket.socket] = []
-    if port_range:
-        candidates = [port for port in range(port_range[0], port_range[1] + 1) if port not in taken]
-        random.shuffle(candidates)
-    else:
-        candidates = [0] * (count + len(taken) + 16)
-    for port in candidates:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            sock.close()
-            continue
-        if sock.getsockname()[1] in taken:
-            sock.close()
-            continue
-        held.append(sock)
-        if len(held) == count:
-            return held
-    for sock in held:
-        sock.close()
-    raise StartError(f"no {count} free ports in the port range {port_range}", host_fault=True)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write *content* to *path*, mode 0600, as a whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        return int(signal.Signals[name])
+    except KeyError:
+        raise StartError(f"interrupt_signal {name!r} is no signal of this node") from None

@@ -15,7 +15,8 @@ from typing import Any, Callable, Optional
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
 from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
 from . import processes
-from .kernels import EXITED, STARTING, Kernel, StartError
+from .kernels import EXITED, STARTING, Kernel
+from .spawning import StartError
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
@@ -84,6 +85,7 @@ class Agent:
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
         self._visitors = 0
+        self._finishing: list[Kernel] = []  # ended and forgotten, with something still to be run after them
         self._ending: set[asyncio.Task[None]] = set()
         self._methods: dict[str, Callable[[Gateway, Message], Any]] = {
             "start": self._start,
@@ -124,8 +126,7 @@ class Agent:
                 self.kernels[kernel.id] = kernel
                 self._unclaimed[kernel.id] = time.monotonic()
                 kernel.save()
-                if kernel.state != EXITED:
-                    kernel.watch()
+                kernel.watch()
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
@@ -155,7 +156,8 @@ class Agent:
                 stream.relay.close()
             if stream.running.done():
                 del self.streams[stream_id]
-        if self.kernels or self._visitors:
+        self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
+        if self.kernels or self._visitors or self._finishing:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()
@@ -180,6 +182,8 @@ class Agent:
         for gateway in self.gateways:
             gateway.kernels.discard(kernel.id)
         kernel.discard()
+        if not kernel.discarded:
+            self._finishing.append(kernel)
         self._tell_load()
 
     def _let_go(self, kernel: Kernel) -> None:
@@ -408,7 +412,7 @@ class Agent:
 
     async def _leave_now(self, gateway: Gateway, params: Message) -> bool:
         """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""
-        if self.kernels or self.gateways - {gateway}:
+        if self.kernels or self.gateways - {gateway} or any(not kernel.discarded for kernel in self._finishing):
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True

@@ -42,7 +42,7 @@ def pythons(*versions: str) -> list[object]:
 
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:
     """Run the boot's source with *python*, after *before* changed its globals; return what preceded the answer, and that."""
-    values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": "1", "bridge": "", **config}
+    values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
     done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     noise, _, answer = done.stdout.decode().partition("SENTINEL")

@@ -1,0 +1,65 @@
+"""What a kernelspec's `launcher` brings to the node: its files, and how its kernels are interrupted and cleaned up after."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from .errors import RequestInvalid
+
+_SHIPPED = (".py", ".R")
+_CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
+_OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """What goes with a start beside argv and environment; of a kernelspec without a launcher, nothing."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Names and texts; `{launcher}` in argv is the folder that they are in, on the node."""
+    interrupt_signal: str = ""
+    """The name of the signal that the kernel gets in place of SIGINT, alone; empty: SIGINT, with its whole group."""
+    on_exit: tuple[str, ...] = ()
+    """argv that the node runs after the kernel has ended, however it ended."""
+
+
+@cache
+def launcher_files() -> dict[str, str]:
+    """Return the launchers' files, as they are in this package."""
+    folder = resources.files(__package__ or "eg_distributed") / "launchers"
+    return {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(_SHIPPED)}
+
+
+def shipping_of(config: Mapping[str, Any], kernel_name: str) -> Shipping:
+    """Return what a kernelspec's process proxy *config* says; called by an adapter for each start. Raises RequestInvalid."""
+    launcher = config.get("launcher", "")
+    if launcher not in ("", "spark"):
+        raise RequestInvalid(
+            f"kernelspec {kernel_name!r} names the launcher {launcher!r}", remedy='the one there is is "spark"'
+        )
+    interrupt_signal = config.get("interrupt_signal", "")
+    if interrupt_signal and interrupt_signal not in signal.Signals.__members__:
+        raise RequestInvalid(
+            f"kernelspec {kernel_name!r} has the interrupt_signal {interrupt_signal!r}",
+            remedy="name a signal as SIGUSR2 is named",
+        )
+    on_exit = config.get("on_exit", ["python3", "{launcher}/spark_end.py"] if launcher else [])
+    if not isinstance(on_exit, list) or not all(isinstance(word, str) for word in on_exit):
+        raise RequestInvalid(
+            f"kernelspec {kernel_name!r} has an on_exit that is no list of texts", remedy="write it as argv"
+        )
+    return Shipping(launcher_files() if launcher else {}, interrupt_signal, tuple(on_exit))
+
+
+def without_clients_options(spec_env: Mapping[str, str]) -> dict[str, str]:
+    """Return *spec_env* without its references to KERNEL_EXTRA_SPARK_OPTS, which the launcher adds by itself.
+
+    Pasted into the kernelspec's text, what a client sent would be split together with it, and its quotes would count there.
+    """
+    return {name: _CLIENTS_OPTIONS.sub("", value) if name in _OPTIONS else value for name, value in spec_env.items()}

@@ -59,7 +59,7 @@ class StartRequest:
     balancer: str = "round-robin"
     decrypt: Callable[[str], Message] | None = None
     """Turns a launcher's answer into connection information; raises ValueError."""
-    shipping: Shipping = Shipping()
+    shipping: Shipping = field(default_factory=Shipping)
     """What a launcher of ours needs on the node."""
 
 

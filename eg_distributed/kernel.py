@@ -220,7 +220,8 @@ class RemoteKernel:
         if shipping.files and self.node is not None:
             # Names of Enterprise Gateway's own, for what only the gateway knows; Spark drivers are reached by them.
             low, high = request.port_range or (0, 0)
-            env = {"EG_NODE": self.node.name, "EG_PORT_RANGE": f"{low}..{high}", **env}
+            known = {"EG_NODE": self.node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
+            env = {**env, **known}
         if transport == "auto":
             transport = "ipc" if request.language.lower() == "python" else "tcp"
         return {

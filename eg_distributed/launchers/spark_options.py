@@ -100,6 +100,11 @@ class SparkOptions:
         """The YARN tag by which the application is found again."""
         return TAG + self.kernel_id
 
+    @property
+    def attempt_tag(self) -> str:
+        """The tag of this one start: after a restart, the application before it carries another."""
+        return f"{TAG}attempt-{self.env.get('EG_ATTEMPT') or self.kernel_id}"
+
     def with_settings(self, added: Mapping[str, str]) -> SparkOptions:
         """Return the same with these Spark settings as well, wherever nobody has set them yet."""
         new = {name: value for name, value in added.items() if name not in self.settings}
@@ -133,7 +138,8 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     tags = [tag for tag in given.settings.get("spark.yarn.tags", "").split(",") if tag]
     if kernel_id and master.startswith("yarn"):
         words = [word for word in words if not word[1].startswith("spark.yarn.tags=")]
-        words.append(("--conf", "spark.yarn.tags=" + ",".join([*tags, TAG + kernel_id])))
+        tags += [TAG + kernel_id, f"{TAG}attempt-{own.get('EG_ATTEMPT') or kernel_id}"]
+        words.append(("--conf", "spark.yarn.tags=" + ",".join(dict.fromkeys(tags))))
     return SparkOptions(
         spark_home=str(Path(spark_home).expanduser()),
         submit=tuple(word for pair in words for word in pair if word),
@@ -224,7 +230,7 @@ class _Given:
         for name, value in self.defaults.items():
             self.settings.setdefault(name, value)
         if tags:
-            self.settings["spark.yarn.tags"] = ",".join(tags)
+            self.settings["spark.yarn.tags"] = ",".join(dict.fromkeys(tags))
 
 
 def _last(words: Sequence[tuple[str, str]], flag: str) -> str:

@@ -1,0 +1,98 @@
+"""Whether the cluster can be reached at all, asked before Spark does: it would take from one minute to fifteen to say so."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from typing import Any, Iterator, Optional
+
+from .spark_errors import LaunchError
+from .spark_options import SparkOptions
+from .spark_waiting import within
+from .spark_yarn import ResourceManagers
+
+_CONNECT_TIMEOUT = 3.0  # seconds for a connection to a master; a network that drops packets says nothing
+
+
+def check_cluster(options: SparkOptions) -> None:
+    """Raise LaunchError if the master or the ResourceManager can't be reached, or the queue takes no application."""
+    if options.master.startswith("spark://"):
+        _reach(_masters(options.master), "the Spark master", "start the master, or correct --master in SPARK_OPTS")
+    elif options.on_yarn:
+        managers = ResourceManagers.of(options.env)
+        if not managers.addresses:
+            raise LaunchError(
+                "there is no YARN configuration (HADOOP_CONF_DIR and YARN_CONF_DIR name no folder with a yarn-site.xml)",
+                "set HADOOP_CONF_DIR in the kernelspec's env to the folder with the cluster's client configuration",
+            )
+        remedy = "start the ResourceManager, or correct yarn.resourcemanager.* in the node's yarn-site.xml"
+        _reach(managers.addresses, "YARN's ResourceManager", remedy)
+        _check_queue(managers, options.settings.get("spark.yarn.queue", "default"))
+
+
+def _masters(url: str) -> list[tuple[str, int]]:
+    found = []
+    for entry in url[len("spark://") :].split(","):
+        host, _, port = entry.rpartition(":")
+        if not host or not port.isdigit():
+            raise LaunchError(f"--master {url} names no host and port", "write spark://HOST:7077")
+        found.append((host.strip("[]"), int(port)))
+    return found
+
+
+def _reach(addresses: list[tuple[str, int]], what: str, remedy: str) -> None:
+    """Raise LaunchError unless one of *addresses* accepts connections."""
+    causes = []
+    for host, port in addresses:
+        late: Optional[str] = "no answer in time"
+        cause = within(_CONNECT_TIMEOUT + 1, functools.partial(_refusal, host, port), late)
+        if cause is None:
+            return
+        causes.append(f"{host}:{port}: {cause}")
+    raise LaunchError(f"{what} can't be reached ({', '.join(causes)})", remedy)
+
+
+def _refusal(host: str, port: int) -> Optional[str]:
+    try:
+        socket.create_connection((host, port), _CONNECT_TIMEOUT).close()
+    except socket.gaierror as error:
+        return f"the name is unknown ({error.strerror})"
+    except socket.timeout:
+        return f"no answer within {_CONNECT_TIMEOUT:g} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _check_queue(managers: ResourceManagers, name: str) -> None:
+    """Raise LaunchError if the scheduler says that there is no such queue, or that it is closed; silence is no objection."""
+    answer = managers.ask("scheduler")
+    info = ((answer or {}).get("scheduler") or {}).get("schedulerInfo") or {}
+    if info.get("type") != "capacityScheduler":
+        return
+    queues = list(_queues(info))
+    known = [queue for queue in queues if name in (queue.get("queueName"), queue.get("queuePath"))]
+    leaves = ", ".join(sorted(str(queue.get("queueName")) for queue in queues if not _children(queue)))
+    if not known and not _may_be_made(queues):
+        raise LaunchError(f"YARN has no queue {name!r}", f"name one of its queues with --queue: {leaves}")
+    if known and known[0].get("state", "RUNNING") != "RUNNING":
+        raise LaunchError(
+            f"YARN's queue {name!r} is {known[0]['state']}: it takes no applications",
+            f"name another one with --queue ({leaves}), or have it opened",
+        )
+
+
+def _queues(queue: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for child in _children(queue):
+        yield child
+        yield from _queues(child)
+
+
+def _children(queue: dict[str, Any]) -> list[dict[str, Any]]:
+    found = (queue.get("queues") or {}).get("queue") or []
+    return found if isinstance(found, list) else [found]
+
+
+def _may_be_made(queues: list[dict[str, Any]]) -> bool:
+    """Whether the cluster makes queues when they are asked for, so that a missing one is no fault."""
+    return any(queue.get("autoCreationEligibility", "off") != "off" for queue in queues)

@@ -1,0 +1,122 @@
+"""Where the driver is reached, and where it keeps what it needs for a while: the node's part of the settings."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import socket
+import tempfile
+from pathlib import Path
+from typing import Mapping, Optional
+
+from .spark_options import SparkOptions
+from .spark_waiting import within
+
+_RESOLVE_DEADLINE = 2.0  # seconds for the node's own name; a resolver that hangs must not hold up the kernel
+_MARGIN = 16  # ports that Spark may go on to if the one that we found free is taken meanwhile (spark.port.maxRetries)
+_ATTEMPT = re.compile(r"[0-9A-Za-z]{1,64}\Z")
+
+
+def settle(options: SparkOptions) -> SparkOptions:
+    """Return *options* with what only the node knows: the driver's name, its ports, its folder for temporary files."""
+    added: dict[str, str] = {}
+    if not options.master.startswith("local"):
+        host = driver_host(options)
+        added["spark.driver.host"] = host
+        added["spark.driver.bindAddress"] = host if _is_loopback(host) else "0.0.0.0"
+        added.update(_ports(options))
+    scratch = scratch_folder(options.env)
+    if scratch is not None and "SPARK_LOCAL_DIRS" not in options.env and "spark.local.dir" not in options.settings:
+        with contextlib.suppress(OSError):  # then Spark uses the system's own folder
+            scratch.mkdir(mode=0o700, exist_ok=True)
+            options.env["SPARK_LOCAL_DIRS"] = str(scratch)
+            added["spark.driver.defaultJavaOptions"] = f"-Djava.io.tmpdir={scratch}"
+    return options.with_settings(added)
+
+
+def scratch_folder(env: Mapping[str, str]) -> Optional[Path]:
+    """Return the folder for the driver's temporary files, one a start; None if it can't be told from other starts' folders.
+
+    What a driver that was killed leaves there is removed after it (`spark_end.py`).
+    """
+    attempt = env.get("EG_ATTEMPT", "")
+    return Path(tempfile.gettempdir()) / f"eg-distributed-spark-{attempt}" if _ATTEMPT.match(attempt) else None
+
+
+def driver_host(options: SparkOptions) -> str:
+    """Return the name under which executors reach this node.
+
+    The gateway's name for it, or its own, if that means the address that this node has on the way to the cluster; else the
+    address itself. A name that means 127.0.1.1, as Debian's /etc/hosts has it, is worth nothing to others.
+    """
+    address = _address_towards(_cluster_host(options))
+    names = [options.env.get("EG_NODE", ""), socket.gethostname(), _fqdn()]
+    for name in sorted((name for name in dict.fromkeys(names) if name), key=lambda name: "." not in name):
+        if address in _addresses(name):
+            return name
+    return address
+
+
+def _cluster_host(options: SparkOptions) -> str:
+    if options.master.startswith("spark://"):
+        return options.master[len("spark://") :].split(",")[0].rpartition(":")[0].strip("[]")
+    if options.on_yarn:
+        from .spark_yarn import ResourceManagers
+
+        found = ResourceManagers.of(options.env).addresses
+        return found[0][0] if found else ""
+    return ""
+
+
+def _address_towards(host: str) -> str:
+    """Return this node's address on the way to *host*, as the routing table has it; nothing is sent."""
+    for target in (host, "192.0.2.1"):  # the second is nobody's (RFC 5737): the default route's address
+        for address in _addresses(target):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))
+                return str(probe.getsockname()[0])
+    return "127.0.0.1"
+
+
+def _addresses(name: str) -> list[str]:
+    if not name:
+        return []
+    return within(_RESOLVE_DEADLINE, lambda: _resolve(name), [])
+
+
+def _resolve(name: str) -> list[str]:
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+    except OSError:
+        return []
+
+
+def _fqdn() -> str:
+    return within(_RESOLVE_DEADLINE, socket.getfqdn, "")
+
+
+def _is_loopback(host: str) -> bool:
+    return any(address.startswith("127.") or address == "::1" for address in _addresses(host))
+
+
+def _ports(options: SparkOptions) -> dict[str, str]:
+    """Return settings for ports within the gateway's range, if it has one; else Spark picks what is free."""
+    low, _, high = options.env.get("EG_PORT_RANGE", "").partition("..")
+    if not (low.isdigit() and high.isdigit() and int(high) > int(low) > 0):
+        return {}
+    names = ("spark.driver.port", "spark.driver.blockManager.port", "spark.ui.port")
+    last = max(int(high) - _MARGIN, int(low))
+    candidates = list(range(int(low), last + 1))
+    random.shuffle(candidates)
+    chosen: dict[str, str] = {}
+    for port in candidates:
+        if len(chosen) == len(names):
+            break
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+            chosen[names[len(chosen)]] = str(port)
+    chosen["spark.port.maxRetries"] = str(min(_MARGIN, int(high) - int(low)))
+    return chosen

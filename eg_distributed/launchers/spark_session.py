@@ -1,0 +1,215 @@
+"""The Spark session of a Python kernel: begun in the background, waited for by whoever uses it first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+import threading
+import traceback
+import warnings
+from typing import Any, Callable, Optional
+
+from .spark_checks import check_cluster
+from .spark_errors import LaunchError
+from .spark_jvm import Gateway
+from .spark_lazy import NAMES, Lazy
+from .spark_options import SparkOptions, parse
+from .spark_progress import Progress
+from .spark_reasons import explain
+from .spark_watch import Watch
+
+_USES = re.compile(r"\b(?:%s)\b" % "|".join(NAMES))
+_STEP = 0.1  # seconds between two looks while a cell waits: short, so that an interrupt is seen at once
+_END_GRACE = 1.0  # seconds that the driver JVM has to end in order
+
+
+class Session:
+    """One kernel's Spark session: made once by a thread of its own, and again by the next use if that failed.
+
+    *wanted* is False in mode `none`: then nothing is made, but jobs of the user's own session are cancelled and shown all the
+    same. Owned by the kernel's process; `start`, `wait` and the hooks are called on its main thread.
+    """
+
+    def __init__(self, folder: str, wanted: bool) -> None:
+        self.wanted = wanted
+        self.session: Any = None
+        self.error: Optional[LaunchError] = None
+        self._folder = folder
+        self._options: Optional[SparkOptions] = None
+        self._gateway: Optional[Gateway] = None
+        self._thread: Optional[threading.Thread] = None
+        self._cancelling = threading.Lock()
+        self._shell: Any = None
+        self._to_say = ""
+        self._progress = Progress(self.context)
+
+    # -- making it -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to make the session, unless that was begun; returns at once."""
+        if self.wanted and self._thread is None:
+            self._thread = threading.Thread(target=self._make, name="spark-session", daemon=True)
+            self._thread.start()
+
+    def _make(self) -> None:
+        try:
+            self.error = None
+            self._options = options = _options(self._folder)
+            check_cluster(options)
+            session = self._create(options)
+        except LaunchError as error:
+            self.error = error
+        except Exception as error:  # noqa: BLE001 - whatever Spark raises is told to the cell that uses the session first
+            traceback.print_exc(file=sys.__stderr__)
+            self.error = explain(error, self._options)
+        else:
+            self._to_say = _announcement(session)
+            self.session = session
+            self._put_in_place()
+
+    def _create(self, options: SparkOptions) -> Any:
+        self._gateway = gateway = self._gateway or Gateway(options)
+        gateway.start()  # beside the import of pyspark, which takes as long as half of it
+        import_pyspark(options)
+        gateway.connect()
+        from pyspark.sql import SparkSession
+
+        session = SparkSession.builder.getOrCreate()
+        if session.sparkContext._jsc is None or session.sparkContext._jsc.sc().isStopped():
+            raise LaunchError(
+                "Spark gave the session up as soon as it was made", "see the kernel's log for what the cluster said"
+            )
+        return session
+
+    # -- using it ------------------------------------------------------------------------------------------------
+
+    def offer(self, shell: Any) -> None:
+        """Put `spark`, `sc` and `sqlContext` into the user's namespace, as names of what is still to come."""
+        self._shell = shell
+        if self.wanted:
+            shell.user_ns.update({name: Lazy(self, name) for name in NAMES})
+            shell.user_ns_hidden.update(dict.fromkeys(NAMES))
+            self._put_in_place()
+        shell.events.register("pre_run_cell", self._before_cell)
+        shell.events.register("post_run_cell", self._after_cell)
+
+    def _put_in_place(self) -> None:
+        """Replace the placeholders by the real things, unless the user has put something else there."""
+        if self._shell is not None and self.session is not None:
+            for name in NAMES:
+                if type(self._shell.user_ns.get(name)) is Lazy:
+                    self._shell.user_ns[name] = self.part(name)
+
+    def part(self, name: str) -> Any:
+        """Return what the user knows by *name*; the session has been made."""
+        if name == "spark":
+            return self.session
+        if name == "sc":
+            return self.session.sparkContext
+        from pyspark.sql import SQLContext
+
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # that it is deprecated: it is here for those who still use it
+            return SQLContext(self.session.sparkContext, self.session)
+
+    def wait(self) -> None:
+        """Return when the session is there; says what is being waited for. Raises LaunchError, KeyboardInterrupt.
+
+        A session that could not be made is tried again: the master may be back.
+        """
+        if self.error is not None and self._thread is not None and not self._thread.is_alive():
+            self._thread = None
+        self.start()
+        watch = Watch(lambda: self._options)
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            thread.join(_STEP)
+            watch.look()
+        if self.session is None:
+            raise self.error or LaunchError("there is no Spark session", "restart the kernel, and see its log")
+        self._say()
+
+    def _say(self) -> None:
+        said, self._to_say = self._to_say, ""
+        if said:
+            print(said, flush=True)
+
+    def _before_cell(self, info: Any = None) -> None:
+        if self._to_say and _USES.search(getattr(info, "raw_cell", "") or ""):
+            self._say()
+        self._progress.cell_begins(getattr(self._shell, "kernel", None))
+
+    def _after_cell(self, result: Any = None) -> None:
+        self._progress.cell_ends()
+
+    # -- interrupts and the end ----------------------------------------------------------------------------------
+
+    def context(self) -> Any:
+        """Return the SparkContext of this process, whoever made it, or None; imports nothing."""
+        module = sys.modules.get("pyspark.context") or sys.modules.get("pyspark.core.context")
+        return getattr(getattr(module, "SparkContext", None), "_active_spark_context", None)
+
+    def cancel_jobs_soon(self) -> None:
+        """Cancel what runs on the cluster, from a thread: the caller is a signal handler amid a call to the JVM."""
+        if self.context() is not None:
+            threading.Thread(target=self._cancel_jobs, name="spark-cancel", daemon=True).start()
+
+    def _cancel_jobs(self) -> None:
+        if not self._cancelling.acquire(blocking=False):
+            return  # a second interrupt while the first one is still at it
+        try:
+            with contextlib.suppress(Exception):  # the JVM may be ending: then there is nothing left to cancel
+                self.context().cancelAllJobs()
+        finally:
+            self._cancelling.release()
+
+    def end(self) -> None:
+        """End the driver's JVM, whose own hooks end the application; called when the kernel is shut down."""
+        if self._gateway is not None:
+            self._gateway.end(_END_GRACE)
+
+
+def _options(folder: str) -> SparkOptions:
+    """Return the options again that the launcher settled: they are in PYSPARK_SUBMIT_ARGS, for pyspark to read."""
+    words = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))[:-1]
+    env = {**os.environ, "SPARK_OPTS": shlex.join(words), "KERNEL_EXTRA_SPARK_OPTS": "", "LAUNCH_OPTS": ""}
+    return parse([], env, folder)
+
+
+def import_pyspark(options: SparkOptions) -> None:
+    """Import pyspark, that of SPARK_HOME if the interpreter has none; raises LaunchError if it does not fit its JVM."""
+    from .spark_java import core_version
+    from .spark_python import archives
+
+    try:
+        import pyspark
+    except ImportError:
+        sys.path += [*archives(options.spark_home, "pyspark.zip"), *archives(options.spark_home, "py4j-*.zip")]
+        try:
+            import pyspark
+        except ImportError as error:
+            raise LaunchError(
+                f"{sys.executable} can't import pyspark ({error})",
+                "install it there, or put SPARK_HOME's python folder and its py4j archive on PYTHONPATH in the kernelspec's env",
+            ) from error
+    version, _ = core_version(options.spark_home)
+    ours = str(pyspark.__version__)
+    if ours.split(".")[:2] != version.split(".")[:2]:
+        raise LaunchError(
+            f"pyspark {ours} ({os.path.dirname(pyspark.__file__)}) does not fit Spark {version} ({options.spark_home})",
+            "install the same version, or set SPARK_HOME or PYTHONPATH in the kernelspec's env to what belongs together",
+        )
+
+
+def _announcement(session: Any) -> str:
+    context = session.sparkContext
+    said = f"Spark {context.version}: application {context.applicationId} on {context.master}"
+    address: Callable[[], Optional[str]] = lambda: context.uiWebUrl  # noqa: E731
+    with contextlib.suppress(Exception):  # the page is a convenience; a session without one is no error
+        said += f", {address()}" if address() else ""
+    return said

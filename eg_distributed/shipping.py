@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import RequestInvalid
 
-_SHIPPED = (".py", ".R")
+_SHIPPED = (".py", ".R", ".java")
 _CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
 _OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -18,14 +19,16 @@ from .spark_errors import LaunchError
 from .spark_java import submit_command
 from .spark_options import SparkOptions
 
+_INTERRUPTED = "KeyboardInterrupt while sending command."
 _START_DEADLINE = 60.0  # seconds for a JVM to say where it listens, on a node under load
 
 
 class Gateway:
     """Spark's JVM and the way to it; owned by the kernel's Session, started once."""
 
-    def __init__(self, options: SparkOptions) -> None:
+    def __init__(self, options: SparkOptions, log: int) -> None:
         self._options = options
+        self._log = log
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._folder = ""
 
@@ -43,6 +46,8 @@ class Gateway:
             self._process = subprocess.Popen(
                 command,
                 env=env,
+                stdout=self._log,
+                stderr=self._log,
                 stdin=subprocess.PIPE,  # it ends when this pipe does: with us, whatever way we go
                 preexec_fn=_ignore_interrupts,
             )
@@ -68,6 +73,8 @@ class Gateway:
         finally:
             for name in given:  # for this one call: a process of the user's own has a JVM of its own
                 os.environ.pop(name, None)
+        # py4j tells every interrupt to the root logger, with a traceback, in the user's cell.
+        logging.getLogger().addFilter(lambda record: record.msg != _INTERRUPTED)
         gateway: Any = SparkContext._gateway
         gateway.proc = self._process
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import types
 from typing import TYPE_CHECKING, Any, Iterator
 
@@ -80,7 +81,8 @@ def main(arguments: list[str], folder: str) -> None:
     from .spark_session import Session
 
     mode = os.environ.pop("EG_SPARK_MODE", "lazy")
-    session = Session(folder, wanted=mode != "none")
+    # ipykernel will lead everything that is written to 1 and 2 into cells; what Spark's JVM logs belongs into the kernel's log.
+    session = Session(folder, wanted=mode != "none", log=os.dup(2))
     if mode == "eager":
         session.start()
     from ipykernel.kernelapp import IPKernelApp
@@ -88,7 +90,9 @@ def main(arguments: list[str], folder: str) -> None:
     app = IPKernelApp.instance(kernel_class=kernel_class(session))
     app.initialize(arguments)
     session.offer(app.shell)
-    app.io_loop.call_later(_LATEST_START, session.start)
+    latest = threading.Timer(_LATEST_START, session.start)
+    latest.daemon = True
+    latest.start()
     app.start()
 
 

@@ -124,8 +124,8 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     mode = (taken.get("spark-context-initialization-mode") or "lazy").lower()
     if mode not in MODES:
         raise LaunchError(f"spark-context-initialization-mode is {mode!r}", f"use one of {', '.join(MODES)}")
-    specs = _submit_words(_split(own, "SPARK_OPTS" if own.get("SPARK_OPTS") else "__TOREE_SPARK_OPTS__"))
-    clients = _submit_words(_split(own, "KERNEL_EXTRA_SPARK_OPTS"), client=True)
+    specs = _submit_words(split_variable(own, "SPARK_OPTS" if own.get("SPARK_OPTS") else "__TOREE_SPARK_OPTS__"))
+    clients = _submit_words(split_variable(own, "KERNEL_EXTRA_SPARK_OPTS"), client=True)
     given = _Given([*specs, *clients], own)
     if given.settings.get("spark.submit.deployMode", "client") != "client":
         raise LaunchError(
@@ -143,7 +143,7 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     return SparkOptions(
         spark_home=str(Path(spark_home).expanduser()),
         submit=tuple(word for pair in words for word in pair if word),
-        launch=(*_split(own, "LAUNCH_OPTS"), *rest),
+        launch=(*split_variable(own, "LAUNCH_OPTS"), *rest),
         mode=mode,
         connection_file=taken.get("connection-file", ""),
         folder=folder,
@@ -173,7 +173,8 @@ def _launcher_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[
     return taken, rest
 
 
-def _split(env: Mapping[str, str], name: str) -> list[str]:
+def split_variable(env: Mapping[str, str], name: str) -> list[str]:
+    """Return the words of the variable *name* as a shell's quotes would have them, nothing expanded; raises LaunchError."""
     try:
         return shlex.split(env.get(name, ""))
     except ValueError as error:

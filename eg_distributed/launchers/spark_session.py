@@ -30,17 +30,20 @@ class Session:
     """One kernel's Spark session: made once by a thread of its own, and again by the next use if that failed.
 
     *wanted* is False in mode `none`: then nothing is made, but jobs of the user's own session are cancelled and shown all the
-    same. Owned by the kernel's process; `start`, `wait` and the hooks are called on its main thread.
+    same. *log* is a descriptor of the kernel's log. Owned by the kernel's process; `start`, `wait` and the hooks are called on
+    its main thread.
     """
 
-    def __init__(self, folder: str, wanted: bool) -> None:
+    def __init__(self, folder: str, wanted: bool, log: int) -> None:
         self.wanted = wanted
+        self._log = log
         self.session: Any = None
         self.error: Optional[LaunchError] = None
         self._folder = folder
         self._options: Optional[SparkOptions] = None
         self._gateway: Optional[Gateway] = None
         self._thread: Optional[threading.Thread] = None
+        self._starting = threading.Lock()
         self._cancelling = threading.Lock()
         self._shell: Any = None
         self._to_say = ""
@@ -50,9 +53,10 @@ class Session:
 
     def start(self) -> None:
         """Begin to make the session, unless that was begun; returns at once."""
-        if self.wanted and self._thread is None:
-            self._thread = threading.Thread(target=self._make, name="spark-session", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self.wanted and self._thread is None:
+                self._thread = threading.Thread(target=self._make, name="spark-session", daemon=True)
+                self._thread.start()
 
     def _make(self) -> None:
         try:
@@ -71,7 +75,8 @@ class Session:
             self._put_in_place()
 
     def _create(self, options: SparkOptions) -> Any:
-        self._gateway = gateway = self._gateway or Gateway(options)
+        options = options.with_settings({"spark.ui.showConsoleProgress": "false"})  # it would draw bars into the log
+        self._gateway = gateway = self._gateway or Gateway(options, self._log)
         gateway.start()  # beside the import of pyspark, which takes as long as half of it
         import_pyspark(options)
         gateway.connect()

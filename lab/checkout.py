@@ -54,12 +54,16 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
 
 @cache
 def requirements(role: str) -> bytes:
-    """Return the locked, hashed requirements of an image: `gateway` with our own dependencies, or `node`.
+    """Return the locked, hashed requirements of an image: `gateway` with our own dependencies, `node` or `spark`.
 
     Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
     _check()
-    selection = {"gateway": ("--group", "gateway", "--no-default-groups"), "node": ("--only-group", "node")}[role]
+    selection = {
+        "gateway": ("--group", "gateway", "--no-default-groups"),
+        "node": ("--only-group", "node"),
+        "spark": ("--only-group", "spark"),
+    }[role]
     text = run_uv("export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace", *selection)
     return text.encode()
 

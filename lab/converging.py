@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from lab.errors import LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.machines import Gateway, Node
 from lab.progress import Progress
+from lab.spark.roles import of
+from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
 from lab.topology.desired import Desired, from_running, from_topology, numbered
 from lab.topology.model import Topology
@@ -24,18 +26,34 @@ DEFAULT_NODES = 3
 IMPORT_PROBE = "import eg_distributed; eg_distributed.DistributedProcessProxy"
 
 
-def desire(driver: Driver, folder: StateFolder, nodes: int | None, topology: Topology | None) -> Desired:
-    """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row."""
+def desire(
+    driver: Driver,
+    folder: StateFolder,
+    nodes: int | None,
+    topology: Topology | None,
+    roles: Iterable[str] | None = None,
+) -> Desired:
+    """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row.
+
+    *roles* (`spark`, `yarn`) replace those that it had.
+    """
     if topology is not None:
-        return from_topology(topology)
+        found = from_topology(topology)
+        return found if roles is None else found.running(roles)
     running = from_running(
         [node.spec for node in driver.nodes()],
         [gateway.spec for gateway in driver.gateways()],
         gateway=not folder.no_gateway.exists(),
+        services=[service.spec for service in driver.services()],
     )
+    return _with_nodes(running, nodes) if roles is None else _with_nodes(running, nodes).running(roles)
+
+
+def _with_nodes(running: Desired, nodes: int | None) -> Desired:
     if not running.nodes:
         fresh = from_topology(numbered(nodes or DEFAULT_NODES))
-        return Desired(fresh.nodes, tuple(gateway.serving(fresh.nodes) for gateway in running.gateways))
+        had = of(daemon for service in running.services for daemon in service.daemons)
+        return Desired(fresh.nodes, tuple(gateway.serving(fresh.nodes) for gateway in running.gateways)).running(had)
     return running if nodes is None else running.scaled({"node": nodes})
 
 
@@ -66,29 +84,37 @@ class Convergence:
     def run(self, desired: Desired) -> None:
         """Make the lab *desired*; raise LabNotReady with the probe that failed."""
         lab = self._lab
-        self._driver.prepare(self._progress, desired.nodes)
+        self._driver.prepare(self._progress, [*desired.nodes, *desired.services])
         lab.folder.write(lab.folder.driver, lab.driver)
         if desired.gateways:
             lab.folder.no_gateway.unlink(missing_ok=True)
         else:
             lab.folder.write(lab.folder.no_gateway, "")
         self._remove_others(desired)
+        services = [self._driver.put_node(spec, self._identity) for spec in desired.services]
         nodes = self._put_nodes(desired)
         gateways = self._put_gateways(desired)
         lab.refresh()
         self._progress.step("an SSH login on every node")
-        self._await(nodes, lambda node: node.wait_ready())
+        self._await([*services, *nodes], lambda node: node.wait_ready())
         if gateways:
             what = "an HTTP answer of the gateway" if len(gateways) == 1 else "an HTTP answer of every gateway"
             self._progress.step(what)
             self._await(gateways, lambda gateway: gateway.wait_ready())
+        if services:
+            from lab.spark.clusters import clusters  # slow to import, as HTTP clients are
+
+            for cluster in clusters(lab):
+                self._progress.step(f"{cluster.whole} of {cluster.name}")
+                self._await([cluster], lambda found: found.wait_ready())
         self._probe(desired, gateways)
         events.record(lab.name, "up", driver=lab.driver, nodes=[node.name for node in nodes])
 
     def _remove_others(self, desired: Desired) -> None:
         """Remove the machines of groups that are not asked for (any more)."""
-        wanted = {spec.name for spec in desired.nodes} | {spec.name for spec in desired.gateways}
-        for machine in [*self._lab.nodes, *self._lab.gateways]:
+        specs: list[NodeSpec | GatewaySpec] = [*desired.nodes, *desired.gateways, *desired.services]
+        wanted = {spec.name for spec in specs}
+        for machine in self._lab.machines:
             if machine.group and machine.name not in wanted:
                 self._progress.note(f"removing {machine.name}: it is not asked for")
                 machine.remove()

@@ -29,6 +29,9 @@ class Driver(Protocol):
     def nodes(self) -> list[Node]:
         """Return the lab's nodes, in whichever state, in the order of their numbers."""
 
+    def services(self) -> list[Node]:
+        """Return the machines of masters (lab/spark), which have an sshd but no kernels; by name."""
+
     def gateways(self) -> list[Gateway]:
         """Return the lab's gateways, the default one first."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -16,7 +16,7 @@ from lab.drivers import choose_driver, find_driver
 from lab.errors import LabError, LabNotFound
 from lab.kernel_probe import Landing
 from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
-from lab.machines import Gateway, Node
+from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
 from lab.specs import GatewaySpec, NodeSpec, machine_name
@@ -59,6 +59,7 @@ class Lab:
         topology: Topology | None = ...,
         sshd: str | None = ...,
         lease: float | None = ...,
+        roles: Iterable[str] | None = ...,
         plan_only: Literal[False] = ...,
     ) -> Lab: ...
 
@@ -74,6 +75,7 @@ class Lab:
         topology: Topology | None = ...,
         sshd: str | None = ...,
         lease: float | None = ...,
+        roles: Iterable[str] | None = ...,
         plan_only: Literal[True],
     ) -> Plan: ...
 
@@ -88,6 +90,7 @@ class Lab:
         topology: Topology | None = None,
         sshd: str | None = None,
         lease: float | None = None,
+        roles: Iterable[str] | None = None,
         plan_only: bool = False,
     ) -> Lab | Plan:
         """Make the lab *name* whole and return it once a kernel has run on each of its nodes.
@@ -96,6 +99,7 @@ class Lab:
         so, what *topology* doesn't ask for (any more) is removed. Without *topology* the lab stays what it is, with *nodes*
         in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
 
+        *roles* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
         *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. With *plan_only*
         return what would happen, and touch nothing. The landings of the probe are kept in `landings`. Raises LabNotReady
         with the failed probe and that machine's last lines.
@@ -108,10 +112,10 @@ class Lab:
         chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
         if plan_only:
             lab = cls(name, choose_driver(*chosen), folder)
-            return make(lab._driver, desire(lab._driver, folder, nodes, topology))
+            return make(lab._driver, desire(lab._driver, folder, nodes, topology, roles))
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
-            desired = desire(lab._driver, folder, nodes, topology)
+            desired = desire(lab._driver, folder, nodes, topology, roles)
             converging.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
@@ -144,7 +148,7 @@ class Lab:
 
         Raises LabNotFound for a name that isn't there, LabNotReady for a node that doesn't come back.
         """
-        nodes = [self.node(name) for name in names] if names else self.nodes
+        nodes = [self.node(name) for name in names] if names else [*self.services, *self.nodes]
         self._heal({node.name for node in nodes})
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda node: node.reset(), nodes))
@@ -174,9 +178,19 @@ class Lab:
         return self._driver.nodes()
 
     @property
+    def services(self) -> list[Node]:
+        """The machines of a Spark master and a ResourceManager, where the lab has them: hosts with an sshd, but no nodes."""
+        return self._driver.services()
+
+    @property
     def gateways(self) -> list[Gateway]:
         """The gateways, the default one first."""
         return self._driver.gateways()
+
+    @property
+    def machines(self) -> list[Machine]:
+        """All of them: gateways, nodes, services."""
+        return [*self.gateways, *self.nodes, *self.services]
 
     @property
     def gateway(self) -> Gateway:
@@ -186,8 +200,8 @@ class Lab:
         return there[0] if there else self.find_gateway(DEFAULT_GATEWAY)
 
     def node(self, name: str) -> Node:
-        """Return a node by its short or full name; raise LabNotFound."""
-        for node in self.nodes:
+        """Return a node, or the machine of a master, by its short or full name; raise LabNotFound."""
+        for node in [*self.nodes, *self.services]:
             if name in {node.name, node.short_name}:
                 return node
         there = ", ".join(node.short_name for node in self.nodes) or "none"
@@ -279,7 +293,7 @@ class Lab:
             # Keys are made by `up` alone: an attached lab whose folder is gone must not lock its own nodes out.
             if not self.folder.identity.exists():
                 return
-            nodes = self.nodes
+            nodes = [*self.nodes, *self.services]
             entries = [node.entry() for node in nodes]
             self.folder.write(self.folder.known_hosts, known_hosts(entries))
             # A stopped node has no port; ssh would refuse the whole file for a port 0.
@@ -318,6 +332,8 @@ class Lab:
     def environment(self) -> dict[str, Any]:
         """Return what `lab env --json` prints: a contract that only grows."""
         gateways = self.gateways
+        from lab.spark.clusters import environment
+
         return {
             "name": self.name,
             "driver": self.driver,
@@ -327,6 +343,7 @@ class Lab:
             "ssh_config": str(self.ssh_config),
             "known_hosts": str(self.folder.known_hosts),
             "identity": str(self.folder.identity),
+            **environment(self.services),
         }
 
     def _identity(self) -> KeyPair:

@@ -257,4 +257,4 @@ def extend(lab: Lab, until: float) -> None:
                 machine.exec(["sh", "-c", _WRITE, "sh", f"{until:.0f}"], user="root", timeout=10)
 
     with contextlib.suppress(LabError), ThreadPoolExecutor(4, thread_name_prefix="lab-lease") as pool:
-        list(pool.map(tell, [*lab.nodes, *lab.gateways]))
+        list(pool.map(tell, lab.machines))

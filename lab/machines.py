@@ -159,6 +159,10 @@ class Node(Machine):
     def port(self) -> int:
         """The port of its sshd on 127.0.0.1 of this machine; may change when the node is started again."""
 
+    def published(self, port: int) -> str:
+        """Return the base URL, from this machine, of what answers to HTTP on *port* there; empty if it is not published or down."""
+        return ""
+
     @abstractmethod
     def reset(self) -> None:
         """Bring the node back to golden: processes, homes, /tmp, SSH server and keys as they were when it was made.

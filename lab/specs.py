@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from lab.errors import LabUsageError
 from lab.names import check_name, fqdn, node_number, short_name
+from lab.spark import roles
 from lab.topology.model import Limits, User
 
 Shell = Literal["bash", "csh", "fish"]
@@ -46,6 +47,18 @@ class NodeSpec:
     auth: str = "keys"
     validity: float = 30 * 86400.0
     """Seconds that certificates are good for."""
+    daemons: tuple[str, ...] = ()
+    """What runs beside sshd: lab/spark/roles.py has the names."""
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a master's machine, on which no kernels are started."""
+        return roles.is_master(self.daemons)
+
+    @property
+    def image(self) -> str:
+        """The image that has its daemons."""
+        return roles.image(self.daemons)
 
     def __post_init__(self) -> None:
         check_name(short_name(self.name), "node")

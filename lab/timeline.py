@@ -61,7 +61,7 @@ def timeline(lab: Lab, since: float | None = None, names: Collection[str] | None
 
     A machine that can't tell contributes one line that says why. Called by `lab export` and for the report of a failed test.
     """
-    machines: list[Machine] = [each for each in (*lab.gateways, *lab.nodes) if names is None or each.name in names]
+    machines: list[Machine] = [each for each in lab.machines if names is None or each.name in names]
     with ThreadPoolExecutor(8, thread_name_prefix="lab-timeline") as pool:
         logs = pool.map(lambda machine: list(_log(machine, since)), machines)
         agents = pool.map(lambda node: list(_agents(node)), [each for each in machines if isinstance(each, Node)])

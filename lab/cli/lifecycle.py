@@ -30,6 +30,7 @@ from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab, destroy
 from lab.names import check_name
 from lab.progress import Progress
+from lab.spark.roles import ROLES
 from lab.state import StateFolder
 
 
@@ -54,6 +55,13 @@ from lab.state import StateFolder
     help="The SSH server of a local lab's nodes [OpenSSH's where it can run]",
 )
 @click.option(
+    "--with",
+    "roles",
+    multiple=True,
+    type=click.Choice([*ROLES, "none"]),
+    help="A cluster on the nodes; may repeat. In place of those that the lab has [as it has, else none]",
+)
+@click.option(
     "--profile",
     "profiles",
     multiple=True,
@@ -71,6 +79,7 @@ def up(
     nodes: int | None,
     driver: str | None,
     sshd: str | None,
+    roles: Sequence[str],
     profiles: Sequence[str],
     lease: float | None,
     dry_run: bool,
@@ -85,6 +94,8 @@ def up(
     Example: lab up --nodes 2 --dry-run
     """
     settings: dict[str, Any] = {key: value for key, value in {"sshd": sshd, "lease": lease}.items() if value}
+    if roles:
+        settings["roles"] = [role for role in roles if role != "none"]
     if file is not None:
         from lab.topology import load
 
@@ -94,6 +105,10 @@ def up(
             )
         nodes = None  # LAB_NODES is for labs without a file
         settings["topology"] = topology = load(file)
+        if roles:
+            raise LabUsageError(
+                f"{file} says what runs on the nodes, and so does --with", remedy="write `with` into FILE"
+            )
         if topology.name and context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = check_name(topology.name)
     if dry_run:

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.lab import Lab
-from lab.machines import Gateway, Machine, Node
+from lab.machines import Machine, Node
 from lab.names import check_name, short_name
 from lab.progress import StderrProgress
 
@@ -144,8 +144,8 @@ def progress() -> Iterator[StderrProgress]:
 
 
 def machines_of(lab: Lab) -> list[Machine]:
-    """Return the gateways, then the nodes."""
-    return [*lab.gateways, *lab.nodes]
+    """Return the gateways, then the nodes, then the services."""
+    return lab.machines
 
 
 def find_machine(lab: Lab, name: str) -> Machine:
@@ -187,5 +187,7 @@ def _names(lab: Lab) -> str:
 
 
 def role_of(machine: Machine) -> str:
-    """Return `gateway` or `node`."""
-    return "gateway" if isinstance(machine, Gateway) else "node"
+    """Return `gateway`, `node` or `service`."""
+    if isinstance(machine, Node):
+        return "service" if machine.spec.is_service else "node"
+    return "gateway"

@@ -27,11 +27,15 @@ from lab.names import (
     resource_name,
     short_name,
 )
+from lab.spark import roles
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder
 from lab.topology.model import Limits
 
 CERTIFIED: Final = ("TrustedUserCAKeys /etc/ssh/lab_ca.pub", "HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub")
+
+SHARED: Final = "shared"
+"""The volume of machines with daemons, at /shared: what a file system of a cluster is elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,20 @@ class Blueprints:
             "LAB_LOGIN_ENV": "\n".join(f"{name}={value}" for name, value in spec.login_env.items()),
             "LAB_USERS": "\n".join(users),
         }
-        settings = {
+        settings: dict[str, Any] = {
             "environment": environment,
             "cap_add": ["NET_ADMIN"],
             "ports": {"22/tcp": ("127.0.0.1", None)},
             **limited(spec.limits),
         }
-        image = self._tags[images.key(spec.packages)]
-        return Blueprint(self._lab, short, "node", spec.name, address, image, self._network, labels, settings)
+        if spec.daemons:
+            environment["LAB_DAEMONS"] = " ".join(spec.daemons)
+            settings["volumes"] = {resource_name(self._lab, SHARED): {"bind": "/shared", "mode": "rw"}}
+            ports = {f"{roles.PORTS[role]}/tcp": ("127.0.0.1", None) for role in roles.of(spec.daemons)}
+            settings["ports"] = {**settings["ports"], **(ports if spec.is_service else {})}
+        image = self._tags[images.key(spec.packages, spec.image)]
+        role = "service" if spec.is_service else "node"
+        return Blueprint(self._lab, short, role, spec.name, address, image, self._network, labels, settings)
 
     def _gateway(self, spec: GatewaySpec, address: str) -> Blueprint:
         settings = {

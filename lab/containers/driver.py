@@ -60,7 +60,7 @@ class DockerDriver:
 
     def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Build the images that changed and make the network."""
-        self._images = images.ensure(self._client, progress, {node.packages for node in nodes})
+        self._images = images.ensure(self._client, progress, {(node.image, node.packages) for node in nodes})
         progress.step("network")
         network.ensure(self._client, self.name)
 
@@ -75,14 +75,19 @@ class DockerDriver:
             return ["the lab's network is gone"]
         if found.status in {"dead", "removing"}:
             return [f"its container is {found.status}"]
-        sets = [spec.packages] if isinstance(spec, NodeSpec) else []
-        wanted = self._blueprints(images.tags(sets), net).make(spec, self._address_in(net, short, spec))
+        variants = [(spec.image, spec.packages)] if isinstance(spec, NodeSpec) else []
+        wanted = self._blueprints(images.tags(variants), net).make(spec, self._address_in(net, short, spec))
         return [] if found.labels.get(LABEL_SPEC) == wanted.fingerprint else wanted.differences(found)
 
     def nodes(self) -> list[Node]:
         """List the containers whose role is node."""
         found = [ContainerNode(c, self.folder, self._tell) for c in self._containers("node")]
         return sorted(found, key=lambda node: sort_key(node.name))
+
+    def services(self) -> list[Node]:
+        """List the containers whose role is service."""
+        found = [ContainerNode(c, self.folder, self._tell) for c in self._containers("service")]
+        return sorted(found, key=lambda service: service.name)
 
     def gateways(self) -> list[Gateway]:
         """List the containers whose role is gateway."""
@@ -124,6 +129,9 @@ class DockerDriver:
         for container in self._containers():
             remove_container(container)
             removed.append(f"container {container.name}")
+        for volume in self._client.volumes.list(filters={"label": f"{LABEL}={self.name}"}):
+            volume.remove(force=True)
+            removed.append(f"volume {volume.name}")
         for found in self._client.networks.list(filters={"label": f"{LABEL}={self.name}"}):
             try:
                 found.remove()
@@ -155,7 +163,7 @@ class DockerDriver:
         taken = {each.get(LABEL_MACHINE): each.get(LABEL_ADDRESS, "") for each in labels} | self._promised
         if network.contains(subnet, taken.get(machine, "")):
             return str(taken[machine])
-        role = "node" if isinstance(spec, NodeSpec) else "gateway"
+        role = "gateway" if isinstance(spec, GatewaySpec) else "service" if spec.is_service else "node"
         return network.address_for(subnet, machine, role, set(taken.values()))
 
     def _blueprints(self, tags: Mapping[str, str], net: Any) -> Blueprints:
@@ -163,9 +171,9 @@ class DockerDriver:
 
     def _container(self, spec: NodeSpec | GatewaySpec) -> Any:
         """Return the machine's container, made now unless one of exactly this spec and image is there."""
-        packages = spec.packages if isinstance(spec, NodeSpec) else ()
-        if not self._images or (packages and images.key(packages) not in self._images):
-            self._images = {**self._images, **images.ensure(self._client, Silent(), [packages])}
+        variant = (spec.image, spec.packages) if isinstance(spec, NodeSpec) else ("node", ())
+        if images.key(variant[1], variant[0]) not in self._images:
+            self._images = {**self._images, **images.ensure(self._client, Silent(), [variant])}
         net = network.ensure(self._client, self.name)
         short = short_name(spec.name)
         with self._addressing:
@@ -189,6 +197,9 @@ class DockerDriver:
         return created
 
     def _create(self, wanted: Blueprint, net: Any) -> Any:
+        for volume in wanted.settings.get("volumes", ()):
+            # With our label, so that `down` finds it; the engine keeps one that is there.
+            self._client.volumes.create(volume, labels={LABEL: self.name})
         aliases = list(dict.fromkeys([wanted.hostname, wanted.machine]))
         endpoint = self._client.api.create_endpoint_config(ipv4_address=wanted.address, aliases=aliases)
         try:

@@ -7,7 +7,8 @@ import os
 import tarfile
 import time
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import docker
 import docker.errors
@@ -51,8 +52,16 @@ def connect(timeout: int = TIMEOUT) -> Any:
 def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bytes:
     """Return a tar of *files* (path: content) and their folders; times are fixed, so equal content is equal bytes."""
     buffer = io.BytesIO()
+    write_archive(buffer, files, mode=mode, uid=uid, gid=gid)
+    return buffer.getvalue()
+
+
+def write_archive(
+    target: BinaryIO, files: Mapping[str, bytes | Path], *, mode: int = 0o644, uid: int = 0, gid: int = 0
+) -> None:
+    """Write the tar of `archive` to *target*; a content may be a file of this machine, which is never in memory as a whole."""
     folders: set[str] = set()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
+    with tarfile.open(fileobj=target, mode="w") as tar:
         for path, content in files.items():
             parts = path.split("/")[:-1]
             for depth in range(1, len(parts) + 1):
@@ -63,9 +72,14 @@ def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid:
                     info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, uid, gid
                     tar.addfile(info)
             info = tarfile.TarInfo(path)
-            info.size, info.mode, info.uid, info.gid = len(content), mode, uid, gid
-            tar.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+            info.mode, info.uid, info.gid = mode, uid, gid
+            if isinstance(content, Path):
+                info.size = content.stat().st_size
+                with content.open("rb") as file:
+                    tar.addfile(info, file)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
 
 
 def put_files(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import docker
 import docker.errors
 
 from lab import checkout
 from lab.containers import debian
-from lab.containers.engine import archive
+from lab.containers.engine import write_archive
 from lab.errors import LabError
 from lab.names import LABEL
 from lab.progress import Progress
+from lab.spark import artefacts
 from lab.state import locked
 
 LABEL_IMAGE = f"{LABEL}.image"
@@ -36,6 +38,8 @@ class Recipe:
     late: Callable[[], Mapping[str, bytes]] = field(default=dict)
     """Context files that are costly to make; *inputs* must hold something that changes whenever they do."""
     late_inputs: tuple[tuple[str, bytes], ...] = ()
+    fetch: Callable[[Any, Progress], Mapping[str, Path]] | None = None
+    """Called with the engine's client before a build: context files that are too big for memory; their names say their content."""
 
     @property
     def tag(self) -> str:
@@ -83,45 +87,64 @@ def gateway(base_tag: str) -> Recipe:
     )
 
 
+def spark(node_tag: str) -> Recipe:
+    """The SSH node with a JRE, Spark, Toree and R."""
+    made_from = (("python.tar", artefacts.python_archive().name.encode()),)
+    return Recipe("spark", {"NODE": node_tag}, {}, late_inputs=made_from, fetch=artefacts.python)
+
+
+def yarn(spark_tag: str, base_tag: str) -> Recipe:
+    """The Spark node with YARN's daemons."""
+    made_from = (("hadoop.tar", artefacts.hadoop_archive().name.encode()),)
+    return Recipe("yarn", {"NODE": spark_tag}, {}, late_inputs=made_from, fetch=artefacts.hadoop(base_tag))
+
+
 def with_packages(node_tag: str, packages: Sequence[str]) -> Recipe:
     """The SSH node with more of Debian's *packages*; sorted, so that their order makes no other image."""
     return Recipe("node-packages", {"NODE": node_tag, "PACKAGES": " ".join(sorted(packages))}, {})
 
 
-def tags(package_sets: Iterable[Sequence[str]] = ()) -> dict[str, str]:
-    """Return the images' names by role, and by `node PACKAGE…`, without looking whether they are there."""
-    return {_key(recipe): recipe.tag for recipe in _recipes(debian.tag(), package_sets)}
+Variant = tuple[str, tuple[str, ...]]
+"""Which image a node has: `node`, `spark` or `yarn`, and Debian's packages on top."""
 
 
-def key(packages: Sequence[str]) -> str:
-    """Return what `tags` and `ensure` list the node's image with *packages* under."""
-    return " ".join(("node", *sorted(packages)))
+def tags(variants: Iterable[Variant] = ()) -> dict[str, str]:
+    """Return the images' names by role, and by `ROLE PACKAGE…`, without looking whether they are there."""
+    return {name: recipe.tag for name, recipe in _recipes(debian.tag(), variants).items()}
 
 
-def _key(recipe: Recipe) -> str:
-    return key(recipe.build_args["PACKAGES"].split()) if recipe.role == "node-packages" else recipe.role
+def key(packages: Sequence[str], role: str = "node") -> str:
+    """Return what `tags` and `ensure` list the image of *role* with *packages* under."""
+    return " ".join((role, *sorted(packages)))
 
 
-def _recipes(debian_tag: str, package_sets: Iterable[Sequence[str]]) -> list[Recipe]:
+def _recipes(debian_tag: str, variants: Iterable[Variant]) -> dict[str, Recipe]:
+    """Return how the images of *variants*, and those that every lab has, are made; each behind what it stands on."""
+    wanted = list(variants)
     base_recipe = base(debian_tag)
-    node_recipe = node(base_recipe.tag)
-    more = {key(packages): with_packages(node_recipe.tag, packages) for packages in package_sets if packages}
-    return [base_recipe, node_recipe, gateway(base_recipe.tag), *more.values()]
+    found = {"base": base_recipe, "node": node(base_recipe.tag), "gateway": gateway(base_recipe.tag)}
+    roles = {role for role, _ in wanted}
+    if roles & {"spark", "yarn"}:
+        found["spark"] = spark(found["node"].tag)
+    if "yarn" in roles:
+        found["yarn"] = yarn(found["spark"].tag, base_recipe.tag)
+    for role, packages in wanted:
+        if packages:
+            found[key(packages, role)] = with_packages(found[role].tag, packages)
+    return found
 
 
-def ensure(client: Any, progress: Progress, package_sets: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+def ensure(client: Any, progress: Progress, variants: Iterable[Variant] = ()) -> dict[str, str]:
     """Build what has changed; return the images' names as `tags` does."""
     with locked("images", what="building the lab's images"):
-        recipes = _recipes(debian.ensure(client, progress), package_sets)
-        wanted = {recipe.tag for recipe in recipes}
-        for recipe in recipes:
+        recipes = _recipes(debian.ensure(client, progress), variants)
+        wanted = {recipe.tag for recipe in recipes.values()}
+        for recipe in recipes.values():
             if _missing(client, recipe.tag):
-                what = f" with {recipe.build_args['PACKAGES']}" if recipe.role == "node-packages" else ""
-                progress.step(f"building the image of the {recipe.role.partition('-')[0]}{what}")
-                _build(client, recipe, progress)
-        for role in {recipe.role for recipe in recipes}:
+                build(client, recipe, progress)
+        for role in {recipe.role for recipe in recipes.values()}:
             _remove_older(client, role, wanted)
-    return {_key(recipe): recipe.tag for recipe in recipes}
+    return {name: recipe.tag for name, recipe in recipes.items()}
 
 
 def _missing(client: Any, tag: str) -> bool:
@@ -132,16 +155,25 @@ def _missing(client: Any, tag: str) -> bool:
     return False
 
 
-def _build(client: Any, recipe: Recipe, progress: Progress) -> None:
-    files = {**recipe.folder(), **recipe.inputs, **recipe.late()}
-    context = archive(files, mode=0o755)
+def build(client: Any, recipe: Recipe, progress: Progress) -> None:
+    """Build *recipe*'s image, whether it is there or not; raise LabError with the last lines of the build."""
+    big = recipe.fetch(client, progress) if recipe.fetch is not None else {}
+    what = f" with {recipe.build_args['PACKAGES']}" if recipe.role == "node-packages" else ""
+    progress.step(f"building the image of the {recipe.role.partition('-')[0]}{what}")
+    with tempfile.TemporaryFile() as context:
+        write_archive(context, {**recipe.folder(), **recipe.inputs, **recipe.late(), **big}, mode=0o755)
+        _build(client, recipe, context, progress)
+
+
+def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -> None:
     proxies = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
     # The host's network is the second try only: a bridge without a way out (a VPN, a firewall) is the exception.
     for network in (None, "host"):
         log: deque[str] = deque(maxlen=25)
         error = ""
+        context.seek(0)
         events = client.api.build(
-            fileobj=io.BytesIO(context),
+            fileobj=context,
             custom_context=True,
             tag=recipe.tag,
             buildargs={**recipe.build_args, **proxies},

@@ -38,6 +38,11 @@ class ContainerNode(ContainerMachine, Node):
         """Ask the engine: it gives a new one at every start; 0 while the node is down."""
         return self._published(22)
 
+    def published(self, port: int) -> str:
+        """On the loopback port that the engine chose."""
+        number = self._published(port)
+        return f"http://127.0.0.1:{number}" if number else ""
+
     def wait_ready(self) -> None:
         """Wait for the protocol to answer: an SSH login, or GET /api."""
         self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))

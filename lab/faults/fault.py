@@ -128,7 +128,7 @@ def locked(lab: Lab) -> Iterator[Notes]:
 
 def undo(lab: Lab, note: Note, notes: Notes) -> None:
     """Undo *note* on its nodes as far as it goes, with the lock held; raise what stood in the way on one of them."""
-    there = {machine.name: machine for machine in (*lab.nodes, *lab.gateways)}
+    there = {machine.name: machine for machine in lab.machines}
     failures: list[LabError] = []
 
     def one(name: str) -> None:
@@ -204,7 +204,7 @@ def _adopt(lab: Lab, notes: Notes) -> None:
 
     merged: dict[str, Note] = {}
     with ThreadPoolExecutor(8) as pool:
-        for text in [text for texts in pool.map(look, lab.nodes) for text in texts]:
+        for text in [text for texts in pool.map(look, [*lab.nodes, *lab.services]) for text in texts]:
             with suppress(ValueError):
                 note = Note.parse(text)
                 known = merged.setdefault(note.id, note)

@@ -62,7 +62,7 @@ def add(
         process,
         owned_by,
     )
-    machines = {short_name(machine.name): machine.address for machine in (*lab.gateways, *lab.nodes)}
+    machines = {short_name(machine.name): machine.address for machine in lab.machines}
     contexts = [
         Context(note.id, lab.name, lab.driver, node, parsed, note.seed + place, tuple(nodes), machines, lasts)
         for place, node in enumerate(nodes)

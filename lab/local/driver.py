@@ -23,6 +23,7 @@ from lab.local.machines import ADDRESS, LocalGateway, LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
+from lab.spark import roles
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder, cache_root
 from lab.topology.model import Limits
@@ -80,6 +81,10 @@ class LocalDriver:
         """Read the folders whose role is node."""
         found = [LocalNode(folder, self.folder.identity, self._tell) for folder in self._folders("node")]
         return sorted(found, key=lambda node: sort_key(node.name))
+
+    def services(self) -> list[Node]:
+        """Return none: see `_check`."""
+        return []
 
     def gateways(self) -> list[Gateway]:
         """Read the folders whose role is gateway."""
@@ -270,6 +275,12 @@ def _fingerprint(facts: Mapping[str, Any]) -> str:
 
 def _check(spec: NodeSpec) -> None:
     """Raise EnvironmentUnfit for what only a machine of its own can have, naming it."""
+    if spec.daemons:
+        raise EnvironmentUnfit(
+            f"a local lab has no {' and no '.join(roles.of(spec.daemons))}",
+            cause="their daemons listen on fixed ports of each node, and local nodes share this machine's",
+            remedy="start a container engine and use `lab up --driver docker`, or leave `--with` out",
+        )
     bare = NodeSpec(spec.name)
     own = ("shell", "noisy", "python", "users", "packages", "limits")
     odd = [name for name in own if getattr(spec, name) != getattr(bare, name)]

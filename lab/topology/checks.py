@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from lab.spark import roles
 from lab.topology.model import Topology
 
 MAX_NODES: Final = 160
@@ -33,6 +34,8 @@ def check(topology: Topology, refuse: Refuse) -> None:
         _check_sshd(nodes.sshd, ("nodes", group, "sshd"), refuse)
         for variable in nodes.login_env:
             _check_variable(variable, ("nodes", group, "login_env", variable), refuse)
+    for role in topology.roles:
+        _take(taken, roles.MACHINES[role], f"the role {role!r}", ("with",), refuse)
     total = sum(nodes.count for nodes in topology.nodes.values())
     if not 1 <= total <= MAX_NODES:
         raise refuse(("nodes",), f"a lab can't have {total} nodes", f"choose 1 to {MAX_NODES}")

@@ -9,7 +9,8 @@ from typing import Any
 
 from lab.errors import LabUsageError
 from lab.kernelspecs import OURS
-from lab.names import DEFAULT_GATEWAY, node_number, short_name, sort_key
+from lab.names import DEFAULT_GATEWAY, fqdn, node_number, short_name, sort_key
+from lab.spark import roles
 from lab.specs import GatewaySpec, NodeSpec
 from lab.topology.checks import MAX_NODES
 from lab.topology.model import KernelspecEntry, NodeGroup, Topology
@@ -22,6 +23,7 @@ class Desired:
 
     nodes: tuple[NodeSpec, ...]
     gateways: tuple[GatewaySpec, ...]
+    services: tuple[NodeSpec, ...] = ()
 
     def scaled(self, counts: Mapping[str, int]) -> Desired:
         """Return this with other numbers of nodes (by group), and gateways that follow; raise LabUsageError."""
@@ -43,7 +45,13 @@ class Desired:
             nodes[begin:begin] = [dataclasses.replace(row[0], name=f"{name}.{domain}") for name in names]
         if not 1 <= len(nodes) <= MAX_NODES:
             raise LabUsageError(f"a lab can't have {len(nodes)} nodes", remedy=f"choose 1 to {MAX_NODES}")
-        return Desired(tuple(nodes), tuple(gateway.serving(nodes) for gateway in self.gateways))
+        return Desired(tuple(nodes), tuple(gateway.serving(nodes) for gateway in self.gateways), self.services)
+
+    def running(self, wanted: Iterable[str]) -> Desired:
+        """Return this with the daemons of the roles *wanted* (`spark`, `yarn`), and no others."""
+        daemons = roles.on_nodes(wanted)
+        nodes = tuple(dataclasses.replace(node, daemons=daemons) for node in self.nodes)
+        return Desired(nodes, self.gateways, masters(wanted, nodes))
 
 
 def from_topology(topology: Topology) -> Desired:
@@ -89,10 +97,26 @@ def from_topology(topology: Topology) -> Desired:
             ).serving(nodes)
             for name in gateway_names(group, offered)
         ]
-    return Desired(tuple(nodes), tuple(gateways))
+    return Desired(tuple(nodes), tuple(gateways)).running(topology.roles)
 
 
-def from_running(nodes: Iterable[NodeSpec], gateways: Iterable[GatewaySpec], *, gateway: bool = True) -> Desired:
+def masters(wanted: Iterable[str], nodes: Iterable[NodeSpec]) -> tuple[NodeSpec, ...]:
+    """Return the masters' machines for the roles *wanted*; logins prove themselves there as on the *nodes*."""
+    like = next(iter(nodes), None)
+    proof = {"auth": like.auth, "validity": like.validity} if like else {}
+    return tuple(
+        NodeSpec(fqdn(roles.MACHINES[role]), group=role, daemons=(roles.MASTERS[role],), **proof)  # type: ignore[arg-type]
+        for role in roles.check(wanted)
+    )
+
+
+def from_running(
+    nodes: Iterable[NodeSpec],
+    gateways: Iterable[GatewaySpec],
+    *,
+    gateway: bool = True,
+    services: Iterable[NodeSpec] = (),
+) -> Desired:
     """Return what a lab was made to be, by what is left of it.
 
     Nodes that are gone but still in a gateway's hosts are wanted again, and so is the default gateway unless *gateway* is
@@ -116,7 +140,8 @@ def from_running(nodes: Iterable[NodeSpec], gateways: Iterable[GatewaySpec], *, 
     wanted = sorted(row.values(), key=lambda node: sort_key(node.name))
     if gateway and not kept:
         kept = [GatewaySpec(DEFAULT_GATEWAY, (), group=DEFAULT_GATEWAY, template=DEFAULT_GATEWAY)]
-    return Desired(tuple(wanted), tuple(each.serving(wanted) for each in kept))
+    found = roles.of(daemon for machine in (*wanted, *services) for daemon in machine.daemons)
+    return Desired(tuple(wanted), tuple(each.serving(wanted) for each in kept)).running(found)
 
 
 def _fits(name: str, text: str) -> bool:

@@ -227,6 +227,15 @@ class Topology:
             example="2h",
         ),
     )
+    roles: tuple[Literal["spark", "yarn"], ...] = field(
+        default=(),
+        metadata=say(
+            "Clusters on the nodes. `spark`: a standalone master, and a worker on each node. `yarn`: a ResourceManager, "
+            "and a NodeManager on each node.",
+            key="with",
+            example=["spark"],
+        ),
+    )
     auth: Auth = field(default_factory=Auth, metadata=say("Keys or certificates."))
     users: Mapping[str, User] = field(default_factory=dict, metadata=say("Login users beside `lab`.", pattern=LOGIN))
     nodes: Mapping[str, NodeGroup] = field(

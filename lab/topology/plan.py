@@ -13,6 +13,7 @@ from lab.specs import GatewaySpec, NodeSpec
 from lab.topology.desired import Desired
 
 Action = Literal["create", "recreate", "remove", "start", "unpause", "keep"]
+MachineRole = Literal["node", "gateway", "service"]
 
 _SIGNS: Final = {"create": "+", "recreate": "±", "remove": "-", "start": ">", "unpause": ">", "keep": "="}
 
@@ -23,7 +24,7 @@ class Step:
 
     action: Action
     machine: str
-    role: Literal["node", "gateway"]
+    role: MachineRole
     reasons: tuple[str, ...] = ()
 
     def line(self) -> str:
@@ -63,13 +64,14 @@ class Plan:
 
 def make(driver: Driver, desired: Desired) -> Plan:
     """Compare *desired* with what *driver* has. Machines outside of groups stay; stopped ones are started again."""
-    nodes, gateways = driver.nodes(), driver.gateways()
-    specs: list[NodeSpec | GatewaySpec] = [*desired.nodes, *desired.gateways]
+    nodes, gateways, services = driver.nodes(), driver.gateways(), driver.services()
+    specs: list[NodeSpec | GatewaySpec] = [*desired.services, *desired.nodes, *desired.gateways]
     wanted = {spec.name for spec in specs}
     steps: list[Step] = []
     steps += _removed("node", [node for node in nodes if node.group], wanted)
     steps += _removed("gateway", [gateway for gateway in gateways if gateway.group], wanted)
-    there: dict[str, Machine] = {machine.name: machine for machine in (*nodes, *gateways)}
+    steps += _removed("service", services, wanted)
+    there: dict[str, Machine] = {machine.name: machine for machine in (*nodes, *gateways, *services)}
     steps += [_step(driver, spec, there.get(spec.name)) for spec in specs]
     for machine, role in [*((each, "node") for each in nodes), *((each, "gateway") for each in gateways)]:
         if machine.name not in wanted and not machine.group:
@@ -77,7 +79,7 @@ def make(driver: Driver, desired: Desired) -> Plan:
     return Plan(driver.name, driver.kind, tuple(steps))
 
 
-def _removed(role: Literal["node", "gateway"], machines: Iterable[Machine], wanted: set[str]) -> list[Step]:
+def _removed(role: MachineRole, machines: Iterable[Machine], wanted: set[str]) -> list[Step]:
     return [
         Step("remove", machine.name, role, ("it is not asked for",))
         for machine in machines
@@ -86,7 +88,7 @@ def _removed(role: Literal["node", "gateway"], machines: Iterable[Machine], want
 
 
 def _step(driver: Driver, spec: NodeSpec | GatewaySpec, there: Machine | None) -> Step:
-    role: Literal["node", "gateway"] = "node" if isinstance(spec, NodeSpec) else "gateway"
+    role: MachineRole = "gateway" if isinstance(spec, GatewaySpec) else "service" if spec.is_service else "node"
     if there is None:
         return Step("create", spec.name, role)
     reasons = driver.reasons(spec)

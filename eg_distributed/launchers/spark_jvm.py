@@ -19,7 +19,11 @@ from .spark_errors import LaunchError
 from .spark_java import submit_command
 from .spark_options import SparkOptions
 
-_INTERRUPTED = "KeyboardInterrupt while sending command."
+_NOISE = {
+    "": "KeyboardInterrupt while sending command.",
+    "py4j.clientserver": "Exception occurred while shutting down connection",
+}
+"""What py4j logs, by logger, with tracebacks, whenever a call is interrupted: in the user's cell."""
 _START_DEADLINE = 60.0  # seconds for a JVM to say where it listens, on a node under load
 
 
@@ -73,8 +77,8 @@ class Gateway:
         finally:
             for name in given:  # for this one call: a process of the user's own has a JVM of its own
                 os.environ.pop(name, None)
-        # py4j tells every interrupt to the root logger, with a traceback, in the user's cell.
-        logging.getLogger().addFilter(lambda record: record.msg != _INTERRUPTED)
+        for name, said in _NOISE.items():
+            logging.getLogger(name).addFilter(lambda record, said=said: record.msg != said)  # type: ignore[misc]
         gateway: Any = SparkContext._gateway
         gateway.proc = self._process
 

@@ -1,0 +1,73 @@
+"""Sample kernelspecs: a folder each, with a kernel.json that works once it names what a site has where.
+
+Installed by `jupyter distributed kernelspecs install`; nothing of them is needed on the nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePosixPath
+from typing import Any
+
+LANGUAGES = ("python", "scala", "R")
+_MASTER = re.compile(r"(?P<option>--master[= ]\s*)(?:'[^']*'|\"[^\"]*\"|\S+)")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What differs from site to site; what is None stays as the sample has it."""
+
+    spark_home: str | None = None
+    """Where Spark is on the nodes."""
+    master: str | None = None
+    """The standalone master's URL, for kernelspecs that run on one."""
+    hadoop_conf_dir: str | None = None
+    """The folder with YARN's client configuration on the nodes."""
+    python: str | None = None
+    """The interpreter with ipykernel on the nodes; executors use it, too."""
+    remote_hosts: str | None = None
+    """Hosts, separated by commas, for these kernelspecs only; else the gateway's own."""
+    env: Mapping[str, str] | None = None
+    """More variables of the kernels."""
+
+
+def names(languages: Sequence[str] = LANGUAGES) -> list[str]:
+    """Return the samples' names, of these languages."""
+    folder = resources.files(__package__ or "eg_distributed.kernelspecs")
+    found = [entry.name for entry in folder.iterdir() if (entry / "kernel.json").is_file()]
+    wanted = {language.lower() for language in languages}
+    return sorted(name for name in found if sample(name)["language"].lower() in wanted)
+
+
+def sample(name: str, site: Site | None = None) -> dict[str, Any]:
+    """Return the kernel.json of the sample *name* for *site*."""
+    text = (resources.files(__package__ or "eg_distributed.kernelspecs") / name / "kernel.json").read_text("utf-8")
+    spec: dict[str, Any] = json.loads(text)
+    return _for_site(spec, site) if site is not None else spec
+
+
+def needs_master(spec: Mapping[str, Any]) -> bool:
+    """Whether a kernelspec runs on a standalone master."""
+    return any("spark://" in str(value) for value in (spec.get("env") or {}).values())
+
+
+def _for_site(spec: dict[str, Any], site: Site) -> dict[str, Any]:
+    env: dict[str, str] = spec.setdefault("env", {})
+    given = {"SPARK_HOME": site.spark_home, "HADOOP_CONF_DIR": site.hadoop_conf_dir, "PYSPARK_PYTHON": site.python}
+    env.update({name: value for name, value in given.items() if value is not None and name in env})
+    if site.master is not None and needs_master(spec):
+        url = shlex.quote(site.master)
+        for name in ("SPARK_OPTS", "__TOREE_SPARK_OPTS__"):
+            if name in env:
+                env[name] = _MASTER.sub(lambda match: match["option"] + url, env[name])
+    env.update(site.env or {})
+    if site.python is not None and PurePosixPath(spec["argv"][0]).name == "python3" and "-m" in spec["argv"]:
+        spec["argv"][0] = site.python
+    if site.remote_hosts is not None:
+        spec["metadata"]["process_proxy"].setdefault("config", {})["remote_hosts"] = site.remote_hosts
+    return spec

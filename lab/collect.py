@@ -18,7 +18,8 @@ from lab import lease as leases
 from lab.drivers import usable
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import destroy
-from lab.names import LABEL, LABEL_ROLE, check_name
+from lab.names import LABEL, LABEL_MACHINE, LABEL_ROLE, check_name
+from lab.spark.roles import MACHINES
 from lab.state import StateFolder, cache_root, state_root
 
 HALF_MADE_SECONDS: Final = 600.0
@@ -37,11 +38,14 @@ class FoundLab:
     made: float = 0.0
     lease: leases.Lease | None = None
     folder: Path | None = None
+    services: int = 0
+    roles: tuple[str, ...] = ()
+    """`spark`, `yarn`: the clusters that have a master's machine."""
 
     @property
     def machines(self) -> int:
-        """Nodes and gateways, running or not."""
-        return self.nodes + self.gateways
+        """Nodes, gateways and masters, running or not."""
+        return self.nodes + self.gateways + self.services
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `lab ls --json` prints of it."""
@@ -50,6 +54,8 @@ class FoundLab:
             "driver": self.driver,
             "nodes": self.nodes,
             "gateways": self.gateways,
+            "services": self.services,
+            "with": list(self.roles),
             "running": self.running,
             "made": self.made or None,
             "owner": self.lease.owner if self.lease else None,
@@ -90,11 +96,15 @@ def _on_engine() -> Iterator[FoundLab]:
     times: dict[str, list[float]] = {}
     counts: dict[str, list[str]] = {}
     running: dict[str, int] = {}
+    clusters: dict[str, set[str]] = {}
     for network in client.networks.list(filters={"label": LABEL}):
         _note(network.attrs.get("Labels") or {}, network.attrs.get("Created"), labels, times)
     for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         name = _note(container.labels, container.attrs.get("Created"), labels, times)
         counts.setdefault(name, []).append(container.labels.get(LABEL_ROLE, ""))
+        for role, machine in MACHINES.items():
+            if container.labels.get(LABEL_ROLE) == "service" and container.labels.get(LABEL_MACHINE) == machine:
+                clusters.setdefault(name, set()).add(role)
         running[name] = running.get(name, 0) + (container.status == "running")
     for name, seen in labels.items():
         if not _is_name(name):
@@ -106,6 +116,8 @@ def _on_engine() -> Iterator[FoundLab]:
             "docker",
             nodes=roles.count("node"),
             gateways=roles.count("gateway"),
+            services=roles.count("service"),
+            roles=tuple(sorted(clusters.get(name, ()))),
             running=running.get(name, 0),
             made=min(filter(None, times[name]), default=0.0),
             lease=leases.read(name) or next(filter(None, map(leases.from_labels, seen)), None),

@@ -17,6 +17,8 @@ from lab import events, lease, stats
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.machines import Machine
+from lab.spark import logs
+from lab.spark.clusters import report
 from lab.timeline import agent_logs, timeline
 
 _SECRET: Final = re.compile(r"pass(word|wd)?$|token|secret|_key$|credential|_pwd$", re.IGNORECASE)
@@ -74,6 +76,14 @@ def contents(lab: Lab) -> dict[str, str]:
         files[f"nodes/{node.name}/sshd.log"] = _log(node)
         for number, (where, _, text) in enumerate(agent_logs(node)):
             files[f"nodes/{node.name}/agent-{number}.log"] = f"# {where}\n{text}"
+    for service in lab.services:
+        files[f"services/{service.name}/inspect.json"] = _json(_tried(lambda machine=service: inspect(machine)))
+        files[f"services/{service.name}/sshd.log"] = _log(service)
+    for node in (*lab.nodes, *lab.services):
+        folder = f"{'services' if node.spec.is_service else 'nodes'}/{node.name}"
+        files |= {f"{folder}/{name}": text for name, text in logs.read(node).items()}
+    if lab.services:
+        files["clusters.json"] = _json(_tried(lambda: report(lab)))
     for name in ("lab.toml", "keeper.log", "known_hosts", "ssh_config"):
         kept = lab.folder.path / name
         if kept.is_file():
@@ -137,5 +147,7 @@ stats.json      how many kernels are on which node
 events.jsonl    what the lab, its faults and tests did; faults.jsonl is the faults' part of it
 timeline.txt    events, gateways' logs, sshd's logs and agents' logs in the order of time (UTC); timeline.jsonl is the same
 gateways/NAME/  gateway.log and the driver's facts
-nodes/NAME/     sshd.log, the agents' logs and the driver's facts
+nodes/NAME/     sshd.log, the agents' logs and the driver's facts; in labs with Spark or YARN the daemons' logs
+services/NAME/  the same of a master's machine
+clusters.json   workers, NodeManagers and applications, as the masters tell
 """

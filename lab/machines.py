@@ -160,7 +160,7 @@ class Node(Machine):
         """The port of its sshd on 127.0.0.1 of this machine; may change when the node is started again."""
 
     def published(self, port: int) -> str:
-        """Return the base URL, from this machine, of what answers to HTTP on *port* there; empty if it is not published or down."""
+        """Return this machine's base URL of what answers to HTTP on *port* there; empty if it is not published or down."""
         return ""
 
     @abstractmethod

@@ -1,21 +1,33 @@
 #!/bin/bash
-# One daemon of this node, as root:
+# One daemon of this node, as root; called by the lab's faults:
 #   daemon.sh down NAME [stay]   kill it at once, keep it down; with `stay` its executors or containers are left alone
-#   daemon.sh up NAME            let it be started again; returns when its process is there, fine if it was never down
-# Called by the lab's faults.
+#   daemon.sh up NAME            let it be started again and wait until its port accepts, unless what it waits for is down
 set -eu
-what=$1 name=$2 marker=/run/lab/$2.down pidfile=/run/lab/$2.pid
-[ -e "/opt/lab/daemons/$name" ] || { echo "this node has no $name" >&2; exit 69; }
-look() { timeout 1 bash -c 'echo > /run/lab/daemons' || true; }
+what=$1 name=$2 marker=/run/lab/$2.down pidfile=/run/lab/$2.pid file=/opt/lab/daemons/$2
+exec {never}<> <(:)
+pause() { read -rt 0.1 -u "$never" || :; }
+look() { timeout 1 bash -c 'echo > /run/lab/daemons' || :; }
+open() { (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null; }
 case "$what" in
     down)
+        { read -r pid < "$pidfile"; } 2> /dev/null || { echo "no $name runs here" >&2; exit 69; }
         echo "${3:-}" > "$marker"
-        { read -r pid < "$pidfile"; } 2> /dev/null && kill -KILL "$pid"
+        kill -KILL "$pid"
         look
-        for _ in {1..50}; do [ -e "$pidfile" ] || exit 0; read -rt 0.1 <> <(:) || :; done
-        echo "$name is still there" >&2; exit 75 ;;
+        for _ in {1..50}; do [ -e "$pidfile" ] || exit 0; pause; done
+        echo "$name is still there" >&2
+        exit 75 ;;
     up)
         rm -f "$marker"
-        look ;;
+        look
+        port=$(sed -n 's/^# listens //p' "$file") after=$(sed -n 's/^# after //p' "$file")
+        for _ in {1..200}; do
+            # shellcheck disable=SC2086 -- host and port are two words
+            [ -z "$after" ] || open $after || exit 0
+            open "$(hostname)" "$port" && exit 0
+            pause
+        done
+        echo "$name does not listen on $port: /var/log/daemons/$name.log" >&2
+        exit 75 ;;
     *) exit 64 ;;
 esac

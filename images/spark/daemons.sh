@@ -1,6 +1,7 @@
 #!/bin/bash
 # Supervise the daemons that are named in the arguments: each runs as the user `lab`, and is started again when it has ended.
-#   /opt/lab/daemons/NAME      what runs; a line `# after HOST PORT` in it has it wait until that port accepts
+#   /opt/lab/daemons/NAME      what runs; a line `# after HOST PORT` in it has it wait until that port accepts, and
+#                              `# listens PORT` says where it answers
 #   /var/log/daemons/NAME.log  what it says; the last run before this one is NAME.log.1
 #   /run/lab/NAME.pid          its process and group
 #   /run/lab/NAME.down         while it exists, it stays down (daemon.sh makes and removes it)

@@ -63,7 +63,7 @@ def _targets(lab: Lab, names: Sequence[str]) -> list[Machine]:
 @fault.command(cls=Verb)
 @name_option
 @click.argument("kind", metavar="FAULT", shell_complete=_complete_kinds)
-@click.argument("nodes", nargs=-1, required=True, shell_complete=complete_machines)
+@click.argument("nodes", nargs=-1, shell_complete=complete_machines)
 @click.option("--for", "duration", type=DURATION, help="Heal it after this time, like 15s [never].")
 @click.option(
     "--option", "--set", "-o", "options", multiple=True, metavar="K=V", help="An option of the fault; may repeat."
@@ -81,7 +81,7 @@ def add(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Add FAULT to NODES (or `all`). It heals after --for, by `lab fault heal`, or with the lab.
+    """Add FAULT to NODES (or `all`; a master's fault needs none). It heals after --for, by `lab fault heal`, or with the lab.
 
     What can't be done on these nodes fails with the reason and exit code 6, and changes nothing.
 
@@ -213,9 +213,11 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     topology = load(file)
     lab = Lab.attach(name)
-    plan = plan_for(lab.nodes, topology.fault_plan())
+    plan = plan_for(lab.nodes, topology.fault_plan(), lab.services)
     chosen = seed if seed is not None else topology.seed or 0
-    steps = [dict(step.as_dict()) for step in resolve(plan, [node.name for node in lab.nodes], chosen)]
+    services = [service.name for service in lab.services]
+    resolved = resolve(plan, [node.name for node in lab.nodes], chosen, others=services)
+    steps = [dict(step.as_dict()) for step in resolved]
     if not dry_run:
         began = time.monotonic()
         run_plan(lab, plan, chosen)

@@ -10,15 +10,19 @@ from lab.errors import LabUsageError
 from lab.machines import Node
 
 
-def plan_for(nodes: Sequence[Node], plan: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def plan_for(
+    nodes: Sequence[Node], plan: Sequence[Mapping[str, Any]], services: Sequence[Node] = ()
+) -> list[dict[str, Any]]:
     """Return *plan* (of a topology) with the names of *nodes* in it, and an end for what has none; called by `lab fault run`.
 
-    Raises LabUsageError for an entry that means no node, or whose end nothing says.
+    *services* are meant by their short names alone. Raises LabUsageError for an entry that means no node, or whose end
+    nothing says.
     """
     ends = [step["at"] + step["for"] for step in plan if step["for"] is not None]
     found = []
     for number, step in enumerate(plan, 1):
         chosen = [node.short_name for node in nodes if not step["nodes"] or _meant(node, step["nodes"])]
+        chosen += [service.short_name for service in services if service.short_name in step["nodes"]]
         if not chosen:
             raise LabUsageError(
                 f"entry {number} of the fault plan ({step['fault']}) means no node of this lab",

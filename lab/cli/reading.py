@@ -25,6 +25,7 @@ from lab.cli.options import (
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.machines import Gateway, Machine, Node
+from lab.names import short_name
 
 
 def _row(machine: Machine) -> dict[str, Any]:
@@ -59,18 +60,46 @@ def status(name: str, as_json: bool) -> int:
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(_row, machines_of(lab)))
     faults = _faults(lab)
+    clusters = _clusters(lab, rows)
     whole = any(row["role"] == "node" for row in rows) and all(row["state"] == "running" for row in rows)
+    whole = whole and not any(cluster["missing"] for cluster in clusters)
     if as_json:
-        show({"name": lab.name, "driver": lab.driver, "whole": whole, "machines": rows, "faults": faults})
+        found = {"name": lab.name, "driver": lab.driver, "whole": whole, "machines": rows, "clusters": clusters}
+        show({**found, "faults": faults})
     else:
         click.echo(f"lab {lab.name} ({lab.driver})")
         columns = ("machine", "role", "state", "address", "at")
         print_table([column.upper() for column in columns], [[row[c] for c in columns] for row in rows], indent="  ")
+        for line in (line for cluster in clusters for line in _cluster_lines(cluster)):
+            click.echo(f"  {line}")
         for fault in faults:
             click.echo(f"  fault {fault['id']}: {fault['name']} on {', '.join(fault['nodes'])}")
     if not whole:
         note(f"not whole: `lab up --name {name}` makes it so")
     return 0 if whole else 1
+
+
+def _clusters(lab: Lab, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    if not any(row["role"] == "service" for row in rows):
+        return []
+    from lab.spark.clusters import report
+
+    return report(lab)
+
+
+def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
+    """Return what people read of a cluster: who is in and who is not, then its applications that run or wait."""
+    if "error" in cluster:
+        return [f"{cluster['role']}: does not answer: {cluster['error']}"]
+    members = ", ".join(f"{short_name(member['node'])} {member['state']}" for member in cluster["members"])
+    lost = [short_name(name) for name in cluster["missing"]]
+    told = f"{cluster['role']}: {members or 'nobody is in'}" + (f"; missing: {', '.join(lost)}" if lost else "")
+    lines = [f"{told}; {cluster['url']}"]
+    for app in cluster["applications"]:
+        if app["state"] in {"RUNNING", "WAITING", "ACCEPTED", "SUBMITTED"}:
+            where = f" on {', '.join(map(short_name, app['nodes']))}" if app["nodes"] else ""
+            lines.append(f"  {app['id']} {app['state']} {app['name']}{where}")
+    return lines
 
 
 def _faults(lab: Lab) -> list[dict[str, Any]]:
@@ -103,11 +132,12 @@ def ls(as_json: bool) -> None:
             age(lab.made),
             lab.lease.owner if lab.lease else "",
             left(lab.lease.expires) if lab.lease else "never",
+            "+".join(lab.roles),
         )
         for lab in found
     ]
     if rows:
-        print_table(("NAME", "DRIVER", "NODES", "GATEWAYS", "RUNNING", "AGE", "OWNER", "ENDS"), rows)
+        print_table(("NAME", "DRIVER", "NODES", "GATEWAYS", "RUNNING", "AGE", "OWNER", "ENDS", "WITH"), rows)
     else:
         note("there is no lab; `lab up` makes one")
 
@@ -162,6 +192,7 @@ def _document(machine: Machine) -> dict[str, Any]:
             "trusted": machine.trusted,
             "group": machine.group,
             "roles": list(getattr(machine, "roles", ())),
+            "daemons": list(machine.spec.daemons),
         }
     elif isinstance(machine, Gateway):
         found |= {"hosts": list(machine.hosts), "group": machine.group}
@@ -189,11 +220,13 @@ def env(name: str, as_json: bool) -> None:
     if as_json:
         show(found)
         return
+    masters = {f"LAB_{key.upper()}": found.get(key, "") for key in ("spark_master", "spark_ui", "yarn_rm", "yarn_ui")}
     values = {
         "LAB_NAME": found["name"],
         "LAB_GATEWAY_URL": found["gateway_url"],
         "LAB_SSH_CONFIG": found["ssh_config"],
         "EG_REMOTE_HOSTS": ",".join(node["name"] for node in found["nodes"]),
+        **{variable: value for variable, value in masters.items() if value},
     }
     for variable, value in values.items():
         click.echo(f"export {variable}={shlex.quote(value or '')}")

@@ -39,7 +39,7 @@ class Recipe:
     """Context files that are costly to make; *inputs* must hold something that changes whenever they do."""
     late_inputs: tuple[tuple[str, bytes], ...] = ()
     fetch: Callable[[Any, Progress], Mapping[str, Path]] | None = None
-    """Called with the engine's client before a build: context files that are too big for memory; their names say their content."""
+    """Called with the engine's client before a build: context files that are too big for memory."""
 
     @property
     def tag(self) -> str:

@@ -3,8 +3,8 @@
     with lab.faults.add(lab, "delay", [lab.node("node1")], duration=15, milliseconds=200) as fault:
         print(fault.mechanism)
 
-The catalogue is in network.py, resolving.py, host.py, ssh.py and login.py. inject.py inflicts, fault.py sees and heals,
-watchdog.py heals by itself, plan.py has timelines, reach.py and inside/ carry out what all these decide.
+The catalogue is in network.py, resolving.py, host.py, ssh.py, login.py and daemons.py. inject.py inflicts, fault.py sees
+and heals, watchdog.py heals by itself, plan.py has timelines, reach.py and inside/ carry out what all these decide.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabUsageError
 from lab.faults import inject
+from lab.faults.daemons import KINDS as DAEMONS
 from lab.faults.fault import Fault, active, heal
 from lab.faults.host import KINDS as HOST
 from lab.faults.inject import NOBODY
@@ -49,7 +50,7 @@ __all__ = [
 
 @cache
 def _kinds() -> dict[str, FaultKind]:
-    return {each.name: each for each in (*NETWORK, *RESOLVING, *HOST, *SSH, *LOGIN)}
+    return {each.name: each for each in (*NETWORK, *RESOLVING, *HOST, *SSH, *LOGIN, *DAEMONS)}
 
 
 def catalogue() -> list[FaultKind]:
@@ -78,6 +79,8 @@ def add(
     **options: Any,
 ) -> Fault:
     """Inflict the fault *name* on *nodes* and return it once it holds on all of them; on none, if one can't have it.
+
+    No nodes: the machine that the fault is for, where there is just one (the Spark master of `spark-master-down`).
 
     It heals when *duration* (seconds, or `15s`) is over or its owner dies, whatever becomes of the caller. *owner* None is the
     calling process, a pid another one, `lab` none. *seed* decides what is random in it. *options* may be texts, as a

@@ -22,6 +22,7 @@ from lab.names import short_name
 if TYPE_CHECKING:
     from lab.lab import Lab
 
+from lab.faults.daemons import runs
 from lab.faults.fault import NOTING, Fault, locked, record, undo
 
 LONGEST = 7 * 24 * 3600.0
@@ -45,8 +46,10 @@ def add(
     lasts = None if duration is None else seconds(duration, f"{kind.name}: the duration")
     if lasts is not None and not 0 < lasts <= LONGEST:
         raise LabUsageError(f"{kind.name}: the duration can't be {duration!r}", remedy=f"give 0 < s <= {LONGEST:.0f}")
+    nodes = nodes or ([machine for machine in lab.services if runs(machine, kind.daemon)] if kind.daemon else [])
     if not nodes:
-        raise LabUsageError(f"{kind.name} needs a node", remedy="name one, see `lab status`")
+        why = f"the lab {lab.name} has no {kind.daemon}" if kind.daemon else ""
+        raise LabUsageError(f"{kind.name} needs a node", cause=why, remedy="name one, see `lab status`")
     if len({node.name for node in nodes}) < len(nodes):
         raise LabUsageError(f"{kind.name}: a node is named twice")
     process, owned_by = _owner(owner)

@@ -20,7 +20,7 @@ from lab.machines import Machine
 from lab.names import USER, short_name
 
 Step = tuple[str, ...]
-Group = Literal["network", "host", "ssh", "login"]
+Group = Literal["network", "host", "ssh", "login", "spark"]
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
@@ -170,7 +170,10 @@ class Mechanism:
 
 @dataclass(frozen=True)
 class FaultKind:
-    """One entry of the catalogue. *shows*: its effect, seen from outside. *momentary*: done at once, nothing to heal."""
+    """One entry of the catalogue. *shows*: its effect, seen from outside. *momentary*: done at once, nothing to heal.
+
+    *daemon*: what it is for where no machine is named, the one that runs this.
+    """
 
     name: str
     group: Group
@@ -179,6 +182,7 @@ class FaultKind:
     mechanisms: tuple[Mechanism, ...]
     options: tuple[Option, ...] = ()
     momentary: bool = False
+    daemon: str = ""
 
     @property
     def drivers(self) -> tuple[str, ...]:

@@ -50,9 +50,12 @@ class Step:
         }
 
 
-def resolve(plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int = 0) -> list[Step]:
+def resolve(
+    plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int = 0, *, others: Sequence[str] = ()
+) -> list[Step]:
     """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names*.
 
+    *others* are machines that neither `all` nor chance means, only their names.
     Called by `run_plan`, and by whoever wants to show or check a plan. Raises LabUsageError that names the entry.
     """
     dice = random.Random(seed)
@@ -60,7 +63,7 @@ def resolve(plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int =
     steps = []
     for number, entry in enumerate(plan, 1):
         try:
-            steps.append(_step(entry, shorts, dice))
+            steps.append(_step(entry, shorts, [short_name(name) for name in others], dice))
         except LabUsageError as error:
             raise LabUsageError(
                 f"entry {number} of the fault plan: {error.what}", cause=error.cause, remedy=error.remedy
@@ -69,7 +72,7 @@ def resolve(plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int =
     return sorted(steps, key=lambda step: step.at)
 
 
-def _step(entry: Mapping[str, Any], names: Sequence[str], dice: random.Random) -> Step:
+def _step(entry: Mapping[str, Any], names: Sequence[str], others: Sequence[str], dice: random.Random) -> Step:
     from lab.faults import kind
 
     unknown = sorted(set(entry) - set(KEYS))
@@ -85,10 +88,10 @@ def _step(entry: Mapping[str, Any], names: Sequence[str], dice: random.Random) -
     chosen = kind(dice.choice(list(choice)) if isinstance(choice, (list, tuple)) and choice else str(choice))
     options = dict(entry.get("options", {}))
     chosen.parse(options)
-    return Step(at, chosen.name, _nodes(entry["nodes"], names, dice), lasts, dice.randrange(1 << 32), options)
+    return Step(at, chosen.name, _nodes(entry["nodes"], names, others, dice), lasts, dice.randrange(1 << 32), options)
 
 
-def _nodes(wanted: Any, names: Sequence[str], dice: random.Random) -> tuple[str, ...]:
+def _nodes(wanted: Any, names: Sequence[str], others: Sequence[str], dice: random.Random) -> tuple[str, ...]:
     if wanted == "all":
         return tuple(names)
     count = 1 if wanted == "random" else wanted.get("random") if isinstance(wanted, Mapping) else None
@@ -98,10 +101,10 @@ def _nodes(wanted: Any, names: Sequence[str], dice: random.Random) -> tuple[str,
         return tuple(sorted(dice.sample(list(names), count)))
     listed = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, (list, tuple)) else []
     found = tuple(short_name(str(name)) for name in listed)
-    strange = [name for name in found if name not in names]
+    strange = [name for name in found if name not in names and name not in others]
     if strange or not found:
         what = strange[0] if strange else wanted
-        raise LabUsageError(f"nodes can't be {what!r}", remedy=f"there are: {', '.join(names)}")
+        raise LabUsageError(f"nodes can't be {what!r}", remedy=f"there are: {', '.join((*names, *others))}")
     return found
 
 
@@ -116,7 +119,9 @@ def run_plan(
     from lab.faults import add
 
     nodes = {node.short_name: node for node in lab.nodes}
-    steps = resolve(plan, list(nodes), seed)
+    services = {service.short_name: service for service in lab.services}
+    steps = resolve(plan, list(nodes), seed, others=list(services))
+    nodes |= services
     whole = max((step.at + step.lasts for step in steps), default=0.0)
     ends = time.monotonic() + (whole + GRACE if deadline is None else deadline)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What Spark's images are filled with, got once and kept in the lab's cache: pyspark and Toree from the lock, Hadoop's jars by Maven.
+"""What Spark's images are filled with: pyspark and Toree from the lock, Hadoop's jars by Maven, kept in the lab's cache.
 
 Both are tar files whose names are the hash of what they were made from, so that a second build downloads nothing.
 """

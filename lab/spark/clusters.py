@@ -153,18 +153,18 @@ class SparkMaster(Cluster):
     def applications(self) -> list[Application]:
         """Active ones, then completed ones."""
         told = self.ask("/json/")
+        # Where executors are is on the application's page alone, as HTML: so the nodes are asked.
+        executors = {node.name: logs.executors(node) for node in self.nodes} if told["activeapps"] else {}
         return [
-            Application(app["id"], app["name"], app["state"], app["user"], self._executors(app["id"]))
+            Application(
+                app["id"],
+                app["name"],
+                app["state"],
+                app["user"],
+                tuple(name for name, there in executors.items() if app["id"] in there),
+            )
             for app in (*told["activeapps"], *told["completedapps"])
         ]
-
-    def _executors(self, identity: str) -> tuple[str, ...]:
-        """Which nodes have executors is on the application's page alone, as HTML; the workers' JSON tells it."""
-        found = []
-        for node in self.nodes:
-            if identity in logs.executors(node):
-                found.append(node.name)
-        return tuple(found)
 
 
 class ResourceManager(Cluster):

@@ -1,4 +1,4 @@
-"""Which daemons `--with spark` and `--with yarn` mean, on which machines. Knows names alone; images/*/daemons has the commands."""
+"""Which daemons `--with spark` and `--with yarn` mean, on which machines: names alone, images/*/daemons runs them."""
 
 from __future__ import annotations
 

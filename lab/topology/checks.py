@@ -53,9 +53,10 @@ def check(topology: Topology, refuse: Refuse) -> None:
     for reserved in ("lab", "root", "sshd", "gateway"):
         if reserved in topology.users:
             raise refuse(("users", reserved), f"every machine has a {reserved!r} already", "choose another name")
+    services = {roles.MACHINES[role] for role in topology.roles}
     for number, step in enumerate(topology.faults):
         for pattern in step.nodes:
-            if not any(matches(pattern, name, nodes) for name, nodes in known):
+            if pattern not in services and not any(matches(pattern, name, nodes) for name, nodes in known):
                 raise refuse(("faults", number, "nodes"), f"{pattern!r} is no node of this lab", _names(known))
 
 

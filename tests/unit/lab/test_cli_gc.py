@@ -211,5 +211,5 @@ def test_ls_tells_owners_and_ends(engine: Engine, capsys: pytest.CaptureFixture[
     """One line a lab: how much of it runs, whose it is, when it ends."""
     engine.containers_there += [machine("a", **lease_labels(time.time() + 3630)), machine("b", status="exited")]
     lines = [line.split() for line in run(["ls"], capsys)[1].splitlines()]
-    assert lines[1] == ["a", "docker", "1", "0", "1/1", "1h", "somebody", "in", "1h"]
-    assert lines[2] == ["b", "docker", "1", "0", "0/1", "1h", "-", "never"]
+    assert lines[1] == ["a", "docker", "1", "0", "1/1", "1h", "somebody", "in", "1h", "-"]
+    assert lines[2] == ["b", "docker", "1", "0", "0/1", "1h", "-", "never", "-"]

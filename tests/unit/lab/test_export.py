@@ -15,6 +15,7 @@ from lab.errors import LabError, LabNotReady
 from lab.export import export, inspect, without_secrets
 from lab.lab import Lab
 from lab.machines import ExecResult, Machine
+from lab.specs import NodeSpec
 from lab.state import StateFolder
 
 
@@ -27,6 +28,7 @@ class StandIn:
         self.name, self.short_name, self.log = name, name, log
         self.state, self.address = "running", "10.0.0.1"
         self.url = "http://127.0.0.1:1"
+        self.spec = NodeSpec(name)
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
         if isinstance(self.log, LabError):
@@ -45,7 +47,8 @@ class FakeLab:
 
     def __init__(self, gateway: StandIn, node: StandIn) -> None:
         self.name, self.folder = "mine", StateFolder("mine")
-        self.gateways, self.nodes, self.driver = [gateway], [node], "docker"
+        self.gateways, self.nodes, self.services, self.driver = [gateway], [node], list[StandIn](), "docker"
+        self.machines = [gateway, node]
 
     def environment(self) -> dict[str, Any]:
         return {"name": self.name, "identity": "/path/to/key"}

@@ -50,6 +50,7 @@ def driver(machines: Mapping[str, str], reasons: Mapping[str, list[str]] | None 
             kind="docker",
             nodes=lambda: nodes,
             gateways=lambda: gateways,
+            services=list,
             reasons=lambda spec: (reasons or {}).get(spec.name, []),
         ),
     )

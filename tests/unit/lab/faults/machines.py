@@ -44,7 +44,15 @@ def lab(name: str = "unit", nodes: int = 2) -> Lab:
     folder.path.mkdir(parents=True)
     made = [machine(f"node{number}.lab.test", f"10.0.0.{10 + number}") for number in range(1, nodes + 1)]
     gateway = SimpleNamespace(name="gateway", address="10.0.0.2", state="running")
-    found = SimpleNamespace(name=name, folder=folder, driver="docker", nodes=made, gateways=[gateway])
+    found = SimpleNamespace(
+        name=name,
+        folder=folder,
+        driver="docker",
+        nodes=made,
+        gateways=[gateway],
+        services=[],
+        machines=[gateway, *made],
+    )
     return cast("Lab", found)
 
 

@@ -142,7 +142,7 @@ class Session:
     def _say(self) -> None:
         said, self._to_say = self._to_say, ""
         if said:
-            print(said, flush=True)
+            print(said, file=sys.stderr, flush=True)  # what a cell prints on stdout is its own
 
     def _before_cell(self, info: Any = None) -> None:
         if self._to_say and _USES.search(getattr(info, "raw_cell", "") or ""):

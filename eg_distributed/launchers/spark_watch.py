@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from typing import Callable, Optional
 
@@ -11,6 +12,8 @@ from .spark_yarn import FINAL, ResourceManagers
 
 _FIRST, _EVERY = 4.0, 2.0
 """Seconds until the first word, and between two questions to the ResourceManager."""
+_LAUNCHED = "AM container is launched"
+"""What YARN says of an application that has its room and is starting."""
 _REMEDY = "wait, interrupt the cell, or ask the cluster's operator for room in the queue"
 
 
@@ -33,7 +36,7 @@ class Watch:
         said = self._state(options)
         if said and said != self._said:
             self._said = said
-            print(said, flush=True)
+            print(said, file=sys.stderr, flush=True)
 
     def _state(self, options: SparkOptions) -> str:
         if not options.on_yarn:
@@ -45,6 +48,6 @@ class Watch:
         application = living[0]
         reason = re.sub(r"^\[.*?\]\s*", "", str(application.get("diagnostics") or "")).strip()
         where = f"YARN application {application['id']} in queue {application.get('queue', '?')}"
-        if application["state"] != "ACCEPTED" or not reason:
+        if application["state"] != "ACCEPTED" or not reason or _LAUNCHED in reason:
             return f"{where} is {application['state']} …"
         return f"{where} is ACCEPTED and waits for room: {reason} ({_REMEDY})"

@@ -56,9 +56,9 @@ async def test_a_notebook_on_a_cluster(spark_lab: Lab, spark_client: GatewayClie
     # Executors, named as the kernel is, on nodes.
     said = await kernel.execute("print(spark.range(1000).count())", SESSION_SECONDS)
     assert said.status == "ok", said.errors
-    assert said.stdout.splitlines()[-1] == "1000"
+    assert said.stdout == "1000\n"
     (application,) = running(on, kernel.id)
-    assert f"application {application.id}" in said.stdout
+    assert f"application {application.id}" in said.stderr
     assert application.nodes
     assert set(application.nodes) <= {node.name for node in spark_lab.nodes}
     # Code of the user's own, run by the workers' Python.

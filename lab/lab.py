@@ -19,6 +19,7 @@ from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_conf
 from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
+from lab.spark.roles import of
 from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
@@ -276,7 +277,8 @@ class Lab:
         the numbered nodes; *kernelspecs* are kernel.json contents beside the three that all gateways have.
         """
         targets = tuple(hosts) if hosts is not None else self._numbered()
-        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), dict(kernelspecs or {}))
+        roles = of(daemon for service in self.services for daemon in service.spec.daemons)
+        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), dict(kernelspecs or {}), roles=roles)
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
             gateway = self._driver.put_gateway(spec)
             self.refresh()

@@ -99,6 +99,8 @@ class GatewaySpec:
     template: str = ""
     patterns: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
+    roles: tuple[str, ...] = ()
+    """The clusters (`spark`, `yarn`) whose kernelspecs it offers."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "gateway")

@@ -26,12 +26,13 @@ for name in "${names[@]}"; do
     rm -f "/run/lab/$name.pid"
 done
 
+# As `lab`: root of a container may not see other users' folders.
 leftovers() {
-    local folder=${work[$1]:-} place
-    [ -n "$folder" ] || return
-    for place in /proc/[0-9]*/cwd; do
-        [[ $(readlink "$place") == "$folder"* ]] && { place=${place#/proc/}; kill -KILL "${place%/cwd}" 2> /dev/null; }
-    done
+    local folder=${work[$1]:-}
+    [ -z "$folder" ] || setpriv --reuid lab --regid lab --clear-groups bash -c '
+        for place in /proc/[0-9]*; do
+            [[ $(readlink "$place/cwd") == "$1"* ]] && kill -KILL "${place#/proc/}"
+        done' leftovers "$folder" 2> /dev/null
 }
 
 open() { (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null; }

@@ -31,6 +31,7 @@ from lab.names import (
     sort_key,
 )
 from lab.progress import Progress, Silent
+from lab.spark.kernelspecs import offered
 from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
 
@@ -118,7 +119,7 @@ class DockerDriver:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
         container = self._container(spec)
         gateway = ContainerGateway(container, self._tell)
-        for name, kernelspec in {**default_kernelspecs(), **spec.kernelspecs}.items():
+        for name, kernelspec in {**default_kernelspecs(), **offered(spec.roles), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
         gateway.resume()
         return gateway

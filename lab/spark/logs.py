@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lab.errors import LabError
 from lab.machines import Machine, Node
+from lab.names import USER
 
 FOLDER = "/var/log/daemons"
 LINES = 15
@@ -44,6 +45,7 @@ def executors(node: Node) -> set[str]:
     """Return the ids of the standalone applications that have an executor on *node* now; none if it can't be asked."""
     script = "for p in /proc/[0-9]*/cwd; do readlink $p; done | sed -n 's|^/var/lib/spark/work/\\([^/]*\\)/.*|\\1|p'"
     try:
-        return set(node.exec(["sh", "-c", script], user="root").stdout.split())
+        # As who runs them: root of a container may not see other users' folders.
+        return set(node.exec(["sh", "-c", script], user=USER).stdout.split())
     except LabError:
         return set()

@@ -49,9 +49,10 @@ class Desired:
 
     def running(self, wanted: Iterable[str]) -> Desired:
         """Return this with the daemons of the roles *wanted* (`spark`, `yarn`), and no others."""
-        daemons = roles.on_nodes(wanted)
-        nodes = tuple(dataclasses.replace(node, daemons=daemons) for node in self.nodes)
-        return Desired(nodes, self.gateways, masters(wanted, nodes))
+        chosen = roles.check(wanted)
+        nodes = tuple(dataclasses.replace(node, daemons=roles.on_nodes(chosen)) for node in self.nodes)
+        gateways = tuple(dataclasses.replace(gateway, roles=chosen) for gateway in self.gateways)
+        return Desired(nodes, gateways, masters(chosen, nodes))
 
 
 def from_topology(topology: Topology) -> Desired:

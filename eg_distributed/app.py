@@ -1,7 +1,11 @@
-"""The operator's commands: what runs on the hosts, whichever gateway started it, and the end of what nobody wants any more.
+"""The operator's commands: what runs on the hosts, whichever gateway started it, the end of it, and kernelspecs.
 
-    python -m eg_distributed kernels [--orphans]     list kernels; --orphans: those that no gateway answers for
-    python -m eg_distributed end HOST KERNEL         end one
+    jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for
+    jupyter distributed end HOST KERNEL              end one
+    jupyter distributed kernelspecs install …        install our sample kernelspecs
+    jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
+
+`python -m eg_distributed …` is the same, where `jupyter` is not on the path.
 
 Run it where the gateway runs, as the gateway's user: hosts, login and settings are then the gateway's own.
 """
@@ -25,6 +29,7 @@ from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 from .cluster import Cluster
 from .errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
 from .hosts import HostSet, parse_hosts
+from .kernelspecs import commands
 from .settings import Distributed
 
 __all__ = ["main"]
@@ -33,6 +38,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code: 0, 1 if a host or a kernel failed, 2 for a wrong command line."""
     options = _parser().parse_args(argv)
+    if options.command == "kernelspecs":
+        return commands.run(options)
     try:
         settings = Distributed(config=_config(options.config))
         hosts = parse_hosts(options.hosts)
@@ -63,14 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--config", help="the gateway's configuration file, for what it sets of c.Distributed")
     common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
-    parser = argparse.ArgumentParser(prog="python -m eg_distributed", description="Kernels on the hosts of a gateway.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    kernels = commands.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
+    called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
+    parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
+    verbs = parser.add_subparsers(dest="command", required=True)
+    kernels = verbs.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
     kernels.add_argument("--orphans", action="store_true", help="only those that no gateway answers for now")
-    end = commands.add_parser("end", parents=[common], help="end one kernel: no process and no file of it stays")
+    end = verbs.add_parser("end", parents=[common], help="end one kernel: no process and no file of it stays")
     end.add_argument("--force", action="store_true", help="even if a gateway answers for it")
     end.add_argument("host", metavar="HOST")
     end.add_argument("kernel", metavar="KERNEL", help="its id, as `kernels` shows it")
+    commands.add_parsers(verbs)
     return parser
 
 

@@ -1,0 +1,118 @@
+"""Turning kernelspecs that were written for Enterprise Gateway's own proxy into ours, and YARN's into a standalone master's."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+OURS: Final = "eg_distributed.DistributedProcessProxy"
+THEIRS: Final = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
+_OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
+_MASTER = re.compile(r"--master[= ]\s*\S+(\s+--deploy-mode[= ]\s*client)?")
+_DEPLOY_MODE = re.compile(r"\s*--deploy-mode[= ]\s*client")
+_WAIT = re.compile(r"\s*--conf[= ]\s*['\"]?spark\.yarn\.submit\.waitAppCompletion=\w+['\"]?")
+_YARN_TITLE = re.compile(r"\(YARN Client Mode\)", re.IGNORECASE)
+
+
+class ConversionError(Exception):
+    """A kernelspec that can't be converted; the text says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be written where; made by `convert`."""
+
+    source: Path
+    target: Path
+    """The folder of the result: *source* itself, or beside it."""
+    before: str
+    after: str
+
+    @property
+    def diff(self) -> str:
+        """The change, as `diff -u` shows it; empty if there is none."""
+        names = (str(self.source / "kernel.json"), str(self.target / "kernel.json"))
+        lines = difflib.unified_diff(self.before.splitlines(True), self.after.splitlines(True), *names)
+        return "".join(lines)
+
+    def write(self) -> None:
+        """Do it: copy the folder, if it is to be another one, and write its kernel.json. Raises ConversionError, OSError."""
+        if self.target != self.source:
+            if self.target.exists():
+                raise ConversionError(f"{self.target} is there already; remove it, or give another --name")
+            shutil.copytree(self.source, self.target)
+        file = self.target / "kernel.json"
+        temporary = file.with_name("kernel.json.new")
+        temporary.write_text(self.after, "utf-8")
+        shutil.copymode(file, temporary)
+        temporary.replace(file)
+
+
+def convert(folder: Path, master: str | None = None, name: str | None = None) -> Conversion:
+    """Return the conversion of the kernelspec in *folder* to our proxy, and with *master*, to that standalone master.
+
+    The second is what Enterprise Gateway's page "Distributed deployments" describes to be done by hand: a copy with another
+    display name, `--master`, without `waitAppCompletion`, and with its own `run.sh` in argv. *name* is the copy's folder.
+    Raises ConversionError.
+    """
+    source = folder.absolute()
+    try:
+        before = (source / "kernel.json").read_text("utf-8")
+        spec = json.loads(before)
+    except OSError as error:
+        raise ConversionError(f"{folder} is no kernelspec ({error.strerror}: kernel.json); name its folder") from error
+    except ValueError as error:
+        raise ConversionError(f"{folder}/kernel.json is no JSON ({error}); correct it first") from error
+    after = _to_our_proxy(spec, folder)
+    target = source
+    if master is not None:
+        target = source.with_name(name or _standalone_name(source.name))
+        after = _to_standalone(after, folder, source, target, master)
+    elif name is not None:
+        target = source.with_name(name)
+        after = _in_folder(after, source, target)
+    return Conversion(source, target, before, json.dumps(after, indent=2, ensure_ascii=False) + "\n")
+
+
+def _to_our_proxy(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    changed = copy.deepcopy(spec)
+    proxy = changed.setdefault("metadata", {}).setdefault("process_proxy", {})
+    if proxy.get("class_name", THEIRS) not in (OURS, THEIRS):
+        raise ConversionError(
+            f"{folder} is run by {proxy['class_name']}, not by the distributed proxy: no kernelspec of SSH hosts"
+        )
+    proxy["class_name"] = OURS
+    return changed
+
+
+def _to_standalone(spec: dict[str, Any], folder: Path, source: Path, target: Path, master: str) -> dict[str, Any]:
+    env = spec.get("env") or {}
+    there = [name for name in _OPTIONS if "--master" in env.get(name, "")]
+    if not there:
+        raise ConversionError(f"{folder} has no --master in SPARK_OPTS; convert a yarn_client kernelspec")
+    for name in there:
+        text = _MASTER.sub(lambda _: f"--master {shlex.quote(master)}", env[name])
+        env[name] = _WAIT.sub("", _DEPLOY_MODE.sub("", text)).strip()
+    title = str(spec.get("display_name", target.name))
+    renamed = _YARN_TITLE.sub("(Spark Standalone)", title)
+    spec["display_name"] = renamed if renamed != title else f"{title} (Spark Standalone)"
+    return _in_folder(spec, source, target)
+
+
+def _in_folder(spec: dict[str, Any], source: Path, target: Path) -> dict[str, Any]:
+    """Have argv name the copy's files, wherever kernels are installed on the nodes."""
+    spec["argv"] = [
+        re.sub(rf"(?<=/){re.escape(source.name)}(?=/)", lambda _: target.name, word) for word in spec.get("argv", [])
+    ]
+    return spec
+
+
+def _standalone_name(name: str) -> str:
+    return name.replace("yarn_client", "standalone") if "yarn_client" in name else f"{name}_standalone"

@@ -1,0 +1,335 @@
+# A client of Spark's RBackend, the JVM half of SparkR that every Spark has: base R alone, for nodes without SparkR.
+#
+# What goes over the connection is SparkR's own protocol. Interrupts come where a call waits for its answer's first byte, and
+# nowhere else, so that none tears a message apart. An interrupt cancels the session's jobs over a second connection and reads
+# the answer to its end; the session goes on.
+#
+# Sourced into an environment of its own by spark_r.R, which gives it `backend`.
+
+.grace <- 5 # seconds that a call has to end after its jobs were cancelled, before its connection is given up
+.chunk <- 262144L
+.max_error_lines <- 12L
+
+# port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is).
+backend <- new.env()
+backend$main <- NULL # the connection that calls go over
+backend$control <- NULL # the one that cancels
+backend$context <- NULL # the SparkContext's id, once there is one
+backend$garbage <- character()
+
+# -- connections ---------------------------------------------------------------------------------------------------------------
+
+.open <- function() {
+  backend$start()
+  socket <- tryCatch(
+    socketConnection("localhost", backend$port, blocking = FALSE, open = "r+b", timeout = 30),
+    error = function(e) NULL, warning = function(e) NULL
+  )
+  if (is.null(socket)) stop(.gone(), call. = FALSE)
+  link <- new.env()
+  link$socket <- socket
+  link$buffer <- raw()
+  link$position <- 0L
+  link$quiet <- TRUE # whether an interrupt has to wait until there is an answer
+  .send(link, .string(backend$secret))
+  if (!identical(.take_string(link, Sys.time() + 30), "ok")) stop("Spark's JVM does not know this kernel", call. = FALSE)
+  link
+}
+
+.close <- function(link) if (!is.null(link)) try(close(link$socket), silent = TRUE)
+
+.send <- function(link, bytes) writeBin(bytes, link$socket)
+
+.gone <- function() {
+  reason <- backend$ended()
+  host <- Sys.info()[["nodename"]]
+  if (!nzchar(reason)) reason <- "Spark's JVM does not answer"
+  paste0(host, ": ", reason, "; see the kernel's log, and restart the kernel for a new session")
+}
+
+# Wait until *link* can be read; returns FALSE when *deadline* has passed.
+.wait <- function(link, deadline) {
+  repeat {
+    left <- if (is.null(deadline)) 1 else as.numeric(difftime(deadline, Sys.time(), units = "secs"))
+    if (left <= 0) return(FALSE)
+    # A select is interrupted even where interrupts are suspended; nothing has been read then, and it is begun again.
+    look <- function() allowInterrupts(socketSelect(list(link$socket), FALSE, min(left, 1)))
+    if (if (link$quiet) tryCatch(look(), interrupt = function(later) FALSE) else look()) return(TRUE)
+  }
+}
+
+# Return the next *count* bytes.
+.take <- function(link, count, deadline = NULL) {
+  force(count) # it may be an integer that is read from the same link
+  while (length(link$buffer) - link$position < count) {
+    if (!.wait(link, deadline)) stop(.timed_out)
+    chunk <- readBin(link$socket, "raw", .chunk)
+    if (!length(chunk)) stop(.gone(), call. = FALSE) # readable, and nothing there: the other side has closed it
+    rest <- length(link$buffer) - link$position
+    link$buffer <- c(if (rest) link$buffer[link$position + seq_len(rest)], chunk)
+    link$position <- 0L
+  }
+  bytes <- link$buffer[link$position + seq_len(count)]
+  link$position <- link$position + as.integer(count)
+  bytes
+}
+
+.timed_out <- structure(class = c("spark_timeout", "error", "condition"), list(message = "no answer in time", call = NULL))
+
+# -- R to bytes ----------------------------------------------------------------------------------------------------------------
+
+.int <- function(value) writeBin(as.integer(value), raw(), endian = "big")
+.string <- function(value) {
+  bytes <- charToRaw(enc2utf8(value))
+  c(.int(length(bytes) + 1L), bytes, as.raw(0))
+}
+
+.kind <- function(value) {
+  if (is.null(value)) return("n")
+  if (inherits(value, "jobj")) return("j")
+  if (is.raw(value)) return("r")
+  if (is.environment(value)) return("e")
+  if (is.list(value)) {
+    kinds <- unique(vapply(value, .kind, ""))
+    return(if (length(kinds) == 1L && kinds %in% c("i", "d", "b", "c", "j")) "a" else "l")
+  }
+  if (length(value) != 1L) return("a")
+  if (is.na(value) && !is.nan(value)) return("n")
+  if (inherits(value, "Date")) return("D")
+  if (inherits(value, "POSIXt")) return("t")
+  if (is.factor(value)) return("c")
+  switch(typeof(value), integer = "i", double = "d", logical = "b", character = "c",
+         stop("an R value of type ", typeof(value), " can't be passed to the JVM", call. = FALSE))
+}
+
+.value <- function(value, kind) {
+  switch(kind,
+    n = raw(),
+    i = .int(value),
+    b = .int(value),
+    d = writeBin(as.double(value), raw(), endian = "big"),
+    t = writeBin(as.double(as.POSIXct(value)), raw(), endian = "big"),
+    c = .string(as.character(value)),
+    D = .string(as.character(value)),
+    j = .string(value$id),
+    r = c(.int(length(value)), value),
+    a = .array(value),
+    l = c(.int(length(value)), unlist(lapply(value, .typed))),
+    e = .map(value)
+  )
+}
+
+.array <- function(values) {
+  values <- as.list(values)
+  kind <- if (length(values)) .kind(values[[1]]) else "c"
+  c(charToRaw(kind), .int(length(values)), unlist(lapply(values, .value, kind)))
+}
+
+.map <- function(values) {
+  names <- ls(values)
+  if (!length(names)) return(.int(0L))
+  c(.int(length(names)), .array(names), .int(length(names)), unlist(lapply(mget(names, values), .typed), use.names = FALSE))
+}
+
+.typed <- function(value) {
+  kind <- .kind(value)
+  c(charToRaw(kind), .value(value, kind))
+}
+
+# -- bytes to R ----------------------------------------------------------------------------------------------------------------
+
+.take_int <- function(link, deadline = NULL) readBin(.take(link, 4L, deadline), "integer", endian = "big")
+.take_string <- function(link, deadline = NULL) {
+  bytes <- .take(link, .take_int(link, deadline), deadline)
+  text <- rawToChar(bytes[bytes != 0])
+  Encoding(text) <- "UTF-8"
+  text
+}
+.take_double <- function(link, deadline) readBin(.take(link, 8L, deadline), "double", endian = "big")
+
+.take_typed <- function(link, kind, deadline) {
+  switch(kind,
+    n = NULL,
+    i = .take_int(link, deadline),
+    d = .take_double(link, deadline),
+    b = as.logical(.take_int(link, deadline)),
+    c = .take_string(link, deadline),
+    r = .take(link, .take_int(link, deadline), deadline),
+    D = as.Date(.take_string(link, deadline)),
+    t = as.POSIXct(.take_double(link, deadline), origin = "1970-01-01"),
+    j = .jobj(.take_string(link, deadline)),
+    a = .take_array(link, deadline),
+    l = lapply(seq_len(.take_int(link, deadline)), function(i) .take_value(link, deadline)),
+    e = .take_map(link, deadline),
+    s = .take_struct(link, deadline),
+    stop("Spark's JVM sent a value of an unknown type: ", kind, call. = FALSE)
+  )
+}
+
+.take_value <- function(link, deadline) .take_typed(link, rawToChar(.take(link, 1L, deadline)), deadline)
+
+.take_array <- function(link, deadline) {
+  kind <- rawToChar(.take(link, 1L, deadline))
+  count <- .take_int(link, deadline)
+  if (kind == "i") return(as.list(readBin(.take(link, 4L * count, deadline), "integer", count, endian = "big")))
+  if (kind == "d") return(as.list(readBin(.take(link, 8L * count, deadline), "double", count, endian = "big")))
+  lapply(seq_len(count), function(i) .take_typed(link, kind, deadline))
+}
+
+.take_map <- function(link, deadline) {
+  found <- list()
+  for (i in seq_len(.take_int(link, deadline))) {
+    name <- .take_string(link, deadline)
+    found[name] <- list(.take_value(link, deadline))
+  }
+  found
+}
+
+.take_struct <- function(link, deadline) {
+  names <- .take_value(link, deadline)
+  stats::setNames(.take_value(link, deadline), unlist(names))
+}
+
+# -- objects in the JVM --------------------------------------------------------------------------------------------------------
+
+.jobj <- function(id) {
+  object <- structure(list2env(list(id = id)), class = "jobj")
+  reg.finalizer(object, function(gone) backend$garbage <- c(backend$garbage, gone$id))
+  object
+}
+
+# Any method of an object: spark$range(10)$count()
+`$.jobj` <- function(x, name) {
+  if (name == "id") return(get("id", envir = x, inherits = FALSE))
+  force(x)
+  function(...) sparkR.callJMethod(x, name, ...)
+}
+
+print.jobj <- function(x, ...) {
+  cat(sparkR.callJMethod(x, "toString"), "\n", sep = "")
+  invisible(x)
+}
+
+# -- calls ---------------------------------------------------------------------------------------------------------------------
+
+.request <- function(static, object, method, arguments) {
+  body <- c(.int(static), .string(object), .string(method), .int(length(arguments)), unlist(lapply(arguments, .typed)))
+  c(.int(length(body)), body)
+}
+
+# Return list(status, value or error text) of the answer that comes next over *link*.
+.answer <- function(link, deadline = NULL) {
+  repeat {
+    status <- .take_int(link, deadline)
+    if (status != 1L) break # 1 says only that the call goes on
+  }
+  list(status = status, value = if (status < 0L) .take_string(link, deadline) else .take_value(link, deadline))
+}
+
+# One call and its answer. Raises the interrupt that came meanwhile, once the connection is fit for the next call.
+.call <- function(static, object, method, arguments) {
+  force(object) # an argument may be a call itself, which must be over before this one begins
+  force(arguments)
+  suspendInterrupts({
+    if (is.null(backend$main)) {
+      backend$main <- .open()
+      .settle()
+    }
+    .collect_garbage()
+    link <- backend$main
+    .send(link, .request(static, object, method, arguments))
+    link$quiet <- FALSE
+    outcome <- tryCatch(.await(link), interrupt = function(condition) condition)
+    link$quiet <- TRUE
+    if (inherits(outcome, "interrupt")) .interrupted(link, outcome)
+    answer <- .answer(link)
+  })
+  if (answer$status >= 0L) return(answer$value)
+  if (nzchar(answer$value)) stop(.shortened(answer$value), call. = FALSE)
+  kinds <- vapply(arguments, function(value) class(value)[[1]], "")
+  text <- paste0("there is no ", if (static) paste0(object, "."), method, "(", paste(kinds, collapse = ", "), "); see the kernel's log")
+  stop(structure(class = c("spark_unmatched", "error", "condition"), list(message = text, call = NULL)))
+}
+
+# Wait for an answer, and leave it where it is.
+.await <- function(link) {
+  while (.peek_status(link) == 1L) .take(link, 4L)
+}
+
+.peek_status <- function(link) {
+  bytes <- .take(link, 4L)
+  link$position <- link$position - 4L
+  readBin(bytes, "integer", endian = "big")
+}
+
+# After an interrupt: cancel the jobs, read the answer to its end, and let the interrupt go on its way.
+.interrupted <- function(link, condition) {
+  .cancel()
+  # Without a session there is nothing that would make the call end soon.
+  drained <- !is.null(backend$context) && tryCatch({
+    .answer(link, Sys.time() + .grace)
+    TRUE
+  }, spark_timeout = function(late) FALSE)
+  if (!drained) .give_up(link)
+  stop(condition) # for IRkernel's handler of interrupts, or the user's own
+}
+
+# The call goes on in the JVM; later ones go over a new connection.
+.give_up <- function(link) {
+  .close(link)
+  backend$main <- NULL
+}
+
+.cancel <- function() {
+  if (is.null(backend$context) || is.null(backend$control)) return(invisible())
+  tryCatch({
+    .send(backend$control, .request(FALSE, backend$context$id, "cancelAllJobs", list()))
+    .answer(backend$control, Sys.time() + .grace)
+  }, error = function(e) {
+    .close(backend$control)
+    backend$control <- tryCatch(.open(), error = function(e) NULL)
+  })
+  invisible()
+}
+
+# Tasks of cancelled jobs are interrupted, too: a property of the JVM's thread, which each connection keeps one of.
+.settle <- function() {
+  if (is.null(backend$context)) return()
+  pair <- list("spark.job.interruptOnCancel", "true")
+  .send(backend$main, .request(FALSE, backend$context$id, "setLocalProperty", pair))
+  .answer(backend$main, Sys.time() + 30)
+}
+
+.collect_garbage <- function() {
+  garbage <- backend$garbage
+  backend$garbage <- character()
+  for (id in garbage) {
+    .send(backend$main, .request(TRUE, "SparkRHandler", "rm", list(id)))
+    .answer(backend$main, Sys.time() + 30)
+  }
+}
+
+# A Java stack trace, down to what a cell should show.
+.shortened <- function(text) {
+  lines <- strsplit(text, "\n", fixed = TRUE)[[1]]
+  kept <- lines[!grepl("^\\s+(at |\\.\\.\\. )", lines) & nzchar(lines)]
+  paste(utils::head(kept, .max_error_lines), collapse = "\n")
+}
+
+# -- what notebooks use: SparkR's names for the same things --------------------------------------------------------------------
+
+sparkR.callJMethod <- function(x, methodName, ...) .matched(FALSE, x$id, methodName, list(...))
+sparkR.callJStatic <- function(x, methodName, ...) .matched(TRUE, x, methodName, list(...))
+sparkR.newJObject <- function(x, ...) .matched(TRUE, x, "<init>", list(...))
+
+# The JVM takes a Java long from an R integer alone, and says nothing but that it failed: 1000 is tried as 1000L, too.
+.matched <- function(static, object, method, arguments) {
+  tryCatch(.call(static, object, method, arguments), spark_unmatched = function(condition) {
+    whole <- vapply(arguments, function(value) {
+      is.numeric(value) && length(value) == 1L && !is.na(value) && value == trunc(value) && abs(value) <= .Machine$integer.max
+    }, NA)
+    if (!any(whole & vapply(arguments, is.double, NA))) stop(condition)
+    arguments[whole] <- lapply(arguments[whole], as.integer)
+    .call(static, object, method, arguments)
+  })
+}

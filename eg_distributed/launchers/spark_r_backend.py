@@ -1,0 +1,99 @@
+"""Keeps the JVM beside an R kernel: starts it, holds the connection by which it knows that R lives, ends it with R.
+
+Run by `spark_r.py` before it becomes R: `python3 spark_r_backend.py R_PID FOLDER java …`. R itself can't hold that connection:
+the JVM ends if it isn't made within ten seconds, and R may be busy with a cell then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, Optional
+
+PORTS = "rbackend"
+"""File in the launcher's folder that the JVM writes: where it listens, and the secret that it wants to hear."""
+ENDED = "rbackend.ended"
+"""File that says why there is no JVM any more."""
+_TAIL = 15  # lines of what the JVM said last
+_GRACE = 2.0  # seconds for the JVM to end by itself once R has
+_LOOK = 0.05
+
+
+def main(arguments: list[str]) -> int:
+    """Run the JVM until it or R ends."""
+    parent, folder, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are R's; an ignored signal stays ignored in the JVM
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        jvm = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        _write(folder / ENDED, f"{command[0]} can't be run: {error.strerror}")
+        return 1
+    assert jvm.stdout is not None
+    said: deque[str] = deque(maxlen=_TAIL)
+    reader = threading.Thread(target=_pass_on, args=(jvm.stdout, said), daemon=True)
+    reader.start()
+    monitor: Optional[socket.socket] = None
+    while jvm.poll() is None and os.getppid() == parent:
+        if monitor is None and (folder / PORTS).exists():
+            monitor = _hold(folder / PORTS)
+        time.sleep(_LOOK)
+    if jvm.poll() is None:
+        _end(jvm, monitor)
+        return 0
+    reader.join(1.0)
+    _write(folder / ENDED, f"Spark's JVM has ended with code {jvm.returncode}\n" + "\n".join(said))
+    return 1
+
+
+def _pass_on(output: IO[bytes], said: deque[str]) -> None:
+    for line in output:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+        said.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _hold(ports: Path) -> socket.socket:
+    """Connect to where the JVM watches for R's end, and return the connection."""
+    content = ports.read_bytes()
+    port = struct.unpack_from(">i", content, 4)[0]
+    at = 8
+    (length,) = struct.unpack_from(">i", content, at)
+    at += 4 + length + 4  # R's library path, and a timeout
+    (length,) = struct.unpack_from(">i", content, at)
+    secret = content[at + 4 : at + 4 + length]
+    monitor = socket.create_connection(("localhost", port), timeout=10)
+    monitor.sendall(struct.pack(">i", len(secret) + 1) + secret + b"\0")
+    return monitor
+
+
+def _end(jvm: subprocess.Popen[bytes], monitor: Optional[socket.socket]) -> None:
+    """End the JVM in order, by what it takes for R's end; less kindly if it takes its time."""
+    if monitor is not None:
+        monitor.close()
+    else:
+        jvm.terminate()
+    for harder in (jvm.terminate, jvm.kill):
+        try:
+            jvm.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            harder()
+    jvm.wait()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

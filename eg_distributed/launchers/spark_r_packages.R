@@ -1,0 +1,64 @@
+# Sessions by the packages SparkR and sparklyr, where they are installed on the node. Sourced by spark_r.R.
+
+# SparkR over the JVM that is there already, as it does under spark-submit.
+with_sparkr <- function(client) {
+  if (!requireNamespace("SparkR", quietly = TRUE)) {
+    give_up(paste("R at", R.home(), "has no package SparkR"), "install it there, or set EG_R_SESSION=builtin")
+  }
+  made <- NULL
+  session <- function() {
+    if (is.null(made)) {
+      client$backend$start()
+      made <<- SparkR::sparkR.session(enableHiveSupport = FALSE)
+      context <- SparkR::sparkR.callJMethod(made, "sparkContext")
+      # A second client of the same JVM, for interrupts.
+      client$backend$control <- suspendInterrupts(client$.open())
+      client$backend$context <- structure(list2env(list(id = context$id)), class = "jobj")
+      own <- context
+      client$backend$kept <- own # or SparkR would have the JVM forget it
+      SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")
+    }
+    made
+  }
+  # SparkR's own call loses its place in the answer when it is interrupted, and every later one gets the wrong answer.
+  ns <- asNamespace("SparkR")
+  original <- get("invokeJava", ns)
+  unlockBinding("invokeJava", ns)
+  assign("invokeJava", function(...) {
+    tryCatch(allowInterrupts(original(...)), interrupt = function(condition) {
+      suspendInterrupts({
+        client$.cancel()
+        try(close(get(".sparkRCon", ns$.sparkREnv)), silent = TRUE)
+        rm(".sparkRCon", envir = ns$.sparkREnv)
+        ns$connectBackend("localhost", client$backend$port, 6000, client$backend$secret)
+        if (!is.null(client$backend$kept)) {
+          original(FALSE, client$backend$kept$id, "setLocalProperty", "spark.job.interruptOnCancel", "true")
+        }
+      })
+      stop(condition)
+    })
+  }, ns)
+  lockBinding("invokeJava", ns)
+  attach(ns, name = "package:SparkR", warn.conflicts = FALSE)
+  list(session = session, context = function() {
+    SparkR::sparkR.callJStatic("org.apache.spark.sql.api.r.SQLUtils", "getJavaSparkContext", session())
+  })
+}
+
+# sparklyr has a JVM part and a spark-submit of its own; it is given the kernelspec's options.
+with_sparklyr <- function() {
+  if (!requireNamespace("sparklyr", quietly = TRUE)) {
+    give_up(paste("R at", R.home(), "has no package sparklyr"), "install it there, or set EG_R_SESSION=builtin")
+  }
+  made <- NULL
+  session <- function() {
+    if (is.null(made)) {
+      made <<- sparklyr::spark_connect(
+        master = Sys.getenv("EG_R_MASTER"), spark_home = Sys.getenv("SPARK_HOME"), app_name = Sys.getenv("KERNEL_ID"),
+        config = list(sparklyr.shell.conf = strsplit(Sys.getenv("EG_R_CONF"), "\n", fixed = TRUE)[[1]])
+      )
+    }
+    made
+  }
+  list(session = session, context = session)
+}

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+from .spark_driver import scratch_folder
 from .spark_errors import LaunchError
 from .spark_java import submit_command
 from .spark_options import SparkOptions
@@ -44,7 +45,11 @@ class Gateway:
         command = submit_command(self._options, main_class=None, resource="pyspark-shell")
         env.update({name: value for name, value in self._options.env.items() if name.startswith(("SPARK_", "LD_"))})
         env.pop("SPARK_OPTS", None)
-        self._folder = tempfile.mkdtemp(prefix="eg-spark-")
+        scratch = scratch_folder(
+            os.environ
+        )  # removed after the kernel, even if it is killed before the JVM has answered
+        inside = str(scratch) if scratch is not None and scratch.is_dir() else None
+        self._folder = tempfile.mkdtemp(prefix="eg-spark-", dir=inside)
         env["_PYSPARK_DRIVER_CONN_INFO_PATH"] = str(Path(self._folder) / "gateway")
         try:
             self._process = subprocess.Popen(

@@ -1,0 +1,202 @@
+"""What goes wrong with Spark, and what its user is told: host, cause and remedy, soon, in the start or the first cell."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from lab import Gateway, Lab, Node
+from lab.spark.clusters import cluster
+from tests.integration.client import GatewayClient, GatewayError, Kernel, Result
+from tests.integration.spark_lab import (
+    SESSION_SECONDS,
+    nothing_left,
+    spark_lab,
+    specs,
+)
+
+__all__ = ["spark_lab"]
+
+pytestmark = pytest.mark.timeout(300)
+TOLD_SECONDS = 15.0
+STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
+
+
+@pytest.fixture(scope="module")
+def faulty(spark_lab: Lab) -> Iterator[Gateway]:
+    """A gateway whose kernelspecs are ours, some with something wrong in them."""
+    there = specs(spark_lab)
+    wrong = {
+        "wrong_home": specs(spark_lab, SPARK_HOME="/opt/no-spark")[STANDALONE],
+        "no_java": specs(spark_lab, JAVA_HOME="/opt/no-java")[STANDALONE],
+        "no_python": specs(spark_lab, PYSPARK_PYTHON="/opt/no-python")[STANDALONE],
+        "no_hadoop": specs(spark_lab, HADOOP_CONF_DIR="/etc/no-hadoop")[YARN],
+        "other_python": specs(
+            spark_lab, PYSPARK_DRIVER_PYTHON="/opt/kernel/bin/python", PYSPARK_PYTHON="/usr/bin/python3.9"
+        )[STANDALONE],
+    }
+    for name, master in {
+        "no_master": "spark://node2.lab.test:7099",
+        "no_host": "spark://nowhere.lab.test:7077",
+    }.items():
+        opts = f"--master {master} --deploy-mode client --name ${{KERNEL_ID:-ERROR__NO__KERNEL_ID}}"
+        wrong[name] = specs(spark_lab, SPARK_OPTS=opts)[STANDALONE]
+    gateway = spark_lab.add_gateway("faulty", kernelspecs={**there, **wrong}, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
+    yield gateway
+    gateway.stop()
+    gateway.remove()
+
+
+@pytest_asyncio.fixture
+async def client(spark_lab: Lab, faulty: Gateway) -> AsyncIterator[GatewayClient]:
+    """A client of `faulty`; afterwards nothing of its kernels is left."""
+    async with GatewayClient(faulty.url) as found:
+        yield found
+        started = list(found.started)
+        await found.close_kernels()
+        await nothing_left(spark_lab, started)
+
+
+async def first_cell(kernel: Kernel) -> Result:
+    """Use the session; the time is what a user waits."""
+    began = time.monotonic()
+    result = await kernel.execute("print(spark.range(10).count())", SESSION_SECONDS)
+    assert time.monotonic() - began < TOLD_SECONDS
+    return result
+
+
+@pytest.mark.parametrize(
+    ("spec", "cause", "remedy"),
+    [
+        ("wrong_home", "there is no Spark at SPARK_HOME=/opt/no-spark", "set SPARK_HOME in the kernelspec's env"),
+        ("no_python", "the driver's interpreter is not there (PYSPARK_PYTHON=/opt/no-python)", "set PYSPARK_PYTHON"),
+    ],
+)
+async def test_what_no_kernel_can_start_with(client: GatewayClient, spec: str, cause: str, remedy: str) -> None:
+    """What is wrong on the node itself is the start's error, with the node's name."""
+    began = time.monotonic()
+    with pytest.raises(GatewayError) as refused:
+        await client.start_kernel(spec)
+    assert time.monotonic() - began < TOLD_SECONDS
+    said = str(refused.value)
+    assert cause in said
+    assert remedy in said
+    assert ".lab.test: " in said
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ("--proxy-user root", "holds --proxy-user, which is the kernelspec's to say"),
+        ("--conf spark.master=local[*]", "holds spark.master, which is the kernelspec's to say"),
+        ("--class evil.Main", "holds --class"),
+        ("--deploy-mode cluster", "holds --deploy-mode"),
+        ("x.py", "holds 'x.py', which is no option of spark-submit"),
+        ("; touch /tmp/h4-was-here", "holds ';', which is no option of spark-submit"),
+        ("--conf 'spark.a=b", "can't be split into words"),
+        ("--conf", "ends with --conf, which needs a value"),
+    ],
+)
+async def test_what_a_client_may_not_say(spark_lab: Lab, client: GatewayClient, options: str, cause: str) -> None:
+    """KERNEL_EXTRA_SPARK_OPTS is split into options and held against what a client may set; no shell reads it."""
+    with pytest.raises(GatewayError) as refused:
+        await client.start_kernel(STANDALONE, env={"KERNEL_EXTRA_SPARK_OPTS": options})
+    assert f"KERNEL_EXTRA_SPARK_OPTS {cause}" in str(refused.value)
+    assert not any(node.exec(["ls", "/tmp/h4-was-here"]).stdout for node in spark_lab.nodes)
+
+
+async def test_what_a_client_may_say(client: GatewayClient) -> None:
+    """Settings of the client's own reach Spark as they are: quoted, spaced, and never expanded."""
+    options = "--conf 'spark.eg.words=two words $(id) ${HOME}' --conf spark.sql.shuffle.partitions=3"
+    kernel = await client.start_kernel(STANDALONE, env={"KERNEL_EXTRA_SPARK_OPTS": options})
+    assert await kernel.evaluate("sc.getConf().get('spark.eg.words')", SESSION_SECONDS) == "two words $(id) ${HOME}"
+    assert await kernel.evaluate("spark.conf.get('spark.sql.shuffle.partitions')") == "3"
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "cause", "remedy"),
+    [
+        (
+            "no_master",
+            "",
+            "the Spark master can't be reached (node2.lab.test:7099: Connection refused)",
+            "start the master",
+        ),
+        ("no_host", "", "nowhere.lab.test:7077: the name is unknown", "correct --master"),
+        ("no_java", "", "there is no Java (/opt/no-java/bin/java can't be run)", "set JAVA_HOME"),
+        ("no_hadoop", "", "there is no YARN configuration", "set HADOOP_CONF_DIR"),
+        (YARN, "--queue nosuch", "YARN has no queue 'nosuch'", "name one of its queues with --queue"),
+        (YARN, "--queue closed", "YARN's queue 'closed' is STOPPED", "have it opened"),
+        (YARN, "--executor-memory 5g", "above the max threshold (2048 MB)", "have the cluster's maximum raised"),
+    ],
+)
+async def test_a_session_that_cannot_be(
+    client: GatewayClient, spec: str, options: str, cause: str, remedy: str
+) -> None:
+    """The kernel starts; the first cell that uses Spark says what is wrong, where, and what to do; others just run."""
+    kernel = await client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": options})
+    assert await kernel.evaluate("40 + 2") == 42
+    result = await first_cell(kernel)
+    assert result.status == "error"
+    assert cause in result.error
+    assert remedy in result.error
+    assert ".lab.test: " in result.error
+    assert await kernel.evaluate("40 + 3") == 43
+
+
+async def test_an_application_that_waits_for_room(spark_lab: Lab, client: GatewayClient) -> None:
+    """A full queue: the cell says so in YARN's own words, can be interrupted, and the application ends with its kernel."""
+    kernel = await client.start_kernel(YARN, env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
+    cell = await kernel.begin("print(spark.range(10).count())")
+    began = time.monotonic()
+    while "ACCEPTED and waits for room: " not in cell.partial.stderr:
+        assert time.monotonic() - began < 2 * TOLD_SECONDS, cell.partial.stderr
+        await asyncio.sleep(0.1)
+    assert "in queue root.tiny" in cell.partial.stderr
+    assert "AM resource limit" in cell.partial.stderr
+    began = time.monotonic()
+    await kernel.interrupt()
+    result = await cell.result()
+    assert time.monotonic() - began < 3
+    assert result.errors[-1]["ename"] == "KeyboardInterrupt"
+    assert await kernel.evaluate("40 + 2") == 42
+    (application,) = [app for app in cluster(spark_lab, "yarn").applications() if app.name == kernel.id]
+    assert application.state == "ACCEPTED"
+    await kernel.delete()
+    await nothing_left(spark_lab, [kernel.id])
+
+
+async def test_workers_with_another_python(client: GatewayClient) -> None:
+    """A worker's Python of another version than the driver's: the cell says both versions and what to set."""
+    kernel = await client.start_kernel("other_python")
+    assert (await kernel.execute("sc", SESSION_SECONDS)).status == "ok"
+    result = await kernel.execute("sc.parallelize([1]).map(lambda x: x).collect()", SESSION_SECONDS)
+    assert result.status == "error"
+    assert "PYTHON_VERSION_MISMATCH" in result.error
+    assert "PYSPARK_PYTHON" in result.error
+
+
+@pytest.mark.parametrize("spec", [STANDALONE, YARN])
+async def test_a_master_that_is_down_and_comes_back(spark_lab: Lab, client: GatewayClient, spec: str) -> None:
+    """Down at the start: said at once; back again: the next cell has its session, without a restart of the kernel."""
+    role, daemon = ("spark", "spark-master") if spec == STANDALONE else ("yarn", "yarn-resourcemanager")
+    on = cluster(spark_lab, role)
+    _set(on.machine, daemon, up=False)
+    try:
+        kernel = await client.start_kernel(spec)
+        result = await first_cell(kernel)
+        assert result.status == "error"
+        assert "can't be reached" in result.error
+        assert on.machine.name in result.error
+    finally:
+        _set(on.machine, daemon, up=True)
+    await asyncio.to_thread(on.wait_ready)
+    assert await kernel.evaluate("spark.range(10).count()", SESSION_SECONDS) == 10
+
+
+def _set(machine: Node, daemon: str, *, up: bool) -> None:
+    machine.exec(["/opt/lab/daemon.sh", "up" if up else "down", daemon], user="root").check()

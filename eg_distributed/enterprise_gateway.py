@@ -27,6 +27,7 @@ from .errors import DistributedError, RequestInvalid
 from .hosts import parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
 from .launcher_key import LauncherKey
+from .replacing import Replacement, replacement
 from .settings import Distributed
 from .shipping import shipping_of, without_clients_options
 
@@ -159,7 +160,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def _start_request(self, kwargs: dict[str, Any]) -> StartRequest:
         manager, config, env = self.kernel_manager, self.proxy_config, kwargs["env"]
         spec = manager.kernel_spec
-        argv = self._argv()
+        spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
+        replaced = self._replacement()
+        if replaced is not None:
+            config, spec_env = replaced.config, {**spec_env, **replaced.env}
+        argv = self._argv(spec.argv if replaced is None else replaced.argv)
         launcher = any("{response_address}" in argument for argument in argv)
         if not launcher and not any("{connection_file}" in argument for argument in argv):
             raise RequestInvalid(
@@ -167,7 +172,6 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 remedy="add '-f', '{connection_file}' to its argv",
             )
         shipping = shipping_of(config, manager.kernel_name)
-        spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
         pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
         if len(pins) > 1:
             raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
@@ -191,14 +195,22 @@ class DistributedProcessProxy(RemoteProcessProxy):
             shipping=shipping,
         )
 
-    def _argv(self) -> list[str]:
-        """Return the kernelspec's own argv, filled in as far as the gateway knows.
+    def _replacement(self) -> Replacement | None:
+        """Return what is started in place of a launcher of Enterprise Gateway's, if that is to be."""
+        manager = self.kernel_manager
+        if not self.cluster.settings.replace_launchers or manager.impersonation_enabled:
+            return None  # run.sh runs the whole kernel as the other user, by sudo, which our launcher does not
+        spec = manager.kernel_spec
+        return replacement(spec.argv, spec.language or "", self.proxy_config, spec.resource_dir, manager.kernel_name)
+
+    def _argv(self, words: list[str]) -> list[str]:
+        """Return *words*, the kernelspec's own argv, filled in as far as the gateway knows.
 
         Not Enterprise Gateway's command: there, `python` has become the path of the gateway's own interpreter.
         """
         manager = self.kernel_manager
         arguments = manager._launch_args
-        argv = [*manager.kernel_spec.argv, *arguments.get("extra_arguments", [])]
+        argv = [*words, *arguments.get("extra_arguments", [])]
         values = {name: value for name, value in arguments.items() if isinstance(value, str)}
         values.update(prefix=sys.prefix, resource_dir=manager.kernel_spec.resource_dir, kernel_id=self.kernel_id)
         values["port_range"] = manager.port_range or "0..0"

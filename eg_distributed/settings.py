@@ -60,6 +60,11 @@ class Distributed(Configurable):
         "auto",
         help="How kernels listen on their node: UNIX sockets (ipc), loopback ports (tcp), or ipc for Python and tcp otherwise.",
     ).tag(config=True, env="EG_DISTRIBUTED_TRANSPORT")
+    replace_launchers = Bool(
+        True,
+        help="Start Enterprise Gateway's own Spark kernelspecs (run.sh, unchanged) by our launcher, which works on current "
+        "versions and needs nothing of the kernelspec on the nodes.",
+    ).tag(config=True, env="EG_DISTRIBUTED_REPLACE_LAUNCHERS")
     connect_timeout = Float(5.0, help="Seconds for a connection to a host, login included.").tag(
         config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT"
     )

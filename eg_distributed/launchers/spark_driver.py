@@ -26,6 +26,8 @@ def settle(options: SparkOptions) -> SparkOptions:
         added["spark.driver.host"] = host
         added["spark.driver.bindAddress"] = host if _is_loopback(host) else "0.0.0.0"
         added.update(_ports(options))
+    if options.on_yarn:
+        added.update(_containers_env(options.env.get("SPARK_YARN_USER_ENV", "")))
     scratch = scratch_folder(options.env)
     if scratch is not None and "SPARK_LOCAL_DIRS" not in options.env and "spark.local.dir" not in options.settings:
         with contextlib.suppress(OSError):  # then Spark uses the system's own folder
@@ -33,6 +35,16 @@ def settle(options: SparkOptions) -> SparkOptions:
             options.env["SPARK_LOCAL_DIRS"] = str(scratch)
             added["spark.driver.defaultJavaOptions"] = f"-Djava.io.tmpdir={scratch}"
     return options.with_settings(added)
+
+
+def _containers_env(given: str) -> dict[str, str]:
+    """Return settings for what SPARK_YARN_USER_ENV (NAME=VALUE,NAME=VALUE) wants in YARN's containers.
+
+    Spark itself has forgotten the variable; Enterprise Gateway's instructions still name it.
+    """
+    pairs = [pair.partition("=") for pair in re.split(r",(?=[A-Za-z_]\w*=)", given) if "=" in pair]
+    kinds = ("spark.yarn.appMasterEnv", "spark.executorEnv")
+    return {f"{kind}.{name.strip()}": value for name, _, value in pairs for kind in kinds}
 
 
 def scratch_folder(env: Mapping[str, str]) -> Optional[Path]:

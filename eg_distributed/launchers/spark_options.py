@@ -6,6 +6,7 @@ Nothing is expanded here: the agent did that once, in the kernelspec's part only
 
 from __future__ import annotations
 
+import getpass
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -131,8 +132,9 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
         raise LaunchError(
             "--deploy-mode is not client, but a kernel's driver is the kernel itself", "say --deploy-mode client"
         )
-    master = given.settings.get("spark.master") or own.get("MASTER") or "local[*]"
     words = given.words
+    master = given.settings.get("spark.master") or own.get("MASTER") or "local[*]"
+    words += _impersonation(own, master)
     if not any(flag == "--name" for flag, _ in words):
         words.append(("--name", kernel_id))
     tags = [tag for tag in given.settings.get("spark.yarn.tags", "").split(",") if tag]
@@ -152,6 +154,24 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
         env=own,
         settings={**given.defaults, **given.settings, "spark.app.name": _last(words, "--name")},
     )
+
+
+def _impersonation(env: Mapping[str, str], master: str) -> list[tuple[str, str]]:
+    """Return what makes the application that of KERNEL_USERNAME, if the gateway impersonates; raises LaunchError.
+
+    The kernel itself stays the login user's: to run it by sudo is for Enterprise Gateway's own `run.sh`.
+    """
+    if env.get("EG_IMPERSONATION_ENABLED", "").lower() != "true":
+        return []
+    user = env.get("KERNEL_USERNAME", "")
+    if not USER_NAME.match(user):
+        raise LaunchError(f"KERNEL_USERNAME={user!r} is no user's name", "send a name of letters, digits, _, - and .")
+    if not master.startswith("yarn"):
+        raise LaunchError(
+            f"impersonation is enabled, but only YARN runs applications for others ({master} does not)",
+            "use a YARN kernelspec, or disable impersonation at a gateway of its own for this one",
+        )
+    return [] if user == getpass.getuser() else [("--proxy-user", user)]
 
 
 def _launcher_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

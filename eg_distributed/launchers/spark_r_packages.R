@@ -5,31 +5,46 @@ with_sparkr <- function(client) {
   if (!requireNamespace("SparkR", quietly = TRUE)) {
     give_up(paste("R at", R.home(), "has no package SparkR"), "install it there, or set EG_R_SESSION=builtin")
   }
+  ns <- asNamespace("SparkR")
+  state <- ns$.sparkREnv
   made <- NULL
+  # SparkR's functions look for the session themselves: what they look for is it, made when they do.
+  awaited <- c(".sparkRsession", ".sparkRjsc")
+  promise <- function() {
+    for (name in awaited) local({
+      mine <- name
+      makeActiveBinding(mine, function() {
+        session()
+        get(mine, state)
+      }, state)
+    })
+  }
   session <- function() {
     if (is.null(made)) {
+      rm(list = awaited, envir = state)
+      on.exit(if (is.null(made)) promise())
       client$backend$start()
-      made <<- SparkR::sparkR.session(enableHiveSupport = FALSE)
-      context <- SparkR::sparkR.callJMethod(made, "sparkContext")
-      # A second client of the same JVM, for interrupts.
+      session <- SparkR::sparkR.session(enableHiveSupport = FALSE)
+      context <- SparkR::sparkR.callJMethod(session, "sparkContext")
+      SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")
+      # A second client of the same JVM, for interrupts. *kept*: SparkR has the JVM forget what R doesn't hold.
       client$backend$control <- suspendInterrupts(client$.open())
       client$backend$context <- structure(list2env(list(id = context$id)), class = "jobj")
-      own <- context
-      client$backend$kept <- own # or SparkR would have the JVM forget it
-      SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")
+      client$backend$kept <- context
+      made <<- session
     }
     made
   }
   # SparkR's own call loses its place in the answer when it is interrupted, and every later one gets the wrong answer.
-  ns <- asNamespace("SparkR")
   original <- get("invokeJava", ns)
   unlockBinding("invokeJava", ns)
   assign("invokeJava", function(...) {
-    tryCatch(allowInterrupts(original(...)), interrupt = function(condition) {
+    arguments <- list(...) # one may be a call itself
+    tryCatch(allowInterrupts(do.call(original, arguments)), interrupt = function(condition) {
       suspendInterrupts({
         client$.cancel()
-        try(close(get(".sparkRCon", ns$.sparkREnv)), silent = TRUE)
-        rm(".sparkRCon", envir = ns$.sparkREnv)
+        try(close(get(".sparkRCon", state)), silent = TRUE)
+        rm(".sparkRCon", envir = state)
         ns$connectBackend("localhost", client$backend$port, 6000, client$backend$secret)
         if (!is.null(client$backend$kept)) {
           original(FALSE, client$backend$kept$id, "setLocalProperty", "spark.job.interruptOnCancel", "true")
@@ -39,9 +54,11 @@ with_sparkr <- function(client) {
     })
   }, ns)
   lockBinding("invokeJava", ns)
-  attach(ns, name = "package:SparkR", warn.conflicts = FALSE)
+  promise()
+  library(SparkR, warn.conflicts = FALSE)
   list(session = session, context = function() {
-    SparkR::sparkR.callJStatic("org.apache.spark.sql.api.r.SQLUtils", "getJavaSparkContext", session())
+    spark <- session()
+    SparkR::sparkR.callJStatic("org.apache.spark.sql.api.r.SQLUtils", "getJavaSparkContext", spark)
   })
 }
 

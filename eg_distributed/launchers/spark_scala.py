@@ -12,7 +12,7 @@ from typing import Iterator
 
 from . import spark_java
 from .spark_errors import LaunchError
-from .spark_options import SparkOptions, _split
+from .spark_options import SparkOptions, split_variable
 
 SOURCE = "spark_scala.java"
 INTERRUPT = "USR2"
@@ -118,7 +118,7 @@ def _built_for(jar: str) -> tuple[str, str]:
 def _toree_options(options: SparkOptions) -> list[str]:
     """Return Toree's own options: TOREE_OPTS, else what its installer would have kept, and LAUNCH_OPTS."""
     name = "TOREE_OPTS" if options.env.get("TOREE_OPTS") else "__TOREE_OPTS__"
-    return [*_split(options.env, name), *options.launch]
+    return [*split_variable(options.env, name), *options.launch]
 
 
 def _alternate(toree: list[str]) -> str:

@@ -35,6 +35,7 @@ def command(options: SparkOptions) -> list[str]:
     env["EG_R_MODE"] = options.mode
     env["EG_R_WORKER"] = options.settings.get("spark.r.command", "Rscript")
     env["EG_R_MASTER"] = options.master
+    env["EG_R_NAME"] = options.settings.get("spark.app.name", options.kernel_id)
     env["EG_R_CONF"] = "\n".join(f"{name}={value}" for name, value in options.settings.items())
     # For a session that the user makes himself, by SparkR's own start of a JVM.
     env.setdefault("SPARKR_SUBMIT_ARGS", shlex.join([*options.submit, "sparkr-shell"]))

@@ -24,7 +24,7 @@ with_sparkr <- function(client) {
       rm(list = awaited, envir = state)
       on.exit(if (is.null(made)) promise())
       client$backend$start()
-      session <- SparkR::sparkR.session(enableHiveSupport = FALSE)
+      session <- SparkR::sparkR.session(appName = Sys.getenv("EG_R_NAME"), enableHiveSupport = FALSE)
       context <- SparkR::sparkR.callJMethod(session, "sparkContext")
       SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")
       # A second client of the same JVM, for interrupts. *kept*: SparkR has the JVM forget what R doesn't hold.
@@ -71,7 +71,7 @@ with_sparklyr <- function() {
   session <- function() {
     if (is.null(made)) {
       made <<- sparklyr::spark_connect(
-        master = Sys.getenv("EG_R_MASTER"), spark_home = Sys.getenv("SPARK_HOME"), app_name = Sys.getenv("KERNEL_ID"),
+        master = Sys.getenv("EG_R_MASTER"), spark_home = Sys.getenv("SPARK_HOME"), app_name = Sys.getenv("EG_R_NAME"),
         config = list(sparklyr.shell.conf = strsplit(Sys.getenv("EG_R_CONF"), "\n", fixed = TRUE)[[1]])
       )
     }

@@ -1,0 +1,219 @@
+"""Sample kernelspecs, their installation, the conversion of others, and what is started in place of launchers of EG's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eg_distributed import kernelspecs, replacing
+from eg_distributed.app import main
+from eg_distributed.errors import RequestInvalid
+from eg_distributed.kernelspecs import Site
+from eg_distributed.kernelspecs.conversion import OURS, THEIRS
+from eg_distributed.shipping import shipping_of, without_clients_options
+
+OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
+RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
+THEIR_ARGV = [
+    RUN_SH,
+    "--RemoteProcessProxy.kernel-id",
+    "{kernel_id}",
+    "--RemoteProcessProxy.response-address",
+    "{response_address}",
+    "--RemoteProcessProxy.public-key",
+    "{public_key}",
+    "--RemoteProcessProxy.port-range",
+    "{port_range}",
+    "--RemoteProcessProxy.spark-context-initialization-mode",
+    "lazy",
+]
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A kernelspec as Enterprise Gateway's page "Distributed deployments" has it."""
+    folder = tmp_path / "spark_python_yarn_client"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "run.sh").write_text("#!/bin/sh\n")
+    spec = {
+        "language": "python",
+        "display_name": "Spark - Python (YARN Client Mode)",
+        "metadata": {"process_proxy": {"class_name": THEIRS}},
+        "env": {
+            "SPARK_HOME": "/usr/hdp/current/spark2-client",
+            "SPARK_OPTS": f"{OPTS} --conf spark.yarn.submit.waitAppCompletion=false",
+        },
+        "argv": THEIR_ARGV,
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec, indent=2))
+    return folder
+
+
+@pytest.mark.parametrize("name", kernelspecs.names())
+def test_samples_are_kernelspecs_of_our_proxy(name: str) -> None:
+    """Each sample runs by our proxy, names its application by the kernel's id, and brings what it needs along."""
+    spec = kernelspecs.sample(name)
+    proxy = spec["metadata"]["process_proxy"]
+    assert proxy["class_name"] == OURS
+    assert any("{connection_file}" in word for word in spec["argv"])
+    if name.startswith("spark_"):
+        assert "launcher" in proxy["config"]
+        assert "--name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}" in json.dumps(spec["env"])
+        assert shipping_of(proxy["config"], name).files
+        assert kernelspecs.needs_master(spec) is name.endswith("_standalone")
+
+
+def test_a_site_fills_a_sample_in() -> None:
+    """What differs from site to site lands where it belongs; YARN's samples keep their master."""
+    site = Site(
+        spark_home="/s", master="spark://m:7077", python="/p", hadoop_conf_dir="/h", remote_hosts="a,b", env={"X": "1"}
+    )
+    spec = kernelspecs.sample("spark_python_standalone", site)
+    assert spec["env"]["SPARK_HOME"] == "/s"
+    assert spec["env"]["PYSPARK_PYTHON"] == "/p"
+    assert spec["env"]["X"] == "1"
+    assert spec["env"]["SPARK_OPTS"].startswith("--master spark://m:7077 --deploy-mode client --name ${KERNEL_ID")
+    assert spec["metadata"]["process_proxy"]["config"]["remote_hosts"] == "a,b"
+    yarn = kernelspecs.sample("spark_python_yarn_client", site)
+    assert "--master yarn " in yarn["env"]["SPARK_OPTS"]
+    assert yarn["env"]["HADOOP_CONF_DIR"] == "/h"
+    assert kernelspecs.sample("python_distributed", site)["argv"][0] == "/p"
+
+
+def test_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples are installed below a prefix; those without a master to run on are left out; nothing is replaced unasked."""
+    argv = ["kernelspecs", "install", "--prefix", str(tmp_path), "--language", "python", "--spark-home", "/s"]
+    assert main(argv) == 0
+    kernels = tmp_path / "share" / "jupyter" / "kernels"
+    assert sorted(path.name for path in kernels.iterdir()) == ["python_distributed", "spark_python_yarn_client"]
+    assert "left out spark_python_standalone: it needs --master" in capsys.readouterr().out
+    assert json.loads((kernels / "spark_python_yarn_client" / "kernel.json").read_text())["env"]["SPARK_HOME"] == "/s"
+    assert main([*argv, "--master", "spark://m:7077"]) == 1
+    assert "is there already; say --replace" in capsys.readouterr().err
+    assert main([*argv, "--master", "spark://m:7077", "--replace"]) == 0
+    assert (kernels / "spark_python_standalone" / "kernel.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["install", "nothing"], "there is no sample 'nothing'"),
+        (["install", "spark_python_standalone"], "spark_python_standalone needs --master"),
+        (["install", "--env", "X"], "--env X is no NAME=VALUE"),
+    ],
+)
+def test_a_wrong_installation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    """A slip is an error of the command line, and nothing is installed."""
+    assert main(["kernelspecs", *arguments, "--prefix", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_conversion_shows_before_it_does(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --write there is a diff, and nothing on disk has changed."""
+    before = (theirs / "kernel.json").read_text()
+    assert main(["kernelspecs", "convert", str(theirs), "--master", "spark://m:7077"]) == 0
+    said = capsys.readouterr().out
+    assert '-  "display_name": "Spark - Python (YARN Client Mode)"' in said
+    assert '+  "display_name": "Spark - Python (Spark Standalone)"' in said
+    assert "say --write" in said
+    assert (theirs / "kernel.json").read_text() == before
+    assert [path.name for path in theirs.parent.iterdir()] == [theirs.name]
+
+
+def test_conversion_to_a_standalone_master(theirs: Path) -> None:
+    """A copy with another display name, master and run.sh, without waitAppCompletion, as the page describes; ours runs it."""
+    assert main(["kernelspecs", "convert", str(theirs), "--master", "spark://m:7077", "--write"]) == 0
+    copy = theirs.with_name("spark_python_standalone")
+    spec = json.loads((copy / "kernel.json").read_text())
+    assert spec["display_name"] == "Spark - Python (Spark Standalone)"
+    assert spec["env"]["SPARK_OPTS"] == "--master spark://m:7077 --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
+    assert spec["argv"] == [RUN_SH.replace("yarn_client", "standalone"), *THEIR_ARGV[1:]]
+    assert spec["metadata"]["process_proxy"]["class_name"] == OURS
+    assert (copy / "bin" / "run.sh").exists()
+    assert main(["kernelspecs", "convert", str(theirs), "--master", "spark://m:7077", "--write"]) == 1
+
+
+def test_conversion_to_our_proxy(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a master only the proxy's class changes, in place; a second time nothing does."""
+    before = json.loads((theirs / "kernel.json").read_text())
+    assert main(["kernelspecs", "convert", str(theirs), "--write"]) == 0
+    after = json.loads((theirs / "kernel.json").read_text())
+    assert after["metadata"]["process_proxy"].pop("class_name") == OURS
+    assert before["metadata"]["process_proxy"].pop("class_name") == THEIRS
+    assert after == before
+    assert main(["kernelspecs", "convert", str(theirs)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"metadata": {"process_proxy": {"class_name": "x.KubernetesProcessProxy"}}},
+            "is run by x.KubernetesProcessProxy",
+        ),
+        ({"env": {}}, "has no --master in SPARK_OPTS"),
+    ],
+)
+def test_what_cannot_be_converted(
+    theirs: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
+) -> None:
+    """Kernelspecs of other proxies, and those without Spark, are refused with the reason."""
+    spec = {**json.loads((theirs / "kernel.json").read_text()), **change}
+    (theirs / "kernel.json").write_text(json.dumps(spec))
+    assert main(["kernelspecs", "convert", str(theirs), "--master", "spark://m:7077", "--write"]) == 1
+    assert said in capsys.readouterr().err
+
+
+# -- what a launcher brings, and in whose place --------------------------------------------------------------------------
+
+
+def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
+    """An EG kernelspec whose scripts are a release's own, or only on the nodes, is started by our launcher."""
+    found = replacing.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
+    assert found is not None
+    mode = ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
+    assert found.argv == ["python3", "{launcher}/spark.py", "python", "-f", "{connection_file}", *mode]
+    assert found.config["launcher"] == "spark"
+    assert found.config["remote_hosts"] == "a"
+    assert found.env == {"EG_KERNELSPEC_FOLDER": RUN_SH[: -len("/bin/run.sh")]}
+
+
+def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:
+    """What was changed, what is no run.sh, and what asks to be left alone is run as it is."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "run.sh").write_text("#!/bin/sh\necho mine\n")
+    assert replacing.replacement(THEIR_ARGV, "python", {}, str(tmp_path), "s") is None
+    other = str(tmp_path / "other")
+    assert replacing.replacement(THEIR_ARGV, "python", {"launcher": ""}, other, "s") is None
+    assert replacing.replacement(["python", *THEIR_ARGV[1:]], "python", {}, other, "s") is None
+    assert replacing.replacement([RUN_SH, "-f", "{connection_file}"], "python", {}, other, "s") is None
+    assert replacing.replacement(THEIR_ARGV, "julia", {}, other, "s") is None
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"launcher": "dask"}, "names the launcher 'dask'"),
+        ({"interrupt_signal": "SIGNONE"}, "has the interrupt_signal 'SIGNONE'"),
+        ({"on_exit": "rm -rf"}, "has an on_exit that is no list"),
+    ],
+)
+def test_a_kernelspecs_slips(config: dict[str, Any], said: str) -> None:
+    """What a kernelspec says of its launcher is checked before a host is bothered."""
+    with pytest.raises(RequestInvalid, match=said):
+        shipping_of(config, "s")
+
+
+def test_a_clients_options_are_never_pasted() -> None:
+    """References to KERNEL_EXTRA_SPARK_OPTS leave the kernelspec's options, and those alone: the launcher adds the words."""
+    env = {
+        "SPARK_OPTS": "--a ${KERNEL_EXTRA_SPARK_OPTS} $KERNEL_EXTRA_SPARK_OPTS ${KERNEL_EXTRA_SPARK_OPTS:-x} $KERNEL_ID",
+        "OTHER": "$KERNEL_EXTRA_SPARK_OPTS",
+    }
+    assert without_clients_options(env) == {"SPARK_OPTS": "--a    $KERNEL_ID", "OTHER": "$KERNEL_EXTRA_SPARK_OPTS"}

@@ -13,3 +13,7 @@ class LaunchError(Exception):
         self.cause = cause
         self.remedy = remedy
         super().__init__(f"{self.host}: {cause}; {remedy}")
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in place of a traceback, which would be all our own."""
+        return [f"{type(self).__name__}: {self}"]

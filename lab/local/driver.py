@@ -159,6 +159,7 @@ class LocalDriver:
         # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
         facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
         facts |= servers.configure(facts, spec, folder, host_key)
+        facts["passwd"] = str(folder / "passwd") if kind != "none" else ""
         facts["init"] = self._init(folder, facts)
         return facts
 
@@ -202,8 +203,8 @@ class LocalDriver:
 
     @staticmethod
     def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
-        tmp = str(facts.get("tmp", ""))
-        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), tmp, facts["run"])
+        places = {name: facts[name] for name in ("tmp", "run", "passwd", "needs") if facts.get(name)}
+        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
 
     def _may_hide_tmp(self) -> bool:
         """Say whether a node can have a /tmp of its own: not where what it needs is below the machine's."""

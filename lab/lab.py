@@ -112,6 +112,8 @@ class Lab:
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
             desired = desire(lab._driver, folder, nodes, topology)
+            # First of all: whoever finds half a lab must know whom to ask for the other half.
+            folder.write(folder.driver, lab.driver)
             converging.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab

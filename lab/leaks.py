@@ -21,7 +21,8 @@ from lab.snapshots import Process, Snapshot, of_container, of_processes
 
 IGNORED: Final = (
     # An agent stays for a while on purpose, with a folder of its own; kernels' folders in there count (see `_kind`).
-    "process:*/eg-distributed/*agent*",
+    # A bridge lives as long as its gateway's SSH connection.
+    "process:*/eg-distributed/*.zip*",
     "file:*/.cache/eg-distributed/*",
     "file:*/eg-distributed/*",
     "file:/tmp/eg-distributed-*",
@@ -34,6 +35,8 @@ IGNORED: Final = (
     "file:*/.local/share*",
     "file:*/.config*",
     "file:*/__pycache__*",
+    # Kernelspecs that a test offers at a gateway.
+    "file:/usr/local/share/jupyter/kernels/*",
     # The lab's own, and the engine's.
     "file:/run/lab*",
     "file:/run/sshd*",

@@ -31,8 +31,6 @@ PRODUCT = (
     "tests/integration",
     *(f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES),
     "--numprocesses=2",
-    # Tests that share costly machines (`xdist_group`) share a worker.
-    "--dist=loadgroup",
 )
 """The product's integration tests, by two workers on one lab."""
 CODE = ["eg_distributed", "lab", "tests", "benchmarks", "noxfile.py"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
 from lab.errors import LabError, LabNotFound
 from lab.kernel_probe import Landing
-from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
+from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generate, ssh_config
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
@@ -277,12 +278,13 @@ class Lab:
 
     def refresh(self) -> None:
         """Write ssh_config and known_hosts anew and hand the gateways theirs; called when a machine came or went."""
-        with self._refreshing:
+        # Other processes change the lab as well: who writes last must be who looked last.
+        with self._refreshing, locked(f"refresh-{self.name}", what=f"the lab {self.name}"):
             # Keys are made by `up` alone: an attached lab whose folder is gone must not lock its own nodes out.
             if not self.folder.identity.exists():
                 return
-            nodes = self.nodes
-            entries = [node.entry() for node in nodes]
+            found = [(node, entry) for node in self.nodes if (entry := _entry(node)) is not None]
+            nodes, entries = [node for node, _ in found], [entry for _, entry in found]
             self.folder.write(self.folder.known_hosts, known_hosts(entries))
             # A stopped node has no port; ssh would refuse the whole file for a port 0.
             reachable = [entry for entry in entries if entry.port]
@@ -291,7 +293,8 @@ class Lab:
             trusted = [entry for node, entry in zip(nodes, entries, strict=True) if node.trusted]
             certificate = self._certify(nodes)
             for gateway in self.gateways:
-                gateway.trust(trusted, self._identity().private, certificate)
+                with contextlib.suppress(LabNotFound):
+                    gateway.trust(trusted, self._identity().private, certificate)
 
     def _certify(self, nodes: Sequence[Node]) -> str:
         """Write the login key's certificate beside it and return it; nothing where no node asks for one."""
@@ -352,6 +355,14 @@ def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:
         if folder.remove():
             removed.append(f"folder {folder.path}")
     return removed
+
+
+def _entry(node: Node) -> HostEntry | None:
+    """Return what SSH clients need to know of *node*; None if somebody else removes it just now, who will refresh as well."""
+    try:
+        return node.entry()
+    except LabNotFound:
+        return None
 
 
 def _name(node: Any) -> str:

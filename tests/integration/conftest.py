@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 
 import pytest
 import pytest_asyncio
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import Gateway, Lab, Node
 from lab.machines import Machine
@@ -28,6 +29,31 @@ NODES = 3
 
 for _talkative in ("asyncssh", "httpx", "docker", "urllib3"):  # a failed test shall show what the test said
     logging.getLogger(_talkative).setLevel(logging.WARNING)
+
+
+SPREAD = (
+    "test_balancing.py",
+    "test_enterprise_gateway_suite.py",
+    "test_faults.py",
+    "test_lifecycle.py",
+    "test_persistence.py",
+    "test_ports.py",
+)
+"""Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Which tests of one session share a worker: those of a file, unless it is one of `SPREAD`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return nodeid if file.endswith(SPREAD) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Deal out by `Scheduling` under plain `-n`; `--dist` chooses something else."""
+    return Scheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 # -- machines and clients ----------------------------------------------------------------------------------------------

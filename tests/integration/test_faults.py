@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,11 @@ import pytest
 import pytest_asyncio
 
 from eg_distributed.settings import Distributed
-from lab import Gateway, Lab, Node
-from lab.faults import Fault, add
+from lab import Gateway, Node
+from lab.faults import Fault
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import NODES, agents, kernel_files, own_name, processes, until
+from tests.integration.conftest import NODES, agents, kernel_files, processes, until
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
-from tests.integration.kernelspecs import plain
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
 
@@ -34,7 +32,8 @@ DEADLINE = Distributed.request_timeout.default_value
 MARGIN = 0.1
 """Seconds that a bystander's cell may take longer than in quiet times."""
 KEEPALIVE, KEEPALIVE_COUNT = 2.0, 3
-BAD_HOSTS = ("hanging", "refusing", "untrusted", "unwelcoming", "nowhere")
+DEAD_SESSION = "connection:SSH from *"
+"""What a node's sshd keeps of a connection whose end it was not told: it asks after its client two hours later."""
 
 
 @pytest.fixture
@@ -156,6 +155,7 @@ async def test_a_restart_whose_host_hangs_moves_on_and_leaves_nothing_there(
     assert await kernel.evaluate("6 * 7") == 42
 
 
+@pytest.mark.lab(nodes=NODES, leaks=DEAD_SESSION)
 async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_either(
     faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
@@ -243,6 +243,7 @@ async def test_a_killed_ssh_connection_loses_no_line_of_a_printing_cell(
         assert await kernel.evaluate("__import__('os').getpid()") == pid
 
 
+@pytest.mark.lab(nodes=NODES, leaks=DEAD_SESSION)
 async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
     faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
@@ -257,82 +258,6 @@ async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
         await cell.progress()
         assert await cell.complete() > 1000
         assert await kernel.evaluate("__import__('os').getpid()") == pid
-
-
-# -- hosts that take no login ----------------------------------------------------------------------------------------
-
-WORDS = {
-    "hanging": ("no SSH login within 5 s", "check that the host is up"),
-    "refusing": ("connection refused", "check that sshd runs"),
-    "untrusted": ("host key", "{known_hosts}"),
-    "unwelcoming": ("refused to log in", "public key", "authorized_keys"),
-    "nowhere": ("name does not resolve", "check remote_hosts"),
-}
-"""What the error about each bad host must say: the cause, and what to do."""
-
-
-FAULTS = {"hanging": "pause", "refusing": "refuse", "unwelcoming": "key-removed"}
-GROUP = pytest.mark.xdist_group("bad-hosts")
-"""One worker of xdist makes the nodes, for all tests that use them."""
-
-
-@pytest.fixture(scope="module")
-def bad_hosts(lab: Lab) -> Iterator[dict[str, Node]]:
-    """Nodes that are about to take no login, each for another reason."""
-    made = {name: lab.add_node(own_name(name)) for name in FAULTS}
-    made["untrusted"] = lab.add_node(own_name("untrusted"), trusted=False)
-    yield made
-    for node in made.values():
-        node.remove()
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A host that takes no login during a test: why, and its full name."""
-
-    kind: str
-    host: str
-
-
-@pytest.fixture
-def bad(
-    request: pytest.FixtureRequest, lab: Lab, bad_hosts: dict[str, Node], nodes: Nodes, faulty: Gateway
-) -> Iterator[Bad]:
-    """Such a host (`nowhere` is no node), and `faulty` has the kernelspec `via`: it may run there or on the first node."""
-    kind: str = request.param
-    host = bad_hosts[kind].name if kind in bad_hosts else f"{kind}.lab.test"
-    faulty.add_kernelspec("via", plain(faulty, remote_hosts=f"{host},{nodes[0].name}"))
-    with add(lab, FAULTS[kind], [bad_hosts[kind]]) if kind in FAULTS else contextlib.nullcontext():
-        yield Bad(kind, host)
-
-
-@GROUP
-@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
-async def test_a_start_without_a_pin_passes_over_a_host_that_takes_no_login(
-    bad: Bad, faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes
-) -> None:
-    """A kernel whose first host can't be logged in to starts on the next one, one deadline later at most."""
-    began = time.monotonic()
-    kernel = await faulty_client.start_kernel("via")
-    assert await host_of(kernel) == nodes[0].name
-    assert time.monotonic() - began < DEADLINE + 4
-    assert f"trying the next host: Host {bad.host}" in faulty.logs(), "the bad host was never tried"
-
-
-@GROUP
-@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
-async def test_a_pin_to_a_host_that_takes_no_login_fails_with_cause_and_remedy(
-    bad: Bad, faulty: Gateway, faulty_client: GatewayClient
-) -> None:
-    """A kernel pinned to a host that can't be logged in to fails with 503: the text names host, cause and remedy."""
-    began = time.monotonic()
-    with pytest.raises(GatewayError) as raised:
-        await faulty_client.start_kernel("via", {"KERNEL_REMOTE_HOST": bad.host})
-    assert time.monotonic() - began < DEADLINE + 2
-    assert raised.value.status == 503
-    known_hosts = faulty.exec(["sh", "-c", 'echo "$HOME/.ssh/known_hosts"']).check().stdout.strip()
-    for word in (bad.host, *WORDS[bad.kind]):
-        assert word.format(known_hosts=known_hosts).lower() in raised.value.reason.lower()
 
 
 # -- agents and kernels that are killed ------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tests.integration.client import GatewayClient, GatewayError, Kernel, host_o
 from tests.integration.conftest import home_of, kernel_files, own_name, processes, until
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.lab, pytest.mark.xdist_group("hostile")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]
 
 NO_FORWARDING: Final = ("AllowTcpForwarding no", "AllowStreamLocalForwarding no")
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {

@@ -23,7 +23,6 @@ from lab.cli.options import (
     print_table,
     show,
 )
-from lab.cli.planning import plan_for
 from lab.cli.reading import left
 from lab.errors import LabUsageError
 from lab.lab import Lab
@@ -213,9 +212,9 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     topology = load(file)
     lab = Lab.attach(name)
-    plan = plan_for(lab.nodes, topology.fault_plan())
+    plan, roles = topology.fault_plan(), {node.name: node.roles for node in lab.nodes}
     chosen = seed if seed is not None else topology.seed or 0
-    steps = [dict(step.as_dict()) for step in resolve(plan, [node.name for node in lab.nodes], chosen)]
+    steps = [dict(step.as_dict()) for step in resolve(plan, list(roles), chosen, roles=roles)]
     if not dry_run:
         began = time.monotonic()
         run_plan(lab, plan, chosen)

@@ -189,6 +189,8 @@ class LocalDriver:
             "JUPYTER_PATH": str(folder / "jupyter"),
             "PYTHONPATH": str(folder / "site"),
             "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            # Enterprise Gateway starts nothing for root, who is the only user that a lab of root's processes has.
+            "EG_UNAUTHORIZED_USERS": "" if os.getuid() == 0 else "root",
         }
         # No login here: user and port of a node are in the ssh_config of the gateway's home.
         facts["env"] = self._environment(folder, {**home, **spec.environment(ADDRESS, {})})

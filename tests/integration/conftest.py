@@ -253,7 +253,9 @@ def kernel_files(node: Machine) -> list[str]:
 def kernel_sockets(gateway: Machine) -> list[str]:
     """Return the folders of kernels' sockets at *gateway*."""
     script = 'ls -d "${EG_DISTRIBUTED_RUNTIME_DIR:-/nowhere}"/*/ /tmp/eg-distributed-*/*/ 2>/dev/null'
-    return gateway.exec(["sh", "-c", script]).stdout.split()
+    found = gateway.exec(["sh", "-c", script]).stdout.split()
+    # Where the gateway is a process, the folder of an agent of its own is there as well.
+    return [folder for folder in found if not folder.endswith("/eg-distributed/")]
 
 
 def count_kernels(nodes: Iterable[Node]) -> Counter[str]:

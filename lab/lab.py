@@ -148,6 +148,9 @@ class Lab:
         Raises LabNotFound for a name that isn't there, LabNotReady for a node that doesn't come back.
         """
         nodes = [self.node(name) for name in names] if names else self.nodes
+        for node in nodes:
+            if node.state != "running":
+                node.resume()  # by whichever means it hangs or is off: a fault can only be undone on a node that runs
         self._heal({node.name for node in nodes})
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda node: node.reset(), nodes))
@@ -157,9 +160,10 @@ class Lab:
         # Here and not above: the catalogue of faults costs every other command its import.
         from lab import faults
 
-        for fault in faults.active(self):
-            if {short_name(_name(node)) for node in fault.nodes} & {short_name(name) for name in names}:
-                faults.heal(self, fault.id)
+        # The latest first: under a pause nothing else can be undone.
+        for fault in reversed(faults.active(self)):
+            if {short_name(node) for node in fault.nodes} & {short_name(name) for name in names}:
+                fault.heal()
 
     landings: Sequence[Landing] = ()
     """Where the probe's kernels ran; filled by `up`."""
@@ -363,8 +367,3 @@ def _entry(node: Node) -> HostEntry | None:
         return node.entry()
     except LabNotFound:
         return None
-
-
-def _name(node: Any) -> str:
-    """Return a node's name, whether a fault keeps nodes or their names."""
-    return str(getattr(node, "name", node))

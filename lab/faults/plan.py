@@ -59,14 +59,16 @@ def resolve(
     seed: int = 0,
     *,
     roles: Mapping[str, Collection[str]] | None = None,
+    others: Sequence[str] = (),
 ) -> list[Step]:
     """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names* (full ones).
 
-    *roles* are those of each name, for `@role`. Called by `run_plan`, and by whoever wants to show or check a plan.
+    *roles* are those of each name, for `@role`; *others* are machines that only their names mean. Called by `run_plan`, and by whoever wants to show or check a plan.
     Raises LabUsageError that names the entry.
     """
     dice = random.Random(seed)
     known = {short_name(name): _Known(name, frozenset((roles or {}).get(name, ()))) for name in names}
+    known |= {short_name(name): _Known(name, frozenset(), by_name=True) for name in others}
     end, steps = _end(plan), []
     for number, entry in enumerate(plan, 1):
         try:
@@ -85,9 +87,13 @@ class _Known:
 
     name: str
     roles: frozenset[str]
+    by_name: bool = False
+    """By nothing but its name: neither `all` nor chance, no pattern and no role means it."""
 
     def is_meant(self, word: str) -> bool:
         """Say whether *word*, a name, a pattern or a role, means it."""
+        if self.by_name:
+            return short_name(word) == short_name(self.name)
         if word.startswith("@"):
             return word[1:] in self.roles
         return fnmatchcase(self.name, word) or fnmatchcase(short_name(self.name), word)
@@ -127,13 +133,14 @@ def _step(entry: Mapping[str, Any], known: Mapping[str, _Known], end: float, dic
 
 def _nodes(wanted: Any, known: Mapping[str, _Known], dice: random.Random) -> tuple[str, ...]:
     """Return the short names of the nodes that an entry means, in the lab's order; sorted where chance chose them."""
+    everywhere = [short for short, node in known.items() if not node.by_name]
     if wanted == "all":
-        return tuple(known)
+        return tuple(everywhere)
     count = 1 if wanted == "random" else wanted.get("random") if isinstance(wanted, Mapping) else None
     if count is not None:
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(known):
-            raise LabUsageError(f"nodes can't be {wanted!r}", remedy=f"choose 1 to {len(known)} at random")
-        return tuple(sorted(dice.sample(list(known), count)))
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(everywhere):
+            raise LabUsageError(f"nodes can't be {wanted!r}", remedy=f"choose 1 to {len(everywhere)} at random")
+        return tuple(sorted(dice.sample(everywhere, count)))
     words = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, (list, tuple)) else []
     strange = [word for word in words if not any(node.is_meant(str(word)) for node in known.values())]
     if strange or not words:

@@ -98,3 +98,11 @@ def test_a_fault_without_an_end_lasts_as_long_as_the_plan() -> None:
     assert [step.lasts for step in steps] == [13.0, 5.0]
     with pytest.raises(LabUsageError, match="no end"):
         resolve([endless], NODES)
+
+
+def test_other_machines_are_meant_by_name_alone() -> None:
+    """Neither `all`, nor chance, nor a pattern; their names do."""
+    plan = [{"fault": "pause", "nodes": nodes, "for": 1} for nodes in ("all", {"random": 3}, "*", ["master", "node1"])]
+    found = resolve(plan, list(ROLES), others=["master.lab.test"])
+    assert [len(step.nodes) for step in found[:3]] == [3, 3, 3]
+    assert found[3].nodes == ("node1", "master")

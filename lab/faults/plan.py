@@ -63,8 +63,8 @@ def resolve(
 ) -> list[Step]:
     """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names* (full ones).
 
-    *roles* are those of each name, for `@role`; *others* are machines that only their names mean. Called by `run_plan`, and by whoever wants to show or check a plan.
-    Raises LabUsageError that names the entry.
+    *roles* are those of each name, for `@role`; *others* are machines that only their names mean. Called by `run_plan`, and
+    by whoever wants to show or check a plan. Raises LabUsageError that names the entry.
     """
     dice = random.Random(seed)
     known = {short_name(name): _Known(name, frozenset((roles or {}).get(name, ()))) for name in names}

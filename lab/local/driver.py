@@ -19,7 +19,9 @@ from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_key, read_or_generate
 from lab.local import environments, initial, processes, servers
 from lab.local.files import write_server_files
-from lab.local.machines import ADDRESS, LocalGateway, LocalNode
+from lab.local.gateway import LocalGateway
+from lab.local.machines import ADDRESS
+from lab.local.node import LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent

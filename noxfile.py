@@ -19,8 +19,20 @@ nox.options.sessions = ["lint", "types", "unit", "integration"]
 
 ROOT = Path(__file__).parent
 LOCK = ROOT / "uv.lock"
-LAB_SUITES = ("test_commands.py", "test_fault_*.py", "test_lab_topology.py", "test_plugin*.py")
+LAB_SUITES = (
+    "test_commands.py",
+    "test_fault_*.py",
+    "test_interrupted*.py",
+    "test_lab_topology.py",
+    "test_plugin*.py",
+)
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
+PRODUCT = (
+    "tests/integration",
+    *(f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES),
+    "--numprocesses=2",
+)
+"""The product's integration tests, by two workers on one lab."""
 CODE = ["eg_distributed", "lab", "tests", "benchmarks", "noxfile.py"]
 
 
@@ -66,10 +78,19 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """Run the integration tests on a lab of containers; needs an engine (LAB_REQUIRE_DOCKER=1 makes its absence a failure)."""
+    """Run the integration tests on a lab of containers; needs an engine (LAB_REQUIRE_DOCKER=1 makes its absence a failure).
+
+    Two workers share the lab. What stands behind `--` comes last, and so decides: `-- -n 0`, `-- --lab mine --lab-keep always`.
+    """
     install(session)
-    others = [f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES]
-    session.run("pytest", "tests/integration", *others, *session.posargs)
+    session.run("pytest", *PRODUCT, "--lab-driver=docker", *session.posargs)
+
+
+@nox.session(default=False)
+def integration_local(session: nox.Session) -> None:
+    """Run the same tests on a lab of processes: no engine, no root; what only containers can do is skipped with its reason."""
+    install(session)
+    session.run("pytest", *PRODUCT, "--lab-driver=local", *session.posargs)
 
 
 @nox.session(default=False)

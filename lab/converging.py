@@ -85,7 +85,6 @@ class Convergence:
         """Make the lab *desired*; raise LabNotReady with the probe that failed."""
         lab = self._lab
         self._driver.prepare(self._progress, [*desired.nodes, *desired.services])
-        lab.folder.write(lab.folder.driver, lab.driver)
         if desired.gateways:
             lab.folder.no_gateway.unlink(missing_ok=True)
         else:

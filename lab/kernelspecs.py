@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 OURS: Final = "eg_distributed.DistributedProcessProxy"
@@ -32,3 +33,19 @@ def default_kernelspecs(*, python: str = KERNEL_PYTHON, launcher: str = LAUNCHER
         "python_distributed_eg": _spec("Python 3 (distributed, EG's launcher)", OURS, launched),
         "python_distributed_stock": _spec("Python 3 (distributed, EG's own proxy)", STOCK, launched),
     }
+
+
+def proxy_config(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a kernelspec's process proxy (`remote_hosts` …); empty if it has no proxy, or none are set."""
+    proxy = spec.get("metadata", {}).get("process_proxy") or {}
+    return dict(proxy.get("config") or {})
+
+
+def on_nodes(spec: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
+    """Return a kernelspec's content with *nodes* as its process proxy's remote hosts; unchanged if it has no proxy."""
+    metadata = spec.get("metadata", {})
+    proxy = metadata.get("process_proxy")
+    if not proxy:
+        return dict(spec)
+    config = {**proxy_config(spec), "remote_hosts": ",".join(nodes)}
+    return {**spec, "metadata": {**metadata, "process_proxy": {**proxy, "config": config}}}

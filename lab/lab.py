@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
 from lab.errors import LabError, LabNotFound
 from lab.kernel_probe import Landing
-from lab.keys import Authority, KeyPair, known_hosts, read_or_generate, ssh_config
+from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generate, ssh_config
 from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
@@ -117,6 +118,8 @@ class Lab:
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
             desired = desire(lab._driver, folder, nodes, topology, roles)
+            # First of all: whoever finds half a lab must know whom to ask for the other half.
+            folder.write(folder.driver, lab.driver)
             converging.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
@@ -150,6 +153,9 @@ class Lab:
         Raises LabNotFound for a name that isn't there, LabNotReady for a node that doesn't come back.
         """
         nodes = [self.node(name) for name in names] if names else [*self.services, *self.nodes]
+        for node in nodes:
+            if node.state != "running":
+                node.resume()  # by whichever means it hangs or is off: a fault can only be undone on a node that runs
         self._heal({node.name for node in nodes})
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda node: node.reset(), nodes))
@@ -159,9 +165,10 @@ class Lab:
         # Here and not above: the catalogue of faults costs every other command its import.
         from lab import faults
 
-        for fault in faults.active(self):
-            if {short_name(_name(node)) for node in fault.nodes} & {short_name(name) for name in names}:
-                faults.heal(self, fault.id)
+        # The latest first: under a pause nothing else can be undone.
+        for fault in reversed(faults.active(self)):
+            if {short_name(node) for node in fault.nodes} & {short_name(name) for name in names}:
+                fault.heal()
 
     landings: Sequence[Landing] = ()
     """Where the probe's kernels ran; filled by `up`."""
@@ -291,12 +298,13 @@ class Lab:
 
     def refresh(self) -> None:
         """Write ssh_config and known_hosts anew and hand the gateways theirs; called when a machine came or went."""
-        with self._refreshing:
+        # Other processes change the lab as well: who writes last must be who looked last.
+        with self._refreshing, locked(f"refresh-{self.name}", what=f"the lab {self.name}"):
             # Keys are made by `up` alone: an attached lab whose folder is gone must not lock its own nodes out.
             if not self.folder.identity.exists():
                 return
-            nodes = [*self.nodes, *self.services]
-            entries = [node.entry() for node in nodes]
+            found = [(node, entry) for node in (*self.nodes, *self.services) if (entry := _entry(node)) is not None]
+            nodes, entries = [node for node, _ in found], [entry for _, entry in found]
             self.folder.write(self.folder.known_hosts, known_hosts(entries))
             # A stopped node has no port; ssh would refuse the whole file for a port 0.
             reachable = [entry for entry in entries if entry.port]
@@ -305,7 +313,8 @@ class Lab:
             trusted = [entry for node, entry in zip(nodes, entries, strict=True) if node.trusted]
             certificate = self._certify(nodes)
             for gateway in self.gateways:
-                gateway.trust(trusted, self._identity().private, certificate)
+                with contextlib.suppress(LabNotFound):
+                    gateway.trust(trusted, self._identity().private, certificate)
 
     def _certify(self, nodes: Sequence[Node]) -> str:
         """Write the login key's certificate beside it and return it; nothing where no node asks for one."""
@@ -371,6 +380,9 @@ def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:
     return removed
 
 
-def _name(node: Any) -> str:
-    """Return a node's name, whether a fault keeps nodes or their names."""
-    return str(getattr(node, "name", node))
+def _entry(node: Node) -> HostEntry | None:
+    """Return what SSH clients need to know of *node*; None if somebody else removes it just now, who will refresh as well."""
+    try:
+        return node.entry()
+    except LabNotFound:
+        return None

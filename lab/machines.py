@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab.errors import LabError
+from lab.kernelspecs import on_nodes, proxy_config
 from lab.keys import HostEntry
 from lab.names import short_name
 from lab.specs import GatewaySpec, NodeSpec, check_kernelspec_name
@@ -204,6 +205,9 @@ class Gateway(Machine):
     python: str = "/opt/gateway/bin/python"
     """The interpreter that has Enterprise Gateway and our wheel, on the gateway's disk."""
 
+    restricted_to: tuple[str, ...] = ()
+    """Full names of the only nodes that kernels may get by kernelspecs added here; empty for all. Set for a test's gateway."""
+
     @property
     @abstractmethod
     def spec(self) -> GatewaySpec:
@@ -233,7 +237,12 @@ class Gateway(Machine):
         """Put files (path relative to the gateway's data root or home: see the driver) in place, owned by its user."""
 
     def add_kernelspec(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Offer one more kernelspec, or replace one; Enterprise Gateway reads it at the next request."""
+        """Offer one more kernelspec, or replace one; Enterprise Gateway reads it at the next request.
+
+        One that names no hosts starts its kernels on any of the gateway's, or on those that this gateway is restricted to.
+        """
+        if self.restricted_to and not proxy_config(spec).get("remote_hosts"):
+            spec = on_nodes(spec, self.restricted_to)
         self.write_files({f"kernels/{check_kernelspec_name(name)}/kernel.json": json.dumps(spec, indent=2)})
 
     @abstractmethod

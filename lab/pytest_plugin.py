@@ -5,8 +5,8 @@
         with fault("partition", nodes[0]):
             ...
 
-Fixtures: `lab`, `nodes`, `gateway`, `fault`. Marker: `lab`. Options: `--lab`, `--lab-keep`, `--lab-nodes`, `--lab-driver`,
-`--lab-file`. Settings: `lab_leaks_allowed`, `lab_leak_seconds`, `lab_lease_seconds`.
+Fixtures: `lab`, `nodes`, `gateway`, `gateway_with`, `fault`. Marker: `lab`. Options: `--lab`, `--lab-keep`, `--lab-nodes`,
+`--lab-driver`, `--lab-file`. Settings: `lab_leaks_allowed`, `lab_leak_seconds`, `lab_lease_seconds`.
 
 With pytest-xdist the controller owns the lab: a worker makes it when its first test asks for it, all workers share it, and
 the controller removes it at its very end. `pytest_sessionfinish` is too early for that: it may run in the controller before
@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
+
+from lab.testing import outcomes
+from lab.testing.outcomes import leaked_key, visit_key
 
 if TYPE_CHECKING:
     from lab.lab import Lab
@@ -33,12 +36,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MARKER: Final = "lab"
-FIXTURES: Final = frozenset({"lab", "nodes", "gateway", "fault"})
+FIXTURES: Final = frozenset({"lab", "nodes", "gateway", "gateway_with", "fault"})
 VISIT: Final = "_lab_visit"
 """The fixture behind the others, which also a test with the marker alone has."""
 MARKER_HELP: Final = (
-    "lab(nodes=1, roles=(), leaks=()): run with that many nodes of the lab (an int, or 'all': the lab for itself) that have all "
-    "these roles; leaks are what it may leave behind, as 'kind:pattern'"
+    "lab(nodes=1, roles=(), leaks=(), alone=False): run with that many nodes of the lab (or 'all', and the lab for itself) "
+    "that have all these roles; leaks are what it may leave behind, as 'kind:pattern'; alone, no other test is there"
 )
 
 # The options are read in one process and handed to xdist's workers as one dictionary.
@@ -47,7 +50,6 @@ _OPTIONS: Final = ("lab", "lab_keep", "lab_nodes", "lab_driver", "lab_file")
 session_key: Final = pytest.StashKey["SessionLab | None"]()
 asked_key: Final = pytest.StashKey[dict[str, Any]]()
 failed_key: Final = pytest.StashKey[bool]()
-visit_key: Final = pytest.StashKey["Visit"]()
 trouble_key: Final = pytest.StashKey[Exception]()
 
 
@@ -75,13 +77,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=int(os.environ.get("LAB_NODES") or 0) or None,
         metavar="N",
-        help="How many nodes a lab gets that this session makes. [what the most demanding test needs, >= 3] (env LAB_NODES)",
+        help="How many nodes a lab gets that this session makes. [what the most demanding test needs, for each worker of "
+        "xdist, >= 3] (env LAB_NODES)",
     )
     group.addoption(
         "--lab-driver",
         choices=("docker", "local"),
         default=os.environ.get("LAB_DRIVER") or None,
-        help="[docker if an engine answers, else local] (env LAB_DRIVER)",
+        help="What makes the lab. A test that the local driver can't serve is skipped with the reason. [docker if an engine "
+        "answers, else local; with LAB_REQUIRE_DOCKER=1 docker, or the tests fail] (env LAB_DRIVER)",
     )
     group.addoption(
         "--lab-file", metavar="lab.toml", default=None, help="The topology of a lab that this session makes."
@@ -94,11 +98,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and settle who owns the session's lab and what it is called."""
     config.addinivalue_line("markers", MARKER_HELP)
+    config.pluginmanager.register(outcomes, "lab-outcomes")
     config.stash[session_key] = None
     handed = getattr(config, "workerinput", {}).get("lab")
     if handed is None:
         handed = {name: config.getoption(name) for name in _OPTIONS}
-        handed |= {"explicit": handed["lab"] is not None, "owner": os.getpid()}
+        required = bool(os.environ.get("LAB_REQUIRE_DOCKER"))
+        handed["lab_driver"] = handed["lab_driver"] or ("docker" if required else None)
+        handed |= {"explicit": handed["lab"] is not None, "required": required, "owner": os.getpid()}
         if handed["lab"] in (None, "auto"):
             handed["lab"] = f"pytest-{secrets.token_hex(3)}"
     config.stash[asked_key] = handed
@@ -208,7 +215,7 @@ def _session(config: pytest.Config) -> SessionLab:
         wanted = Wanted(
             asked["lab"],
             asked["owner"],
-            asked["lab_nodes"] or max(3, asked.get("most", 0)),
+            asked["lab_nodes"] or max(3, asked.get("most", 0) * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))),
             asked["lab_driver"],
             Path(asked["lab_file"]).absolute() if asked["lab_file"] else None,
             asked["lab_keep"],
@@ -224,17 +231,6 @@ def _progress(config: pytest.Config) -> Progress | None:
 
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return TerminalProgress(reporter) if reporter is not None else None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put the timeline of what happened meanwhile into the report of a failed test."""
-    report = yield
-    if report.failed and visit_key in item.stash:
-        told = item.stash[visit_key].report()
-        if told:
-            report.sections.append(("lab timeline (UTC)", told))
-    return report
 
 
 # -- fixtures ----------------------------------------------------------------------------------------------------------
@@ -271,6 +267,7 @@ def _lab_visit(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Visit]:
     yield visit
     left = visit.end(config.getini("lab_leaks_allowed"))
     if left:
+        request.node.stash[leaked_key] = True
         # The first line is all that a summary shows.
         pytest.fail("left behind: " + "\n             ".join(left), pytrace=False)
 
@@ -287,6 +284,15 @@ def nodes(_lab_visit: Visit) -> LeasedNodes:
 def gateway(_lab_visit: Visit) -> Gateway:
     """A gateway that starts kernels on the test's nodes and no others; the lab's own if the test has all of them."""
     return _lab_visit.gateway
+
+
+@pytest.fixture
+def gateway_with(_lab_visit: Visit) -> Callable[..., Gateway]:
+    """`gateway_with(env={…}, options=[…])`: a gateway with other settings that starts kernels on the test's nodes alone.
+
+    The process keeps it for its later tests that ask for the same.
+    """
+    return _lab_visit.gateway_with
 
 
 @pytest.fixture
@@ -319,7 +325,7 @@ def _tell(config: pytest.Config, work: Any) -> Any:
     except LabError as error:
         told, unfit = str(error), False
     # Out here, so that no chain of the lab's own exceptions is shown before the words.
-    if unfit and not config.stash[asked_key]["explicit"]:
+    if unfit and not (config.stash[asked_key]["explicit"] or config.stash[asked_key]["required"]):
         pytest.skip(told)
     pytest.fail(told, pytrace=False)
 

@@ -14,7 +14,8 @@ from typing import Final
 
 from lab.errors import LabError
 from lab.local import processes
-from lab.local.machines import LocalMachine, LocalNode
+from lab.local.machines import LocalMachine
+from lab.local.node import LocalNode
 from lab.machines import Machine
 
 SECONDS: Final = 30.0

@@ -23,7 +23,6 @@ from lab.cli.options import (
     print_table,
     show,
 )
-from lab.cli.planning import plan_for
 from lab.cli.reading import left
 from lab.errors import LabUsageError
 from lab.lab import Lab
@@ -213,10 +212,10 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
 
     topology = load(file)
     lab = Lab.attach(name)
-    plan = plan_for(lab.nodes, topology.fault_plan(), lab.services)
+    plan, roles = topology.fault_plan(), {node.name: node.roles for node in lab.nodes}
     chosen = seed if seed is not None else topology.seed or 0
     services = [service.name for service in lab.services]
-    resolved = resolve(plan, [node.name for node in lab.nodes], chosen, others=services)
+    resolved = resolve(plan, list(roles), chosen, roles=roles, others=services)
     steps = [dict(step.as_dict()) for step in resolved]
     if not dry_run:
         began = time.monotonic()

@@ -110,17 +110,20 @@ def save(file: Path, tags: tuple[str, ...]) -> None:
     # docker-py saves one image a call, and layers that several share would be written once for each.
     url = f"{api.base_url}/v{api.api_version}/images/get"
     partial = file.with_name(f".{file.name}.partial")
-    with progress() as shown:
-        shown.step(f"saving {len(wanted)} images to {file}")
-        with api.get(url, params={"names": wanted}, stream=True, timeout=600) as answer, partial.open("wb") as out:
-            if not answer.ok:
-                partial.unlink()
-                raise EngineFailed("the engine did not save the images", cause=answer.text[:300], remedy="`lab doctor`")
-            written = 0
-            for chunk in answer.iter_content(_CHUNK):
-                written += out.write(chunk)
-                shown.detail(f"{written / 1e6:.0f} MB")
-        partial.replace(file)
+    written = 0
+    try:
+        with progress() as shown:
+            shown.step(f"saving {len(wanted)} images to {file}")
+            with api.get(url, params={"names": wanted}, stream=True, timeout=600) as answer, partial.open("wb") as out:
+                if not answer.ok:
+                    said = answer.text[:300]
+                    raise EngineFailed("the engine did not save the images", cause=said, remedy="`lab doctor`")
+                for chunk in answer.iter_content(_CHUNK):
+                    written += out.write(chunk)
+                    shown.detail(f"{written / 1e6:.0f} MB")
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
     click.echo(f"{file}: {len(wanted)} images, {written / 1e6:.0f} MB")
 
 

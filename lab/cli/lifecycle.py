@@ -213,7 +213,7 @@ def remove(name: str) -> list[str]:
     folder = StateFolder(check_name(name))
     drivers = usable(name, folder)
     # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
-    if folder.path.exists() and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
+    if folder.made_by == "docker" and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
         make("docker", name, folder)
     return destroy(drivers, folder)
 

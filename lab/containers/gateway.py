@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import docker.errors
+
 from lab.containers.engine import put_files
 from lab.containers.machines import UID, ContainerMachine
+from lab.errors import LabNotFound
 from lab.keys import HostEntry, known_hosts
 from lab.machines import Gateway
 from lab.names import (
@@ -54,4 +57,7 @@ class ContainerGateway(ContainerMachine, Gateway):
         files = {"known_hosts": known_hosts(nodes).encode(), "id_ed25519": identity.encode()}
         if certificate:
             files["id_ed25519-cert.pub"] = f"{certificate}\n".encode()
-        put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)
+        try:
+            put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)
+        except docker.errors.NotFound:
+            raise LabNotFound(f"the gateway {self.name} is gone", remedy="`lab up` makes it again") from None

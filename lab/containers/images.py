@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
@@ -25,6 +26,9 @@ from lab.state import locked
 
 LABEL_IMAGE = f"{LABEL}.image"
 FRESH = timedelta(minutes=10)
+KEPT = timedelta(days=1)
+"""How long `up` leaves images of other sources alone: the next `up` from another checkout would have to build them again."""
+_INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -166,7 +170,7 @@ def build(client: Any, recipe: Recipe, progress: Progress) -> None:
 
 
 def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -> None:
-    proxies = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
+    settings = {name: os.environ[name] for name in _PROXIES if os.environ.get(name)} | _index(progress)
     # The host's network is the second try only: a bridge without a way out (a VPN, a firewall) is the exception.
     for network in (None, "host"):
         log: deque[str] = deque(maxlen=25)
@@ -176,7 +180,7 @@ def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -
             fileobj=context,
             custom_context=True,
             tag=recipe.tag,
-            buildargs={**recipe.build_args, **proxies},
+            buildargs={**recipe.build_args, **settings},
             labels={LABEL_IMAGE: recipe.role},
             network_mode=network,
             rm=True,
@@ -197,22 +201,37 @@ def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -
     raise LabError(f"the image of the {recipe.role} could not be built", cause=f"{error}\n" + "\n".join(log))
 
 
-def is_fresh(created: str, now: datetime) -> bool:
-    """Say whether the engine's time stamp *created* (nanoseconds, UTC) is less than FRESH before *now*."""
+def _index(progress: Progress) -> dict[str, str]:
+    """Return the build argument that names this machine's package index, if its environment names one; uv reads it.
+
+    An argument, and no layer and no environment: the image knows nothing of it but the history of that one step. Which is
+    why an address with a password in it is left out.
+    """
+    name = next((name for name in _INDEXES if os.environ.get(name)), None)
+    if name is None:
+        return {}
+    if urlsplit(os.environ[name]).password:
+        progress.note(f"{name} has a password in it, so the images are built without it")
+        return {}
+    return {_INDEXES[0]: os.environ[name]}
+
+
+def is_fresh(created: str, now: datetime, within: timedelta = FRESH) -> bool:
+    """Say whether the engine's time stamp *created* (nanoseconds, UTC) is less than *within* before *now*."""
     try:
         made = datetime.strptime(created[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
     except ValueError:
         return False
-    return now - made < FRESH
+    return now - made < within
 
 
 def _remove_older(client: Any, role: str, wanted: Collection[str]) -> None:
     """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one).
 
-    Fresh ones stay: another `up`, a moment apart and of other sources, may be about to use them.
+    Those of the last day stay: another checkout's `up` uses them.
     """
     for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={role}"}):
-        if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc)):
+        if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc), KEPT):
             continue
         for tag in image.tags:
             if tag.startswith(f"eglab/{role}:") and tag not in wanted:

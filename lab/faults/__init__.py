@@ -3,8 +3,9 @@
     with lab.faults.add(lab, "delay", [lab.node("node1")], duration=15, milliseconds=200) as fault:
         print(fault.mechanism)
 
-The catalogue is in network.py, resolving.py, host.py, ssh.py, login.py and daemons.py. inject.py inflicts, fault.py sees
-and heals, watchdog.py heals by itself, plan.py has timelines, reach.py and inside/ carry out what all these decide.
+The catalogue is in network.py, shaping.py, resolving.py, host.py, ssh.py, login.py and daemons.py. inject.py inflicts,
+fault.py sees and heals, watchdog.py heals by itself, plan.py has timelines, reach.py and inside/ carry out what all these
+decide.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lab.faults.model import FaultKind, Mechanism, Option
 from lab.faults.network import KINDS as NETWORK
 from lab.faults.plan import Step, resolve, run_plan
 from lab.faults.resolving import KINDS as RESOLVING
+from lab.faults.shaping import KINDS as SHAPING
 from lab.faults.ssh import KINDS as SSH
 from lab.machines import Machine
 
@@ -50,7 +52,7 @@ __all__ = [
 
 @cache
 def _kinds() -> dict[str, FaultKind]:
-    return {each.name: each for each in (*NETWORK, *RESOLVING, *HOST, *SSH, *LOGIN, *DAEMONS)}
+    return {each.name: each for each in (*NETWORK, *SHAPING, *RESOLVING, *HOST, *SSH, *LOGIN, *DAEMONS)}
 
 
 def catalogue() -> list[FaultKind]:

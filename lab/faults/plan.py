@@ -3,16 +3,19 @@
     [{"at": 2, "fault": "refuse", "nodes": ["node1"], "for": 5, "options": {"port": 22}},
      {"at": "10s", "fault": ["pause", "drop-new"], "nodes": {"random": 2}, "for": "3s"}]
 
-`nodes` are names, "all", "random" (one of them) or {"random": N}; `fault` is a name, or a list to choose from.
+`nodes` are names, patterns (`"big*"`, `"*.lab.test"`) and roles (`"@spark"`), "all", "random" (one of them) or {"random": N};
+`fault` is a name, or a list to choose from; a `for` of None is until the latest end that the other entries name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabError, LabNotReady, LabUsageError
@@ -51,19 +54,25 @@ class Step:
 
 
 def resolve(
-    plan: Sequence[Mapping[str, Any]], names: Sequence[str], seed: int = 0, *, others: Sequence[str] = ()
+    plan: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    seed: int = 0,
+    *,
+    roles: Mapping[str, Collection[str]] | None = None,
+    others: Sequence[str] = (),
 ) -> list[Step]:
-    """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names*.
+    """Return *plan* in the order of its times, with what is random chosen by *seed* among the nodes *names* (full ones).
 
-    *others* are machines that neither `all` nor chance means, only their names.
-    Called by `run_plan`, and by whoever wants to show or check a plan. Raises LabUsageError that names the entry.
+    *roles* are those of each name, for `@role`; *others* are machines that only their names mean. Called by `run_plan`, and
+    by whoever wants to show or check a plan. Raises LabUsageError that names the entry.
     """
     dice = random.Random(seed)
-    shorts = [short_name(name) for name in names]
-    steps = []
+    known = {short_name(name): _Known(name, frozenset((roles or {}).get(name, ()))) for name in names}
+    known |= {short_name(name): _Known(name, frozenset(), by_name=True) for name in others}
+    end, steps = _end(plan), []
     for number, entry in enumerate(plan, 1):
         try:
-            steps.append(_step(entry, shorts, [short_name(name) for name in others], dice))
+            steps.append(_step(entry, known, end, dice))
         except LabUsageError as error:
             raise LabUsageError(
                 f"entry {number} of the fault plan: {error.what}", cause=error.cause, remedy=error.remedy
@@ -72,7 +81,35 @@ def resolve(
     return sorted(steps, key=lambda step: step.at)
 
 
-def _step(entry: Mapping[str, Any], names: Sequence[str], others: Sequence[str], dice: random.Random) -> Step:
+@dataclass(frozen=True)
+class _Known:
+    """A node that a plan can mean."""
+
+    name: str
+    roles: frozenset[str]
+    by_name: bool = False
+    """By nothing but its name: neither `all` nor chance, no pattern and no role means it."""
+
+    def is_meant(self, word: str) -> bool:
+        """Say whether *word*, a name, a pattern or a role, means it."""
+        if self.by_name:
+            return short_name(word) == short_name(self.name)
+        if word.startswith("@"):
+            return word[1:] in self.roles
+        return fnmatchcase(self.name, word) or fnmatchcase(short_name(self.name), word)
+
+
+def _end(plan: Sequence[Mapping[str, Any]]) -> float:
+    """Return the latest end that an entry names, in seconds; what is wrong with an entry is `_step`'s to say."""
+    ends = [0.0]
+    for entry in plan:
+        if entry.get("for") is not None:
+            with contextlib.suppress(LabUsageError):
+                ends.append(seconds(entry.get("at", 0), "at") + seconds(entry["for"], "for"))
+    return max(ends)
+
+
+def _step(entry: Mapping[str, Any], known: Mapping[str, _Known], end: float, dice: random.Random) -> Step:
     from lab.faults import kind
 
     unknown = sorted(set(entry) - set(KEYS))
@@ -81,31 +118,35 @@ def _step(entry: Mapping[str, Any], names: Sequence[str], others: Sequence[str],
     for key in ("fault", "nodes", "for"):
         if key not in entry:
             raise LabUsageError(f"it lacks {key!r}")
-    at, lasts = seconds(entry.get("at", 0), "at"), seconds(entry["for"], "for")
+    at = seconds(entry.get("at", 0), "at")
+    lasts = seconds(entry["for"], "for") if entry["for"] is not None else end - at
+    if entry["for"] is None and lasts <= 0:
+        raise LabUsageError("it has no end", remedy="write how long: for = '15s'")
     if at < 0 or lasts <= 0:
         raise LabUsageError("its time can't be", remedy="give `at` of at least 0 and `for` above 0")
     choice = entry["fault"]
     chosen = kind(dice.choice(list(choice)) if isinstance(choice, (list, tuple)) and choice else str(choice))
     options = dict(entry.get("options", {}))
     chosen.parse(options)
-    return Step(at, chosen.name, _nodes(entry["nodes"], names, others, dice), lasts, dice.randrange(1 << 32), options)
+    return Step(at, chosen.name, _nodes(entry["nodes"], known, dice), lasts, dice.randrange(1 << 32), options)
 
 
-def _nodes(wanted: Any, names: Sequence[str], others: Sequence[str], dice: random.Random) -> tuple[str, ...]:
+def _nodes(wanted: Any, known: Mapping[str, _Known], dice: random.Random) -> tuple[str, ...]:
+    """Return the short names of the nodes that an entry means, in the lab's order; sorted where chance chose them."""
+    everywhere = [short for short, node in known.items() if not node.by_name]
     if wanted == "all":
-        return tuple(names)
+        return tuple(everywhere)
     count = 1 if wanted == "random" else wanted.get("random") if isinstance(wanted, Mapping) else None
     if count is not None:
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(names):
-            raise LabUsageError(f"nodes can't be {wanted!r}", remedy=f"choose 1 to {len(names)} at random")
-        return tuple(sorted(dice.sample(list(names), count)))
-    listed = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, (list, tuple)) else []
-    found = tuple(short_name(str(name)) for name in listed)
-    strange = [name for name in found if name not in names and name not in others]
-    if strange or not found:
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(everywhere):
+            raise LabUsageError(f"nodes can't be {wanted!r}", remedy=f"choose 1 to {len(everywhere)} at random")
+        return tuple(sorted(dice.sample(everywhere, count)))
+    words = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, (list, tuple)) else []
+    strange = [word for word in words if not any(node.is_meant(str(word)) for node in known.values())]
+    if strange or not words:
         what = strange[0] if strange else wanted
-        raise LabUsageError(f"nodes can't be {what!r}", remedy=f"there are: {', '.join((*names, *others))}")
-    return found
+        raise LabUsageError(f"nodes can't be {what!r}", remedy=f"there are: {', '.join(known)}")
+    return tuple(short for short, node in known.items() if any(node.is_meant(str(word)) for word in words))
 
 
 def run_plan(
@@ -120,7 +161,8 @@ def run_plan(
 
     nodes = {node.short_name: node for node in lab.nodes}
     services = {service.short_name: service for service in lab.services}
-    steps = resolve(plan, list(nodes), seed, others=list(services))
+    roles = {node.name: node.roles for node in nodes.values()}
+    steps = resolve(plan, list(roles), seed, roles=roles, others=list(services))
     nodes |= services
     whole = max((step.at + step.lasts for step in steps), default=0.0)
     ends = time.monotonic() + (whole + GRACE if deadline is None else deadline)

@@ -15,6 +15,7 @@ from typing import Any
 from lab.errors import FaultUnavailable, LabError, LabNotReady
 from lab.faults.inside import bundle
 from lab.faults.model import Step
+from lab.local import initial
 from lab.machines import Machine, Node
 
 SECONDS = 30.0
@@ -134,7 +135,10 @@ def _facts(machine: Machine) -> dict[str, Any]:
         return {"port": 22 if is_node(machine) else 8888}
     facts = machine.facts  # type: ignore[attr-defined]
     config = facts["argv"][-1] if str(facts["argv"][-1]).endswith("sshd_config") else ""
-    return {"port": facts["port"], "root": (facts.get("process") or [0])[0], "config": config}
+    root = (facts.get("process") or [0])[0]
+    inside = facts.get("isolation", "none") != "none"
+    enter = initial.command("enter", str(root), str(facts["home"])) if inside else []
+    return {"port": facts["port"], "root": root, "config": config, "sshd": [*enter, facts["argv"][0]]}
 
 
 def _local(program: Sequence[str]) -> tuple[int, str, str]:

@@ -101,7 +101,7 @@ def _expired(context: Context) -> Moves:
 
 
 def _no_sftp(context: Context) -> Moves:
-    path = "/etc/ssh/sshd_config"
+    path = str(context.local.facts["argv"][-1]) if context.driver == "local" else "/etc/ssh/sshd_config"
     return Moves(
         (("@comment", path, context.mark, r"[Ss]ubsystem\s+sftp"), ("@hup",)),
         (("@uncomment", path, context.mark), ("@hup", "healed")),
@@ -206,7 +206,7 @@ KINDS = (
         "ssh",
         "sshd offers no SFTP.",
         "an SFTP session is refused, commands work",
-        (Mechanism("Subsystem taken out", _no_sftp, claims=("Subsystem",)),),
+        (Mechanism("Subsystem taken out", _no_sftp, claims=("Subsystem",), drivers=BOTH, refuse=openssh_only),),
     ),
     FaultKind(
         "penalties",

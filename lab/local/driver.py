@@ -19,7 +19,9 @@ from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_key, read_or_generate
 from lab.local import environments, initial, processes, servers
 from lab.local.files import write_server_files
-from lab.local.machines import ADDRESS, LocalGateway, LocalNode
+from lab.local.gateway import LocalGateway
+from lab.local.machines import ADDRESS
+from lab.local.node import LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
@@ -164,6 +166,7 @@ class LocalDriver:
         # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
         facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
         facts |= servers.configure(facts, spec, folder, host_key)
+        facts["passwd"] = str(folder / "passwd") if kind != "none" else ""
         facts["init"] = self._init(folder, facts)
         return facts
 
@@ -193,6 +196,8 @@ class LocalDriver:
             "JUPYTER_PATH": str(folder / "jupyter"),
             "PYTHONPATH": str(folder / "site"),
             "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            # Enterprise Gateway starts nothing for root, who is the only user that a lab of root's processes has.
+            "EG_UNAUTHORIZED_USERS": "" if os.getuid() == 0 else "root",
         }
         # No login here: user and port of a node are in the ssh_config of the gateway's home.
         facts["env"] = self._environment(folder, {**home, **spec.environment(ADDRESS, {})})
@@ -207,8 +212,8 @@ class LocalDriver:
 
     @staticmethod
     def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
-        tmp = str(facts.get("tmp", ""))
-        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), tmp, facts["run"])
+        places = {name: facts[name] for name in ("tmp", "run", "passwd", "needs") if facts.get(name)}
+        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
 
     def _may_hide_tmp(self) -> bool:
         """Say whether a node can have a /tmp of its own: not where what it needs is below the machine's."""

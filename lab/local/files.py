@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+ACCOUNTS = Path("/etc/passwd")
 
 
 def write_server_files(facts: Mapping[str, Any]) -> None:
     """Write what the SSH server reads (path: text) as it was when the node was made; called by the driver and by `reset`."""
     for path, text in facts.get("files", {}).items():
         Path(path).write_text(text)
+    if facts.get("passwd"):
+        Path(facts["passwd"]).write_text(accounts(ACCOUNTS.read_text(errors="surrogateescape"), facts["home"]))
+
+
+def accounts(passwd: str, home: str) -> str:
+    """Return *passwd* with *home* as this user's: sshd sends a login there, whatever HOME says.
+
+    The user may be in a directory instead of the file: the line is put first then, where it is looked for first.
+    """
+    me = pwd.getpwuid(os.getuid())
+    mine = [me.pw_name, "x", str(me.pw_uid), str(me.pw_gid), me.pw_gecos, home, me.pw_shell]
+    others = [line for line in passwd.splitlines() if line.partition(":")[0] != me.pw_name]
+    return "\n".join([":".join(mine), *others]) + "\n"
 
 
 def copy(source: Path, folder: Path) -> None:

@@ -3,8 +3,11 @@
 Run by file name (`python -I -S init.py …`), so that it costs no import of the lab; standard library only.
 
     init.py probe                                        print `root`, `user` or `none: REASON`
-    init.py run ISOLATION NAME LEASE TMP RUN -- ARGV…    be a machine: host name NAME, lease in the file LEASE
+    init.py run ISOLATION NAME LEASE PLACES -- ARGV…     be a machine: host name NAME, lease in the file LEASE
     init.py enter PID HOME -- ARGV…                      run ARGV inside the machine whose main process is PID
+
+PLACES is JSON, what the machine sees in place of this one's own: `tmp` (its /tmp) and `run` (its sockets' folder, also
+there), `passwd` (its /etc/passwd), `needs` (an empty folder that shall be there). Without namespaces it means nothing.
 
 util-linux's `unshare` was rejected: for a user without root it would need two nested user namespaces to have a host name and
 still be that user, and options that are younger than many a system's util-linux.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
@@ -99,6 +103,45 @@ def _private_tmp(tmp: str, run: str) -> None:
     _mount(tmp, "/tmp", None, MS_BIND | MS_REC)  # noqa: S108
 
 
+def _empty_folder(path: str) -> None:
+    """Let the empty folder *path* be there for this machine alone; raise OSError where it can't.
+
+    The nearest folder that is there becomes a file system in memory, with all that is in it now mounted or linked there.
+    """
+    outer = os.path.dirname(path)  # noqa: PTH120
+    while not os.path.isdir(outer):  # noqa: PTH112
+        outer = os.path.dirname(outer)  # noqa: PTH120
+    if os.path.isdir(path):  # noqa: PTH112
+        return
+    was = os.open(outer, os.O_RDONLY)
+    _mount("tmpfs", outer, "tmpfs", MS_NOSUID | MS_NODEV)
+    os.chmod(outer, 0o755)  # noqa: PTH101, S103 -- as /run is
+    for entry in os.scandir(was):
+        source, target = f"/proc/self/fd/{was}/{entry.name}", f"{outer}/{entry.name}"
+        if entry.is_symlink():
+            os.symlink(os.readlink(source), target)  # noqa: PTH115, PTH211
+            continue
+        if entry.is_dir():
+            os.mkdir(target)  # noqa: PTH102
+        else:
+            os.close(os.open(target, os.O_CREAT))
+        # What goes away meanwhile is missed by nobody.
+        with contextlib.suppress(OSError):
+            _mount(source, target, None, MS_BIND | MS_REC)
+    os.close(was)
+    os.makedirs(path, mode=0o755)  # noqa: PTH103
+
+
+def _furnish(places: dict[str, str]) -> None:
+    """Put what is the machine's own in the place of what is everybody's; called in its own mount namespace."""
+    if places.get("needs"):
+        _empty_folder(places["needs"])
+    if places.get("passwd"):
+        _mount(places["passwd"], "/etc/passwd", None, MS_BIND)
+    if places.get("tmp"):
+        _private_tmp(places["tmp"], places.get("run", ""))
+
+
 def _child(argv: list[str]) -> int:
     """Start *argv*; it is killed if this process is."""
     parent = os.getpid()
@@ -145,7 +188,7 @@ def is_over(lease: str) -> bool:
     return 0 < until <= time.time()
 
 
-def run(isolation: str, name: str, lease: str, tmp: str, sockets: str, argv: list[str]) -> int:
+def run(isolation: str, name: str, lease: str, places: dict[str, str], argv: list[str]) -> int:
     """Be a machine until its main process ends or its lease is over."""
     awake = _wake_up()
     if isolation == "none":
@@ -153,8 +196,7 @@ def run(isolation: str, name: str, lease: str, tmp: str, sockets: str, argv: lis
     else:
         isolate(isolation)
         _hostname(name)
-        if tmp:
-            _private_tmp(tmp, sockets)
+        _furnish(places)
         main = os.fork()
         if main == 0:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -206,7 +248,7 @@ def _main(words: list[str]) -> int:
     split = rest.index("--")
     argv = rest[split + 1 :]
     if verb == "run":
-        return run(rest[0], rest[1], rest[2], rest[3], rest[4], argv)
+        return run(rest[0], rest[1], rest[2], json.loads(rest[3]), argv)
     return enter(rest[0], rest[1], argv)
 
 

@@ -1,4 +1,4 @@
-"""Nodes and gateways as processes. What they are is in `machine.json`; whether they run is asked of /proc."""
+"""What local machines have in common: processes. What they are is in `machine.json`; whether they run is asked of /proc."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.keys import HostEntry, known_hosts, ssh_config
 from lab.local import initial, processes
-from lab.local.files import copy, empty, write_server_files
-from lab.machines import ExecResult, Gateway, Machine, Node, State, Usage
-from lab.names import fqdn
-from lab.probes import ProbeFailed, probe_http, probe_ssh, wait_until
-from lab.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
+from lab.local.files import copy
+from lab.machines import ExecResult, Machine, State, Usage
+from lab.probes import ProbeFailed, wait_until
 
 READY_SECONDS = 60.0
 LOG_LINES = 20
@@ -219,113 +216,3 @@ class LocalMachine(Machine):
 
     def _last(self) -> str:
         return self.read_logs(LOG_LINES)
-
-
-class LocalNode(LocalMachine, Node):
-    """An SSH server on a loopback port, with a home of its own."""
-
-    def __init__(self, folder: Path, identity: Path, changed: Callable[[], None]) -> None:
-        super().__init__(folder, changed)
-        self._identity = identity
-        self.name = str(self.facts.get("name") or fqdn(self.short))
-        self.host_key = str(self.facts["host_key"])
-        self.trusted = bool(self.facts["trusted"])
-
-    @property
-    def port(self) -> int:
-        """The port that the node was made with."""
-        return int(self.facts["port"])
-
-    def entry(self) -> HostEntry:
-        """Name this user: nobody else can log in to an sshd that doesn't run as root."""
-        user = str(self.facts["user"])
-        return HostEntry(self.name, self.address, self.port, self.host_key, user, self.certified)
-
-    @property
-    def spec(self) -> NodeSpec:
-        """From machine.json."""
-        return node_spec(self.name, str(self.facts.get("definition", "")))
-
-    @property
-    def certified(self) -> str:
-        """From machine.json."""
-        return str(self.facts.get("authority", ""))
-
-    def reset(self) -> None:
-        """End all its processes but its SSH server, empty its home and /tmp, have the server hang up and read its files."""
-        if self.state == "running":
-            kept = processes.chain(self.folder)
-            processes.end_others(self.folder, kept)
-            self._empty()
-            write_server_files(self.facts)
-            kept[-1].signal(signal.SIGHUP)
-            self.wait_ready()
-        else:
-            self.kill()
-            self._empty()
-            write_server_files(self.facts)
-            self.start()
-
-    def wait_ready(self) -> None:
-        """Wait for an SSH login."""
-        self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._identity))
-
-    def _empty(self) -> None:
-        # The folders themselves stay: they are mounted inside the node, and so is the sockets' folder below its /tmp.
-        run, tmp = Path(self.facts["run"]), self.facts.get("tmp")
-        empty(Path(self.facts["home"]), spared=set())
-        empty(run, spared=set())
-        if tmp:
-            inside = Path(tmp) / run.relative_to("/tmp") if run.is_relative_to("/tmp") else Path(tmp)  # noqa: S108
-            empty(Path(tmp), spared={inside, *inside.parents})
-
-
-class LocalGateway(LocalMachine, Gateway):
-    """Enterprise Gateway in an environment of its own, with a home of its own."""
-
-    def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
-        super().__init__(folder, changed)
-        self.name = self.short
-        self.hosts = tuple(self.facts["hosts"])
-        self.python = str(self.facts["python"])
-
-    @property
-    def spec(self) -> GatewaySpec:
-        """From machine.json."""
-        return gateway_spec(self.name, self.hosts, str(self.facts.get("definition", "")))
-
-    @property
-    def url(self) -> str:
-        """On the port that the gateway was made with."""
-        return f"http://127.0.0.1:{self.facts['port']}"
-
-    def wait_ready(self) -> None:
-        """Wait for GET /api."""
-        self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
-
-    def write_files(self, files: Mapping[str, str]) -> None:
-        """Write below the folder that JUPYTER_PATH names."""
-        for path, text in files.items():
-            target = self.folder / "jupyter" / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-
-    def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
-        """Write ~/.ssh of the gateway's own home; names lead to loopback ports by its config alone."""
-        entries = list(nodes)
-        folder = self.folder / "home" / ".ssh"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key, hosts = folder / "id_ed25519", folder / "known_hosts"
-        texts = {
-            key: identity,
-            hosts: known_hosts(entries),
-            folder / "config": ssh_config(entries, identity=key, known_hosts_file=hosts),
-        }
-        if certificate:
-            texts[folder / "id_ed25519-cert.pub"] = f"{certificate}\n"
-        for path, text in texts.items():
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            partial.touch(mode=0o600)
-            partial.write_text(text)
-            partial.replace(path)

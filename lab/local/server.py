@@ -20,6 +20,10 @@ import asyncssh
 CHUNK = 64 * 1024
 
 
+class _Files(asyncssh.SFTPServer):
+    """The files that the node's user sees; a relative path begins at its home, which is where this process runs."""
+
+
 class _Server(asyncssh.SSHServer):
     connections: ClassVar[set[asyncssh.SSHServerConnection]] = set()
     """All that are open, so that SIGHUP can end them."""
@@ -93,6 +97,7 @@ async def serve(config: dict[str, Any]) -> None:
         ],
         authorized_client_keys=config["authorized_keys"],
         process_factory=_run,
+        sftp_factory=_Files,
         encoding=None,
         allow_pty=False,
     )

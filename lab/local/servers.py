@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lab.errors import EnvironmentUnfit, LabUsageError
+from lab.keys import read_or_generate
+from lab.local import initial
 from lab.specs import NodeSpec
 
 KINDS = ("auto", "openssh", "asyncssh")
 ADDRESS = "127.0.0.1"
+TRIAL_SECONDS = 20.0
+_WANTED = re.compile(r"Missing privilege separation directory: (\S+)")
 
 
 def choose(kind: str) -> str:
@@ -30,13 +39,68 @@ def choose(kind: str) -> str:
 
 
 def openssh() -> tuple[str, str]:
-    """Return the path of OpenSSH's sshd if this user can run it, or why not."""
+    """Return the path of OpenSSH's sshd if this user can run it and log in to it, or why not."""
     found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if not found:
         return "", "it is not installed (Debian's package: openssh-server)"
-    if os.geteuid() == 0 and not Path("/run/sshd").is_dir():
-        return "", "root's sshd wants the folder /run/sshd, which only its service makes (`mkdir /run/sshd`)"
-    return found, ""
+    if why := closed(pwd.getpwuid(os.getuid()), _shadow()):
+        return "", why
+    why, lacking = _tried(found)
+    return ("", why) if why and not lacking else (found, "")
+
+
+def closed(user: pwd.struct_passwd, shadow: str) -> str:
+    """Return why sshd would not let *user* in, whatever the key; *shadow* is /etc/shadow as far as it can be read."""
+    # Only what this user can read counts: its sshd can read no more.
+    hashed = next((line.split(":")[1] for line in shadow.splitlines() if line.startswith(f"{user.pw_name}:")), "")
+    if hashed.startswith("!"):
+        return f"sshd refuses locked accounts, and {user.pw_name} is one (`passwd --status {user.pw_name}`)"
+    if not os.access(user.pw_shell or "/bin/sh", os.X_OK):
+        return f"sshd refuses users without a shell, and {user.pw_shell} can't be run"
+    closing = next((path for path in ("/etc/nologin", "/run/nologin") if Path(path).exists()), "")
+    if closing and user.pw_uid:
+        return f"sshd refuses everybody but root while there is {closing}"
+    return ""
+
+
+def _shadow() -> str:
+    try:
+        return Path("/etc/shadow").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def lacking() -> str:
+    """Return the empty folder that sshd wants and this machine lacks, but a node's own view of it can have."""
+    path, _ = openssh()
+    return _tried(path)[1] if path else ""
+
+
+@cache
+def _tried(sshd: str) -> tuple[str, str]:
+    """Have *sshd* look at a configuration; return why it would not run, and the folder if that is all it lacks."""
+    with tempfile.TemporaryDirectory(prefix="eglab-") as folder:
+        key, config = Path(folder, "key"), Path(folder, "config")
+        read_or_generate(key, "trial")
+        config.write_text("UsePAM no\n")
+        argv = [sshd, "-t", "-f", str(config), "-h", str(key)]
+        try:
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TRIAL_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error), ""
+    said = done.stderr.strip().rpartition("\n")[2]
+    if not done.returncode:
+        return "", ""
+    wanted = _WANTED.search(said)
+    if wanted is None:
+        return said or f"`sshd -t` ends with {done.returncode}", ""
+    path = Path(wanted[1]).resolve()
+    kind, reason = initial.isolation()
+    if kind == "root" and path.is_relative_to("/run"):
+        return said, str(path)
+    return f"root's sshd wants the folder {path}, which only its service makes; no node can have its own ({reason})", ""
 
 
 def configure(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: Path) -> dict[str, Any]:
@@ -73,6 +137,7 @@ def _openssh(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: P
         "StrictModes no",
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
+        f"Subsystem sftp internal-sftp -d {facts['home']}",
         f"SetEnv {variables}",
     ]
     if "authority" in facts:
@@ -80,4 +145,5 @@ def _openssh(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: P
     path = folder / "sshd_config"
     found, _ = openssh()
     # The configuration last: faults change it and have sshd read it again.
-    return {"argv": [found, "-D", "-e", "-f", str(path)], "files": {str(path): "\n".join(lines) + "\n"}}
+    files = {str(path): "\n".join(lines) + "\n"}
+    return {"argv": [found, "-D", "-e", "-f", str(path)], "files": files, "needs": lacking()}

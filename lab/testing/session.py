@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,6 +14,7 @@ from typing import Any, Final, Literal
 from lab import lease
 from lab.drivers import find_driver, usable
 from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound
+from lab.kernelspecs import on_nodes
 from lab.lab import Lab, destroy
 from lab.local.processes import identify
 from lab.machines import Gateway
@@ -22,7 +25,7 @@ from lab.testing.pool import Pool
 NOTE: Final = "session.json"
 """In the lab's folder: which process made the lab for its tests, and whether that succeeded."""
 OWN_GATEWAY: Final = "test"
-"""Gateways of single processes are `test-PID`."""
+"""Gateways of single processes are `test-PID`, and `test-PID-2` … with other settings."""
 Keep = Literal["never", "failed", "always"]
 
 
@@ -47,7 +50,7 @@ class SessionLab:
         self.pool: Pool | None = None
         self._lab: Lab | None = None
         self._failure: LabError | None = None
-        self._gateway: RestrictedGateway | None = None
+        self._gateways: dict[str, RestrictedGateway] = {}
 
     @property
     def _note(self) -> Path:
@@ -130,10 +133,10 @@ class SessionLab:
 
     def leave(self) -> None:
         """Take away what this process alone used; called when a worker's, or a plain session's, tests are over."""
-        if self._gateway is not None:
+        for gateway in self._gateways.values():
             with contextlib.suppress(LabError):
-                self._gateway.remove()
-            self._gateway = None
+                gateway.remove()
+        self._gateways.clear()
 
     def finish(self, *, failed: bool) -> str:
         """Remove the lab if this session made it and nobody wants to look at it; return what to tell the user.
@@ -161,11 +164,16 @@ class SessionLab:
 
     # -- gateways ------------------------------------------------------------------------------------------------------
 
-    def gateway_for(self, nodes: tuple[str, ...]) -> Gateway:
-        """Return this process's own gateway, which starts kernels on *nodes* (full names) alone."""
-        if self._gateway is None:
-            self._gateway = RestrictedGateway(self.get(), f"{OWN_GATEWAY}-{os.getpid()}", nodes)
-        return self._gateway.restrict(nodes)
+    def gateway_for(
+        self, nodes: tuple[str, ...], env: Mapping[str, str] | None = None, options: Sequence[str] = ()
+    ) -> Gateway:
+        """Return this process's own gateway of these settings, which starts kernels on *nodes* (full names) alone."""
+        settings = json.dumps([sorted((env or {}).items()), list(options)])
+        if settings not in self._gateways:
+            number = len(self._gateways) + 1
+            name = f"{OWN_GATEWAY}-{os.getpid()}" + (f"-{number}" if number > 1 else "")
+            self._gateways[settings] = RestrictedGateway(self.get(), name, nodes, env, options)
+        return self._gateways[settings].restrict(nodes)
 
     @staticmethod
     def _forget_dead_gateways(lab: Lab) -> None:
@@ -178,8 +186,8 @@ class SessionLab:
 
 def process_of(gateway: str) -> int | None:
     """Return whose own gateway one of that name is; None if it is the lab's."""
-    kind, _, pid = gateway.partition("-")
-    return int(pid) if kind == OWN_GATEWAY and pid.isdigit() else None
+    found = re.fullmatch(rf"{OWN_GATEWAY}-(\d+)(-\d+)?", gateway)
+    return int(found[1]) if found else None
 
 
 class RestrictedGateway:
@@ -189,13 +197,16 @@ class RestrictedGateway:
     anew for each kernel.
     """
 
-    def __init__(self, lab: Lab, name: str, nodes: tuple[str, ...]) -> None:
-        self._gateway = lab.add_gateway(name, hosts=nodes)
+    def __init__(
+        self, lab: Lab, name: str, nodes: tuple[str, ...], env: Mapping[str, str] | None, options: Sequence[str]
+    ) -> None:
+        self._gateway = lab.add_gateway(name, hosts=nodes, env=env, options=options)
         self._specs: dict[str, dict[str, Any]] = kernelspecs_of(self._gateway)
         self._nodes: tuple[str, ...] = ()
 
     def restrict(self, nodes: tuple[str, ...]) -> Gateway:
-        """Have every kernelspec with a process proxy start its kernels on *nodes*."""
+        """Have every kernelspec with a process proxy start its kernels on *nodes*, and those that tests add."""
+        self._gateway.restricted_to = nodes
         if nodes != self._nodes:
             for name, spec in self._specs.items():
                 self._gateway.add_kernelspec(name, on_nodes(spec, nodes))
@@ -205,16 +216,6 @@ class RestrictedGateway:
     def remove(self) -> None:
         """End it."""
         self._gateway.remove()
-
-
-def on_nodes(spec: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Return a kernelspec's content with *nodes* as its process proxy's remote hosts; unchanged if it has no proxy."""
-    metadata = spec.get("metadata", {})
-    proxy = metadata.get("process_proxy")
-    if not proxy:
-        return spec
-    config = {**proxy.get("config", {}), "remote_hosts": ",".join(nodes)}
-    return {**spec, "metadata": {**metadata, "process_proxy": {**proxy, "config": config}}}
 
 
 def kernelspecs_of(gateway: Gateway) -> dict[str, dict[str, Any]]:

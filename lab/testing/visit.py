@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -13,6 +13,7 @@ from lab.errors import LabError, LabUsageError
 from lab.lab import Lab
 from lab.leaks import IGNORED, Leak, View, clean, compare, look
 from lab.machines import Gateway, Machine, Node
+from lab.names import node_number
 from lab.testing.session import SessionLab, process_of
 from lab.timeline import timeline
 
@@ -33,6 +34,8 @@ class Wish:
     roles: tuple[str, ...] = ()
     leaks: tuple[str, ...] = ()
     """What it may leave behind, as `kind:pattern`."""
+    alone: bool = False
+    """Whether no other test may use the lab meanwhile, although it gets only *count* nodes."""
 
 
 class Visit:
@@ -46,7 +49,10 @@ class Visit:
         self.began = time.time()
         self._leak_seconds = leak_seconds
         self._nodes: list[Node] = []
+        self._held: list[str] = []
+        """What it has leased: more than its nodes if it is alone."""
         self._gateway: Gateway | None = None
+        self._others: list[Gateway] = []
         self._before: dict[str, View] = {}
         self._machines: set[str] = set()
         self._faults: list[Fault] = []
@@ -56,12 +62,26 @@ class Visit:
     def lease(self, lab: Lab) -> None:
         """Wait for the nodes that the test asks for."""
         self.lab = lab
-        if self.wish.count != 0:
+        if self.wish.alone:
+            self._acquire(None)
+            self._choose(self.wish.count)
+        elif self.wish.count != 0:
             self._acquire(self.wish.count)
+
+    def _choose(self, count: int | None) -> None:
+        """Keep the first *count* of all nodes as the test's."""
+        wanted = set(self.wish.roles)
+        fitting = [node for node in self._nodes if wanted <= set(node.roles)]
+        if count is not None and len(fitting) < count:
+            raise LabUsageError(
+                f"{self.test} needs {count} nodes, the lab {self._lab().name} has {len(fitting)} that fit",
+                remedy="make the lab larger (`lab scale`, --lab-nodes), or ask for fewer",
+            )
+        self._nodes = fitting[:count]
 
     @property
     def exclusive(self) -> bool:
-        """Whether the test has the lab for itself."""
+        """Whether the test has all nodes, and the lab for itself."""
         return self.wish.count is None
 
     def begin(self) -> None:
@@ -94,13 +114,17 @@ class Visit:
         lab, pool = self._lab(), self.session.pool
         assert pool is not None
         names = pool.acquire(self.test, self._candidates, count)
+        self._held += names
         found = [lab.node(name) for name in names]
         self._nodes += found
         return found
 
     def _candidates(self) -> list[str]:
-        wanted = set(self.wish.roles)
-        return [node.name for node in self._lab().nodes if wanted <= set(getattr(node, "roles", ()))]
+        """Name the nodes that can be leased: those of the lab's plan, since tests add others for themselves; or by role."""
+        wanted = set() if self.wish.alone else set(self.wish.roles)
+        nodes = [node for node in self._lab().nodes if wanted <= set(node.roles)]
+        planned = [node for node in nodes if wanted or node.group or node_number(node.name) is not None]
+        return [node.name for node in planned or nodes]
 
     def _ready(self, machines: Sequence[Machine]) -> None:
         for machine in machines:
@@ -130,6 +154,18 @@ class Visit:
                 self._machines.add(self._gateway.name)
                 self._ready([self._gateway])
         return self._gateway
+
+    def gateway_with(self, env: Mapping[str, str] | None = None, options: Sequence[str] = ()) -> Gateway:
+        """Return a gateway with other settings that starts kernels on the test's nodes alone.
+
+        *env* and *options* are as in `Lab.add_gateway`. This process makes it once and keeps it for its later tests.
+        """
+        found = self.session.gateway_for(tuple(node.name for node in self.nodes), env, options)
+        if found.name not in self._before:
+            self._others.append(found)
+            self._machines.add(found.name)
+            self._ready([found])
+        return found
 
     def fault(
         self,
@@ -191,8 +227,9 @@ class Visit:
 
     def give_back(self) -> None:
         """End the leases, when all of the test is over; fine if there are none."""
-        if self.session.pool is not None and self._nodes:
-            self.session.pool.release(self._names())
+        if self.session.pool is not None and self._held:
+            self.session.pool.release(self._held)
+            self._held = []
 
     def _look(self, patterns: Sequence[str]) -> list[Leak]:
         lab = self._lab()
@@ -225,7 +262,7 @@ class Visit:
         """Return the timeline of the test for its report: its nodes, its gateway, and the lab's events."""
         if self.lab is None:
             return ""
-        names = {machine.name for machine in (*self._nodes, *([self._gateway] if self._gateway else []))}
+        names = {machine.name for machine in (*self._nodes, *([self._gateway] if self._gateway else []), *self._others)}
         if self.exclusive:
             names |= {gateway.name for gateway in self._gateways()}
         try:

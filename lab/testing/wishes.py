@@ -10,7 +10,7 @@ import pytest
 from lab.testing.visit import Wish
 
 MARKER: Final = "lab"
-_KNOWN: Final = ("nodes", "roles", "leaks")
+_KNOWN: Final = ("nodes", "roles", "leaks", "alone")
 
 
 def wish_of(item: pytest.Item, own: set[str]) -> Wish:
@@ -30,7 +30,7 @@ def wish_of(item: pytest.Item, own: set[str]) -> Wish:
     if len(marker.args) > 1 or not (count == "all" or (isinstance(count, int) and count > 0)):
         raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.lab(nodes=…) takes a number from 1 on, or 'all'")
     roles, leaks = (_texts(marker.kwargs.get(name, ())) for name in ("roles", "leaks"))
-    return Wish(None if count == "all" else count, roles, leaks)
+    return Wish(None if count == "all" else count, roles, leaks, bool(marker.kwargs.get("alone", False)))
 
 
 def _texts(value: Any) -> tuple[str, ...]:

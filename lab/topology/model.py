@@ -188,7 +188,7 @@ class FaultStep:
         return {
             "at": self.at,
             "fault": self.fault,
-            "nodes": list(self.nodes),
+            "nodes": list(self.nodes) or "all",
             "for": self.duration,
             "options": dict(self.options),
         }

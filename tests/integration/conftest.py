@@ -1,4 +1,8 @@
-"""What the integration tests share: one lab, its gateway, clients that clean up, and a look at what was left behind."""
+"""What the integration tests share: clients that clean up, machines of a test's own, and looks at what is there.
+
+Lab, nodes, gateways, and the look at what a test left behind are the lab's pytest plugin's. Tests of the product lease
+`NODES` nodes, so that two workers of xdist share one lab; a test that measures times is `alone` there.
+"""
 
 from __future__ import annotations
 
@@ -8,58 +12,72 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias
 
-import httpx
 import pytest
 import pytest_asyncio
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from lab import Gateway, Lab, LabError, Node
-from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit
+from lab import Gateway, Lab, Node
 from lab.machines import Machine
-from lab.names import DEFAULT_GATEWAY, USER, node_number
 from tests.integration.client import GatewayClient
 
-LAB_NAME = os.environ.get("LAB_NAME", "it")
-"""Set it to run beside somebody else's tests on one machine."""
-NODES = ("node1.lab.test", "node2.lab.test", "node3.lab.test")
-CLEAN_SECONDS = 10.0
-"""How long a deleted kernel may take to be gone from its node: longer than the cluster's own grace of 5 s."""
-
+NODES = 3
+"""How many nodes a test of the product leases."""
 
 for _talkative in ("asyncssh", "httpx", "docker", "urllib3"):  # a failed test shall show what the test said
     logging.getLogger(_talkative).setLevel(logging.WARNING)
 
 
-# -- the lab ---------------------------------------------------------------------------------------------------------
+SPREAD = (
+    "test_balancing.py",
+    "test_enterprise_gateway_suite.py",
+    "test_faults.py",
+    "test_lifecycle.py",
+    "test_persistence.py",
+    "test_ports.py",
+)
+"""Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""
 
 
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """A lab of three nodes; kept for the next run if LAB_KEEP is set. No engine: skipped, unless LAB_REQUIRE_DOCKER is set."""
-    try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-    found = Lab.up(LAB_NAME, nodes=len(NODES), driver="docker")
-    # A run that was killed left these.
-    for machine in (*found.gateways, *found.nodes):
-        if machine.name != DEFAULT_GATEWAY and node_number(machine.name) is None:
-            machine.remove()
-    yield found
-    if not os.environ.get("LAB_KEEP"):
-        found.down()
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Which tests of one session share a worker: those of a file, unless it is one of `SPREAD`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return nodeid if file.endswith(SPREAD) else file
 
 
-@pytest.fixture(scope="session")
-def gateway(lab: Lab) -> Gateway:
-    """The gateway that every lab has: three nodes, round-robin."""
-    return lab.gateway
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Deal out by `Scheduling` under plain `-n`; `--dist` chooses something else."""
+    return Scheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+# -- machines and clients ----------------------------------------------------------------------------------------------
+
+
+def own_name(name: str) -> str:
+    """Return a name for a machine that this process adds to the lab; another worker of xdist may add one like it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    return f"{name}-{worker}" if worker else name
+
+
+@pytest.fixture
+def names(nodes: Sequence[Node]) -> tuple[str, ...]:
+    """The full names of the test's nodes."""
+    return tuple(node.name for node in nodes)
+
+
+@pytest.fixture
+def own_network(lab: Lab) -> None:
+    """For tests that look at ports, packets or addresses."""
+    if lab.driver == "local":
+        pytest.skip(
+            "the nodes of a local lab share this machine's network: their ports and packets can't be told apart"
+        )
 
 
 @pytest_asyncio.fixture
@@ -81,16 +99,16 @@ class MakeGateway(Protocol):
         hosts: Sequence[str] | None = None,
         kernelspecs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Gateway:
-        """As `Lab.add_gateway`."""
+        """As `Lab.add_gateway`, whose hosts are the test's nodes if none are named."""
 
 
 @pytest.fixture
-def extra_gateway(lab: Lab) -> Iterator[MakeGateway]:
-    """Makes gateways with other options; they are gone after the test."""
+def extra_gateway(lab: Lab, names: tuple[str, ...]) -> Iterator[MakeGateway]:
+    """Makes gateways that a test kills, or that nobody else can use; they are gone after the test."""
     made: list[Gateway] = []
 
-    def make(name: str, **options: Any) -> Gateway:
-        made.append(lab.add_gateway(name, **options))
+    def make(name: str, *, hosts: Sequence[str] | None = None, **options: Any) -> Gateway:
+        made.append(lab.add_gateway(own_name(name), hosts=hosts or names, **options))
         return made[-1]
 
     yield make
@@ -117,7 +135,7 @@ def extra_node(lab: Lab) -> Iterator[MakeNode]:
     made: list[Node] = []
 
     def make(name: str, **options: Any) -> Node:
-        made.append(lab.add_node(name, **options))
+        made.append(lab.add_node(own_name(name), **options))
         return made[-1]
 
     yield make
@@ -181,13 +199,29 @@ def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
 
 def processes(node: Machine) -> dict[int, str]:
     """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our own."""
-    lines = node.exec(["ps", "-u", USER, "-o", "pid=,stat=,args="]).stdout.splitlines()
+    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,stat=,args="]).stdout.splitlines()
     found = {}
     for line in lines:
         pid, stat, args = line.split(None, 2)
-        if not (args.startswith(("sshd:", "ps -u", "timeout --foreground")) or _is_ours(args) or stat.startswith("Z")):
+        if not (args.startswith(_NO_KERNELS) or _SERVER in args or _is_ours(args) or stat.startswith("Z")):
             found[int(pid)] = args
     return found
+
+
+_NO_KERNELS = ("sshd", "/usr/sbin/sshd", "ps -u", "timeout --foreground")
+_SERVER = "lab.local."
+"""What a local node's main process and its SSH server have in their command lines."""
+
+
+def user_of(node: Machine) -> str:
+    """Return the login user of *node*."""
+    assert isinstance(node, Node)
+    return node.entry().user
+
+
+def home_of(node: Machine) -> str:
+    """Return the login user's home on *node*."""
+    return node.exec(["sh", "-c", 'echo "$HOME"']).check().stdout.strip()
 
 
 def zombies(node: Machine) -> int:
@@ -206,7 +240,7 @@ def _is_agent(args: str) -> bool:
 
 def agents(node: Machine) -> list[int]:
     """Return the pids of our agents on *node*."""
-    lines = node.exec(["ps", "-u", USER, "-o", "pid=,args="]).stdout.splitlines()
+    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,args="]).stdout.splitlines()
     return [int(line.split(None, 1)[0]) for line in lines if _is_agent(line)]
 
 
@@ -218,78 +252,20 @@ def kernel_files(node: Machine) -> list[str]:
 
 def kernel_sockets(gateway: Machine) -> list[str]:
     """Return the folders of kernels' sockets at *gateway*."""
-    return gateway.exec(["sh", "-c", "ls -d /tmp/eg-distributed-*/*/ 2>/dev/null"]).stdout.split()
+    script = 'ls -d "${EG_DISTRIBUTED_RUNTIME_DIR:-/nowhere}"/*/ /tmp/eg-distributed-*/*/ 2>/dev/null'
+    found = gateway.exec(["sh", "-c", script]).stdout.split()
+    # Where the gateway is a process, the folder of an agent of its own is there as well.
+    return [folder for folder in found if not folder.endswith("/eg-distributed/")]
 
 
-def count_kernels(lab: Lab) -> Counter[str]:
-    """Return how many kernels run on each node of *lab*, by the nodes' own process tables."""
+def count_kernels(nodes: Iterable[Node]) -> Counter[str]:
+    """Return how many kernels run on each of *nodes*, by the nodes' own process tables."""
+    looked_at = list(nodes)
     with ThreadPoolExecutor(8) as pool:
-        tables = list(pool.map(processes, lab.nodes))
+        tables = list(pool.map(processes, looked_at))
     return Counter(
         {
-            node.name: sum("ipykernel" in args and "/opt/kernel" in args for args in table.values())
-            for node, table in zip(lab.nodes, tables, strict=True)
+            node.name: sum("ipykernel" in args and "python" in args.split()[0] for args in table.values())
+            for node, table in zip(looked_at, tables, strict=True)
         }
     )
-
-
-# -- nothing is left behind ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test that used the lab: no kernel at any gateway, no process and no file of one on any node."""
-    if "lab" not in request.fixturenames:
-        yield
-        return
-    lab: Lab = request.getfixturevalue("lab")
-    yield
-    deadline = time.monotonic() + CLEAN_SECONDS
-    while (left := _left_behind(lab)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    if left:
-        _clean(lab)
-        pytest.fail("left behind: " + "; ".join(left), pytrace=False)
-
-
-def _left_behind(lab: Lab) -> list[str]:
-    with ThreadPoolExecutor(8) as pool:
-        found = [*pool.map(_left_on_node, lab.nodes), *pool.map(_left_on_gateway, lab.gateways)]
-    return [line for lines in found for line in lines]
-
-
-def _left_on_node(node: Node) -> list[str]:
-    if node.state != "running":
-        return [f"{node.name} is {node.state}"]
-    try:
-        found = [f"{node.name}: process {pid} {args[:120]}" for pid, args in processes(node).items()]
-        return found + [f"{node.name}: {folder}" for folder in kernel_files(node)]
-    except LabError as error:
-        return [str(error)]
-
-
-def _left_on_gateway(gateway: Gateway) -> list[str]:
-    if gateway.state != "running":
-        return [f"{gateway.name} is {gateway.state}"]
-    try:
-        kernels = httpx.get(f"{gateway.url}/api/kernels", timeout=10, trust_env=False).json()
-    except httpx.HTTPError as error:
-        return [f"{gateway.name} does not answer: {error!r}"]
-    found = [f"{gateway.name}: kernel {kernel['id']} ({kernel['name']})" for kernel in kernels]
-    return found + [f"{gateway.name}: {folder}" for folder in kernel_sockets(gateway)]
-
-
-def _clean(lab: Lab) -> None:
-    """Take away what a failed test left, so that the next one starts clean; what can't be cleaned shows there again."""
-    for machine in (*lab.nodes, *lab.gateways):
-        machine.start()
-    for gateway in lab.gateways:
-        with contextlib.suppress(httpx.HTTPError, ValueError):
-            for kernel in httpx.get(f"{gateway.url}/api/kernels", timeout=10, trust_env=False).json():
-                httpx.delete(f"{gateway.url}/api/kernels/{kernel['id']}", timeout=30, trust_env=False)
-    for node in lab.nodes:
-        node.exec(["kill", "-9", *map(str, processes(node))])
-        if folders := kernel_files(node):
-            # A record that nobody asks for: the agent would keep it for an hour, and the next one reads it from there.
-            node.exec(["kill", "-9", *map(str, agents(node))])
-            node.exec(["rm", "-rf", *folders])

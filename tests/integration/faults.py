@@ -1,63 +1,18 @@
-"""Faults that tests inflict on nodes of the lab, each of which heals by itself, and what is watched meanwhile."""
+"""SSH connections that tests cut, and what is watched while a node has a fault."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 
 from lab import Gateway, Node
 from lab.names import USER
 from tests.integration.client import Execution, GatewayClient, Kernel
 from tests.integration.conftest import until
 
-# -- faults ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def paused(node: Node) -> Iterator[None]:
-    """*node* hangs: its connections stay open and nothing answers."""
-    node.pause()
-    try:
-        yield
-    finally:
-        node.unpause()
-
-
-@contextlib.contextmanager
-def no_authorized_keys(node: Node) -> Iterator[None]:
-    """*node* refuses every login."""
-    keys = "/home/lab/.ssh/authorized_keys"
-    node.exec(["mv", keys, f"{keys}.kept"]).check()
-    try:
-        yield
-    finally:
-        node.exec(["mv", f"{keys}.kept", keys]).check()
-
-
-@contextlib.contextmanager
-def _rules(node: Node, rules: Sequence[Sequence[str]]) -> Iterator[None]:
-    added: list[Sequence[str]] = []
-    try:
-        for rule in rules:
-            node.exec(["iptables", "-I", *rule], user="root").check()
-            added.append(rule)
-        yield
-    finally:
-        for rule in added:
-            node.exec(["iptables", "-D", *rule], user="root").check()
-
-
-def silence(node: Node, gateway: Gateway) -> contextlib.AbstractContextManager[None]:
-    """Every packet between *node* and *gateway* is dropped, in both directions."""
-    inward = ["INPUT", "-s", gateway.address, "-j", "DROP"]
-    return _rules(node, [inward, ["OUTPUT", "-d", gateway.address, "-j", "DROP"]])
-
-
-def refusal(node: Node) -> contextlib.AbstractContextManager[None]:
-    """New SSH connections to *node* are refused, as if no sshd listened."""
-    return _rules(node, [["INPUT", "-p", "tcp", "--dport", "22", "-j", "REJECT", "--reject-with", "tcp-reset"]])
+# -- SSH connections -------------------------------------------------------------------------------------------------
 
 
 def ssh_connections(node: Node, gateway: Gateway) -> set[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.kernelspecs import KERNEL_PYTHON, OURS
-
-PLAIN = (KERNEL_PYTHON, "-m", "ipykernel_launcher", "-f", "{connection_file}")
+from lab import Gateway
+from lab.kernelspecs import OURS
+from lab.testing.session import kernelspecs_of
 
 
 def kernelspec(
     *,
-    argv: Sequence[str] = PLAIN,
+    argv: Sequence[str],
     env: Mapping[str, str] | None = None,
     language: str = "python",
     **config: Any,
@@ -25,6 +25,16 @@ def kernelspec(
         "argv": list(argv),
         "env": dict(env or {}),
     }
+
+
+def plain(gateway: Gateway, *, env: Mapping[str, str] | None = None, **config: Any) -> dict[str, Any]:
+    """Return a kernelspec of a Python kernel as *gateway*'s nodes have it."""
+    return kernelspec(argv=argv_of(gateway, "python_distributed"), env=env, **config)
+
+
+def argv_of(gateway: Gateway, name: str) -> list[str]:
+    """Return the argv of a kernelspec that *gateway* offers."""
+    return list(kernelspecs_of(gateway)[name]["argv"])
 
 
 def script(text: str) -> tuple[str, ...]:

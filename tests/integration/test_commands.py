@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from lab import Lab, cli
-from lab.containers.engine import connect
+from lab.containers.engine import archive, connect
+from lab.containers.images import LABEL_IMAGE
 from lab.errors import EnvironmentUnfit
 
 NAME = os.environ.get("LAB_COMMANDS_NAME", f"it-cmd-{os.getpid() % 10000}")
@@ -286,6 +287,52 @@ def test_a_fault_is_added_listed_and_healed(own: Lab, driver: str) -> None:
     assert lab("fault", "heal", "nope", expect=3).err
 
 
+def test_a_reset_heals_what_is_broken(own: Lab, driver: str) -> None:
+    """The faults of a node go before it is brought back: none is listed, and it takes a login."""
+    lab("fault", "add", "noisy-rc", "node1")
+    lab("fault", "add", "pause", "node1")
+    lab("fault", "add", "pause", "node2")
+    lab("reset", "node1")
+    assert [row["nodes"] for row in lab("fault", "ls", "--json").json] == [["node2.lab.test"]]
+    assert own.node("node1").state == "running"
+    assert "noisy" not in outcome("ssh", "node1", "--", "true").out
+    lab("fault", "heal", "--all")
+
+
+def test_a_fault_plan_runs_from_its_file(tmp_path: Path) -> None:
+    """Roles and patterns mean this lab's nodes, a fault without an end lasts as long as the plan; afterwards all is whole."""
+    file = tmp_path / "lab.toml"
+    file.write_text(
+        """version = 1
+seed = 7
+[nodes.node]
+count = 2
+roles = ["kernel"]
+[[faults]]
+fault = "pause"
+at = "200ms"
+nodes = ["node*"]
+for = "1s"
+[[faults]]
+fault = "umask"
+nodes = ["@kernel"]
+"""
+    )
+    assert "@kernel" in lab("fault", "run", str(file), expect=2).err, "no node has that role yet"
+    lab("up", str(file))
+    planned = lab("fault", "run", str(file), "--dry-run", "--json").json
+    assert [(step["fault"], step["nodes"], step["for"]) for step in planned] == [
+        ("umask", ["node1", "node2"], 1.2),
+        ("pause", ["node1", "node2"], 1.0),
+    ]
+    before = time.time()
+    said = lab("fault", "run", str(file))
+    assert "2 faults" in said.err
+    assert lab("fault", "ls", "--json").json == []
+    events = [row for row in lab("events", "--json").json if row["time"] >= before]
+    assert [row["kind"] for row in events].count("fault.healed") == 2
+
+
 def test_a_partition_cuts_both_ways_and_heals_by_itself(own: Lab, driver: str) -> None:
     """Between the groups nothing passes until --for is over."""
     needs_docker(driver, "has no network of its own to cut")
@@ -312,6 +359,32 @@ def test_stats_count_kernels() -> None:
     said = lab("stats", "--json").json
     assert said
     assert "node1" in lab("stats").out
+
+
+def test_images_are_built_saved_and_loaded(driver: str, tmp_path: Path) -> None:
+    """`build` has nothing to do for a lab that runs; what `save` wrote, `load` brings back on an engine that lacks it."""
+    needs_docker(driver, "has no images")
+    client = connect()
+    tag = f"eglab/test:{NAME}"
+    built = lab("images", "build", "--json").json
+    assert set(built) == {"base", "node", "gateway"}
+    assert set(built.values()) <= {row["tag"] for row in lab("images", "ls", "--json").json}
+    dockerfile = f"FROM scratch\nLABEL {LABEL_IMAGE}=test\nCOPY file /\n".encode()
+    context = io.BytesIO(archive({"Dockerfile": dockerfile, "file": b"content"}))
+    client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+    try:
+        identity = client.images.get(tag).id
+        file = tmp_path / "images.tar"
+        assert "1 images" in lab("images", "save", str(file), tag).out
+        client.images.remove(tag)
+        assert tag not in {row["tag"] for row in lab("images", "ls", "--json").json}
+        assert lab("images", "load", str(file), "--json").json == [tag]
+        assert client.images.get(tag).id == identity
+        assert lab("images", "save", str(tmp_path / "x.tar"), "eglab/nope:1", expect=2).err
+        lab("images", "save", str(tmp_path / "nowhere" / "x.tar"), tag, expect=1)
+        assert [path.name for path in tmp_path.iterdir()] == ["images.tar"]
+    finally:
+        client.images.remove(tag)
 
 
 def test_export_is_one_archive(tmp_path: Path) -> None:

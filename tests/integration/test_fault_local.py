@@ -1,9 +1,12 @@
 """Faults of a lab without an engine: those that processes can have, and why not the others."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
+import asyncssh
 import pytest
 
 from lab import EnvironmentUnfit, Lab, Node
@@ -111,6 +114,20 @@ def test_a_login_is_hostile(local: Lab, openssh: Node, fault: str, hostile: str)
     with add(local, fault, [openssh], duration=60):
         assert hostile in login_to(local, openssh, command, "127.0.0.1", openssh.port)
     assert hostile not in login_to(local, openssh, command, "127.0.0.1", openssh.port)
+
+
+async def test_there_is_no_sftp(local: Lab, openssh: Node) -> None:
+    """SFTP doesn't start, and does once healed; commands run meanwhile."""
+    entry = openssh.entry()
+    options: dict[str, Any] = {"username": entry.user, "client_keys": [str(local.folder.identity)], "known_hosts": None}
+    with add(local, "no-sftp", [openssh], duration=60):
+        assert works(local, openssh)
+        async with asyncssh.connect("127.0.0.1", openssh.port, config=None, **options) as connection:
+            with pytest.raises((asyncssh.Error, OSError)):
+                await asyncio.wait_for(connection.start_sftp_client(), 10)
+    healed = asyncssh.connect("127.0.0.1", openssh.port, config=None, **options)
+    async with healed as connection, connection.start_sftp_client() as sftp:
+        assert await sftp.realpath(".") == openssh.inspect()["home"]
 
 
 def test_the_others_say_why_not(local: Lab, node: Node) -> None:

@@ -107,6 +107,16 @@ def test_delay_is_measured(broken: Lab, node: Node) -> None:
     assert greeting(node) < 0.5
 
 
+def test_jitter_is_measured(broken: Lab, node: Node) -> None:
+    """Banners come late by times that differ by as much as was asked for, and not by more; the same seed, the same times."""
+    with add(broken, "delay", [node], duration=60, seed=1, milliseconds=500, jitter=400) as fault:
+        waits = [greeting(node) for _ in range(10)]
+        print(fault.mechanism, [round(wait, 2) for wait in waits])
+        assert min(waits) >= 0.1
+        assert max(waits) - min(waits) > 0.3  # ten of an even spread over 0.8 s
+    assert greeting(node) < 0.5
+
+
 def test_two_delays_add_up_and_heal_one_by_one(broken: Lab, node: Node) -> None:
     """Two faults of one sort are passed one after the other, whichever heals first."""
     first = add(broken, "delay", [node], duration=30, milliseconds=700)

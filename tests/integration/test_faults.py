@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,59 +14,36 @@ import pytest
 import pytest_asyncio
 
 from eg_distributed.settings import Distributed
-from lab import Gateway, Lab, Node
-from lab.kernelspecs import default_kernelspecs
+from lab import Gateway, Node
+from lab.faults import Fault
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import agents, kernel_files, processes, until
-from tests.integration.faults import (
-    PrintingCell,
-    cut_ssh,
-    never_declared_dead,
-    no_authorized_keys,
-    paused,
-    reconnected,
-    refusal,
-    silence,
-)
+from tests.integration.conftest import NODES, agents, kernel_files, processes, until
+from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
+
+Nodes = Sequence[Node]
+Inflict = Callable[..., Fault]
+ALONE = pytest.mark.lab(nodes=NODES, alone=True)
+"""For promises of seconds: another worker's kernels would take this machine's processors meanwhile."""
 
 DEADLINE = Distributed.request_timeout.default_value
 """Seconds after which a host that hangs is left; `connect_timeout` is the same."""
 MARGIN = 0.1
 """Seconds that a bystander's cell may take longer than in quiet times."""
 KEEPALIVE, KEEPALIVE_COUNT = 2.0, 3
-BAD_HOSTS = ("hanging", "refusing", "untrusted", "unwelcoming", "nowhere")
+DEAD_SESSION = "connection:SSH from *"
+"""What a node's sshd keeps of a connection whose end it was not told: it asks after its client two hours later."""
 
 
-@pytest.fixture(scope="module")
-def bad_hosts(lab: Lab) -> Iterator[dict[str, Node]]:
-    """Nodes that are about to take no login, each for another reason (see `bad`); `nowhere` is no node at all."""
-    made = {name: lab.add_node(name) for name in ("hanging", "refusing", "unwelcoming")}
-    made["untrusted"] = lab.add_node("untrusted", trusted=False)
-    yield made
-    for node in made.values():
-        node.remove()
-
-
-@pytest.fixture(scope="module")
-def faulty(lab: Lab, bad_hosts: dict[str, Node]) -> Iterator[Gateway]:
-    """A gateway of this file's own, so that what it remembers of failed hosts disturbs no other test.
-
-    Kernelspec `via_X` may run on the bad host X or on node1, in this order.
-    """
-    plain = default_kernelspecs()["python_distributed"]
-    specs = {}
-    for name in BAD_HOSTS:
-        proxy = {**plain["metadata"]["process_proxy"], "config": {"remote_hosts": f"{name}.lab.test,node1.lab.test"}}
-        specs[f"via_{name}"] = {**plain, "metadata": {**plain["metadata"], "process_proxy": proxy}}
+@pytest.fixture
+def faulty(gateway_with: Callable[..., Gateway]) -> Gateway:
+    """A gateway for this file, so that what it remembers of failed hosts disturbs no other test."""
     env = {
         "EG_DISTRIBUTED_KEEPALIVE_INTERVAL": f"{KEEPALIVE:g}",
         "EG_DISTRIBUTED_KEEPALIVE_COUNT": f"{KEEPALIVE_COUNT}",
     }
-    gateway = lab.add_gateway("faulty", env=env, kernelspecs=specs)
-    yield gateway
-    gateway.remove()
+    return gateway_with(env=env)
 
 
 @pytest_asyncio.fixture
@@ -103,11 +79,12 @@ async def bystander_cells(kernel: Kernel, seconds: float, until_done: asyncio.Fu
     return Times(max(taken), statistics.median(taken), len(taken))
 
 
+@ALONE
 async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """While a host hangs with five live kernels and one that starts, a bystander's cells are as quick as before."""
-    node1, node2, node3 = lab.nodes[:3]
+    node1, node2, node3 = nodes
     bystander = await start_on(faulty_client, node1)
     residents = [await start_on(faulty_client, node2) for _ in range(5)]
     for number, resident in enumerate(residents):
@@ -127,7 +104,7 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
     normal = await bystander_cells(bystander, 5, ordinary := asyncio.ensure_future(start_three()))
     for _, _, kernel in await ordinary:
         await kernel.delete()
-    with paused(node2):
+    with fault("pause", node2):
         hung = await bystander_cells(bystander, 5, starting := asyncio.ensure_future(start_three()))
         landed = await starting
         after = await bystander_cells(bystander, 3)
@@ -164,27 +141,28 @@ async def start_unpinned_on(client: GatewayClient, node: Node) -> Kernel:
 
 
 async def test_a_restart_whose_host_hangs_moves_on_and_leaves_nothing_there(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """A kernel that is restarted while its host hangs runs on another host; the old one ends when its host is back."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_unpinned_on(faulty_client, node)
-    with paused(node):
+    with fault("pause", node):
         began = time.monotonic()
         await kernel.restart(timeout=60)
         assert time.monotonic() - began < 6 * DEADLINE
-        assert await host_of(kernel) in {lab.nodes[0].name, lab.nodes[2].name}
+        assert await host_of(kernel) in {nodes[0].name, nodes[2].name}
     await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
     assert await kernel.evaluate("6 * 7") == 42
 
 
+@pytest.mark.lab(nodes=NODES, leaks=DEAD_SESSION)
 async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_either(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """The same when nothing that the host was told arrives: it hears it when its network is back."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_unpinned_on(faulty_client, node)
-    with silence(node, faulty):
+    with fault("partition", node):
         await kernel.restart(timeout=60)
         assert await host_of(kernel) != node.name
     await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
@@ -192,12 +170,12 @@ async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_eith
 
 
 async def test_a_pinned_kernel_whose_restart_failed_can_be_restarted_or_deleted_later(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """A kernel pinned to a host that hangs can't be restarted; it is not stuck: once the host is back, it can."""
-    node = lab.nodes[1]
+    node = nodes[1]
     first, second = await start_on(faulty_client, node), await start_on(faulty_client, node)
-    with paused(node):
+    with fault("pause", node):
         restarts = await asyncio.gather(first.restart(60), second.restart(60), return_exceptions=True)
         assert all(isinstance(error, GatewayError) for error in restarts)
     await until("the host takes kernels again", lambda: not processes(node), timeout=30)
@@ -208,13 +186,13 @@ async def test_a_pinned_kernel_whose_restart_failed_can_be_restarted_or_deleted_
 
 
 async def test_a_kernel_that_is_deleted_while_its_host_hangs_ends_when_that_is_back(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """A kernel on a host that hangs can be deleted; its process ends when the host is back, for however long it was away."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_on(faulty_client, node)
     await kernel.evaluate("1")
-    with paused(node):
+    with fault("pause", node):
         began = time.monotonic()
         await kernel.delete()
         assert await faulty_client.list_kernels() == []
@@ -229,10 +207,10 @@ async def until_lost(gateway: Gateway, node: Node, since: float) -> None:
 
 
 async def test_a_host_that_reboots_gets_its_kernel_again(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes
 ) -> None:
     """A host that is switched off and on ended its kernels: as soon as it is back, a kernel is started there again."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_on(faulty_client, node)
     await kernel.execute("kept = 'yes'")
     await asyncio.to_thread(node.kill)
@@ -247,11 +225,12 @@ async def test_a_host_that_reboots_gets_its_kernel_again(
 # -- connections that are cut ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("own_network")
 async def test_a_killed_ssh_connection_loses_no_line_of_a_printing_cell(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes
 ) -> None:
     """The gateway's sshd session is killed four times in a printing cell: each line comes once, in order, and the reply."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_on(faulty_client, node)
     pid = await kernel.evaluate("__import__('os').getpid()")
     async with never_declared_dead(faulty_client, kernel):
@@ -264,79 +243,29 @@ async def test_a_killed_ssh_connection_loses_no_line_of_a_printing_cell(
         assert await kernel.evaluate("__import__('os').getpid()") == pid
 
 
+@pytest.mark.lab(nodes=NODES, leaks=DEAD_SESSION)
 async def test_half_a_minute_without_a_packet_loses_no_line_of_a_printing_cell(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
     """All packets are dropped for 30 s in a printing cell: each line comes once, in order, the reply, and no restart."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_on(faulty_client, node)
     pid = await kernel.evaluate("__import__('os').getpid()")
     async with never_declared_dead(faulty_client, kernel):
         cell = await PrintingCell.begin(kernel, node)
-        with silence(node, faulty):
+        with fault("partition", node):
             await asyncio.sleep(30)  # how long it lasts, not something that is waited for
         await cell.progress()
         assert await cell.complete() > 1000
         assert await kernel.evaluate("__import__('os').getpid()") == pid
 
 
-# -- hosts that take no login ----------------------------------------------------------------------------------------
-
-WORDS = {
-    "hanging": ("no SSH login within 5 s", "check that the host is up"),
-    "refusing": ("connection refused", "check that sshd runs"),
-    "untrusted": ("host key", "/home/gateway/.ssh/known_hosts"),
-    "unwelcoming": ("refused to log in lab", "public key", "authorized_keys"),
-    "nowhere": ("name does not resolve", "check remote_hosts"),
-}
-"""What the error about each bad host must say: the cause, and what to do."""
-
-
-@pytest.fixture
-def bad(request: pytest.FixtureRequest, bad_hosts: dict[str, Node]) -> Iterator[str]:
-    """The name of a host that takes no login during the test."""
-    name: str = request.param
-    faults: dict[str, Callable[[Node], contextlib.AbstractContextManager[None]]] = {
-        "hanging": paused,
-        "refusing": refusal,
-        "unwelcoming": no_authorized_keys,
-    }
-    with faults[name](bad_hosts[name]) if name in faults else contextlib.nullcontext():
-        yield name
-
-
-@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
-async def test_a_start_without_a_pin_passes_over_a_host_that_takes_no_login(
-    bad: str, faulty: Gateway, faulty_client: GatewayClient, lab: Lab
-) -> None:
-    """A kernel whose first host can't be logged in to starts on the next one, one deadline later at most."""
-    began = time.monotonic()
-    kernel = await faulty_client.start_kernel(f"via_{bad}")
-    assert await host_of(kernel) == lab.nodes[0].name
-    assert time.monotonic() - began < DEADLINE + 4
-    assert f"trying the next host: Host {bad}.lab.test" in faulty.logs(), "the bad host was never tried"
-
-
-@pytest.mark.parametrize("bad", BAD_HOSTS, indirect=True)
-async def test_a_pin_to_a_host_that_takes_no_login_fails_with_cause_and_remedy(
-    bad: str, faulty_client: GatewayClient
-) -> None:
-    """A kernel pinned to a host that can't be logged in to fails with 503: the text names host, cause and remedy."""
-    began = time.monotonic()
-    with pytest.raises(GatewayError) as raised:
-        await faulty_client.start_kernel(f"via_{bad}", {"KERNEL_REMOTE_HOST": f"{bad}.lab.test"})
-    assert time.monotonic() - began < DEADLINE + 2
-    assert raised.value.status == 503
-    for word in (f"{bad}.lab.test", *WORDS[bad]):
-        assert word.lower() in raised.value.reason.lower()
-
-
 # -- agents and kernels that are killed ------------------------------------------------------------------------------
 
 
-async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: GatewayClient, lab: Lab) -> None:
+async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes) -> None:
     """The agent gets SIGKILL: its kernel keeps its state, answers the same client again, is interrupted, and ends."""
-    node = lab.nodes[2]
+    node = nodes[2]
     kernel = await start_on(faulty_client, node)
     await kernel.execute("kept = 'yes'")
     pid = await kernel.evaluate("__import__('os').getpid()")
@@ -354,11 +283,12 @@ async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: Ga
     await until("the kernel has ended", lambda: not processes(node))
 
 
+@ALONE
 async def test_a_killed_kernel_is_restarted_at_once_and_in_place(
-    faulty: Gateway, faulty_client: GatewayClient, lab: Lab
+    faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes
 ) -> None:
     """A kernel's process gets SIGKILL: clients hear of the restart within a second, and it runs on the same host again."""
-    node = lab.nodes[1]
+    node = nodes[1]
     kernel = await start_on(faulty_client, node)
     await kernel.execute("kept = 'yes'")
     pid = await kernel.evaluate("__import__('os').getpid()")

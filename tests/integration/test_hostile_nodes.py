@@ -11,15 +11,16 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from lab import Gateway, Lab, Node
+from lab import EnvironmentUnfit, Gateway, Lab, Node
+from lab.faults import add
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import kernel_files, processes, until
-from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected, silence
+from tests.integration.conftest import home_of, kernel_files, own_name, processes, until
+from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]
 
 NO_FORWARDING: Final = ("AllowTcpForwarding no", "AllowStreamLocalForwarding no")
-NODES: Final[Mapping[str, Mapping[str, Any]]] = {
+KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "noisy": {"noisy": True},
     "noisy-csh": {"noisy": True, "shell": "csh"},
     "noisy-fish": {"noisy": True, "shell": "fish"},
@@ -37,27 +38,57 @@ UNFIT: Final = "no-python"
 KEEPALIVE: Final = 2.0
 
 
-@pytest.fixture(scope="module")
-def hostile(lab: Lab) -> Iterator[dict[str, Node]]:
-    """One node of each kind, made at once, gone after this file."""
-    wanted: dict[str, Mapping[str, Any]] = {**NODES, UNFIT: {"python": "none"}}
-    made: list[Node] = []
-    try:
+class Hostile:
+    """One node of each kind that the lab's driver can make, by kind."""
+
+    def __init__(self, lab: Lab, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+        self._lab = lab
+        self._found: dict[str, Node | EnvironmentUnfit] = {}
+        self._wanted = wanted
+
+    def make(self) -> None:
+        """Make them at once."""
         with ThreadPoolExecutor(4) as pool:
-            made += pool.map(lambda name: lab.add_node(name, **wanted[name]), wanted)
-        nodes = dict(zip(wanted, made, strict=True))
-        nodes["masked"].exec(["sed", "-i", "1i umask 077", "/home/lab/.bashrc"]).check()
-        yield nodes
+            list(pool.map(self._make, self._wanted))
+
+    def _make(self, name: str) -> None:
+        try:
+            self._found[name] = self._lab.add_node(own_name(name), **self._wanted[name])
+        except EnvironmentUnfit as error:
+            self._found[name] = error
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Those that there are."""
+        return [found for found in self._found.values() if isinstance(found, Node)]
+
+    def __getitem__(self, name: str) -> Node:
+        found = self._found[name]
+        if isinstance(found, EnvironmentUnfit):
+            raise found
+        return found
+
+
+@pytest.fixture(scope="module")
+def hostile(lab: Lab) -> Iterator[Hostile]:
+    """One node of each kind, gone after this file."""
+    found = Hostile(lab, {**KINDS, UNFIT: {"python": "none"}})
+    try:
+        found.make()
+        masked = found["masked"]
+        text = masked.exec(["cat", f"{home_of(masked)}/.bashrc"]).stdout
+        masked.exec(["sh", "-c", 'printf "%s" "$1" > "$HOME/.bashrc"', "sh", f"umask 077\n{text}"]).check()
+        yield found
     finally:
-        for node in made:
+        for node in found.nodes:
             node.remove()
 
 
 @pytest.fixture(scope="module")
-def gateway_to_all(lab: Lab, hostile: dict[str, Node]) -> Iterator[Gateway]:
+def gateway_to_all(lab: Lab, hostile: Hostile) -> Iterator[Gateway]:
     """A gateway whose hosts are the hostile nodes; it notices a dead connection within seconds."""
     env = {"EG_DISTRIBUTED_KEEPALIVE_INTERVAL": f"{KEEPALIVE:g}", "EG_DISTRIBUTED_KEEPALIVE_COUNT": "2"}
-    gateway = lab.add_gateway("hostile", hosts=[node.name for node in hostile.values()], env=env)
+    gateway = lab.add_gateway(own_name("hostile"), hosts=[node.name for node in hostile.nodes], env=env)
     yield gateway
     gateway.remove()
 
@@ -75,9 +106,9 @@ async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_
 # -- every kind ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("name", KINDS)
 async def test_a_kernel_lives_its_whole_life_on_any_node(
-    name: str, client_to_all: GatewayClient, hostile: dict[str, Node]
+    name: str, client_to_all: GatewayClient, hostile: Hostile
 ) -> None:
     """A kernel starts, executes, is interrupted, restarts in place and shuts down, whatever its node is like."""
     node = hostile[name]
@@ -99,7 +130,7 @@ async def test_a_kernel_lives_its_whole_life_on_any_node(
 
 @pytest.mark.parametrize("name", ["noisy-fish", "no-forwarding"])
 async def test_an_enterprise_gateway_launcher_runs_there_as_well(
-    name: str, client_to_all: GatewayClient, hostile: dict[str, Node]
+    name: str, client_to_all: GatewayClient, hostile: Hostile
 ) -> None:
     """EG's own launcher finds its way back from a node with another shell, and from one that forbids forwarding."""
     kernel = await start_on(client_to_all, hostile[name], "python_distributed_eg")
@@ -108,16 +139,14 @@ async def test_an_enterprise_gateway_launcher_runs_there_as_well(
 
 @pytest.mark.parametrize(("name", "umask"), [("masked", 0o077), ("csh", 0o022)])
 async def test_a_kernel_has_the_umask_of_a_login(
-    name: str, umask: int, client_to_all: GatewayClient, hostile: dict[str, Node]
+    name: str, umask: int, client_to_all: GatewayClient, hostile: Hostile
 ) -> None:
     """Files that a user's cells write get the mode that they would get in a login on that node."""
     kernel = await start_on(client_to_all, hostile[name])
     assert await kernel.evaluate("__import__('os').umask(0)") == umask
 
 
-async def test_a_node_without_python_says_what_to_install(
-    client_to_all: GatewayClient, hostile: dict[str, Node]
-) -> None:
+async def test_a_node_without_python_says_what_to_install(client_to_all: GatewayClient, hostile: Hostile) -> None:
     """A node that has no python3 answers with 503 at once; the text names the host and what to install there."""
     began = time.monotonic()
     with pytest.raises(GatewayError) as raised:
@@ -131,9 +160,7 @@ async def test_a_node_without_python_says_what_to_install(
 # -- sshd that forbids forwarding ------------------------------------------------------------------------------------
 
 
-async def test_ten_kernels_share_a_node_that_forbids_forwarding(
-    client_to_all: GatewayClient, hostile: dict[str, Node]
-) -> None:
+async def test_ten_kernels_share_a_node_that_forbids_forwarding(client_to_all: GatewayClient, hostile: Hostile) -> None:
     """Ten kernels work at once through one SSH channel, and the flood of one delays the others' cells, but breaks none."""
     node = hostile["no-forwarding"]
     kernels = await asyncio.gather(*(start_on(client_to_all, node) for _ in range(10)))
@@ -163,9 +190,10 @@ async def test_ten_kernels_share_a_node_that_forbids_forwarding(
     assert worst < 10
 
 
+@pytest.mark.usefixtures("own_network")
 @pytest.mark.parametrize("name", ["no-forwarding", "nothing-allowed"])
 async def test_cuts_and_an_outage_lose_no_line_where_forwarding_is_forbidden(
-    name: str, gateway_to_all: Gateway, client_to_all: GatewayClient, hostile: dict[str, Node]
+    name: str, lab: Lab, gateway_to_all: Gateway, client_to_all: GatewayClient, hostile: Hostile
 ) -> None:
     """Killed SSH connections and an outage that outlasts the connection lose no line of a printing cell there either."""
     node = hostile[name]
@@ -176,7 +204,7 @@ async def test_cuts_and_an_outage_lose_no_line_where_forwarding_is_forbidden(
             earlier = await asyncio.to_thread(cut_ssh, node, gateway_to_all)
             await reconnected(node, gateway_to_all, earlier)
             await cell.progress()
-        with silence(node, gateway_to_all):
+        with add(lab, "partition", [node]):
             await asyncio.sleep(5 * KEEPALIVE)  # how long it lasts, not something that is waited for
         await cell.progress()
         await cell.complete()

@@ -153,7 +153,7 @@ def test_a_local_plan_says_what_would_change(local: Lab) -> None:
 
 @pytest.mark.parametrize("kind", ["asyncssh", "openssh"])
 def test_either_ssh_server_serves_certificates(kind: str) -> None:
-    """`sshd` chooses the server by name; the lab's authority opens the door of both."""
+    """`sshd` chooses the server by name; the lab's authority opens the door of both; logins and sftp begin at the node's home."""
     if shutil.which("ssh") is None:
         pytest.skip("no ssh client on this machine")
     if kind == "openssh" and not servers.openssh()[0]:
@@ -167,6 +167,14 @@ def test_either_ssh_server_serves_certificates(kind: str) -> None:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, done.stderr
         assert lab.folder.known_hosts.read_text().startswith("@cert-authority ")
+        if kind == "asyncssh" or initial.isolation()[0] != "none":
+            home = lab.node("node1").inspect()["home"]
+            assert (
+                subprocess.run([*argv[:-1], "pwd"], capture_output=True, text=True, timeout=30).stdout.strip() == home
+            )
+            sftp = ["sftp", "-F", str(lab.ssh_config), "-b", "-", "node1"]
+            done = subprocess.run(sftp, input="pwd\n", capture_output=True, text=True, timeout=30, check=False)
+            assert done.stdout.strip().endswith(home), done.stderr
     finally:
         lab.down()
 

@@ -7,19 +7,19 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from lab import Gateway, Lab, Node
-from lab.kernelspecs import default_kernelspecs
+from lab import Gateway, Node
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
 from tests.integration.conftest import (
     NODES,
     ClientOf,
     MakeGateway,
-    end_gateway,
+    home_of,
     kernel_files,
     kernel_sockets,
     listening,
@@ -27,7 +27,14 @@ from tests.integration.conftest import (
     until,
     zombies,
 )
-from tests.integration.kernelspecs import kernelspec, script
+from tests.integration.kernelspecs import argv_of, kernelspec, plain, script
+
+pytestmark = pytest.mark.lab(nodes=NODES)
+
+Nodes = Sequence[Node]
+Names = tuple[str, ...]
+ALONE = pytest.mark.lab(nodes=NODES, alone=True)
+"""For promises of seconds: another worker's kernels would take this machine's processors meanwhile."""
 
 SPECS = pytest.mark.parametrize("spec", ["python_distributed", "python_distributed_eg"])
 """A plain kernelspec, and Enterprise Gateway's own launcher, unchanged."""
@@ -65,10 +72,10 @@ async def test_an_interrupt_ends_a_cell_and_nothing_else(client: GatewayClient, 
     assert await kernel.evaluate(PID) == pid
 
 
-async def test_an_interrupt_reaches_the_cells_subprocess(lab: Lab, client: GatewayClient) -> None:
+async def test_an_interrupt_reaches_the_cells_subprocess(nodes: Nodes, client: GatewayClient) -> None:
     """As in a terminal: a program that the cell runs is interrupted with it."""
     kernel = await client.start_kernel()
-    node = await node_of(lab, kernel)
+    node = await node_of(nodes, kernel)
     cell = await kernel.begin("import subprocess\nprint('begin', flush=True)\nsubprocess.run(['sleep', '61'])")
     await cell.printed("begin")
     await until("the subprocess is there", lambda: "sleep 61" in processes(node).values())
@@ -119,23 +126,23 @@ for number in range({chunks}):
 
 
 @SPECS
-async def test_a_restart_stays_in_place(lab: Lab, gateway: Gateway, client: GatewayClient, spec: str) -> None:
+async def test_a_restart_stays_in_place(nodes: Nodes, gateway: Gateway, client: GatewayClient, spec: str) -> None:
     """Same host, same id, same endpoints at the gateway, same websocket; a new process without the old variables."""
-    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": NODES[1]})
+    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": nodes[1].name})
     await kernel.execute("x = 123")
     pid, sockets = await kernel.evaluate(PID), socket_names(gateway)
     assert len(sockets) == 5
     for _ in range(2):
         await kernel.restart()
         assert kernel.closed is None
-        assert await host_of(kernel) == NODES[1]
+        assert await host_of(kernel) == nodes[1].name
         assert (await kernel.execute("x")).error == "NameError"
     assert await kernel.evaluate(PID) != pid
     assert socket_names(gateway) == sockets
     assert [model["id"] for model in await client.list_kernels()] == [kernel.id]
-    node = await node_of(lab, kernel)
+    node = await node_of(nodes, kernel)
     assert len(kernel_files(node)) == 1
-    assert await kernel.evaluate("__import__('os').environ['KERNEL_REMOTE_HOST']") == NODES[1]
+    assert await kernel.evaluate("__import__('os').environ['KERNEL_REMOTE_HOST']") == nodes[1].name
 
 
 async def test_a_restart_ends_a_kernel_that_does_not_listen(client: GatewayClient) -> None:
@@ -151,11 +158,11 @@ async def test_a_restart_ends_a_kernel_that_does_not_listen(client: GatewayClien
 
 
 @SPECS
-async def test_a_shutdown_leaves_nothing(lab: Lab, gateway: Gateway, client: GatewayClient, spec: str) -> None:
+async def test_a_shutdown_leaves_nothing(nodes: Nodes, gateway: Gateway, client: GatewayClient, spec: str) -> None:
     """No process (not the launcher's listener nor a cell's children), file, socket, zombie or port is left."""
-    before = sum(map(zombies, lab.nodes))
+    before = sum(map(zombies, nodes))
     kernel = await client.start_kernel(spec)
-    node = await node_of(lab, kernel)
+    node = await node_of(nodes, kernel)
     await kernel.execute("import subprocess\nchild = subprocess.Popen(['sleep', '62'])")
     assert any("sleep 62" in args for args in processes(node).values())
     assert len(kernel_files(node)) == 1
@@ -165,45 +172,48 @@ async def test_a_shutdown_leaves_nothing(lab: Lab, gateway: Gateway, client: Gat
     await until("files are gone", lambda: not kernel_files(node))
     await until("sockets are gone", lambda: not kernel_sockets(gateway))
     assert await client.list_kernels() == []
-    assert sum(map(zombies, lab.nodes)) == before
+    assert sum(map(zombies, nodes)) == before
     with pytest.raises(GatewayError) as gone:
         await kernel.model()
     assert gone.value.status == 404
 
 
-async def test_no_port_but_ssh_and_http(lab: Lab, gateway: Gateway, client: GatewayClient) -> None:
+@pytest.mark.usefixtures("own_network")
+async def test_no_port_but_ssh_and_http(nodes: Nodes, gateway: Gateway, client: GatewayClient) -> None:
     """While kernels run: 22 on every node, the HTTP port at the gateway, and nothing else towards the network."""
-    kernels = [await client.start_kernel() for _ in NODES]
+    kernels = [await client.start_kernel() for _ in nodes]
     for kernel in kernels:
         await kernel.execute("1")
-    assert [listening(node) for node in lab.nodes] == [{22}] * 3
+    assert [listening(node) for node in nodes] == [{22}] * 3
     assert listening(gateway) == {8888}
     assert listening(gateway, loopback=True) == set()
 
 
-async def test_nobody_signals_a_launchers_kernel_from_the_network(lab: Lab, client: GatewayClient) -> None:
+@pytest.mark.usefixtures("own_network")
+async def test_nobody_signals_a_launchers_kernel_from_the_network(nodes: Nodes, client: GatewayClient) -> None:
     """The launcher's listener, which obeys whoever connects, is ended as soon as the launcher has answered."""
-    kernel = await client.start_kernel("python_distributed_eg", env={"KERNEL_REMOTE_HOST": NODES[0]})
+    kernel = await client.start_kernel("python_distributed_eg", env={"KERNEL_REMOTE_HOST": nodes[0].name})
     await kernel.execute("1")
     attack = """
 import json, socket, sys
-for port in map(int, sys.argv[1:]):
-    with socket.create_connection(("node1.lab.test", port), 5) as sock:
+for port in map(int, sys.argv[2:]):
+    with socket.create_connection((sys.argv[1], port), 5) as sock:
         sock.sendall(json.dumps({"signum": 9}).encode())
 """
-    ports = listening(lab.node("node1")) - {22}
-    lab.node("node2").exec(["python3", "-c", attack, *map(str, ports)])
-    assert len(processes(lab.node("node1"))) == 1
+    ports = listening(nodes[0]) - {22}
+    nodes[1].exec(["python3", "-c", attack, nodes[0].name, *map(str, ports)])
+    assert len(processes(nodes[0])) == 1
     assert (await kernel.execute("6 * 7")).text == "42"
 
 
+@ALONE
 @SPECS
-async def test_a_kernel_that_dies_is_restarted_at_once(client: GatewayClient, spec: str) -> None:
+async def test_a_kernel_that_dies_is_restarted_at_once(nodes: Nodes, client: GatewayClient, spec: str) -> None:
     """A crash is pushed: clients hear `restarting` well before Enterprise Gateway's 3 s poll, three times in a row.
 
     Their websockets work with the new kernel, although each start of a launcher signs with a new key.
     """
-    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": NODES[2]})
+    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": nodes[2].name})
     for round_ in range(3):
         pid = await kernel.evaluate(PID)
         kernel.states.clear()
@@ -214,14 +224,14 @@ async def test_a_kernel_that_dies_is_restarted_at_once(client: GatewayClient, sp
         await kernel.handshake(30)
         assert not cell.partial.reply
         assert await kernel.evaluate(PID) != pid
-        assert await host_of(kernel) == NODES[2]
+        assert await host_of(kernel) == nodes[2].name
     assert len(await client.list_kernels()) == 1
 
 
-async def test_a_kernel_that_is_killed_with_no_client_ends(lab: Lab, client: GatewayClient) -> None:
+async def test_a_kernel_that_is_killed_with_no_client_ends(nodes: Nodes, client: GatewayClient) -> None:
     """Enterprise Gateway's own rule: with nobody connected, a dead remote kernel is shut down instead of restarted."""
     kernel = await client.start_kernel()
-    node = await node_of(lab, kernel)
+    node = await node_of(nodes, kernel)
     await kernel.disconnect()
 
     async def unwatched() -> bool:
@@ -240,7 +250,8 @@ async def test_a_kernel_that_is_killed_with_no_client_ends(lab: Lab, client: Gat
 # -- starts that fail --------------------------------------------------------------------------------------------------
 
 
-async def test_a_kernel_that_exits_tells_why_at_once(gateway: Gateway, client: GatewayClient) -> None:
+@ALONE
+async def test_a_kernel_that_exits_tells_why_at_once(names: Names, gateway: Gateway, client: GatewayClient) -> None:
     """HTTP 500 right away, with host, exit code and the kernel's own last lines."""
     text = "echo 'first line'; echo 'ModuleNotFoundError: no <luck> at all: \"ünï\"' >&2; exit 3"
     gateway.add_kernelspec("exits", kernelspec(argv=script(text)))
@@ -252,10 +263,11 @@ async def test_a_kernel_that_exits_tells_why_at_once(gateway: Gateway, client: G
     assert failed.value.status == 500
     for part in ("exited with code 3", "first line", 'ModuleNotFoundError: no <luck> at all: "ünï"'):
         assert part in failed.value.reason
-    assert any(host in failed.value.reason for host in NODES)
+    assert any(host in failed.value.reason for host in names)
 
 
-async def test_a_wrong_interpreter_is_named_at_once(gateway: Gateway, client: GatewayClient) -> None:
+@ALONE
+async def test_a_wrong_interpreter_is_named_at_once(names: Names, gateway: Gateway, client: GatewayClient) -> None:
     """HTTP 500 right away that names host and path; one that lacks the kernel's module says so in its own words."""
     await client.start_kernel()
     for argv, expected in (
@@ -270,13 +282,13 @@ async def test_a_wrong_interpreter_is_named_at_once(gateway: Gateway, client: Ga
         assert time.monotonic() - began < 2
         assert failed.value.status == 500
         assert expected in failed.value.reason
-        assert any(host in failed.value.reason for host in NODES)
+        assert any(host in failed.value.reason for host in names)
 
 
 async def test_a_launcher_that_fails_after_its_answer_tells_why(gateway: Gateway, client: GatewayClient) -> None:
     """Enterprise Gateway's launcher says where its kernel listens before it does; if that fails, its end is seen."""
-    spec = default_kernelspecs()["python_distributed_eg"]
-    gateway.add_kernelspec("classless", {**spec, "argv": [*spec["argv"], "--kernel-class-name", "no_such.Kernel"]})
+    argv = [*argv_of(gateway, "python_distributed_eg"), "--kernel-class-name", "no_such.Kernel"]
+    gateway.add_kernelspec("classless", kernelspec(argv=argv))
     began = time.monotonic()
     with pytest.raises(GatewayError, match="No module named 'no_such'") as failed:
         await client.start_kernel("classless")
@@ -293,7 +305,7 @@ async def test_a_kernelspec_without_placeholders_is_refused(gateway: Gateway, cl
 
 
 async def test_a_kernel_that_never_listens_times_out(
-    gateway: Gateway, client: GatewayClient, extra_gateway: MakeGateway, client_of: ClientOf
+    names: Names, gateway: Gateway, client: GatewayClient, extra_gateway: MakeGateway, client_of: ClientOf
 ) -> None:
     """HTTP 504 with host, timeout and output, after KERNEL_LAUNCH_TIMEOUT, or else EG_KERNEL_LAUNCH_TIMEOUT."""
     silent = {"silent": kernelspec(argv=script("echo 'waiting for nothing'; exec sleep 1000"))}
@@ -307,12 +319,12 @@ async def test_a_kernel_that_never_listens_times_out(
         assert failed.value.status == 504
         assert "waiting for nothing" in failed.value.reason
         assert f"{seconds} s" in failed.value.reason
-        assert any(host in failed.value.reason for host in NODES)
+        assert any(host in failed.value.reason for host in names)
 
 
 async def test_users_are_authorized(gateway: Gateway, client: GatewayClient) -> None:
     """authorized_users and unauthorized_users of the kernelspec decide by KERNEL_USERNAME; others get 403."""
-    spec = kernelspec(authorized_users="bob,alice,bad_guy", unauthorized_users="bad_guy")
+    spec = plain(gateway, authorized_users="bob,alice,bad_guy", unauthorized_users="bad_guy")
     gateway.add_kernelspec("guarded", spec)
     for user in ("bad_guy", "stranger"):
         with pytest.raises(GatewayError, match=user) as refused:
@@ -344,16 +356,18 @@ async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: Cl
     assert (await cell.result()).error == "KeyboardInterrupt"
 
 
-async def test_the_working_directory(client: GatewayClient) -> None:
+async def test_the_working_directory(nodes: Nodes, client: GatewayClient) -> None:
     """KERNEL_WORKING_DIR is where the kernel starts; one that the node lacks falls back to home; default is home."""
-    for wanted, expected in (("/usr/share", "/usr/share"), ("/no/such/folder", "/home/lab"), (None, "/home/lab")):
-        kernel = await client.start_kernel(env={"KERNEL_WORKING_DIR": wanted} if wanted else {})
+    home = home_of(nodes[0])
+    for wanted, expected in (("/usr/share", "/usr/share"), ("/no/such/folder", home), (None, home)):
+        env = {"KERNEL_REMOTE_HOST": nodes[0].name, **({"KERNEL_WORKING_DIR": wanted} if wanted else {})}
+        kernel = await client.start_kernel(env=env)
         assert await kernel.evaluate("__import__('os').getcwd()") == expected
 
 
 async def test_an_alternate_interrupt_signal(gateway: Gateway, client: GatewayClient) -> None:
     """EG_ALTERNATE_SIGINT in the kernelspec is what an interrupt sends."""
-    gateway.add_kernelspec("alternate", kernelspec(env={"EG_ALTERNATE_SIGINT": "SIGUSR2"}))
+    gateway.add_kernelspec("alternate", plain(gateway, env={"EG_ALTERNATE_SIGINT": "SIGUSR2"}))
     kernel = await client.start_kernel("alternate")
     cell = await kernel.begin(
         "import signal, time\ngot = []\nsignal.signal(signal.SIGUSR2, lambda *a: got.append(a[0]))\n"
@@ -364,8 +378,8 @@ async def test_an_alternate_interrupt_signal(gateway: Gateway, client: GatewayCl
     assert (await cell.result(20)).stdout.split() == ["begin", str(int(signal.SIGUSR2))]
 
 
-@pytest.fixture(scope="module")
-def configured(lab: Lab) -> Iterator[Gateway]:
+@pytest.fixture
+def configured(nodes: Nodes, gateway_with: Callable[..., Gateway]) -> Iterator[Gateway]:
     """A gateway whose operator has set what goes to kernels, a folder for logs, and secrets that must not go anywhere."""
     env = {
         "EG_INHERITED_ENVS": "SITE,LD_MOON",
@@ -376,18 +390,19 @@ def configured(lab: Lab) -> Iterator[Gateway]:
         "EG_REMOTE_PWD": "secret",
         "EG_KERNEL_LOG_DIR": "/tmp/kernel-logs",
     }
-    gateway = lab.add_gateway("configured", env=env)
-    yield gateway
-    end_gateway(gateway)
+    yield gateway_with(env=env)
+    for node in nodes:
+        node.exec(["rm", "-rf", "/tmp/kernel-logs"]).check()
 
 
 @pytest_asyncio.fixture
-async def operated(configured: Gateway, client_of: ClientOf) -> GatewayClient:
+async def operated(configured: Gateway) -> AsyncIterator[GatewayClient]:
     """A client of `configured`."""
-    return client_of(configured)
+    async with GatewayClient(configured.url) as found:
+        yield found
 
 
-async def test_the_gateways_environment_stays_there(lab: Lab, operated: GatewayClient) -> None:
+async def test_the_gateways_environment_stays_there(nodes: Nodes, configured: Gateway, operated: GatewayClient) -> None:
     """With and without `env` in the request a kernel gets inherited_envs, client_envs and KERNEL_* alone."""
     sent = {"COLOUR": "blue", "SHAPE": "round", "KERNEL_EXTRA": "1", "EG_REMOTE_PWD": "x", "LD_PRELOAD": "/nowhere.so"}
     without = await environment(await operated.start_kernel(env=None))
@@ -395,29 +410,25 @@ async def test_the_gateways_environment_stays_there(lab: Lab, operated: GatewayC
     for found in (without, with_env):
         assert "secret" not in found.values()
         assert found["SITE"] == "paris $(touch /tmp/ran)"
-        assert found["HOME"] == "/home/lab"
+        assert found["HOME"] in {home_of(node) for node in nodes}
         assert not {"DB_PASSWORD", "EG_WEBHOOK_PASSWORD", "EG_REMOTE_PWD", "EG_REMOTE_HOSTS", "LD_MOON"} & found.keys()
         assert not {name for name in found if name.startswith(("JPY_PARENT", "SSH_"))}
-        assert "/opt/gateway" not in found["PATH"]
+        assert str(Path(configured.python).parent) not in found["PATH"].split(":")
     assert "COLOUR" not in without
     assert (with_env["COLOUR"], with_env["KERNEL_EXTRA"]) == ("blue", "1")
     assert not {"SHAPE", "LD_PRELOAD"} & with_env.keys()
-    assert nothing_ran(lab)
+    assert nothing_ran(nodes, configured)
 
 
-async def test_the_operators_folder_for_logs(lab: Lab, operated: GatewayClient) -> None:
+async def test_the_operators_folder_for_logs(nodes: Nodes, operated: GatewayClient) -> None:
     """EG_KERNEL_LOG_DIR: what a kernel printed is found there on its node, for its user alone, also after its end."""
-    kernel = await operated.start_kernel(env={"KERNEL_REMOTE_HOST": NODES[0]})
+    kernel = await operated.start_kernel(env={"KERNEL_REMOTE_HOST": nodes[0].name})
     await kernel.execute("import os; os.system('echo said on stdout')\nos.write(2, b'said on stderr')")
     await kernel.delete()
-    node = lab.node("node1")
     path = f"/tmp/kernel-logs/kernel-{kernel.id}.log"
-    try:
-        log = node.exec(["cat", path]).check().stdout
-        assert "said on stderr" in log
-        assert node.exec(["stat", "-c", "%a", path]).stdout == "600\n"
-    finally:
-        node.exec(["rm", "-rf", "/tmp/kernel-logs"])
+    log = nodes[0].exec(["cat", path]).check().stdout
+    assert "said on stderr" in log
+    assert nodes[0].exec(["stat", "-c", "%a", path]).stdout == "600\n"
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -435,16 +446,18 @@ NASTY = {
 
 
 @SPECS
-async def test_a_clients_values_arrive_as_they_are(lab: Lab, client: GatewayClient, spec: str) -> None:
+async def test_a_clients_values_arrive_as_they_are(
+    nodes: Nodes, gateway: Gateway, client: GatewayClient, spec: str
+) -> None:
     """Quotes, newlines, commands, references and unicode in KERNEL_* arrive byte for byte and run nothing."""
     found = await environment(await client.start_kernel(spec, env=NASTY))
     for name, value in NASTY.items():
         assert found[name] == value, name
-    assert nothing_ran(lab)
+    assert nothing_ran(nodes, gateway)
 
 
 async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
-    lab: Lab, gateway: Gateway, client: GatewayClient
+    nodes: Nodes, gateway: Gateway, client: GatewayClient
 ) -> None:
     """${NAME}, $NAME and ${NAME:-default} come from the node and the client; what is put in is not looked at again."""
     env = {
@@ -462,11 +475,12 @@ async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
         "KERNEL_GIVEN": "given",
         "KERNEL_OVERRIDDEN": "the client's",
     }
-    gateway.add_kernelspec("expanding", kernelspec(env=env))
-    kernel = await client.start_kernel("expanding", env=sent)
+    gateway.add_kernelspec("expanding", plain(gateway, env=env))
+    kernel = await client.start_kernel("expanding", env={**sent, "KERNEL_REMOTE_HOST": nodes[0].name})
+    home = home_of(nodes[0])
     assert len(env["BIG"].encode()) >= 100 * 1024
     expected = {
-        "AT_HOME": "/home/lab/lib:/home/lab/bin",
+        "AT_HOME": f"{home}/lib:{home}/bin",
         "DEFAULTED": "a default given []",
         "INSERTED": "<$HOME ${HOME} $(touch /tmp/ran) $$>",
         "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $HOME",
@@ -481,10 +495,10 @@ async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
         for name, value in expected.items():
             assert found[name] == value, name
         await kernel.restart()
-    assert nothing_ran(lab)
+    assert nothing_ran(nodes, gateway)
 
 
-async def test_an_argument_is_one_argument(lab: Lab, gateway: Gateway, client: GatewayClient) -> None:
+async def test_an_argument_is_one_argument(nodes: Nodes, gateway: Gateway, client: GatewayClient) -> None:
     """The kernelspec's argv reaches the kernel word by word, through no shell."""
     words = ["--flag=$(touch /tmp/ran)", "two words", "it's", "$HOME", "`touch /tmp/ran`", "", "{unknown}", "*"]
     code = "import sys; sys.exit(repr(sys.argv[1:-1]))"
@@ -492,19 +506,19 @@ async def test_an_argument_is_one_argument(lab: Lab, gateway: Gateway, client: G
     with pytest.raises(GatewayError) as failed:
         await client.start_kernel("wordy")
     assert repr(words) in failed.value.reason
-    assert nothing_ran(lab)
+    assert nothing_ran(nodes, gateway)
 
 
 @pytest.mark.parametrize(
     "name",
     ["KERNEL_X;touch /tmp/ran;", "KERNEL_A=B", "KERNEL_ X", "KERNEL_X\n", "KERNEL_X\n\n", "KERNEL_Ü", "KERNEL_$(id)"],
 )
-async def test_malformed_names_are_refused(lab: Lab, client: GatewayClient, name: str) -> None:
+async def test_malformed_names_are_refused(nodes: Nodes, gateway: Gateway, client: GatewayClient, name: str) -> None:
     """A name that no environment can hold is a 400 and starts nothing."""
     with pytest.raises(GatewayError) as refused:
         await client.start_kernel(env={name: "value"})
     assert refused.value.status == 400
-    assert nothing_ran(lab)
+    assert nothing_ran(nodes, gateway)
     assert await client.list_kernels() == []
 
 
@@ -518,9 +532,10 @@ async def test_a_nul_in_a_value_is_refused(client: GatewayClient) -> None:
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
-async def node_of(lab: Lab, kernel: Kernel) -> Node:
+async def node_of(nodes: Nodes, kernel: Kernel) -> Node:
     """Return the node that *kernel* runs on."""
-    return lab.node(await host_of(kernel))
+    host = await host_of(kernel)
+    return next(node for node in nodes if node.name == host)
 
 
 async def environment(kernel: Kernel) -> dict[str, str]:
@@ -531,15 +546,17 @@ async def environment(kernel: Kernel) -> dict[str, str]:
     return found
 
 
-def nothing_ran(lab: Lab) -> bool:
-    """Whether no value was taken for a command, on any node or gateway."""
-    return all(m.exec(["test", "!", "-e", "/tmp/ran"]).exit_code == 0 for m in (*lab.nodes, *lab.gateways))
+def nothing_ran(nodes: Nodes, gateway: Gateway) -> bool:
+    """Whether no value was taken for a command, on any node or at the gateway."""
+    return all(m.exec(["test", "!", "-e", "/tmp/ran"]).exit_code == 0 for m in (*nodes, gateway))
 
 
 def socket_names(gateway: Gateway) -> list[str]:
     """Return the paths of kernels' sockets at *gateway*, with their inodes' change times left out."""
-    listed = gateway.exec(["sh", "-c", "ls /tmp/eg-distributed-*/*/* 2>/dev/null"]).stdout.split()
-    return sorted(os.path.normpath(path) for path in listed)
+    found = [
+        f"{folder}/{name}" for folder in kernel_sockets(gateway) for name in gateway.exec(["ls", folder]).stdout.split()
+    ]
+    return sorted(os.path.normpath(path) for path in found)
 
 
 async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from lab import Gateway, Lab, Node
+from lab import Gateway, Node
 from lab.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of
-from tests.integration.conftest import MakeGateway, kernel_files, processes, until
+from tests.integration.conftest import NODES, MakeGateway, kernel_files, processes, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
+
+Nodes = Sequence[Node]
 
 PERSISTENCE = (
     "--FileKernelSessionManager.enable_persistence=True",
@@ -48,9 +50,9 @@ def listed(gateway: Gateway, *options: str) -> list[dict[str, Any]]:
     return found
 
 
-def left(lab: Lab) -> list[str]:
+def left(nodes: Nodes) -> list[str]:
     """What kernels have left on the nodes: processes and files."""
-    return [line for node in lab.nodes for line in (*processes(node).values(), *kernel_files(node))]
+    return [line for node in nodes for line in (*processes(node).values(), *kernel_files(node))]
 
 
 # -- with Enterprise Gateway's persistence ---------------------------------------------------------------------------
@@ -58,12 +60,12 @@ def left(lab: Lab) -> list[str]:
 
 @pytest.mark.parametrize("kernelspec", ["python_distributed", "python_distributed_eg"])
 async def test_a_killed_gateway_finds_its_kernels_again(
-    kernelspec: str, extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+    kernelspec: str, extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
 ) -> None:
     """After SIGKILL and a start with persistence on, kernels answer with their variables; then all that is done to them works."""
     gateway = extra_gateway("persistent", options=PERSISTENCE)
     before = GatewayClient(gateway.url)
-    started = [await start_on(before, node, kernelspec) for node in lab.nodes[:2]]
+    started = [await start_on(before, node, kernelspec) for node in nodes[:2]]
     pids = []
     for number, kernel in enumerate(started):
         await kernel.execute(f"kept = {number}")
@@ -86,18 +88,18 @@ async def test_a_killed_gateway_finds_its_kernels_again(
     assert (await busy.result(20)).error == "KeyboardInterrupt"
     assert await first.evaluate("kept") == 0
     await second.restart()
-    assert await host_of(second) == lab.nodes[1].name
+    assert await host_of(second) == nodes[1].name
     assert await second.evaluate("'kept' in globals()") is False
     for kernel in found:
         await kernel.delete()
-    await until("nothing is left on the nodes", lambda: not left(lab), timeout=10)
+    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
 
 
 async def test_a_kernel_that_ended_while_its_gateway_was_down_is_not_taken_for_alive(
-    extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
 ) -> None:
     """A kernel that died meanwhile is forgotten (EG restarts only what a client is connected to), with all that it left."""
-    node = lab.nodes[0]
+    node = nodes[0]
     gateway = extra_gateway("persistent", options=PERSISTENCE)
     before = GatewayClient(gateway.url)
     kernel = await start_on(before, node)
@@ -113,19 +115,19 @@ async def test_a_kernel_that_ended_while_its_gateway_was_down_is_not_taken_for_a
         return await after.list_kernels() == []
 
     await until("the kernel is forgotten", forgotten)
-    await until("nothing is left on the node", lambda: not left(lab))
+    await until("nothing is left on the node", lambda: not left(nodes))
 
 
 # -- without -----------------------------------------------------------------------------------------------------------
 
 
 async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
-    extra_gateway: MakeGateway, client_of: ClientOf, lab: Lab
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
 ) -> None:
     """Without persistence the kernels of a killed gateway run on; `kernels --orphans` lists them and `end` ends them."""
     gateway = extra_gateway("forgetful")
     before = GatewayClient(gateway.url)
-    orphans = [await start_on(before, node) for node in lab.nodes[:2]]
+    orphans = [await start_on(before, node) for node in nodes[:2]]
     for kernel in orphans:
         await kernel.evaluate("1")
         await kernel.disconnect()
@@ -134,30 +136,30 @@ async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
     await killed_and_started(gateway)
 
     assert await client_of(gateway).list_kernels() == []
-    alive = await start_on(client_of(gateway), lab.nodes[0])
+    alive = await start_on(client_of(gateway), nodes[0])
     await until("both are orphans", lambda: len(listed(gateway, "--orphans")) == 2)
     found = {kernel["kernel"]: kernel for kernel in listed(gateway)}
     assert found.keys() == {alive.id, *(kernel.id for kernel in orphans)}
     assert found[alive.id]["claimed"]
-    for kernel, node in zip(orphans, lab.nodes, strict=False):
+    for kernel, node in zip(orphans, nodes, strict=False):
         assert found[kernel.id]["host"] == node.name
-        assert found[kernel.id]["owner"].startswith("forgetful.lab.test")
+        assert found[kernel.id]["owner"].startswith(gateway.name)
         assert kernel.id in command(gateway, "kernels").check().stdout
         command(gateway, "end", node.name, kernel.id).check()
     assert [kernel["kernel"] for kernel in listed(gateway)] == [alive.id]
     assert await alive.evaluate("1") == 1
 
-    refused = command(gateway, "end", lab.nodes[0].name, alive.id)
+    refused = command(gateway, "end", nodes[0].name, alive.id)
     assert refused.exit_code == 1
     assert "answers for" in refused.stderr
     await alive.delete()
-    await until("nothing is left on the nodes", lambda: not left(lab), timeout=10)
+    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
 
 
-async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gateway: MakeGateway, lab: Lab) -> None:
+async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gateway: MakeGateway, nodes: Nodes) -> None:
     """A kernel whose gateway was killed runs on until the owner deadline, then ends and leaves nothing."""
     gateway = extra_gateway("brief", env={"EG_DISTRIBUTED_ORPHAN_TIMEOUT": "4"})
-    node = lab.nodes[1]
+    node = nodes[1]
     client = GatewayClient(gateway.url)
     kernel = await start_on(client, node)
     pid = await pid_of(kernel)
@@ -173,11 +175,11 @@ async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gatew
 # -- in order ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: MakeGateway, lab: Lab) -> None:
+async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: MakeGateway, nodes: Nodes) -> None:
     """A gateway that gets SIGTERM shuts its kernels down, busy ones too, and leaves nothing on the nodes."""
     gateway = extra_gateway("orderly")
     client = GatewayClient(gateway.url)
-    kernels = [await start_on(client, node) for node in lab.nodes[:3]]
+    kernels = [await start_on(client, node) for node in nodes[:3]]
     busy = await kernels[0].begin("print('on', flush=True)\nimport time\nwhile True: time.sleep(0.1)")
     await busy.printed("on")
     for kernel in kernels:
@@ -185,5 +187,5 @@ async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: 
     began = time.monotonic()
     await asyncio.to_thread(gateway.stop)
     assert time.monotonic() - began < 9, "it had to be killed"
-    await until("nothing is left on the nodes", lambda: not left(lab), timeout=2)
+    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=2)
     await asyncio.to_thread(gateway.start)

@@ -58,7 +58,7 @@ def things(engine: Any, name: str) -> list[str]:
     return [each.name for each in found]
 
 
-def run(folder: Path, code: str, name: str, *options: str) -> subprocess.Popen[str]:
+def run(folder: Path, code: str, name: str, *options: str, **environment: str) -> subprocess.Popen[str]:
     """Start pytest on a suite of one file; the lab has one node and a short lease."""
     (folder / "test_it.py").write_text(textwrap.dedent(code))
     (folder / "pytest.ini").write_text(f"[pytest]\nlab_lease_seconds = {LEASE_SECONDS}\n")
@@ -68,7 +68,7 @@ def run(folder: Path, code: str, name: str, *options: str) -> subprocess.Popen[s
         "pytest",
         "-p",
         "no:cacheprovider",
-        f"--lab={name}",
+        *([f"--lab={name}"] if name else []),
         "--lab-nodes=1",
         "--lab-driver=docker",
     ]
@@ -79,6 +79,7 @@ def run(folder: Path, code: str, name: str, *options: str) -> subprocess.Popen[s
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**{key: text for key, text in os.environ.items() if key != "LAB_NAME"}, **environment},
     )
 
 
@@ -92,10 +93,11 @@ SUITE = """
 
 
 @pytest.mark.parametrize(
-    ("keep", "tests", "kept"), [("never", "", False), ("failed", "", True), ("failed", "passes", False)]
+    ("keep", "tests", "kept"),
+    [("never", "", False), ("failed", "", True), ("failed", "passes", False), ("always", "passes", True)],
 )
 def test_a_lab_is_kept_on_demand(engine: Any, name: str, tmp_path: Path, keep: str, tests: str, *, kept: bool) -> None:
-    """`--lab-keep failed` leaves the lab if a test failed, says how to go on with it, and otherwise nothing is left."""
+    """`--lab-keep` leaves the lab, if a test failed or always, and says how to go on with it; else nothing is left."""
     output = run(tmp_path, SUITE, name, f"--lab-keep={keep}", "-k", tests).communicate(timeout=300)[0]
     assert "1 passed" in output, output
     assert (f"`pytest --lab {name}`" in output) is kept
@@ -122,6 +124,99 @@ def test_workers_make_one_lab_and_the_controller_removes_it(engine: Any, name: s
     assert "4 passed" in output, output
     assert things(engine, name) == []
     assert not StateFolder(name).path.exists()
+
+
+LOCAL = """
+    import pytest
+    from lab import EnvironmentUnfit
+
+    @pytest.mark.lab(nodes=2)
+    def test_has_what_it_asks_for(nodes, lab):
+        assert lab.driver == "local"
+        assert len(nodes) == 2
+        assert len(lab.nodes) == NODES
+        assert nodes[0].exec(["sh", "-c", "echo $LAB_NODE"]).stdout.strip() == nodes[0].name
+
+    @pytest.mark.lab
+    def test_asks_for_another_shell(lab):
+        lab.add_node("odd", shell="csh")
+
+    @pytest.fixture
+    def odd(lab):
+        return lab.add_node("odd", python="3.9")
+
+    @pytest.mark.lab
+    def test_has_a_fixture_that_asks(odd):
+        raise AssertionError
+
+    @pytest.mark.lab
+    def test_fails_by_itself(lab):
+        raise EnvironmentError("no matter of the lab's")
+"""
+
+
+@pytest.mark.parametrize(("workers", "nodes"), [((), 3), (("-n2",), 4)])
+def test_what_a_local_lab_can_t_have_is_skipped(
+    name: str, tmp_path: Path, workers: tuple[str, ...], nodes: int
+) -> None:
+    """`--lab-driver local` needs no engine; a test that asks for what only containers have is skipped with the reason.
+
+    The lab has what the most demanding test asks for, for each worker.
+    """
+    code = LOCAL.replace("NODES", str(nodes))
+    options = ("--lab-driver=local", "--lab-nodes=0", "-rs", *workers)
+    output = run(tmp_path, code, name, *options, DOCKER_HOST="unix:///nowhere").communicate(timeout=300)[0]
+    assert "1 failed, 1 passed, 2 skipped" in output, output
+    # Its name is odd: the others were not refused by the look for leaks.
+    assert output.count("a local lab can't have a machine like odd") >= 2, output
+    assert not StateFolder(name).path.exists()
+
+
+def test_roles_are_what_the_topology_says(name: str, tmp_path: Path) -> None:
+    """A test with `roles=` gets nodes that have all of them, of a lab that is made from `--lab-file`."""
+    topology = tmp_path / "lab.toml"
+    topology.write_text("""
+version = 1
+gateways = {}
+[nodes.node]
+count = 1
+[nodes.db]
+count = 2
+roles = ["database", "big"]
+[nodes.worker]
+count = 1
+roles = ["big"]
+""")
+    code = """
+        import pytest
+
+        @pytest.mark.lab(nodes=2, roles="database")
+        def test_two(nodes):
+            assert {node.short_name for node in nodes} == {"db1", "db2"}
+
+        @pytest.mark.lab(nodes=3, roles=["big"], alone=True)
+        def test_alone(nodes):
+            assert {node.short_name for node in nodes} == {"db1", "db2", "worker1"}
+
+        @pytest.mark.lab(nodes=2, roles=["database", "missing"])
+        def test_none(nodes):
+            pass
+    """
+    options = (f"--lab-file={topology}", "--lab-driver=local")
+    output = run(tmp_path, code, name, *options).communicate(timeout=300)[0]
+    assert "2 passed, 1 error" in output, output
+    assert "the lab " + name + " has 0 that fit" in output
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", "1 skipped"), ("1", "1 error")])
+def test_an_engine_that_is_required_is_no_reason_to_skip(tmp_path: Path, required: str, outcome: str) -> None:
+    """Without an engine, tests that want containers are skipped with the reason; with LAB_REQUIRE_DOCKER=1 they fail."""
+    code = "def test_it(lab): pass"
+    environment = {"DOCKER_HOST": "unix:///nowhere", "LAB_REQUIRE_DOCKER": required}
+    process = run(tmp_path, code, "", "--lab-driver=docker", "-rsE", **environment)
+    output = process.communicate(timeout=60)[0]
+    assert outcome in output, output
+    assert "`lab up --driver local`" in output, "the lab says what to do"
 
 
 @pytest.mark.parametrize("workers", [(), ("-n2",)])

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from lab import Gateway, Lab
+from lab import Gateway, Node
 from lab.machines import Machine
 from tests.integration.client import GatewayClient
-from tests.integration.conftest import count_kernels, kernel_files, kernel_sockets, listening, processes, until, zombies
+from tests.integration.conftest import (
+    NODES,
+    count_kernels,
+    kernel_files,
+    kernel_sockets,
+    listening,
+    processes,
+    until,
+    zombies,
+)
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
+
+Nodes = Sequence[Node]
 
 HTTP = 8888
 SSH = 22
@@ -58,11 +69,11 @@ async def looking(*machines: Machine) -> AsyncIterator[Seen]:
     await asyncio.to_thread(seen.look)
 
 
+@pytest.mark.usefixtures("own_network")
 async def test_nothing_listens_but_ssh_on_nodes_and_http_at_the_gateway(
-    gateway: Gateway, client: GatewayClient, lab: Lab
+    gateway: Gateway, client: GatewayClient, nodes: Nodes
 ) -> None:
     """While plain kernels start, run, restart and end, no machine listens on another port, and the gateway on none at all."""
-    nodes = lab.nodes[:3]
     async with looking(gateway, *nodes) as seen:
         kernels = await client.start_kernels(6)
         for kernel in kernels:
@@ -71,17 +82,17 @@ async def test_nothing_listens_but_ssh_on_nodes_and_http_at_the_gateway(
         for kernel in kernels:
             assert await kernel.evaluate("6 * 7") == 42
         await asyncio.gather(*(kernel.delete() for kernel in kernels))
-        await until("the kernels have ended", lambda: not sum(count_kernels(lab).values()))
+        await until("the kernels have ended", lambda: not sum(count_kernels(nodes).values()))
     assert seen.looks >= 3
     assert seen.ports == {gateway.name: {HTTP}, **{node.name: {SSH} for node in nodes}}
     assert seen.loopback[gateway.name] == set(), "channels are UNIX sockets, there is nothing to listen for"
 
 
 async def test_a_plain_kernel_offers_its_channels_on_no_port_not_even_on_loopback(
-    client: GatewayClient, lab: Lab
+    client: GatewayClient, nodes: Nodes
 ) -> None:
     """A Python kernel's channels are UNIX sockets in a folder of its user alone; its connection file is private as well."""
-    node = lab.nodes[0]
+    node = nodes[0]
     kernel = await client.start_kernel(env={"KERNEL_REMOTE_HOST": node.name})
     path = await kernel.evaluate("__import__('ipykernel.connect').connect.get_connection_file()")
     info = json.loads(node.exec(["cat", path]).check().stdout)
@@ -90,15 +101,14 @@ async def test_a_plain_kernel_offers_its_channels_on_no_port_not_even_on_loopbac
     assert modes == ["600", "700"]
 
 
-async def test_nothing_is_left_after_shutdown(gateway: Gateway, client: GatewayClient, lab: Lab) -> None:
+async def test_nothing_is_left_after_shutdown(gateway: Gateway, client: GatewayClient, nodes: Nodes) -> None:
     """After a kernel is deleted no process, zombie, file, socket and count of it is left, at the gateway or on its node."""
-    nodes = lab.nodes[:3]
     files = {node.name: temporary_files(node) for node in (*nodes, gateway)}
     undead = {node.name: zombies(node) for node in nodes}
     kernels = await client.start_kernels(6)
     for kernel in kernels:
         await kernel.execute("import subprocess; children = [subprocess.Popen(['sleep', '1000']) for _ in range(2)]")
-    assert sum(count_kernels(lab).values()) == 6
+    assert sum(count_kernels(nodes).values()) == 6
     for kernel in kernels:
         await kernel.delete()
 
@@ -125,15 +135,16 @@ def temporary_files(machine: Machine) -> set[str]:
     return {path for path in found if "/.ipython/" not in path}
 
 
+@pytest.mark.usefixtures("own_network")
 async def test_a_launcher_of_enterprise_gateway_opens_ports_of_its_own_but_the_gateway_none(
-    gateway: Gateway, client: GatewayClient, lab: Lab
+    gateway: Gateway, client: GatewayClient, nodes: Nodes
 ) -> None:
     """EG's own launcher, run unchanged, binds its channels and its signal port on all addresses of its node.
 
     That is the launcher's doing and the reason to prefer plain kernelspecs. What we add is nothing: the gateway opens no
     port for the launcher's answer, which the launcher gives to the agent on its own node.
     """
-    node = lab.nodes[2]
+    node = nodes[2]
     async with looking(gateway, node) as seen:
         kernel = await client.start_kernel("python_distributed_eg", {"KERNEL_REMOTE_HOST": node.name})
         assert await kernel.evaluate("6 * 7") == 42

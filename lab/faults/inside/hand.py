@@ -4,7 +4,8 @@ SOURCE is this file behind those that it imports (`bundle`), so that nothing has
 
 STEPS is a JSON list of argv lists. A plain one is a command that has to end with 0; one whose first word begins with @ is
 a verb of this folder. All undoing verbs may be repeated and don't mind what is gone already: a restarted node has lost its
-rules and processes, not its files. FACTS: `port` of sshd; in a local lab `root` (the node's own process) and `config`.
+rules and processes, not its files. FACTS: `port` of sshd; in a local lab `root` (the node's own process), `config`
+and `sshd`, the argv that runs it inside the node.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ def listeners(port: int) -> set[str]:
 
 def _told(facts: dict[str, Any]) -> list[str]:
     """Return what sshd's configuration comes to, in lower case; raise StepFailed for a bad one."""
-    return run(["/usr/sbin/sshd", "-T", *(["-f", facts["config"]] if facts.get("config") else [])]).lower().splitlines()
+    config = ["-f", facts["config"]] if facts.get("config") else []
+    return run([*facts.get("sshd", ["/usr/sbin/sshd"]), "-T", *config]).lower().splitlines()
 
 
 def knows(option: str, since: str, *, facts: dict[str, Any]) -> None:

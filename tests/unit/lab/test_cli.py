@@ -86,11 +86,22 @@ def test_down_is_fine_where_nothing_is(capsys: pytest.CaptureFixture[str]) -> No
 def test_down_does_not_forget_a_lab_that_it_can_not_see(capsys: pytest.CaptureFixture[str]) -> None:
     """With the engine away, a docker lab's folder stays and the exit code says that the machine is unfit."""
     folder = StateFolder("away")
+    folder.write(folder.driver, "docker")
     folder.write(folder.ssh_config, "")
     code, _, err = run(["down", "--name", "away"], capsys)
     assert code == 6
     assert "no container engine answers" in err
     assert folder.ssh_config.exists()
+
+
+def test_down_removes_a_lab_that_never_came_to_its_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    """An `up` that was local and failed early leaves a folder, which goes without any engine."""
+    folder = StateFolder("early")
+    folder.write(folder.driver, "local")
+    code, _, err = run(["down", "--name", "early"], capsys)
+    assert code == 0
+    assert "early is gone" in err
+    assert not folder.path.exists()
 
 
 def test_env_prints_json_or_exports(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

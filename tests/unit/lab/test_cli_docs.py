@@ -1,15 +1,12 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 
 from lab.cli import cli, reference
-from lab.cli.planning import plan_for
-from lab.errors import LabUsageError
 from lab.topology import loads
 
 ROOT = Path(__file__).parents[3]
@@ -102,41 +99,3 @@ def test_the_reference_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureF
     assert reference.main(["--write", str(tmp_path)]) == 0
     assert reference.main(["--check", str(tmp_path)]) == 0
     assert reference.main(["--frobnicate"]) == 2
-
-
-NODES: Any = [
-    SimpleNamespace(short_name="node1", name="node1.lab.test", roles=("kernel",)),
-    SimpleNamespace(short_name="big1", name="big1.spark.test", roles=("kernel", "spark")),
-]
-
-
-def step(**fields: Any) -> dict[str, Any]:
-    return {"at": 0.0, "fault": "pause", "nodes": [], "for": 5.0, "options": {}, **fields}
-
-
-@pytest.mark.parametrize(
-    ("patterns", "names"),
-    [
-        ([], ["node1", "big1"]),
-        (["@spark"], ["big1"]),
-        (["*.lab.test"], ["node1"]),
-        (["big*", "node1"], ["node1", "big1"]),
-    ],
-)
-def test_a_plan_means_nodes_by_name_pattern_and_role(patterns: list[str], names: list[str]) -> None:
-    """No pattern means every node."""
-    assert plan_for(NODES, [step(nodes=patterns)])[0]["nodes"] == names
-
-
-def test_a_fault_without_an_end_lasts_as_long_as_the_plan() -> None:
-    """The latest end of the others is the plan's; a plan without any end can't be run."""
-    timeline = plan_for(NODES, [step(at=2.0, **{"for": None}), step(at=10.0)])
-    assert timeline[0]["for"] == 13.0
-    with pytest.raises(LabUsageError, match="no end"):
-        plan_for(NODES, [step(**{"for": None})])
-
-
-def test_an_entry_that_means_no_node_is_named() -> None:
-    """The error says which entry, what it names and what there is."""
-    with pytest.raises(LabUsageError, match="entry 2"):
-        plan_for(NODES, [step(), step(nodes=["@gpu"])])

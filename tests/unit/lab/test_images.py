@@ -3,10 +3,13 @@ from datetime import datetime, timezone
 from io import BytesIO
 from pathlib import Path
 
+import pytest
+
 from lab import checkout
 from lab.containers import images
 from lab.containers.engine import archive
 from lab.containers.images import Recipe, is_fresh
+from lab.progress import Silent
 
 
 def recipe(**changes: object) -> Recipe:
@@ -56,6 +59,33 @@ def test_only_older_images_are_removed() -> None:
     assert is_fresh("2026-05-01T11:59:01.123456789Z", now)
     assert not is_fresh("2026-05-01T11:30:00Z", now)
     assert not is_fresh("", now)
+
+
+def test_images_of_another_checkout_are_kept_for_a_day() -> None:
+    """`up` removes what is older; two checkouts on one machine don't make each other build."""
+    now = datetime(2026, 5, 1, 12, 0, tzinfo=timezone.utc)
+    assert is_fresh("2026-05-01T01:00:00Z", now, images.KEPT)
+    assert not is_fresh("2026-04-30T11:00:00Z", now, images.KEPT)
+
+
+@pytest.mark.parametrize(
+    ("environment", "argument"),
+    [
+        ({}, ""),
+        ({"UV_DEFAULT_INDEX": "https://a.test/simple", "PIP_INDEX_URL": "https://b.test"}, "https://a.test/simple"),
+        ({"PIP_INDEX_URL": "https://b.test/simple"}, "https://b.test/simple"),
+        ({"PIP_INDEX_URL": "https://me:secret@b.test/simple"}, ""),
+    ],
+)
+def test_the_hosts_package_index_reaches_the_builds(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], argument: str
+) -> None:
+    """As a build argument, by the name that uv reads; an address with a password in it is left out, and said to be."""
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert images._index(Silent()) == ({"UV_DEFAULT_INDEX": argument} if argument else {})
 
 
 def test_packages_are_an_image_of_their_own_whatever_their_order() -> None:

@@ -65,6 +65,9 @@ def test_a_gateway_keeps_its_one_connection() -> None:
     assert left(replace(CLEAN, connections={"10.0.0.2": 1, "10.0.0.9": 1}), gateways=["10.0.0.9"]) == []
     [leak] = left(replace(CLEAN, connections={"10.0.0.2": 1, "10.0.0.9": 2}), gateways=["10.0.0.9"])
     assert leak == "node1: connection SSH from 10.0.0.9: 2, not 1"
+    # Two gateways of a local lab are at one address.
+    both = ["127.0.0.1", "127.0.0.1"]
+    assert left(replace(CLEAN, connections={"10.0.0.2": 1, "127.0.0.1": 2}), gateways=both) == []
 
 
 def test_a_gateway_s_kernels_and_states_are_named() -> None:

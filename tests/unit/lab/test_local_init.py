@@ -1,3 +1,7 @@
+import json
+import os
+import pwd
+import shutil
 import subprocess
 import sys
 import time
@@ -7,6 +11,7 @@ import pytest
 
 from lab.errors import EnvironmentUnfit, LabUsageError
 from lab.local import initial, servers
+from lab.local.files import accounts, write_server_files
 from lab.local.init import is_over
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="needs Linux")
@@ -14,9 +19,11 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="need
 BASE = [sys.executable, "-I", "-S", initial.INIT]
 
 
-def run(lease: Path, *argv: str, isolation: str | None = None, name: str = "n1.lab.test") -> subprocess.Popen[str]:
-    kind = isolation or initial.isolation()[0]
-    words = [*BASE, "run", kind, name, str(lease), "", "", "--", *argv]
+def run(
+    lease: Path, *argv: str, isolation: str | None = None, places: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    kind, name = isolation or initial.isolation()[0], "n1.lab.test"
+    words = [*BASE, "run", kind, name, str(lease), json.dumps(places or {}), "--", *argv]
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -93,6 +100,35 @@ def test_the_exit_code_is_the_main_processes_own(tmp_path: Path) -> None:
     assert run(tmp_path / "lease", "/nowhere/sshd").wait(timeout=20) == 127
 
 
+def test_a_machine_sees_what_is_put_in_place_of_this_ones(tmp_path: Path) -> None:
+    """A folder that is missing here is there inside, beside what is there already; the user's home is the node's."""
+    isolated()
+    around = tmp_path / "around"
+    (around / "there").mkdir(parents=True)
+    (around / "there" / "deep").write_text("deep")
+    (around / "file").write_text("file")
+    (around / "link").symlink_to("file")
+    home = str(tmp_path / "home")
+    write_server_files({"passwd": str(tmp_path / "passwd"), "home": home})
+    places = {"needs": f"{around}/lacking", "passwd": str(tmp_path / "passwd")}
+    script = (
+        f"cd {around}; ls; cat there/deep file link; echo; ls -A lacking | wc -l; getent passwd $(id -u) | cut -d: -f6"
+    )
+    out, said = run(tmp_path / "lease", "sh", "-c", script, places=places).communicate(timeout=20)
+    assert out.split() == ["file", "lacking", "link", "there", "deepfilefile", "0", home], said
+    assert not (around / "lacking").exists()
+
+
+def test_a_home_in_the_accounts_is_this_users_alone() -> None:
+    """Other accounts stay as they are; a user whom only a directory knows is put first."""
+    me = pwd.getpwuid(os.getuid())
+    known = accounts(f"daemon:x:1:1::/:/bin/false\n{me.pw_name}:x:{me.pw_uid}:7::/home/me:/bin/sh\n", "/lab/home")
+    unknown = accounts("daemon:x:1:1::/:/bin/false\n", "/lab/home")
+    assert known == unknown
+    assert [line.split(":")[5] for line in known.splitlines()] == ["/lab/home", "/"]
+    assert known.startswith(f"{me.pw_name}:x:{me.pw_uid}:{me.pw_gid}:")
+
+
 def test_the_ssh_server_is_chosen_by_name() -> None:
     """asyncssh's is always to be had; an unknown one is refused."""
     assert servers.choose("asyncssh") == "asyncssh"
@@ -107,3 +143,41 @@ def test_openssh_that_can_not_run_is_an_unfit_machine(monkeypatch: pytest.Monkey
     assert servers.choose("auto") == "asyncssh"
     with pytest.raises(EnvironmentUnfit, match="not installed"):
         servers.choose("openssh")
+
+
+@pytest.mark.parametrize(
+    ("shadow", "shell", "why"),
+    [
+        ("other:!:1\nsam:!$6$x:1\n", "/bin/sh", "locked"),
+        ("other:!:1\nsam:*:1\n", "/bin/sh", ""),
+        ("", "/bin/sh", ""),
+        ("", "/nowhere/sh", "shell"),
+    ],
+)
+def test_an_account_that_sshd_refuses_takes_the_other_server(
+    monkeypatch: pytest.MonkeyPatch, shadow: str, shell: str, why: str
+) -> None:
+    """A locked account or a shell that isn't there would make every login fail: `auto` takes asyncssh's server."""
+    sam = pwd.struct_passwd(("sam", "x", 0, 0, "", "/home/sam", shell))
+    assert why in servers.closed(sam, shadow)
+    assert bool(servers.closed(sam, shadow)) is bool(why)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: sam)
+    monkeypatch.setattr(servers, "_shadow", lambda: shadow)
+    monkeypatch.setattr(shutil, "which", lambda *words, **more: "/usr/sbin/sshd")
+    monkeypatch.setattr(servers, "_tried", lambda sshd: ("", ""))
+    assert servers.choose("auto") == ("asyncssh" if why else "openssh")
+
+
+def test_a_server_that_refuses_to_start_is_not_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What `sshd -t` says is the reason; a folder below /run that it lacks is none where root's nodes see their own."""
+    sshd = tmp_path / "sshd"
+    sshd.write_text('#!/bin/sh\necho "$SAID" >&2; exit 255\n')
+    sshd.chmod(0o755)
+    monkeypatch.setenv("SAID", "Privilege separation user sshd does not exist")
+    assert servers._tried(str(sshd)) == ("Privilege separation user sshd does not exist", "")
+    for kind, lacking in (("root", "/run/sshd-of-a-test"), ("none", "")):
+        servers._tried.cache_clear()
+        monkeypatch.setenv("SAID", "Missing privilege separation directory: /run/sshd-of-a-test")
+        monkeypatch.setattr(initial, "isolation", lambda kind=kind: (kind, "no"))
+        assert servers._tried(str(sshd))[1] == lacking
+    servers._tried.cache_clear()

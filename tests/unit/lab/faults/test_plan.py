@@ -60,3 +60,49 @@ def test_a_wrong_entry_is_named(entry: dict[str, Any], told: str) -> None:
     with pytest.raises(LabUsageError, match="entry 2 of the fault plan") as caught:
         resolve([PLAN[1], entry], NODES)
     assert told in str(caught.value)
+
+
+ROLES = {"node1.lab.test": ("kernel",), "node2.lab.test": (), "big1.spark.test": ("kernel", "spark")}
+
+
+def means(nodes: Any) -> tuple[str, ...]:
+    return resolve([{"fault": "pause", "nodes": nodes, "for": 5}], list(ROLES), roles=ROLES)[0].nodes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "names"),
+    [
+        ("all", ("node1", "node2", "big1")),
+        (["@spark"], ("big1",)),
+        ("@kernel", ("node1", "big1")),
+        (["*.lab.test"], ("node1", "node2")),
+        (["big*", "node1.lab.test"], ("node1", "big1")),
+    ],
+)
+def test_a_plan_means_nodes_by_name_pattern_and_role(nodes: Any, names: tuple[str, ...]) -> None:
+    """Each once, in the order of the lab."""
+    assert means(nodes) == names
+
+
+@pytest.mark.parametrize("nodes", ["@gpu", ["node1", "@gpu"], "huge*"])
+def test_a_role_or_pattern_that_means_no_node_is_an_error(nodes: Any) -> None:
+    """It says what there is."""
+    with pytest.raises(LabUsageError, match="node1, node2, big1"):
+        means(nodes)
+
+
+def test_a_fault_without_an_end_lasts_as_long_as_the_plan() -> None:
+    """The latest end of the others is the plan's; a plan without any end can't be run."""
+    endless = {"at": 2, "fault": "pause", "nodes": "all", "for": None}
+    steps = resolve([endless, {"at": "10s", "fault": "refuse", "nodes": "all", "for": 5}], NODES)
+    assert [step.lasts for step in steps] == [13.0, 5.0]
+    with pytest.raises(LabUsageError, match="no end"):
+        resolve([endless], NODES)
+
+
+def test_other_machines_are_meant_by_name_alone() -> None:
+    """Neither `all`, nor chance, nor a pattern; their names do."""
+    plan = [{"fault": "pause", "nodes": nodes, "for": 1} for nodes in ("all", {"random": 3}, "*", ["master", "node1"])]
+    found = resolve(plan, list(ROLES), others=["master.lab.test"])
+    assert [len(step.nodes) for step in found[:3]] == [3, 3, 3]
+    assert found[3].nodes == ("node1", "master")

@@ -1,0 +1,75 @@
+"""A node as processes: an SSH server and what its logins start."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.keys import HostEntry
+from lab.local import processes
+from lab.local.files import empty, write_server_files
+from lab.local.machines import LocalMachine
+from lab.machines import Node
+from lab.names import fqdn
+from lab.probes import probe_ssh
+from lab.specs import NodeSpec, node_spec
+
+
+class LocalNode(LocalMachine, Node):
+    """An SSH server on a loopback port, with a home of its own."""
+
+    def __init__(self, folder: Path, identity: Path, changed: Callable[[], None]) -> None:
+        super().__init__(folder, changed)
+        self._identity = identity
+        self.name = str(self.facts.get("name") or fqdn(self.short))
+        self.host_key = str(self.facts["host_key"])
+        self.trusted = bool(self.facts["trusted"])
+
+    @property
+    def port(self) -> int:
+        """The port that the node was made with."""
+        return int(self.facts["port"])
+
+    def entry(self) -> HostEntry:
+        """Name this user: nobody else can log in to an sshd that doesn't run as root."""
+        user = str(self.facts["user"])
+        return HostEntry(self.name, self.address, self.port, self.host_key, user, self.certified)
+
+    @property
+    def spec(self) -> NodeSpec:
+        """From machine.json."""
+        return node_spec(self.name, str(self.facts.get("definition", "")))
+
+    @property
+    def certified(self) -> str:
+        """From machine.json."""
+        return str(self.facts.get("authority", ""))
+
+    def reset(self) -> None:
+        """End all its processes but its SSH server, empty its home and /tmp, have the server hang up and read its files."""
+        if self.state == "running":
+            kept = processes.chain(self.folder)
+            processes.end_others(self.folder, kept)
+            self._empty()
+            write_server_files(self.facts)
+            kept[-1].signal(signal.SIGHUP)
+            self.wait_ready()
+        else:
+            self.kill()
+            self._empty()
+            write_server_files(self.facts)
+            self.start()
+
+    def wait_ready(self) -> None:
+        """Wait for an SSH login."""
+        self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._identity))
+
+    def _empty(self) -> None:
+        # The folders themselves stay: they are mounted inside the node, and so is the sockets' folder below its /tmp.
+        run, tmp = Path(self.facts["run"]), self.facts.get("tmp")
+        empty(Path(self.facts["home"]), spared=set())
+        empty(run, spared=set())
+        if tmp:
+            inside = Path(tmp) / run.relative_to("/tmp") if run.is_relative_to("/tmp") else Path(tmp)  # noqa: S108
+            empty(Path(tmp), spared={inside, *inside.parents})

@@ -363,4 +363,5 @@ def _check_env(env: dict[str, Any]) -> None:
 tuning.turn_nagle_off()
 tuning.parse_dates_quickly()
 tuning.keep_environments_apart()
+tuning.say_why_restarts_fail()
 __all__ = ["DistributedProcessProxy"]

@@ -7,6 +7,7 @@ patches keep what the patched functions promise.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import datetime
@@ -15,7 +16,8 @@ from typing import Any
 
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_client import jsonutil
-from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
+from jupyter_server.services.kernels.handlers import KernelActionHandler, ZMQChannelsHandler
+from tornado.web import HTTPError
 
 
 def turn_nagle_off() -> None:
@@ -76,6 +78,34 @@ def keep_environments_apart() -> None:
     """
     if not isinstance(vars(RemoteMappingKernelManager).get("start_kernel"), _PerRequest):
         RemoteMappingKernelManager.start_kernel = _PerRequest(RemoteMappingKernelManager.start_kernel)
+
+
+def say_why_restarts_fail() -> None:
+    """Have the answer to a restart that failed say host, cause and remedy, as the answer to a start does.
+
+    jupyter_server's handler answers "Exception restarting kernel" and a traceback without its last line, the one that counts.
+    """
+    restart, write = RemoteMappingKernelManager.restart_kernel, KernelActionHandler.write
+    reason: ContextVar[str] = ContextVar("reason", default="")  # each request is a task, and so a context, of its own
+
+    @functools.wraps(restart)
+    async def restart_noting_failure(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            await restart(self, *args, **kwargs)
+        except HTTPError as error:
+            reason.set(str(error.reason or error.log_message or ""))
+            raise
+
+    @functools.wraps(write)
+    def write_with_reason(self: Any, chunk: Any) -> None:
+        if reason.get():
+            answer = json.loads(chunk)
+            answer["message"] += f": {reason.get()}"
+            chunk = json.dumps(answer)
+        write(self, chunk)
+
+    RemoteMappingKernelManager.restart_kernel = restart_noting_failure
+    KernelActionHandler.write = write_with_reason
 
 
 def renew_session_key(kernel_id: str, key: bytes) -> None:

@@ -172,12 +172,13 @@ async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_eith
 async def test_a_pinned_kernel_whose_restart_failed_can_be_restarted_or_deleted_later(
     faulty: Gateway, faulty_client: GatewayClient, nodes: Nodes, fault: Inflict
 ) -> None:
-    """A kernel pinned to a host that hangs can't be restarted; it is not stuck: once the host is back, it can."""
+    """A kernel pinned to a host that hangs can't be restarted, and the answer names the host; once that is back, it can."""
     node = nodes[1]
     first, second = await start_on(faulty_client, node), await start_on(faulty_client, node)
     with fault("pause", node):
         restarts = await asyncio.gather(first.restart(60), second.restart(60), return_exceptions=True)
         assert all(isinstance(error, GatewayError) for error in restarts)
+        assert all(node.name in str(error) for error in restarts)
     await until("the host takes kernels again", lambda: not processes(node), timeout=30)
     await first.restart()
     assert await host_of(first) == node.name

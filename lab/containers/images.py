@@ -25,6 +25,8 @@ from lab.state import locked
 
 LABEL_IMAGE = f"{LABEL}.image"
 FRESH = timedelta(minutes=10)
+KEPT = timedelta(days=1)
+"""How long `up` leaves images of other sources alone: the next `up` from another checkout would have to build them again."""
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -197,22 +199,22 @@ def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -
     raise LabError(f"the image of the {recipe.role} could not be built", cause=f"{error}\n" + "\n".join(log))
 
 
-def is_fresh(created: str, now: datetime) -> bool:
-    """Say whether the engine's time stamp *created* (nanoseconds, UTC) is less than FRESH before *now*."""
+def is_fresh(created: str, now: datetime, within: timedelta = FRESH) -> bool:
+    """Say whether the engine's time stamp *created* (nanoseconds, UTC) is less than *within* before *now*."""
     try:
         made = datetime.strptime(created[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
     except ValueError:
         return False
-    return now - made < FRESH
+    return now - made < within
 
 
 def _remove_older(client: Any, role: str, wanted: Collection[str]) -> None:
     """Remove earlier images of the same role that no container uses (any more: the last `up` may have kept one).
 
-    Fresh ones stay: another `up`, a moment apart and of other sources, may be about to use them.
+    Those of the last day stay: another checkout's `up` uses them.
     """
     for image in client.images.list(filters={"label": f"{LABEL_IMAGE}={role}"}):
-        if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc)):
+        if is_fresh(str(image.attrs.get("Created", "")), datetime.now(timezone.utc), KEPT):
             continue
         for tag in image.tags:
             if tag.startswith(f"eglab/{role}:") and tag not in wanted:

@@ -41,7 +41,7 @@ def role_of(spec: str) -> str:
 
 @cache
 def _made(name: str) -> Lab:
-    return Lab.up(name, nodes=2, driver="docker", roles=("spark", "yarn"))
+    return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
 
 
 @pytest.fixture(scope="session")

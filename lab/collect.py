@@ -19,7 +19,7 @@ from lab.drivers import usable
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import destroy
 from lab.names import LABEL, LABEL_MACHINE, LABEL_ROLE, check_name
-from lab.spark.roles import MACHINES
+from lab.spark.kinds import MACHINES
 from lab.state import StateFolder, cache_root, state_root
 
 HALF_MADE_SECONDS: Final = 600.0
@@ -39,7 +39,7 @@ class FoundLab:
     lease: leases.Lease | None = None
     folder: Path | None = None
     services: int = 0
-    roles: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
     """`spark`, `yarn`: the clusters that have a master's machine."""
 
     @property
@@ -55,7 +55,7 @@ class FoundLab:
             "nodes": self.nodes,
             "gateways": self.gateways,
             "services": self.services,
-            "with": list(self.roles),
+            "with": list(self.clusters),
             "running": self.running,
             "made": self.made or None,
             "owner": self.lease.owner if self.lease else None,
@@ -102,9 +102,9 @@ def _on_engine() -> Iterator[FoundLab]:
     for container in client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         name = _note(container.labels, container.attrs.get("Created"), labels, times)
         counts.setdefault(name, []).append(container.labels.get(LABEL_ROLE, ""))
-        for role, machine in MACHINES.items():
+        for kind, machine in MACHINES.items():
             if container.labels.get(LABEL_ROLE) == "service" and container.labels.get(LABEL_MACHINE) == machine:
-                clusters.setdefault(name, set()).add(role)
+                clusters.setdefault(name, set()).add(kind)
         running[name] = running.get(name, 0) + (container.status == "running")
     for name, seen in labels.items():
         if not _is_name(name):
@@ -117,7 +117,7 @@ def _on_engine() -> Iterator[FoundLab]:
             nodes=roles.count("node"),
             gateways=roles.count("gateway"),
             services=roles.count("service"),
-            roles=tuple(sorted(clusters.get(name, ()))),
+            clusters=tuple(sorted(clusters.get(name, ()))),
             running=running.get(name, 0),
             made=min(filter(None, times[name]), default=0.0),
             lease=leases.read(name) or next(filter(None, map(leases.from_labels, seen)), None),

@@ -13,7 +13,7 @@ from lab.errors import LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.machines import Gateway, Node
 from lab.progress import Progress
-from lab.spark.roles import of
+from lab.spark.kinds import of
 from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
 from lab.topology.desired import Desired, from_running, from_topology, numbered
@@ -31,22 +31,22 @@ def desire(
     folder: StateFolder,
     nodes: int | None,
     topology: Topology | None,
-    roles: Iterable[str] | None = None,
+    clusters: Iterable[str] | None = None,
 ) -> Desired:
     """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row.
 
-    *roles* (`spark`, `yarn`) replace those that it had.
+    *clusters* (`spark`, `yarn`) replace those that it had.
     """
     if topology is not None:
         found = from_topology(topology)
-        return found if roles is None else found.running(roles)
+        return found if clusters is None else found.running(clusters)
     running = from_running(
         [node.spec for node in driver.nodes()],
         [gateway.spec for gateway in driver.gateways()],
         gateway=not folder.no_gateway.exists(),
         services=[service.spec for service in driver.services()],
     )
-    return _with_nodes(running, nodes) if roles is None else _with_nodes(running, nodes).running(roles)
+    return _with_nodes(running, nodes) if clusters is None else _with_nodes(running, nodes).running(clusters)
 
 
 def _with_nodes(running: Desired, nodes: int | None) -> Desired:

@@ -20,7 +20,7 @@ from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generat
 from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
-from lab.spark.roles import of
+from lab.spark.kinds import of
 from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
@@ -61,7 +61,7 @@ class Lab:
         topology: Topology | None = ...,
         sshd: str | None = ...,
         lease: float | None = ...,
-        roles: Iterable[str] | None = ...,
+        clusters: Iterable[str] | None = ...,
         plan_only: Literal[False] = ...,
     ) -> Lab: ...
 
@@ -77,7 +77,7 @@ class Lab:
         topology: Topology | None = ...,
         sshd: str | None = ...,
         lease: float | None = ...,
-        roles: Iterable[str] | None = ...,
+        clusters: Iterable[str] | None = ...,
         plan_only: Literal[True],
     ) -> Plan: ...
 
@@ -92,7 +92,7 @@ class Lab:
         topology: Topology | None = None,
         sshd: str | None = None,
         lease: float | None = None,
-        roles: Iterable[str] | None = None,
+        clusters: Iterable[str] | None = None,
         plan_only: bool = False,
     ) -> Lab | Plan:
         """Make the lab *name* whole and return it once a kernel has run on each of its nodes.
@@ -101,7 +101,7 @@ class Lab:
         so, what *topology* doesn't ask for (any more) is removed. Without *topology* the lab stays what it is, with *nodes*
         in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
 
-        *roles* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
+        *clusters* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
         *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. With *plan_only*
         return what would happen, and touch nothing. The landings of the probe are kept in `landings`. Raises LabNotReady
         with the failed probe and that machine's last lines.
@@ -114,10 +114,10 @@ class Lab:
         chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
         if plan_only:
             lab = cls(name, choose_driver(*chosen), folder)
-            return make(lab._driver, desire(lab._driver, folder, nodes, topology, roles))
+            return make(lab._driver, desire(lab._driver, folder, nodes, topology, clusters))
         with locked(f"lab-{name}", what=f"the lab {name}"):
             lab = cls(name, choose_driver(*chosen), folder)
-            desired = desire(lab._driver, folder, nodes, topology, roles)
+            desired = desire(lab._driver, folder, nodes, topology, clusters)
             # First of all: whoever finds half a lab must know whom to ask for the other half.
             folder.write(folder.driver, lab.driver)
             converging.lease(lab, lease if lease is not None else given.lease)
@@ -284,8 +284,8 @@ class Lab:
         the numbered nodes; *kernelspecs* are kernel.json contents beside the three that all gateways have.
         """
         targets = tuple(hosts) if hosts is not None else self._numbered()
-        roles = of(daemon for service in self.services for daemon in service.spec.daemons)
-        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), dict(kernelspecs or {}), roles=roles)
+        clusters = of(daemon for service in self.services for daemon in service.spec.daemons)
+        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), dict(kernelspecs or {}), clusters=clusters)
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
             gateway = self._driver.put_gateway(spec)
             self.refresh()

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from lab.errors import LabUsageError
 from lab.names import check_name, fqdn, node_number, short_name
-from lab.spark import roles
+from lab.spark import kinds
 from lab.topology.model import Limits, User
 
 Shell = Literal["bash", "csh", "fish"]
@@ -48,17 +48,17 @@ class NodeSpec:
     validity: float = 30 * 86400.0
     """Seconds that certificates are good for."""
     daemons: tuple[str, ...] = ()
-    """What runs beside sshd: lab/spark/roles.py has the names."""
+    """What runs beside sshd: lab/spark/kinds.py has the names."""
 
     @property
     def is_service(self) -> bool:
         """Whether it is a master's machine, on which no kernels are started."""
-        return roles.is_master(self.daemons)
+        return kinds.is_master(self.daemons)
 
     @property
     def image(self) -> str:
         """The image that has its daemons."""
-        return roles.image(self.daemons)
+        return kinds.image(self.daemons)
 
     def __post_init__(self) -> None:
         check_name(short_name(self.name), "node")
@@ -99,7 +99,7 @@ class GatewaySpec:
     template: str = ""
     patterns: tuple[str, ...] | None = None
     limits: Limits = field(default_factory=Limits)
-    roles: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
     """The clusters (`spark`, `yarn`) whose kernelspecs it offers."""
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab, destroy
 from lab.names import check_name
 from lab.progress import Progress
-from lab.spark.roles import ROLES
+from lab.spark import kinds
 from lab.state import StateFolder
 
 
@@ -56,9 +56,9 @@ from lab.state import StateFolder
 )
 @click.option(
     "--with",
-    "roles",
+    "clusters",
     multiple=True,
-    type=click.Choice([*ROLES, "none"]),
+    type=click.Choice([*kinds.KINDS, "none"]),
     help="A cluster on the nodes; may repeat. In place of those that the lab has [as it has, else none]",
 )
 @click.option(
@@ -79,7 +79,7 @@ def up(
     nodes: int | None,
     driver: str | None,
     sshd: str | None,
-    roles: Sequence[str],
+    clusters: Sequence[str],
     profiles: Sequence[str],
     lease: float | None,
     dry_run: bool,
@@ -94,8 +94,8 @@ def up(
     Example: lab up --nodes 2 --dry-run
     """
     settings: dict[str, Any] = {key: value for key, value in {"sshd": sshd, "lease": lease}.items() if value}
-    if roles:
-        settings["roles"] = [role for role in roles if role != "none"]
+    if clusters:
+        settings["clusters"] = [each for each in clusters if each != "none"]
     if file is not None:
         from lab.topology import load
 
@@ -105,7 +105,7 @@ def up(
             )
         nodes = None  # LAB_NODES is for labs without a file
         settings["topology"] = topology = load(file)
-        if roles:
+        if clusters:
             raise LabUsageError(
                 f"{file} says what runs on the nodes, and so does --with", remedy="write `with` into FILE"
             )

@@ -90,10 +90,10 @@ def _clusters(lab: Lab, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
     """Return what people read of a cluster: who is in and who is not, then its applications that run or wait."""
     if "error" in cluster:
-        return [f"{cluster['role']}: does not answer: {cluster['error']}"]
+        return [f"{cluster['kind']}: does not answer: {cluster['error']}"]
     members = ", ".join(f"{short_name(member['node'])} {member['state']}" for member in cluster["members"])
     lost = [short_name(name) for name in cluster["missing"]]
-    told = f"{cluster['role']}: {members or 'nobody is in'}" + (f"; missing: {', '.join(lost)}" if lost else "")
+    told = f"{cluster['kind']}: {members or 'nobody is in'}" + (f"; missing: {', '.join(lost)}" if lost else "")
     lines = [f"{told}; {cluster['url']}"]
     for app in cluster["applications"]:
         if app["state"] in {"RUNNING", "WAITING", "ACCEPTED", "SUBMITTED"}:
@@ -132,7 +132,7 @@ def ls(as_json: bool) -> None:
             age(lab.made),
             lab.lease.owner if lab.lease else "",
             left(lab.lease.expires) if lab.lease else "never",
-            "+".join(lab.roles),
+            "+".join(lab.clusters),
         )
         for lab in found
     ]

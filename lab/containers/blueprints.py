@@ -27,7 +27,7 @@ from lab.names import (
     resource_name,
     short_name,
 )
-from lab.spark import roles
+from lab.spark import kinds
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder
 from lab.topology.model import Limits
@@ -131,7 +131,7 @@ class Blueprints:
         if spec.daemons:
             environment["LAB_DAEMONS"] = " ".join(spec.daemons)
             settings["volumes"] = {resource_name(self._lab, SHARED): {"bind": "/shared", "mode": "rw"}}
-            ports = {f"{roles.PORTS[role]}/tcp": ("127.0.0.1", None) for role in roles.of(spec.daemons)}
+            ports = {f"{kinds.PORTS[kind]}/tcp": ("127.0.0.1", None) for kind in kinds.of(spec.daemons)}
             settings["ports"] = {**settings["ports"], **(ports if spec.is_service else {})}
         image = self._tags[images.key(spec.packages, spec.image)]
         role = "service" if spec.is_service else "node"

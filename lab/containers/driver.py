@@ -119,7 +119,7 @@ class DockerDriver:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
         container = self._container(spec)
         gateway = ContainerGateway(container, self._tell)
-        for name, kernelspec in {**default_kernelspecs(), **offered(spec.roles), **spec.kernelspecs}.items():
+        for name, kernelspec in {**default_kernelspecs(), **offered(spec.clusters), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
         gateway.resume()
         return gateway

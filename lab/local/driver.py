@@ -25,7 +25,7 @@ from lab.local.node import LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
-from lab.spark import roles
+from lab.spark import kinds
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder, cache_root
 from lab.topology.model import Limits
@@ -282,7 +282,7 @@ def _check(spec: NodeSpec) -> None:
     """Raise EnvironmentUnfit for what only a machine of its own can have, naming it."""
     if spec.daemons:
         raise EnvironmentUnfit(
-            f"a local lab has no {' and no '.join(roles.of(spec.daemons))}",
+            f"a local lab has no {' and no '.join(kinds.of(spec.daemons))}",
             cause="their daemons listen on fixed ports of each node, and local nodes share this machine's",
             remedy="start a container engine and use `lab up --driver docker`, or leave `--with` out",
         )

@@ -13,7 +13,7 @@ from lab.errors import LabError, LabNotFound
 from lab.machines import Node
 from lab.names import short_name
 from lab.probes import PROBE_SECONDS, ProbeFailed, wait_until
-from lab.spark import logs, roles
+from lab.spark import kinds, logs
 
 if TYPE_CHECKING:
     from lab.lab import Lab
@@ -47,7 +47,7 @@ class Application:
 class Cluster(ABC):
     """One cluster of a lab; asks its master anew at each call, over the loopback port that the engine gave it."""
 
-    role: ClassVar[roles.Role]
+    kind: ClassVar[kinds.Kind]
     name: ClassVar[str]
     whole: ClassVar[str]
     alive: ClassVar[str]
@@ -55,12 +55,12 @@ class Cluster(ABC):
 
     def __init__(self, machine: Node, nodes: Sequence[Node]) -> None:
         self.machine = machine
-        self.nodes = tuple(node for node in nodes if roles.WORKERS[self.role] in node.spec.daemons)
+        self.nodes = tuple(node for node in nodes if kinds.WORKERS[self.kind] in node.spec.daemons)
 
     @property
     def url(self) -> str:
         """The master's base URL from this machine; the port may be another after a restart."""
-        return self.machine.published(roles.PORTS[self.role])
+        return self.machine.published(kinds.PORTS[self.kind])
 
     @property
     @abstractmethod
@@ -127,7 +127,7 @@ class Cluster(ABC):
 class SparkMaster(Cluster):
     """A standalone master and its workers."""
 
-    role = "spark"
+    kind = "spark"
     name = "the Spark master"
     whole = "the workers"
     alive = "ALIVE"
@@ -170,7 +170,7 @@ class SparkMaster(Cluster):
 class ResourceManager(Cluster):
     """A YARN cluster."""
 
-    role = "yarn"
+    kind = "yarn"
     name = "the ResourceManager"
     whole = "the NodeManagers"
     alive = "RUNNING"
@@ -212,33 +212,33 @@ class ResourceManager(Cluster):
         return tuple(sorted(hosts))
 
 
-KINDS: Final[dict[str, type[Cluster]]] = {kind.role: kind for kind in (SparkMaster, ResourceManager)}
+CLASSES: Final[dict[str, type[Cluster]]] = {each.kind: each for each in (SparkMaster, ResourceManager)}
 
 
 def clusters(lab: Lab) -> list[Cluster]:
     """Return the clusters of *lab*; none where it has no services."""
     services = lab.services
     nodes = lab.nodes if services else []
-    return [KINDS[role](machine, nodes) for machine in services for role in roles.of(machine.spec.daemons)]
+    return [CLASSES[kind](machine, nodes) for machine in services for kind in kinds.of(machine.spec.daemons)]
 
 
-def cluster(lab: Lab, role: str) -> Cluster:
-    """Return one cluster by its role; raise LabNotFound."""
+def cluster(lab: Lab, kind: str) -> Cluster:
+    """Return one cluster by its kind; raise LabNotFound."""
     for found in clusters(lab):
-        if found.role == role:
+        if found.kind == kind:
             return found
-    raise LabNotFound(f"the lab {lab.name} has no {role}", remedy=f"`lab up --name {lab.name} --with {role}`")
+    raise LabNotFound(f"the lab {lab.name} has no {kind}", remedy=f"`lab up --name {lab.name} --with {kind}`")
 
 
 def environment(services: Iterable[Node]) -> dict[str, str]:
     """Return what `lab env --json` says of the clusters: empty strings where there is none."""
     found = {"spark_master": "", "spark_ui": "", "yarn_rm": "", "yarn_ui": ""}
     for machine in services:
-        for role in roles.of(machine.spec.daemons):
-            known = KINDS[role](machine, ())
+        for kind in kinds.of(machine.spec.daemons):
+            known = CLASSES[kind](machine, ())
             found |= (
                 {"spark_master": known.address, "spark_ui": known.url}
-                if role == "spark"
+                if kind == "spark"
                 else {"yarn_rm": known.address, "yarn_ui": known.url}
             )
     return found
@@ -248,7 +248,7 @@ def report(lab: Lab) -> list[dict[str, Any]]:
     """Return what `lab status --json` says of the clusters; one that doesn't answer says why."""
     found = []
     for each in clusters(lab):
-        told: dict[str, Any] = {"role": each.role, "machine": short_name(each.machine.name), "url": each.url}
+        told: dict[str, Any] = {"kind": each.kind, "machine": short_name(each.machine.name), "url": each.url}
         try:
             told["members"] = [asdict(member) for member in each.members()]
             told["applications"] = [asdict(application) for application in each.applications()]

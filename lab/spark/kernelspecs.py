@@ -8,28 +8,28 @@ from typing import Any, Final
 from eg_distributed import kernelspecs
 from lab.kernelspecs import KERNEL_PYTHON
 from lab.names import fqdn
-from lab.spark import roles
+from lab.spark import kinds
 
 SITE: Final = kernelspecs.Site(
     spark_home="/opt/spark",
-    master=f"spark://{fqdn(roles.MACHINES['spark'])}:7077",
+    master=f"spark://{fqdn(kinds.MACHINES['spark'])}:7077",
     hadoop_conf_dir="/etc/hadoop",
     python=KERNEL_PYTHON,
-    env={"JAVA_HOME": "/usr/lib/jvm/java-17-openjdk-amd64"},
+    env={"JAVA_HOME": "/usr/lib/jvm/java-17-openjdk-amd64", "TOREE_JAR": "/opt/toree/toree-assembly.jar"},
 )
 """Where images/spark and images/yarn have what."""
-NEEDS: Final[dict[str, roles.Role]] = {"standalone": "spark", "yarn_client": "yarn"}
+NEEDS: Final[dict[str, kinds.Kind]] = {"standalone": "spark", "yarn_client": "yarn"}
 """Which cluster a kernelspec is for, by the end of its name."""
 
 
 def offered(wanted: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return kernel.json contents by name for a lab with the roles *wanted*; none for a plain lab."""
-    there = roles.check(wanted)
+    """Return kernel.json contents by name for a lab with the kinds *wanted*; none for a plain lab."""
+    there = kinds.check(wanted)
     if not there:
         return {}
     return {
         name: kernelspecs.sample(name, SITE)
         for name in kernelspecs.names()
-        if any(name.startswith("spark_") and name.endswith(end) and role in there for end, role in NEEDS.items())
+        if any(name.startswith("spark_") and name.endswith(end) and kind in there for end, kind in NEEDS.items())
         or name == "R_distributed"
     }

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from lab.spark import roles
+from lab.spark import kinds
 from lab.topology.model import Topology
 
 MAX_NODES: Final = 160
@@ -34,8 +34,8 @@ def check(topology: Topology, refuse: Refuse) -> None:
         _check_sshd(nodes.sshd, ("nodes", group, "sshd"), refuse)
         for variable in nodes.login_env:
             _check_variable(variable, ("nodes", group, "login_env", variable), refuse)
-    for role in topology.roles:
-        _take(taken, roles.MACHINES[role], f"the role {role!r}", ("with",), refuse)
+    for kind in topology.clusters:
+        _take(taken, kinds.MACHINES[kind], f"the cluster {kind!r}", ("with",), refuse)
     total = sum(nodes.count for nodes in topology.nodes.values())
     if not 1 <= total <= MAX_NODES:
         raise refuse(("nodes",), f"a lab can't have {total} nodes", f"choose 1 to {MAX_NODES}")
@@ -53,7 +53,7 @@ def check(topology: Topology, refuse: Refuse) -> None:
     for reserved in ("lab", "root", "sshd", "gateway"):
         if reserved in topology.users:
             raise refuse(("users", reserved), f"every machine has a {reserved!r} already", "choose another name")
-    services = {roles.MACHINES[role] for role in topology.roles}
+    services = {kinds.MACHINES[kind] for kind in topology.clusters}
     for number, step in enumerate(topology.faults):
         for pattern in step.nodes:
             if pattern not in services and not any(matches(pattern, name, nodes) for name, nodes in known):

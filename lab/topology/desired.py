@@ -10,7 +10,7 @@ from typing import Any
 from lab.errors import LabUsageError
 from lab.kernelspecs import OURS
 from lab.names import DEFAULT_GATEWAY, fqdn, node_number, short_name, sort_key
-from lab.spark import roles
+from lab.spark import kinds
 from lab.specs import GatewaySpec, NodeSpec
 from lab.topology.checks import MAX_NODES
 from lab.topology.model import KernelspecEntry, NodeGroup, Topology
@@ -48,10 +48,10 @@ class Desired:
         return Desired(tuple(nodes), tuple(gateway.serving(nodes) for gateway in self.gateways), self.services)
 
     def running(self, wanted: Iterable[str]) -> Desired:
-        """Return this with the daemons of the roles *wanted* (`spark`, `yarn`), and no others."""
-        chosen = roles.check(wanted)
-        nodes = tuple(dataclasses.replace(node, daemons=roles.on_nodes(chosen)) for node in self.nodes)
-        gateways = tuple(dataclasses.replace(gateway, roles=chosen) for gateway in self.gateways)
+        """Return this with the daemons of the clusters *wanted* (`spark`, `yarn`), and no others."""
+        chosen = kinds.check(wanted)
+        nodes = tuple(dataclasses.replace(node, daemons=kinds.on_nodes(chosen)) for node in self.nodes)
+        gateways = tuple(dataclasses.replace(gateway, clusters=chosen) for gateway in self.gateways)
         return Desired(nodes, gateways, masters(chosen, nodes))
 
 
@@ -98,16 +98,16 @@ def from_topology(topology: Topology) -> Desired:
             ).serving(nodes)
             for name in gateway_names(group, offered)
         ]
-    return Desired(tuple(nodes), tuple(gateways)).running(topology.roles)
+    return Desired(tuple(nodes), tuple(gateways)).running(topology.clusters)
 
 
 def masters(wanted: Iterable[str], nodes: Iterable[NodeSpec]) -> tuple[NodeSpec, ...]:
-    """Return the masters' machines for the roles *wanted*; logins prove themselves there as on the *nodes*."""
+    """Return the masters' machines for the clusters *wanted*; logins prove themselves there as on the *nodes*."""
     like = next(iter(nodes), None)
     proof = {"auth": like.auth, "validity": like.validity} if like else {}
     return tuple(
-        NodeSpec(fqdn(roles.MACHINES[role]), group=role, daemons=(roles.MASTERS[role],), **proof)  # type: ignore[arg-type]
-        for role in roles.check(wanted)
+        NodeSpec(fqdn(kinds.MACHINES[kind]), group=kind, daemons=(kinds.MASTERS[kind],), **proof)  # type: ignore[arg-type]
+        for kind in kinds.check(wanted)
     )
 
 
@@ -141,7 +141,7 @@ def from_running(
     wanted = sorted(row.values(), key=lambda node: sort_key(node.name))
     if gateway and not kept:
         kept = [GatewaySpec(DEFAULT_GATEWAY, (), group=DEFAULT_GATEWAY, template=DEFAULT_GATEWAY)]
-    found = roles.of(daemon for machine in (*wanted, *services) for daemon in machine.daemons)
+    found = kinds.of(daemon for machine in (*wanted, *services) for daemon in machine.daemons)
     return Desired(tuple(wanted), tuple(each.serving(wanted) for each in kept)).running(found)
 
 

@@ -227,7 +227,7 @@ class Topology:
             example="2h",
         ),
     )
-    roles: tuple[Literal["spark", "yarn"], ...] = field(
+    clusters: tuple[Literal["spark", "yarn"], ...] = field(
         default=(),
         metadata=say(
             "Clusters on the nodes. `spark`: a standalone master, and a worker on each node. `yarn`: a ResourceManager, "

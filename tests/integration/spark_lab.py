@@ -41,7 +41,7 @@ def role_of(spec: str) -> str:
 
 @cache
 def _made(name: str) -> Lab:
-    return Lab.up(name, nodes=2, driver="docker", roles=("spark", "yarn"))
+    return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
 
 
 @pytest.fixture(scope="session")
@@ -136,8 +136,24 @@ async def nothing_left(lab: Lab, kernel_ids: list[str], seconds: float = KILLED_
 
     deadline = time.monotonic() + seconds
     while found := await asyncio.to_thread(look):
-        assert time.monotonic() < deadline, f"left after {seconds:g} s: {found}"
+        if time.monotonic() > deadline:
+            await asyncio.to_thread(_clean, lab)
+            pytest.fail(f"left after {seconds:g} s: {found}")
         await asyncio.sleep(0.2)
+
+
+def _clean(lab: Lab) -> None:
+    """Take away what a failed test left, so that the next one starts clean."""
+    for node in lab.nodes:
+        pids = [str(pid) for pid, args in processes(node).items() if _is_kernels(args)]
+        node.exec(["kill", "-9", *pids], user="root")
+        if folders := kernel_files(node):
+            node.exec(["kill", "-9", *map(str, agents(node))], user="root")
+            node.exec(["rm", "-rf", *folders], user="root")
+        node.exec(
+            ["sh", "-c", "rm -rf /tmp/eg-distributed-spark-* /tmp/eg-spark-* /shared/staging/.sparkStaging/*"],
+            user="root",
+        )
 
 
 async def interrupted(kernel: Kernel, code: str, printed: str, pause: float = 0.0) -> Any:

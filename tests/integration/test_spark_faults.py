@@ -1,0 +1,110 @@
+"""What breaks while a Spark job runs: a worker, a NodeManager, a master, the gateway's way to the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from lab import Gateway, Lab, faults
+from lab.spark.clusters import cluster
+from tests.integration.client import GatewayClient, Kernel, Result, host_of
+from tests.integration.conftest import until
+from tests.integration.faults import cut_ssh, refusal
+from tests.integration.spark_lab import (
+    SESSION_SECONDS,
+    role_of,
+    running,
+    spark_client,
+    spark_gateway,
+    spark_lab,
+)
+
+__all__ = ["spark_client", "spark_gateway", "spark_lab"]
+
+pytestmark = pytest.mark.timeout(400)
+STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
+TASKS = 16
+FLAG = "/tmp/spark-job-done"
+JOB = f"""
+import time
+def slow(x):
+    time.sleep(0.7)
+    return x
+print("begun", flush=True)
+total = sc.parallelize(range({TASKS}), {TASKS}).map(slow).sum()
+print("sum", total, flush=True)
+open({FLAG!r}, "w").close()
+"""
+JOB_SECONDS = 150.0
+"""A lost NodeManager is noticed after 20 s, and its tasks are run again elsewhere."""
+
+
+async def during(kernel: Kernel) -> asyncio.Task[Result]:
+    """Begin the job, and return once some of its tasks are done."""
+    assert (await kernel.execute("sc.parallelize([1]).count()", SESSION_SECONDS)).status == "ok"
+    cell = await kernel.begin(JOB)
+    await cell.printed("begun")
+    moving = asyncio.ensure_future(cell.result(JOB_SECONDS))
+    # The cell shows how far it is after 3 s.
+    await until(
+        "some tasks are done", lambda: any("tasks done" in str(shown) for shown in cell.partial.displays), timeout=60
+    )
+    return moving
+
+
+@pytest.mark.parametrize(("spec", "fault"), [(STANDALONE, "spark-worker-down"), (YARN, "yarn-nodemanager-down")])
+async def test_a_job_outlives_a_node_of_its_executors(
+    spark_lab: Lab, spark_client: GatewayClient, spec: str, fault: str
+) -> None:
+    """The worker or NodeManager with the executor is killed: the job completes on the others, and the kernel is as it was."""
+    on = cluster(spark_lab, role_of(spec))
+    kernel = await spark_client.start_kernel(spec)
+    busy = await during(kernel)
+    there = await asyncio.to_thread(_node_of_executor, spark_lab)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: faults.heal(spark_lab))
+        faults.add(spark_lab, fault, [spark_lab.node(there.partition(".")[0])])
+        result = await busy
+        assert result.status == "ok", result.errors
+        assert result.stdout.splitlines()[-1] == f"sum {sum(range(TASKS))}"
+        assert await kernel.evaluate("spark.range(30).count()", JOB_SECONDS) == 30
+    await asyncio.to_thread(on.wait_ready)
+
+
+def _node_of_executor(lab: Lab) -> str:
+    """Return the full name of the node whose executor runs the one kernel's Python code."""
+    return next(node.name for node in lab.nodes if "pyspark.daemon" in node.exec(["ps", "-eo", "args="]).stdout)
+
+
+@pytest.mark.parametrize(("spec", "fault"), [(STANDALONE, "spark-master-down"), (YARN, "yarn-resourcemanager-down")])
+async def test_a_job_outlives_its_master(spark_lab: Lab, spark_client: GatewayClient, spec: str, fault: str) -> None:
+    """The master or the ResourceManager is killed mid-job: executors that are there finish it."""
+    on = cluster(spark_lab, role_of(spec))
+    kernel = await spark_client.start_kernel(spec)
+    busy = await during(kernel)
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: faults.heal(spark_lab))
+        faults.add(spark_lab, fault, [on.machine])
+        result = await busy
+        assert result.status == "ok", result.errors
+        assert result.stdout.splitlines()[-1] == f"sum {sum(range(TASKS))}"
+    await asyncio.to_thread(on.wait_ready)
+
+
+async def test_a_cut_loses_nothing_of_a_jobs_cell(
+    spark_lab: Lab, spark_gateway: Gateway, spark_client: GatewayClient
+) -> None:
+    """SSH to the driver's node is cut for a while mid-job: the cell's output is whole, and the session goes on."""
+    kernel = await spark_client.start_kernel(STANDALONE)
+    node = spark_lab.node((await host_of(kernel)).partition(".")[0])
+    busy = await during(kernel)
+    with refusal(node):  # nor does a new login get through until the job has ended
+        assert cut_ssh(node, spark_gateway)
+        await until("the job has ended", lambda: node.exec(["rm", FLAG]).exit_code == 0, timeout=JOB_SECONDS)
+    result = await busy
+    assert result.status == "ok", result.errors
+    assert result.stdout == f"begun\nsum {sum(range(TASKS))}\n"
+    assert await kernel.evaluate("spark.range(30).count()", JOB_SECONDS) == 30
+    assert len(running(cluster(spark_lab, "spark"), kernel.id)) == 1

@@ -1,0 +1,139 @@
+"""Kernelspecs on Spark that sites have: Enterprise Gateway's own, converted ones, and its own tests against ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eg_distributed.kernelspecs.conversion import OURS, THEIRS, convert
+from eg_distributed.launchers.spark_java import MODULE_OPTIONS
+from lab import Gateway, Lab
+from lab.kernelspecs import KERNEL_PYTHON
+from lab.spark.clusters import cluster
+from tests.integration.client import GatewayClient
+from tests.integration.conftest import end_gateway
+from tests.integration.spark_lab import ENV, JAVA, SESSION_SECONDS, running, spark_client, spark_gateway, spark_lab
+
+__all__ = ["spark_client", "spark_gateway", "spark_lab"]
+
+pytestmark = pytest.mark.timeout(400)
+RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
+ITESTS = "enterprise_gateway.itests.test_python_kernel"
+
+
+def theirs(class_name: str = OURS) -> dict[str, Any]:
+    """Return Enterprise Gateway's own kernel.json of spark_python_yarn_client, with the paths of the lab's nodes."""
+    argv = [RUN_SH]
+    for option in ("kernel-id", "response-address", "public-key", "port-range"):
+        argv += [f"--RemoteProcessProxy.{option}", "{" + option.replace("-", "_") + "}"]
+    argv += ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
+    env = {
+        "SPARK_HOME": "/opt/spark",
+        "PYSPARK_PYTHON": KERNEL_PYTHON,
+        "PYTHONPATH": "${HOME}/.local/lib/python3.8/site-packages:/opt/spark/python/lib/py4j-0.10.9.7-src.zip",
+        "SPARK_YARN_USER_ENV": "PYTHONUSERBASE=/home/yarn/.local,SEEN_BY=${USER:-nobody}",
+        "SPARK_OPTS": "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID} ${KERNEL_EXTRA_SPARK_OPTS}",
+        "LAUNCH_OPTS": "",
+        "HADOOP_CONF_DIR": "/etc/hadoop",
+        **ENV,
+    }
+    return {
+        "language": "python",
+        "display_name": "Spark - Python (YARN Client Mode)",
+        "metadata": {"process_proxy": {"class_name": class_name}, "debugger": True},
+        "env": env,
+        "argv": argv,
+    }
+
+
+@pytest.fixture(scope="module")
+def sites(spark_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with Enterprise Gateway's own kernelspec by our proxy, and with what `kernelspecs convert` makes of it."""
+    folder = tmp_path_factory.mktemp("kernels") / "spark_python_yarn_client"
+    folder.mkdir()
+    (folder / "kernel.json").write_text(json.dumps(theirs(THEIRS)))
+    converted = convert(folder, cluster(spark_lab, "spark").address)
+    converted.write()
+    standalone = json.loads((converted.target / "kernel.json").read_text())
+    gateway = spark_lab.add_gateway(
+        "sites",
+        kernelspecs={"theirs_yarn_client": theirs(), "theirs_standalone": standalone},
+        env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"},
+    )
+    yield gateway
+    end_gateway(gateway)
+
+
+@pytest.mark.parametrize("spec", ["theirs_yarn_client", "theirs_standalone"])
+async def test_kernelspecs_of_enterprise_gateway_run(spark_lab: Lab, sites: Gateway, spec: str) -> None:
+    """Its kernelspec, by our proxy, on a current Spark, with nothing of it on the nodes; converted, on the standalone master."""
+    node = spark_lab.nodes[0]
+    assert node.exec(["ls", RUN_SH]).exit_code != 0
+    async with GatewayClient(sites.url) as client:
+        kernel = await client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": "--conf 'spark.eg.words=a b;c'"})
+        assert await kernel.evaluate("spark.range(100).count()", SESSION_SECONDS) == 100
+        assert await kernel.evaluate("sc.getConf().get('spark.eg.words')") == "a b;c"
+        on = cluster(spark_lab, "yarn" if spec.endswith("yarn_client") else "spark")
+        assert len(running(on, kernel.id)) == 1
+        assert "/.local/lib/python3.8/site-packages" in await kernel.evaluate("__import__('os').environ['PYTHONPATH']")
+        if spec.endswith("yarn_client"):
+            seen = "sc.parallelize([0]).map(lambda _: __import__('os').environ.get('SEEN_BY')).first()"
+            assert await kernel.evaluate(seen, SESSION_SECONDS) == "nobody"
+
+
+def test_its_own_client_tests_pass(spark_lab: Lab, spark_gateway: Gateway) -> None:
+    """Enterprise Gateway's integration tests of spark_python_yarn_client, as it ships them, pass on YARN."""
+    settings = {
+        "GATEWAY_HOST": "127.0.0.1:8888",
+        "ITEST_HOSTNAME_PREFIX": "node",
+        "KERNEL_USERNAME": "lab",
+        "KERNEL_LAUNCH_TIMEOUT": "60",
+        "PYTHON_KERNEL_CLIENT_NAME": "spark_python_yarn_client",
+        "EXPECTED_APPLICATION_ID": "application_*",
+        "EXPECTED_SPARK_VERSION": "3.5.*",
+        "EXPECTED_SPARK_MASTER": "yarn",
+        "EXPECTED_DEPLOY_MODE": "client",
+    }
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    argv = ["env", *environment, spark_gateway.python, "-m", "unittest", "-v", "-k", "Client", ITESTS]
+    done = spark_gateway.exec(argv, timeout=300)
+    said = done.stderr + done.stdout
+    assert done.exit_code == 0, said
+    ran = re.search(r"^Ran (\d+) tests", said, re.MULTILINE)
+    assert ran is not None, said
+    assert int(ran[1]) == 10, said
+    assert said.count("skipped") <= 2, said  # the pi example, which is disabled in it
+
+
+def test_the_jvm_is_started_as_spark_would(spark_lab: Lab) -> None:
+    """Spark's own launcher, asked on a node, comes to the same Java options as ours do without it."""
+    argv = ["--master", "yarn", "--driver-memory", "300m", "pyspark-shell"]
+    environment = ["env", "SPARK_HOME=/opt/spark", "SPARK_SCALA_VERSION=2.12", f"JAVA_HOME={JAVA}"]
+    main = ["org.apache.spark.launcher.Main", "org.apache.spark.deploy.SparkSubmit"]
+    done = spark_lab.nodes[0].exec([*environment, f"{JAVA}/bin/java", "-cp", "/opt/spark/jars/*", *main, *argv]).check()
+    words = [word for word in re.split(r"[\0\n]+", done.stdout) if word]
+    begin = words.index(MODULE_OPTIONS[0])
+    assert tuple(words[begin : begin + len(MODULE_OPTIONS)]) == MODULE_OPTIONS
+    assert words[begin + len(MODULE_OPTIONS)] == "org.apache.spark.deploy.SparkSubmit"
+    assert "-Xmx300m" in words[:begin]
+
+
+def test_the_samples_are_installed_where_a_gateway_is(spark_gateway: Gateway) -> None:
+    """`jupyter distributed kernelspecs install`, run in a gateway's environment, installs what Jupyter then lists."""
+    jupyter = str(Path(spark_gateway.python).with_name("jupyter"))
+    folder = "/tmp/installed"
+    command = ["env", f"PATH={Path(spark_gateway.python).parent}:/usr/bin:/bin", jupyter, "distributed", "kernelspecs"]
+    done = spark_gateway.exec([*command, "install", "--prefix", folder, "--master", "spark://m:7077", "--replace"])
+    assert done.exit_code == 0, done.stderr
+    listed = (
+        spark_gateway.exec(["env", f"JUPYTER_PATH={folder}/share/jupyter", jupyter, "kernelspec", "list"])
+        .check()
+        .stdout
+    )
+    assert f"{folder}/share/jupyter/kernels/spark_python_standalone" in listed
+    assert f"{folder}/share/jupyter/kernels/spark_scala_yarn_client" in listed

@@ -11,7 +11,7 @@ from typing import Final
 INIT: Final = str(Path(__file__).with_name("init.py"))
 PROBE_SECONDS: Final = 20.0
 
-SHARED: Final = "their host name, their process table and their /tmp"
+SHARED: Final = "their host name, their process table, their /tmp and, under OpenSSH's server, where logins begin"
 
 
 def command(verb: str, *facts: str) -> list[str]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -203,13 +204,13 @@ def processes(node: Machine) -> dict[int, str]:
     found = {}
     for line in lines:
         pid, stat, args = line.split(None, 2)
-        if not (args.startswith(_NO_KERNELS) or _SERVER in args or _is_ours(args) or stat.startswith("Z")):
+        if not (args.startswith(_NO_KERNELS) or _LAB.search(args) or _is_ours(args) or stat.startswith("Z")):
             found[int(pid)] = args
     return found
 
 
 _NO_KERNELS = ("sshd", "/usr/sbin/sshd", "ps -u", "timeout --foreground")
-_SERVER = "lab.local."
+_LAB = re.compile(r"\blab[./]local[./]")
 """What a local node's main process and its SSH server have in their command lines."""
 
 
@@ -252,7 +253,7 @@ def kernel_files(node: Machine) -> list[str]:
 
 def kernel_sockets(gateway: Machine) -> list[str]:
     """Return the folders of kernels' sockets at *gateway*."""
-    script = 'ls -d "${EG_DISTRIBUTED_RUNTIME_DIR:-/nowhere}"/*/ /tmp/eg-distributed-*/*/ 2>/dev/null'
+    script = "ls -d ${EG_DISTRIBUTED_RUNTIME_DIR:-/tmp/eg-distributed-*}/*/ 2>/dev/null"
     found = gateway.exec(["sh", "-c", script]).stdout.split()
     # Where the gateway is a process, the folder of an agent of its own is there as well.
     return [folder for folder in found if not folder.endswith("/eg-distributed/")]

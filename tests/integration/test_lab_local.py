@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,8 +203,8 @@ def test_a_leased_local_lab_is_over_by_itself() -> None:
         lab.down()
 
 
-def test_down_leaves_no_process_and_no_file() -> None:
-    """After `down`, no process has the lab's mark and its folder is gone."""
+def test_down_leaves_no_process_and_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After `down`, also from another TMPDIR, no process has the lab's mark and its folders are gone."""
     try:
         lab = Lab.up(f"{NAME}-x", nodes=1, driver="local")
     except EnvironmentUnfit as error:
@@ -212,6 +213,7 @@ def test_down_leaves_no_process_and_no_file() -> None:
     run = Path(lab.gateway.facts["run"])  # type: ignore[attr-defined]
     seen = processes.belonging(machines) | {processes.main_process(folder) for folder in machines.iterdir()}
     assert len(seen) >= 2
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     lab.down()
     assert [process for process in seen if process.status] == []
     assert processes.belonging(machines) == set()

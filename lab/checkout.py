@@ -48,7 +48,9 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
     except subprocess.TimeoutExpired as error:
         raise LabError(f"uv {arguments[0]} took longer than {UV_SECONDS:.0f} s") from error
     if done.returncode:
-        raise LabError(f"uv {' '.join(arguments[:2])} failed", cause=done.stderr.strip()[-800:])
+        full = "No space left" in done.stderr
+        remedy = "make room, or set XDG_CACHE_HOME to a folder with room; `lab doctor` looks at it" if full else ""
+        raise LabError(f"uv {' '.join(arguments[:2])} failed", cause=done.stderr.strip()[-800:], remedy=remedy)
     return done.stdout
 
 

@@ -225,8 +225,12 @@ class LocalDriver:
         folders = list(self._machines.iterdir()) if self._machines.exists() else []
         ended = processes.end_all(self._machines, folders)
         removed = [f"{ended} processes"] if ended else []
+        # Where the machines say that their sockets are: whoever made them may have had another TMPDIR.
+        made = {Path(run).parent for folder in folders if (run := self._kept(folder).get("run"))}
         shutil.rmtree(self._machines, ignore_errors=True)
-        shutil.rmtree(self._runtime(), ignore_errors=True)
+        for runtime in made | {self._runtime()}:
+            if runtime.name == self._runtime().name:
+                shutil.rmtree(runtime, ignore_errors=True)
         return removed
 
     def _tell(self) -> None:

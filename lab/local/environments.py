@@ -39,6 +39,8 @@ def ensure(role: str, progress: Progress) -> Path:
         try:
             checkout.run_uv("venv", "--quiet", "--no-project", "--python", PYTHONS[role], str(made))
         except LabError as error:
+            if "No space left" in error.cause:
+                raise
             raise EnvironmentUnfit(
                 f"there is no Python {PYTHONS[role]} for the {role}",
                 cause=error.cause,

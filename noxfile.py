@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent
 LOCK = ROOT / "uv.lock"
 LAB_SUITES = ("test_commands.py", "test_fault_*.py", "test_lab_topology.py", "test_plugin*.py")
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
+SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
+"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab of their own, with a Spark master and YARN."""
 CODE = ["eg_distributed", "lab", "tests", "benchmarks", "noxfile.py"]
 
 
@@ -68,7 +70,7 @@ def unit(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Run the integration tests on a lab of containers; needs an engine (LAB_REQUIRE_DOCKER=1 makes its absence a failure)."""
     install(session)
-    others = [f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES]
+    others = [f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)]
     session.run("pytest", "tests/integration", *others, *session.posargs)
 
 
@@ -77,6 +79,14 @@ def lab(session: nox.Session) -> None:
     """Run the lab's own long suites: every verb, every fault, topologies, and the pytest plugin; about ten minutes."""
     install(session)
     suites = sorted(str(path) for suite in LAB_SUITES for path in Path("tests/integration").glob(suite))
+    session.run("pytest", *(session.posargs or suites))
+
+
+@nox.session(default=False)
+def spark(session: nox.Session) -> None:
+    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory."""
+    install(session)
+    suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))
     session.run("pytest", *(session.posargs or suites))
 
 

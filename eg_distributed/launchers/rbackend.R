@@ -10,7 +10,8 @@
 .chunk <- 262144L
 .max_error_lines <- 12L
 
-# port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is).
+# port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is); ask(), asked(),
+# news(): before, after and while a session is made.
 backend <- new.env()
 backend$main <- NULL # the connection that calls go over
 backend$control <- NULL # the one that cancels
@@ -55,6 +56,7 @@ backend$garbage <- character()
     # A select is interrupted even where interrupts are suspended; nothing has been read then, and it is begun again.
     look <- function() allowInterrupts(socketSelect(list(link$socket), FALSE, min(left, 1)))
     if (if (link$quiet) tryCatch(look(), interrupt = function(later) FALSE) else look()) return(TRUE)
+    if (!link$quiet) backend$news()
   }
 }
 

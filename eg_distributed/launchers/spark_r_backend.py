@@ -138,6 +138,6 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    # spark.py, beside this file, which is a script's first place to look.
-    __package__ = importlib.import_module("spark").as_package(os.path.dirname(os.path.abspath(__file__)))  # so that imports are relative here, too
+    # So that imports are relative here, too; spark.py is beside this file, which is where a script looks first.
+    __package__ = importlib.import_module("spark").as_package(os.path.dirname(os.path.abspath(__file__)))
     sys.exit(main(sys.argv[1:]))

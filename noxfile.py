@@ -27,9 +27,11 @@ LAB_SUITES = (
     "test_plugin*.py",
 )
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
+SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
+"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab of their own, with a Spark master and YARN."""
 PRODUCT = (
     "tests/integration",
-    *(f"--ignore-glob=tests/integration/{suite}" for suite in LAB_SUITES),
+    *(f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)),
     "--numprocesses=2",
 )
 """The product's integration tests, by two workers on one lab."""
@@ -98,6 +100,14 @@ def lab(session: nox.Session) -> None:
     """Run the lab's own long suites: every verb, every fault, topologies, and the pytest plugin; about ten minutes."""
     install(session)
     suites = sorted(str(path) for suite in LAB_SUITES for path in Path("tests/integration").glob(suite))
+    session.run("pytest", *(session.posargs or suites))
+
+
+@nox.session(default=False)
+def spark(session: nox.Session) -> None:
+    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory."""
+    install(session)
+    suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))
     session.run("pytest", *(session.posargs or suites))
 
 

@@ -8,9 +8,11 @@
 
 .grace <- 5 # seconds that a call has to end after its jobs were cancelled, before its connection is given up
 .chunk <- 262144L
+.piece <- 16384L
 .max_error_lines <- 12L
 
-# port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is).
+# port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is); ask(), asked(),
+# news(): before, after and while a session is made.
 backend <- new.env()
 backend$main <- NULL # the connection that calls go over
 backend$control <- NULL # the one that cancels
@@ -38,7 +40,23 @@ backend$garbage <- character()
 
 .close <- function(link) if (!is.null(link)) try(close(link$socket), silent = TRUE)
 
-.send <- function(link, bytes) writeBin(bytes, link$socket)
+# Returns whether an interrupt came meanwhile. It comes before anything of a piece is sent, in the select that R waits in until
+# there is room: a piece is small enough to go at once.
+.send <- function(link, bytes) {
+  interrupted <- FALSE
+  for (start in seq.int(1L, length(bytes), .piece)) {
+    piece <- bytes[start:min(start + .piece - 1L, length(bytes))]
+    repeat {
+      sent <- tryCatch({
+        writeBin(piece, link$socket)
+        TRUE
+      }, interrupt = function(condition) FALSE)
+      if (sent) break
+      interrupted <- TRUE
+    }
+  }
+  interrupted
+}
 
 .gone <- function() {
   reason <- backend$ended()
@@ -55,6 +73,7 @@ backend$garbage <- character()
     # A select is interrupted even where interrupts are suspended; nothing has been read then, and it is begun again.
     look <- function() allowInterrupts(socketSelect(list(link$socket), FALSE, min(left, 1)))
     if (if (link$quiet) tryCatch(look(), interrupt = function(later) FALSE) else look()) return(TRUE)
+    if (!link$quiet) backend$news()
   }
 }
 
@@ -237,12 +256,18 @@ print.jobj <- function(x, ...) {
     }
     .collect_garbage()
     link <- backend$main
-    .send(link, .request(static, object, method, arguments))
-    link$quiet <- FALSE
-    outcome <- tryCatch(.await(link), interrupt = function(condition) condition)
+    request <- .request(static, object, method, arguments)
+    # Whatever ends this before the answer is read: the connection goes, or the next call would take it for its own.
+    whole <- FALSE
+    on.exit(if (!whole) .give_up(link))
+    outcome <- if (.send(link, request)) .interrupt else tryCatch(.await(link), interrupt = function(condition) condition)
     link$quiet <- TRUE
-    if (inherits(outcome, "interrupt")) .interrupted(link, outcome)
+    if (inherits(outcome, "interrupt")) {
+      whole <- .cancelled(link)
+      stop(outcome) # for IRkernel's handler of interrupts, or the user's own
+    }
     answer <- .answer(link)
+    whole <- TRUE
   })
   if (answer$status >= 0L) return(answer$value)
   if (nzchar(answer$value)) stop(.shortened(answer$value), call. = FALSE)
@@ -251,8 +276,11 @@ print.jobj <- function(x, ...) {
   stop(structure(class = c("spark_unmatched", "error", "condition"), list(message = text, call = NULL)))
 }
 
+.interrupt <- structure(class = c("interrupt", "condition"), list(message = "", call = NULL))
+
 # Wait for an answer, and leave it where it is.
 .await <- function(link) {
+  link$quiet <- FALSE
   while (.peek_status(link) == 1L) .take(link, 4L)
 }
 
@@ -262,16 +290,14 @@ print.jobj <- function(x, ...) {
   readBin(bytes, "integer", endian = "big")
 }
 
-# After an interrupt: cancel the jobs, read the answer to its end, and let the interrupt go on its way.
-.interrupted <- function(link, condition) {
+# After an interrupt: cancel the jobs, and return whether the call's answer has been read to its end.
+.cancelled <- function(link) {
   .cancel()
   # Without a session there is nothing that would make the call end soon.
-  drained <- !is.null(backend$context) && tryCatch({
+  !is.null(backend$context) && tryCatch({
     .answer(link, Sys.time() + .grace)
     TRUE
   }, spark_timeout = function(late) FALSE)
-  if (!drained) .give_up(link)
-  stop(condition) # for IRkernel's handler of interrupts, or the user's own
 }
 
 # The call goes on in the JVM; later ones go over a new connection.
@@ -288,7 +314,7 @@ print.jobj <- function(x, ...) {
   }, error = function(e) {
     .close(backend$control)
     backend$control <- tryCatch(.open(), error = function(e) NULL)
-  })
+  }, interrupt = function(again) NULL)
   invisible()
 }
 

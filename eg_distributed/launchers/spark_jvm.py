@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -116,8 +115,10 @@ class Gateway:
         if process is None or process.poll() is not None:
             return
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _ignore_interrupts() -> None:

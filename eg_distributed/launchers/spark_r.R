@@ -41,6 +41,30 @@ suspendInterrupts(local({
     Sys.setenv(EXISTING_SPARKR_BACKEND_PORT = backend$port, SPARKR_BACKEND_AUTH_SECRET = backend$secret)
   }
 
+  # Ask spark_r_backend.py whether the cluster can be reached; it knows within seconds what Spark would say after a minute.
+  ask_for_session <- function(limit = 15) {
+    number <- format(as.numeric(Sys.time()), digits = 16)
+    writeLines(number, file.path(folder, "rbackend.asked"))
+    deadline <- Sys.time() + limit
+    path <- file.path(folder, "rbackend.answer")
+    while (Sys.time() < deadline && !nzchar(jvm_ended())) {
+      said <- if (file.exists(path)) readLines(path, warn = FALSE) else ""
+      if (identical(said[1], number)) {
+        refusal <- paste(said[-1], collapse = "\n")
+        if (nzchar(refusal)) stop(refusal, call. = FALSE)
+        return(invisible())
+      }
+      Sys.sleep(0.02)
+    }
+  }
+  told <- 0L
+  tell_news <- function() {
+    path <- file.path(folder, "rbackend.news")
+    lines <- if (file.exists(path)) readLines(path, warn = FALSE) else character()
+    for (line in lines[seq_along(lines) > told]) message(line)
+    told <<- length(lines)
+  }
+
   # -- the session, in one of three ways ---------------------------------------------------------------------------------------
 
   client <- new.env(parent = globalenv())
@@ -48,6 +72,9 @@ suspendInterrupts(local({
   sys.source(file.path(folder, "spark_r_session.R"), client)
   client$backend$ended <- jvm_ended
   client$backend$start <- function() if (is.null(client$backend$port)) jvm_ready(client$backend)
+  client$backend$ask <- ask_for_session
+  client$backend$asked <- function() unlink(file.path(folder, "rbackend.asked"))
+  client$backend$news <- tell_news
   client$backend$worker_r <- Sys.getenv("EG_R_WORKER", "Rscript")
   client$backend$announce <- function(context) {
     address <- client$sparkR.callJMethod(client$sparkR.callJMethod(context, "uiWebUrl"), "toString")

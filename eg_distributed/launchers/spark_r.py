@@ -14,7 +14,7 @@ from typing import Optional
 from . import spark_java
 from .spark_errors import LaunchError
 from .spark_options import SparkOptions
-from .spark_r_backend import ENDED, PORTS
+from .spark_r_backend import ANSWER, ASKED, ENDED, NEWS, PORTS
 
 KERNEL, KEEPER = "spark_r.R", "spark_r_backend.py"
 SESSIONS = ("", "sparkr", "sparklyr", "builtin")
@@ -42,7 +42,14 @@ def command(options: SparkOptions) -> list[str]:
     if beside is not None:
         start_backend(beside, options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until R has its own handler
-    return [rscript, "--no-save", "--no-restore", os.path.join(options.folder, KERNEL), options.connection_file, *options.launch]
+    return [
+        rscript,
+        "--no-save",
+        "--no-restore",
+        os.path.join(options.folder, KERNEL),
+        options.connection_file,
+        *options.launch,
+    ]
 
 
 def find_rscript(options: SparkOptions) -> str:
@@ -78,7 +85,7 @@ def backend_command(options: SparkOptions) -> list[str]:
 
 def start_backend(beside: list[str], options: SparkOptions) -> None:
     """Start what keeps the JVM *beside* R: a child of this process, which will be R, and ends with it."""
-    for name in (PORTS, ENDED):  # of a kernel before this one
+    for name in (PORTS, ENDED, ASKED, ANSWER, NEWS):  # of a kernel before this one
         Path(options.folder, name).unlink(missing_ok=True)
     keeper = [sys.executable, os.path.join(options.folder, KEEPER), str(os.getpid()), options.folder, *beside]
     subprocess.Popen(keeper, env=options.env, stdin=subprocess.DEVNULL)

@@ -1,11 +1,17 @@
 """Keeps the JVM beside an R kernel: starts it, holds the connection by which it knows that R lives, ends it with R.
 
+Besides, it answers R, by files in the launcher's folder, whether the cluster can be reached, and tells what a
+waiting cell waits for.
+
 Run by `spark_r.py` before it becomes R: `python3 spark_r_backend.py R_PID FOLDER java …`. R itself can't hold that connection:
 the JVM ends if it isn't made within ten seconds, and R may be busy with a cell then.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import signal
 import socket
@@ -22,6 +28,9 @@ PORTS = "rbackend"
 """File in the launcher's folder that the JVM writes: where it listens, and the secret that it wants to hear."""
 ENDED = "rbackend.ended"
 """File that says why there is no JVM any more."""
+ASKED, ANSWER, NEWS = "rbackend.asked", "rbackend.answer", "rbackend.news"
+"""What R asks before it makes a session (a number), the answer (the number, and the reason why there can be none), and what is
+new while `ASKED` is there."""
 _TAIL = 15  # lines of what the JVM said last
 _GRACE = 2.0  # seconds for the JVM to end by itself once R has
 _LOOK = 0.05
@@ -39,8 +48,9 @@ def main(arguments: list[str]) -> int:
         return 1
     assert jvm.stdout is not None
     said: deque[str] = deque(maxlen=_TAIL)
-    reader = threading.Thread(target=_pass_on, args=(jvm.stdout, said), daemon=True)
+    reader = threading.Thread(target=_pass_on, args=(jvm.stdout, sys.stderr.buffer, said), daemon=True)
     reader.start()
+    threading.Thread(target=_attend, args=(folder,), daemon=True).start()
     monitor: Optional[socket.socket] = None
     while jvm.poll() is None and os.getppid() == parent:
         if monitor is None and (folder / PORTS).exists():
@@ -54,11 +64,43 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def _pass_on(output: IO[bytes], said: deque[str]) -> None:
+def _pass_on(output: IO[bytes], log: IO[bytes], said: deque[str]) -> None:
     for line in output:
-        sys.stderr.buffer.write(line)
-        sys.stderr.buffer.flush()
+        log.write(line)
+        log.flush()
         said.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _attend(folder: Path) -> None:
+    """Answer R's questions, for as long as this process lives."""
+    from .spark_checks import check_cluster
+    from .spark_errors import LaunchError
+    from .spark_options import parse
+    from .spark_watch import Watch
+
+    options = parse([], os.environ, str(folder))
+    watch, answered = Watch(lambda: options), ""
+    while True:
+        time.sleep(_LOOK)
+        try:
+            asked = (folder / ASKED).read_text("utf-8").strip()
+        except OSError:
+            continue
+        if asked and asked != answered:
+            refusal = ""
+            try:
+                check_cluster(options)
+            except LaunchError as error:
+                refusal = str(error)
+            watch, answered = Watch(lambda: options), asked
+            _write(folder / ANSWER, f"{asked}\n{refusal}\n")
+        elif asked:
+            words = io.StringIO()
+            with contextlib.redirect_stderr(words):
+                watch.look()
+            if words.getvalue():
+                with open(folder / NEWS, "a", encoding="utf-8") as news:
+                    news.write(words.getvalue())
 
 
 def _hold(ports: Path) -> socket.socket:
@@ -96,4 +138,6 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    # So that imports are relative here, too; spark.py is beside this file, which is where a script looks first.
+    __package__ = importlib.import_module("spark").as_package(os.path.dirname(os.path.abspath(__file__)))
     sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,8 @@ with_sparkr <- function(client) {
       rm(list = awaited, envir = state)
       on.exit(if (is.null(made)) promise())
       client$backend$start()
+      client$backend$ask()
+      on.exit(client$backend$asked(), add = TRUE)
       session <- SparkR::sparkR.session(appName = Sys.getenv("EG_R_NAME"), enableHiveSupport = FALSE)
       context <- SparkR::sparkR.callJMethod(session, "sparkContext")
       SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")

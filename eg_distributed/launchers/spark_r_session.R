@@ -6,6 +6,9 @@ backend$session <- NULL
 # Return the SparkSession, made at the first call: SparkSession.builder().getOrCreate() in the kernel's JVM.
 .session <- function() {
   if (is.null(backend$session)) {
+    backend$start()
+    backend$ask()
+    on.exit(backend$asked())
     builder <- sparkR.callJStatic("org.apache.spark.sql.SparkSession", "builder")
     session <- sparkR.callJMethod(builder, "getOrCreate")
     context <- sparkR.callJMethod(session, "sparkContext")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Iterator
 
 from . import spark_java
+from .spark_checks import check_cluster
 from .spark_errors import LaunchError
 from .spark_options import SparkOptions, split_variable
 
@@ -30,6 +31,8 @@ def command(options: SparkOptions) -> list[str]:
     """Return the argv that becomes the Scala kernel; changes `options.env`. Raises LaunchError."""
     jar = find_jar(options)
     check_versions(options.spark_home, jar)
+    if options.mode != "none":
+        check_cluster(options)  # Toree has no place for words of ours: a session that can't be made ends the start
     toree = _toree_options(options)
     env = options.env
     env["SPARK_SUBMIT_OPTS"] = f"{env.get('SPARK_SUBMIT_OPTS', '')} {_FOR_MAGICS}".strip()

@@ -23,7 +23,7 @@ from .spark_watch import Watch
 
 _USES = re.compile(r"\b(?:%s)\b" % "|".join(NAMES))
 _STEP = 0.1  # seconds between two looks while a cell waits: short, so that an interrupt is seen at once
-_END_GRACE = 1.0  # seconds that the driver JVM has to end in order
+_END_GRACE = 1.5  # seconds that the driver JVM has to end in order; what it then leaves is removed after the kernel
 
 
 class Session:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lab.errors import LabError
-from lab.machines import Machine, Node
+from lab.machines import Node
 from lab.names import USER
 
 FOLDER = "/var/log/daemons"
@@ -27,10 +27,10 @@ def read(machine: Node) -> dict[str, str]:
     return found
 
 
-def last_lines(machine: Machine) -> str:
+def last_lines(machine: Node) -> str:
     """Return the last lines of each daemon of a machine behind its name; for the error of a probe."""
     parts = []
-    for daemon in machine.spec.daemons if isinstance(machine, Node) else ():
+    for daemon in machine.spec.daemons:
         # With the run before: one that ends at once and is started again has often said nothing yet.
         script = f"cat {FOLDER}/{daemon}.log.1 {FOLDER}/{daemon}.log 2> /dev/null | tail -n {LINES} | cut -c 1-300"
         try:

@@ -100,7 +100,7 @@ async def test_a_cut_loses_nothing_of_a_jobs_cell(
     kernel = await spark_client.start_kernel(STANDALONE)
     node = spark_lab.node((await host_of(kernel)).partition(".")[0])
     busy = await during(kernel)
-    with faults.add(spark_lab, "refuse", [node]):  # nor does a new login get through until the job has ended
+    with faults.add(spark_lab, "refuse", [node], port=22):  # nor does a new login get through until the job has ended
         assert cut_ssh(node, spark_gateway)
         await until("the job has ended", lambda: node.exec(["rm", FLAG]).exit_code == 0, timeout=JOB_SECONDS)
     result = await busy

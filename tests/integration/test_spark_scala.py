@@ -65,7 +65,7 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
     assert "2" in (await say(kernel, "1 + 1", START_SECONDS)).text
     result, _ = await interrupted(kernel, "Thread.sleep(60000)", active=False)
     assert result.status == "error"
-    assert "InterruptedException" in result.error
+    assert "InterruptedException" in str(result.errors)
     assert applications(on, kernel.id) == []
     assert "%lsmagic" in (await say(kernel, "%LsMagic")).stdout.lower()
     # Executors, named as the kernel is, on nodes; closures, with a class of the notebook's own.

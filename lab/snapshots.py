@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lab.errors import LabError
+from lab.errors import LabError, LabNotReady
 from lab.local import processes
 from lab.local.machines import LocalMachine
 from lab.local.node import LocalNode
@@ -94,8 +94,15 @@ def of_container(machine: Machine) -> Snapshot:
 
 def _sections(machine: Machine) -> dict[str, list[str]]:
     """Run the script and return its sections' lines by their names."""
-    for _ in range(TRIES):
-        text = machine.exec(["sh", "-c", SCRIPT], user="root", timeout=SECONDS).check().stdout
+    for number in range(TRIES):
+        try:
+            text = machine.exec(["sh", "-c", SCRIPT], user="root", timeout=SECONDS).check().stdout
+        except LabNotReady:
+            raise
+        except LabError:
+            if number == TRIES - 1:
+                raise
+            continue
         if text.startswith("==self\n") and text.endswith("==end\n"):
             break
     else:

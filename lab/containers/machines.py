@@ -77,7 +77,8 @@ class ContainerMachine(Machine):
         def run() -> None:
             try:
                 output.append(api.exec_start(handle, demux=True))
-            except (docker.errors.APIError, requests.exceptions.RequestException) as error:
+            # ValueError: the client has lost the stream's beginning, which came in one packet with the answer's headers.
+            except (docker.errors.APIError, requests.exceptions.RequestException, ValueError) as error:
                 failure.append(error)
 
         # The engine's answer has no deadline of its own (a paused container keeps it open), so a thread waits for it.

@@ -68,8 +68,7 @@ suspendInterrupts(local({
   # -- the session, in one of three ways ---------------------------------------------------------------------------------------
 
   client <- new.env(parent = globalenv())
-  sys.source(file.path(folder, "rbackend.R"), client)
-  sys.source(file.path(folder, "spark_r_session.R"), client)
+  for (name in c("rbackend_wire.R", "rbackend.R", "spark_r_session.R")) sys.source(file.path(folder, name), client)
   client$backend$ended <- jvm_ended
   client$backend$start <- function() if (is.null(client$backend$port)) jvm_ready(client$backend)
   client$backend$ask <- ask_for_session

@@ -79,6 +79,9 @@ def _places(options: SparkOptions) -> Iterator[str]:
     python = options.env.get("PYSPARK_PYTHON") or options.env.get("PYSPARK_DRIVER_PYTHON") or ""
     if os.path.isabs(python):
         yield _pattern(Path(python).parent.parent, "lib", "python3*", "site-packages", "toree", "lib")
+    theirs = options.env.get("EG_KERNELSPEC_FOLDER", "")
+    if os.path.isabs(theirs):  # Enterprise Gateway's kernelspec on this node, in whose launcher's place we are
+        yield _pattern(Path(theirs), "lib")
     # PySpark's package is a SPARK_HOME of its own, and Toree's a package beside it.
     yield _pattern(Path(options.spark_home).resolve().parent, "toree", "lib")
     yield _pattern(Path("/opt/toree"))

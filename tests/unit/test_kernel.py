@@ -14,6 +14,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.settings import Distributed
+from eg_distributed.shipping import Shipping
 
 from .agents import DEADLINE, STANDIN, alive, until, written
 from .clusters import answers, gone, start
@@ -211,3 +212,22 @@ async def test_a_second_start_of_a_failing_kernel_tells_its_own_words(cluster: C
         with pytest.raises(KernelStartFailed) as failed:
             await start(cluster, "k1", "node1", f"say:{word}", "leave:1")
         assert failed.value.log == f"{word}\n"
+
+
+async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """Its start has the host's name, the ports and the attempt in its environment; a plain kernelspec's has none of them."""
+    await hosts("node1")
+    path = short / "facts"
+    shipping = Shipping(files={"x.py": ""}, on_exit=("touch", str(short / "done")))
+    kernel = await start(
+        cluster, "k1", "node1", f"facts:{path}", shipping=shipping, port_range=(41000, 42999), env={"EG_NODE": "forged"}
+    )
+    environment = (await written(path))["env"]
+    assert environment["EG_NODE"] == "node1"
+    assert environment["EG_PORT_RANGE"] == "41000..42999"
+    assert environment["EG_ATTEMPT"] == kernel.attempt
+    await cluster.run(cluster.release("k1"))
+    await until(lambda: (short / "done").exists(), "what follows its end has run")
+    path.unlink()
+    await start(cluster, "k2", "node1", f"facts:{path}")
+    assert not {"EG_NODE", "EG_PORT_RANGE", "EG_ATTEMPT"} & set((await written(path))["env"])

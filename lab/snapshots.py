@@ -72,7 +72,7 @@ echo "==end"
 """
 UNKNOWN: Final = "unknown"
 TRIES: Final = 3
-"""On a busy machine an engine loses the beginning or the end of an exec's output now and then; half a look is none."""
+"""An engine on a busy machine may hang up before an exec's output is whole; half a look is none."""
 
 
 def of_container(machine: Machine) -> Snapshot:

@@ -11,9 +11,11 @@ from typing import Any
 import docker
 import docker.errors
 import requests.exceptions
+import urllib3.exceptions
 
 from lab.containers import copies
 from lab.containers.engine import put_files, remove_container
+from lab.containers.outputs import output_of
 from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.machines import ExecResult, Machine, State, Usage
 from lab.names import (
@@ -71,14 +73,19 @@ class ContainerMachine(Machine):
             handle = api.exec_create(self._container.id, limited, user=user or self.default_user)["Id"]
         except docker.errors.APIError as error:
             raise LabError(f"can't run {argv[0]} on {self.name}", cause=str(error.explanation)) from error
-        output: list[tuple[bytes | None, bytes | None]] = []
+        output: list[tuple[bytes, bytes]] = []
         failure: list[BaseException] = []
 
         def run() -> None:
             try:
-                output.append(api.exec_start(handle, demux=True))
-            # ValueError: the client has lost the stream's beginning, which came in one packet with the answer's headers.
-            except (docker.errors.APIError, requests.exceptions.RequestException, ValueError) as error:
+                output.append(output_of(api, handle))
+            except (
+                docker.errors.APIError,
+                requests.exceptions.RequestException,
+                urllib3.exceptions.HTTPError,
+                OSError,
+                EOFError,
+            ) as error:
                 failure.append(error)
 
         # The engine's answer has no deadline of its own (a paused container keeps it open), so a thread waits for it.
@@ -91,7 +98,7 @@ class ContainerMachine(Machine):
         if code is None or (code in {124, 137} and not output):
             raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s")
         stdout, stderr = output[0]
-        text = [(part or b"").decode(errors="replace") for part in (stdout, stderr)]
+        text = [part.decode(errors="replace") for part in (stdout, stderr)]
         if code == 124:
             raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s", cause=text[1][-300:])
         return ExecResult(tuple(argv), int(code), *text)

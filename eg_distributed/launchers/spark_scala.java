@@ -13,22 +13,29 @@ import sun.misc.SignalHandler;
  *
  * Toree's own makes a Spark session where there is none yet, only to cancel its jobs; disturbs the next cell where none is
  * running; leaves the cancelled jobs' tasks on the executors until they end by themselves; and, on SIGINT, ends the kernel when
- * it comes twice within three seconds. Read by Janino, which every Spark has and which compiles this at the kernel's start: no
+ * it comes twice within three seconds. Nor does it tell Spark where a notebook's own classes are, so that no results of such a
+ * class could be collected. Read by Janino, which every Spark has and which compiles this at the kernel's start: no
  * lambdas, no jar to build, nothing to install.
  */
-public final class SparkScalaKernel implements SignalHandler {
+public final class SparkScalaKernel implements SignalHandler, Runnable {
     /** What Toree gets as `--alternate-sigint`: a signal that nobody sends, kept to learn which interpreter it is for. */
     private static final String TOREES_OWN = "URG";
     private static final String INTERRUPT_ON_CANCEL = "spark.job.interruptOnCancel";
     /** Milliseconds that a cell has to end by its jobs' cancellation before its thread is interrupted. */
     private static final long JOBS_GRACE = 1000;
     private static final long LOOK = 10;
+    /** Milliseconds between two looks for a new session: its first results take longer. */
+    private static final long SESSION_LOOK = 100;
 
     private Interpreter interpreter;
     private SignalHandler toreesOwn;
 
     public static void main(String[] arguments) {
-        Signal.handle(new Signal(arguments[0]), new SparkScalaKernel());
+        SparkScalaKernel kernel = new SparkScalaKernel();
+        Signal.handle(new Signal(arguments[0]), kernel);
+        Thread results = new Thread(kernel, "notebook-classes");
+        results.setDaemon(true);
+        results.start();
         String[] torees = new String[arguments.length + 1];
         System.arraycopy(arguments, 1, torees, 0, arguments.length - 1);
         torees[arguments.length - 1] = "--alternate-sigint";
@@ -67,6 +74,31 @@ public final class SparkScalaKernel implements SignalHandler {
             }
         }
         interruptThreads();
+    }
+
+    /** For as long as the kernel lives: has each new session's driver find the classes that cells define. */
+    public void run() {
+        SparkContext known = null;
+        while (true) {
+            try {
+                Thread.sleep(SESSION_LOOK);
+                scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
+                if (active.isEmpty() || active.get() == known || !findInterpreter()) {
+                    continue;
+                }
+                known = (SparkContext) active.get();
+                ClassLoader classes = new CellClasses(interpreter);
+                known.env().serializer().setDefaultClassLoader(classes);
+                known.env().closureSerializer().setDefaultClassLoader(classes);
+            } catch (Throwable error) { // another release of Toree or Spark: collecting such results fails then, as it does in Toree
+                System.err.println("classes of the notebook: " + error);
+                return;
+            }
+        }
+    }
+
+    private synchronized boolean findInterpreter() throws Exception {
+        return find() && interpreter != null;
     }
 
     /** Returns whether Toree is up; it put its handler in the place of ours by then, and that one holds the interpreter. */
@@ -149,5 +181,26 @@ public final class SparkScalaKernel implements SignalHandler {
             cell |= frames[i].getClassName().startsWith("org.apache.toree.kernel.interpreter.");
         }
         return pooled && cell;
+    }
+
+    /** The classes that cells define, as the interpreter has them now: it changes its own loader with each jar that is added. */
+    private static final class CellClasses extends ClassLoader {
+        private final Interpreter interpreter;
+
+        CellClasses(Interpreter interpreter) {
+            super(SparkScalaKernel.class.getClassLoader());
+            this.interpreter = interpreter;
+        }
+
+        protected Class findClass(String name) throws ClassNotFoundException {
+            ClassLoader current;
+            try {
+                Object main = interpreter.getClass().getMethod("iMain", new Class[0]).invoke(interpreter, new Object[0]);
+                current = ((scala.tools.nsc.interpreter.IMain) main).classLoader();
+            } catch (Exception error) {
+                throw new ClassNotFoundException(name, error);
+            }
+            return current.loadClass(name);
+        }
     }
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
 
-from lab import Lab
+from lab import Gateway, Lab
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, Result
 from tests.integration.conftest import until
@@ -129,3 +130,28 @@ async def test_a_killed_r_kernel_leaves_nothing(spark_lab: Lab, spark_client: Ga
     )
     await kernel.delete()
     await nothing_left(spark_lab, [kernel.id])
+
+
+def test_its_own_client_tests_pass(spark_lab: Lab, spark_gateway: Gateway) -> None:
+    """Enterprise Gateway's integration tests of spark_R_yarn_client pass on YARN, but for the one that wants SparkR itself."""
+    settings = {
+        "GATEWAY_HOST": "127.0.0.1:8888",
+        "ITEST_HOSTNAME_PREFIX": "node",
+        "KERNEL_USERNAME": "lab",
+        "KERNEL_LAUNCH_TIMEOUT": "60",
+        "R_KERNEL_CLIENT_NAME": "spark_R_yarn_client",
+        "EXPECTED_APPLICATION_ID": "application_*",
+        "EXPECTED_SPARK_VERSION": "3.5.*",
+        "EXPECTED_SPARK_MASTER": "yarn",
+        "EXPECTED_DEPLOY_MODE": "client",
+    }
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    suite = "enterprise_gateway.itests.test_r_kernel"
+    argv = ["env", *environment, spark_gateway.python, "-m", "unittest", "-v", "-k", "Client", suite]
+    done = spark_gateway.exec(argv, timeout=300)
+    said = done.stderr + done.stdout
+    ran = re.search(r"^Ran (\d+) tests", said, re.MULTILINE)
+    assert ran is not None, said
+    assert int(ran[1]) == 8, said
+    failed = re.findall(r"^(?:FAIL|ERROR): (\w+)", said, re.MULTILINE)
+    assert failed == ["test_get_application_id"], said

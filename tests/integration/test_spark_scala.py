@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
 
-from lab import Lab
+from lab import Gateway, Lab
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, Result
 from tests.integration.spark_lab import (
@@ -130,3 +131,28 @@ async def ended_one(lab: Lab, spec: str, kernel_id: str, application: str) -> No
     while application in [found.id for found in running(cluster(lab, role_of(spec)), kernel_id)]:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
+
+
+def test_its_own_client_tests_pass(spark_lab: Lab, spark_gateway: Gateway) -> None:
+    """Enterprise Gateway's integration tests of spark_scala_yarn_client, as it ships them, pass on YARN."""
+    settings = {
+        "GATEWAY_HOST": "127.0.0.1:8888",
+        "ITEST_HOSTNAME_PREFIX": "node",
+        "KERNEL_USERNAME": "lab",
+        "KERNEL_LAUNCH_TIMEOUT": "60",
+        "SCALA_KERNEL_CLIENT_NAME": "spark_scala_yarn_client",
+        "EXPECTED_APPLICATION_ID": "application_*",
+        "EXPECTED_SPARK_VERSION": "3.5.*",
+        "EXPECTED_SPARK_MASTER": "yarn",
+        "EXPECTED_DEPLOY_MODE": "client",
+    }
+    environment = [f"{name}={value}" for name, value in settings.items()]
+    suite = "enterprise_gateway.itests.test_scala_kernel"
+    argv = ["env", *environment, spark_gateway.python, "-m", "unittest", "-v", "-k", "Client", suite]
+    done = spark_gateway.exec(argv, timeout=300)
+    said = done.stderr + done.stdout
+    ran = re.search(r"^Ran (\d+) tests", said, re.MULTILINE)
+    assert ran is not None, said
+    assert int(ran[1]) == 8, said
+    failed = re.findall(r"^(?:FAIL|ERROR): (\w+)", said, re.MULTILINE)
+    assert failed == [], said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lab.cli.options import Verb, Verbs, json_option, note, print_table, progres
 from lab.cli.reading import age
 from lab.collect import unix_time
 from lab.errors import EngineFailed, LabUsageError
+from lab.spark import kinds
 
 _CHUNK = 1 << 20
 
@@ -74,16 +76,23 @@ def list_(as_json: bool) -> None:
 
 
 @images.command(cls=Verb)
+@click.option(
+    "--with",
+    "clusters",
+    multiple=True,
+    type=click.Choice(kinds.KINDS),
+    help="The image of nodes with this cluster as well; may repeat.",
+)
 @json_option
-def build(as_json: bool) -> None:
+def build(clusters: Sequence[str], as_json: bool) -> None:
     """Build the images that this checkout needs and that are not there; what `up` does first.
 
-    Example: lab images build
+    Example: lab images build --with spark
     """
     from lab.containers.images import ensure
 
     with progress() as shown:
-        tags = ensure(_client(), shown)
+        tags = ensure(_client(), shown, [(kinds.image(kinds.on_nodes(clusters)), ())])
     if as_json:
         show(tags)
     else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from lab import checkout
-from lab.doctor.findings import BOTH, LOCAL, Finding
+from lab.doctor.findings import BOTH, DOCKER, LOCAL, Finding
 from lab.doctor.probing import existing, megabytes_free, run, tool
 from lab.errors import LabError
 from lab.state import cache_root, state_root
@@ -18,6 +18,8 @@ ENVIRONMENT_MEGABYTES: Final = 1500
 """The gateway's and the nodes' environments of local labs."""
 MEMORY_MEGABYTES: Final = 1000
 """Three nodes and a gateway with a kernel on each, idle."""
+CLUSTER_MEGABYTES: Final = 2500
+"""Two nodes with a Spark master and YARN on them, and one kernel with an executor."""
 INOTIFY_INSTANCES: Final = 64
 """Jupyter servers and editors take one each; below this, many nodes meet `too many open files`."""
 
@@ -30,6 +32,7 @@ def checks() -> Iterator[Finding]:
     yield _folders()
     yield _disk()
     yield _memory()
+    yield _clusters()
     yield _inotify()
     yield _ports()
     yield _ssh_client()
@@ -95,7 +98,25 @@ def _memory() -> Finding:
     if free < MEMORY_MEGABYTES:
         found = f"{free} MB available; three nodes take {MEMORY_MEGABYTES} MB"
         return Finding("memory", "warning", found, "end something, or `lab up --nodes 1`")
+    if free < CLUSTER_MEGABYTES:
+        found = f"{free} MB available; with Spark and YARN two nodes and a kernel take {CLUSTER_MEGABYTES} MB"
+        return Finding("memory", "ok", found)
     return Finding("memory", "ok", f"{free} MB available")
+
+
+def _clusters() -> Finding:
+    """Say what `--with` would have to fetch; never a warning, since plain labs need none of it."""
+    from lab.spark import artefacts
+
+    name = "Spark and YARN"
+    try:
+        kept = {"Spark": artefacts.python_archive(), "Hadoop's jars": artefacts.hadoop_archive()}
+    except LabError as error:
+        return Finding(name, "unknown", str(error), "mend the checkout", DOCKER)
+    lacking = [what for what, path in kept.items() if not path.exists()]
+    if lacking:
+        return Finding(name, "ok", f"the first `--with` fetches {' and '.join(lacking)}, 400 MB", drivers=DOCKER)
+    return Finding(name, "ok", f"what they need is in {artefacts.folder()}", drivers=DOCKER)
 
 
 def _inotify() -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from lab import Lab, faults
 from lab.errors import EnvironmentUnfit, FaultUnavailable, LabConflict, LabUsageError
+from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
 from tests.integration.fault_lab import until
@@ -38,12 +40,13 @@ SUBMIT = {
     "yarn": ["--master", "yarn", "--deploy-mode", "client"],
 }
 JOB = """
-import socket, sys
+import os, socket, sys
 from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
 where = spark.sparkContext.parallelize(range(2), 2).map(lambda _: socket.gethostname()).collect()
+os.mkfifo(sys.argv[1])
 print(spark.range(1000).count(), *where, flush=True)
-sys.stdin.readline()
+open(sys.argv[1]).close()
 spark.stop()
 """
 
@@ -61,11 +64,19 @@ def told(verb: str, lab: Lab, expect: int = 0) -> Any:
     return json.loads(said(verb, "--name", lab.name, "--json", expect=expect))
 
 
+def fifo(name: str) -> str:
+    """Return what a job waits for on its node."""
+    return f"/tmp/{name}.fifo"
+
+
+_NUMBERS = itertools.count(os.getpid())
+
+
 class Driver:
     """A job's driver on a node, started over SSH as a user would; it goes on until `finish`."""
 
-    def __init__(self, process: subprocess.Popen[str], name: str, log: Path) -> None:
-        self.process, self.name, self.log = process, name, log
+    def __init__(self, node: Node, process: subprocess.Popen[str], name: str, log: Path) -> None:
+        self.node, self.process, self.name, self.log = node, process, name, log
 
     def line(self) -> str:
         """Return the next line that it prints; fails with its last words if it has ended."""
@@ -76,14 +87,15 @@ class Driver:
 
     def finish(self) -> int:
         """Let it end; return its exit code."""
-        self.process.communicate("\n", timeout=JOB_SECONDS)
-        return self.process.returncode
+        # Spark hands no stdin on to a script.
+        self.node.exec(["sh", "-c", f": > {fifo(self.name)}"]).check()
+        return self.process.wait(JOB_SECONDS)
 
 
 @contextmanager
 def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
     """Run *code* on node1 as the driver of an application on the cluster of *role*."""
-    name = f"job-{role}-{os.getpid()}"
+    name = f"job-{role}-{next(_NUMBERS)}"
     environment = [
         "SPARK_HOME=/opt/spark",
         "HADOOP_CONF_DIR=/etc/hadoop",
@@ -92,7 +104,7 @@ def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
     ]
     node = lab.node("node1")
     submit = ["/opt/spark/bin/spark-submit", "--name", name, *SUBMIT[role]]
-    submit += ["--conf", f"spark.driver.host={node.name}", f"{name}.py"]
+    submit += ["--conf", f"spark.driver.host={node.name}", f"{name}.py", fifo(name)]
     put = ["ssh", "-F", str(lab.ssh_config), node.name, f"cat > {name}.py"]
     subprocess.run(put, input=code, text=True, check=True, timeout=30)
     # One word for a login shell: nothing in it is anybody else's.
@@ -101,14 +113,15 @@ def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
     with (
         # Not a pipe: Spark says more than one holds, and nobody reads it.
         tempfile.NamedTemporaryFile("w", suffix=".log") as log,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=log, text=True) as process,
     ):
         try:
-            yield Driver(process, name, Path(log.name))
+            yield Driver(node, process, name, Path(log.name))
         finally:
             if process.poll() is None:
                 node.exec(["pkill", "-KILL", "-f", f"{name}.py"])
-                process.communicate(timeout=JOB_SECONDS)
+                process.wait(JOB_SECONDS)
+            node.exec(["rm", "-f", fifo(name), f"/home/lab/{name}.py"])
 
 
 def application(on: Cluster, name: str) -> Application:
@@ -205,8 +218,9 @@ def test_containers_may_stay_when_their_node_manager_dies(spark_lab: Lab) -> Non
     """By option the containers live on as orphans, as they do where nothing but the NodeManager is killed."""
     on = cluster(spark_lab, "yarn")
 
-    def containers(node: Any) -> list[str]:
-        return list(node.exec(["pgrep", "-f", "/var/lib/yarn/local/usercache"]).stdout.split())
+    def containers(node: Node) -> list[str]:
+        # In brackets: the words of this very command must not match.
+        return node.exec(["pgrep", "-f", "[/]var/lib/yarn/local/usercache"]).stdout.split()
 
     with job(spark_lab, "yarn") as driver:
         driver.line()

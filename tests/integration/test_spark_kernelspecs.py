@@ -15,9 +15,18 @@ from eg_distributed.launchers.spark_java import MODULE_OPTIONS
 from lab import Gateway, Lab
 from lab.kernelspecs import KERNEL_PYTHON
 from lab.spark.clusters import cluster
-from tests.integration.client import GatewayClient
+from tests.integration.client import GatewayClient, GatewayError
 from tests.integration.conftest import end_gateway
-from tests.integration.spark_lab import ENV, JAVA, SESSION_SECONDS, running, spark_client, spark_gateway, spark_lab
+from tests.integration.spark_lab import (
+    ENV,
+    JAVA,
+    SESSION_SECONDS,
+    running,
+    spark_client,
+    spark_gateway,
+    spark_lab,
+    specs,
+)
 
 __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
@@ -137,3 +146,29 @@ def test_the_samples_are_installed_where_a_gateway_is(spark_gateway: Gateway) ->
     )
     assert f"{folder}/share/jupyter/kernels/spark_python_standalone" in listed
     assert f"{folder}/share/jupyter/kernels/spark_scala_yarn_client" in listed
+
+
+async def test_impersonation_on_yarn(spark_lab: Lab) -> None:
+    """With impersonation the application is the user's; what is no name, and a master that knows no users, are refused."""
+    gateway = spark_lab.add_gateway(
+        "impersonating",
+        kernelspecs=specs(spark_lab),
+        env={"EG_IMPERSONATION_ENABLED": "True", "EG_KERNEL_LAUNCH_TIMEOUT": "60"},
+    )
+    try:
+        async with GatewayClient(gateway.url) as client:
+            kernel = await client.start_kernel("spark_python_yarn_client", env={"KERNEL_USERNAME": "alice"})
+            result = await kernel.execute("print(sc.sparkUser())", SESSION_SECONDS)
+            assert result.status == "ok", result.errors
+            assert result.stdout == "alice\n"
+            (application,) = running(cluster(spark_lab, "yarn"), kernel.id)
+            assert application.user == "alice"
+            for spec, name, cause in (
+                ("spark_python_yarn_client", "alice & id", "is no user's name"),
+                ("spark_python_standalone", "alice", "only YARN runs applications for others"),
+            ):
+                with pytest.raises(GatewayError) as refused:
+                    await client.start_kernel(spec, env={"KERNEL_USERNAME": name})
+                assert cause in str(refused.value)
+    finally:
+        end_gateway(gateway)

@@ -70,7 +70,7 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
     assert applications(on, kernel.id) == []
     assert "%lsmagic" in (await say(kernel, "%LsMagic")).stdout.lower()
     # Executors, named as the kernel is, on nodes; closures, with a class of the notebook's own.
-    assert "1000" in (await say(kernel, "spark.range(1000).count()")).text
+    assert (await say(kernel, "println(spark.range(1000).count())")).stdout.endswith("1000\n")
     (application,) = running(on, kernel.id)
     assert application.nodes
     assert set(application.nodes) <= {node.name for node in spark_lab.nodes}
@@ -90,13 +90,13 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
         assert result.status == "error"
         assert took < 20
         began = time.monotonic()
-        assert "77" in (await say(kernel, "spark.range(77).count()")).text
+        assert (await say(kernel, "println(spark.range(77).count())")).stdout.endswith("77\n")
         assert time.monotonic() - began < 30
     assert [found.id for found in running(on, kernel.id)] == [application.id]
     # A restart: another application, the same name.
     await kernel.restart(timeout=SESSION_SECONDS)
     assert (await kernel.execute("seen", START_SECONDS)).status == "error"
-    assert "1000" in (await say(kernel, "spark.range(1000).count()")).text
+    assert (await say(kernel, "println(spark.range(1000).count())")).stdout.endswith("1000\n")
     (again,) = running(on, kernel.id)
     assert again.id != application.id
     # The end.
@@ -112,7 +112,7 @@ async def test_a_killed_scala_kernel_leaves_nothing(spark_lab: Lab, spark_client
     """SIGKILL of the driver: its application has ended after 15 s."""
     on = cluster(spark_lab, role_of(spec))
     kernel = await spark_client.start_kernel(spec)
-    assert "1000" in (await say(kernel, "spark.range(1000).count()")).text
+    assert (await say(kernel, "println(spark.range(1000).count())")).stdout.endswith("1000\n")
     (before,) = running(on, kernel.id)
     for name, pids in driver(spark_lab, kernel.id).items():
         jvm = [

@@ -135,7 +135,7 @@ class SSHCluster:
 
     @staticmethod
     def _last_lines(lab: Lab) -> str:
-        return "\n".join(f"{each.name}: {each.read_logs(5)}" for each in (*lab.nodes, *lab.gateways))
+        return "\n".join(f"{each.name}: {each.read_logs(5)}" for each in lab.machines)
 
     def stop(self) -> None:
         """Remove the cluster if this object made it; leave a shared one as it is. Fine if it is gone already."""

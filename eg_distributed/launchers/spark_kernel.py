@@ -31,6 +31,7 @@ def kernel_class(session: Session) -> Any:
             By the signal's own handler, since cells may catch KeyboardInterrupt, and IPython drops a handler for it that
             fails once. ipykernel puts its own in place here, and the one before back afterwards.
             """
+            session.renew_connection()
             self.saved_sigint_handler = signal.signal(signal.SIGINT, self._interrupted)
 
         def post_handler_hook(self) -> None:

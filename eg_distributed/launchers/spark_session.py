@@ -45,6 +45,7 @@ class Session:
         self._thread: Optional[threading.Thread] = None
         self._starting = threading.Lock()
         self._cancelling = threading.Lock()
+        self._interrupted = False
         self._shell: Any = None
         self._to_say = ""
         self._progress = Progress(self.context)
@@ -161,6 +162,7 @@ class Session:
 
     def cancel_jobs_soon(self) -> None:
         """Cancel what runs on the cluster, from a thread: the caller is a signal handler amid a call to the JVM."""
+        self._interrupted = True
         if self.context() is not None:
             threading.Thread(target=self._cancel_jobs, name="spark-cancel", daemon=True).start()
 
@@ -172,6 +174,21 @@ class Session:
                 self.context().cancelAllJobs()
         finally:
             self._cancelling.release()
+
+    def renew_connection(self) -> None:
+        """After an interrupt, have this thread's next call to the JVM use a new connection; called on the main thread.
+
+        py4j closes the one whose answer nobody read, unless a second interrupt comes amid just that: the next call would read
+        the answer of the one before.
+        """
+        if not self._interrupted:
+            return
+        self._interrupted = False
+        client = getattr(getattr(self.context(), "_gateway", None), "_gateway_client", None)
+        if hasattr(client, "get_thread_connection"):  # one of py4j's two clients keeps a connection for each thread
+            connection = client.get_thread_connection()
+            if connection is not None:
+                connection.close()
 
     def end(self) -> None:
         """End the driver's JVM, whose own hooks end the application; called when the kernel is shut down."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +17,7 @@ from eg_distributed import kernelspecs
 from eg_distributed.kernelspecs import Site
 from lab import Gateway, Lab
 from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit
+from lab.errors import EnvironmentUnfit, LabNotFound
 from lab.kernelspecs import KERNEL_PYTHON
 from lab.spark.clusters import Application, Cluster, cluster
 from tests.integration.client import GatewayClient, Kernel
@@ -79,8 +80,10 @@ def spark_gateway(spark_lab: Lab) -> Iterator[Gateway]:
     gateway = spark_lab.add_gateway(name, kernelspecs=specs(spark_lab), env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     if not os.environ.get("LAB_KEEP"):
-        gateway.stop()
-        gateway.remove()
+        # Each module that imports this fixture has one of its own, of the same gateway: the first takes it away.
+        with contextlib.suppress(LabNotFound):
+            gateway.stop()
+            gateway.remove()
 
 
 @pytest_asyncio.fixture

@@ -184,7 +184,7 @@ class Session:
         if not self._interrupted:
             return
         self._interrupted = False
-        client = getattr(getattr(self.context(), "_gateway", None), "_gateway_client", None)
+        client: Any = getattr(getattr(self.context(), "_gateway", None), "_gateway_client", None)
         if hasattr(client, "get_thread_connection"):  # one of py4j's two clients keeps a connection for each thread
             connection = client.get_thread_connection()
             if connection is not None:

@@ -123,7 +123,8 @@ async def test_nothing_is_left_after_shutdown(gateway: Gateway, client: GatewayC
     await until("nothing is left", lambda: not left())
     assert {node.name: zombies(node) for node in nodes} == undead
     # Of its own nodes alone: on the others, another worker's kernels run.
-    argv = [gateway.python, "-m", "eg_distributed", "kernels", "--json", "--hosts", ",".join(node.name for node in nodes)]
+    hosts = ",".join(node.name for node in nodes)
+    argv = [gateway.python, "-m", "eg_distributed", "kernels", "--json", "--hosts", hosts]
     assert json.loads(gateway.exec(argv).check().stdout)["kernels"] == [], "what balancing counts"
     assert await client.list_kernels() == []
 

@@ -58,6 +58,6 @@ class ContainerGateway(ContainerMachine, Gateway):
         if certificate:
             files["id_ed25519-cert.pub"] = f"{certificate}\n".encode()
         try:
-            put_files(self._container, "/home/gateway/.ssh", files, mode=0o600, uid=UID, gid=UID)
+            self._replace_files("/home/gateway/.ssh", files, mode=0o600, owner=UID)
         except docker.errors.NotFound:
             raise LabNotFound(f"the gateway {self.name} is gone", remedy="`lab up` makes it again") from None

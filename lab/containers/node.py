@@ -59,9 +59,9 @@ class ContainerNode(ContainerMachine, Node):
 
     def authorize(self, identity: str) -> None:
         """Let *identity* (a public key) log in, by authorized_keys or by what the lab's authority signs."""
-        spec, owner = self.spec, {"uid": UID, "gid": UID}
+        spec = self.spec
         own = "" if self.certified else f"{identity}\n"
-        put_files(self._container, "/home/lab/.ssh", {"authorized_keys": own.encode()}, mode=0o600, **owner)
+        self._replace_files("/home/lab/.ssh", {"authorized_keys": own.encode()}, mode=0o600, owner=UID)
         if spec.users:
             files = {
                 f"users/{name}/authorized_keys": own + "".join(f"{key}\n" for key in user.keys)
@@ -73,7 +73,7 @@ class ContainerNode(ContainerMachine, Node):
             names = [self.name, self.short, self.address]
             certificate = authority.sign_host(self.host_key, names, spec.validity)
             proofs = {"ssh_host_ed25519_key-cert.pub": f"{certificate}\n", "lab_ca.pub": f"{authority.public}\n"}
-            put_files(self._container, "/etc/ssh", {path: text.encode() for path, text in proofs.items()})
+            self._replace_files("/etc/ssh", {name: text.encode() for name, text in proofs.items()})
         if (spec.users or self.certified) and self.state == "running":
             self.exec(["/opt/lab/users.sh"], user="root").check()
             self._reload_sshd()

@@ -200,12 +200,17 @@ def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
 
 def processes(node: Machine) -> dict[int, str]:
     """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our own."""
-    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,stat=,args="]).stdout.splitlines()
+    return {pid: args for pid, (_, args) in _table(node).items()}
+
+
+def _table(node: Machine) -> dict[int, tuple[int, str]]:
+    """As `processes`, each with its parent's pid before its command line."""
+    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,ppid=,stat=,args="]).stdout.splitlines()
     found = {}
     for line in lines:
-        pid, stat, args = line.split(None, 2)
+        pid, parent, stat, args = line.split(None, 3)
         if not (args.startswith(_NO_KERNELS) or _LAB.search(args) or _is_ours(args) or stat.startswith("Z")):
-            found[int(pid)] = args
+            found[int(pid)] = (int(parent), args)
     return found
 
 
@@ -263,10 +268,13 @@ def count_kernels(nodes: Iterable[Node]) -> Counter[str]:
     """Return how many kernels run on each of *nodes*, by the nodes' own process tables."""
     looked_at = list(nodes)
     with ThreadPoolExecutor(8) as pool:
-        tables = list(pool.map(processes, looked_at))
-    return Counter(
-        {
-            node.name: sum("ipykernel" in args and "python" in args.split()[0] for args in table.values())
-            for node, table in zip(looked_at, tables, strict=True)
-        }
-    )
+        tables = list(pool.map(_table, looked_at))
+    return Counter({node.name: _kernels(table) for node, table in zip(looked_at, tables, strict=True)})
+
+
+def _kernels(table: Mapping[int, tuple[int, str]]) -> int:
+    """Count the kernels in a process table; one that forks to run a command is two alike for a moment, parent and child."""
+    kernels = {
+        pid: parent for pid, (parent, args) in table.items() if "ipykernel" in args and "python" in args.split()[0]
+    }
+    return sum(parent not in kernels for parent in kernels.values())

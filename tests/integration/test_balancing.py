@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, hosts_of
-from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode, count_kernels, until
+from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode, count_kernels
 from tests.integration.kernelspecs import kernelspec, plain, script
 
 pytestmark = pytest.mark.lab(nodes=NODES)
@@ -59,8 +59,7 @@ async def test_thirty_starts_at_once_spread_evenly(nodes: Nodes, names: Names, c
     """Thirty concurrent starts: ten each, since starts under way count."""
     kernels = await client.start_kernels(30, env=PATIENT, timeout=120)
     assert len({kernel.id for kernel in kernels}) == 30
-    # A kernel that is about to run a command of its own is two processes for a moment.
-    await until("ten on each node", lambda: count_kernels(nodes) == dict.fromkeys(names, 10))
+    assert count_kernels(nodes) == dict.fromkeys(names, 10)
     await kernels[0].delete()
     await kernels[-1].delete()
     assert (await kernels[1].execute("6 * 7")).text == "42"

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,31 @@ def test_an_untrusted_node_is_unknown_to_the_gateways(own: Lab) -> None:
         assert ssh(own, "stranger", "hostname").stdout == "stranger.lab.test\n"
     finally:
         stranger.remove()
+
+
+READ_KEYS = """
+import pathlib, sys
+path = pathlib.Path("/home/gateway/.ssh/known_hosts")
+expected = path.read_text()
+print("reading", flush=True)
+while not pathlib.Path("/tmp/enough").exists():
+    if path.read_text() != expected:
+        sys.exit("it was torn")
+"""
+
+
+def test_who_reads_a_gateways_keys_while_machines_come_and_go_sees_them_whole(own: Lab) -> None:
+    """Known hosts are written anew for each machine that comes or goes, and there is no moment without them."""
+    gateway = own.gateway
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(gateway.exec, ["timeout", "60", gateway.python, "-c", READ_KEYS], timeout=70)
+        try:
+            for _ in range(20):
+                own.refresh()
+        finally:
+            gateway.exec(["touch", "/tmp/enough"]).check()
+        assert reader.result(70).check().stdout == "reading\n"
+    gateway.exec(["rm", "/tmp/enough"]).check()
 
 
 def test_a_killed_gateway_comes_back_with_its_disk(own: Lab) -> None:

@@ -150,6 +150,8 @@ class RemoteKernel:
         else:
             self.pid = message.get("pid", self.pid)
             self._ready = self._ready or state == "running"
+            if message.get("response") and not self._ready:  # it came while the node was out of reach
+                self._take_response(message["response"])
 
     def _die(self, exit_code: int | None, tail: str) -> None:
         if self._exited:
@@ -264,7 +266,12 @@ class RemoteKernel:
                 info, self._response = self._response, None
                 self.key = info.get("key", "")
                 self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
-                await node.request("endpoints", {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)})
+                taken = {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)}
+                try:
+                    await node.request("endpoints", taken)
+                except HostUnresponsive:
+                    await self._probe(node)  # once it is back, the node says again what it still waits for
+                    continue
             remaining = deadline - loop.time()
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
@@ -332,7 +339,7 @@ class RemoteKernel:
         """
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
-            self.node.abandoned.add((self.id, self.attempt))
+            self.node.mark_abandoned(self.id, self.attempt)
         await self.endpoints.close()
         if self.node is None:
             return

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
+_IDLE_BACKOFF = 60.0
+"""The same where only ended kernels wait for the host: it may have been taken away for good."""
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
@@ -44,7 +46,7 @@ class Node:
         self.connections = 0  # made so far
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
-        self.abandoned: set[tuple[str, str]] = set()  # (kernel, attempt): starts that must not live on there
+        self.abandoned: dict[tuple[str, str], float] = {}  # (kernel, attempt): since when it must not live on there
         self._settings = settings
         self._identity = identity
         self._listen = listen
@@ -218,15 +220,19 @@ class Node:
     def abandon(self, kernel_id: str, attempt: str) -> None:
         """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
         self._abandoning.add(task := asyncio.ensure_future(self.end(kernel_id, attempt)))
-        self.abandoned.add((kernel_id, attempt))
+        self.mark_abandoned(kernel_id, attempt)
         task.add_done_callback(self._abandoning.discard)
+
+    def mark_abandoned(self, kernel_id: str, attempt: str) -> None:
+        """Have a start ended when the node is next connected, unless `end` has done so before."""
+        self.abandoned.setdefault((kernel_id, attempt), time.monotonic())
 
     async def end(self, kernel_id: str, attempt: str) -> None:
         """End a start and forget it, now or, if the node does not answer, as soon as it is back. Raises nothing.
 
         By its attempt, since the kernel may have been started there again meanwhile.
         """
-        self.abandoned.add((kernel_id, attempt))
+        self.mark_abandoned(kernel_id, attempt)
         try:
             await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
         except (HostError, KernelGone) as error:
@@ -234,20 +240,29 @@ class Node:
             if not self.connected.is_set() and self._connecting is None:
                 self._start_coming_back()
         else:
-            self.abandoned.discard((kernel_id, attempt))
+            self.abandoned.pop((kernel_id, attempt), None)
 
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
-        backoff = _FIRST_BACKOFF
-        while not self._closed and not self.connected.is_set() and (self._wanted() or self.abandoned):
+        backoff, said = _FIRST_BACKOFF, ""
+        while not self._closed and not self.connected.is_set() and (self._wanted() or self._still_abandoned()):
             try:
                 await self.connect()
                 log.info("%s is back", self.name)
                 return
             except HostError as error:
-                log.warning("cannot reconnect: %s", error)
+                log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
+                said = str(error)
             await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF)
+            backoff = min(backoff * 2, _LAST_BACKOFF if self._wanted() else _IDLE_BACKOFF)
+
+    def _still_abandoned(self) -> bool:
+        """Whether something is to be ended there; what the node's agent has ended as an orphan by now is not."""
+        lifetime = self._settings.orphan_timeout
+        if lifetime > 0:
+            now = time.monotonic()
+            self.abandoned = {start: since for start, since in self.abandoned.items() if now - since <= lifetime}
+        return bool(self.abandoned)
 
     # -- talking -------------------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ _LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", 
 """What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
 _MAX_NOISE = 256 * 1024
 """Bytes that a login may print before the agent's answer."""
+_NAME_DEADLINE = 2.0
+"""Seconds for looking up this machine's own full name."""
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
 """Seconds for which, and after which, a session that sshd does not open is tried again."""
 _ARCHIVED = (
@@ -94,15 +96,34 @@ class Link(ABC):
 
 
 def is_gateway(name: str) -> bool:
-    """Whether *name* means this machine, so that no SSH is needed; compares names only, since a look-up may block."""
+    """Whether *name* means this machine, so that no SSH is needed; looks no name up, since that may block."""
     bare = name.lower().rstrip(".").split("%")[0]
     own = socket.gethostname().lower()
     if bare in ("localhost", "localhost.localdomain", "ip6-localhost", own, own.split(".")[0]):
         return True
     try:
-        return ipaddress.ip_address(bare).is_loopback
+        address = ipaddress.ip_address(bare)
     except ValueError:
         return False
+    if address.is_loopback:
+        return True
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 22))  # UDP: chooses a route and sends nothing
+            return str(probe.getsockname()[0]) == str(address)  # the way to one's own address begins there
+        except OSError:
+            return False
+
+
+async def _is_full_name(name: str) -> bool:
+    """Whether *name* is this machine's own name with its domain; looked up only where it begins like the short one."""
+    bare, own = name.lower().rstrip("."), socket.gethostname().lower()
+    if "." in own or not bare.startswith(f"{own}."):
+        return False
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
+        return bare == (await asyncio.wait_for(loop.run_in_executor(None, socket.getfqdn), _NAME_DEADLINE)).lower()
+    return False
 
 
 @cache
@@ -143,7 +164,7 @@ async def connect(host: str, settings: Distributed) -> Link:
 
     Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
     """
-    if is_gateway(host):
+    if is_gateway(host) or await _is_full_name(host):
         return await _connect_locally(host, settings)
     connection = await _log_in(host, settings)
     try:

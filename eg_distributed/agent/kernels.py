@@ -64,6 +64,7 @@ class Kernel:
         self._log_start = 0
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,12 +109,15 @@ class Kernel:
         given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
         if self.transport == "launcher":
             impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
-            self._listener = ResponseListener(
-                lambda payload: self._notify(self, "response", {"payload": payload}), any_user=impersonated
-            )
+            self._listener = ResponseListener(self._take_response, any_user=impersonated)
             return {**given, "response_address": await self._listener.open()}, []
         self.connection, held = choose_endpoints(self.directory, params, taken)
         return given, held
+
+    def _take_response(self, payload: str) -> None:
+        """Hand a launcher's answer on. It answers once, so it is kept for a gateway that is cut off just now."""
+        self.response = payload
+        self._notify(self, "response", {"payload": payload})
 
     def _open_log(self, log_dir: Optional[str]) -> None:
         if log_dir:
@@ -155,7 +159,7 @@ class Kernel:
         """Take what a launcher answered, decrypted by the gateway: endpoints, and the *pid* to interrupt (0: unknown)."""
         if info.get("transport") != "ipc":
             info["ip"] = "127.0.0.1"  # whatever a launcher says: its kernel is on this node, and binds 0.0.0.0
-        self.connection = info
+        self.connection, self.response = info, ""
         started = processes.start_time(pid) if pid > 0 else None
         if started:
             self.interrupt_pid, self.interrupt_started = pid, started
@@ -265,6 +269,7 @@ class Kernel:
                     with open(self.log, "r+b") as log:
                         log.seek(-LOG_CAP // 2, os.SEEK_END)
                         kept = log.read()
+                        kept += log.read()  # what came meanwhile; the kernel appends by itself
                         log.truncate(0)
                     with open(self.log, "ab") as log:
                         log.write(b"[older output was dropped here]\n" + kept)

@@ -266,9 +266,13 @@ class Agent:
             if refusal is None and kernel is not None:
                 try:
                     local = await kernel.connect(hello["channel"])
-                    limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
-                    stream = Stream(Relay(*local, limit), kernel, (hello["gateway"], hello["incarnation"]))
-                    self.streams[hello["stream"]] = stream
+                    stream = self.streams.get(hello["stream"])
+                    if stream is not None:  # its gateway lost patience and came again, and that one was quicker
+                        local[1].close()
+                    else:
+                        limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
+                        stream = Stream(Relay(*local, limit), kernel, (hello["gateway"], hello["incarnation"]))
+                        self.streams[hello["stream"]] = stream
                 except OSError as error:
                     refusal = f"cannot connect to the kernel: {error}"
             if stream is None:
@@ -327,7 +331,8 @@ class Agent:
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
-                raise StartError(f"kernel {kernel_id} already runs on this node (pid {previous.pid})")
+                text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
+                raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
         kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
         self.kernels[kernel_id] = kernel
@@ -389,7 +394,7 @@ class Agent:
                 kernel.owner = gateway.owner
                 self._unclaimed.pop(kernel_id, None)
                 tail = kernel.tail() if kernel.state == EXITED else ""
-                found[kernel_id] = {**kernel.describe(), "log": tail}
+                found[kernel_id] = {**kernel.describe(), "log": tail, "response": kernel.response}
         return found
 
     async def _list(self, gateway: Gateway, params: Message) -> list[Message]:

@@ -121,6 +121,17 @@ def test_the_gateways_own_names_are_known(name: str) -> None:
     assert ssh.is_gateway(name)
 
 
+def test_the_gateways_own_addresses_are_known() -> None:
+    """An address of one of this machine's networks means this machine as well."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nobody's address; nothing is sent
+        except OSError:
+            pytest.skip("this machine has no network but loopback")
+        own = probe.getsockname()[0]
+    assert ssh.is_gateway(own)
+
+
 @pytest.mark.parametrize("name", ["node1", "10.0.0.1", "localhost.example.com", "::2", "xlocalhost"])
 def test_other_names_are_not_the_gateways(name: str) -> None:
     """Anything else is reached over SSH."""

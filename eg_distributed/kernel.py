@@ -127,6 +127,11 @@ class RemoteKernel:
             self._take_response(message["payload"])
         elif event == "exited":
             self._die(message.get("exit_code"), message.get("log", ""))
+        elif event == "stalled":
+            log.warning(
+                "kernel %s: nobody took its output fast enough for %.1f s; the kernel itself may have dropped some",
+                self.id, message["seconds"],
+            )  # fmt: skip
         elif event == "found":
             self._take_description(message)
         self._changed.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -21,6 +20,7 @@ _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
 _IDLE_BACKOFF = 60.0
 """The same where only ended kernels wait for the host: it may have been taken away for good."""
+_MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
@@ -127,13 +127,19 @@ class Node:
             raise AgentUnavailable(
                 f"its agent's answers make no sense ({error!r})", host=self.name, remedy="end that agent"
             ) from error
+        if self._link is not link:
+            raise HostUnresponsive(
+                "the connection was lost again at once", host=self.name, remedy="check the network to the host"
+            )
         self.connected.set()
 
     async def _take_back(self) -> None:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
-        for kernel_id, attempt in list(self.abandoned):
-            await self.end(kernel_id, attempt)
         await self._claim(self._wanted())
+        for kernel_id, attempt in list(self.abandoned):
+            self.abandon(
+                kernel_id, attempt
+            )  # not waited for: one that can't be killed must not keep the others waiting
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
@@ -146,7 +152,7 @@ class Node:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
-        pinging = asyncio.ensure_future(self._ping())
+        pinging = asyncio.ensure_future(self._ping(link))
         try:
             await asyncio.wait({watching, hearing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -155,11 +161,18 @@ class Node:
             link.close()
             self._lost()
 
-    async def _ping(self) -> None:
-        while True:
+    async def _ping(self, link: ssh.Link) -> None:
+        """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
+        missed = 0
+        while missed < _MISSED:
             await asyncio.sleep(_PING)
-            with contextlib.suppress(HostError):  # silence of the agent is the SSH keep-alive's concern
+            try:
                 await self.request("ping", {})
+                missed = 0
+            except HostError:
+                missed += 1
+        log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _MISSED * _PING)
+        link.close()
 
     async def _hear(self, reader: Reader) -> None:
         while True:
@@ -177,7 +190,10 @@ class Node:
             elif message["event"] == "load":
                 self.running = set(message["kernels"])
             else:
-                self._listen(message)
+                try:
+                    self._listen(message)
+                except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
+                    log.exception("%s: an event was not taken: %r", self.name, message.get("event"))
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""

@@ -65,6 +65,7 @@ _ARCHIVED = (
     "agent/expansion.py",
     "agent/kernels.py",
     "agent/launchers.py",
+    "agent/logs.py",
     "agent/private.py",
     "agent/processes.py",
     "agent/server.py",
@@ -156,7 +157,8 @@ def _boot_line(bridge: bool) -> bytes:
 
 
 # No character in it means anything to sh, csh or fish inside single quotes; the code itself comes on stdin.
-_COMMAND = "-c 'import sys;exec(sys.stdin.buffer.readline())'"
+# -I: a login's folder may hold a json.py, and its environment a PYTHONPATH.
+_COMMAND = "-I -c 'import sys;exec(sys.stdin.buffer.readline())'"
 
 
 async def connect(host: str, settings: Distributed) -> Link:
@@ -356,6 +358,7 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
     """Bring the same agent up on this machine, without SSH."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-I",
         "-c",
         "import sys;exec(sys.stdin.buffer.readline())",
         stdin=asyncio.subprocess.PIPE,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import shutil
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
 from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
@@ -30,6 +32,13 @@ drops what a reader hasn't taken once that is 1000 messages."""
 OUTPUT_BUDGET = 512 * 1024 * 1024
 """Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
 TICK = 1.0
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
+OPEN_FILES = 65536
+"""Files that an agent may have open, as far as the hard limit allows: two for each stream, and each client of a kernel has
+five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
+FOLDER_KEPT = 3600.0
+"""Seconds for which a kernel's folder without a record, of a start that was cut short, is left alone."""
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
 which has nothing to send to it, would not notice for hours."""
@@ -60,22 +69,26 @@ class Gateway:
 class Stream:
     """One resumable stream to a kernel's channel, and the gateway life that it belongs to."""
 
-    def __init__(self, relay: Relay, kernel: Kernel, owner: tuple[str, str]) -> None:
+    def __init__(self, relay: Relay, kernel: Kernel, channel: str, owner: tuple[str, str]) -> None:
         self.relay = relay
         self.kernel = kernel
         self.owner = owner  # the gateway and its incarnation
         self.unlinked_since = time.monotonic()
+        self.channel = channel
         self.running = asyncio.ensure_future(relay.run())
 
 
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
-    def __init__(self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077) -> None:
+    def __init__(
+        self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077, open_files: int = -1
+    ) -> None:
         self.directory = directory
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
+        self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams: dict[str, Stream] = {}
@@ -107,7 +120,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
-        server = await asyncio.start_unix_server(self._accept, sock=listening)
+        server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():
                 self._tick()
@@ -127,6 +140,10 @@ class Agent:
                 self._unclaimed[kernel.id] = time.monotonic()
                 kernel.save()
                 kernel.watch()
+            elif not (directory / "record.json").exists():
+                with contextlib.suppress(OSError):  # somebody else removes it as well
+                    if time.time() - directory.stat().st_mtime > FOLDER_KEPT:
+                        shutil.rmtree(directory)
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
@@ -152,6 +169,7 @@ class Agent:
         for stream_id, stream in list(self.streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now
+                self._report_stall(stream)
             elif now - stream.unlinked_since > STREAM_LINGER:
                 stream.relay.close()
             if stream.running.done():
@@ -161,6 +179,12 @@ class Agent:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()
+
+    def _report_stall(self, stream: Stream) -> None:
+        """Tell gateways if a kernel's output waits for a reader that is too slow: its PUB socket drops what waits too long."""
+        stalled = stream.relay.take_stalled()
+        if stalled and stream.channel == "iopub":  # the others have back-pressure, which loses nothing
+            self._notify(stream.kernel, "stalled", {"seconds": stalled})
 
     def _end_orphan_soon(self, kernel: Kernel) -> None:
         self._orphans.add(kernel.id)
@@ -271,7 +295,8 @@ class Agent:
                         local[1].close()
                     else:
                         limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
-                        stream = Stream(Relay(*local, limit), kernel, (hello["gateway"], hello["incarnation"]))
+                        owner = (hello["gateway"], hello["incarnation"])
+                        stream = Stream(Relay(*local, limit), kernel, hello["channel"], owner)
                         self.streams[hello["stream"]] = stream
                 except OSError as error:
                     refusal = f"cannot connect to the kernel: {error}"
@@ -281,8 +306,7 @@ class Agent:
                 return
         relay = stream.relay
         await relay.unlink()
-        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.stalled}))
-        relay.stalled = 0.0
+        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.take_stalled()}))
         await relay.serve(reader, writer, hello["received"])
         stream.unlinked_since = time.monotonic()
 
@@ -299,6 +323,8 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if event == "exited":
+            if kernel.id in self._unclaimed:
+                self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
             self._tell_load()
 
     def _tell_load(self) -> None:
@@ -338,7 +364,8 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start({**params, "umask": self.umask}, self._ports_taken())
+            given = {**params, "umask": self.umask, "open_files": self.open_files}
+            await kernel.start(given, self._ports_taken())
         except BaseException:  # a malformed request included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
@@ -391,9 +418,11 @@ class Agent:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None and gateway in self.gateways:
                 gateway.kernels.add(kernel_id)
-                kernel.owner = gateway.owner
+                if kernel.owner != gateway.owner:
+                    kernel.owner = gateway.owner
+                    kernel.save()
                 self._unclaimed.pop(kernel_id, None)
-                tail = kernel.tail() if kernel.state == EXITED else ""
+                tail = await kernel.read_tail() if kernel.state == EXITED else ""
                 found[kernel_id] = {**kernel.describe(), "log": tail, "response": kernel.response}
         return found
 
@@ -402,7 +431,7 @@ class Agent:
         return [{**k.describe(), "claimed": k.id in claimed} for k in self.kernels.values()]
 
     async def _log(self, gateway: Gateway, params: Message) -> str:
-        return self.kernels[params["kernel"]].tail(int(params.get("size", 65536)))
+        return await self.kernels[params["kernel"]].read_tail(int(params.get("size", 65536)))
 
     async def _ping(self, gateway: Gateway, params: Message) -> Message:
         return {
@@ -428,7 +457,17 @@ def socket_path(directory: Path) -> Path:
     return directory / f"agent-{PROTOCOL}.sock"
 
 
-def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
+def raise_file_limit() -> int:
+    """Raise our own limit of open files; return the soft limit as it was, which kernels shall have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if 0 <= soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft
+
+
+def main(directory: str, digest: str, umask: str = "077") -> None:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
 
     The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
@@ -444,9 +483,9 @@ def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     listening.bind(temporary)
-    listening.listen(1024)
+    listening.listen(BACKLOG)
     os.rename(temporary, path)
-    agent = Agent(home, digest, umask=int(umask, 8))
+    agent = Agent(home, digest, umask=int(umask, 8), open_files=raise_file_limit())
 
     async def serve() -> None:
         # asyncio.Event must be made where its loop runs on Python 3.9.
@@ -454,4 +493,3 @@ def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
         await agent.run(listening)
 
     asyncio.run(serve())
-    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -42,9 +44,11 @@ def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[b
 
 
 def spawn(
-    argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path
+    argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path, open_files: int = -1
 ) -> subprocess.Popen[bytes]:
     """Execute *argv* in a session of its own, with its output appended to *log*; called in a thread, since disks may hang.
+
+    *open_files* is its soft limit of open files; -1: the agent's.
 
     Raises OSError, or StartError for what can't be executed anywhere.
     """
@@ -58,7 +62,7 @@ def spawn(
             # Notebook servers send the notebook's folder on their own disk; it need not exist here.
             said = f"working directory {cwd} does not exist on this node: started in {folder}\n"
             os.write(descriptor, said.encode())
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv,
             env=environment,
             cwd=folder,
@@ -69,6 +73,12 @@ def spawn(
             umask=umask,  # files that cells write are not the agent's secrets
             executable=_executable(argv[0], environment),
         )
+        if open_files >= 0:
+            # Of the running process, since a function between fork and exec would need a fork without threads.
+            with contextlib.suppress(OSError, ValueError):  # it has ended already
+                hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_files, hard))
+        return process
     except ValueError as error:
         raise StartError(f"the command or an environment value cannot be passed on: {error}") from error
     finally:

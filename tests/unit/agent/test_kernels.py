@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import stat
@@ -19,6 +20,7 @@ import pytest
 
 from eg_distributed import ssh
 from eg_distributed.agent.kernels import LOG_CAP, TAIL
+from eg_distributed.agent.server import OPEN_FILES
 from eg_distributed.settings import Distributed
 from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, until, written
 
@@ -249,6 +251,32 @@ async def test_the_gateways_own_environment_stays_with_it(
     assert "secret" not in env.values()
     assert env["PATH"] == os.environ["PATH"]
     visitor.close()
+
+
+async def test_a_kernel_has_the_logins_limit_of_open_files(visitor: Visitor, home: Path) -> None:
+    """The agent raises its own limit, for its streams; a kernel has what a login has."""
+    limits = "import resource,sys;open(sys.argv[1],'w').write(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))"
+    gate = home / "gate"
+    os.mkfifo(gate)
+    code = f"open({str(gate)!r}).read();{limits}"
+    await visitor.start("k1", [sys.executable, "-c", code, str(home / "limit"), "{connection_file}"])
+    with await asyncio.to_thread(gate.open, "w"):  # its limit is set right after its start
+        pass
+    await visitor.event("exited", "k1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert int((home / "limit").read_text()) == soft
+    agent = (await visitor.request("ping"))["pid"]
+    assert resource.prlimit(agent, resource.RLIMIT_NOFILE)[0] == max(soft, min(hard, OPEN_FILES))
+
+
+async def test_a_start_that_fails_is_no_kernel_that_is_waited_for(visitor: Visitor, home: Path) -> None:
+    """An end that is asked for while a start fails is answered, and nothing goes on trying."""
+    starting = asyncio.ensure_future(visitor.start("k1", ["/nowhere/python"]))
+    stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", grace=0))
+    with pytest.raises(Refusal):
+        await starting
+    await asyncio.wait_for(stopping, DEADLINE)
+    assert folders(home) == []
 
 
 def free_range(count: int) -> list[int]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.shipping import launcher_files
-from tests.unit.agent.test_boot import pythons
-from tests.unit.agents import DEADLINE
+from tests.unit.agents import DEADLINE, pythons
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -34,9 +33,6 @@ OUTPUT_BUDGET = 512 * 1024 * 1024
 TICK = 1.0
 BACKLOG = 1024
 """Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
-OPEN_FILES = 65536
-"""Files that an agent may have open, as far as the hard limit allows: two for each stream, and each client of a kernel has
-five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
 FOLDER_KEPT = 3600.0
 """Seconds for which a kernel's folder without a record, of a start that was cut short, is left alone."""
 SILENCE = 60.0
@@ -457,16 +453,6 @@ def socket_path(directory: Path) -> Path:
     return directory / f"agent-{PROTOCOL}.sock"
 
 
-def raise_file_limit() -> int:
-    """Raise our own limit of open files; return the soft limit as it was, which kernels shall have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
-    if 0 <= soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft
-
-
 def main(directory: str, digest: str, umask: str = "077") -> None:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
 
@@ -485,7 +471,7 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
     listening.bind(temporary)
     listening.listen(BACKLOG)
     os.rename(temporary, path)
-    agent = Agent(home, digest, umask=int(umask, 8), open_files=raise_file_limit())
+    agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:
         # asyncio.Event must be made where its loop runs on Python 3.9.

@@ -20,7 +20,7 @@ import pytest
 
 from eg_distributed import ssh
 from eg_distributed.agent.kernels import LOG_CAP, TAIL
-from eg_distributed.agent.server import OPEN_FILES
+from eg_distributed.agent.processes import OPEN_FILES
 from eg_distributed.settings import Distributed
 from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, until, written
 

@@ -21,6 +21,7 @@ from .shipping import Shipping
 log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
+_STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -87,6 +88,7 @@ class RemoteKernel:
         self._exited = False
         self._changed = asyncio.Event()
         self._unverified = False  # adopted, and the node has not spoken yet
+        self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: Message | None = None
         self._decrypt: Callable[[str], Message] | None = None
         self.endpoints = Endpoints(
@@ -128,13 +130,16 @@ class RemoteKernel:
         elif event == "exited":
             self._die(message.get("exit_code"), message.get("log", ""))
         elif event == "stalled":
-            log.warning(
-                "kernel %s: nobody took its output fast enough for %.1f s; the kernel itself may have dropped some",
-                self.id, message["seconds"],
-            )  # fmt: skip
+            self._tell_stall()
         elif event == "found":
             self._take_description(message)
         self._changed.set()
+
+    def _tell_stall(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._stall_told > _STALL_SILENCE:
+            self._stall_told = now
+            log.warning("kernel %s: its output is taken too slowly; the kernel itself may have dropped some", self.id)
 
     def _take_response(self, payload: str) -> None:
         if self._decrypt is None:

@@ -58,6 +58,7 @@ _ARCHIVED = (
     "agent/logs.py",
     "agent/private.py",
     "agent/processes.py",
+    "agent/relaying.py",
     "agent/server.py",
     "agent/shipment.py",
     "agent/spawning.py",

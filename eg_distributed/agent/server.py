@@ -14,22 +14,16 @@ from pathlib import Path
 from typing import Any, Callable
 
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
-from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
+from ..streams import StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
+from .relaying import Streams
 from .spawning import StartError
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
 EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
-STREAM_LINGER = 900.0
-"""Seconds for which a stream without a link is kept for its gateway to come back."""
-OUTPUT_LIMIT = 256 * 1024 * 1024
-"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
-drops what a reader hasn't taken once that is 1000 messages."""
-OUTPUT_BUDGET = 512 * 1024 * 1024
-"""Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
 TICK = 1.0
 BACKLOG = 1024
 """Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
@@ -62,18 +56,6 @@ class Gateway:
         self._writer.transport.abort()
 
 
-class Stream:
-    """One resumable stream to a kernel's channel, and the gateway life that it belongs to."""
-
-    def __init__(self, relay: Relay, kernel: Kernel, channel: str, owner: tuple[str, str]) -> None:
-        self.relay = relay
-        self.kernel = kernel
-        self.owner = owner  # the gateway and its incarnation
-        self.unlinked_since = time.monotonic()
-        self.channel = channel
-        self.running = asyncio.ensure_future(relay.run())
-
-
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
@@ -87,7 +69,7 @@ class Agent:
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
-        self.streams: dict[str, Stream] = {}
+        self.streams = Streams(self.kernels, self._notify)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
         self._last_tick = time.monotonic()
@@ -162,25 +144,12 @@ class Agent:
                     self._drop(kernel)
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
-        for stream_id, stream in list(self.streams.items()):
-            if stream.relay.linked:
-                stream.unlinked_since = now
-                self._report_stall(stream)
-            elif now - stream.unlinked_since > STREAM_LINGER:
-                stream.relay.close()
-            if stream.running.done():
-                del self.streams[stream_id]
+        self.streams.tick()
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
         if self.kernels or self._visitors or self._finishing:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()
-
-    def _report_stall(self, stream: Stream) -> None:
-        """Tell gateways if a kernel's output waits for a reader that is too slow: its PUB socket drops what waits too long."""
-        stalled = stream.relay.take_stalled()
-        if stalled and stream.channel == "iopub":  # the others have back-pressure, which loses nothing
-            self._notify(stream.kernel, "stalled", {"seconds": stalled})
 
     def _end_orphan_soon(self, kernel: Kernel) -> None:
         self._orphans.add(kernel.id)
@@ -212,9 +181,7 @@ class Agent:
         A kernel that merely ends, or is replaced by a restart, is only dropped: its streams end by themselves, after their
         last byte.
         """
-        for stream in self.streams.values():
-            if stream.kernel is kernel:
-                stream.relay.close()
+        self.streams.close_of(kernel)
         self._drop(kernel)
 
     # -- connections ---------------------------------------------------------------------------------------------
@@ -228,7 +195,7 @@ class Agent:
             if hello.get("type") == "control":
                 await self._serve_gateway(hello, reader, writer)
             elif hello.get("type") == "stream":
-                await self._serve_stream(hello, reader, writer)
+                await self.streams.serve(hello, reader, writer)
         except (OSError, ValueError, TypeError, KeyError, StreamBroken, asyncio.TimeoutError) as error:
             print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
         finally:
@@ -241,7 +208,8 @@ class Agent:
         for earlier in list(self.gateways):
             if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
-        self._forget_earlier_lives(gateway)
+        living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
+        self.streams.close_earlier_lives(gateway.owner, living)
         self.gateways.add(gateway)
         kernels = [kernel.describe() for kernel in self.kernels.values()]
         gateway.send({"ok": True, "protocol": PROTOCOL, "digest": self.digest, "kernels": kernels})
@@ -265,51 +233,6 @@ class Agent:
             self._unclaimed[kernel_id] = time.monotonic()
         gateway.kernels.clear()
         gateway.abort()
-
-    def _forget_earlier_lives(self, gateway: Gateway) -> None:
-        """Close the streams of an earlier process of the same gateway: nobody is left to resume them."""
-        living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
-        for stream in self.streams.values():
-            owner, incarnation = stream.owner
-            if owner == gateway.owner and incarnation not in living:
-                stream.relay.close()
-
-    async def _serve_stream(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = self.streams.get(hello["stream"])
-        if stream is None:
-            refusal = None
-            kernel = self.kernels.get(hello["kernel"])
-            if hello["resume"]:
-                refusal = "the agent no longer has this stream"
-            elif kernel is None or not kernel.connection or kernel.state == EXITED or hello["channel"] not in CHANNELS:
-                refusal = "no such kernel or channel"
-            if refusal is None and kernel is not None:
-                try:
-                    local = await kernel.connect(hello["channel"])
-                    stream = self.streams.get(hello["stream"])
-                    if stream is not None:  # its gateway lost patience and came again, and that one was quicker
-                        local[1].close()
-                    else:
-                        limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
-                        owner = (hello["gateway"], hello["incarnation"])
-                        stream = Stream(Relay(*local, limit), kernel, hello["channel"], owner)
-                        self.streams[hello["stream"]] = stream
-                except OSError as error:
-                    refusal = f"cannot connect to the kernel: {error}"
-            if stream is None:
-                writer.write(encode({"ok": False, "error": refusal}))
-                await writer.drain()
-                return
-        relay = stream.relay
-        await relay.unlink()
-        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.take_stalled()}))
-        await relay.serve(reader, writer, hello["received"])
-        stream.unlinked_since = time.monotonic()
-
-    def _output_limit(self) -> int:
-        """Return what one more stream of output may keep, so that a few slow readers can't fill the node's memory."""
-        kept = sum(stream.relay.flow.backlog for stream in self.streams.values())
-        return max(DEFAULT_LIMIT, min(OUTPUT_LIMIT, OUTPUT_BUDGET - kept))
 
     # -- events --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import AbstractSet, Any, Callable, Optional
 from ..protocol import CHANNELS
 from . import processes
 from .connection import choose_endpoints, connect
-from .launchers import ResponseListener
+from .launchers import ResponseListener, remove_connection_files
 from .logs import cap, log_size, tail
 from .private import write_private
 from .shipment import Shipment
@@ -54,6 +54,7 @@ class Kernel:
         self.attempt = ""
         self.argv: list[str] = []
         self.transport = "ipc"
+        self.temporary = "/tmp"  # where its launcher puts temporary files
         self.connection: dict[str, Any] = {}
         self.interrupt_pid = 0
         self.interrupt_started = ""
@@ -88,6 +89,7 @@ class Kernel:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             environment = kernel_environment(params["spec_env"], params["env"])
+            self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
             self.shipment.unpack(params.get("files") or {})
             substitutions, held = await self._substitutions(params, taken)
             self.argv = [fill(argument, substitutions) for argument in params["argv"]]
@@ -350,6 +352,8 @@ class Kernel:
             self._unwanted = True
             return
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self.transport == "launcher":
+            remove_connection_files(self.id, self.temporary)
         self.discarded = True
 
     # -- the record on disk --------------------------------------------------------------------------------------
@@ -376,6 +380,7 @@ class Kernel:
             "agent": [os.getpid(), processes.start_time(os.getpid())],
             "started": self.started,
             "transport": self.transport,
+            "temporary": self.temporary,
             "connection": self.connection,
             "interrupt": [self.interrupt_pid, self.interrupt_started],
             "interrupt_signal": self.interrupt_signal,
@@ -401,6 +406,7 @@ class Kernel:
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
             kernel.interrupt_signal = record["interrupt_signal"]
+            kernel.temporary = record.get("temporary", kernel.temporary)
             kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):

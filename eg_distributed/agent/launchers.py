@@ -8,7 +8,10 @@ on the network: stock gateways keep a port open for this, on all addresses, with
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import glob
 import os
+from pathlib import Path
 from typing import Callable, Optional
 
 _MAX_RESPONSE = 64 * 1024
@@ -72,3 +75,10 @@ def _owner(writer: asyncio.StreamWriter) -> Optional[int]:
         except OSError:
             continue
     return None
+
+
+def remove_connection_files(kernel_id: str, folder: str) -> None:
+    """Remove the connection file, with the kernel's key in it, that Enterprise Gateway's Python launcher leaves in *folder*."""
+    for path in Path(folder).glob(f"kernel-{glob.escape(kernel_id)}_*.json"):
+        with contextlib.suppress(OSError):  # another user's, where the launcher ran as such
+            path.unlink()

@@ -431,7 +431,7 @@ async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> 
     """With transport `launcher` the agent listens on loopback, and what comes there goes to the gateway as it is."""
     ipc = str(home / "s")
     argv = [*STANDIN, "{response_address}", "answer:c29tZXRoaW5n", f"note:{home / 'note'}"]
-    described = await visitor.start("k1", argv, transport="launcher")
+    described = await visitor.start("k1", argv, transport="launcher", env={"TMPDIR": str(home)})
     assert (await visitor.event("response", "k1"))["payload"] == "c29tZXRoaW5n"
     assert described["argv"][3].startswith("127.0.0.1:")
     # The gateway has decrypted it; here a second stand-in plays the kernel behind the launcher.
@@ -447,5 +447,13 @@ async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> 
     assert await visitor.request("signal", kernel="k1", signum=signal.SIGINT)
     assert await written(home / "inner") == "SIGINT"
     assert not (home / "note").exists()
-    await visitor.request("stop", kernel="k1", grace=5)
+    left, others = (
+        home / "kernel-k1_x.json",
+        home / "kernel-k11_x.json",
+    )  # as Enterprise Gateway's launcher names its own
+    for path in (left, others):
+        path.write_text("{}")
+    await visitor.request("stop", kernel="k1", grace=5, forget=True)
     assert await asyncio.wait_for(inner.wait(), DEADLINE) == -signal.SIGTERM
+    await until(lambda: not left.exists(), "the launcher's connection file is gone")
+    assert others.exists()

@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+_SHOWN = 1500
+"""Characters of a kernel's last output in an error's text: gateways send it as HTTP's status line, and proxies take few KiB."""
+
+
 def _sentence(text: str) -> str:
     """Return *text* on one line, as a sentence, so that parts can be joined into a paragraph."""
     line = " ".join(text.split())
@@ -116,7 +120,7 @@ class KernelStartFailed(KernelError):
         self.log = log
 
     def __str__(self) -> str:
-        tail = " | ".join(line.strip() for line in self.log.splitlines() if line.strip())
+        tail = " | ".join(line.strip() for line in self.log.splitlines() if line.strip())[-_SHOWN:]
         return f"{super().__str__()} Its last output: {tail}" if tail else super().__str__()
 
 

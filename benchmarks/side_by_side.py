@@ -15,13 +15,14 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from lab import Gateway, Lab
+from lab.machines import Machine
 from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError, Kernel
 
 LOCAL = Path(__file__).with_name("local_kernel.py")
@@ -53,6 +54,8 @@ ROWS = (
     ("start_first", "the gateway's first start on a host, login and agent included (ms)"),
     ("start_32_median", "32 starts at once: median of a start (ms)"),
     ("start_32_wall", "32 starts at once: wall time (ms)"),
+    ("start_32_cpu_nodes", "32 starts at once: CPU of the nodes (s)"),
+    ("start_32_cpu_gateway", "32 starts at once: CPU of the gateway (s)"),
     ("start_32_failed", "32 starts at once: failed"),
     ("cell", "cell `1`, round trip (ms, median)"),
     ("cell_p95", "cell `1`, round trip (ms, 95th percentile)"),
@@ -82,7 +85,12 @@ async def start(client: GatewayClient, kernelspec: str, env: dict[str, str] | No
     return kernel
 
 
-async def measure_starts(way: Way, client: GatewayClient, lab: Lab) -> None:
+def processors(machines: Iterable[Machine]) -> float:
+    """Return the seconds of processors' time that *machines* have used so far."""
+    return sum(machine.usage().cpu_seconds for machine in machines)
+
+
+async def measure_starts(way: Way, client: GatewayClient, gateway: Gateway, lab: Lab) -> None:
     """One at a time, then many at once, and how many SSH connections those took."""
     # The first on each host pays for login and agent, which is no start's own time.
     first = []
@@ -112,7 +120,10 @@ async def measure_starts(way: Way, client: GatewayClient, lab: Lab) -> None:
         except (GatewayError, ChannelsClosed, TimeoutError) as error:
             print(f"{way.label}: one of {AT_ONCE} starts failed: {error!r}", file=sys.stderr)
 
+    nodes_before, gateway_before = processors(lab.nodes), processors([gateway])
     way.figures["start_32_wall"] = await timed(lambda: asyncio.gather(*(one_of_many() for _ in range(AT_ONCE))))
+    way.figures["start_32_cpu_nodes"] = processors(lab.nodes) - nodes_before
+    way.figures["start_32_cpu_gateway"] = processors([gateway]) - gateway_before
     way.figures["start_32_median"] = statistics.median(many)
     way.figures["start_32_failed"] = float(AT_ONCE - len(many))
     way.figures["connections"] = float(logins(lab) - before)
@@ -132,10 +143,10 @@ async def measure_cells(way: Way, client: GatewayClient, gateway: Gateway, lab: 
         for _ in range(20):
             await each.execute("1")
     for _ in range(ROUNDS):
-        before = {machine.name: machine.usage().cpu_seconds for machine in (gateway, node)}
+        before = {machine.name: processors([machine]) for machine in (gateway, node)}
         cells += [await timed(lambda: kernel.execute("1")) for _ in range(CELLS)]
         for machine in (gateway, node):
-            cpu[machine.name] += machine.usage().cpu_seconds - before[machine.name]
+            cpu[machine.name] += processors([machine]) - before[machine.name]
         local_cells += [await timed(lambda: local.execute("1")) for _ in range(CELLS)]
     await local.delete()
     cells.sort()
@@ -241,7 +252,7 @@ async def measure(way: Way, gateway: Gateway, lab: Lab) -> None:
     """Take all figures of one way."""
     async with GatewayClient(gateway.url) as client:
         for what in (
-            measure_starts(way, client, lab),
+            measure_starts(way, client, gateway, lab),
             measure_cells(way, client, gateway, lab),
             measure_error(way, client),
             measure_bystander(way, client, lab),

@@ -10,12 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
-from . import processes
+from . import impersonation, processes
 from .connection import choose_endpoints, connect
 from .launchers import ResponseListener
 from .private import write_private
@@ -83,6 +84,7 @@ class Kernel:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             environment = kernel_environment(params["spec_env"], params["env"])
+            await self._check_user(params, environment)
             self.shipment.unpack(params.get("files") or {})
             substitutions, held = await self._substitutions(params, taken)
             self.argv = [fill(argument, substitutions) for argument in params["argv"]]
@@ -101,15 +103,22 @@ class Kernel:
         self.save()
         self.watch()
 
+    async def _check_user(self, params: dict[str, Any], environment: dict[bytes, bytes]) -> None:
+        """Raise StartError if the kernel is to be another user's, and can't be."""
+        if user := impersonation.user_of(params):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, impersonation.check, user, params, environment)
+
     async def _substitutions(
         self, params: dict[str, Any], taken: AbstractSet[int]
     ) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
         given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
+        given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
+            users = impersonation.listeners(impersonation.user_of(params))
             self._listener = ResponseListener(
-                lambda payload: self._notify(self, "response", {"payload": payload}), any_user=impersonated
+                lambda payload: self._notify(self, "response", {"payload": payload}), users
             )
             return {**given, "response_address": await self._listener.open()}, []
         self.connection, held = choose_endpoints(self.directory, params, taken)

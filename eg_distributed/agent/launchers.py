@@ -8,8 +8,7 @@ on the network: stock gateways keep a port open for this, on all addresses, with
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import Callable, Optional
+from typing import AbstractSet, Callable, Optional
 
 _MAX_RESPONSE = 64 * 1024
 _RESPONSE_DEADLINE = 10.0  # seconds that a connected launcher has to finish its answer
@@ -18,13 +17,13 @@ _RESPONSE_DEADLINE = 10.0  # seconds that a connected launcher has to finish its
 class ResponseListener:
     """Listens on the node's loopback while one kernel starts; owned by that kernel.
 
-    Hears only this user, and root, unless *any_user*: whoever else is on the node can read the public key from the process
-    list, and would otherwise be able to put his own kernel in this one's place.
+    Hears only *users*, by their ids: whoever else is on the node can read the public key from the process list, and would
+    otherwise be able to put his own kernel in this one's place.
     """
 
-    def __init__(self, on_response: Callable[[str], None], any_user: bool = False) -> None:
+    def __init__(self, on_response: Callable[[str], None], users: AbstractSet[int]) -> None:
         self._on_response = on_response
-        self._any_user = any_user
+        self._users = users
         self._server: Optional[asyncio.base_events.Server] = None
 
     async def open(self) -> str:
@@ -35,7 +34,7 @@ class ResponseListener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not self._any_user and _owner(writer) not in (os.getuid(), 0):
+            if _owner(writer) not in self._users:
                 return
             data = bytearray()
             while len(data) <= _MAX_RESPONSE:

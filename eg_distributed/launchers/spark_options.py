@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
+from .spark_env import site_environment
 from .spark_errors import LaunchError
 
 MODES = ("lazy", "eager", "none")
@@ -142,6 +143,8 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
         )
     words = given.words
     master = given.settings.get("spark.master") or own.get("MASTER") or "local[*]"
+    if master.startswith("yarn") and not (own.get("HADOOP_CONF_DIR") or own.get("YARN_CONF_DIR")):
+        own.update(site_environment(spark_home, conf_dir(own), own))
     words += _impersonation(own, master)
     if not any(flag == "--name" for flag, _ in words):
         words.append(("--name", kernel_id))

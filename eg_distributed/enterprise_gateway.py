@@ -31,13 +31,13 @@ from .kernel import RemoteKernel, StartRequest, State
 from .launcher_key import LauncherKey
 from .replacing import Replacement, replacement
 from .settings import Distributed
-from .shipping import shipping_of, without_clients_options
+from .shipping import check_user, for_run_sh, shipping_of, without_clients_options
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
-_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher")
+_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher", "python")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
@@ -178,6 +178,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager, config, env = self.kernel_manager, self.proxy_config, kwargs["env"]
         spec = manager.kernel_spec
         spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
+        if self._impersonates():
+            check_user(env.get("KERNEL_USERNAME", ""))
+        else:
+            env["EG_IMPERSONATION_ENABLED"] = "False"
         replaced = self._replacement()
         if replaced is not None:
             config, spec_env = replaced.config, {**spec_env, **replaced.env}
@@ -189,6 +193,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 remedy="add '-f', '{connection_file}' to its argv",
             )
         shipping = shipping_of(config, manager.kernel_name)
+        if shipping.files:
+            spec_env = without_clients_options(spec_env)
+        elif argv[0].endswith("/bin/run.sh"):
+            spec_env, env = for_run_sh(spec_env, env)
         pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
         if len(pins) > 1:
             raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
@@ -196,7 +204,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             kernel_id=self.kernel_id,
             argv=argv,
             hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
-            spec_env=without_clients_options(spec_env) if shipping.files else spec_env,
+            spec_env=spec_env,
             env=env,
             pin=pins[0] if pins else None,
             cwd=env.get("KERNEL_WORKING_DIR"),
@@ -212,10 +220,14 @@ class DistributedProcessProxy(RemoteProcessProxy):
             shipping=shipping,
         )
 
+    def _impersonates(self) -> bool:
+        """Whether the kernel is to be KERNEL_USERNAME's; a kernelspec's `"impersonation": false` leaves it the login user's."""
+        return bool(self.kernel_manager.impersonation_enabled) and self.proxy_config.get("impersonation") is not False
+
     def _replacement(self) -> Replacement | None:
         """Return what is started in place of a launcher of Enterprise Gateway's, if that is to be."""
         manager = self.kernel_manager
-        if not self.cluster.settings.replace_launchers or manager.impersonation_enabled:
+        if not self.cluster.settings.replace_launchers or self._impersonates():
             return None  # run.sh runs the whole kernel as the other user, by sudo, which our launcher does not
         spec = manager.kernel_spec
         return replacement(spec.argv, spec.language or "", self.proxy_config, spec.resource_dir, manager.kernel_name)

@@ -53,6 +53,7 @@ _ARCHIVED = (
     "agent/bridge.py",
     "agent/connection.py",
     "agent/expansion.py",
+    "agent/impersonation.py",
     "agent/kernels.py",
     "agent/launchers.py",
     "agent/logs.py",

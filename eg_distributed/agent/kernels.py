@@ -10,14 +10,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
-from . import processes
+from . import impersonation, processes
 from .connection import choose_endpoints, connect
-from .launchers import ResponseListener, remove_connection_files
+from .launchers import ResponseListener, owners, remove_connection_files
 from .logs import cap, log_size, tail
 from .private import write_private
 from .shipment import Shipment
@@ -69,6 +70,7 @@ class Kernel:
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
         self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
+        self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
         self._leftovers = False  # something of its process group is being ended
@@ -90,6 +92,7 @@ class Kernel:
         try:
             environment = kernel_environment(params["spec_env"], params["env"])
             self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
+            await self._check_user(params, environment)
             self.shipment.unpack(params.get("files") or {})
             substitutions, held = await self._substitutions(params, taken)
             self.argv = [fill(argument, substitutions) for argument in params["argv"]]
@@ -108,14 +111,21 @@ class Kernel:
         self.save()
         self.watch()
 
+    async def _check_user(self, params: dict[str, Any], environment: dict[bytes, bytes]) -> None:
+        """Raise StartError if the kernel is to be another user's, and can't be."""
+        if user := impersonation.user_of(params):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, impersonation.check, user, params, environment)
+
     async def _substitutions(
         self, params: dict[str, Any], taken: AbstractSet[int]
     ) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
         given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
+        given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
-            self._listener = ResponseListener(self._take_response, any_user=impersonated)
+            self._users = impersonation.listeners(impersonation.user_of(params))
+            self._listener = ResponseListener(self._take_response, self._users)
             return {**given, "response_address": await self._listener.open()}, []
         self.connection, held = choose_endpoints(self.directory, params, taken)
         return given, held
@@ -215,10 +225,20 @@ class Kernel:
             else:
                 writer.close()
                 waiting.pop(0)
-        if self.state == STARTING:
-            self.state = RUNNING
-            self.save()
-            self._notify(self, "ready", {})
+        if self.state != STARTING:
+            return
+        if self.transport == "launcher" and not owners(self.connection) <= self._users:
+            self._refuse_answer()
+            return
+        self.state = RUNNING
+        self.save()
+        self._notify(self, "ready", {})
+
+    def _refuse_answer(self) -> None:
+        """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
+        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
+            log.write("refused: what answered for this kernel's launcher listens as another user\n")
+        self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
         code = await self._wait()
@@ -381,6 +401,7 @@ class Kernel:
             "started": self.started,
             "transport": self.transport,
             "temporary": self.temporary,
+            "users": sorted(self._users),
             "connection": self.connection,
             "interrupt": [self.interrupt_pid, self.interrupt_started],
             "interrupt_signal": self.interrupt_signal,
@@ -407,6 +428,7 @@ class Kernel:
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
             kernel.interrupt_signal = record["interrupt_signal"]
             kernel.temporary = record.get("temporary", kernel.temporary)
+            kernel._users = frozenset(record.get("users", kernel._users))
             kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -10,9 +10,9 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
-from .expansion import expand
+from .expansion import expand_all
 
 _STRIPPED = (
     "JPY_",
@@ -34,11 +34,13 @@ class StartError(Exception):
 def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
     """Return a kernel's environment: the login's own, the kernelspec's expanded, the client's as it is.
 
-    Bytes, so that the node's locale has no say in what a value is.
+    Bytes, so that the node's locale has no say in what a value is. Raises StartError for options that can't be expanded.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
-    known = {**own, **data}
-    given = {**{name: expand(value, known) for name, value in spec_env.items()}, **data}
+    try:
+        given = {**expand_all(spec_env, own, data), **data}
+    except ValueError as error:
+        raise StartError(str(error)) from error
     own_bytes = {os.fsencode(name): os.fsencode(value) for name, value in own.items()}
     return {**own_bytes, **{_encoded(name): _encoded(value) for name, value in given.items()}}
 
@@ -71,7 +73,7 @@ def spawn(
             stderr=descriptor,
             start_new_session=True,
             umask=umask,  # files that cells write are not the agent's secrets
-            executable=_executable(argv[0], environment),
+            executable=executable(argv[0], environment),
         )
         if open_files >= 0:
             # Of the running process, since a function between fork and exec would need a fork without threads.
@@ -112,7 +114,7 @@ def _encoded(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _executable(program: str, environment: dict[bytes, bytes]) -> str:
+def executable(program: str, environment: Mapping[bytes, bytes]) -> str:
     """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
     if "/" in program:
         return program

@@ -28,6 +28,8 @@ JAVA = "/usr/lib/jvm/java-17-openjdk-amd64"
 ENV = {"JAVA_HOME": JAVA, "TOREE_JAR": "/opt/toree/toree-assembly.jar"}
 SESSION_SECONDS = 90.0
 """For a session and its first job on a machine of two cores that does other things as well."""
+STAGING = "/shared/staging/*/.sparkStaging"
+"""Where Spark puts what YARN's containers need, below a folder for each user."""
 END_SECONDS = 3.0
 """What a shutdown may take."""
 KILLED_SECONDS = 15.0
@@ -115,9 +117,7 @@ def left(lab: Lab, kernel_id: str = "") -> list[str]:
             if _is_kernels(args):
                 found.append(f"{node.name}: process {pid} {args[:160]}")
         found += [f"{node.name}: {folder}" for folder in kernel_files(node)]
-        script = (
-            "ls -d /tmp/eg-distributed-spark-* /tmp/eg-spark-* /shared/staging/.sparkStaging/application_* 2>/dev/null"
-        )
+        script = f"ls -d /tmp/eg-distributed-spark-* /tmp/eg-spark-* {STAGING}/application_* 2>/dev/null"
         found += [f"{node.name}: {folder}" for folder in node.exec(["sh", "-c", script]).stdout.split()]
     return found
 
@@ -154,7 +154,7 @@ def _clean(lab: Lab) -> None:
             node.exec(["kill", "-9", *map(str, agents(node))], user="root")
             node.exec(["rm", "-rf", *folders], user="root")
         node.exec(
-            ["sh", "-c", "rm -rf /tmp/eg-distributed-spark-* /tmp/eg-spark-* /shared/staging/.sparkStaging/*"],
+            ["sh", "-c", f"rm -rf /tmp/eg-distributed-spark-* /tmp/eg-spark-* {STAGING}/*"],
             user="root",
         )
 

@@ -21,6 +21,7 @@ import pytest
 from eg_distributed import ssh
 from eg_distributed.agent.kernels import LOG_CAP, TAIL
 from eg_distributed.agent.processes import OPEN_FILES
+from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
 from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, until, written
 
@@ -457,3 +458,30 @@ async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> 
     assert await asyncio.wait_for(inner.wait(), DEADLINE) == -signal.SIGTERM
     await until(lambda: not left.exists(), "the launcher's connection file is gone")
     assert others.exists()
+
+
+STRANGER = """
+import os, socket, sys
+os.setuid(65534)
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(5)]
+print(*[each.getsockname()[1] for each in held], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can play another user")
+async def test_an_answer_that_leads_to_another_user_is_refused(visitor: Visitor) -> None:
+    """Whoever knows the public key can answer for a launcher, but not put a kernel of his own in its place."""
+    stranger = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STRANGER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert stranger.stdout is not None
+    ports = map(int, (await asyncio.wait_for(stranger.stdout.readline(), DEADLINE)).split())
+    info = {f"{channel}_port": port for channel, port in zip(CHANNELS, ports, strict=True)}
+    await visitor.start("k1", [*STANDIN, "{response_address}"], transport="launcher")
+    await visitor.request("endpoints", kernel="k1", connection={"transport": "tcp", **info}, pid=0)
+    ended = await visitor.event("exited", "k1")
+    assert ended["exit_code"] == -signal.SIGKILL
+    assert "listens as another user" in ended["log"]
+    stranger.kill()
+    await stranger.wait()

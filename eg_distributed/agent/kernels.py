@@ -17,7 +17,7 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
 from . import impersonation, processes
-from .connection import choose_endpoints, connect
+from .connection import accepts, choose_endpoints, connect
 from .launchers import ResponseListener, owners, remove_connection_files
 from .logs import cap, log_size, tail
 from .private import write_private
@@ -217,14 +217,11 @@ class Kernel:
         waiting = list(CHANNELS)
         pause = 0.002
         while waiting and self.state == STARTING:
-            try:
-                _, writer = await self.connect(waiting[0])
-            except OSError:
+            if accepts(self.connection, waiting[0]):
+                waiting.pop(0)
+            else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
-            else:
-                writer.close()
-                waiting.pop(0)
         if self.state != STARTING:
             return
         if self.transport == "launcher" and not owners(self.connection) <= self._users:

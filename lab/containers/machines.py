@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -169,9 +170,14 @@ class ContainerMachine(Machine):
 
         The engine alone removes each file before it writes it anew, and a login just then finds no key.
         """
-        if self.state != "running":
-            put_files(self._container, folder, files, mode=mode, uid=owner, gid=owner)
-            return
+        for _ in range(2):
+            if self.state == "running":
+                with contextlib.suppress(LabError):  # it was stopped, or even started again, just now
+                    self._move_files(folder, files, mode, owner)
+                    return
+        put_files(self._container, folder, files, mode=mode, uid=owner, gid=owner)
+
+    def _move_files(self, folder: str, files: Mapping[str, bytes], mode: int, owner: int) -> None:
         # A folder for each call: several processes work on one lab.
         aside = f"next-{os.getpid()}-{threading.get_ident()}"
         content = {f"{aside}/{name}": text for name, text in files.items()}

@@ -14,9 +14,10 @@ from typing import Any
 
 from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.local import initial, processes
-from lab.local.files import copy
+from lab.local.files import copy, make_own
 from lab.machines import ExecResult, Machine, State, Usage
 from lab.probes import ProbeFailed, wait_until
+from lab.state import locked
 
 READY_SECONDS = 60.0
 LOG_LINES = 20
@@ -170,8 +171,9 @@ class LocalMachine(Machine):
         if state == "paused":
             processes.signal_all(self.folder, signal.SIGCONT)
         elif state == "stopped":
-            for needed in filter(None, (self.facts["home"], self.facts["run"], self.facts.get("tmp"))):
-                Path(needed).mkdir(parents=True, exist_ok=True, mode=0o700)
+            # What a command that was killed has started and not written down would keep the port.
+            processes.end_all(self.folder, [self.folder], grace=0)
+            self._furnish()
             main = processes.spawn(
                 [*self.facts.get("init", []), *self.facts["argv"]],
                 env=self.facts["env"],
@@ -179,6 +181,15 @@ class LocalMachine(Machine):
                 log=self.folder / "log",
             )
             self.save(process=[main.pid, main.started])
+
+    def _furnish(self) -> None:
+        """Make the folders that the machine needs; raise LabNotFound if it is removed meanwhile: it must not come back."""
+        try:
+            for needed in filter(None, (self.facts["home"], self.facts.get("tmp"))):
+                Path(needed).mkdir(exist_ok=True, mode=0o700)
+        except FileNotFoundError:
+            raise LabNotFound(f"{self.name} is gone", remedy="`lab up` makes it again") from None
+        make_own(Path(self.facts["run"]))
 
     def start(self) -> None:
         """Start or unpause, tell the lab, wait."""
@@ -196,9 +207,12 @@ class LocalMachine(Machine):
 
     def remove(self) -> None:
         """End the processes and delete the folder, then tell the lab."""
-        processes.end_all(self.folder, [self.folder], grace=2)
-        shutil.rmtree(self.facts["run"], ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Nobody tells it of its nodes meanwhile: that would bring its folder back (`Lab.refresh`).
+        name = self.folder.parents[1].name
+        with locked(f"refresh-{name}", what=f"the lab {name}"):
+            processes.end_all(self.folder, [self.folder], grace=2)
+            shutil.rmtree(self.facts["run"], ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._changed()
 
     def _wait(self, what: str, probe: Callable[[], None]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lab import lease as leases
 from lab.cli.options import (
     DURATION,
     Verb,
@@ -25,13 +24,13 @@ from lab.cli.options import (
     progress,
     show,
 )
-from lab.drivers import KINDS, make, usable
+from lab.drivers import KINDS
 from lab.errors import LabUsageError
-from lab.lab import MAX_NODES, Lab, destroy
+from lab.lab import MAX_NODES, Lab
 from lab.names import check_name
 from lab.progress import Progress
+from lab.removal import remove
 from lab.spark import kinds
-from lab.state import StateFolder
 
 
 @click.command(cls=Verb)
@@ -118,9 +117,6 @@ def up(
     _say_if_busy(name)
     with _interruptible(name), progress() as shown:
         lab = Lab.up(name, nodes, shown, driver, **settings)
-        if lease:
-            # Machines that were there know the end of an earlier lease.
-            leases.extend(lab, leases.expiry(lab) or leases.NEVER)
         if profiles:
             _make_hostile(lab, profiles, shown)
     _show_lab(lab, time.monotonic() - began, as_json=as_json)
@@ -206,16 +202,6 @@ def down(name: str, everything: bool) -> None:
         for what in removed:
             note(f"removed {what}")
         note(f"the lab {each} is gone" if removed else f"there was no lab {each}")
-
-
-def remove(name: str) -> list[str]:
-    """Remove the lab *name* by all drivers that this machine can run; raise EnvironmentUnfit if it can't be seen."""
-    folder = StateFolder(check_name(name))
-    drivers = usable(name, folder)
-    # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
-    if folder.made_by == "docker" and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
-        make("docker", name, folder)
-    return destroy(drivers, folder)
 
 
 @click.command(cls=Verb)

@@ -130,7 +130,7 @@ def ls(as_json: bool) -> None:
             lab.gateways,
             f"{lab.running}/{lab.machines}",
             age(lab.made),
-            lab.lease.owner if lab.lease else "",
+            lab.owner,
             left(lab.lease.expires) if lab.lease else "never",
             "+".join(lab.clusters),
         )

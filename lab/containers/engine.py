@@ -49,6 +49,11 @@ def connect(timeout: int = TIMEOUT) -> Any:
     return client
 
 
+def engine_id(client: Any) -> str:
+    """Return what tells this engine from others (it keeps it over restarts); empty where it has nothing of that kind."""
+    return str(client.info().get("ID") or "")
+
+
 def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bytes:
     """Return a tar of *files* (path: content) and their folders; times are fixed, so equal content is equal bytes."""
     buffer = io.BytesIO()

@@ -86,6 +86,17 @@ class Garbage:
         return {"what": self.what, "why": self.why, "lab": self.lab, "made": self.made or None}
 
 
+def unseen() -> str:
+    """Return why labs on a container engine can't be seen now; nothing if they can."""
+    from lab.containers.engine import connect
+
+    try:
+        connect()
+    except EnvironmentUnfit as error:
+        return error.what
+    return ""
+
+
 def find_labs() -> list[FoundLab]:
     """Return every lab that can be seen: on the engine that answers, and in this user's folders; by name."""
     found = {(lab.name, lab.driver): lab for lab in (*_on_engine(), *_local())}

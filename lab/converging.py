@@ -12,6 +12,7 @@ from lab.driver import Driver
 from lab.errors import LabError, LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.machines import Gateway, Node
+from lab.probes import side_by_side
 from lab.progress import Progress
 from lab.spark.kinds import of
 from lab.specs import GatewaySpec, NodeSpec
@@ -162,12 +163,11 @@ class Convergence:
         return gateways
 
     def _await(self, machines: Sequence[Any], ready: Callable[[Any], None]) -> None:
-        with ThreadPoolExecutor(8) as pool:
-            try:
-                list(pool.map(ready, machines))
-            except LabNotReady as error:
-                events.record(self._lab.name, "probe.failed", what=error.what, cause=error.cause)
-                raise
+        try:
+            side_by_side(ready, machines)
+        except LabNotReady as error:
+            events.record(self._lab.name, "probe.failed", what=error.what, cause=error.cause)
+            raise
 
     def _probe(self, desired: Desired, gateways: Sequence[Gateway]) -> None:
         """Start a kernel on every node once, by the first gateway that serves it: that each answers is known by now.
@@ -190,6 +190,6 @@ class Convergence:
             )
         self._progress.step("a kernel on every node")
         # Enterprise Gateway's own proxy starts kernels one at a time anyway, and its start-up is what we wait for.
-        with ThreadPoolExecutor(4 if ours else 1) as pool:
-            landings = pool.map(lambda name: start_kernel_on(gateway, name, self.kernelspec), names)
-            self.landings = (*self.landings, *landings)
+        at_once = 4 if ours else 1
+        landings = side_by_side(lambda name: start_kernel_on(gateway, name, self.kernelspec), names, at_once=at_once)
+        self.landings = (*self.landings, *landings)

@@ -231,7 +231,7 @@ def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> Non
     _say_if_busy(name)
     with _interruptible(name), progress() as shown:
         lab.scale(wanted, shown)
-    _show_lab(Lab.attach(name), time.monotonic() - began, as_json=as_json)
+    _show_lab(lab, time.monotonic() - began, as_json=as_json)
 
 
 @click.command(cls=Verb)

@@ -116,9 +116,11 @@ def ls(as_json: bool) -> None:
 
     Example: lab ls
     """
-    from lab.collect import find_labs
+    from lab.collect import find_labs, unseen
 
     found = find_labs()
+    if why := unseen():
+        note(f"{why}: labs on one can't be seen")
     if as_json:
         show([lab.as_dict() for lab in found])
         return

@@ -44,7 +44,7 @@ class ContainerGateway(ContainerMachine, Gateway):
         return f"http://127.0.0.1:{self._published(8888)}"
 
     def wait_ready(self) -> None:
-        """Wait for the protocol to answer: an SSH login, or GET /api."""
+        """Wait for GET /api."""
         self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
 
     def write_files(self, files: Mapping[str, str]) -> None:

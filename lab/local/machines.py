@@ -16,7 +16,7 @@ from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.local import initial, processes
 from lab.local.files import copy, make_own
 from lab.machines import ExecResult, Machine, State, Usage
-from lab.probes import ProbeFailed, wait_until
+from lab.probes import ProbeFailed, remedy_for, wait_until
 from lab.state import locked
 
 READY_SECONDS = 60.0
@@ -217,16 +217,18 @@ class LocalMachine(Machine):
 
     def _wait(self, what: str, probe: Callable[[], None]) -> None:
         """Wait for *probe*, but not for a process that has ended meanwhile."""
+        remedy = remedy_for(self.short)
 
         def attempt() -> None:
             try:
                 probe()
             except ProbeFailed:
                 if self.state == "stopped":
-                    raise LabNotReady(f"{what} can't succeed", cause="its process ended", logs=self._last()) from None
+                    cause = "its process ended"
+                    raise LabNotReady(f"{what} can't succeed", cause=cause, remedy=remedy, logs=self._last()) from None
                 raise
 
-        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last)
+        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last, remedy=remedy)
 
     def _last(self) -> str:
         return self.read_logs(LOG_LINES)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.local import initial, processes
+from lab.local import initial, logs, processes
 from lab.local.files import copy, make_own
 from lab.machines import ExecResult, Machine, State, Usage
 from lab.probes import ProbeFailed, remedy_for, wait_until
@@ -78,24 +78,23 @@ class LocalMachine(Machine):
         return ExecResult(tuple(argv), done.returncode, *text)
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
-        """Return what the main process printed, over all its starts; a file doesn't know when a line came."""
-        del since, timestamps
+        """Return what the main process printed, over all its starts; `init.py` puts a time in front of each line."""
         try:
             text = (self.folder / "log").read_text(errors="replace")
         except OSError:
             return ""
-        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
+        lines = list(logs.told(text.splitlines(), since=since, timestamps=timestamps))
+        return "".join(f"{line}\n" for line in (lines if tail is None else lines[-tail:] if tail else []))
 
     def follow_logs(self, *, since: float | None = None, timestamps: bool = False) -> Iterator[str]:
-        """Yield lines as the file grows; it doesn't know when a line came, so with *since* all that is there comes first."""
-        del timestamps
+        """Yield lines as the file grows, until the machine ends."""
         with (self.folder / "log").open(errors="replace") as file:
             if since is None:
                 file.seek(0, os.SEEK_END)
             rest = ""
             while True:
                 *lines, rest = (rest + file.read()).split("\n")
-                yield from lines
+                yield from logs.told(lines, since=since, timestamps=timestamps)
                 if not lines:
                     if self.state == "stopped":
                         return

@@ -24,6 +24,7 @@ from lab import Lab, cli
 from lab.containers.engine import archive, connect
 from lab.containers.images import LABEL_IMAGE
 from lab.errors import EnvironmentUnfit
+from lab.local import servers
 from lab.probes import probe_ssh
 
 NAME = os.environ.get("LAB_COMMANDS_NAME", f"it-cmd-{os.getpid() % 10000}")
@@ -99,6 +100,41 @@ def made(driver: str) -> Iterator[dict[str, Any]]:
 def own() -> Lab:
     """The lab from Python, to look at what a verb did."""
     return Lab.attach(NAME)
+
+
+def test_up_says_how_long_it_took(made: dict[str, Any]) -> None:
+    """Seconds from the call to the last kernel's answer; each kernel's own are a part of them."""
+    assert all(0 < kernel["seconds"] < made["seconds"] for kernel in made["kernels"])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_is_not_ready_in_time_is_named(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    """A node whose sshd lets nobody in: the probe, the node's last lines and what to type next, with exit code 5."""
+    if driver == "local" and not servers.openssh()[0]:
+        pytest.skip("only OpenSSH's sshd has such an option")
+    for module in ("lab.containers.machines", "lab.local.machines"):
+        monkeypatch.setattr(f"{module}.READY_SECONDS", 3)
+    file = tmp_path / "lab.toml"
+    file.write_text(
+        'version = 1\n[nodes.shut]\ncount = 1\n[nodes.shut.sshd]\nAllowUsers = "nobody-at-all"\n[gateways]\n'
+    )
+    name = f"{NAME}-shut"
+    try:
+        said = lab("up", str(file), "--name", name, "--driver", driver, *(["--json"] if as_json else []), expect=5)
+        assert said.out == ""
+        if as_json:
+            told = json.loads(said.err.splitlines()[-1])
+            assert (told["id"], told["exit_code"]) == ("not-ready", 5)
+            what, remedy, lines = told["message"], told["remedy"], "\n".join(told["evidence"]["logs"])
+        else:
+            what, remedy, lines = said.err, said.err, said.err.partition("Last lines of its log:")[2]
+        assert "an SSH login on shut.lab.test did not succeed within 3 s" in what
+        assert "`lab logs shut`" in remedy
+        assert "not allowed because not listed in AllowUsers" in lines
+    finally:
+        lab("down", "--name", name)
 
 
 def needs_docker(driver: str, why: str) -> None:

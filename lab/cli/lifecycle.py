@@ -265,7 +265,7 @@ def reset(name: str, nodes: Sequence[str], as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
 def gc(older_than: float, dry_run: bool, as_json: bool) -> None:
-    """Remove what labs left behind: labs whose lease is over or whose owner is dead, and halves of labs.
+    """Remove what labs left behind: labs whose lease is over or whose owner is dead, and what is left of labs without a machine.
 
     Looks at labels, leases and the lab's own folders alone; what no lab made is never touched, nor a lab that is in use.
 

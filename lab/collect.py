@@ -215,7 +215,7 @@ def _is_name(text: str) -> bool:
 
 
 def find_garbage(*, older_than: float = 0.0) -> list[Garbage]:
-    """Return what may go, each with its reason: labs whose lease is over, networks without machines, folders and processes of none.
+    """Return what may go, each with its reason: labs whose lease is over, networks, folders and processes of no lab.
 
     *older_than* (seconds) spares what is younger. A lab that somebody works on now (its lock is held) is no garbage.
     """

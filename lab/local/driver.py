@@ -178,6 +178,9 @@ class LocalDriver:
         # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
         facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
         facts |= servers.configure(facts, spec, folder, host_key)
+        if "needs" in kept:
+            # The machine's own sshd may have made that folder since: no reason to end a node that has its own.
+            facts["needs"] = facts.get("needs") or kept["needs"]
         facts["passwd"] = str(folder / "passwd") if kind != "none" else ""
         facts["init"] = self._init(folder, facts)
         return facts

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,12 +15,12 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from lab import lease as leases
-from lab.drivers import usable
+from lab.drivers import make
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
-from lab.lab import destroy
-from lab.names import LABEL, LABEL_MACHINE, LABEL_ROLE, check_name
+from lab.names import LABEL, LABEL_MACHINE, LABEL_ROLE, LABEL_USER, check_name
+from lab.removal import destroy
 from lab.spark.kinds import MACHINES
-from lab.state import StateFolder, cache_root, state_root
+from lab.state import StateFolder, cache_root, locked, locks_root, state_root
 
 HALF_MADE_SECONDS: Final = 600.0
 """How old a half of a lab must be to be garbage: another user's `lab up`, whose lock can't be seen, makes it whole sooner."""
@@ -38,6 +38,8 @@ class FoundLab:
     made: float = 0.0
     lease: leases.Lease | None = None
     folder: Path | None = None
+    user: str = ""
+    """`user@host`: who made it, where a label says it."""
     services: int = 0
     clusters: tuple[str, ...] = ()
     """`spark`, `yarn`: the clusters that have a master's machine."""
@@ -46,6 +48,11 @@ class FoundLab:
     def machines(self) -> int:
         """Nodes, gateways and masters, running or not."""
         return self.nodes + self.gateways + self.services
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: who holds its lease, else who made it; empty where nothing says it."""
+        return self.lease.owner if self.lease else self.user.partition("@")[0]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `lab ls --json` prints of it."""
@@ -58,7 +65,7 @@ class FoundLab:
             "with": list(self.clusters),
             "running": self.running,
             "made": self.made or None,
-            "owner": self.lease.owner if self.lease else None,
+            "owner": self.owner or None,
             "expires": self.lease.expires if self.lease else None,
             "folder": str(self.folder) if self.folder else None,
         }
@@ -77,6 +84,17 @@ class Garbage:
     def as_dict(self) -> dict[str, Any]:
         """Return what `lab gc --json` prints of it."""
         return {"what": self.what, "why": self.why, "lab": self.lab, "made": self.made or None}
+
+
+def unseen() -> str:
+    """Return why labs on a container engine can't be seen now; nothing if they can."""
+    from lab.containers.engine import connect
+
+    try:
+        connect()
+    except EnvironmentUnfit as error:
+        return error.what
+    return ""
 
 
 def find_labs() -> list[FoundLab]:
@@ -110,7 +128,10 @@ def _on_engine() -> Iterator[FoundLab]:
         if not _is_name(name):
             continue
         roles = counts.get(name, [])
-        folder = StateFolder(name).path
+        users = {told[LABEL_USER] for told in seen if LABEL_USER in told}
+        folder = StateFolder(name)
+        # The folder may be of another lab of that name: a local one, one on another engine, or this is somebody else's.
+        own = folder.path.is_dir() and folder.made_by in {None, "docker"} and _is_here(folder, client)
         yield FoundLab(
             name,
             "docker",
@@ -120,9 +141,17 @@ def _on_engine() -> Iterator[FoundLab]:
             clusters=tuple(sorted(clusters.get(name, ()))),
             running=running.get(name, 0),
             made=min(filter(None, times[name]), default=0.0),
-            lease=leases.read(name) or next(filter(None, map(leases.from_labels, seen)), None),
-            folder=folder if folder.is_dir() else None,
+            lease=(leases.read(name) if own else None) or next(filter(None, map(leases.from_labels, seen)), None),
+            folder=folder.path if own else None,
+            user=min(users, default=""),
         )
+
+
+def _is_here(folder: StateFolder, client: Any) -> bool:
+    """Say whether the docker lab of *folder* is, or would be, on the engine that *client* talks to."""
+    from lab.containers.engine import engine_id
+
+    return folder.on_engine in {None, engine_id(client)}
 
 
 def _note(
@@ -186,7 +215,7 @@ def _is_name(text: str) -> bool:
 
 
 def find_garbage(*, older_than: float = 0.0) -> list[Garbage]:
-    """Return what may go, each with its reason: labs whose lease is over, halves of labs, folders and processes of none.
+    """Return what may go, each with its reason: labs whose lease is over, networks, folders and processes of no lab.
 
     *older_than* (seconds) spares what is younger. A lab that somebody works on now (its lock is held) is no garbage.
     """
@@ -197,23 +226,38 @@ def find_garbage(*, older_than: float = 0.0) -> list[Garbage]:
 
 
 def _labs(labs: list[FoundLab]) -> Iterator[Garbage]:
-    now = time.time()
     for lab in labs:
-        why = ""
-        # Without the folder the label alone speaks, with the lease's first term: machines that run have had it renewed
-        # since, because their own init ends them when it is over.
-        if lab.lease is not None and lab.lease.is_over() and (lab.folder is not None or not lab.running):
-            why = f"its lease is over, of {lab.lease.owner}"
-        elif not lab.machines and now - lab.made > HALF_MADE_SECONDS and lab.lease is None:
-            why = "it is half-made: there is no machine"
+        why = _why(lab)
         if why and not is_busy(lab.name):
-            yield Garbage(f"the lab {lab.name}", why, lab.name, lab.made, _remover(lab.name))
+
+            def is_wanted(before: FoundLab = lab) -> bool:
+                there = (now for now in find_labs() if (now.name, now.driver) == (before.name, before.driver))
+                return any(not _why(now) for now in there)
+
+            remover = _remover(lab.name, lab.driver, is_wanted, own=lab.folder is not None)
+            yield Garbage(f"the lab {lab.name}", why, lab.name, lab.made, remover)
 
 
-def _remover(name: str) -> Callable[[], list[str]]:
+def _why(lab: FoundLab) -> str:
+    """Return why *lab* is garbage, nothing if it is none."""
+    # Without the folder the label alone speaks, with the lease's first term: machines that run have had it renewed
+    # since, because their own init ends them when it is over.
+    if lab.lease is not None and lab.lease.is_over() and (lab.folder is not None or not lab.running):
+        return f"its lease is over, of {lab.lease.owner}"
+    if not lab.machines and time.time() - lab.made > HALF_MADE_SECONDS and lab.lease is None:
+        return "it is half-made: there is no machine"
+    return ""
+
+
+def _remover(name: str, kind: str, is_wanted: Callable[[], bool], *, own: bool = True) -> Callable[[], list[str]]:
+    """Return what removes the lab *name* of the driver *kind*, and this user's folder of it if that is its *own*.
+
+    By that driver alone: the name may be that of another user's lab as well.
+    """
+
     def remove() -> list[str]:
         folder = StateFolder(name)
-        return destroy(usable(name, folder), folder)
+        return destroy([make(kind, name, folder)], folder, unless=is_wanted, keep_folder=not own)
 
     return remove
 
@@ -225,7 +269,7 @@ def is_busy(name: str) -> bool:
 
 def _locked(lock: str) -> bool:
     """Say whether a process of this user holds *lock* (lab/state.py)."""
-    path = cache_root() / "locks" / f"{lock}.lock"
+    path = locks_root() / f"{lock}.lock"
     if not path.exists():
         return False
     try:
@@ -236,22 +280,37 @@ def _locked(lock: str) -> bool:
 
 
 def _empty_folders(labs: list[FoundLab]) -> Iterator[Garbage]:
-    """Find folders of labs that have nothing else (any more). Without an engine none is known to be empty."""
+    """Find folders of labs that have nothing else (any more). Without the lab's own engine none is known to be empty."""
     from lab.containers.engine import connect
 
     try:
-        connect()
+        client = connect()
     except EnvironmentUnfit:
         return
-    there = {lab.name for lab in labs}
     for folder in _folders():
-        made = folder.stat().st_mtime
-        granted = leases.read(folder.name)
-        waits = granted is not None and not granted.is_over()
-        if folder.name in there or waits or time.time() - made < HALF_MADE_SECONDS or is_busy(folder.name):
+        if not _is_here(StateFolder(folder.name), client):
             continue
+        if not _is_empty(folder, labs) or is_busy(folder.name):
+            continue
+
+        def is_wanted(folder: Path = folder) -> bool:
+            return not _is_empty(folder, find_labs())
+
         why = "no engine and no process has anything of this lab"
-        yield Garbage(f"the folder {folder}", why, folder.name, made, _remover(folder.name))
+        # The local driver knows the sockets' folder, too.
+        remover = _remover(folder.name, "local", is_wanted)
+        yield Garbage(f"the folder {folder}", why, folder.name, folder.stat().st_mtime, remover)
+
+
+def _is_empty(folder: Path, labs: Iterable[FoundLab]) -> bool:
+    """Say whether *folder* has been that of no lab among *labs* for a while, and no lease promises one."""
+    granted = leases.read(folder.name)
+    waits = granted is not None and not granted.is_over()
+    try:
+        is_young = time.time() - folder.stat().st_mtime < HALF_MADE_SECONDS
+    except FileNotFoundError:
+        return False
+    return not waits and not is_young and all(lab.folder != folder for lab in labs)
 
 
 def _strays() -> Iterator[Garbage]:
@@ -268,8 +327,10 @@ def _strays() -> Iterator[Garbage]:
             lost.setdefault(name, []).append(process)
     for name, members in lost.items():
 
-        def end(folder: Path = root / name) -> list[str]:
-            return [f"{processes.end_all(folder, [])} processes"]
+        def end(name: str = name) -> list[str]:
+            with locked(f"lab-{name}", what=f"the lab {name}"):
+                # An `up` may have had its time meanwhile: with a folder they are that lab's.
+                return [] if (root / name).exists() else [f"{processes.end_all(root / name, [])} processes"]
 
         what = f"{len(members)} processes of the lab {name}"
         yield Garbage(what, f"its folder {root / name} is gone", name, 0.0, end)

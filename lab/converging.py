@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from lab import events
 from lab import lease as leases
 from lab.driver import Driver
-from lab.errors import LabNotReady
+from lab.errors import LabError, LabNotReady
 from lab.kernel_probe import Landing, start_kernel_on
 from lab.machines import Gateway, Node
+from lab.probes import side_by_side
 from lab.progress import Progress
 from lab.spark.kinds import of
 from lab.specs import GatewaySpec, NodeSpec
 from lab.state import StateFolder
-from lab.topology.desired import Desired, from_running, from_topology, numbered
+from lab.topology.desired import Desired, from_running, from_text, from_topology, numbered
 from lab.topology.model import Topology
 
 if TYPE_CHECKING:
@@ -35,18 +36,26 @@ def desire(
 ) -> Desired:
     """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row.
 
+    What the lab was made to be is what its machines say, or an `up` that was interrupted before they were all there.
     *clusters* (`spark`, `yarn`) replace those that it had.
     """
     if topology is not None:
         found = from_topology(topology)
         return found if clusters is None else found.running(clusters)
-    running = from_running(
+    running = _interrupted(folder) or from_running(
         [node.spec for node in driver.nodes()],
         [gateway.spec for gateway in driver.gateways()],
         gateway=not folder.no_gateway.exists(),
         services=[service.spec for service in driver.services()],
     )
     return _with_nodes(running, nodes) if clusters is None else _with_nodes(running, nodes).running(clusters)
+
+
+def _interrupted(folder: StateFolder) -> Desired | None:
+    try:
+        return from_text(folder.wanted.read_text())
+    except OSError:
+        return None
 
 
 def _with_nodes(running: Desired, nodes: int | None) -> Desired:
@@ -84,7 +93,14 @@ class Convergence:
     def run(self, desired: Desired) -> None:
         """Make the lab *desired*; raise LabNotReady with the probe that failed."""
         lab = self._lab
-        self._driver.prepare(self._progress, [*desired.nodes, *desired.services])
+        # Machines come one by one: whoever goes on from here must know of those that are still lacking.
+        lab.folder.write(lab.folder.wanted, desired.text())
+        try:
+            self._driver.prepare(self._progress, [*desired.nodes, *desired.services])
+        except LabError:
+            # What can't be made here is not to be tried again by an `up` that asks for nothing.
+            lab.folder.wanted.unlink(missing_ok=True)
+            raise
         if desired.gateways:
             lab.folder.no_gateway.unlink(missing_ok=True)
         else:
@@ -93,6 +109,8 @@ class Convergence:
         services = [self._driver.put_node(spec, self._identity) for spec in desired.services]
         nodes = self._put_nodes(desired)
         gateways = self._put_gateways(desired)
+        # From here on the machines say themselves what the lab is.
+        lab.folder.wanted.unlink(missing_ok=True)
         lab.refresh()
         self._progress.step("an SSH login on every node")
         self._await([*services, *nodes], lambda node: node.wait_ready())
@@ -145,12 +163,11 @@ class Convergence:
         return gateways
 
     def _await(self, machines: Sequence[Any], ready: Callable[[Any], None]) -> None:
-        with ThreadPoolExecutor(8) as pool:
-            try:
-                list(pool.map(ready, machines))
-            except LabNotReady as error:
-                events.record(self._lab.name, "probe.failed", what=error.what, cause=error.cause)
-                raise
+        try:
+            side_by_side(ready, machines)
+        except LabNotReady as error:
+            events.record(self._lab.name, "probe.failed", what=error.what, cause=error.cause)
+            raise
 
     def _probe(self, desired: Desired, gateways: Sequence[Gateway]) -> None:
         """Start a kernel on every node once, by the first gateway that serves it: that each answers is known by now.
@@ -173,6 +190,6 @@ class Convergence:
             )
         self._progress.step("a kernel on every node")
         # Enterprise Gateway's own proxy starts kernels one at a time anyway, and its start-up is what we wait for.
-        with ThreadPoolExecutor(4 if ours else 1) as pool:
-            landings = pool.map(lambda name: start_kernel_on(gateway, name, self.kernelspec), names)
-            self.landings = (*self.landings, *landings)
+        at_once = 4 if ours else 1
+        landings = side_by_side(lambda name: start_kernel_on(gateway, name, self.kernelspec), names, at_once=at_once)
+        self.landings = (*self.landings, *landings)

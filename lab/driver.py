@@ -23,6 +23,9 @@ class Driver(Protocol):
     def exists(self) -> bool:
         """Say whether anything of this lab is there, half-made or whole."""
 
+    def stranger(self) -> str:
+        """Return whose the lab is (`user@host`) if another user of a shared engine made it; nothing if it is ours or isn't."""
+
     def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Make what machines stand on: images or environments (those that *nodes* need), and the network."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lab.driver import Driver
 from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound, LabUsageError
+from lab.names import LABEL
 from lab.progress import Progress
 from lab.state import StateFolder
 
@@ -27,9 +28,12 @@ def make(kind: str, name: str, folder: StateFolder, sshd: str = "auto") -> Drive
 
 
 def usable(name: str, folder: StateFolder, sshd: str = "auto") -> list[Driver]:
-    """Return a driver of every kind that this machine can run now; called to look for a lab and to remove one."""
+    """Return a driver of every kind that this machine can run now; called to look for a lab and to remove one.
+
+    The kind that made the lab's folder comes first: on a shared engine the other may have somebody else's lab of that name.
+    """
     found: list[Driver] = []
-    for kind in KINDS:
+    for kind in sorted(KINDS, key=lambda each: each != folder.made_by):
         try:
             found.append(make(kind, name, folder, sshd))
         except EnvironmentUnfit:
@@ -38,13 +42,27 @@ def usable(name: str, folder: StateFolder, sshd: str = "auto") -> list[Driver]:
 
 
 def find_driver(name: str, folder: StateFolder) -> Driver:
-    """Return the driver that has the lab *name*; raise LabNotFound."""
+    """Return the driver that has the lab *name*; raise LabNotFound, or EnvironmentUnfit if it is on an engine that is away."""
     drivers = usable(name, folder)
     for driver in drivers:
         if driver.exists():
             return driver
-    unseen = "" if any(driver.kind == "docker" for driver in drivers) else "and no container engine answers"
+    unseen = ""
+    if not any(driver.kind == "docker" for driver in drivers):
+        if folder.made_by == "docker":
+            # It is known to be there, where it can't be seen; or the engine is back by now.
+            return make("docker", name, folder)
+        unseen = "and no container engine answers"
     raise LabNotFound(f"there is no lab {name}", cause=unseen, remedy=f"`lab up --name {name}`")
+
+
+def not_ours(name: str, owner: str) -> LabConflict:
+    """Return the error for a lab of another user of the engine, *owner* (`user@host`)."""
+    return LabConflict(
+        f"the lab {name} on this container engine is {owner}'s",
+        remedy="choose another name: `lab up --name NAME`, or LAB_NAME in the environment; if nobody needs it, remove what has "
+        f"the label {LABEL}={name} (`docker ps -a --filter label={LABEL}={name}`)",
+    )
 
 
 def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress, sshd: str = "auto") -> Driver:
@@ -53,6 +71,10 @@ def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Pr
         return make(kind, name, folder, sshd)
     for driver in usable(name, folder, sshd):
         if driver.exists():
+            if owner := driver.stranger():
+                if "local" in {kind, folder.made_by}:
+                    continue
+                raise not_ours(name, owner)
             if kind not in {None, driver.kind}:
                 raise LabConflict(
                     f"the lab {name} is {driver.kind} already", remedy=f"`lab down --name {name}`, or another name"

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from lab.errors import INTERRUPTED, LabError, LabUsageError
+from lab.errors import BROKEN_PIPE, INTERRUPTED, LabError, LabUsageError
 
 _EXIT_CODES: Final = {
     0: "done",
-    1: "it failed; the message says what, why, and what to type next. `status` and `validate`: not as it should be",
+    1: "it failed; the message says what, why, and what to type next. `status`: something does not run",
     2: "the call was wrong",
     3: "there is no such thing",
     4: "something that the lab did not make is in the way",
     5: "something did not get ready in time; the message names the probe",
     6: "this machine lacks something",
     INTERRUPTED: "interrupted by ^C; what is there stays, `lab up` goes on from it",
+    BROKEN_PIPE: "who read the output is gone, as in `lab logs \\| head`",
 }
 
 

@@ -23,18 +23,24 @@ INTERRUPTED: Final = 130
 """What the CLI exits with after ^C, as shells do."""
 
 
+BROKEN_PIPE: Final = 141
+"""What a shell says of a program that SIGPIPE ended: `lab logs | head` is no failure of ours."""
+
+
 class LabError(Exception):
     """Something of the lab failed; the message says what, why and the next command to type.
 
-    *what* failed, its *cause*, the *remedy* where there is one, and *evidence*: facts by name, for programs.
+    *what* failed, its *cause*, the *remedy* (its kind's usual one where none is given), and *evidence*: facts by name.
     """
 
     id: ClassVar[str] = "lab-failed"
     exit_code: ClassVar[int] = 1
+    usual_remedy: ClassVar[str] = "`lab logs` and `lab events` say what happened, `lab export FILE` has all of it"
 
     def __init__(
         self, what: str, *, cause: str = "", remedy: str = "", evidence: Mapping[str, Any] | None = None
     ) -> None:
+        remedy = remedy or self.usual_remedy
         super().__init__(what, cause, remedy)
         self.what = what
         self.cause = cause
@@ -65,6 +71,7 @@ class EngineFailed(LabError):
     """The container engine refused a call or went away meanwhile; `lab doctor` looks at it."""
 
     id = "engine-failed"
+    usual_remedy = "`lab doctor`, then the same again"
 
 
 class LabUsageError(LabError):
@@ -72,6 +79,7 @@ class LabUsageError(LabError):
 
     id = "usage"
     exit_code = 2
+    usual_remedy = "`lab VERB --help` has the words and an example"
 
 
 class LabNotFound(LabError):
@@ -79,6 +87,7 @@ class LabNotFound(LabError):
 
     id = "not-found"
     exit_code = 3
+    usual_remedy = "`lab ls` and `lab status` say what there is"
 
 
 class LabConflict(LabError):
@@ -86,6 +95,7 @@ class LabConflict(LabError):
 
     id = "conflict"
     exit_code = 4
+    usual_remedy = "`lab ls` and `docker ps -a` say whose it is; choose another name (`--name`)"
 
 
 class LabNotReady(LabError, TimeoutError):
@@ -96,6 +106,7 @@ class LabNotReady(LabError, TimeoutError):
 
     id = "not-ready"
     exit_code = 5
+    usual_remedy = "`lab logs MACHINE` has what it said, `lab status` what runs; the same again goes on from here"
 
     def __init__(
         self,
@@ -119,6 +130,7 @@ class EnvironmentUnfit(LabError):
 
     id = "environment-unfit"
     exit_code = 6
+    usual_remedy = "`lab doctor` has all that this machine lacks"
 
 
 class FaultUnavailable(EnvironmentUnfit):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import re
 import tarfile
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,24 +32,29 @@ def export(lab: Lab, path: Path) -> Path:
     Raises LabError if *path* can't be written.
     """
     prefix = f"{lab.name}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-    partial = path.with_name(f".{path.name}.partial")
+    # Before the file: what goes wrong with a machine is an OSError as well, and no fault of *path*.
+    files = contents(lab)
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A log may hold what a kernel printed: for this user alone.
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # A log may hold what a kernel printed: for this user alone, under a name that nobody could put something at.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = Path(name)
         with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, text in contents(lab).items():
+            for name, text in files.items():
                 data = text.encode()
                 member = tarfile.TarInfo(f"{prefix}/{name}")
                 member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
                 archive.addfile(member, io.BytesIO(data))
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise LabError(
             f"the archive {path} can't be written", cause=str(error), remedy="choose another place"
         ) from error
+    finally:
+        # After the rename there is none of that name; a ^C leaves none either.
+        if partial is not None:
+            partial.unlink(missing_ok=True)
     return path
 
 

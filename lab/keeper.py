@@ -8,12 +8,19 @@ import select
 import sys
 import time
 
+import docker.errors
+
 from lab import events, lease
-from lab.drivers import usable
-from lab.errors import LabError
-from lab.lab import Lab, destroy
+from lab.drivers import find_driver
+from lab.errors import LabError, LabNotFound
+from lab.lab import Lab
 from lab.local.processes import identify
+from lab.removal import remove
 from lab.state import StateFolder
+
+_PASSING = (LabError, OSError, docker.errors.DockerException)
+"""What an engine that starts anew, a full disk or a machine that goes away raises (requests' errors are OSErrors). None of it
+may end a keeper: its lab would be over a minute later, under a living owner."""
 
 TRIES = 30
 PAUSE_SECONDS = 20.0
@@ -44,26 +51,42 @@ def keep(lab_name: str) -> None:
                 return
             _wait_for_end(held, 0.1)
             continue
-        with contextlib.suppress(LabError):
-            lease.extend(Lab.attach(lab_name), time.time() + held.seconds)
+        try:
+            _extend(lab_name, time.time() + held.seconds)
+        except LabNotFound:
+            pass  # It is being made.
+        except _PASSING as error:
+            _say(f"the machines could not be told of the lease's next term: {error}")
         _wait_for_end(held, held.seconds / 3)
 
 
+def _extend(lab_name: str, until: float) -> None:
+    """Tell the machines. Not by `Lab.attach`, which hands the gateways their files as well and waits for who does that now."""
+    folder = StateFolder(lab_name)
+    lease.extend(Lab(lab_name, find_driver(lab_name, folder), folder), until)
+
+
 def _remove(lab_name: str, held: lease.Lease) -> bool:
+    """Remove the lab, unless somebody has given it another lease; say whether there is nothing left to do."""
     _say(f"{held.holder} has ended: removing the lab {lab_name}")
     events.record(lab_name, "lease.over", owner=held.holder)
-    folder = StateFolder(lab_name)
+
+    def is_wanted() -> bool:
+        now = lease.read(lab_name)
+        return now is None or not now.is_over()
+
     try:
-        destroy(usable(lab_name, folder), folder)
-    except LabError as error:
+        remove(lab_name, unless=is_wanted)
+    except _PASSING as error:
         _say(f"the lab {lab_name} could not be removed: {error}")
         return False
     return True
 
 
 def _say(text: str) -> None:
-    """Print to the lab's keeper.log."""
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}", flush=True)
+    """Print to the lab's keeper.log; a full disk keeps nobody from going on."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}", flush=True)
 
 
 def _wait_for_end(held: lease.Lease, seconds: float) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabNotReady
 from lab.machines import Gateway
+from lab.probes import rest
 
 if TYPE_CHECKING:  # half of what every command would wait for at its start; only `up` needs them
     import httpx
@@ -42,13 +43,18 @@ def start_kernel_on(gateway: Gateway, node: str, kernelspec: str, *, seconds: fl
     began = time.monotonic()
     deadline = began + seconds
     what = f"the kernel probe of {node} ({kernelspec} through {gateway.url})"
+
+    def failed(cause: str) -> LabNotReady:
+        remedy = f"`lab logs {gateway.name}` and `lab logs {node.partition('.')[0]}` have all of it; `lab up` again"
+        return LabNotReady(f"{what} failed", cause=cause, remedy=remedy, logs=gateway.logs(LOG_LINES))
+
     kernel_id = ""
     with httpx.Client(base_url=gateway.url, timeout=seconds, trust_env=False) as http:
         try:
             request = {"name": kernelspec, "env": {"KERNEL_REMOTE_HOST": node, "KERNEL_USERNAME": "lab"}}
             answer = http.post("/api/kernels", json=request)
             if answer.status_code != httpx.codes.CREATED:
-                raise LabNotReady(f"{what} failed", cause=_reason(answer), logs=gateway.logs(LOG_LINES))
+                raise failed(_reason(answer))
             kernel_id = answer.json()["id"]
             url = f"{gateway.ws_url}/api/kernels/{kernel_id}/channels"
             with connect(url, open_timeout=seconds, close_timeout=5, max_size=None, proxy=None) as channels:
@@ -58,13 +64,12 @@ def start_kernel_on(gateway: Gateway, node: str, kernelspec: str, *, seconds: fl
         except (httpx.HTTPError, WebSocketException, OSError, ValueError) as error:
             if isinstance(error, LabNotReady):
                 raise
-            cause = f"{type(error).__name__}: {error}"
-            raise LabNotReady(f"{what} failed", cause=cause, logs=gateway.logs(LOG_LINES)) from error
+            raise failed(f"{type(error).__name__}: {error}") from error
         finally:
             if kernel_id:
                 _delete(http, kernel_id)
     if hostname != node:
-        raise LabNotReady(f"{what} failed", cause=f"it landed on {hostname}", logs=gateway.logs(LOG_LINES))
+        raise failed(f"it landed on {hostname}")
     return Landing(node, hostname, ready)
 
 
@@ -117,6 +122,7 @@ def _ask(channels: ClientConnection, kind: str, content: Mapping[str, Any], dead
         try:
             received = channels.recv(timeout=max(0.01, min(again, deadline) - now))
         except TimeoutError:
+            rest(0, f"{kind} to a kernel")
             continue
         if isinstance(received, str):
             reply: dict[str, Any] = json.loads(received)

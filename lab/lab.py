@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from lab import converging, events
-from lab import lease as leases
 from lab.converging import Convergence, desire
 from lab.driver import Driver
 from lab.drivers import choose_driver, find_driver
@@ -20,6 +18,7 @@ from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generat
 from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
 from lab.progress import Progress, Silent
+from lab.removal import destroy
 from lab.spark.kinds import of
 from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
@@ -153,12 +152,14 @@ class Lab:
         Raises LabNotFound for a name that isn't there, LabNotReady for a node that doesn't come back.
         """
         nodes = [self.node(name) for name in names] if names else [*self.services, *self.nodes]
-        for node in nodes:
-            if node.state != "running":
-                node.resume()  # by whichever means it hangs or is off: a fault can only be undone on a node that runs
+        woken = [node for node in nodes if node.state != "running"]
+        for node in woken:
+            node.resume()  # by whichever means it hangs or is off: a fault can only be undone on a node that runs
         self._heal({node.name for node in nodes})
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda node: node.reset(), nodes))
+        if woken:
+            self.refresh()  # a container that was off has another port now
         events.record(self.name, "node.reset", nodes=[node.name for node in nodes])
 
     def _heal(self, names: set[str]) -> None:
@@ -313,8 +314,13 @@ class Lab:
             trusted = [entry for node, entry in zip(nodes, entries, strict=True) if node.trusted]
             certificate = self._certify(nodes)
             for gateway in self.gateways:
-                with contextlib.suppress(LabNotFound):
+                try:
                     gateway.trust(trusted, self._identity().private, certificate)
+                except LabNotFound:
+                    continue
+                except LabError as error:
+                    # One that hangs must not keep the others from knowing; it is told at the next change.
+                    events.record(self.name, "gateway.untold", gateway=gateway.name, cause=str(error))
 
     def _certify(self, nodes: Sequence[Node]) -> str:
         """Write the login key's certificate beside it and return it; nothing where no node asks for one."""
@@ -367,17 +373,6 @@ class Lab:
 
     def _numbered(self) -> tuple[str, ...]:
         return tuple(node.name for node in self.nodes if node.group or node_number(node.name) is not None)
-
-
-def destroy(drivers: Sequence[Driver], folder: StateFolder) -> list[str]:
-    """Remove all that *drivers* have of a lab, and its *folder*; called by `Lab.down`, and by `lab down` on what is half-made."""
-    name = folder.path.name
-    with locked(f"lab-{name}", what=f"the lab {name}"):
-        leases.release(name)
-        removed = [what for driver in drivers for what in driver.destroy()]
-        if folder.remove():
-            removed.append(f"folder {folder.path}")
-    return removed
 
 
 def _entry(node: Node) -> HostEntry | None:

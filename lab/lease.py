@@ -45,9 +45,6 @@ MACHINE_FILE: Final = "/run/lab/lease"
 """On a machine: when it ends itself, in decimal UNIX seconds; 0 or nothing means never."""
 NEVER: Final = 0.0
 
-# The number is an argument, never part of the script; a reader sees the old number or the new one.
-_WRITE: Final = f'mkdir -p /run/lab && printf "%s\\n" "$1" > {MACHINE_FILE}.new && mv {MACHINE_FILE}.new {MACHINE_FILE}'
-
 
 @dataclass(frozen=True)
 class Lease:
@@ -91,6 +88,11 @@ def mine(pid: int | None = None) -> Lease:
     if process is None:
         raise LabUsageError(f"there is no process {pid} to own a lab")
     return Lease(_user(), socket.gethostname(), process.pid, process.started)
+
+
+def me() -> str:
+    """Return `user@host`, as labels name who made a lab."""
+    return f"{_user()}@{socket.gethostname()}"
 
 
 def _user() -> str:
@@ -178,12 +180,12 @@ def renew(lab_name: str, keeper: Process) -> bool:
 def hold(lab_name: str, *, pid: int | None = None, seconds: float = TERM_SECONDS) -> Lease:
     """Make the lab *lab_name* belong to the process *pid* (default: the calling one); call it before `Lab.up`.
 
-    From now on the lab is removed when that process ends, however it ends. Called by the pytest plugin, by SSHCluster, and by
-    `lab up` while it runs. The same call again changes the owner and the term.
+    From now on the lab is removed when that process ends, however it ends. Called by the pytest plugin and by SSHCluster. The
+    same call again changes the owner and the term.
     """
     check_name(lab_name)
     owner = mine(pid)
-    _end_keeper(lab_name)
+    end_keeper(lab_name)
     lease = Lease(owner.owner, owner.host, owner.pid, owner.started, seconds, time.time() + seconds)
     _start_keeper(lab_name, lease)
     events.record(lab_name, "lease.held", owner=lease.holder, seconds=seconds)
@@ -209,7 +211,7 @@ def grant(lab_name: str, seconds: float) -> Lease:
 
     A keeper removes it then; its machines end themselves as well, should the keeper be killed.
     """
-    _end_keeper(check_name(lab_name))
+    end_keeper(check_name(lab_name))
     lease = Lease(_user(), socket.gethostname(), seconds=0, expires=time.time() + seconds)
     _start_keeper(lab_name, lease)
     events.record(lab_name, "lease.granted", owner=lease.holder, seconds=seconds)
@@ -221,7 +223,7 @@ def release(lab_name: str, lab: Lab | None = None) -> None:
 
     Give *lab* when it shall live on, so that its machines are told. Fine if there is no lease.
     """
-    _end_keeper(check_name(lab_name))
+    end_keeper(check_name(lab_name))
     path = StateFolder(lab_name).path / FILE
     if path.exists():
         path.unlink(missing_ok=True)
@@ -230,7 +232,8 @@ def release(lab_name: str, lab: Lab | None = None) -> None:
             events.record(lab_name, "lease.released")
 
 
-def _end_keeper(lab_name: str) -> None:
+def end_keeper(lab_name: str) -> None:
+    """End who watches over the lease, unless it is the calling process; called by who takes the lab away or its lease over."""
     found = _read(lab_name).get("keeper")
     if found and found[0] != os.getpid():
         keeper = Process(*found)
@@ -243,18 +246,16 @@ def _end_keeper(lab_name: str) -> None:
 
 
 def extend(lab: Lab, until: float) -> None:
-    """Tell every machine of *lab* when to end itself. One that is down or hangs is told at the next renewal.
+    """Tell every machine of *lab* when to end itself. One that is down, hangs or goes away is told at the next renewal.
 
-    Called by the keeper and by `release`; raises nothing.
+    Called by the keeper and by `release`. Raises what listing the machines raises, nothing for a single one.
     """
 
     def tell(machine: Machine) -> None:
-        own = getattr(machine, "extend_lease", None)
-        with contextlib.suppress(LabError):
-            if own is not None:
-                own(until)
-            elif lab.driver == "docker" and machine.state == "running":
-                machine.exec(["sh", "-c", _WRITE, "sh", f"{until:.0f}"], user="root", timeout=10)
+        # What docker's client raises is an OSError, too, as is a folder that somebody removes just now.
+        with contextlib.suppress(LabError, OSError):
+            machine.extend_lease(until)
 
-    with contextlib.suppress(LabError), ThreadPoolExecutor(4, thread_name_prefix="lab-lease") as pool:
-        list(pool.map(tell, lab.machines))
+    machines = lab.machines
+    with ThreadPoolExecutor(4, thread_name_prefix="lab-lease") as pool:
+        list(pool.map(tell, machines))

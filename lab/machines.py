@@ -75,8 +75,7 @@ class Machine(ABC):
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
         """Return what the machine's main process printed: sshd's log, or Enterprise Gateway's.
 
-        *tail* lines of it, from *since* (UNIX seconds) on where the driver knows when a line came; with *timestamps* such
-        a driver puts an RFC 3339 time in front of each line. A driver that doesn't know returns the lines as they are.
+        *tail* lines of it, from *since* (UNIX seconds) on; with *timestamps* an RFC 3339 time is in front of each line.
         """
 
     @abstractmethod

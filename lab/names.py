@@ -16,6 +16,8 @@ USER: Final = "lab"
 LABEL: Final = "eg_distributed.lab"
 """On everything that the lab makes; its value is the lab's name. `lab down` looks at nothing else."""
 
+LABEL_USER: Final = f"{LABEL}.user"
+"""`user@host`: who made it, for the others on a shared engine. Without it, it is anybody's."""
 LABEL_ROLE: Final = f"{LABEL}.role"
 LABEL_MACHINE: Final = f"{LABEL}.machine"
 LABEL_SPEC: Final = f"{LABEL}.spec"

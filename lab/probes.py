@@ -1,11 +1,17 @@
-"""Readiness by protocol: an SSH login with a command, an HTTP answer, a deadline on everything."""
+"""Readiness by protocol: an SSH login with a command, an HTTP answer, a deadline on everything.
+
+Probes of several machines run side by side (`side_by_side`) and end together: after ^C, and after the first that fails, nobody
+waits for the deadlines of the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,14 +20,24 @@ import asyncssh
 from lab.errors import LabNotReady
 from lab.keys import HostEntry, known_hosts
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 PROBE_SECONDS = 5.0
 """One attempt. Longer than a loaded machine's login, much shorter than any deadline."""
 
 
+_given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=None)
+"""Set in the threads of `side_by_side`."""
+
+
 class ProbeFailed(Exception):
     """One attempt failed; `wait_until` tries again until its deadline and then reports the last one."""
+
+
+def remedy_for(machine: str) -> str:
+    """Return what to type when the machine of that short name doesn't get ready."""
+    return f"`lab logs {machine}` has all that it said; `lab up` again goes on from here, `lab inspect {machine}` knows more"
 
 
 def wait_until(
@@ -38,8 +54,38 @@ def wait_until(
                 raise LabNotReady(
                     f"{what} did not succeed within {seconds:.0f} s", cause=str(error), remedy=remedy, logs=logs()
                 ) from error
-        time.sleep(pause)
+        rest(pause, what)
         pause = min(pause * 1.5, 0.5)
+
+
+def rest(seconds: float, what: str) -> None:
+    """Sleep, for a probe between two looks; raise LabNotReady at once when those beside it were given up."""
+    event = _given_up.get()
+    if event is None:
+        time.sleep(seconds)
+    elif event.wait(seconds):
+        raise LabNotReady(f"{what} was given up", cause="the wait was interrupted, or another machine's failed")
+
+
+def side_by_side(probe: Callable[[S], T], machines: Iterable[S], *, at_once: int = 8) -> list[T]:
+    """Return what *probe* says of each of *machines*; raise what the first that failed raises, with the others given up."""
+    event = threading.Event()
+
+    def begin(machine: S) -> T:
+        _given_up.set(event)
+        rest(0, "a probe")
+        return probe(machine)
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="lab-probes") as pool:
+        # Each in a context of its own: a worker's own would keep the event for whoever comes next.
+        futures = [pool.submit(copy_context().run, begin, machine) for machine in machines]
+        try:
+            for done in as_completed(futures):
+                done.result()
+        except BaseException:  # ^C as well: leaving the pool waits for all that it runs
+            event.set()
+            raise
+    return [future.result() for future in futures]
 
 
 def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -33,6 +33,11 @@ def cache_root() -> Path:
     return _root("XDG_CACHE_HOME", ".cache")
 
 
+def locks_root() -> Path:
+    """Where the locks of labs and of what they share are: below the cache, since a lock outlives its lab's folder."""
+    return cache_root() / "locks"
+
+
 class StateFolder:
     """The folder of one lab; made when it is first written to, gone after `lab down`."""
 
@@ -45,6 +50,10 @@ class StateFolder:
         """There in a lab whose topology asks for no gateway, so that `up` doesn't take it for half-made."""
         self.driver = self.path / "driver"
         """`docker` or `local`: whose lab this folder is, for who looks while the engine is away."""
+        self.engine = self.path / "engine"
+        """The id of the container engine that a docker lab is on: another one knows nothing of it."""
+        self.wanted = self.path / "wanted.json"
+        """What an `up` that has not ended yet makes of the lab, for the one that goes on from there."""
         self.host_keys = self.path / "host_keys"
         self.known_hosts = self.path / "known_hosts"
         self.ssh_config = self.path / "ssh_config"
@@ -54,6 +63,14 @@ class StateFolder:
         """The driver that made this lab, by the folder; None where it doesn't say."""
         try:
             return self.driver.read_text().strip() or None
+        except OSError:
+            return None
+
+    @property
+    def on_engine(self) -> str | None:
+        """The id of the engine that the lab is on, by the folder; None where it doesn't say."""
+        try:
+            return self.engine.read_text().strip() or None
         except OSError:
             return None
 
@@ -77,7 +94,7 @@ class StateFolder:
 @contextlib.contextmanager
 def locked(name: str, *, what: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock *name* among all processes of this user; raise LabConflict when it isn't free in time."""
-    folder = cache_root() / "locks"
+    folder = locks_root()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{name}.lock", timeout=seconds):

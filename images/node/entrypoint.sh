@@ -6,6 +6,9 @@
 #   LAB_USERS          name:shell:group,group lines: login users beside `lab`
 # Every step may run again: a stopped node comes back through here.
 set -eu
+# A reset that comes now waits until sshd has looked at what it is about to replace (supervise.sh lets go), and we wait for it.
+exec 9> /run/lab/files.lock
+flock -w 30 9
 # First value wins in sshd_config, so a variant has to be read before our own file.
 variant=/etc/ssh/sshd_config.d/00-variant.conf
 printf '%s\n' "${LAB_SSHD_OPTIONS:-}" > "$variant"

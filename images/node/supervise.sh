@@ -25,6 +25,8 @@ over() {
 trap 'kill -TERM "$sshd" 2> /dev/null; exit 0' TERM INT
 # A configuration that sshd refuses ends the node at its start, so that whoever waits for it hears why.
 /usr/sbin/sshd -t || exit 255
+# The start's own lock (entrypoint.sh): from here on a reset may have the files.
+exec 9>&-
 over || start
 while :; do
     if over; then

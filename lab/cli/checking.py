@@ -80,13 +80,15 @@ def validate(file: Path, as_json: bool) -> None:
 
 
 @click.command("schema", cls=Verb)
-def schema() -> None:
-    """Print the JSON schema of lab.toml, which is what docs/lab.schema.json holds.
+@json_option
+def schema(as_json: bool) -> None:
+    """Print the JSON schema of lab.toml, which is what docs/lab.schema.json holds. It is JSON with and without --json.
 
     Example: lab schema > /tmp/lab.schema.json
     """
     from lab.topology.schema import text
 
+    del as_json
     click.echo(text(), nl=False)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lab import lease as leases
 from lab.cli.options import (
     DURATION,
     Verb,
@@ -25,13 +24,13 @@ from lab.cli.options import (
     progress,
     show,
 )
-from lab.drivers import KINDS, make, usable
+from lab.drivers import KINDS
 from lab.errors import LabUsageError
-from lab.lab import MAX_NODES, Lab, destroy
+from lab.lab import MAX_NODES, Lab
 from lab.names import check_name
 from lab.progress import Progress
+from lab.removal import remove
 from lab.spark import kinds
-from lab.state import StateFolder
 
 
 @click.command(cls=Verb)
@@ -118,9 +117,6 @@ def up(
     _say_if_busy(name)
     with _interruptible(name), progress() as shown:
         lab = Lab.up(name, nodes, shown, driver, **settings)
-        if lease:
-            # Machines that were there know the end of an earlier lease.
-            leases.extend(lab, leases.expiry(lab) or leases.NEVER)
         if profiles:
             _make_hostile(lab, profiles, shown)
     _show_lab(lab, time.monotonic() - began, as_json=as_json)
@@ -208,16 +204,6 @@ def down(name: str, everything: bool) -> None:
         note(f"the lab {each} is gone" if removed else f"there was no lab {each}")
 
 
-def remove(name: str) -> list[str]:
-    """Remove the lab *name* by all drivers that this machine can run; raise EnvironmentUnfit if it can't be seen."""
-    folder = StateFolder(check_name(name))
-    drivers = usable(name, folder)
-    # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
-    if folder.made_by == "docker" and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
-        make("docker", name, folder)
-    return destroy(drivers, folder)
-
-
 @click.command(cls=Verb)
 @name_option
 @click.argument("groups", nargs=-1, required=True, metavar="GROUP=N...")
@@ -245,7 +231,7 @@ def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> Non
     _say_if_busy(name)
     with _interruptible(name), progress() as shown:
         lab.scale(wanted, shown)
-    _show_lab(Lab.attach(name), time.monotonic() - began, as_json=as_json)
+    _show_lab(lab, time.monotonic() - began, as_json=as_json)
 
 
 @click.command(cls=Verb)
@@ -279,7 +265,7 @@ def reset(name: str, nodes: Sequence[str], as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
 def gc(older_than: float, dry_run: bool, as_json: bool) -> None:
-    """Remove what labs left behind: labs whose lease is over or whose owner is dead, and halves of labs.
+    """Remove what labs left behind: labs whose lease is over or whose owner is dead, and what is left of labs without a machine.
 
     Looks at labels, leases and the lab's own folders alone; what no lab made is never touched, nor a lab that is in use.
 

@@ -116,9 +116,11 @@ def ls(as_json: bool) -> None:
 
     Example: lab ls
     """
-    from lab.collect import find_labs
+    from lab.collect import find_labs, unseen
 
     found = find_labs()
+    if why := unseen():
+        note(f"{why}: labs on one can't be seen")
     if as_json:
         show([lab.as_dict() for lab in found])
         return
@@ -130,7 +132,7 @@ def ls(as_json: bool) -> None:
             lab.gateways,
             f"{lab.running}/{lab.machines}",
             age(lab.made),
-            lab.lease.owner if lab.lease else "",
+            lab.owner,
             left(lab.lease.expires) if lab.lease else "never",
             "+".join(lab.clusters),
         )

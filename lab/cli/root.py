@@ -13,10 +13,11 @@ import click
 
 from lab.cli import checking, faulting, images, lifecycle, machines, reading, records, shell
 from lab.cli.options import Verbs
-from lab.errors import INTERRUPTED, EngineFailed, LabError, LabUsageError
+from lab.errors import BROKEN_PIPE, INTERRUPTED, EngineFailed, LabError, LabUsageError
 
 EPILOG = """\b
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 not ready in time, 6 machine unfit, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 not ready in time, 6 machine unfit, 130 interrupted,
+141 who read our output is gone.
 Every option can be an environment variable: LAB_VERB_OPTION; LAB_NAME and LAB_JSON mean the same for all verbs.
 """
 
@@ -31,9 +32,6 @@ ROOMS: tuple[tuple[str, Any], ...] = (
     ("Without a lab", checking),
 )
 """Title and module of each section of the help; a room's VERBS are its commands."""
-
-BROKEN_PIPE = 141
-"""What a shell says of a program that SIGPIPE ended: `lab logs | head` is no failure of ours."""
 
 
 class _PipeClosed(Exception):

@@ -39,7 +39,10 @@ def copy_in(container: Any, name: str, source: Path, target: str, *, uid: int) -
 
 
 def copy_out(container: Any, name: str, source: str, target: Path) -> None:
-    """Copy *source* of the machine *name* into the folder *target* of this machine; raise LabNotFound."""
+    """Copy *source* of the machine *name* into the folder *target* of this machine; raise LabNotFound.
+
+    Links stay what they are, wherever they lead on the machine; devices and pipes are left out.
+    """
     if not target.is_dir():
         raise LabNotFound(f"there is no folder {target} here", remedy="make it, or name another")
     try:
@@ -50,6 +53,13 @@ def copy_out(container: Any, name: str, source: str, target: Path) -> None:
         for part in stream:
             spool.write(part)
         spool.seek(0, io.SEEK_SET)
-        with tarfile.open(fileobj=spool) as tar:
-            # What a node holds is whatever ran there: nothing of it may land outside of target.
-            tar.extractall(target, filter="data")
+        try:
+            with tarfile.open(fileobj=spool) as tar:
+                members = tar.getmembers()
+                # What a node holds is whatever ran there: nothing of it may land outside of target. So links come last, when
+                # no file can be written through them any more.
+                plain = [each for each in members if each.isfile() or each.isdir() or each.islnk()]
+                tar.extractall(target, members=plain, filter="data")
+                tar.extractall(target, members=[each for each in members if each.issym()], filter="tar")
+        except (tarfile.TarError, OSError) as error:
+            raise LabError(f"{name}:{source} can't be copied to {target}", cause=str(error)) from error

@@ -29,6 +29,7 @@ RECIPE = f"1 {SUITE} minbase"
 PULL_SECONDS = 15
 """Without a byte from the registry in this time we bootstrap. One that answers is given all the time it needs."""
 BOOTSTRAP_SECONDS = 900.0
+PACK_SECONDS = 300.0
 
 
 def tag() -> str:
@@ -82,38 +83,19 @@ def _bootstrap(client: Any, name: str, progress: Progress) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=cache, prefix="debian-"))
     try:
-        root = folder / "root"
-        with (folder / "log").open("w") as log:
-            done = subprocess.run(
-                [tool, "--variant=minbase", SUITE, str(root)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=BOOTSTRAP_SECONDS,
-                check=False,
-            )
-        if done.returncode:
-            raise EnvironmentUnfit(
-                f"debootstrap {SUITE} failed",
-                cause="\n".join((folder / "log").read_text(errors="replace").splitlines()[-5:]),
-                remedy="see that Debian's package mirror can be reached from here",
-            )
-        tarball = folder / "root.tar"
-        subprocess.run(
-            [
-                "tar",
-                "-C",
-                str(root),
-                "--numeric-owner",
-                "--exclude=./var/cache/apt/archives/*.deb",
-                "-cf",
-                str(tarball),
-                ".",
-            ],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=300,
-        )
+        root, tarball = folder / "root", folder / "root.tar"
+        _run([tool, "--variant=minbase", SUITE, str(root)], folder, BOOTSTRAP_SECONDS)
+        pack = [
+            "tar",
+            "-C",
+            str(root),
+            "--numeric-owner",
+            "--exclude=./var/cache/apt/archives/*.deb",
+            "-cf",
+            str(tarball),
+            ".",
+        ]
+        _run(pack, folder, PACK_SECONDS)
         repository, _, version = name.partition(":")
         changes = [f"LABEL {LABEL}.image=debian", 'CMD ["/bin/bash"]']
         answer = client.api.import_image_from_file(str(tarball), repository=repository, tag=version, changes=changes)
@@ -121,3 +103,25 @@ def _bootstrap(client: Any, name: str, progress: Progress) -> None:
             raise EnvironmentUnfit("the engine did not take the bootstrapped Debian", cause=answer.strip()[-300:])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(argv: list[str], folder: Path, seconds: float) -> None:
+    """Run one step of the bootstrap, with its output in *folder*; raise EnvironmentUnfit with its last lines."""
+    path = folder / "log"
+    try:
+        with path.open("w") as log:
+            subprocess.run(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, timeout=seconds, check=True
+            )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError) as error:
+        last = "\n".join(path.read_text(errors="replace").splitlines()[-5:]) if path.exists() else ""
+        ended = (
+            f"it ended with exit code {error.returncode}"
+            if isinstance(error, subprocess.CalledProcessError)
+            else str(error)
+        )
+        raise EnvironmentUnfit(
+            f"Debian {SUITE} could not be bootstrapped: {Path(argv[0]).name} failed",
+            cause=f"{ended}\n{last}".strip(),
+            remedy="see that Debian's package mirror can be reached from here, and that the disk has room (`lab doctor`)",
+        ) from error

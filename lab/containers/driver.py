@@ -12,10 +12,10 @@ import docker.errors
 from lab import lease
 from lab.containers import images, network
 from lab.containers.blueprints import Blueprint, Blueprints, unlimited
-from lab.containers.engine import connect, put_files, remove_container
+from lab.containers.engine import connect, engine_id, put_files, remove_container
 from lab.containers.gateway import ContainerGateway
 from lab.containers.node import ContainerNode
-from lab.errors import LabConflict, LabNotFound
+from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound
 from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_or_generate
 from lab.machines import Gateway, Node
@@ -26,6 +26,7 @@ from lab.names import (
     LABEL_MACHINE,
     LABEL_ROLE,
     LABEL_SPEC,
+    LABEL_USER,
     resource_name,
     short_name,
     sort_key,
@@ -50,17 +51,39 @@ class DockerDriver:
         self.folder = folder
         self.changed: Callable[[], None] = _nothing
         self._client = connect()
+        self._on_engine()
         self._images: dict[str, str] = {}
         # Two nodes made at once must not choose the same free address: a promised one has no container yet.
         self._addressing = threading.Lock()
         self._promised: dict[str | None, str] = {}
 
+    def _on_engine(self) -> None:
+        """Raise EnvironmentUnfit if this lab's folder says that it is on another engine than the one that answers."""
+        known = self.folder.on_engine
+        if known is not None and self.folder.made_by == self.kind and known != engine_id(self._client):
+            raise EnvironmentUnfit(
+                f"the lab {self.name} is on another container engine",
+                cause=f"its folder names the engine {known}, and {engine_id(self._client)} answers",
+                remedy="use the DOCKER_HOST or the docker context of then, or another name; if that engine is no more, delete "
+                f"{self.folder.path}",
+            )
+
     def exists(self) -> bool:
         """Look for containers and for the network by their labels."""
         return bool(self._containers() or network.find(self._client, self.name))
 
+    def stranger(self) -> str:
+        """Look at the labels, unless this user's folder is this lab's."""
+        if self.folder.made_by == self.kind:
+            return ""
+        net = network.find(self._client, self.name)
+        there = [*(found.labels for found in self._containers()), (net.attrs.get("Labels") or {}) if net else {}]
+        owners = {labels[LABEL_USER] for labels in there if LABEL_USER in labels}
+        return "" if not owners or lease.me() in owners else min(owners)
+
     def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Build the images that changed and make the network."""
+        self.folder.write(self.folder.engine, engine_id(self._client))
         self._images = images.ensure(self._client, progress, {(node.image, node.packages) for node in nodes})
         progress.step("network")
         network.ensure(self._client, self.name)
@@ -200,7 +223,7 @@ class DockerDriver:
     def _create(self, wanted: Blueprint, net: Any) -> Any:
         for volume in wanted.settings.get("volumes", ()):
             # With our label, so that `down` finds it; the engine keeps one that is there.
-            self._client.volumes.create(volume, labels={LABEL: self.name})
+            self._client.volumes.create(volume, labels={LABEL: self.name, LABEL_USER: lease.me()})
         aliases = list(dict.fromkeys([wanted.hostname, wanted.machine]))
         endpoint = self._client.api.create_endpoint_config(ipv4_address=wanted.address, aliases=aliases)
         try:
@@ -212,7 +235,7 @@ class DockerDriver:
                 detach=True,
                 network=net.name,
                 networking_config={net.name: endpoint},
-                labels={**wanted.all_labels(), **lease.labels(self.name)},
+                labels={**wanted.all_labels(), LABEL_USER: lease.me(), **lease.labels(self.name)},
                 **wanted.settings,
             )
         except docker.errors.APIError as error:

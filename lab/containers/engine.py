@@ -20,6 +20,9 @@ from lab.errors import EnvironmentUnfit
 TIMEOUT = 120
 """Seconds for one call to the engine; creating a container on a busy disk takes seconds, never minutes."""
 
+PING_SECONDS = 10
+"""How long an engine may take for its first answer: one that hangs is as good as none, and every verb would wait for it."""
+
 
 def connect(timeout: int = TIMEOUT) -> Any:
     """Return a client of the engine that DOCKER_HOST or the docker CLI's context names; raise EnvironmentUnfit.
@@ -36,9 +39,11 @@ def connect(timeout: int = TIMEOUT) -> Any:
         if context is not None and context.name != "default" and context.Host:
             arguments["base_url"] = context.Host
     try:
-        client = docker.DockerClient(timeout=timeout, version="auto", **arguments) if arguments else None
-        client = client or docker.from_env(timeout=timeout, version="auto")
+        first = min(timeout, PING_SECONDS)
+        client = docker.DockerClient(timeout=first, version="auto", **arguments) if arguments else None
+        client = client or docker.from_env(timeout=first, version="auto")
         client.ping()
+        client.api.timeout = timeout
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise EnvironmentUnfit(
             "no container engine answers",
@@ -47,6 +52,11 @@ def connect(timeout: int = TIMEOUT) -> Any:
             "for this user, or use the driver that needs none: `lab up --driver local`",
         ) from error
     return client
+
+
+def engine_id(client: Any) -> str:
+    """Return what tells this engine from others (it keeps it over restarts); empty where it has nothing of that kind."""
+    return str(client.info().get("ID") or "")
 
 
 def archive(files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0) -> bytes:

@@ -9,7 +9,7 @@ import docker.errors
 
 from lab.containers.engine import put_files
 from lab.containers.machines import UID, ContainerMachine
-from lab.errors import LabNotFound
+from lab.errors import EngineFailed, LabNotFound
 from lab.keys import HostEntry, known_hosts
 from lab.machines import Gateway
 from lab.names import (
@@ -44,7 +44,7 @@ class ContainerGateway(ContainerMachine, Gateway):
         return f"http://127.0.0.1:{self._published(8888)}"
 
     def wait_ready(self) -> None:
-        """Wait for the protocol to answer: an SSH login, or GET /api."""
+        """Wait for GET /api."""
         self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
 
     def write_files(self, files: Mapping[str, str]) -> None:
@@ -61,3 +61,7 @@ class ContainerGateway(ContainerMachine, Gateway):
             self._replace_files("/home/gateway/.ssh", files, mode=0o600, owner=UID)
         except docker.errors.NotFound:
             raise LabNotFound(f"the gateway {self.name} is gone", remedy="`lab up` makes it again") from None
+        except docker.errors.APIError as error:
+            raise EngineFailed(
+                f"the gateway {self.name} can't be told of its nodes", cause=str(error.explanation)
+            ) from error

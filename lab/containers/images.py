@@ -28,6 +28,8 @@ LABEL_IMAGE = f"{LABEL}.image"
 FRESH = timedelta(minutes=10)
 KEPT = timedelta(days=1)
 """How long `up` leaves images of other sources alone: the next `up` from another checkout would have to build them again."""
+_FULL = "No space left on device"
+"""Another network is no help against it."""
 _INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -197,9 +199,15 @@ def _build(client: Any, recipe: Recipe, context: BinaryIO, progress: Progress) -
             error = str(event.get("error", "")) or error
         if not error:
             return
+        if _FULL in error or _FULL in "\n".join(log):
+            break
         if network is None:
             progress.note(f"the image of the {recipe.role} did not build ({error}); once more on the host's network")
-    raise LabError(f"the image of the {recipe.role} could not be built", cause=f"{error}\n" + "\n".join(log))
+    raise LabError(
+        f"the image of the {recipe.role} could not be built",
+        cause=f"{error}\n" + "\n".join(log),
+        remedy="`lab doctor` looks at mirrors and disk; then `lab images build` tries again, `lab up --driver local` needs none",
+    )
 
 
 def _index(progress: Progress) -> dict[str, str]:

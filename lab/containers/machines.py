@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lab.names import (
     LABEL_ADDRESS,
     LABEL_MACHINE,
 )
-from lab.probes import ProbeFailed, wait_until
+from lab.probes import ProbeFailed, remedy_for, wait_until
 
 UID = 1000
 """The login user of nodes and the gateway's user: images/*/Dockerfile."""
@@ -70,7 +71,8 @@ class ContainerMachine(Machine):
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         """Run *argv* by the engine's exec; `timeout` in the container ends it, so nothing is left behind."""
         api = self._container.client.api
-        limited = ["timeout", "--foreground", "--kill-after=1", str(math.ceil(timeout)), *argv]
+        limit = math.ceil(timeout)
+        limited = ["timeout", "--foreground", "--kill-after=1", str(limit), *argv]
         try:
             handle = api.exec_create(self._container.id, limited, user=user or self.default_user)["Id"]
         except docker.errors.APIError as error:
@@ -91,18 +93,21 @@ class ContainerMachine(Machine):
                 failure.append(error)
 
         # The engine's answer has no deadline of its own (a paused container keeps it open), so a thread waits for it.
+        began = time.monotonic()
         thread = threading.Thread(target=run, name=f"lab-exec-{self.short}", daemon=True)
         thread.start()
         thread.join(timeout + 5)
         if failure:
             raise LabError(f"running {argv[0]} on {self.name} failed", cause=str(failure[0]))
         code = None if thread.is_alive() else api.exec_inspect(handle)["ExitCode"]
-        if code is None or (code in {124, 137} and not output):
-            raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s")
-        stdout, stderr = output[0]
-        text = [part.decode(errors="replace") for part in (stdout, stderr)]
-        if code == 124:
-            raise LabNotReady(f"{argv[0]} on {self.name} did not end within {timeout:.0f} s", cause=text[1][-300:])
+        text = [part.decode(errors="replace") for part in (output[0] if output else (b"", b""))]
+        # A command may itself end with the 124 of `timeout`, or be killed: then it did so earlier.
+        if code is None or not output or (code in {124, 137} and time.monotonic() - began >= limit):
+            raise LabNotReady(
+                f"{argv[0]} on {self.name} did not end within {timeout:.0f} s",
+                cause=text[1][-300:],
+                remedy=f"`lab status` says whether it hangs; give it longer (`lab exec --timeout`) or `lab restart {self.short}`",
+            )
         return ExecResult(tuple(argv), int(code), *text)
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
@@ -219,7 +224,9 @@ class ContainerMachine(Machine):
             try:
                 self._container.start()
             except docker.errors.APIError as error:
-                raise LabError(f"{self.name} does not start", cause=str(error.explanation)) from error
+                raise LabError(
+                    f"{self.name} does not start", cause=str(error.explanation), remedy=remedy_for(self.short)
+                ) from error
 
     def start(self) -> None:
         """Start or unpause, tell the lab of the new port, wait."""
@@ -247,6 +254,7 @@ class ContainerMachine(Machine):
 
     def _wait(self, what: str, probe: Callable[[], None]) -> None:
         """Wait for *probe*, but not for a container that has ended meanwhile."""
+        remedy = remedy_for(self.short)
 
         def attempt() -> None:
             try:
@@ -255,10 +263,11 @@ class ContainerMachine(Machine):
                 if self.state == "stopped":
                     code = self._container.attrs["State"]["ExitCode"]
                     cause = f"its container ended with exit code {code}"
-                    raise LabNotReady(f"{what} can't succeed", cause=cause, logs=self._last_logs()) from None
+                    logs = self._last_logs()
+                    raise LabNotReady(f"{what} can't succeed", cause=cause, remedy=remedy, logs=logs) from None
                 raise
 
-        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last_logs)
+        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last_logs, remedy=remedy)
 
     def _last_logs(self) -> str:
         return self.read_logs(LOG_LINES)

@@ -13,7 +13,7 @@ import docker.errors
 
 from lab import lease
 from lab.errors import LabConflict
-from lab.names import LABEL, node_number, resource_name, short_name
+from lab.names import LABEL, LABEL_USER, node_number, resource_name, short_name
 
 Network = ipaddress.IPv4Network
 
@@ -107,7 +107,7 @@ def ensure(client: Any, name: str) -> Any:
                 driver="bridge",
                 check_duplicate=True,
                 ipam=docker.types.IPAMConfig(pool_configs=[pool]),
-                labels={LABEL: name, **lease.labels(name)},
+                labels={LABEL: name, LABEL_USER: lease.me(), **lease.labels(name)},
             )
         except docker.errors.APIError as error:
             # What overlaps may be known to the engine alone (its own routes, in a virtual machine): try the next one.

@@ -44,7 +44,7 @@ class ContainerNode(ContainerMachine, Node):
         return f"http://127.0.0.1:{number}" if number else ""
 
     def wait_ready(self) -> None:
-        """Wait for the protocol to answer: an SSH login, or GET /api."""
+        """Wait for an SSH login with a command."""
         self._wait(f"an SSH login on {self.name}", lambda: probe_ssh(self.entry(), self._folder.identity))
 
     @property

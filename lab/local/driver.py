@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lab import checkout, lease
 from lab.errors import EnvironmentUnfit, LabNotFound
@@ -29,6 +30,8 @@ from lab.spark import kinds
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder, cache_root
 from lab.topology.model import Limits
+
+M = TypeVar("M", bound=Node | Gateway)
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 """What a machine's processes get of our environment: a login on a real node would know nothing of it either."""
@@ -56,10 +59,18 @@ class LocalDriver:
         """Look for a machine's folder, or for processes of one that is gone."""
         return self._machines.exists() or bool(processes.belonging(self._machines))
 
+    def stranger(self) -> str:
+        """Return nothing: these are this user's processes."""
+        return ""
+
     def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Make the environments that the lock asks for; say what this machine's kernel keeps nodes from having."""
         for spec in nodes:
             _check(spec)
+        if not self._machines.exists():
+            progress.note(
+                "gateways listen on this machine's loopback, without a token: all its users can start kernels as you"
+            )
         kind, reason = initial.isolation()
         if kind == "none":
             progress.note(f"nodes share {initial.SHARED}: this kernel gives no namespaces ({reason})")
@@ -81,7 +92,7 @@ class LocalDriver:
 
     def nodes(self) -> list[Node]:
         """Read the folders whose role is node."""
-        found = [LocalNode(folder, self.folder.identity, self._tell) for folder in self._folders("node")]
+        found = self._found("node", lambda folder: LocalNode(folder, self.folder.identity, self._tell))
         return sorted(found, key=lambda node: sort_key(node.name))
 
     def services(self) -> list[Node]:
@@ -90,7 +101,7 @@ class LocalDriver:
 
     def gateways(self) -> list[Gateway]:
         """Read the folders whose role is gateway."""
-        found = [LocalGateway(folder, self._tell) for folder in self._folders("gateway")]
+        found = self._found("gateway", lambda folder: LocalGateway(folder, self._tell))
         return sorted(found, key=lambda gateway: (gateway.name != DEFAULT_GATEWAY, gateway.name))
 
     def put_node(self, spec: NodeSpec, identity: str) -> Node:
@@ -149,23 +160,27 @@ class LocalDriver:
             "role": "node",
             "name": spec.name,
             "home": str(folder / "home"),
-            "run": str(self._runtime(short)),
+            "run": kept.get("run") or str(self._runtime(short)),
             "host_key": (read_or_generate(host_key, spec.name) if make else read_key(host_key)).public,
             "trusted": spec.trusted,
             "user": pwd.getpwuid(os.getuid()).pw_name,
-            "port": kept.get("port") or (processes.free_port() if make else 0),
+            "port": self._port(folder, kept) if make else kept.get("port", 0),
             "definition": spec.definition(),
             "isolation": kind,
-            "tmp": str(folder / "tmp") if kind != "none" and self._may_hide_tmp() else "",
+            "tmp": kept["tmp"] if kept.get("isolation") == kind else self._own_tmp(folder, kind),
+            **_caller(kept),
         }
         if spec.auth == "certificates":
             facts["authority"] = Authority(self.folder.authority, self.name, make=make).public
         # The cache in the short folder as well: an agent's sockets live there, and nodes must never share an agent.
         places = {"HOME": facts["home"], "XDG_RUNTIME_DIR": facts["run"], "XDG_CACHE_HOME": facts["run"]}
-        facts["env"] = self._environment(folder, {**places, "LAB_NODE": spec.name, **spec.login_env})
+        facts["env"] = self._environment(folder, facts, {**places, "LAB_NODE": spec.name, **spec.login_env})
         # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
         facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
         facts |= servers.configure(facts, spec, folder, host_key)
+        if "needs" in kept:
+            # The machine's own sshd may have made that folder since: no reason to end a node that has its own.
+            facts["needs"] = facts.get("needs") or kept["needs"]
         facts["passwd"] = str(folder / "passwd") if kind != "none" else ""
         facts["init"] = self._init(folder, facts)
         return facts
@@ -174,12 +189,13 @@ class LocalDriver:
         """Return the facts of a gateway that is *spec*."""
         folder = self._machines / spec.name
         environment = environments.folder("gateway")
-        port = self._kept(folder).get("port") or processes.free_port()
+        kept = self._kept(folder)
+        port = self._port(folder, kept)
         facts: dict[str, Any] = {
             "role": "gateway",
             "name": spec.name,
             "home": str(folder / "home"),
-            "run": str(self._runtime(spec.name)),
+            "run": kept.get("run") or str(self._runtime(spec.name)),
             "hosts": list(spec.hosts),
             "port": port,
             "python": str(environment / "bin" / "python"),
@@ -187,6 +203,7 @@ class LocalDriver:
             "definition": spec.definition(),
             # A gateway's host name matters to nobody, and its kernels' sockets do: it stays in the machine's namespaces.
             "isolation": "none",
+            **_caller(kept),
         }
         home = {
             "HOME": facts["home"],
@@ -195,12 +212,12 @@ class LocalDriver:
             "EG_DISTRIBUTED_RUNTIME_DIR": facts["run"],
             "JUPYTER_PATH": str(folder / "jupyter"),
             "PYTHONPATH": str(folder / "site"),
-            "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "PATH": f"{environment / 'bin'}:{facts['passed'].get('PATH', os.defpath)}",
             # Enterprise Gateway starts nothing for root, who is the only user that a lab of root's processes has.
             "EG_UNAUTHORIZED_USERS": "" if os.getuid() == 0 else "root",
         }
         # No login here: user and port of a node are in the ssh_config of the gateway's home.
-        facts["env"] = self._environment(folder, {**home, **spec.environment(ADDRESS, {})})
+        facts["env"] = self._environment(folder, facts, {**home, **spec.environment(ADDRESS, {})})
         options = {"ip": ADDRESS, "port": port, "port_retries": 0}
         facts["argv"] = [
             str(environment / "bin" / "jupyter-enterprisegateway"),
@@ -213,12 +230,22 @@ class LocalDriver:
     @staticmethod
     def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
         places = {name: facts[name] for name in ("tmp", "run", "passwd", "needs") if facts.get(name)}
-        return initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
+        words = ("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
+        return initial.command(*words, python=facts["interpreter"])
 
-    def _may_hide_tmp(self) -> bool:
-        """Say whether a node can have a /tmp of its own: not where what it needs is below the machine's."""
+    @staticmethod
+    def _port(folder: Path, kept: Mapping[str, Any]) -> int:
+        """Return the port that the machine has, or a new one: another program may have taken it while it was down."""
+        port = kept.get("port")
+        if port and (processes.main_process(folder).status or processes.is_free(port)):
+            return int(port)
+        return processes.free_port()
+
+    def _own_tmp(self, folder: Path, isolation: str) -> str:
+        """Return the folder that a node has as its /tmp; nothing where what it needs is below the machine's."""
         needed = (self._machines, cache_root(), Path(sys.prefix), Path(sys.base_prefix), checkout.ROOT)
-        return not any(path.is_relative_to("/tmp") for path in needed)  # noqa: S108 -- the folder known by this name
+        hidden = any(path.is_relative_to("/tmp") for path in needed)  # noqa: S108 -- the folder known by this name
+        return "" if isolation == "none" or hidden else str(folder / "tmp")
 
     def destroy(self) -> list[str]:
         """End every process with the lab's mark, then delete the machines' folders; the lab deletes its own."""
@@ -240,10 +267,17 @@ class LocalDriver:
         if not self._environments:
             self.prepare(Silent())
 
-    def _folders(self, role: str) -> list[Path]:
-        if not self._machines.exists():
-            return []
-        return [folder for folder in self._machines.iterdir() if self._kept(folder).get("role") == role]
+    def _found(self, role: str, read: Callable[[Path], M]) -> list[M]:
+        """Return the machines of *role*; one that somebody removes while we look is as good as not there."""
+        found = []
+        folders: list[Path] = []
+        with contextlib.suppress(FileNotFoundError):
+            folders = list(self._machines.iterdir())
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                if self._kept(folder).get("role") == role:
+                    found.append(read(folder))
+        return found
 
     @staticmethod
     def _kept(folder: Path) -> dict[str, Any]:
@@ -259,9 +293,9 @@ class LocalDriver:
         unique = hashlib.sha256(str(self.folder.path).encode()).hexdigest()[:8]
         return Path(tempfile.gettempdir(), f"eglab-{os.getuid()}-{unique}", machine)
 
-    def _environment(self, folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
-        passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        return {**passed, **variables, processes.MARK: str(folder)}
+    @staticmethod
+    def _environment(folder: Path, facts: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
+        return {**facts["passed"], **variables, processes.MARK: str(folder)}
 
     def _put(self, folder: Path, facts: dict[str, Any]) -> bool:
         """Write machine.json; if the facts have changed, end what runs there. Return whether they had."""
@@ -276,6 +310,18 @@ class LocalDriver:
                 (folder / "lease").write_text(f"{until:.0f}\n")
             self.folder.write(folder / "machine.json", json.dumps({**facts, "fingerprint": fingerprint}, indent=2))
         return new
+
+
+def _caller(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a machine has of whoever made it: part of our environment, and our interpreter.
+
+    A machine keeps it: an `up` from another shell must not end the processes of a lab that is whole.
+    """
+    interpreter = str(kept.get("interpreter", ""))
+    return {
+        "passed": kept.get("passed", {name: os.environ[name] for name in _PASSED_ON if name in os.environ}),
+        "interpreter": interpreter if os.access(interpreter, os.X_OK) else sys.executable,
+    }
 
 
 def _fingerprint(facts: Mapping[str, Any]) -> str:

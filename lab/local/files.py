@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lab.errors import LabConflict
 
 ACCOUNTS = Path("/etc/passwd")
 
@@ -29,6 +32,23 @@ def accounts(passwd: str, home: str) -> str:
     mine = [me.pw_name, "x", str(me.pw_uid), str(me.pw_gid), me.pw_gecos, home, me.pw_shell]
     others = [line for line in passwd.splitlines() if line.partition(":")[0] != me.pw_name]
     return "\n".join([":".join(mine), *others]) + "\n"
+
+
+def make_own(folder: Path) -> None:
+    """Make *folder*, and what is lacking above it, for this user alone; raise LabConflict if it is somebody else's.
+
+    Its place in a shared /tmp can be guessed, and what lies there is sockets of agents and kernels.
+    """
+    for each in (folder.parent, folder):
+        each.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = each.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise LabConflict(
+                f"the folder {each} can't be used for a machine's sockets",
+                cause="another user made it, or others may write to it",
+                remedy="remove it, or set TMPDIR to a folder of yours and make the lab anew (`lab down`, `lab up`)",
+            )
+        each.chmod(0o700)
 
 
 def copy(source: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from lab.errors import LabNotFound
 from lab.keys import HostEntry, known_hosts, ssh_config
 from lab.local.machines import LocalMachine
 from lab.machines import Gateway
@@ -35,18 +36,27 @@ class LocalGateway(LocalMachine, Gateway):
         """Wait for GET /api."""
         self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
 
+    def _make(self, path: str, mode: int) -> Path:
+        """Return a folder of the gateway's, made now if it lacks; raise LabNotFound where the gateway has been removed."""
+        folder = self.folder / path
+        try:
+            folder.mkdir(exist_ok=True, mode=mode)
+        except FileNotFoundError:
+            raise LabNotFound(f"the gateway {self.name} is gone", remedy="`lab up` makes it again") from None
+        return folder
+
     def write_files(self, files: Mapping[str, str]) -> None:
         """Write below the folder that JUPYTER_PATH names."""
+        root = self._make("jupyter", 0o755)
         for path, text in files.items():
-            target = self.folder / "jupyter" / path
+            target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
 
     def trust(self, nodes: Iterable[HostEntry], identity: str, certificate: str = "") -> None:
         """Write ~/.ssh of the gateway's own home; names lead to loopback ports by its config alone."""
         entries = list(nodes)
-        folder = self.folder / "home" / ".ssh"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self._make("home/.ssh", 0o700)
         key, hosts = folder / "id_ed25519", folder / "known_hosts"
         texts = {
             key: identity,

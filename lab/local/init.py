@@ -6,6 +6,8 @@ Run by file name (`python -I -S init.py …`), so that it costs no import of the
     init.py run ISOLATION NAME LEASE PLACES -- ARGV…     be a machine: host name NAME, lease in the file LEASE
     init.py enter PID HOME -- ARGV…                      run ARGV inside the machine whose main process is PID
 
+What a machine prints goes to stdout, each line behind the time (UTC) at which it came, since sshd's own lines have none.
+
 PLACES is JSON, what the machine sees in place of this one's own: `tmp` (its /tmp) and `run` (its sockets' folder, also
 there), `passwd` (its /etc/passwd), `needs` (an empty folder that shall be there). Without namespaces it means nothing.
 
@@ -30,6 +32,8 @@ MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 1.0
+LINE_BYTES = 65536
+"""A longer line is cut."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -188,32 +192,100 @@ def is_over(lease: str) -> bool:
     return 0 < until <= time.time()
 
 
+class _Log:
+    """Takes what the machine prints, and writes it line by line with times to what stdout was."""
+
+    def __init__(self) -> None:
+        self._out = os.dup(1)
+        read, write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(read, False)
+        self.sources = [read]
+        """What to wait for; nothing once the machine has closed its end."""
+        for number in (1, 2):
+            os.dup2(write, number)
+        os.close(write)
+        self._rest = b""
+        self._taken = 0
+
+    def opened(self) -> None:
+        """Let go of the machine's end; called when the machine has it."""
+        for number in (1, 2):
+            os.dup2(self._out, number)
+
+    def copy(self) -> None:
+        """Write what has come until now."""
+        for source in list(self.sources):
+            try:
+                data = os.read(source, LINE_BYTES)
+            except BlockingIOError:
+                return
+            self._taken += len(data)
+            if not data:
+                self.sources.clear()
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._write(lines)
+            if len(self._rest) > LINE_BYTES:
+                self.end()
+
+    def drain(self) -> None:
+        """Write what has come, to the last line, which may lack its end; called when the main process has ended."""
+        before = -1
+        while self.sources and before != self._taken:
+            before = self._taken
+            self.copy()
+        self.end()
+
+    def end(self) -> None:
+        """Write the line that has begun."""
+        self._write([self._rest] if self._rest else [])
+        self._rest = b""
+
+    def say(self, text: bytes) -> None:
+        """Write a line of this process's own."""
+        self.end()
+        self._write([text])
+
+    def _write(self, lines: list[bytes]) -> None:
+        now = time.time()
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03d}Z ".encode()
+        # A full disk loses lines; the machine goes on.
+        with contextlib.suppress(OSError):
+            text = b"".join(stamp + line + b"\n" for line in lines)
+            while text:
+                text = text[os.write(self._out, text) :]
+
+
 def run(isolation: str, name: str, lease: str, places: dict[str, str], argv: list[str]) -> int:
     """Be a machine until its main process ends or its lease is over."""
     awake = _wake_up()
-    if isolation == "none":
-        main = _child(argv)
-    else:
+    if isolation != "none":
         isolate(isolation)
         _hostname(name)
         _furnish(places)
+    log = _Log()
+    if isolation == "none":
+        main = _child(argv)
+    else:
         main = os.fork()
         if main == 0:
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os._exit(_first(argv) & 0xFF)
+    log.opened()
     _forward(main)
     while True:
         pid, status = os.waitpid(main, os.WNOHANG)
         if pid:
+            log.drain()
             return os.waitstatus_to_exitcode(status)
+        log.copy()
         if is_over(lease):
-            os.write(2, b"lab: the lease is over, this machine ends\n")
+            log.say(b"lab: the lease is over, this machine ends")
             # Without namespaces what left its session lives on; the lab's keeper and `lab gc` find that by its mark.
             os.kill(main, signal.SIGKILL)
             os.waitpid(main, 0)
             return 0
         # A child's end wakes this up early: its handler does nothing but interrupt.
-        select.select([awake], [], [], POLL_SECONDS)
+        select.select([awake, *log.sources], [], [], POLL_SECONDS)
         with contextlib.suppress(BlockingIOError):
             os.read(awake, 64)
 

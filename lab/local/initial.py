@@ -14,10 +14,10 @@ PROBE_SECONDS: Final = 20.0
 SHARED: Final = "their host name, their process table, their /tmp and, under OpenSSH's server, where logins begin"
 
 
-def command(verb: str, *facts: str) -> list[str]:
-    """Return the beginning of an argv; what shall run goes behind it."""
+def command(verb: str, *facts: str, python: str = sys.executable) -> list[str]:
+    """Return the beginning of an argv; what shall run goes behind it. *python* is the interpreter."""
     # Isolated and without `site`: it starts in a few milliseconds, and nothing of the caller's environment gets into it.
-    return [sys.executable, "-I", "-S", INIT, verb, *facts, "--"]
+    return [python, "-I", "-S", INIT, verb, *facts, "--"]
 
 
 @cache

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.local import initial, processes
-from lab.local.files import copy
+from lab.local import initial, logs, processes
+from lab.local.files import copy, make_own
 from lab.machines import ExecResult, Machine, State, Usage
-from lab.probes import ProbeFailed, wait_until
+from lab.probes import ProbeFailed, remedy_for, wait_until
+from lab.state import locked
 
 READY_SECONDS = 60.0
 LOG_LINES = 20
@@ -77,24 +78,23 @@ class LocalMachine(Machine):
         return ExecResult(tuple(argv), done.returncode, *text)
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
-        """Return what the main process printed, over all its starts; a file doesn't know when a line came."""
-        del since, timestamps
+        """Return what the main process printed, over all its starts; `init.py` puts a time in front of each line."""
         try:
             text = (self.folder / "log").read_text(errors="replace")
         except OSError:
             return ""
-        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
+        lines = list(logs.told(text.splitlines(), since=since, timestamps=timestamps))
+        return "".join(f"{line}\n" for line in (lines if tail is None else lines[-tail:] if tail else []))
 
     def follow_logs(self, *, since: float | None = None, timestamps: bool = False) -> Iterator[str]:
-        """Yield lines as the file grows; it doesn't know when a line came, so with *since* all that is there comes first."""
-        del timestamps
+        """Yield lines as the file grows, until the machine ends."""
         with (self.folder / "log").open(errors="replace") as file:
             if since is None:
                 file.seek(0, os.SEEK_END)
             rest = ""
             while True:
                 *lines, rest = (rest + file.read()).split("\n")
-                yield from lines
+                yield from logs.told(lines, since=since, timestamps=timestamps)
                 if not lines:
                     if self.state == "stopped":
                         return
@@ -170,8 +170,9 @@ class LocalMachine(Machine):
         if state == "paused":
             processes.signal_all(self.folder, signal.SIGCONT)
         elif state == "stopped":
-            for needed in filter(None, (self.facts["home"], self.facts["run"], self.facts.get("tmp"))):
-                Path(needed).mkdir(parents=True, exist_ok=True, mode=0o700)
+            # What a command that was killed has started and not written down would keep the port.
+            processes.end_all(self.folder, [self.folder], grace=0)
+            self._furnish()
             main = processes.spawn(
                 [*self.facts.get("init", []), *self.facts["argv"]],
                 env=self.facts["env"],
@@ -179,6 +180,15 @@ class LocalMachine(Machine):
                 log=self.folder / "log",
             )
             self.save(process=[main.pid, main.started])
+
+    def _furnish(self) -> None:
+        """Make the folders that the machine needs; raise LabNotFound if it is removed meanwhile: it must not come back."""
+        try:
+            for needed in filter(None, (self.facts["home"], self.facts.get("tmp"))):
+                Path(needed).mkdir(exist_ok=True, mode=0o700)
+        except FileNotFoundError:
+            raise LabNotFound(f"{self.name} is gone", remedy="`lab up` makes it again") from None
+        make_own(Path(self.facts["run"]))
 
     def start(self) -> None:
         """Start or unpause, tell the lab, wait."""
@@ -196,23 +206,28 @@ class LocalMachine(Machine):
 
     def remove(self) -> None:
         """End the processes and delete the folder, then tell the lab."""
-        processes.end_all(self.folder, [self.folder], grace=2)
-        shutil.rmtree(self.facts["run"], ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        # Nobody tells it of its nodes meanwhile: that would bring its folder back (`Lab.refresh`).
+        name = self.folder.parents[1].name
+        with locked(f"refresh-{name}", what=f"the lab {name}"):
+            processes.end_all(self.folder, [self.folder], grace=2)
+            shutil.rmtree(self.facts["run"], ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._changed()
 
     def _wait(self, what: str, probe: Callable[[], None]) -> None:
         """Wait for *probe*, but not for a process that has ended meanwhile."""
+        remedy = remedy_for(self.short)
 
         def attempt() -> None:
             try:
                 probe()
             except ProbeFailed:
                 if self.state == "stopped":
-                    raise LabNotReady(f"{what} can't succeed", cause="its process ended", logs=self._last()) from None
+                    cause = "its process ended"
+                    raise LabNotReady(f"{what} can't succeed", cause=cause, remedy=remedy, logs=self._last()) from None
                 raise
 
-        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last)
+        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last, remedy=remedy)
 
     def _last(self) -> str:
         return self.read_logs(LOG_LINES)

@@ -8,7 +8,6 @@ import pwd
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -120,7 +119,10 @@ def configure(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: 
         "authorized_keys": str(folder / "authorized_keys"),
     }
     path = folder / "server.json"
-    return {"argv": [sys.executable, "-m", "lab.local.server", str(path)], "files": {str(path): json.dumps(config)}}
+    return {
+        "argv": [facts["interpreter"], "-m", "lab.local.server", str(path)],
+        "files": {str(path): json.dumps(config)},
+    }
 
 
 def _openssh(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: Path) -> dict[str, Any]:

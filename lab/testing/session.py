@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
-from lab.drivers import find_driver, usable
+from lab.drivers import find_driver
 from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound
 from lab.kernelspecs import on_nodes
-from lab.lab import Lab, destroy
+from lab.lab import Lab
 from lab.local.processes import identify
 from lab.machines import Gateway
 from lab.progress import Progress, Silent
+from lab.removal import remove
 from lab.state import StateFolder, locked
 from lab.testing.pool import Pool
 
@@ -153,14 +154,15 @@ class SessionLab:
                 f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
                 f"`lab down --name {name}` removes it"
             )
-        self.remove()
+        try:
+            self.remove()
+        except LabError as error:
+            return f"the lab {name} could not be removed: {error}"
         return ""
 
     def remove(self) -> None:
         """Remove the lab, whole or half-made."""
-        folder = StateFolder(self.wanted.name)
-        lease.release(self.wanted.name)
-        destroy(usable(self.wanted.name, folder), folder)
+        remove(self.wanted.name)
 
     # -- gateways ------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from lab.errors import LabUsageError
 from lab.kernelspecs import OURS
 from lab.names import DEFAULT_GATEWAY, fqdn, node_number, short_name, sort_key
 from lab.spark import kinds
-from lab.specs import GatewaySpec, NodeSpec
+from lab.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
 from lab.topology.checks import MAX_NODES
 from lab.topology.model import KernelspecEntry, NodeGroup, Topology
 from lab.topology.naming import expand, gateway_names, node_names, node_template, template
@@ -53,6 +54,23 @@ class Desired:
         nodes = tuple(dataclasses.replace(node, daemons=kinds.on_nodes(chosen)) for node in self.nodes)
         gateways = tuple(dataclasses.replace(gateway, clusters=chosen) for gateway in self.gateways)
         return Desired(nodes, gateways, masters(chosen, nodes))
+
+    def text(self) -> str:
+        """Return this as JSON, for `from_text`."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def from_text(text: str) -> Desired | None:
+    """Return what `Desired.text` wrote; None if *text* is anything else."""
+    try:
+        found = {what: [(each["name"], json.dumps(each)) for each in specs] for what, specs in json.loads(text).items()}
+        nodes, services = (
+            tuple(node_spec(name, definition) for name, definition in found[what]) for what in ("nodes", "services")
+        )
+        gateways = tuple(gateway_spec(name, (), definition) for name, definition in found["gateways"])
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+    return Desired(nodes, gateways, services) if nodes else None
 
 
 def from_topology(topology: Topology) -> Desired:

@@ -221,7 +221,7 @@ class Topology:
     lease: float | None = field(
         default=None,
         metadata=say(
-            "The lab ends by itself this long after its owner was last heard of; by default it stays.",
+            "The lab ends by itself this long after the `up` that read it; by default it stays.",
             kind="duration",
             minimum=10,
             example="2h",

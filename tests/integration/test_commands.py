@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from lab import Lab, cli
 from lab.containers.engine import archive, connect
 from lab.containers.images import LABEL_IMAGE
 from lab.errors import EnvironmentUnfit
+from lab.local import servers
+from lab.probes import probe_ssh
 
 NAME = os.environ.get("LAB_COMMANDS_NAME", f"it-cmd-{os.getpid() % 10000}")
 NODES = ["node1.lab.test", "node2.lab.test"]
@@ -97,6 +100,41 @@ def made(driver: str) -> Iterator[dict[str, Any]]:
 def own() -> Lab:
     """The lab from Python, to look at what a verb did."""
     return Lab.attach(NAME)
+
+
+def test_up_says_how_long_it_took(made: dict[str, Any]) -> None:
+    """Seconds from the call to the last kernel's answer; each kernel's own are a part of them."""
+    assert all(0 < kernel["seconds"] < made["seconds"] for kernel in made["kernels"])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_is_not_ready_in_time_is_named(
+    driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    """A node whose sshd lets nobody in: the probe, the node's last lines and what to type next, with exit code 5."""
+    if driver == "local" and not servers.openssh()[0]:
+        pytest.skip("only OpenSSH's sshd has such an option")
+    for module in ("lab.containers.machines", "lab.local.machines"):
+        monkeypatch.setattr(f"{module}.READY_SECONDS", 3)
+    file = tmp_path / "lab.toml"
+    file.write_text(
+        'version = 1\n[nodes.shut]\ncount = 1\n[nodes.shut.sshd]\nAllowUsers = "nobody-at-all"\n[gateways]\n'
+    )
+    name = f"{NAME}-shut"
+    try:
+        said = lab("up", str(file), "--name", name, "--driver", driver, *(["--json"] if as_json else []), expect=5)
+        assert said.out == ""
+        if as_json:
+            told = json.loads(said.err.splitlines()[-1])
+            assert (told["id"], told["exit_code"]) == ("not-ready", 5)
+            what, remedy, lines = told["message"], told["remedy"], "\n".join(told["evidence"]["logs"])
+        else:
+            what, remedy, lines = said.err, said.err, said.err.partition("Last lines of its log:")[2]
+        assert "an SSH login on shut.lab.test did not succeed within 3 s" in what
+        assert "`lab logs shut`" in remedy
+        assert "not allowed because not listed in AllowUsers" in lines
+    finally:
+        lab("down", "--name", name)
 
 
 def needs_docker(driver: str, why: str) -> None:
@@ -220,7 +258,7 @@ def test_logs_are_read_by_machine_and_time() -> None:
     assert lab("logs", "gateway", "--tail", "2").out.count("\n") == 2
     assert "==> node2.lab.test <==" in lab("logs").out
     assert list(lab("logs", "--json").json) == ["gateway", *NODES]
-    assert lab("logs", "--since", "1ms", "node2").out == ""
+    assert lab("logs", "--since", "1ms", "gateway").out.count("\n") < lab("logs", "gateway").out.count("\n")
 
 
 def test_logs_follow() -> None:
@@ -240,9 +278,8 @@ def test_logs_follow() -> None:
     deadline = time.monotonic() + 30
     while not seen.is_set() and time.monotonic() < deadline:
         url = lab("env", "--json").json["gateway_url"]
-        with contextlib.suppress(Exception):
-            import httpx
-
+        with contextlib.suppress(httpx.HTTPError):
+            # What it answers is of no interest: it logs the request.
             httpx.get(f"{url}/api/kernels/{marker}", timeout=5, trust_env=False)
         seen.wait(0.5)
     child.terminate()
@@ -260,17 +297,22 @@ def test_events_tell_what_happened() -> None:
     assert lab("events", "--since", "1ms", "--json").json == []
 
 
-def test_reset_is_golden_and_quick(own: Lab, driver: str) -> None:
-    """A file and a process of the user are gone, name and host key are not; in a docker lab within a second of work."""
+def test_reset_is_golden_and_quick(own: Lab) -> None:
+    """A file and a process of the user are gone, name and host key are not; the best of three takes less than a second."""
     node = own.node("node1")
-    node.exec(["sh", "-c", "echo dirt > $HOME/dirt; sleep 987 >/dev/null 2>&1 &"]).check()
-    key = node.host_key
-    said = lab("reset", "node1", "--json").json
-    again = own.node("node1")
-    assert again.exec(["sh", "-c", "test ! -e $HOME/dirt"]).exit_code == 0
-    assert again.exec(["pgrep", "-f", "^sleep 987"]).exit_code != 0
-    assert again.host_key == key
-    assert said["seconds"] < 5, "a reset is the quick way"
+    key, times, logins = node.host_key, [], []
+    for _ in range(3):
+        began = time.monotonic()
+        probe_ssh(node.entry(), own.folder.identity)
+        logins.append(time.monotonic() - began)
+        node.exec(["sh", "-c", "echo dirt > $HOME/dirt; sleep 987 >/dev/null 2>&1 &"]).check()
+        times.append(lab("reset", "node1", "--json").json["seconds"])
+        again = own.node("node1")
+        assert again.exec(["sh", "-c", "test ! -e $HOME/dirt"]).exit_code == 0
+        assert again.exec(["pgrep", "-f", "^sleep 987"]).exit_code != 0
+        assert again.host_key == key
+    # On a machine that others keep busy, a login alone takes its time, and a reset ends with one.
+    assert min(times) < max(1, 5 * min(logins))
 
 
 def test_a_fault_is_added_listed_and_healed(own: Lab, driver: str) -> None:
@@ -339,9 +381,9 @@ def test_a_partition_cuts_both_ways_and_heals_by_itself(own: Lab, driver: str) -
     there = own.node("node2").address
     probe = ["sh", "-c", 'timeout 2 bash -c "exec 3<>/dev/tcp/$1/22" || exit 9', "sh", there]
     own.node("node1").exec(probe).check()
-    lab("partition", "node1|node2", "--for", "4s")
+    lab("partition", "node1|node2", "--for", "15s")
     assert own.node("node1").exec(probe).exit_code == 9
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while own.node("node1").exec(probe).exit_code and time.monotonic() < deadline:
         time.sleep(0.2)
     own.node("node1").exec(probe).check()
@@ -402,9 +444,9 @@ def test_export_is_one_archive(tmp_path: Path) -> None:
 def test_scale_adds_and_removes_nodes() -> None:
     """The row gets longer or shorter, the rest stays."""
     assert "remove   node node2" in lab("scale", "node=1", "--dry-run").out
-    assert [kernel["node"] for kernel in lab("scale", "node=1", "--json").json["kernels"]] in ([], NODES[:1])
+    assert [kernel["node"] for kernel in lab("scale", "node=1", "--json").json["kernels"]] == NODES[:1]
     assert [row["machine"] for row in lab("status", "--json").json["machines"]] == ["gateway", NODES[0]]
-    lab("scale", "node=2")
+    assert [line.split(":")[0] for line in lab("scale", "node=2").out.splitlines()[:2]] == NODES
     assert [row["machine"] for row in lab("status", "--json").json["machines"]] == ["gateway", *NODES]
     assert lab("scale", "nodes=2", expect=2).err
 

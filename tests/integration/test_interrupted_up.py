@@ -99,10 +99,18 @@ def left(name: str) -> list[str]:
     return found
 
 
-def whole(name: str) -> bool:
+def whole(name: str, nodes: int = NODES) -> bool:
     """Say whether the lab has all its nodes and its gateway, and all run."""
     lab = Lab.attach(name)
-    return [machine.state for machine in (*lab.nodes, *lab.gateways)] == ["running"] * (NODES + 1)
+    return [machine.state for machine in (*lab.nodes, *lab.gateways)] == ["running"] * (nodes + 1)
+
+
+def machines(name: str, driver: str) -> list[str]:
+    """Return what is there of the lab's machines, by names of folders or containers."""
+    if driver == "local":
+        folder = StateFolder(name).path / "machines"
+        return [each.name for each in folder.iterdir()] if folder.exists() else []
+    return [each.name for each in connect().containers.list(all=True, filters={"label": f"{LABEL}={name}"})]
 
 
 def up(name: str, driver: str) -> list[str]:
@@ -147,6 +155,22 @@ def test_interrupted_at_ten_moments_the_same_again_goes_on(name: str, driver: st
         code, said = call("down", "--name", name)
         assert code == 0, said
         assert left(name) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_same_again_makes_all_nodes_that_were_asked_for(name: str, driver: str, number: signal.Signals) -> None:
+    """An `up` that is cut between its nodes is gone on with by one that says no number: none of them is forgotten."""
+    child = spawn("up", "--name", name, "--driver", driver, "--nodes", "4")
+    deadline = time.monotonic() + SECONDS
+    # The first of them is there, and the gateway, which lists them all, is not.
+    while not (there := machines(name, driver)) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(child.pid, number)
+    child.communicate(timeout=SECONDS / 4)
+    print(f"cut with {there}")
+    code, said = call("up", "--name", name)
+    assert code == 0, said
+    assert whole(name, 4)
 
 
 def test_killed_at_ten_moments_down_leaves_nothing(name: str, driver: str) -> None:

@@ -56,16 +56,16 @@ def down(name: str) -> None:
 
 
 def ids(engine: Any, name: str = NAME) -> dict[str, str]:
-    """Return the lab's containers and networks: name to engine's id."""
+    """Return the lab's containers, networks and volumes: name to engine's id."""
     label = {"label": f"{LABEL}={name}"}
-    found = [*engine.containers.list(all=True, filters=label), *engine.networks.list(filters=label)]
-    return {each.name: each.id for each in found}
+    kinds = (engine.containers.list(all=True, filters=label), engine.networks.list(filters=label))
+    return {each.name: each.id for found in (*kinds, engine.volumes.list(filters=label)) for each in found}
 
 
 def test_up_ends_with_a_kernel_on_every_node(own: Lab) -> None:
-    """When `up` returns, a kernel has answered from each node, in its own words."""
-    if own.landings:
-        assert [landing.hostname for landing in own.landings] == ["node1.lab.test", "node2.lab.test"]
+    """When `up` returns, a kernel has answered from each node, in its own words, and how long that took is known."""
+    assert [landing.hostname for landing in own.landings] == ["node1.lab.test", "node2.lab.test"]
+    assert all(0 < landing.seconds < 60 for landing in own.landings)
 
 
 def test_a_second_up_changes_nothing(own: Lab, engine: Any) -> None:

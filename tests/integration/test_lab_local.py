@@ -1,20 +1,26 @@
 """The lab without an engine: nodes and gateway as this user's processes."""
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict
-from lab.local import initial, processes, servers
+from lab.local import environments, initial, processes, servers
 from lab.probes import probe_ssh
+from lab.progress import Silent
+from lab.state import cache_root
 from lab.topology import loads
 
+UID = 54321
+"""Nobody's on this machine."""
 NAME = f"it-local-{os.getpid() % 10000}"
 
 pytestmark = pytest.mark.timeout(600)
@@ -201,6 +207,80 @@ def test_a_leased_local_lab_is_over_by_itself() -> None:
         assert "the lease is over" in node.read_logs()
     finally:
         lab.down()
+
+
+def me(tmp_path: Path) -> list[str]:
+    """Return nothing to put before a command."""
+    del tmp_path
+    return []
+
+
+def another(tmp_path: Path) -> list[str]:
+    """Return what runs a command as a user without privileges, whom only that command's own /etc/passwd knows.
+
+    That user may read what is ours, since Python itself may be below root's home.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user; this run is one already")
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, UID, UID)
+    accounts = tmp_path / "passwd"
+    accounts.write_text(f"{Path('/etc/passwd').read_text()}tester:x:{UID}:{UID}::{home}:/bin/sh\n")
+    script = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
+    mounted = ["unshare", "--mount", "sh", "-c", script, "sh", str(accounts)]
+    caps = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    prefix = [*mounted, "setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", *caps]
+    done = subprocess.run([*prefix, "id", "-un"], capture_output=True, text=True, timeout=20, check=False)
+    if done.stdout != "tester\n":
+        pytest.skip(f"root can't become another user here: {done.stderr}")
+    return prefix
+
+
+@pytest.mark.parametrize("user", [me, another])
+def test_up_without_an_engine_needs_no_option_and_no_root(user: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    """`lab up` where no engine answers says so in one line, ends with a kernel of every node and 0; `down` leaves nothing."""
+    prefix = user(tmp_path)
+    cache = tmp_path / "home" / "cache" / "eg_distributed_lab"
+    environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    if prefix:
+        # Environments and wheel are read from ours: making them takes minutes without uv's cache.
+        cache.mkdir(parents=True)
+        for role in ("gateway", "node"):
+            environments.ensure(role, Silent())
+        environments._wheel()
+        for shared in ("environments", "wheels"):
+            (cache / shared).symlink_to(cache_root() / shared)
+        for folder in (cache, cache.parent):
+            os.chown(folder, UID, UID)
+        environment |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(cache.parent)}
+        environment |= {
+            "XDG_STATE_HOME": str(tmp_path / "home" / "state"),
+            "UV_CACHE_DIR": str(tmp_path / "home" / "uv"),
+        }
+    name = f"{NAME}-u"
+
+    def lab(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*prefix, sys.executable, "-c", "from lab.cli import main; main()", *words, "--name", name]
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, env=environment, check=False
+        )
+
+    try:
+        made = lab("up", "--nodes", "2", "--json")
+        assert made.returncode == 0, made.stderr
+        assert [line for line in made.stderr.splitlines() if line.startswith("no container engine answers: ")]
+        told = json.loads(made.stdout)
+        assert told["driver"] == "local"
+        assert [kernel["hostname"] for kernel in told["kernels"]] == ["node1.lab.test", "node2.lab.test"]
+        assert told["seconds"] > 0
+        main = processes.identify(json.loads(lab("inspect", "node1", "--json").stdout)[0]["driver"]["pid"])
+        assert main is not None
+        assert Path(f"/proc/{main.pid}").stat().st_uid == (UID if prefix else os.getuid())
+    finally:
+        down = lab("down")
+    assert down.returncode == 0, down.stderr
+    assert main.status == ""
 
 
 def test_down_leaves_no_process_and_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

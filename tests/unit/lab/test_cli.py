@@ -21,7 +21,7 @@ VERBS = """
     stats export gc doctor validate schema images completion version
 """
 READING = """
-    status ls inspect logs events env ssh-config stats doctor validate version images/ls fault/ls fault/catalogue gc export
+    status ls inspect logs events env ssh-config stats doctor validate schema version images/ls fault/ls fault/catalogue gc export
 """
 
 

@@ -155,6 +155,13 @@ def test_exit_codes_are_a_contract() -> None:
     }
 
 
+def test_every_error_has_a_remedy() -> None:
+    """Where nobody wrote one for the case, the kind's own says what to type next; a given one stands alone."""
+    for kind in error_table.kinds():
+        assert "\nRemedy: `lab " in str(kind("it failed"))
+        assert str(kind("it failed", remedy="mend it")) == "it failed\nRemedy: mend it"
+
+
 def test_every_kind_of_error_has_an_id_of_its_own() -> None:
     """No two classes of the lab share an id, and none inherits one."""
     kinds = error_table.kinds()

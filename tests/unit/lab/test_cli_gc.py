@@ -14,7 +14,7 @@ import pytest
 from lab import collect
 from lab import lease as leases
 from lab.local import processes
-from lab.names import LABEL, LABEL_ROLE
+from lab.names import LABEL, LABEL_ROLE, LABEL_USER
 from lab.state import StateFolder, locked, state_root
 from tests.unit.lab.command import run
 
@@ -32,18 +32,25 @@ class Thing:
     labels: Mapping[str, str]
     status: str = "running"
     made: float = OLD
+    name: str = "thing"
+    all: list["Thing"] = field(default_factory=list, repr=False)
 
     @property
     def attrs(self) -> dict[str, Any]:
         return {"Labels": self.labels, "Created": stamp(self.made)}
 
+    def remove(self, **_: Any) -> None:
+        self.all.remove(self)
+
 
 @dataclass
 class Engine:
-    """As much of an engine's client as looking for labs takes; lists what has the label, as the real one does."""
+    """As much of an engine's client as looking for labs and removing them takes; lists by label, as the real one does."""
 
     containers_there: list[Thing] = field(default_factory=list)
     networks_there: list[Thing] = field(default_factory=list)
+    volumes: Any = field(default_factory=lambda: Listing([]))
+    identity: str = "this-one"
 
     @property
     def containers(self) -> Any:
@@ -53,21 +60,32 @@ class Engine:
     def networks(self) -> Any:
         return Listing(self.networks_there)
 
+    def info(self) -> dict[str, str]:
+        return {"ID": self.identity}
+
 
 @dataclass
 class Listing:
     things: list[Thing]
 
-    def list(self, filters: Mapping[str, str], **_: Any) -> list[Thing]:
-        return [each for each in self.things if filters["label"] in each.labels]
+    def list(self, filters: Mapping[str, Any], **_: Any) -> list[Thing]:
+        wanted = [filters["label"]] if isinstance(filters["label"], str) else filters["label"]
+        for each in self.things:
+            each.all = self.things
+        return [each for each in self.things if all(self._has(each, label) for label in wanted)]
+
+    @staticmethod
+    def _has(thing: Thing, label: str) -> bool:
+        name, separator, value = label.partition("=")
+        return name in thing.labels and (not separator or thing.labels[name] == value)
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine that answers, without anything on it."""
     found = Engine()
-    monkeypatch.setattr("lab.containers.engine.connect", lambda *_: found)
-    monkeypatch.setattr(collect, "usable", lambda *_: [])
+    for module in ("engine", "driver"):
+        monkeypatch.setattr(f"lab.containers.{module}.connect", lambda *_: found)
     return found
 
 
@@ -123,7 +141,72 @@ def test_a_lab_whose_lease_is_over_is_garbage(engine: Engine) -> None:
     leases.grant("a", 0)
     assert what() == ["the lab a"]
     (garbage,) = collect.find_garbage()
-    assert garbage.remove() == [f"folder {StateFolder('a').path}"]
+    assert garbage.remove() == ["container thing", f"folder {StateFolder('a').path}"]
+    assert engine.containers_there == []
+
+
+def test_a_lab_that_is_wanted_again_stays(engine: Engine) -> None:
+    """Between the look and the removal an `up` may have given the lab a new lease: who removes looks once more."""
+    engine.containers_there += [machine("a")]
+    leases.grant("a", 0)
+    (garbage,) = collect.find_garbage()
+    leases.grant("a", 60)
+    try:
+        assert garbage.remove() == []
+        assert len(engine.containers_there) == 1
+        assert StateFolder("a").path.exists()
+    finally:
+        leases.release("a")
+
+
+def test_an_empty_folder_that_is_used_again_stays(engine: Engine) -> None:
+    """The same for a folder of nothing: a lab of its name is there by now."""
+    make_folder("gone")
+    (garbage,) = collect.find_garbage()
+    engine.containers_there += [machine("gone")]
+    assert garbage.remove() == []
+    assert StateFolder("gone").path.exists()
+
+
+def test_a_lab_on_another_engine_is_left_alone(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder is no garbage and `down` refuses to call it gone: this engine knows nothing of it."""
+    path = make_folder("far")
+    folder = StateFolder("far")
+    folder.write(folder.driver, "docker")
+    folder.write(folder.engine, "another-one")
+    os.utime(path, (OLD, OLD))
+    assert what() == []
+    code, _, err = run(["down", "--name", "far"], capsys)
+    assert code == 6
+    assert "another container engine" in err
+    assert "Remedy: " in err
+    assert path.exists()
+    folder.write(folder.engine, engine.identity)
+    assert run(["down", "--name", "far"], capsys)[0] == 0
+    assert not path.exists()
+
+
+def test_another_users_lab_is_not_taken_over(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a shared engine `up` and `down` of its name are a conflict that names the owner; its lease is not my folder's."""
+    engine.containers_there += [machine("lab", **{LABEL_USER: "ann@desk"})]
+    for verb in ("up", "down"):
+        code, _, err = run([verb], capsys)
+        assert (code, "ann@desk" in err, "--name" in err) == (4, True, True)
+    make_folder("lab")
+    StateFolder("lab").write(StateFolder("lab").driver, "local")
+    leases.grant("lab", 60)
+    (row,) = json.loads(run(["ls", "--json"], capsys)[1])
+    assert (row["owner"], row["expires"], row["folder"]) == ("ann", None, None)
+    assert run(["down"], capsys)[0] == 0
+    assert len(engine.containers_there) == 1
+    assert not StateFolder("lab").path.exists()
+
+
+def test_my_own_lab_is_found_by_its_labels(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the folder the labels still say that it is mine, and `down` removes it."""
+    engine.containers_there += [machine("lab", **{LABEL_USER: leases.me()})]
+    assert run(["down"], capsys)[0] == 0
+    assert engine.containers_there == []
 
 
 def test_a_lab_whose_owner_died_is_garbage(engine: Engine) -> None:
@@ -187,6 +270,7 @@ def test_processes_of_a_lab_that_is_gone_are_garbage(engine: Engine, stray: subp
     assert garbage.lab == "lost"
     (state_root() / "lost" / "machines").mkdir(parents=True)
     assert [each.lab for each in collect.find_garbage() if "processes" in each.what] == []
+    assert garbage.remove() == []
     (state_root() / "lost" / "machines").rmdir()
     (state_root() / "lost").rmdir()
     assert garbage.remove() == ["1 processes"]

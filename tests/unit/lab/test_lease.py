@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 
+import docker.errors
 import pytest
+import requests.exceptions
 
 from lab import events, keeper, lease
 from lab.errors import LabUsageError
@@ -142,4 +144,55 @@ def test_a_keeper_of_another_lease_leaves(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(keeper, "NUMBER_SECONDS", 0.2)
     lease._write("mine", lease.mine(), Process(1, 1))
     keeper.keep("mine")
+    assert lease.read("mine") is not None
+
+
+def test_a_keeper_outlives_what_fails_in_passing(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that answers with an error for a while ends no keeper: it tells the machines at the next renewal."""
+    me = identify(os.getpid())
+    assert me is not None
+    held = lease.mine(child.pid)
+    lease._write("mine", lease.Lease(held.owner, held.host, held.pid, held.started, 0.05, time.time() + 60), me)
+    failures = iter(
+        [docker.errors.APIError("500"), requests.exceptions.ConnectionError("gone"), FileNotFoundError("x")]
+    )
+    told: list[float] = []
+
+    def extend(_: str, until: float) -> None:
+        if error := next(failures, None):
+            raise error
+        told.append(until)
+        child.kill()
+        child.wait()
+
+    monkeypatch.setattr(keeper, "_extend", extend)
+    keeper.keep("mine")
+    assert len(told) == 1
+    assert not StateFolder("mine").path.exists()
+
+
+def test_a_keeper_tries_a_removal_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A docker lab is not gone because its engine is away: the folder and the lease stay for the next try."""
+    monkeypatch.setattr(keeper, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "TRIES", 3)
+    me = identify(os.getpid())
+    assert me is not None
+    folder = StateFolder("mine")
+    folder.write(folder.driver, "docker")
+    lease._write("mine", lease.Lease("me", "here", expires=time.time() - 1), me)
+    keeper.keep("mine")
+    assert capsys.readouterr().out.count("could not be removed: no container engine answers") == 3
+    assert folder.made_by == "docker"
+    assert lease.read("mine") is not None
+
+
+def test_a_keeper_leaves_a_lab_that_is_wanted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that was given anew while the keeper waited for the lab's lock is no reason to remove the lab."""
+    me = identify(os.getpid())
+    assert me is not None
+    over = lease.Lease("me", "here", expires=time.time() - 1)
+    lease._write("mine", lease.Lease("me", "here", expires=time.time() + 60), me)
+    assert keeper._remove("mine", over)
     assert lease.read("mine") is not None

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lab.errors import EnvironmentUnfit, LabUsageError
 from lab.local import initial, servers
 from lab.local.files import accounts, write_server_files
 from lab.local.init import is_over
+from lab.local.logs import told
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="needs Linux")
 
@@ -27,6 +29,13 @@ def run(
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def printed(log: str) -> list[str]:
+    """Return the lines of a machine's log; each stands behind the time at which it came."""
+    for line in log.splitlines():
+        assert abs(datetime.fromisoformat(line.partition("Z ")[0] + "+00:00").timestamp() - time.time()) < 60
+    return list(told(log.splitlines()))
+
+
 def isolated() -> None:
     kind, reason = initial.isolation()
     if kind == "none":
@@ -38,7 +47,7 @@ def test_a_machine_has_its_own_name_and_processes(tmp_path: Path) -> None:
     isolated()
     machine = run(tmp_path / "lease", "sh", "-c", "hostname; ls /proc | grep -c '^[0-9]'; id -u")
     out, _ = machine.communicate(timeout=20)
-    name, count, uid = out.split()
+    name, count, uid = printed(out)
     assert name == "n1.lab.test"
     assert int(count) < 8
     assert uid == subprocess.run(["id", "-u"], capture_output=True, text=True, check=True).stdout.strip()
@@ -81,9 +90,9 @@ def test_a_machine_ends_when_its_lease_is_over(tmp_path: Path, isolation: str | 
     with pytest.raises(subprocess.TimeoutExpired):
         machine.wait(timeout=1.5)
     lease.write_text(f"{time.time() - 1:.0f}\n")
-    _, said = machine.communicate(timeout=10)
+    out, _ = machine.communicate(timeout=10)
     assert machine.returncode == 0
-    assert "the lease is over" in said
+    assert "the lease is over" in printed(out)[-1]
 
 
 @pytest.mark.parametrize(("text", "over"), [("1", True), ("0", False), ("", False), ("soon", False), ("1e12", False)])
@@ -98,6 +107,24 @@ def test_the_exit_code_is_the_main_processes_own(tmp_path: Path) -> None:
     """A machine that can't start ends as its main process did."""
     assert run(tmp_path / "lease", "sh", "-c", "exit 9").wait(timeout=20) == 9
     assert run(tmp_path / "lease", "/nowhere/sshd").wait(timeout=20) == 127
+
+
+@pytest.mark.parametrize("isolation", ["none", None])
+def test_what_a_machine_prints_is_dated(tmp_path: Path, isolation: str | None) -> None:
+    """Both outputs are one log in their order; the last line needs no end, a long one is cut, and nothing is lost at the end."""
+    script = "echo one; echo two >&2; head -c 200000 /dev/zero | tr '\\0' x; echo; seq 20000; printf last"
+    out, _ = run(tmp_path / "lease", "sh", "-c", script, isolation=isolation).communicate(timeout=20)
+    lines = printed(out)
+    assert lines[:2] == ["one", "two"]
+    assert len("".join(line for line in lines if line.startswith("x"))) == 200000
+    assert lines[-20001:] == [*map(str, range(1, 20001)), "last"]
+
+
+def test_a_log_is_read_from_a_time_on() -> None:
+    """Lines come without their times unless they are asked for; one without a time goes with the line before it."""
+    log = ["odd", "1970-01-01T00:00:10.500Z a", "1970-01-01T00:00:11.000Z b", "  more", "1970-01-01T00:00:12.000Z "]
+    assert list(told(log)) == ["odd", "a", "b", "  more", ""]
+    assert list(told(log, since=11, timestamps=True)) == log[2:]
 
 
 def test_a_machine_sees_what_is_put_in_place_of_this_ones(tmp_path: Path) -> None:
@@ -115,7 +142,7 @@ def test_a_machine_sees_what_is_put_in_place_of_this_ones(tmp_path: Path) -> Non
         f"cd {around}; ls; cat there/deep file link; echo; ls -A lacking | wc -l; getent passwd $(id -u) | cut -d: -f6"
     )
     out, said = run(tmp_path / "lease", "sh", "-c", script, places=places).communicate(timeout=20)
-    assert out.split() == ["file", "lacking", "link", "there", "deepfilefile", "0", home], said
+    assert printed(out) == ["file", "lacking", "link", "there", "deepfilefile", "0", home], said
     assert not (around / "lacking").exists()
 
 

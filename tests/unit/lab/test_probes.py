@@ -1,7 +1,11 @@
+import _thread
+import threading
+import time
+
 import pytest
 
 from lab.errors import LabNotReady
-from lab.probes import ProbeFailed, wait_until
+from lab.probes import ProbeFailed, side_by_side, wait_until
 
 
 def test_a_probe_is_tried_until_it_succeeds() -> None:
@@ -30,3 +34,47 @@ def test_a_late_probe_is_named_with_its_cause_and_the_log() -> None:
     assert "sshd: no hostkeys" in text
     assert caught.value.exit_code == 5
     assert isinstance(caught.value, TimeoutError)
+
+
+def test_probes_side_by_side_answer_in_order() -> None:
+    """Each machine's answer stands where the machine did, whoever was first."""
+    gate = threading.Event()
+
+    def probe(number: int) -> int:
+        gate.set() if number == 2 else gate.wait(10)
+        return number * 10
+
+    assert side_by_side(probe, [1, 2]) == [10, 20]
+
+
+def test_the_first_failure_gives_the_other_probes_up() -> None:
+    """Nobody waits for the deadline of a machine that hangs once another's probe has failed; the failure is the one raised."""
+
+    def fails(name: str) -> None:
+        def attempt() -> None:
+            if name == "broken":
+                raise LabNotReady("broken can't succeed")
+            raise ProbeFailed("not yet")
+
+        wait_until(name, attempt, seconds=60)
+
+    began = time.monotonic()
+    with pytest.raises(LabNotReady, match="broken can't succeed"):
+        side_by_side(fails, ["slow", "broken"])
+    assert time.monotonic() - began < 30
+
+
+def test_an_interrupt_gives_all_probes_up() -> None:
+    """After ^C the threads end with their next look, long before their deadlines."""
+    seen = threading.Event()
+
+    def attempt() -> None:
+        if not seen.is_set():
+            seen.set()
+            _thread.interrupt_main()
+        raise ProbeFailed("not yet")
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(lambda name: wait_until(name, attempt, seconds=60), ["one", "two"])
+    assert time.monotonic() - began < 30

@@ -9,7 +9,7 @@ from lab.errors import LabUsageError
 from lab.names import short_name
 from lab.specs import GatewaySpec, NodeSpec, differences, gateway_spec, machine_name, node_spec
 from lab.topology import NodeGroup, Topology, loads
-from lab.topology.desired import from_running, from_topology, numbered, sshd_lines
+from lab.topology.desired import from_running, from_text, from_topology, numbered, sshd_lines
 from lab.topology.plan import make
 
 FILE = """
@@ -146,6 +146,14 @@ def test_the_plan_says_what_happens_and_why() -> None:
     assert "± recreate node node1: shell: 'bash' -> 'csh'" in plan.lines()
     assert len(plan.lines()) == plan.as_dict()["changes"] == 6
     assert plan
+
+
+def test_what_an_up_makes_can_be_written_down() -> None:
+    """The next `up` reads back all machines with all that they shall be; half a file says nothing."""
+    wanted = desired().running(["spark"])
+    assert from_text(wanted.text()) == wanted
+    assert from_text(wanted.text()[:-9]) is None
+    assert from_text("[]") is None
 
 
 def test_nothing_to_do_is_an_empty_plan() -> None:

@@ -68,6 +68,23 @@ async def test_sessions_outlive_their_listener(broken: Lab, node: Node, fault: s
     assert await asyncio.to_thread(until, "a greeting", lambda: open_for_ssh(node))
 
 
+async def test_a_session_is_not_taken_for_a_later_listener(broken: Lab, node: Node) -> None:
+    """A session that has outlived its listener is left alone by faults of the next one, and is a session to be killed."""
+    async with connected(broken, node) as connection:
+        await asyncio.to_thread(add(broken, "sshd-stopped", [node], duration=30).heal)
+        with add(broken, "max-sessions", [node], duration=30, sessions=0):
+            assert await asyncio.to_thread(login, broken, node, "true") == "ChannelOpenError"
+            assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
+        with add(broken, "sshd-hung", [node], duration=30):
+            assert knock(node) == "silence"
+            assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
+        with add(broken, "sshd-stopped", [node], duration=30):
+            assert knock(node) == "refused"
+            add(broken, "sessions-killed", [node])
+            with pytest.raises((asyncssh.Error, ConnectionError)):
+                await connection.run("echo alive", timeout=5)
+
+
 async def test_sessions_are_killed(broken: Lab, node: Node) -> None:
     """An open session ends, the next login works."""
     async with connected(broken, node) as connection:

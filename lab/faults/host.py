@@ -145,7 +145,7 @@ KINDS = (
         "host",
         "The machine crashes and starts at once, with the same address.",
         "sessions end, a login works again, processes are new",
-        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN)), drivers=BOTH),),
+        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN), RETURN), drivers=BOTH),),
         momentary=True,
     ),
     FaultKind(

@@ -65,6 +65,47 @@ def test_a_fault_heals_when_its_owner_dies(broken: Lab, node: Node) -> None:
     assert open_for_ssh(node)
 
 
+HANGING = """
+import time
+from lab import Lab, faults
+from lab.faults import reach
+real = reach.carry_out
+def carry_out(*args, **options):
+    real(*args, **options)
+    print("done", flush=True)
+    time.sleep(300)
+reach.carry_out = carry_out
+lab = Lab.attach({lab!r})
+faults.add(lab, "refuse", [lab.node("node1")], owner="lab")
+"""
+
+
+def test_a_half_inflicted_fault_heals(broken: Lab, node: Node) -> None:
+    """Its adder is killed with SIGKILL amid the adding: nobody owns it, it has no duration, and the watchdog heals it."""
+    began = time.time()
+    code = HANGING.format(lab=broken.name)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+            assert knock(node) == "refused"
+        finally:
+            process.kill()
+    until("a greeting", lambda: open_for_ssh(node))
+    until("healed", lambda: not active(broken))
+    told = [(e["kind"], e.get("reason")) for e in events.read(broken.name, began) if e["kind"].startswith("fault.")]
+    assert told == [("fault.healed", "half inflicted")]
+
+
+@pytest.mark.parametrize("down", ["pause", "kill"])
+def test_a_machine_that_is_down_gets_no_fault(broken: Lab, node: Node, down: str) -> None:
+    """The error says what the machine is, and no fault is listed or has to be healed."""
+    with add(broken, down, [node], duration=60) as fault:
+        with pytest.raises(LabNotReady, match=r"it is (paused|stopped)"):
+            add(broken, "refuse", [node], owner="lab")
+        assert [found.id for found in active(broken)] == [fault.id]
+
+
 def test_another_process_sees_and_heals_it(broken: Lab, node: Node) -> None:
     """What one process adds, another lists with its options, mechanism and owner, and heals by its id."""
     with adder(broken, "refuse", port=22) as (identity, process):

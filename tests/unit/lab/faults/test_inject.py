@@ -76,7 +76,7 @@ def test_the_note_is_written_before_anything_is_done(reached: Reached, monkeypat
 def test_a_machine_that_is_down_can_t_be_given_a_fault(reached: Reached, state: str) -> None:
     """The error says so, nothing is noted, and what it was to have done elsewhere is undone; a reboot needs no answer."""
     found = lab()
-    found.nodes[1].state = state  # type: ignore[misc]
+    found.nodes[1].state = state  # type: ignore[misc, assignment]
     with pytest.raises(LabNotReady, match=f"node2.lab.test.*it is {state}"):
         add(found, "refuse", found.nodes)
     assert active(found) == []

@@ -65,7 +65,7 @@ class Leak:
 
     machine: str
     kind: str
-    """process, port, file, rule, connection, kernel, state."""
+    """process, port, file, mount, rule, connection, kernel, state."""
     what: str
     remove: tuple[str, ...] = ()
     """An argv that takes it away as root, where there is one; for `clean`."""
@@ -140,6 +140,7 @@ def compare(before: View, after: View, *, gateways: Iterable[str] = (), ignored:
         if name in before.machines:
             leaks += [Leak(name, "port", f"{port} ({who}) is gone") for port, who in _lost(old, new)]
             leaks += [Leak(name, "file", f"{path} is changed") for path in _changed(old, new)]
+            leaks += [Leak(name, "mount", path) for path in sorted(new.mounts - old.mounts)]
         leaks += [Leak(name, _kind(path), path, ("rm", "-rf", "--", path)) for path in _topmost(old.files, new.files)]
         leaks += [Leak(name, "rule", rule) for rule in new.rules if rule not in old.rules]
         leaks += _connections(name, old, new, held)

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOCK_SECONDS = 60.0
-"""Longer than the slowest fault takes to be inflicted or healed on all nodes."""
+LOCK_SECONDS = 150.0
+"""Longer than the slowest fault takes to be inflicted on all nodes, which are met at once: two mechanisms of half a minute, and
+their undoing."""
 
 
 class Busy(TimeoutError):

@@ -9,6 +9,7 @@ import asyncssh
 import pytest
 
 from lab import Lab, LabError, Node
+from lab.errors import FaultUnavailable
 from lab.faults import add
 from tests.integration.fault_lab import (
     broken,
@@ -140,6 +141,24 @@ def test_one_process_sees_another_time(broken: Lab, node: Node) -> None:
                 abs(float(login(broken, node, "date +%s")) - float(inside(node, "import time; print(time.time())"))) < 5
             )
         assert until("the way back", lambda: abs(offset(node)) < 5)
+
+
+def test_one_process_hangs(broken: Lab, node: Node) -> None:
+    """It stands still, others don't, and it goes on once healed."""
+    with ticking(node) as name:
+        with add(broken, "process-stopped", [node], duration=30, process=name):
+            assert until("a stop", lambda: offset(node) < -2)
+            assert login(broken, node, "echo alive") == "alive"
+        assert until("the way on", lambda: offset(node) > -1)
+
+
+def test_one_process_is_killed(broken: Lab, node: Node) -> None:
+    """By the name that one process alone has; nothing is left to heal."""
+    with ticking(node) as name:
+        assert not add(broken, "process-killed", [node], process=name).active
+        assert until("its end", lambda: node.exec(["pgrep", "-f", f"^/.* {name}$"]).exit_code == 1)
+        with pytest.raises(FaultUnavailable, match="0 processes match"):
+            add(broken, "process-killed", [node], process=name)
 
 
 def started(node: Node) -> float:

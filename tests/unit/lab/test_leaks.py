@@ -50,6 +50,7 @@ def test_nothing_new_is_no_leak() -> None:
         (replace(CLEAN, ports={}), "node1: port tcp 0.0.0.0:22 (sshd) is gone"),
         (replace(CLEAN, files=CLEAN.files | {"/tmp/d", "/tmp/d/e", "/tmp/d/e/f"}), "node1: file /tmp/d"),
         (replace(CLEAN, guarded={"/etc/passwd": "2"}), "node1: file /etc/passwd is changed"),
+        (replace(CLEAN, mounts=frozenset({"/home/lab"})), "node1: mount /home/lab"),
         (replace(CLEAN, rules=("filter -A INPUT -j DROP",)), "node1: rule filter -A INPUT -j DROP"),
         (replace(CLEAN, connections={"10.0.0.2": 3}), "node1: connection SSH from 10.0.0.2: 3, not 1"),
         (

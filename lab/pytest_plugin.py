@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from lab.lab import Lab
     from lab.machines import Gateway
     from lab.progress import Progress
+    from lab.testing.handles import Faults, LeasedNodes
     from lab.testing.session import SessionLab
-    from lab.testing.visit import Faults, LeasedNodes, Visit, Wish
+    from lab.testing.visit import Visit, Wish
 
 T = TypeVar("T")
 
@@ -289,7 +290,7 @@ def _lab_visit(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Visit]:
 @pytest.fixture
 def nodes(_lab_visit: Visit) -> LeasedNodes:
     """The nodes that the marker asks for, for this test alone; `nodes(2)` leases two (more) and returns them."""
-    from lab.testing.visit import LeasedNodes
+    from lab.testing.handles import LeasedNodes
 
     return LeasedNodes(_lab_visit)
 
@@ -315,7 +316,7 @@ def fault(_lab_visit: Visit) -> Faults:
 
     `fault.plan([{"at": 2, "fault": "refuse", "nodes": "random", "for": 5}], seed=7)` runs a fault plan on the test's nodes.
     """
-    from lab.testing.visit import Faults
+    from lab.testing.handles import Faults
 
     return Faults(_lab_visit)
 

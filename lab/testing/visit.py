@@ -6,9 +6,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from lab import events
 from lab.errors import LabError, LabUsageError
@@ -22,6 +22,8 @@ from lab.timeline import timeline
 
 PAUSE_SECONDS = 0.1
 """Between two looks at what is left: a look takes about as long."""
+PLAN_SECONDS = 60.0
+"""How long a plan that is told to stop may take to heal what it has inflicted; the test's end heals what is left."""
 REPORT_LINES = 200
 """How much of the timeline goes into a report; `lab export` has all of it."""
 
@@ -57,6 +59,8 @@ class Visit:
         self._machines: set[str] = set()
         self._faults: list[Fault] = []
         self._over = threading.Event()
+        self._plans: list[threading.Event] = []
+        """Set when each has ended."""
         self._known_faults: set[str] = set()
         """Ids of those that were there before the test."""
 
@@ -201,15 +205,20 @@ class Visit:
 
         As `lab.faults.run_plan`. In a thread beside the test it ends with the test, and heals what it has inflicted.
         """
-        return run_plan(
-            self._lab(),
-            plan,
-            seed,
-            deadline=deadline,
-            machines=self.nodes,
-            stop=self._over,
-            inflicted=self._faults.append,
-        )
+        ended = threading.Event()
+        self._plans.append(ended)
+        try:
+            return run_plan(
+                self._lab(),
+                plan,
+                seed,
+                deadline=deadline,
+                machines=self.nodes,
+                stop=self._over,
+                inflicted=self._faults.append,
+            )
+        finally:
+            ended.set()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -254,6 +263,8 @@ class Visit:
         """
         lab = self._lab()
         self._over.set()
+        for ended in self._plans:
+            ended.wait(PLAN_SECONDS)
         left = self._heal()
         # First, since a gateway knows the hosts of every node that there is.
         left += self._new_machines()
@@ -315,52 +326,3 @@ class Visit:
         lines = [str(entry) for entry in found]
         more = [f"({len(lines) - REPORT_LINES} lines before these)"] if len(lines) > REPORT_LINES else []
         return "\n".join([*more, *lines[-REPORT_LINES:]])
-
-
-class LeasedNodes(Sequence[Node]):
-    """The fixture `nodes`: the test's nodes as a sequence; called with a number, it leases that many more and returns them."""
-
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-
-    def __call__(self, count: int) -> list[Node]:
-        """Lease *count* nodes for the rest of the test."""
-        return self._visit.more(count)
-
-    @overload
-    def __getitem__(self, index: int) -> Node: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Node]: ...
-    def __getitem__(self, index: int | slice) -> Node | list[Node]:
-        return self._visit.nodes[index]
-
-    def __len__(self) -> int:
-        return len(self._visit.nodes)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(list(self._visit.nodes))
-
-    def __repr__(self) -> str:
-        return f"<nodes {', '.join(node.name for node in self._visit.nodes)}>"
-
-
-class Faults:
-    """The fixture `fault`: called with a fault's name it adds that; `plan` runs a timeline of faults."""
-
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-
-    def __call__(
-        self,
-        name: str,
-        *nodes: Machine | str,
-        duration: float | None = None,
-        seed: int | None = None,
-        **options: Any,
-    ) -> Fault:
-        """As `Visit.fault`."""
-        return self._visit.fault(name, *nodes, duration=duration, seed=seed, **options)
-
-    def plan(self, plan: Sequence[Mapping[str, Any]], seed: int = 0, *, deadline: float | None = None) -> list[Fault]:
-        """As `Visit.plan`."""
-        return self._visit.plan(plan, seed, deadline=deadline)

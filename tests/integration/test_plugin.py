@@ -46,9 +46,10 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: p
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     for name in ("LAB_NAME", "LAB_NODES", "LAB_DRIVER"):
         monkeypatch.delenv(name, raising=False)
-    pytester.makeini("[pytest]\nlab_leak_seconds = 1\nasyncio_default_fixture_loop_scope = function\n")
 
-    def run(code: str, *options: str) -> pytest.RunResult:
+    def run(code: str, *options: str, leak_seconds: float = 10) -> pytest.RunResult:
+        settings = f"lab_leak_seconds = {leak_seconds:g}\nasyncio_default_fixture_loop_scope = function\n"
+        pytester.makeini(f"[pytest]\n{settings}")
         pytester.makepyfile(textwrap.dedent(code))
         if not any(option.startswith("--lab") for option in options):
             options = (*options, "--lab", request.getfixturevalue("own").name)
@@ -140,7 +141,8 @@ LEAKS = {
 def test_what_a_test_leaves_behind_fails_it_by_name(suite: Suite, kind: str) -> None:
     """Each kind of thing that is left is named with its machine, and the test after it is not blamed for it."""
     deed, named = LEAKS[kind]
-    result = suite(f"""
+    result = suite(
+        f"""
         import subprocess
         import httpx
         import pytest
@@ -167,7 +169,9 @@ def test_what_a_test_leaves_behind_fails_it_by_name(suite: Suite, kind: str) -> 
         @pytest.mark.lab(nodes=2)
         def test_is_not_blamed(nodes, gateway):
             assert all(node.state == "running" for node in nodes)
-        """)
+        """,
+        leak_seconds=1,
+    )
     # Its own part passed; what it left is a failure of this test, and no error of a fixture.
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["FAILED *::test_leaves_it*"])
@@ -292,7 +296,8 @@ def test_alone_is_alone(suite: Suite, own: Lab) -> None:
 
 def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) -> None:
     """Kernelspecs that a test adds, and gateways with other settings, use the test's nodes; the same settings are one gateway."""
-    suite("""
+    suite(
+        """
         import httpx
         import pytest
         from lab.stats import measure
@@ -319,7 +324,9 @@ def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) 
         @pytest.mark.lab(nodes=1)
         def test_a_leak_there_is_named(gateway_with):
             start(gateway_with(env={"EG_LOAD_BALANCING_ALGORITHM": "least-connection"}), "python_distributed")
-        """).assert_outcomes(passed=3, failed=1)
+        """,
+        leak_seconds=1,
+    ).assert_outcomes(passed=3, failed=1)
     assert [gateway.name for gateway in own.gateways] == ["gateway"]
 
 
@@ -383,7 +390,8 @@ FAULTS_LEFT = {
 def test_a_fault_that_is_left_is_named_and_healed(suite: Suite, own: Lab, what: str) -> None:
     """A fault that no fixture heals fails its test; it is healed, so that the node takes logins in the next test."""
     deed, named = FAULTS_LEFT[what]
-    result = suite(f"""
+    result = suite(
+        f"""
         import subprocess
         import pytest
         from lab.faults import active, add
@@ -396,7 +404,9 @@ def test_a_fault_that_is_left_is_named_and_healed(suite: Suite, own: Lab, what: 
         def test_is_not_blamed(nodes, lab):
             assert active(lab) == []
             subprocess.run(["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", nodes[0].name, "true"], check=True)
-        """)
+        """,
+        leak_seconds=1,
+    )
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         ["*left behind: *", f"*{named}"] if "*" not in named[:1] else [f"*left behind: {named}"]

@@ -356,21 +356,25 @@ def test_two_sessions_share_a_lab_until_the_last_one_ends(name: str, tmp_path: P
         @pytest.mark.lab(nodes=1)
         def test_waits(nodes):
             pathlib.Path("started").touch()
+            deadline = time.monotonic() + 120
             while not pathlib.Path("go").exists():
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
             assert nodes[0].state == "running"
     """
     folders = [tmp_path / "first", tmp_path / "second"]
-    sessions = []
-    for folder in folders:
-        folder.mkdir()
-        sessions.append(run(folder, code, name, "--lab-driver=local", "--lab-nodes=2"))
-        wait_for((folder / "started").exists, 120)
-    for folder, session in zip(folders, sessions, strict=True):
-        (folder / "go").touch()
-        output = session.communicate(timeout=120)[0]
-        assert "1 passed" in output, output
-        assert StateFolder(name).path.exists() is (folder is folders[0])
+    with contextlib.ExitStack() as stack:
+        sessions = []
+        for folder in folders:
+            folder.mkdir()
+            sessions.append(run(folder, code, name, "--lab-driver=local", "--lab-nodes=2"))
+            stack.callback(sessions[-1].kill)
+            wait_for((folder / "started").exists, 120)
+        for folder, session in zip(folders, sessions, strict=True):
+            (folder / "go").touch()
+            output = session.communicate(timeout=120)[0]
+            assert "1 passed" in output, output
+            assert StateFolder(name).path.exists() is (folder is folders[0])
 
 
 def test_a_node_that_is_not_what_is_waited_for_shows_its_last_lines(name: str) -> None:

@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
+# What these marks come to has no public name; pytest itself asks in the test's set-up, when its time counts already.
+from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
+
 from lab.testing import outcomes
 from lab.testing.outcomes import leaked_key, visit_key
 
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
     from lab.lab import Lab
     from lab.machines import Gateway
     from lab.progress import Progress
+    from lab.testing.handles import Faults, LeasedNodes
     from lab.testing.session import SessionLab
-    from lab.testing.visit import FaultMaker, LeasedNodes, Visit, Wish
+    from lab.testing.visit import Visit, Wish
 
 T = TypeVar("T")
 
@@ -175,7 +179,7 @@ def _wish(item: pytest.Item) -> Wish:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, T, T]:
     """Get the test its nodes before its time starts to count: making the lab, and waiting for others, is not its fault."""
-    if VISIT in getattr(item, "fixturenames", ()) and _has_our_lab(item):
+    if VISIT in getattr(item, "fixturenames", ()) and _has_our_lab(item) and _will_run(item):
         try:
             _visit(item).lease(_session(item.config).get(_progress(item.config)))
         except Exception as error:  # noqa: BLE001 -- told to the test's set-up, where pytest can report it
@@ -194,6 +198,17 @@ def _has_our_lab(item: pytest.Item) -> bool:
     found = item._fixtureinfo.name2fixturedefs.get("lab")
     ours = found is None or found[-1].func.__module__ == __name__
     return ours and item.config.stash[asked_key]["lab"] != "none"
+
+
+def _will_run(item: pytest.Item) -> bool:
+    """Whether the test's marks and the command line let it get as far as its fixtures; else no lab is made for it."""
+    if item.config.getoption("setupplan", False):
+        return False
+    try:
+        expected = None if item.config.getoption("runxfail") else evaluate_xfail_marks(item)
+        return evaluate_skip_marks(item) is None and (expected is None or expected.run)
+    except pytest.fail.Exception:
+        return False  # a condition that can't be evaluated; pytest says so in the test's set-up
 
 
 def _visit(item: pytest.Item) -> Visit:
@@ -275,7 +290,7 @@ def _lab_visit(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Visit]:
 @pytest.fixture
 def nodes(_lab_visit: Visit) -> LeasedNodes:
     """The nodes that the marker asks for, for this test alone; `nodes(2)` leases two (more) and returns them."""
-    from lab.testing.visit import LeasedNodes
+    from lab.testing.handles import LeasedNodes
 
     return LeasedNodes(_lab_visit)
 
@@ -296,9 +311,14 @@ def gateway_with(_lab_visit: Visit) -> Callable[..., Gateway]:
 
 
 @pytest.fixture
-def fault(_lab_visit: Visit) -> FaultMaker:
-    """`with fault("partition", nodes[0]):` adds a fault of the catalogue; it is healed after the test at the latest."""
-    return _lab_visit.fault
+def fault(_lab_visit: Visit) -> Faults:
+    """`with fault("partition", nodes[0]):` adds a fault of the catalogue; it is healed after the test at the latest.
+
+    `fault.plan([{"at": 2, "fault": "refuse", "nodes": "random", "for": 5}], seed=7)` runs a fault plan on the test's nodes.
+    """
+    from lab.testing.handles import Faults
+
+    return Faults(_lab_visit)
 
 
 def _raise(error: Exception) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Snapshot:
     """Files whose content counts (configuration, keys), by checksum."""
     rules: tuple[str, ...] = ()
     """Lines of iptables-save behind their table's name, and queueing disciplines behind `tc`."""
+    mounts: frozenset[str] = frozenset()
+    """Where something is mounted; of a container."""
     connections: Mapping[str, int] = field(default_factory=dict)
     """How many SSH connections there are from which address."""
 
@@ -63,6 +66,7 @@ echo "==ports"; for user in $users; do
 done
 echo "==connections"; ss -Htn state established '( sport = :22 )'
 echo "==files"; find /tmp /var/tmp /dev/shm /home /root /run /etc /usr/local -xdev -mindepth 1 2>/dev/null
+echo "==mounts"; cut -d' ' -f5 /proc/self/mountinfo
 echo "==guarded"; find /etc /home/*/.ssh /root/.ssh -xdev -type f -exec cksum {} + 2>/dev/null
 if [ "$(id -u)" = 0 ]; then
     for family in iptables ip6tables; do echo "==rules $family"; $family-save 2>/dev/null; done
@@ -86,6 +90,7 @@ def of_container(machine: Machine) -> Snapshot:
         frozenset(sections["files"]),
         guarded,
         (*rules, *(f"tc {line.strip()}" for line in sections.get("tc", []) if not _is_plain(line))),
+        frozenset(sections["mounts"]),
         Counter(
             line.split()[-1].rpartition(":")[0].strip("[]").removeprefix("::ffff:") for line in sections["connections"]
         ),
@@ -216,7 +221,24 @@ def of_processes(machine: LocalMachine) -> Snapshot:
         for pid, command in tables.items()
         if command and pid != main.pid and not command.startswith("sshd") and "lab.local.server" not in command
     ]
-    return Snapshot(tuple(found), listening, frozenset(files), connections=connected)
+    guarded = {str(path): _content(path) for path in _guarded(machine) if path.is_file()}
+    return Snapshot(tuple(found), listening, frozenset(files), guarded, connections=connected)
+
+
+def _guarded(machine: LocalMachine) -> list[Path]:
+    """Return the files of a local machine that are configuration and keys."""
+    return [
+        machine.folder / "authorized_keys",
+        machine.folder / "sshd_config",
+        *Path(machine.facts["home"], ".ssh").glob("*"),
+    ]
+
+
+def _content(path: Path) -> str:
+    try:
+        return f"{zlib.crc32(path.read_bytes())}"
+    except OSError:
+        return ""
 
 
 def _command(pid: int) -> str:

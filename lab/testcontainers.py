@@ -22,13 +22,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab import lease
-from lab.drivers import find_driver, usable
-from lab.errors import LabError, LabNotFound, LabUsageError
-from lab.lab import Lab, destroy
+from lab.errors import LabError, LabNotFound, LabNotReady, LabUsageError
+from lab.lab import Lab
 from lab.machines import ExecResult, Gateway, Machine, Node
 from lab.names import check_name
 from lab.probes import ProbeFailed, wait_until
-from lab.state import StateFolder
+from lab.testing.sharing import Users
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 SSH_PORT, GATEWAY_PORT = 22, 8888
 WAIT_SECONDS = 60.0
+LOG_LINES = 20
 
 
 class WaitStrategy(Protocol):
@@ -56,7 +56,7 @@ class SSHCluster:
         self._strategies: list[WaitStrategy] = []
         self._probes: list[tuple[Callable[[SSHCluster], Any], float]] = []
         self._lab: Lab | None = None
-        self._made = False
+        self._token = secrets.token_hex(3)
 
     # -- before the start ----------------------------------------------------------------------------------------------
 
@@ -66,7 +66,10 @@ class SSHCluster:
         return self
 
     def with_name(self, name: str) -> Self:
-        """Share the lab *name*: used if it is there, and then left as it is; made otherwise."""
+        """Share the lab *name*: used if it is there, made otherwise; a lab that was there before all clusters stays.
+
+        The last of those that share it removes it. When the process that it belongs to is killed it goes at once.
+        """
         self._name = check_name(name)
         return self
 
@@ -95,20 +98,14 @@ class SSHCluster:
 
     def start(self) -> Self:
         """Make the cluster and wait until it is ready; raise LabNotReady with the last lines of what isn't."""
+        users = Users(self._name)
         try:
-            find_driver(self._name, StateFolder(self._name))
-            self._lab = Lab.attach(self._name)
-        except LabNotFound:
-            self._made = True
-            lease.hold(self._name)
-            try:
-                self._lab = self._make()
-                self._wait(self._lab)
-            except BaseException:  # ^C included: nobody else would take the half-made cluster down
-                self.stop()
-                raise
-        else:
+            with users.held():
+                self._lab = users.attach_or_make(self._token, self._make, seconds=lease.TERM_SECONDS)
             self._wait(self._lab)
+        except BaseException:  # ^C included: nobody else would take the half-made cluster down
+            self.stop()
+            raise
         return self
 
     def _make(self) -> Lab:
@@ -123,7 +120,11 @@ class SSHCluster:
     def _wait(self, lab: Lab) -> None:
         for node in lab.nodes:
             for strategy in self._strategies:
-                strategy.wait_until_ready(NodeContainer(node))
+                try:
+                    strategy.wait_until_ready(NodeContainer(node))
+                except TimeoutError as error:
+                    what = f"{node.name} of the cluster {self._name} is not what {type(strategy).__name__} waits for"
+                    raise LabNotReady(what, cause=str(error), logs=node.read_logs(LOG_LINES)) from error
         for probe, seconds in self._probes:
 
             def attempt(probe: Callable[[SSHCluster], Any] = probe) -> None:
@@ -138,13 +139,12 @@ class SSHCluster:
         return "\n".join(f"{each.name}: {each.read_logs(5)}" for each in lab.machines)
 
     def stop(self) -> None:
-        """Remove the cluster if this object made it; leave a shared one as it is. Fine if it is gone already."""
+        """Remove the cluster unless others use it, or it was there before all clusters. Fine if it is gone already."""
         self._lab = None
-        if self._made:
-            self._made = False
-            lease.release(self._name)
-            folder = StateFolder(self._name)
-            destroy(usable(self._name, folder), folder)
+        users = Users(self._name)
+        if users.is_one(self._token):
+            with users.held():
+                users.leave(self._token)
 
     def __enter__(self) -> Self:
         return self.start()

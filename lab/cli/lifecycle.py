@@ -110,6 +110,7 @@ def up(
             )
         if topology.name and context.get_parameter_source("name") is ParameterSource.DEFAULT:
             name = check_name(topology.name)
+    _check_profiles(profiles)
     if dry_run:
         _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
         return
@@ -138,6 +139,16 @@ def _interruptible(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         note(f"what is there stays: the same again goes on from it, `lab down --name {name}` removes it")
         raise
+
+
+def _check_profiles(profiles: Sequence[str]) -> None:
+    """Raise LabUsageError for what is no fault of logins, before minutes are spent on the lab."""
+    from lab.faults import catalogue, kind
+
+    for profile in profiles:
+        if kind(profile).group != "login":
+            logins = ", ".join(each.name for each in catalogue() if each.group == "login")
+            raise LabUsageError(f"{profile} is no fault of logins", remedy=f"choose of {logins}")
 
 
 def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:

@@ -80,7 +80,8 @@ class ContainerNode(ContainerMachine, Node):
 
     def _reload_sshd(self) -> None:
         """Have sshd read its certificate anew; sessions live on."""
-        self.exec(["pkill", "-HUP", "-o", "-x", "sshd"], user="root")
+        # By its title: the oldest sshd may be a session that has outlived an earlier listener.
+        self.exec(["pkill", "-HUP", "-f", r"^sshd: .*\[listener\]"], user="root")
 
     def reset(self) -> None:
         """Without ending the container: kill what the users run, put golden files back, start sshd anew."""

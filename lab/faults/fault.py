@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from lab.lab import Lab
 
+IDENTITY = re.compile(r"[0-9a-f]{8}")
+"""What ids are: see inject.py."""
 NOTING = threading.Lock()
 """For the one note that several nodes' threads write to."""
 
@@ -163,12 +166,17 @@ def _reachable(machine: Machine, steps: Sequence[tuple[str, ...]]) -> None:
         raise LabError(f"the fault can't be healed on {machine.name}", cause=f"it is {state}", remedy=remedy)
 
 
-def heal_note(lab: Lab, note: Note, reason: str) -> bool:
-    """Undo one fault, whoever added it; return whether it was still there. Called by Fault, `heal` and the watchdog."""
+def heal_note(lab: Lab, note: Note, reason: str, *, check: Callable[[Note], str] | None = None) -> bool:
+    """Undo one fault, whoever added it; return whether that was done. Called by Fault, `heal` and the watchdog.
+
+    *check* says why the note, as it is once the lock is held, is to be healed; empty: it isn't any more.
+    """
     try:
         with locked(lab) as notes:
             current = next((found for found in notes.read() if found.id == note.id), None)
-            if current is None:
+            if current is not None and check is not None:
+                reason = check(current)
+            if current is None or not reason:
                 return False
             undo(lab, current, notes)
     except LabNotFound:
@@ -207,6 +215,9 @@ def _adopt(lab: Lab, notes: Notes) -> None:
         for text in [text for texts in pool.map(look, [*lab.nodes, *lab.services]) for text in texts]:
             with suppress(ValueError):
                 note = Note.parse(text)
+                if not IDENTITY.fullmatch(note.id):
+                    continue  # it becomes a file's name here, and nodes are whoever's
+                note.ready = True  # a marker is written before the rest, and can't tell
                 known = merged.setdefault(note.id, note)
                 known.undo |= note.undo
                 known.claims |= note.claims

@@ -113,9 +113,19 @@ def _clock(context: Context) -> Moves:
     )
 
 
+def _stopped(context: Context) -> Moves:
+    return Moves((("@stop-named", context.folder, context.options["process"]),), (("@continue-named", context.folder),))
+
+
+def _killed(context: Context) -> Moves:
+    return Moves((("@kill-named", context.options["process"], context.options["signal"]),), ())
+
+
 def _process_named(context: Context) -> str:
     return "" if context.options["process"] else "the option `process` has to name one"
 
+
+PROCESS = Option("process", "text", "", "part of its command line, or its pid; exactly one process has to match")
 
 KINDS = (
     FaultKind(
@@ -136,16 +146,17 @@ KINDS = (
     FaultKind(
         "kill",
         "host",
-        "The machine crashes; when healed it is started again, with its disk and its address.",
+        "The machine crashes; when healed it is started again, with its disk and its address, without rules and programs of "
+        "other faults.",
         "connections end, connects fail",
         (Mechanism("SIGKILL to all processes", _fixed((("!kill",),), RETURN), claims=("state",), drivers=BOTH),),
     ),
     FaultKind(
         "reboot",
         "host",
-        "The machine crashes and starts at once, with the same address.",
+        "The machine crashes and starts at once, with its disk and its address, without rules and programs of other faults.",
         "sessions end, a login works again, processes are new",
-        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN)), drivers=BOTH),),
+        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN), RETURN), drivers=BOTH),),
         momentary=True,
     ),
     FaultKind(
@@ -214,7 +225,7 @@ KINDS = (
         (Mechanism("full tmpfs over the path", _full, elevated=True, claims=("mounts",)),),
         (
             Option("path", "text", "home", "home, tmp, or a folder's full path"),
-            Option("megabytes", "integer", 64, "size of the disk, above what is there now", 1, 1024),
+            Option("megabytes", "integer", 64, "size of the full disk; what is there now has to fit", 1, 1024),
         ),
     ),
     FaultKind(
@@ -294,13 +305,30 @@ KINDS = (
         (Option("count", "integer", 3, "files that it may have open", 3, 1 << 20),),
     ),
     FaultKind(
+        "process-stopped",
+        "host",
+        "One process hangs; what else runs there goes on.",
+        "it does nothing, and goes on once healed",
+        (Mechanism("SIGSTOP", _stopped, refuse=_process_named),),
+        (PROCESS,),
+    ),
+    FaultKind(
+        "process-killed",
+        "host",
+        "One process is killed.",
+        "it is gone",
+        (Mechanism("a signal", _killed, refuse=_process_named),),
+        (PROCESS, Option("signal", "text", "KILL", "which", choices=("KILL", "TERM", "INT", "SEGV"))),
+        momentary=True,
+    ),
+    FaultKind(
         "clock-jump",
         "host",
         "One running process sees another time of day.",
         "what it prints as its time is off by that much, the machine's is not",
         (Mechanism("vDSO replaced in the process", _clock, elevated=True, claims=("clock",), refuse=_process_named),),
         (
-            Option("process", "text", "", "part of its command line, or its pid; exactly one process has to match"),
+            PROCESS,
             Option("seconds", "number", 3600.0, "how far ahead; below 0: behind", -(10**9), 10**9),
         ),
     ),

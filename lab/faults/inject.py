@@ -10,9 +10,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import LabConflict, LabUsageError
+from lab.errors import LabConflict, LabError, LabNotReady, LabUsageError
 from lab.faults import reach, watchdog
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, seconds
 from lab.faults.record import Note, Notes, started
@@ -71,12 +72,15 @@ def add(
         for place, node in enumerate(nodes)
     ]
     with locked(lab) as notes:
+        # First, so that somebody heals what a process leaves that is killed from here on.
+        watchdog.start(lab.name, lab.folder.path)
         others = notes.read()
         try:
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda context: _inflict(kind, context, note, notes, others), contexts))
         except BaseException:  # ^C included: a fault that is half inflicted must not stay
-            undo(lab, note, notes)
+            with suppress(LabError):  # what came first is the error to tell; the watchdog goes on with the undoing
+                undo(lab, note, notes)
             raise
         if kind.momentary:
             notes.remove(note.id)
@@ -86,7 +90,6 @@ def add(
                 note.expires = time.time() + lasts
             note.ready = True
             notes.write(note)
-            watchdog.start(lab.name, lab.folder.path)
     record(lab, "fault.added", note)
     if kind.momentary:
         record(lab, "fault.healed", note, reason="momentary")
@@ -125,7 +128,9 @@ def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others
             reasons.append(f"{mechanism.name}: {closed}")
             continue
         moves = _marked(mechanism.moves(context), context)
-        # A gateway has no capability at all, so what nodes do as root has to come from outside.
+        if not (kind.momentary and moves.apply[0][0].startswith("!")):
+            _answers(context)
+        # A gateway's processes have less than a node's root, so what nodes do by themselves has to come from outside.
         elevated = mechanism.elevated or (context.driver == "docker" and not reach.is_node(node))
         with NOTING:
             note.mechanisms[node.name] = mechanism.name
@@ -160,6 +165,14 @@ def _closed(kind: FaultKind, mechanism: Mechanism, context: Context) -> str:
     if (mechanism.logins or kind.group in {"ssh", "login"}) and not reach.is_node(context.node):
         return "nobody logs in to a gateway"
     return mechanism.refuse(context)
+
+
+def _answers(context: Context) -> None:
+    """Raise LabNotReady for a machine that is down, in which nothing can be done now; before anything is noted."""
+    state = context.node.state
+    if context.driver != "local" and state != "running":
+        remedy = f"`lab start {short_name(context.node.name)}`"
+        raise LabNotReady(f"{context.node.name} can't be given a fault", cause=f"it is {state}", remedy=remedy)
 
 
 def _holder(claims: Sequence[str], node: str, others: Sequence[Note]) -> Note | None:

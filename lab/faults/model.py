@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lab.errors import LabUsageError
-from lab.machines import Machine
+from lab.machines import Gateway, Machine
 from lab.names import USER, short_name
 
 Step = tuple[str, ...]
@@ -115,13 +115,15 @@ class Context:
 
     @property
     def home(self) -> str:
-        """The home of who logs in."""
-        return str(self.local.facts["home"]) if self.driver == "local" else f"/home/{USER}"
+        """The home of who logs in, or of the gateway's user."""
+        return str(self.local.facts["home"]) if self.driver == "local" else f"/home/{self.user}"
 
     @property
     def user(self) -> str:
-        """Who logs in."""
-        return str(self.local.facts["user"]) if self.driver == "local" else USER
+        """Who logs in, or who a gateway runs as. Other login users of a topology are met by no fault of logins."""
+        if self.driver == "local":
+            return str(self.local.facts["user"])
+        return "gateway" if isinstance(self.node, Gateway) else USER
 
     def addresses(self, option: str = "peers") -> list[str]:
         """Return the addresses that an option of names means; raise LabUsageError for a name that no machine has."""

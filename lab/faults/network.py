@@ -6,16 +6,16 @@ slow is in shaping.py, names that don't resolve are in resolving.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lab.errors import LabUsageError
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
-from lab.faults.reach import is_node
+from lab.faults.reach import is_node, own_port
 from lab.names import short_name
 
 IPTABLES = ("iptables", "-w", "5")
 PEERS = Option("peers", "names", (), "machines or addresses that are met [all]")
-PORT = Option("port", "integer", 22, "TCP port on the node", 1, 65535)
+PORT = Option("port", "integer", 0, "TCP port; 0: the machine's own, 22 of a node, 8888 of a gateway", 0, 65535)
 WAY = Option("direction", "text", "both", "which packets, seen from the node", choices=("both", "in", "out"))
 
 
@@ -30,6 +30,11 @@ def chain(context: Context, rules: Sequence[Sequence[str]], hooks: Sequence[str]
         ),
         (("@unchain", table, context.chain),),
     )
+
+
+def port(context: Context) -> str:
+    """Return the port that the option `port` means."""
+    return str(context.options["port"] or own_port(context.node))
 
 
 def hooks(context: Context) -> list[str]:
@@ -101,40 +106,30 @@ def _blackhole(context: Context) -> Moves:
 
 
 def _others_cut(context: Context) -> str:
-    """A gateway that can't be given rules is cut off all the same if all on the other sides drop its packets."""
+    """A gateway that can't be given rules, since this side may not, is cut off all the same if all others drop its packets."""
     nodes = {machine.address for machine in context.side if is_node(machine)}
     if is_node(context.node) or context.options["direction"] != "both" or not context.options["groups"]:
         return "only a gateway's part can be left to the nodes, and only between groups, both ways"
     return "" if set(_sides(context)[1]) <= nodes else "not all on the other sides are nodes of this fault"
 
 
-def _drop_new(context: Context) -> Moves:
-    port = str(context.options["port"])
-    return chain(
-        context, [[*peer, "-p", "tcp", "--dport", port, "--syn", "-j", "DROP"] for peer in met(context)], ["INPUT"]
-    )
+def _at_port(name: str, *rule: str, state: Sequence[str] = (), elsewhere: Sequence[str] = ()) -> tuple[Mechanism, ...]:
+    """Return the ways to meet what clients send to a port: by the port that they named, else by the one that it comes to.
+
+    The two differ where another fault's proxy stands in between, and only conntrack knows the first. *state* is what it has to
+    say besides, *elsewhere* is matched in its place. Replies to the node's own connections are never met.
+    """
+
+    def moves(match: Callable[[str], Sequence[str]]) -> Callable[[Context], Moves]:
+        return lambda context: chain(
+            context, [[*peer, "-p", "tcp", *match(port(context)), *rule] for peer in met(context)], ["INPUT"]
+        )
+
+    named = moves(lambda p: ("-m", "conntrack", *state, "--ctdir", "ORIGINAL", "--ctorigdstport", p))
+    return Mechanism(name, named), Mechanism(f"{name} without conntrack", moves(lambda p: ("--dport", p, *elsewhere)))
 
 
-def _refuse(context: Context) -> Moves:
-    reject = ["--syn", "-j", "REJECT", "--reject-with", "tcp-reset"]
-    port = str(context.options["port"])
-    return chain(context, [[*peer, "-p", "tcp", "--dport", port, *reject] for peer in met(context)], ["INPUT"])
-
-
-def _reset(state: Sequence[str]) -> Mechanism:
-    def moves(context: Context) -> Moves:
-        port = str(context.options["port"])
-        reject = [*state, "-j", "REJECT", "--reject-with", "tcp-reset"]
-        return chain(context, [[*peer, "-p", "tcp", "--dport", port, *reject] for peer in met(context)], ["INPUT"])
-
-    return Mechanism(f"iptables REJECT of {'established' if 'conntrack' in state else 'all but first'} packets", moves)
-
-
-def _half_open(context: Context) -> Moves:
-    """The client's SYN is answered, and nothing that it says after that arrives."""
-    port = str(context.options["port"])
-    rules = [[*peer, "-p", "tcp", "--dport", port, "!", "--syn", "-j", "DROP"] for peer in met(context)]
-    return chain(context, rules, ["INPUT"])
+REJECT = ("-j", "REJECT", "--reject-with", "tcp-reset")
 
 
 KINDS = (
@@ -163,7 +158,7 @@ KINDS = (
         "network",
         "New connections are dropped; those that are open live on.",
         "a connect times out, an open session answers",
-        (Mechanism("iptables DROP of SYN", _drop_new),),
+        _at_port("iptables DROP of SYN", "--syn", "-j", "DROP"),
         (PORT, PEERS),
     ),
     FaultKind(
@@ -171,7 +166,7 @@ KINDS = (
         "network",
         "New connections are refused, as if nothing listened.",
         "a connect is refused at once",
-        (Mechanism("iptables REJECT of SYN", _refuse),),
+        _at_port("iptables REJECT of SYN", "--syn", *REJECT),
         (PORT, PEERS),
     ),
     FaultKind(
@@ -179,7 +174,12 @@ KINDS = (
         "network",
         "Connections are reset as soon as their client says something.",
         "an open session ends with a reset",
-        (_reset(("-m", "conntrack", "--ctstate", "ESTABLISHED")), _reset(("!", "--syn"))),
+        _at_port(
+            "iptables REJECT of established packets",
+            *REJECT,
+            state=("--ctstate", "ESTABLISHED"),
+            elsewhere=("!", "--syn"),
+        ),
         (PORT, PEERS),
     ),
     FaultKind(
@@ -187,7 +187,8 @@ KINDS = (
         "network",
         "Connections are accepted and then nothing arrives any more, in either state.",
         "a connect succeeds, no banner comes",
-        (Mechanism("iptables DROP of all but SYN", _half_open),),
+        # The client's SYN is answered, and nothing that it says after that arrives.
+        _at_port("iptables DROP of all but SYN", "!", "--syn", "-j", "DROP"),
         (PORT, PEERS),
     ),
 )

@@ -13,7 +13,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from lab.names import short_name
 if TYPE_CHECKING:
     from lab.faults.fault import Fault
     from lab.lab import Lab
+    from lab.machines import Node
 
 KEYS = ("at", "fault", "nodes", "for", "options")
 GRACE = 60.0
@@ -150,17 +151,26 @@ def _nodes(wanted: Any, known: Mapping[str, _Known], dice: random.Random) -> tup
 
 
 def run_plan(
-    lab: Lab, plan: Sequence[Mapping[str, Any]], seed: int = 0, *, deadline: float | None = None
+    lab: Lab,
+    plan: Sequence[Mapping[str, Any]],
+    seed: int = 0,
+    *,
+    deadline: float | None = None,
+    machines: Sequence[Node] | None = None,
+    stop: threading.Event | None = None,
+    inflicted: Callable[[Fault], None] = lambda _: None,
 ) -> list[Fault]:
     """Inflict *plan* on *lab* along its timeline, and return its faults once all have healed.
 
-    *deadline*: seconds for all of it; default, a minute behind the plan's own end. Whatever ends this early (an error, the
-    deadline, ^C) heals what the plan has inflicted. Raises LabUsageError before anything is done, LabNotReady at the deadline.
+    *deadline*: seconds for all of it; default, a minute behind the plan's own end. *machines*: all that the plan can mean, in
+    place of the whole lab's. *stop*, once set, ends it early; *inflicted* hears of each fault. Whatever ends this early (an
+    error, the deadline, ^C) heals what the plan has inflicted. Called by `lab fault run`, and by the pytest fixture `fault`.
+    Raises LabUsageError before anything is done, LabNotReady at the deadline or when it is stopped.
     """
     from lab.faults import add
 
-    nodes = {node.short_name: node for node in lab.nodes}
-    services = {service.short_name: service for service in lab.services}
+    nodes = {node.short_name: node for node in (lab.nodes if machines is None else machines)}
+    services = {service.short_name: service for service in (lab.services if machines is None else ())}
     roles = {node.name: node.roles for node in nodes.values()}
     steps = resolve(plan, list(roles), seed, roles=roles, others=list(services))
     nodes |= services
@@ -168,15 +178,16 @@ def run_plan(
     ends = time.monotonic() + (whole + GRACE if deadline is None else deadline)
     began = time.monotonic()
     faults: list[Fault] = []
-    pause = threading.Event()
+    pause = stop or threading.Event()
     try:
         for step in steps:
             pause.wait(max(0.0, min(began + step.at, ends) - time.monotonic()))
-            _in_time(ends, f"{step.fault} was not inflicted yet")
+            _in_time(ends, pause, f"{step.fault} was not inflicted yet")
             chosen = [nodes[name] for name in step.nodes]
             faults.append(add(lab, step.fault, chosen, duration=step.lasts, seed=step.seed, **step.options))
+            inflicted(faults[-1])
         while left := [fault for fault in faults if fault.active]:
-            _in_time(ends, f"not healed yet: {', '.join(fault.name for fault in left)}")
+            _in_time(ends, pause, f"not healed yet: {', '.join(fault.name for fault in left)}")
             pause.wait(0.05)
     except BaseException:  # ^C included: a plan that ends early leaves no fault
         _heal(faults)
@@ -184,7 +195,9 @@ def run_plan(
     return faults
 
 
-def _in_time(ends: float, cause: str) -> None:
+def _in_time(ends: float, stop: threading.Event, cause: str) -> None:
+    if stop.is_set():
+        raise LabNotReady("the fault plan was stopped", cause=cause)
     if time.monotonic() >= ends:
         raise LabNotReady("the fault plan did not end in time", cause=cause)
 

@@ -132,7 +132,7 @@ def _inside(machine: Machine, steps: Sequence[Step], *, elevated: bool, undoing:
 
 def _facts(machine: Machine) -> dict[str, Any]:
     if not is_local(machine):
-        return {"port": 22 if is_node(machine) else 8888}
+        return {"port": own_port(machine)}
     facts = machine.facts  # type: ignore[attr-defined]
     config = facts["argv"][-1] if str(facts["argv"][-1]).endswith("sshd_config") else ""
     root = (facts.get("process") or [0])[0]
@@ -228,6 +228,11 @@ def unavailable(kind: str, machine: Machine, reasons: Sequence[str]) -> FaultUna
         remedy="`lab fault catalogue` says what each needs, `lab doctor` what this machine has",
         evidence={"fault": kind, "node": machine.name, "tried": list(reasons)},
     )
+
+
+def own_port(machine: Machine) -> int:
+    """Return the port on which a container serves: sshd's of a node, Enterprise Gateway's of a gateway."""
+    return 22 if is_node(machine) else 8888
 
 
 def is_node(machine: Machine) -> bool:

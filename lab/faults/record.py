@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-LOCK_SECONDS = 60.0
-"""Longer than the slowest fault takes to be inflicted or healed on all nodes."""
+LOCK_SECONDS = 150.0
+"""Longer than the slowest fault takes to be inflicted on all nodes, which are met at once: two mechanisms of half a minute, and
+their undoing."""
 
 
 class Busy(TimeoutError):
@@ -28,7 +29,7 @@ class Busy(TimeoutError):
 class Note:
     """One active fault. *undo*, *claims* and *mechanisms* are by node; *owner* is (pid, start time) or None.
 
-    *added* and *expires* are UNIX seconds. *elevated*: the nodes whose steps need capabilities.
+    *added* and *expires* are UNIX seconds. *elevated*: the nodes whose steps need capabilities. *ready*: it holds on all nodes.
     """
 
     id: str
@@ -74,7 +75,12 @@ def alive(owner: list[int] | None) -> bool:
 
 
 def due(note: Note, now: float, living: bool) -> str:
-    """Return why *note* is to be healed now, empty if it isn't. The watchdog's only decision."""
+    """Return why *note* is to be healed now, empty if it isn't. The watchdog's only decision, made with the faults' lock held.
+
+    Whoever inflicts a fault holds that lock until it is ready: one that isn't has lost its maker amid its making.
+    """
+    if not note.ready:
+        return "half inflicted"
     if not living:
         return "owner died"
     if note.expires is not None and now >= note.expires:

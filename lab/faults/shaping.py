@@ -10,7 +10,7 @@ import json
 
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
-from lab.faults.network import IPTABLES, PEERS, PORT, WAY
+from lab.faults.network import IPTABLES, PORT, WAY, port
 
 
 def _loss(context: Context) -> Moves:
@@ -53,7 +53,7 @@ def _tbf(context: Context) -> Moves:
 def _only_out(context: Context) -> str:
     if context.options["direction"] != "out":
         return "it shapes what the node sends, and `direction` asks for more"
-    return "it shapes all ports and peers" if context.options["port"] else ""
+    return "it shapes all ports" if context.options["port"] else ""
 
 
 def _whole_port(context: Context) -> str:
@@ -64,18 +64,18 @@ def _whole_port(context: Context) -> str:
 
 
 def proxied(context: Context, **toxic: float) -> Moves:
-    """Send new connections to the node's port through a proxy of this fault, which does *toxic* to them.
+    """Send new connections to the machine's port through a proxy of this fault, which does *toxic* to them.
 
     It is dismissed before the redirect goes, and leaves with its last connection.
     """
-    port, folder = context.options.get("port") or 22, context.folder
-    config = {"port": port, "seed": context.seed, **toxic}
+    folder = context.folder
+    config = {"port": int(port(context)), "seed": context.seed, **toxic}
     return Moves(
         (
             ("@write", f"{folder}/proxy.py", source("proxy"), "644"),
             ("@write", f"{folder}/proxy.json", json.dumps(config)),
             ("@spawn", folder, "proxy", f"{folder}/proxy.json"),
-            ("@redirect", folder, "proxy", context.chain, "tcp", str(port)),
+            ("@redirect", folder, "proxy", context.chain, "tcp", port(context)),
         ),
         (("@unchain", "nat", context.chain), ("@dismiss", folder, "proxy")),
     )
@@ -127,7 +127,7 @@ KINDS = (
         (
             Option("milliseconds", "number", 100.0, "added to each answer", 0, 60_000),
             Option("jitter", "number", 0.0, "milliseconds, up to that much more or less", 0, 60_000),
-            Option("port", "integer", 0, "only this TCP port; 0 for all where netem is, for SSH elsewhere", 0, 65535),
+            Option("port", "integer", 0, "only this TCP port; 0: all where netem is, else the machine's own", 0, 65535),
         ),
     ),
     FaultKind(
@@ -143,9 +143,8 @@ KINDS = (
             Option("kbit", "number", 1000.0, "kilobits a second, each way", 8, 10_000_000),
             Option("direction", "text", "out", "which way, seen from the node", choices=("both", "in", "out")),
             Option(
-                "port", "integer", 0, "only this TCP port; 0 for all where tbf does it, for SSH elsewhere", 0, 65535
+                "port", "integer", 0, "only this TCP port; 0: all where tbf does it, else the machine's own", 0, 65535
             ),
-            PEERS,
         ),
     ),
     FaultKind(

@@ -211,7 +211,7 @@ KINDS = (
     FaultKind(
         "penalties",
         "ssh",
-        "sshd refuses sources for a while that failed to log in (OpenSSH 9.8 and later).",
+        "sshd refuses sources for a while that failed to log in (OpenSSH 9.8 and later; containers have 9.2, and say so).",
         "after a failed login, connects are closed at once",
         (
             Mechanism(

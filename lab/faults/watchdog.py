@@ -28,9 +28,13 @@ RETRY = (0.5, 10.0)
 
 
 def start(name: str, folder: Path) -> None:
-    """Start the lab's watchdog unless it is there; called with the lab's faults locked, after a note was written."""
+    """Start the lab's watchdog unless it is there; called with the lab's faults locked, so that it finds none to be no end.
+
+    Raises LabError when it can't be started: a fault that nobody would heal is not to be inflicted.
+    """
     import subprocess
 
+    from lab.errors import LabError
     from lab.faults.record import Busy, take
 
     try:
@@ -38,16 +42,20 @@ def start(name: str, folder: Path) -> None:
             pass
     except Busy:
         return
-    with (folder / "faults" / "watchdog.log").open("ab") as log:
-        subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), name, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            timeout=30,
-            check=True,
-        )
+    log = folder / "faults" / "watchdog.log"
+    try:
+        with log.open("ab") as file:
+            subprocess.run(
+                [sys.executable, str(Path(__file__).resolve()), name, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd="/",
+                timeout=30,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise LabError(f"the watchdog of {name} does not start", cause=str(error), remedy=f"see {log}") from error
 
 
 class Patience:
@@ -64,6 +72,13 @@ class Patience:
         """Wait twice as long as before."""
         pause = min(self._next.get(identity, (0.0, RETRY[0] / 2))[1] * 2, RETRY[1])
         self._next[identity] = (now + pause, pause)
+
+
+def _due(note: Note) -> str:
+    """Say whether a note is still due: what was read without the lock may be old by now."""
+    from lab.faults.record import alive, due
+
+    return due(note, time.time(), alive(note.owner))
 
 
 def overdue(notes: list[Note], now: float, patience: Patience) -> list[tuple[Note, str]]:
@@ -88,7 +103,7 @@ def watch(name: str, folder: Path, descriptor: int) -> None:
     while notes.folder.is_dir():
         for note, reason in overdue(notes.read(), time.time(), patience):
             try:
-                fault.heal_note(fault.see(name), note, reason)
+                fault.heal_note(fault.see(name), note, reason, check=_due)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the other faults have to be healed
                 patience.failed(note.id, time.time())
                 sys.stderr.write(f"{time.time():.3f} {note.name} {note.id}: {error}\n")

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
-from lab.drivers import find_driver
-from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound
+from lab.errors import EnvironmentUnfit, LabConflict, LabError
 from lab.kernelspecs import on_nodes
 from lab.lab import Lab
 from lab.local.processes import identify
 from lab.machines import Gateway
 from lab.progress import Progress, Silent
-from lab.removal import remove
-from lab.state import StateFolder, locked
+from lab.state import StateFolder
 from lab.testing.pool import Pool
+from lab.testing.sharing import Users
 
 NOTE: Final = "session.json"
-"""In the lab's folder: which process made the lab for its tests, and whether that succeeded."""
+"""In the lab's folder: which process made the lab for its tests, and why that failed if it did."""
+SESSION: Final = "pytest"
+"""By which a session is a user of the lab."""
 OWN_GATEWAY: Final = "test"
 """Gateways of single processes are `test-PID`, and `test-PID-2` … with other settings."""
 Keep = Literal["never", "failed", "always"]
@@ -48,6 +49,7 @@ class SessionLab:
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
+        self.users = Users(wanted.name)
         self.pool: Pool | None = None
         self._lab: Lab | None = None
         self._failure: LabError | None = None
@@ -60,14 +62,15 @@ class SessionLab:
     def get(self, progress: Progress | None = None) -> Lab:
         """Return the lab: the one of that name if there is one, else one that is made now and belongs to the session.
 
-        The first process that asks makes it, the others wait for it. Raises what `Lab.up` raises, at once for everybody
+        The first process that asks makes it, the others wait for it, those of other sessions as well: the last one that uses
+        it removes it. Raises what `Lab.up` raises, at once for everybody
         who asks again: a lab that can't be made takes its minutes once.
         """
         if self._failure is not None:
             raise self._failure
         if self._lab is None:
             try:
-                with locked(f"session-{self.wanted.name}", what=f"the test session's lab {self.wanted.name}"):
+                with self.users.held():
                     self._lab = self._attach_or_make(progress or Silent())
             except LabError as error:
                 self._failure = error
@@ -82,24 +85,24 @@ class SessionLab:
 
     def _attach_or_make(self, progress: Progress) -> Lab:
         wanted = self.wanted
-        note = self._read()
-        if note.get("error"):
-            raise LabConflict(f"the session's lab {wanted.name} could not be made", cause=str(note["error"]))
-        with contextlib.suppress(LabNotFound):
-            find_driver(wanted.name, StateFolder(wanted.name))
-            return Lab.attach(wanted.name)
-        owner = lease.hold(wanted.name, pid=wanted.owner, seconds=wanted.seconds).holder
-        self._write(owner)
+        error = self._read().get("error")
+        if error and self.users.living():
+            raise LabConflict(f"the session's lab {wanted.name} could not be made", cause=str(error))
+        return self.users.attach_or_make(
+            SESSION, lambda: self._make_or_note(progress), pid=wanted.owner, seconds=wanted.seconds
+        )
+
+    def _make_or_note(self, progress: Progress) -> Lab:
+        self._write()
         try:
-            made = self._make(progress)
+            return self._make(progress)
         except EnvironmentUnfit:
             # Nothing was made; each worker may find out by itself, and skip.
-            self.remove()
+            self.users.remove()
             raise
         except LabError as error:
-            self._write(owner, error=str(error))
+            self._write(error=str(error))
             raise
-        return made
 
     def _make(self, progress: Progress) -> Lab:
         wanted = self.wanted
@@ -117,13 +120,11 @@ class SessionLab:
             found = json.loads(self._note.read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) and found.get("owner") == self._holder() else {}
+        return found if isinstance(found, dict) else {}
 
-    def _write(self, owner: str, **more: str) -> None:
+    def _write(self, **more: str) -> None:
+        owner = lease.mine(self.wanted.owner).holder
         StateFolder(self.wanted.name).write(self._note, json.dumps({"owner": owner, **more}))
-
-    def _holder(self) -> str:
-        return lease.mine(self.wanted.owner).holder
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -140,29 +141,27 @@ class SessionLab:
         self._gateways.clear()
 
     def finish(self, *, failed: bool) -> str:
-        """Remove the lab if this session made it and nobody wants to look at it; return what to tell the user.
+        """Remove the lab if a session made it, no other uses it, and nobody wants to look at it; return what to tell the user.
 
         Called by the owner when all workers are gone. *failed* says whether a test failed.
         """
-        if not self._read():
-            return ""
         name, keep = self.wanted.name, self.wanted.keep
-        if keep == "always" or (keep == "failed" and failed):
+        with self.users.held():
+            if not self.users.is_one(SESSION, self.wanted.owner):
+                return ""
+            if keep == "never" or (keep == "failed" and not failed):
+                try:
+                    self.users.leave(SESSION, pid=self.wanted.owner)
+                except LabError as error:
+                    return f"the lab {name} could not be removed: {error}"
+                return ""
+            self.users.forget()
             with contextlib.suppress(LabError):
                 lease.release(name, Lab.attach(name))
-            return (
-                f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
-                f"`lab down --name {name}` removes it"
-            )
-        try:
-            self.remove()
-        except LabError as error:
-            return f"the lab {name} could not be removed: {error}"
-        return ""
-
-    def remove(self) -> None:
-        """Remove the lab, whole or half-made."""
-        remove(self.wanted.name)
+        return (
+            f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
+            f"`lab down --name {name}` removes it"
+        )
 
     # -- gateways ------------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 from lab import events
 from lab.errors import LabError, LabUsageError
+from lab.faults import Fault, active, add, run_plan
 from lab.lab import Lab
 from lab.leaks import IGNORED, Leak, View, clean, compare, look
 from lab.machines import Gateway, Machine, Node
@@ -17,11 +20,10 @@ from lab.names import node_number
 from lab.testing.session import SessionLab, process_of
 from lab.timeline import timeline
 
-if TYPE_CHECKING:
-    from lab.faults import Fault
-
 PAUSE_SECONDS = 0.1
 """Between two looks at what is left: a look takes about as long."""
+PLAN_SECONDS = 60.0
+"""How long a plan that is told to stop may take to heal what it has inflicted; the test's end heals what is left."""
 REPORT_LINES = 200
 """How much of the timeline goes into a report; `lab export` has all of it."""
 
@@ -56,6 +58,11 @@ class Visit:
         self._before: dict[str, View] = {}
         self._machines: set[str] = set()
         self._faults: list[Fault] = []
+        self._over = threading.Event()
+        self._plans: list[threading.Event] = []
+        """Set when each has ended."""
+        self._known_faults: set[str] = set()
+        """Ids of those that were there before the test."""
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -89,6 +96,7 @@ class Visit:
         lab = self._lab()
         self.began = time.time()
         events.record(lab.name, "test.begin", test=self.test, nodes=self._names())
+        self._known_faults = {fault.id for fault in active(lab)}
         gateways = self._gateways()
         self._machines = {machine.name for machine in (*lab.nodes, *gateways)}
         self._ready([*self._nodes, *(gateways if self.exclusive else [])])
@@ -170,41 +178,83 @@ class Visit:
     def fault(
         self,
         name: str,
-        *nodes: Node | str,
+        *nodes: Machine | str,
         duration: float | None = None,
         seed: int | None = None,
         **options: Any,
     ) -> Fault:
         """Add the fault *name* to *nodes* (default: all of the test's); it is healed after the test at the latest.
 
-        Other nodes than the test's own are refused (LabUsageError): somebody else may be using them.
+        Other machines than the test's own nodes and gateways are refused (LabUsageError): somebody else may be using them.
         """
-        from lab.faults import add
-
-        own = {name: node for node in self.nodes for name in (node.name, node.short_name)}
+        own: dict[str, Machine] = {node.short_name: node for node in self.nodes}
+        own |= {machine.name: machine for machine in self._own()}
         chosen = [own.get(node if isinstance(node, str) else node.name) for node in nodes or self.nodes]
         if None in chosen:
             raise LabUsageError(
                 f"{self.test} can't add {name} to nodes that it has not leased",
-                cause=f"it has {', '.join(self._names())}",
+                cause=f"it has {', '.join(machine.name for machine in self._own())}",
                 remedy="@pytest.mark.lab(nodes=…), or the fixture `nodes`",
             )
         targets = [node for node in chosen if node is not None]
         self._faults.append(add(self._lab(), name, targets, duration=duration, seed=seed, **options))
         return self._faults[-1]
 
+    def plan(self, plan: Sequence[Mapping[str, Any]], seed: int = 0, *, deadline: float | None = None) -> list[Fault]:
+        """Run a fault plan on the test's nodes, which are all that it can mean, and return its faults once all have healed.
+
+        As `lab.faults.run_plan`. In a thread beside the test it ends with the test, and heals what it has inflicted.
+        """
+        ended = threading.Event()
+        self._plans.append(ended)
+        try:
+            return run_plan(
+                self._lab(),
+                plan,
+                seed,
+                deadline=deadline,
+                machines=self.nodes,
+                stop=self._over,
+                inflicted=self._faults.append,
+            )
+        finally:
+            ended.set()
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def heal(self) -> list[str]:
-        """Heal the test's faults, the last one first; return what could not be healed, in words."""
-        failed = []
-        for fault in reversed(self._faults):
+    def _heal(self) -> list[str]:
+        """Heal the faults on the test's machines that came with it, the last one first; return in words what it left.
+
+        Those of the fixture `fault` are healed for it. Others are a leak: they would be the next test's as well.
+        """
+        own = {fault.id for fault in self._faults}
+        left = []
+        for fault in reversed(self._new_faults()):
+            what = f"{', '.join(fault.nodes)}: fault {fault.name} {fault.id}"
+            if fault.id not in own:
+                left.append(what)
             try:
                 fault.heal()
             except LabError as error:
-                failed.append(f"{', '.join(self._names())}: fault {fault.name} can't be healed: {error}")
-        self._faults.clear()
-        return failed
+                left.append(f"{what} can't be healed: {error}")
+        return left
+
+    def _new_faults(self) -> list[Fault]:
+        mine = {machine.name for machine in self._own()}
+        return [each for each in active(self._lab()) if each.id not in self._known_faults and mine & set(each.nodes)]
+
+    def _own(self) -> list[Machine]:
+        """Return the machines that are the test's alone now."""
+        lent = [each for each in (self._gateway, *self._others) if each is not None]
+        return [*self._nodes, *(self._gateways() if self.exclusive else lent)]
+
+    def _heal_woken(self) -> None:
+        """Heal what could not be healed on a machine that was down, before anybody waits for a login there."""
+        if self._new_faults():
+            for machine in self._own():
+                with contextlib.suppress(LabError):
+                    machine.resume()
+            self._heal()
 
     def end(self, ignored: Sequence[str] = ()) -> list[str]:
         """Heal, and wait until nothing of the test is left; return what is left, in words.
@@ -212,13 +262,17 @@ class Visit:
         What is left is taken away as well as possible: the next test is not to fail for it.
         """
         lab = self._lab()
-        left = self.heal()
+        self._over.set()
+        for ended in self._plans:
+            ended.wait(PLAN_SECONDS)
+        left = self._heal()
         # First, since a gateway knows the hosts of every node that there is.
         left += self._new_machines()
         patterns = (*IGNORED, *ignored, *self.wish.leaks)
         deadline = time.monotonic() + self._leak_seconds
         while (leaks := self._look(patterns)) and time.monotonic() < deadline:
             time.sleep(PAUSE_SECONDS)
+        self._heal_woken()
         if leaks:
             clean([*self._nodes, *self._gateways()], leaks)
             left += [str(leak) for leak in leaks]
@@ -272,33 +326,3 @@ class Visit:
         lines = [str(entry) for entry in found]
         more = [f"({len(lines) - REPORT_LINES} lines before these)"] if len(lines) > REPORT_LINES else []
         return "\n".join([*more, *lines[-REPORT_LINES:]])
-
-
-class LeasedNodes(Sequence[Node]):
-    """The fixture `nodes`: the test's nodes as a sequence; called with a number, it leases that many more and returns them."""
-
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-
-    def __call__(self, count: int) -> list[Node]:
-        """Lease *count* nodes for the rest of the test."""
-        return self._visit.more(count)
-
-    @overload
-    def __getitem__(self, index: int) -> Node: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Node]: ...
-    def __getitem__(self, index: int | slice) -> Node | list[Node]:
-        return self._visit.nodes[index]
-
-    def __len__(self) -> int:
-        return len(self._visit.nodes)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(list(self._visit.nodes))
-
-    def __repr__(self) -> str:
-        return f"<nodes {', '.join(node.name for node in self._visit.nodes)}>"
-
-
-FaultMaker = Callable[..., "Fault"]

@@ -107,6 +107,11 @@ def open_for_ssh(node: Machine) -> bool:
     return knock(node).startswith("SSH-2.0")
 
 
+def greets(node: Machine) -> bool:
+    """Wait until the node's sshd greets: an sshd that reads its configuration anew doesn't for a moment."""
+    return bool(until("a greeting", lambda: open_for_ssh(node)))
+
+
 def inside(machine: Machine, code: str, timeout: float = 15) -> str:
     """Run Python on a machine by the engine, not through its network or its login; return what it prints."""
     for python in ("/opt/kernel/bin/python", "/opt/gateway/bin/python"):
@@ -195,6 +200,11 @@ def failure(lab: Lab, node: Node, command: str) -> str:
     """Run a command over SSH that may fail; return its stderr, empty when it succeeded."""
     done = run(lab, node, command)
     return "" if done.exit_status == 0 else " ".join(map(str, (done.stderr, done.exit_status, done.exit_signal)))
+
+
+def best(measure: Callable[[], float], tries: int = 3) -> float:
+    """Return the least of some measurements: what else the machine does can only make them larger."""
+    return min(measure() for _ in range(tries))
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -9,6 +9,7 @@ import asyncssh
 import pytest
 
 from lab import Lab, LabError, Node
+from lab.errors import FaultUnavailable
 from lab.faults import add
 from tests.integration.fault_lab import (
     broken,
@@ -68,6 +69,23 @@ async def test_sessions_outlive_their_listener(broken: Lab, node: Node, fault: s
     assert await asyncio.to_thread(until, "a greeting", lambda: open_for_ssh(node))
 
 
+async def test_a_session_is_not_taken_for_a_later_listener(broken: Lab, node: Node) -> None:
+    """A session that has outlived its listener is left alone by faults of the next one, and is a session to be killed."""
+    async with connected(broken, node) as connection:
+        await asyncio.to_thread(add(broken, "sshd-stopped", [node], duration=30).heal)
+        with add(broken, "max-sessions", [node], duration=30, sessions=0):
+            assert await asyncio.to_thread(login, broken, node, "true") == "ChannelOpenError"
+            assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
+        with add(broken, "sshd-hung", [node], duration=30):
+            assert knock(node) == "silence"
+            assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
+        with add(broken, "sshd-stopped", [node], duration=30):
+            assert knock(node) == "refused"
+            add(broken, "sessions-killed", [node])
+            with pytest.raises((asyncssh.Error, ConnectionError)):
+                await connection.run("echo alive", timeout=5)
+
+
 async def test_sessions_are_killed(broken: Lab, node: Node) -> None:
     """An open session ends, the next login works."""
     async with connected(broken, node) as connection:
@@ -123,6 +141,24 @@ def test_one_process_sees_another_time(broken: Lab, node: Node) -> None:
                 abs(float(login(broken, node, "date +%s")) - float(inside(node, "import time; print(time.time())"))) < 5
             )
         assert until("the way back", lambda: abs(offset(node)) < 5)
+
+
+def test_one_process_hangs(broken: Lab, node: Node) -> None:
+    """It stands still, others don't, and it goes on once healed."""
+    with ticking(node) as name:
+        with add(broken, "process-stopped", [node], duration=30, process=name):
+            assert until("a stop", lambda: offset(node) < -2)
+            assert login(broken, node, "echo alive") == "alive"
+        assert until("the way on", lambda: offset(node) > -1)
+
+
+def test_one_process_is_killed(broken: Lab, node: Node) -> None:
+    """By the name that one process alone has; nothing is left to heal."""
+    with ticking(node) as name:
+        assert not add(broken, "process-killed", [node], process=name).active
+        assert until("its end", lambda: node.exec(["pgrep", "-f", f"^/.* {name}$"]).exit_code == 1)
+        with pytest.raises(FaultUnavailable, match="0 processes match"):
+            add(broken, "process-killed", [node], process=name)
 
 
 def started(node: Node) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import asyncssh
@@ -13,7 +14,7 @@ from lab import EnvironmentUnfit, Lab, Node
 from lab.errors import FaultUnavailable
 from lab.faults import active, add, catalogue, heal
 from lab.probes import ProbeFailed, probe_ssh
-from tests.integration.fault_lab import SHORT, login_to, until
+from tests.integration.fault_lab import SHORT, best, connected, login_to, timed, until
 
 NAME = f"fltl{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 
@@ -128,6 +129,66 @@ async def test_there_is_no_sftp(local: Lab, openssh: Node) -> None:
     healed = asyncssh.connect("127.0.0.1", openssh.port, config=None, **options)
     async with healed as connection, connection.start_sftp_client() as sftp:
         assert await sftp.realpath(".") == openssh.inspect()["home"]
+
+
+async def test_sessions_are_killed_or_one_too_many(local: Lab, openssh: Node) -> None:
+    """A connection carries no second session, then its session ends; new logins get on, and a second session when healed."""
+    with add(local, "max-sessions", [openssh], duration=60, sessions=1):
+        async with logged_in(local, openssh) as connection, connection.create_process("cat") as first:
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.run("true", timeout=10)
+            first.stdin.write_eof()
+    async with logged_in(local, openssh) as connection, connection.create_process("cat") as first:
+        assert (await connection.run("echo in", check=True, timeout=10)).stdout == "in\n"
+        await asyncio.to_thread(add, local, "sessions-killed", [openssh])
+        with pytest.raises((asyncssh.Error, ConnectionError)):
+            await connection.run("true", timeout=10)
+        assert first.is_closing()
+    assert await asyncio.to_thread(works, local, openssh)
+
+
+async def test_forwarding_is_forbidden(local: Lab, openssh: Node) -> None:
+    """A forwarded connection doesn't open, and does once healed."""
+    with add(local, "forwarding-forbidden", [openssh], duration=60):
+        async with logged_in(local, openssh) as connection:
+            with pytest.raises(asyncssh.ChannelOpenError):
+                await connection.open_connection("127.0.0.1", openssh.port)
+    async with logged_in(local, openssh) as connection:
+        reader, writer = await connection.open_connection("127.0.0.1", openssh.port)
+        assert bytes(await asyncio.wait_for(reader.read(4), 5)) == b"SSH-"
+        writer.close()
+
+
+async def test_a_banner_is_shown(local: Lab, openssh: Node) -> None:
+    """sshd sends it before the login, and no more once healed."""
+    shown: list[str] = []
+
+    class Client(asyncssh.SSHClient):
+        def auth_banner_received(self, msg: str, lang: str) -> None:
+            shown.append(msg)
+
+    with add(local, "noisy-banner", [openssh], duration=60):
+        async with logged_in(local, openssh, client_factory=Client):
+            assert "Authorised use only" in shown.pop()
+    async with logged_in(local, openssh, client_factory=Client):
+        assert shown == []
+
+
+def test_a_shell_is_slow(local: Lab, openssh: Node) -> None:
+    """A command takes that much longer."""
+
+    def seconds() -> float:
+        return timed(lambda: login_to(local, openssh, "true", "127.0.0.1", openssh.port))
+
+    with add(local, "slow-shell", [openssh], duration=60, seconds=1.5):
+        slow = best(seconds)
+        assert slow >= 1.5
+    assert best(seconds) < slow
+
+
+def logged_in(lab: Lab, node: Node, **options: Any) -> AbstractAsyncContextManager[asyncssh.SSHClientConnection]:
+    """Log in at the node's port on this machine, with strict host keys."""
+    return connected(lab, node, "127.0.0.1", node.port, **options)
 
 
 def test_the_others_say_why_not(local: Lab, node: Node) -> None:

@@ -12,15 +12,16 @@ from lab import Lab, Node
 from lab.faults import add
 from tests.integration.fault_lab import (
     SHORT,
+    best,
     broken,
     connected,
     greeting,
+    greets,
     inside,
     knock,
     login,
     lookup,
     node,
-    open_for_ssh,
     other,
     run,
     seen_from,
@@ -46,15 +47,42 @@ def test_a_connect_meets_the_fault(broken: Lab, node: Node, fault: str, seen: st
     with add(broken, fault, [node], duration=30) as inflicted:
         assert inflicted.mechanism.startswith("iptables")
         assert knock(node) == seen
-    assert open_for_ssh(node)
+    assert greets(node)
 
 
 def test_a_fault_of_some_peers_leaves_others_alone(broken: Lab, node: Node, other: Node) -> None:
     """With `peers`, only these are met."""
     with add(broken, "refuse", [node], duration=30, peers="node2"):
         assert seen_from(other, node) == "refused"
-        assert open_for_ssh(node)
+        assert greets(node)
     assert seen_from(other, node) == "open"
+
+
+def test_a_gateway_s_own_port_is_met(broken: Lab, node: Node) -> None:
+    """Unless another one is named."""
+    gateway = broken.gateway
+    with add(broken, "refuse", [gateway], duration=30):
+        assert knock(gateway, 8888) == "refused"
+    assert knock(gateway, 8888) == "silence"  # it waits for a request
+
+
+@pytest.mark.parametrize("fault", ["refuse", "drop-new", "half-open"])
+def test_a_port_s_faults_go_with_a_proxy(broken: Lab, node: Node, fault: str) -> None:
+    """What another fault's proxy stands before is met at the port that the client has named."""
+    seen = {"refuse": "refused", "drop-new": "timeout", "half-open": "silence"}[fault]
+    with add(broken, "stall", [node], duration=60, bytes=1 << 20) as proxy:
+        assert "proxy" in proxy.mechanism
+        with add(broken, fault, [node], duration=60):
+            assert knock(node) == seen
+        assert greets(node)
+
+
+async def test_a_reset_goes_with_a_proxy(broken: Lab, node: Node) -> None:
+    """A connection that a proxy carries is reset as others are."""
+    with add(broken, "stall", [node], duration=60, bytes=1 << 20):
+        async with connected(broken, node) as connection:
+            with add(broken, "reset", [node], duration=30), pytest.raises((ConnectionError, asyncssh.Error)):
+                await connection.run("echo alive", timeout=5)
 
 
 @pytest.mark.parametrize(("way", "arrives"), [("in", True), ("out", False)])
@@ -103,28 +131,40 @@ def test_loss_is_about_as_much_as_was_asked_for(broken: Lab, node: Node) -> None
 def test_delay_is_measured(broken: Lab, node: Node) -> None:
     """The banner comes later by what was asked for."""
     with add(broken, "delay", [node], duration=30, milliseconds=500):
-        assert 0.5 <= greeting(node) < 1.5
-    assert greeting(node) < 0.5
+        assert 0.5 <= best(lambda: greeting(node)) < 1.5
+    assert best(lambda: greeting(node)) < 0.5
 
 
 def test_jitter_is_measured(broken: Lab, node: Node) -> None:
-    """Banners come late by times that differ by as much as was asked for, and not by more; the same seed, the same times."""
-    with add(broken, "delay", [node], duration=60, seed=1, milliseconds=500, jitter=400) as fault:
-        waits = [greeting(node) for _ in range(10)]
-        print(fault.mechanism, [round(wait, 2) for wait in waits])
-        assert min(waits) >= 0.1
-        assert max(waits) - min(waits) > 0.3  # ten of an even spread over 0.8 s
-    assert greeting(node) < 0.5
+    """Banners come late by times that differ by as much as was asked for, and not by more."""
+    with add(broken, "delay", [node], duration=60, seed=1, milliseconds=500, jitter=400):
+        waits = sorted(greeting(node) for _ in range(10))
+        assert waits[0] >= 0.1
+        assert waits[7] < 1.5  # two may have met a busy machine; 0.9 s and sshd's own time else
+        assert waits[7] - waits[0] > 0.3  # of an even spread over 0.8 s
+    assert best(lambda: greeting(node)) < 0.5
+
+
+def test_a_seed_gives_the_same_times_again(broken: Lab, node: Node) -> None:
+    """Where a proxy draws them: the kernel's are its own. Those of one seed are nearer to each other than those of two."""
+
+    def waits(seed: int) -> list[float]:
+        with add(broken, "delay", [node], duration=60, seed=seed, port=22, milliseconds=500, jitter=450) as fault:
+            assert "proxy" in fault.mechanism
+            return [greeting(node) for _ in range(4)]
+
+    first, again, other = waits(1), waits(1), waits(2)
+    assert apart(first, again) < apart(first, other)
 
 
 def test_two_delays_add_up_and_heal_one_by_one(broken: Lab, node: Node) -> None:
     """Two faults of one sort are passed one after the other, whichever heals first."""
     first = add(broken, "delay", [node], duration=30, milliseconds=700)
     with add(broken, "delay", [node], duration=30, milliseconds=500):
-        assert greeting(node) >= 1.2
+        assert best(lambda: greeting(node)) >= 1.2
         first.heal()
-        assert 0.5 <= greeting(node) < 1.2
-    assert greeting(node) < 0.5
+        assert 0.5 <= best(lambda: greeting(node)) < 1.2
+    assert best(lambda: greeting(node)) < 0.5
 
 
 @pytest.mark.parametrize(("way", "mechanism"), [("out", "tc tbf"), ("both", "userspace proxy behind nat REDIRECT")])
@@ -137,7 +177,7 @@ def test_bandwidth_is_measured(broken: Lab, node: Node, way: str, mechanism: str
     with add(broken, "bandwidth", [node], duration=30, kbit=1200, direction=way) as fault:
         assert fault.mechanism == mechanism
         assert timed(transfer) > 0.85  # 1.33 s, less the first burst
-    assert timed(transfer) < 0.85
+    assert best(lambda: timed(transfer)) < 0.85
 
 
 def test_a_stalled_connection_goes_on_when_healed(broken: Lab, node: Node) -> None:
@@ -158,8 +198,8 @@ def test_names_resolve_late(broken: Lab, other: Node) -> None:
     with add(broken, "slow-dns", [other], duration=30, milliseconds=400):
         address, seconds = lookup(other, "node1.lab.test")
         assert address == broken.node("node1").address
-        assert 0.4 <= seconds < 2
-    assert lookup(other, "node1.lab.test")[1] < 0.4
+        assert seconds >= 0.4
+    assert best(lambda: lookup(other, "node1.lab.test")[1]) < 0.4
 
 
 @pytest.mark.parametrize("where", ["node2", "gateway"])
@@ -177,6 +217,11 @@ def test_names_lead_elsewhere(broken: Lab, other: Node) -> None:
     with add(broken, "wrong-address", [other], duration=30, names="node1", address="192.0.2.7"):
         assert lookup(other, "node1.lab.test")[0] == "192.0.2.7"
     assert lookup(other, "node1.lab.test")[0] == broken.node("node1").address
+
+
+def apart(some: list[float], others: list[float]) -> float:
+    """Return the median distance of two lists' members: one slow moment of this machine doesn't count."""
+    return sorted(abs(one - other) for one, other in zip(some, others, strict=True))[len(some) // 2]
 
 
 def datagrams(node: Node, count: int) -> int:

@@ -69,26 +69,33 @@ async def test_sessions_are_exhausted(broken: Lab, node: Node) -> None:
 
 
 async def test_an_expired_host_certificate_is_refused(broken: Lab, node: Node) -> None:
-    """A client that trusts the authority doesn't go on with a host whose certificate was valid long ago."""
+    """A client that trusts the authority doesn't go on with a host whose certificate was valid long ago; healed, it does."""
     with add(broken, "certificate-expired", [node], duration=30, of="host") as fault:
         ca = node.exec(["cat", f"/run/lab-faults/{fault.id}/ca.pub"], user="root").check().stdout
-        trusted = asyncssh.import_known_hosts(f"@cert-authority {node.name} {ca}")
+        # It knows the key as well, but goes by the certificate where it is shown one.
+        known = f"@cert-authority {node.name} {ca}\n{node.name} {node.entry().host_key}\n"
+        trusted = asyncssh.import_known_hosts(known)
         with pytest.raises(asyncssh.HostKeyNotVerifiable, match="expired"):
             async with connected(broken, node, known_hosts=trusted):
                 pass
         assert await asyncio.to_thread(login, broken, node, "echo in") == "in"  # who knows the key itself may go on
+    async with connected(broken, node, known_hosts=trusted) as connection:
+        assert (await connection.run("echo in", timeout=5)).stdout == "in\n"
 
 
 async def test_an_expired_user_certificate_is_denied(broken: Lab, node: Node) -> None:
-    """sshd wants a certificate of an authority; the one that it gave the user was valid long ago, and the log says so."""
+    """sshd wants a certificate of an authority; the user's was valid long ago, and the log says so; healed, the key counts."""
     with add(broken, "certificate-expired", [node], duration=30, of="user") as fault:
         path = f"/run/lab-faults/{fault.id}/user-cert.pub"
         certificate = asyncssh.import_certificate(node.exec(["cat", path], user="root").check().stdout)
         key = asyncssh.read_private_key(broken.folder.identity)
+        shown = [(key, certificate), key]
         with pytest.raises(asyncssh.PermissionDenied):
-            async with connected(broken, node, client_keys=[(key, certificate)]):
+            async with connected(broken, node, client_keys=shown):
                 pass
         assert await asyncio.to_thread(until, "the reason in the log", lambda: "expired" in node.read_logs(50))
+    async with connected(broken, node, client_keys=shown) as connection:
+        assert (await connection.run("echo in", timeout=5)).stdout == "in\n"
 
 
 async def test_forwarding_is_forbidden(broken: Lab, node: Node) -> None:

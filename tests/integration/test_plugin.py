@@ -12,6 +12,7 @@ import pytest
 from lab import Lab, events
 from lab.containers.engine import connect
 from lab.errors import EnvironmentUnfit
+from lab.faults import active
 from lab.state import cache_root, state_root
 
 pytest_plugins = ["pytester"]
@@ -45,9 +46,10 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: p
     monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
     for name in ("LAB_NAME", "LAB_NODES", "LAB_DRIVER"):
         monkeypatch.delenv(name, raising=False)
-    pytester.makeini("[pytest]\nlab_leak_seconds = 1\nasyncio_default_fixture_loop_scope = function\n")
 
-    def run(code: str, *options: str) -> pytest.RunResult:
+    def run(code: str, *options: str, leak_seconds: float = 10) -> pytest.RunResult:
+        settings = f"lab_leak_seconds = {leak_seconds:g}\nasyncio_default_fixture_loop_scope = function\n"
+        pytester.makeini(f"[pytest]\n{settings}")
         pytester.makepyfile(textwrap.dedent(code))
         if not any(option.startswith("--lab") for option in options):
             options = (*options, "--lab", request.getfixturevalue("own").name)
@@ -139,7 +141,8 @@ LEAKS = {
 def test_what_a_test_leaves_behind_fails_it_by_name(suite: Suite, kind: str) -> None:
     """Each kind of thing that is left is named with its machine, and the test after it is not blamed for it."""
     deed, named = LEAKS[kind]
-    result = suite(f"""
+    result = suite(
+        f"""
         import subprocess
         import httpx
         import pytest
@@ -166,7 +169,9 @@ def test_what_a_test_leaves_behind_fails_it_by_name(suite: Suite, kind: str) -> 
         @pytest.mark.lab(nodes=2)
         def test_is_not_blamed(nodes, gateway):
             assert all(node.state == "running" for node in nodes)
-        """)
+        """,
+        leak_seconds=1,
+    )
     # Its own part passed; what it left is a failure of this test, and no error of a fixture.
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["FAILED *::test_leaves_it*"])
@@ -291,7 +296,8 @@ def test_alone_is_alone(suite: Suite, own: Lab) -> None:
 
 def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) -> None:
     """Kernelspecs that a test adds, and gateways with other settings, use the test's nodes; the same settings are one gateway."""
-    suite("""
+    suite(
+        """
         import httpx
         import pytest
         from lab.stats import measure
@@ -318,7 +324,9 @@ def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) 
         @pytest.mark.lab(nodes=1)
         def test_a_leak_there_is_named(gateway_with):
             start(gateway_with(env={"EG_LOAD_BALANCING_ALGORITHM": "least-connection"}), "python_distributed")
-        """).assert_outcomes(passed=3, failed=1)
+        """,
+        leak_seconds=1,
+    ).assert_outcomes(passed=3, failed=1)
     assert [gateway.name for gateway in own.gateways] == ["gateway"]
 
 
@@ -369,6 +377,97 @@ def test_a_fault_is_healed_and_told(suite: Suite, own: Lab) -> None:
     assert kinds.count("fault.added") == kinds.count("fault.healed") == 2
 
 
+FAULTS_LEFT = {
+    "key-removed": ("add(lab, 'key-removed', [nodes[0]])", "node1.lab.test: fault key-removed *"),
+    "on a paused node": (
+        "add(lab, 'account-locked', [nodes[0]]); nodes[0].pause()",
+        "*fault account-locked * can't be healed: *it is paused*",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS_LEFT)
+def test_a_fault_that_is_left_is_named_and_healed(suite: Suite, own: Lab, what: str) -> None:
+    """A fault that no fixture heals fails its test; it is healed, so that the node takes logins in the next test."""
+    deed, named = FAULTS_LEFT[what]
+    result = suite(
+        f"""
+        import subprocess
+        import pytest
+        from lab.faults import active, add
+
+        @pytest.mark.lab(nodes=2)
+        def test_leaves_it(nodes, lab):
+            {deed}
+
+        @pytest.mark.lab(nodes=2)
+        def test_is_not_blamed(nodes, lab):
+            assert active(lab) == []
+            subprocess.run(["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", nodes[0].name, "true"], check=True)
+        """,
+        leak_seconds=1,
+    )
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*left behind: *", f"*{named}"] if "*" not in named[:1] else [f"*left behind: {named}"]
+    )
+    assert {node.state for node in own.nodes} == {"running"}
+
+
+def test_what_lives_on_through_a_proxy_is_no_leak(suite: Suite, own: Lab) -> None:
+    """A gateway's connection that was opened through a fault's proxy lives on when the fault heals, and is no test's leak."""
+    suite("""
+        import httpx
+        import pytest
+
+        @pytest.mark.lab(nodes=1)
+        def test_a_kernel_behind_a_delay(nodes, gateway, fault):
+            with fault("bandwidth", nodes[0], direction="both", kbit=50_000) as inflicted:
+                assert "proxy" in inflicted.mechanism
+                answer = httpx.post(f"{gateway.url}/api/kernels", json={"name": "python_distributed"}, timeout=60)
+                kernel = answer.raise_for_status().json()["id"]
+            httpx.delete(f"{gateway.url}/api/kernels/{kernel}", timeout=60).raise_for_status()
+            assert "proxy.py" in nodes[0].exec(["ps", "ax"]).stdout
+
+        @pytest.mark.lab(nodes=2)
+        def test_the_next_one(nodes, gateway):
+            pass
+        """).assert_outcomes(passed=2)
+
+
+def test_a_plan_and_the_gateway_s_faults(suite: Suite, own: Lab) -> None:
+    """`fault.plan` means the test's own nodes alone, and ends with the test; `fault` can hit the test's own gateway."""
+    suite("""
+        import threading
+        import pytest
+        from lab.errors import LabUsageError
+        from lab.faults import active
+
+        @pytest.mark.lab(nodes=1)
+        def test_plan(nodes, fault, lab):
+            [found] = fault.plan([{"fault": "refuse", "nodes": "all", "for": 0.5}])
+            assert found.nodes == (nodes[0].name,)
+            other = next(node for node in lab.nodes if node.name != nodes[0].name)
+            with pytest.raises(LabUsageError, match="nodes can't be"):
+                fault.plan([{"fault": "refuse", "nodes": [other.name], "for": 1}])
+
+        @pytest.mark.lab(nodes=1)
+        def test_plan_beside_the_test(nodes, fault, lab):
+            steps = [{"fault": "drop-new", "nodes": "all", "for": 60}, {"at": 50, "fault": "pause", "nodes": "all", "for": 9}]
+            threading.Thread(target=fault.plan, args=(steps,), daemon=True).start()
+            while not active(lab):
+                pass
+
+        @pytest.mark.lab(nodes=1)
+        def test_gateway(nodes, gateway, fault, lab):
+            with fault("name-missing", gateway) as found:
+                assert found.nodes == (gateway.name,)
+            with pytest.raises(LabUsageError, match="has not leased"):
+                fault("name-missing", lab.gateway)
+        """).assert_outcomes(passed=3)
+    assert active(own) == []
+
+
 def test_no_lab_no_tests(suite: Suite) -> None:
     """`--lab none` skips what needs a lab and runs the rest."""
     result = suite(
@@ -388,6 +487,32 @@ def test_no_lab_no_tests(suite: Suite) -> None:
         "--lab=none",
     )
     result.assert_outcomes(passed=1, skipped=2)
+
+
+def test_tests_that_don_t_run_need_no_lab(suite: Suite) -> None:
+    """Marks that keep a test from running, and --setup-plan, are looked at before a lab is made."""
+    code = """
+        import pytest
+
+        @pytest.mark.lab
+        @pytest.mark.skip(reason="not now")
+        def test_skip(nodes):
+            raise AssertionError
+
+        @pytest.mark.lab
+        @pytest.mark.skipif("True", reason="not here")
+        def test_skipif(nodes):
+            raise AssertionError
+
+        @pytest.mark.xfail(run=False)
+        def test_xfail(lab):
+            raise AssertionError
+        """
+    name = f"{NAME}-none"
+    suite(code, f"--lab={name}").assert_outcomes(skipped=2, xfailed=1)
+    suite(code.replace("skip", "other").replace("xfail", "other"), f"--lab={name}", "--setup-plan")
+    assert not (Path(STATE) / "eg_distributed_lab" / name).exists()
+    assert not [event for event in events.read(name) if event["kind"] != "lab.down"]
 
 
 def test_a_suite_s_own_fixtures_stay_its_own(suite: Suite, own: Lab, pytester: pytest.Pytester) -> None:

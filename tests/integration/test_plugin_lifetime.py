@@ -1,5 +1,6 @@
 """Whose a test session's lab is: made once, kept on demand, and gone when its owner is, however that ends."""
 
+import contextlib
 import os
 import re
 import signal
@@ -14,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from lab import Lab
+from lab import Lab, lease
 from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit, LabNotFound
+from lab.errors import EnvironmentUnfit, LabNotFound, LabNotReady
 from lab.names import LABEL
 from lab.state import StateFolder
 from lab.testcontainers import SSHCluster
@@ -237,7 +238,7 @@ def test_a_killed_owner_s_lab_is_gone_within_its_lease(
         assert things(engine, name)
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-        wait_for(lambda: not things(engine, name), LEASE_SECONDS)
+        wait_for(lambda: not things(engine, name), LEASE_SECONDS + 20)
         wait_for(lambda: not StateFolder(name).path.exists(), 10)
     finally:
         # Workers that sleep on are ours to end.
@@ -261,7 +262,6 @@ def wait_for(condition: Any, seconds: float) -> None:
 
 def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: str, tmp_path: Path) -> None:
     """Owner and keeper are killed together: the machines end by their own clock when the lease is over."""
-    from lab import lease
     from lab.local.processes import Process
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
@@ -312,6 +312,83 @@ def test_a_shared_cluster_is_left_alone(engine: Any, name: str) -> None:
         assert asked == [name, name]
     # What Ryuk looks for is on none of it.
     assert not any("org.testcontainers" in label for label in _labels(engine))
+
+
+SHARED_CLUSTER = """
+import sys
+from lab.testcontainers import SSHCluster
+
+with SSHCluster(nodes=1, name=sys.argv[1], driver="local"):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_shared_cluster_is_made_once_and_goes_with_its_last_user(name: str) -> None:
+    """Of two processes that start at once one makes the lab and the other waits; the maker's end takes it from nobody."""
+    argv = [sys.executable, "-c", SHARED_CLUSTER, name]
+    with contextlib.ExitStack() as stack:
+        users = {}
+        for _ in range(2):
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.callback(process.kill)
+            users[process.pid] = process
+        for process in users.values():
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+        held = lease.read(name)
+        assert held is not None
+        users.pop(held.pid).communicate(timeout=60)
+        [last] = users.values()
+        assert [node.state for node in Lab.attach(name).nodes] == ["running"]
+        handed = lease.read(name)
+        assert (handed is not None and handed.pid) == last.pid
+        last.communicate(timeout=60)
+    assert not StateFolder(name).path.exists()
+
+
+def test_two_sessions_share_a_lab_until_the_last_one_ends(name: str, tmp_path: Path) -> None:
+    """The session that made the lab of a name leaves it to the other, which removes it."""
+    code = """
+        import pathlib, time
+        import pytest
+
+        @pytest.mark.lab(nodes=1)
+        def test_waits(nodes):
+            pathlib.Path("started").touch()
+            deadline = time.monotonic() + 120
+            while not pathlib.Path("go").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert nodes[0].state == "running"
+    """
+    folders = [tmp_path / "first", tmp_path / "second"]
+    with contextlib.ExitStack() as stack:
+        sessions = []
+        for folder in folders:
+            folder.mkdir()
+            sessions.append(run(folder, code, name, "--lab-driver=local", "--lab-nodes=2"))
+            stack.callback(sessions[-1].kill)
+            wait_for((folder / "started").exists, 120)
+        for folder, session in zip(folders, sessions, strict=True):
+            (folder / "go").touch()
+            output = session.communicate(timeout=120)[0]
+            assert "1 passed" in output, output
+            assert StateFolder(name).path.exists() is (folder is folders[0])
+
+
+def test_a_node_that_is_not_what_is_waited_for_shows_its_last_lines(name: str) -> None:
+    """A strategy's time-out names the node and has its log; nothing is left of the cluster."""
+
+    class Never:
+        def wait_until_ready(self, container: Any) -> None:
+            raise TimeoutError("nothing came")
+
+    cluster = SSHCluster(nodes=1, name=name, driver="local").waiting_for(Never())
+    with pytest.raises(LabNotReady, match=r"node1.*Never waits for: nothing came") as caught, cluster:
+        pass
+    assert caught.value.logs
+    assert not StateFolder(name).path.exists()
 
 
 def _labels(engine: Any) -> set[str]:

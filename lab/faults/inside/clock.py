@@ -7,6 +7,7 @@ write other processes' memory; knows x86-64. A process that makes the bare syste
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -79,34 +80,48 @@ def find(pattern: str) -> int:
 
 
 def stopped(pid: int, spans: list[tuple[int, int]]) -> None:
-    """Stop the process at a moment when none of its threads is in the code that is to be changed."""
+    """Stop the process at a moment when none of its threads is in the code that is to be changed, or exit with the reason."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         os.kill(pid, signal.SIGSTOP)
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        while any(stat(int(t.name))[0] not in "Tt" for t in tasks) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        places = [(task / "syscall").read_text().split()[-1] for task in tasks]
-        if not any(p.startswith("0x") and any(a <= int(p, 16) < b for a, b in spans) for p in places):
-            return
+        try:
+            if out_of(pid, spans, deadline):
+                return
+        except FileNotFoundError:
+            continue  # a thread has ended since it was listed
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.003)
-    os.kill(pid, signal.SIGCONT)
-    sys.exit(f"process {pid} was never out of the clock's code")
+    sys.exit(f"process {pid} did not stop, or was never out of the clock's code")
 
 
-def patch(pid: int, pieces: list[tuple[int, bytes]]) -> None:
-    """Write *pieces* into the process's memory between two of its instructions."""
-    was = stat(pid)[0]
-    stopped(pid, [(address, address + len(piece)) for address, piece in pieces])
+def out_of(pid: int, spans: list[tuple[int, int]], deadline: float) -> bool:
+    """Wait until all threads of a process stand still; return whether none is in *spans*, and all stand."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    while any(thread_state(task) not in "Tt" for task in tasks):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.001)
+    places = [(task / "syscall").read_text().split()[-1] for task in tasks]
+    return not any(p.startswith("0x") and any(a <= int(p, 16) < b for a, b in spans) for p in places)
+
+
+def thread_state(task: Path) -> str:
+    """Return a thread's state."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def patch(pid: int, pieces: list[tuple[int, bytes]], was: str) -> None:
+    """Write *pieces* into the process's memory between two of its instructions; it runs on unless it *was* stopped."""
     try:
+        stopped(pid, [(address, address + len(piece)) for address, piece in pieces])
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             for address, piece in pieces:
                 memory.seek(address)
                 memory.write(piece)
     finally:
         if was not in "Tt":
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def jump(note: str, offset: int, pattern: str) -> None:
@@ -134,8 +149,9 @@ def jump(note: str, offset: int, pattern: str) -> None:
         new.append((begin + address, piece))
     if not new:
         sys.exit("the kernel's vDSO tells no time")
-    Path(note).write_text(json.dumps({"pid": pid, "started": stat(pid)[2], "old": old}))
-    patch(pid, new)
+    was, _, started = stat(pid)
+    Path(note).write_text(json.dumps({"pid": pid, "started": started, "was": was, "old": old}))
+    patch(pid, new, was)
 
 
 def back(note: str) -> None:
@@ -145,8 +161,9 @@ def back(note: str) -> None:
     told = json.loads(Path(note).read_text())
     try:
         if stat(told["pid"])[2] == told["started"]:
-            patch(told["pid"], [(address, bytes.fromhex(text)) for address, text in told["old"]])
-    except FileNotFoundError:
+            # As it was before the jump: who was killed in the middle of that has left it stopped.
+            patch(told["pid"], [(address, bytes.fromhex(text)) for address, text in told["old"]], told["was"])
+    except (FileNotFoundError, ProcessLookupError):
         return
 
 

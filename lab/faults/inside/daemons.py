@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from lab.faults.inside.steps import StepFailed, run, stat, write
+from lab.faults.inside.steps import SECONDS, StepFailed, run, stat, write
 
 LEVELS = 16
 OURS = 1 << 30
@@ -40,7 +41,7 @@ def spawn(folder: str, name: str, *argv: str) -> None:
     )
     os.close(writer)
     with os.fdopen(reader) as pipe:  # ends with the first line or with the child
-        line = pipe.readline().strip()
+        line = pipe.readline().strip() if select.select([pipe], [], [], SECONDS)[0] else ""
     if not line.startswith("ready"):
         child.kill()
         raise StepFailed(f"{name}: {line or Path(folder, f'{name}.log').read_text()[-300:].strip() or 'it ended'}")

@@ -35,6 +35,7 @@ from lab.faults.inside.files import (
 from lab.faults.inside.places import fill, mount, populate, unchain, unmount
 from lab.faults.inside.sshd import descriptors, descriptors_back, down, hup, knows, send, up
 from lab.faults.inside.steps import StepFailed, need, remove, run, tolerate, write
+from lab.faults.inside.victims import continue_named, kill_named, stop_named
 
 VERBS: dict[str, Callable[..., None]] = {
     "@write": write,
@@ -62,6 +63,9 @@ VERBS: dict[str, Callable[..., None]] = {
     "@redirect": redirect,
     "@dismiss": dismiss,
     "@end": end,
+    "@kill-named": kill_named,
+    "@stop-named": stop_named,
+    "@continue-named": continue_named,
     "@need": need,
     "@tolerate": tolerate,
 }

@@ -14,14 +14,35 @@ from lab.faults.inside.steps import SECONDS, StepFailed, pids, run, stat, write
 
 
 def sshd(facts: dict[str, Any]) -> int:
-    """Return the pid of the listening sshd: the one whose parent is none; in a local lab, below the node's own process."""
-    names = {pid: found for pid in pids() if (found := stat(pid))}
-    members = below(int(facts["root"]), names) if "root" in facts else set(names)
-    for pid in sorted(members):
-        name, state, parent, _ = names.get(pid, ("", "", 0, 0))
-        if name == "sshd" and state not in "ZX" and names.get(parent, ("",))[0] != "sshd":
+    """Return the pid of the listening sshd.
+
+    Sessions may have its name (before OpenSSH 9.8), and no sshd as their parent once they have outlived an earlier listener:
+    what tells them apart is that a session calls itself `sshd: USER…`, and a listener keeps its command line or says so.
+    """
+    names = servers(facts)
+    for pid, (name, state, parent, _) in sorted(names.items()):
+        if name == "sshd" and state not in "ZX" and names.get(parent, ("",))[0] != "sshd" and is_listener(title(pid)):
             return pid
     raise StepFailed("no sshd runs here")
+
+
+def servers(facts: dict[str, Any]) -> dict[int, tuple[str, str, int, int]]:
+    """Return what `stat` says of all sshd processes, listener and sessions; in a local lab, of those below the node's own."""
+    names = {pid: found for pid in pids() if (found := stat(pid))}
+    members = below(int(facts["root"]), names) if "root" in facts else set(names)
+    return {pid: names[pid] for pid in members if names.get(pid, ("",))[0].startswith("sshd")}
+
+
+def title(pid: int) -> str:
+    """Return what a process shows as its command line, empty if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def is_listener(shown: str) -> bool:
+    """Say whether what an sshd shows as its command line is a listener's; before OpenSSH 8.2 that is its argv."""
+    return "[listener]" in shown or not shown.startswith("sshd:")
 
 
 def below(root: int, names: dict[int, tuple[str, str, int, int]]) -> set[int]:
@@ -33,10 +54,11 @@ def below(root: int, names: dict[int, tuple[str, str, int, int]]) -> set[int]:
 
 
 def sessions(facts: dict[str, Any]) -> list[int]:
-    """Return the processes that serve logins: descendants of the main sshd that are sshd themselves."""
-    main = sshd(facts)
-    names = {pid: found for pid in pids() if (found := stat(pid)) and found[0].startswith("sshd")}
-    return sorted(below(main, names) - {main})
+    """Return the processes that serve logins, those of an earlier listener as well."""
+    main = 0
+    with contextlib.suppress(StepFailed):  # sessions live on without one
+        main = sshd(facts)
+    return sorted(set(servers(facts)) - {main})
 
 
 def send(which: str, name: str, *, facts: dict[str, Any]) -> None:

@@ -174,6 +174,17 @@ def test_the_documented_errors_are_the_ones_that_there_are() -> None:
     assert error_table.main(["--check", str(DOCS / "lab-errors.md")]) == 0
 
 
+@pytest.mark.parametrize(("profile", "told"), [("hostil", "did you mean hostile"), ("refuse", "no fault of logins")])
+def test_a_wrong_profile_is_found_before_a_lab_is_made(
+    profile: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A typing error, or a fault of another group, costs no minutes; also where nothing would be changed."""
+    for more in ([], ["--dry-run"]):
+        code, _, err = run(["up", "--name", "wrong-profile", "--profile", profile, *more], capsys)
+        assert (code, told in err) == (2, True), err
+    assert not StateFolder("wrong-profile").path.exists()
+
+
 def test_an_unknown_driver_is_a_usage_error() -> None:
     """The names of the drivers are closed."""
     with pytest.raises(LabUsageError):

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from lab.leaks import View, compare
+from lab.leaks import Leak, View, clean, compare
+from lab.machines import Machine
 from lab.snapshots import Process, Snapshot, _port, _processes, _rules
 
 SSHD = Process(7, "root", "/sbin/docker-init")
@@ -47,6 +50,7 @@ def test_nothing_new_is_no_leak() -> None:
         (replace(CLEAN, ports={}), "node1: port tcp 0.0.0.0:22 (sshd) is gone"),
         (replace(CLEAN, files=CLEAN.files | {"/tmp/d", "/tmp/d/e", "/tmp/d/e/f"}), "node1: file /tmp/d"),
         (replace(CLEAN, guarded={"/etc/passwd": "2"}), "node1: file /etc/passwd is changed"),
+        (replace(CLEAN, mounts=frozenset({"/home/lab"})), "node1: mount /home/lab"),
         (replace(CLEAN, rules=("filter -A INPUT -j DROP",)), "node1: rule filter -A INPUT -j DROP"),
         (replace(CLEAN, connections={"10.0.0.2": 3}), "node1: connection SSH from 10.0.0.2: 3, not 1"),
         (
@@ -68,6 +72,27 @@ def test_a_gateway_keeps_its_one_connection() -> None:
     # Two gateways of a local lab are at one address.
     both = ["127.0.0.1", "127.0.0.1"]
     assert left(replace(CLEAN, connections={"10.0.0.2": 1, "127.0.0.1": 2}), gateways=both) == []
+
+
+def test_what_lives_on_through_a_fault_s_proxy_is_no_leak() -> None:
+    """A gateway's connection that a proxy carries stays when the fault heals, and the proxy with it; a second one doesn't."""
+    proxy = Process(9, "root", "/usr/bin/python3.11 -I /run/lab-faults/ab12cd34/proxy.py /run/lab-faults/x.json 7")
+    carried = replace(CLEAN, processes=(SSHD, proxy), connections={"10.0.0.2": 1, "127.0.0.1": 1})
+    assert left(carried, gateways=["10.0.0.9"]) == []
+    [leak] = left(replace(carried, connections={"127.0.0.1": 2}), gateways=["10.0.0.9"])
+    assert leak == "node1: connection SSH from 127.0.0.1: 2, not 1"
+    [leak] = left(replace(carried, processes=(SSHD,)), gateways=["10.0.0.9"])
+    assert leak == "node1: connection SSH from 127.0.0.1: 1, not 0"
+
+
+def test_what_a_fault_has_put_aside_is_never_removed() -> None:
+    """The fault that put it there may still be to be healed: then it puts it back."""
+    told: list[tuple[str, ...]] = []
+    node = SimpleNamespace(name="node1", exec=lambda argv, user: told.append(tuple(argv)))
+    kept = "/home/lab/.ssh/authorized_keys.lab-fault-ab12cd34"
+    leaks = [Leak("node1", "file", path, ("rm", "-rf", "--", path)) for path in (kept, "/tmp/mine")]
+    clean([cast("Machine", node)], leaks)
+    assert told == [("rm", "-rf", "--", "/tmp/mine")]
 
 
 def test_a_gateway_s_kernels_and_states_are_named() -> None:

@@ -62,7 +62,7 @@ def test_labels_that_no_lab_wrote_tell_nothing(labels: dict[str, str]) -> None:
 
 def test_a_term_that_has_passed_is_over() -> None:
     """A granted lease ends by the clock, and the lab is removed without anybody's doing."""
-    assert not lease.grant("mine", 0.5).is_over()
+    assert not lease.grant("mine", 3).is_over()
     guard = Process(*lease._read("mine")["keeper"])
     wait_until_gone(guard)
     assert not StateFolder("mine").path.exists()

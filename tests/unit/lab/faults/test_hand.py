@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from lab.faults.inside import HAND, bundle, files, hand, source
+from lab.faults.inside import HAND, bundle, files, hand, source, victims
 from lab.faults.inside.clock import code
-from lab.faults.inside.steps import StepFailed
+from lab.faults.inside.steps import StepFailed, stat
 
 
 def test_blocks_of_several_faults_share_a_file(tmp_path: Path) -> None:
@@ -75,6 +76,38 @@ def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
         files.comment(str(path), "mark", "Nothing")
     files.uncomment(str(path), "mark")
     assert path.read_text() == text
+
+
+def test_one_process_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    """The one that a part of its command line names; more than one, none, or the one that looks for it is refused."""
+    name = f"victim-{tmp_path.name}"
+    with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as process:
+        try:
+            victims.stop_named(str(tmp_path), name)
+            assert becomes(process.pid, "Tt")
+            with pytest.raises(StepFailed, match="does not run"):
+                victims.stop_named(str(tmp_path), str(process.pid))
+            victims.continue_named(str(tmp_path))
+            victims.continue_named(str(tmp_path))
+            assert becomes(process.pid, "RS")
+            with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as second:
+                with pytest.raises(StepFailed, match="2 processes match"):
+                    victims.kill_named(name, "KILL")
+                second.kill()
+            victims.kill_named(name, "TERM")
+            assert process.wait(20) == -15
+        finally:
+            process.kill()
+    with pytest.raises(StepFailed, match="0 processes match"):
+        victims.named(name)
+
+
+def becomes(pid: int, states: str) -> bool:
+    """Say whether the kernel's letter for a process is one of *states* before long."""
+    deadline = time.monotonic() + 20
+    while (found := stat(pid)) and found[1] not in states and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found is not None and found[1] in states
 
 
 def test_an_undo_goes_on_behind_a_failure(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from lab.errors import FaultUnavailable, LabConflict, LabUsageError
-from lab.faults import active, add, heal, reach
-from lab.faults.record import Notes
+from lab.errors import FaultUnavailable, LabConflict, LabError, LabNotReady, LabUsageError
+from lab.faults import active, add, heal, reach, watchdog
+from lab.faults.record import Notes, due
 from tests.unit.lab.faults.machines import Reached, lab
 
 
@@ -70,6 +70,45 @@ def test_the_note_is_written_before_anything_is_done(reached: Reached, monkeypat
     fault = add(found, "refuse", found.nodes[:1])
     assert seen[0].id == fault.id
     assert seen[0].undo["node1.lab.test"][0] == ["@unchain", "filter", f"LAB-unit-{fault.id}"]
+
+
+@pytest.mark.parametrize("state", ["paused", "stopped"])
+def test_a_machine_that_is_down_can_t_be_given_a_fault(reached: Reached, state: str) -> None:
+    """The error says so, nothing is noted, and what it was to have done elsewhere is undone; a reboot needs no answer."""
+    found = lab()
+    found.nodes[1].state = state  # type: ignore[misc, assignment]
+    with pytest.raises(LabNotReady, match=f"node2.lab.test.*it is {state}"):
+        add(found, "refuse", found.nodes)
+    assert active(found) == []
+    assert reached.said("node2.lab.test", "undo") == []
+    add(found, "reboot", found.nodes[1:])
+
+
+def test_what_failed_first_is_the_error_that_is_told(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be undone then either is left to the watchdog, which finds it half inflicted, whoever owns it."""
+    found = lab()
+
+    def carry_out(machine: object, steps: object, *, undoing: bool = False, elevated: bool = False) -> None:
+        raise LabError("it can't be undone" if undoing else "it can't be done")
+
+    monkeypatch.setattr(reach, "carry_out", carry_out)
+    with pytest.raises(LabError, match="it can't be done"):
+        add(found, "refuse", found.nodes[:1], owner="lab")
+    [note] = Notes(found.folder.path).read()
+    assert due(note, 0, True) == "half inflicted"
+
+
+def test_without_a_watchdog_nothing_is_inflicted(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would heal it if its adder died."""
+    found = lab()
+
+    def start(name: str, folder: object) -> None:
+        raise LabError("no watchdog")
+
+    monkeypatch.setattr(watchdog, "start", start)
+    with pytest.raises(LabError, match="no watchdog"):
+        add(found, "refuse", found.nodes[:1])
+    assert (reached.told, Notes(found.folder.path).read()) == ([], [])
 
 
 def test_all_are_healed_the_latest_first(reached: Reached) -> None:

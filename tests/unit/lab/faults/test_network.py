@@ -3,9 +3,9 @@
 import pytest
 
 from lab.errors import LabUsageError
-from lab.faults import kind
+from lab.faults import add, kind
 from lab.faults.model import Moves
-from tests.unit.lab.faults.machines import context
+from tests.unit.lab.faults.machines import Reached, context, lab
 
 
 def moves(fault: str, **options: object) -> Moves:
@@ -32,6 +32,19 @@ def test_peers_are_the_only_ones_met() -> None:
     """One rule for each, by its address."""
     rules = [step for step in moves("refuse", peers="node2,gateway").apply if step[5] == "-A"]
     assert [rule[7:9] for rule in rules] == [("-s", "10.0.0.12"), ("-s", "10.0.0.2")]
+
+
+def test_a_port_fault_is_at_the_machine_s_own_port(reached: Reached) -> None:
+    """A node's is sshd's, a gateway's is where it serves; a port that is given counts on both."""
+    found = lab()
+    for machine, given, port in (
+        (found.nodes[0], 0, "22"),
+        (found.gateways[0], 0, "8888"),
+        (found.gateways[0], 99, "99"),
+    ):
+        add(found, "refuse", [machine], port=given)
+        rule = next(step for step in reversed(reached.said(machine.name, "apply")) if "--ctorigdstport" in step)
+        assert rule[rule.index("--ctorigdstport") + 1] == port
 
 
 def test_groups_part_who_is_not_together() -> None:

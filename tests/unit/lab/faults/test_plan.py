@@ -52,7 +52,7 @@ def test_a_resolved_plan_is_a_plan() -> None:
         ({"fault": "refuse", "nodes": {"random": 9}, "for": 1}, "1 to 5"),
         ({"fault": "refuse", "nodes": [], "for": 1}, "nodes"),
         ({"fault": "refuse", "nodes": "all", "for": 0}, "time"),
-        ({"fault": "refuse", "nodes": "all", "for": 1, "options": {"port": 0}}, "port"),
+        ({"fault": "refuse", "nodes": "all", "for": 1, "options": {"port": 70000}}, "port"),
     ],
 )
 def test_a_wrong_entry_is_named(entry: dict[str, Any], told: str) -> None:

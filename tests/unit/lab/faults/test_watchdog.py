@@ -1,19 +1,22 @@
 """When a fault is to be healed by itself."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
+from lab.faults import add, fault
 from lab.faults.record import Busy, Note, Notes, alive, due, started, take
-from lab.faults.watchdog import RETRY, Patience, overdue
+from lab.faults.watchdog import RETRY, Patience, _due, overdue
+from tests.unit.lab.faults.machines import Reached, lab
 
 
 def note(
     identity: str = "a", *, added: float = 0, expires: float | None = None, owner: list[int] | None = None
 ) -> Note:
     """One fault's note."""
-    return Note(identity, "refuse", ["node1.lab.test"], {}, 0, added, expires, owner, "me")
+    return Note(identity, "refuse", ["node1.lab.test"], {}, 0, added, expires, owner, "me", ready=True)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,22 @@ def test_a_fault_is_due_when_its_time_is_over_or_its_owner_dead(
 ) -> None:
     """Whichever comes first."""
     assert due(note(expires=expires), 100, living) == reason
+
+
+def test_a_fault_that_never_was_ready_is_due() -> None:
+    """Whoever made it is dead or failed; whether its owner lives and how long it should last is no matter then."""
+    assert due(dataclasses.replace(note(expires=101), ready=False), 100, True) == "half inflicted"
+
+
+def test_a_note_that_changed_meanwhile_is_not_healed(reached: Reached) -> None:
+    """What the watchdog read without the lock is looked at again with it: the fault may be ready, or last longer, by now."""
+    found = lab()
+    kept = add(found, "refuse", found.nodes[:1], duration=60)
+    [read] = Notes(found.folder.path).read()
+    assert not fault.heal_note(found, dataclasses.replace(read, expires=1), "duration over", check=_due)
+    assert kept.active
+    assert fault.heal_note(found, read, "", check=lambda _: "because")
+    assert not kept.active
 
 
 def test_an_owner_is_a_pid_and_a_start_time() -> None:

@@ -21,8 +21,9 @@ from lab import Gateway, Lab, Node
 from lab.kernelspecs import LAUNCHER, STOCK
 from lab.names import DEFAULT_GATEWAY
 from lab.spark.clusters import cluster
+from lab.spark.kernelspecs import ENV
 from tests.integration.client import GatewayClient, Kernel
-from tests.integration.spark_lab import ENV, NAME, specs
+from tests.integration.spark_lab import NAME, specs
 
 STOCK_SESSION = "from pyspark.sql import SparkSession; spark = SparkSession.builder.getOrCreate()\n"
 COUNT = {
@@ -157,7 +158,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="a kernelspec; repeatable")
     options = parser.parse_args()
     lab = Lab.up(NAME, nodes=2, driver="docker", clusters=("spark", "yarn"))
-    ours = specs(lab)
+    ours = specs()
     theirs = {"stock_standalone": stock(lab, "spark"), "stock_yarn_client": stock(lab, "yarn")}
     timeout = {"EG_KERNEL_LAUNCH_TIMEOUT": "120"}
     gateways = {

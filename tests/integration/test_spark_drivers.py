@@ -10,7 +10,7 @@ import pytest
 from lab import Lab, Node
 from lab.spark.clusters import cluster
 from lab.spark.kernelspecs import NEEDS
-from tests.integration.client import GatewayClient, Kernel, host_of
+from tests.integration.client import GatewayClient, Kernel
 from tests.integration.conftest import until
 from tests.integration.spark_lab import (
     COUNT,
@@ -30,13 +30,20 @@ from tests.integration.spark_lab import (
 __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 pytestmark = pytest.mark.timeout(400)
-PID = {
-    "python": "import os; print(os.getpid())",
-    "scala": "println(ProcessHandle.current.pid)",
-    "R": "cat(Sys.getpid())",
+PLACE = {
+    "python": "import os, socket; print(os.getpid(), socket.gethostname())",
+    "scala": 'println(ProcessHandle.current.pid + " " + java.net.InetAddress.getLocalHost.getHostName)',
+    "R": 'cat(Sys.getpid(), Sys.info()[["nodename"]])',
 }
+"""What prints the kernel's own pid and host, by language."""
 NOTICED_SECONDS = 90.0
 """For a cluster to miss a machine that is gone: 20 s without a word of it, and looks between."""
+
+
+async def place_of(lab: Lab, kernel: Kernel) -> tuple[int, Node]:
+    """Return the kernel's own pid and its node."""
+    pid, host = (await say(kernel, PLACE[language_of(kernel.kernelspec)])).stdout.strip().splitlines()[-1].split(" ")
+    return int(pid), lab.node(host.partition(".")[0])
 
 
 async def application_of(lab: Lab, kernel: Kernel) -> str:
@@ -57,8 +64,7 @@ async def test_a_killed_kernel_leaves_nothing(spark_lab: Lab, spark_client: Gate
     """SIGKILL of the kernel: no JVM, no executor, no application and no staging folder after 15 s."""
     kernel = await spark_client.start_kernel(spec)
     application = await application_of(spark_lab, kernel)
-    pid = int((await say(kernel, PID[language_of(spec)])).stdout.split()[-1])
-    node = spark_lab.node((await host_of(kernel)).partition(".")[0])
+    pid, node = await place_of(spark_lab, kernel)
     assert pid in driver(spark_lab, kernel.id)[node.name]
     node.exec(["kill", "-9", str(pid)]).check()
     # The gateway restarts it, as it does with every kernel that died: the one before has left, all the same.
@@ -73,18 +79,18 @@ async def test_a_killed_kernel_leaves_nothing(spark_lab: Lab, spark_client: Gate
 async def test_drivers_are_spread_and_pinned(spark_lab: Lab, spark_client: GatewayClient, spec: str) -> None:
     """Balancing and pins hold for Spark kernels of each language as for others."""
     kernels = await spark_client.start_kernels(2, spec)
-    hosts = {await host_of(kernel) for kernel in kernels}
-    assert hosts == {node.name for node in spark_lab.nodes}
+    names = sorted([(await place_of(spark_lab, kernel))[1].name for kernel in kernels])
+    assert names == sorted(node.name for node in spark_lab.nodes)
     await spark_client.close_kernels()
-    for name in sorted(hosts):
+    for name in names:
         kernel = await spark_client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": name})
-        assert await host_of(kernel) == name
+        assert (await place_of(spark_lab, kernel))[1].name == name
         await kernel.delete()
 
 
 @pytest.fixture
 def mortal(spark_lab: Lab) -> Iterator[Node]:
-    """A node that a test may kill; afterwards it is new, and in its clusters again."""
+    """A node that a test may kill; afterwards it is new, and in its clusters again. Asked for last: others look at all nodes."""
     node = spark_lab.node("node1")
     yield node
     spark_lab.reset(node.name)
@@ -94,7 +100,7 @@ def mortal(spark_lab: Lab) -> Iterator[Node]:
 
 @pytest.mark.parametrize("spec", ["spark_python_standalone", "spark_python_yarn_client"])
 async def test_a_dead_nodes_application_ends(
-    spark_lab: Lab, mortal: Node, spark_client: GatewayClient, spec: str
+    spark_lab: Lab, spark_client: GatewayClient, mortal: Node, spec: str
 ) -> None:
     """The driver's node loses its power: the application ends when the cluster notices, and its executors with it."""
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": mortal.name})

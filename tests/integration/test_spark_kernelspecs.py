@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ import pytest
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS, convert
 from eg_distributed.launchers.spark_java import MODULE_OPTIONS
 from lab import Gateway, Lab
-from lab.kernelspecs import KERNEL_PYTHON
 from lab.spark.clusters import cluster
-from lab.spark.kernelspecs import ENV
+from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.client import GatewayClient, GatewayError
 from tests.integration.conftest import end_gateway
 from tests.integration.spark_lab import (
     LANGUAGES,
     SESSION_SECONDS,
+    SPECS,
     nothing_left,
+    on_executors,
     running,
     spark_client,
     spark_gateway,
@@ -44,7 +46,7 @@ def theirs(class_name: str = OURS) -> dict[str, Any]:
     argv += ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
     env = {
         "SPARK_HOME": "/opt/spark",
-        "PYSPARK_PYTHON": KERNEL_PYTHON,
+        "PYSPARK_PYTHON": SITE.python,
         "PYTHONPATH": "${HOME}/.local/lib/python3.8/site-packages:/opt/spark/python/lib/py4j-0.10.9.7-src.zip",
         "SPARK_YARN_USER_ENV": "PYTHONUSERBASE=/home/yarn/.local,SEEN_BY=${USER:-nobody}",
         "SPARK_OPTS": "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID} ${KERNEL_EXTRA_SPARK_OPTS}",
@@ -146,20 +148,52 @@ def test_the_jvm_is_started_as_spark_would(spark_lab: Lab) -> None:
     assert "-Xmx300m" in words[:begin]
 
 
-def test_the_samples_are_installed_where_a_gateway_is(spark_gateway: Gateway) -> None:
-    """`jupyter distributed kernelspecs install`, run in a gateway's environment, installs what Jupyter then lists."""
-    jupyter = str(Path(spark_gateway.python).with_name("jupyter"))
-    folder = "/tmp/installed"
-    command = ["env", f"PATH={Path(spark_gateway.python).parent}:/usr/bin:/bin", jupyter, "distributed", "kernelspecs"]
-    done = spark_gateway.exec([*command, "install", "--prefix", folder, "--master", "spark://m:7077", "--replace"])
-    assert done.exit_code == 0, done.stderr
-    listed = (
-        spark_gateway.exec(["env", f"JUPYTER_PATH={folder}/share/jupyter", jupyter, "kernelspec", "list"])
-        .check()
-        .stdout
-    )
-    assert f"{folder}/share/jupyter/kernels/spark_python_standalone" in listed
-    assert f"{folder}/share/jupyter/kernels/spark_scala_yarn_client" in listed
+DOCS = Path(__file__).parents[2] / "docs" / "spark.md"
+EXAMPLES = {
+    "/opt/conda/bin/python": str(SITE.python),
+    "/etc/hadoop/conf": str(SITE.hadoop_conf_dir),
+    "spark://master.example.com:7077": str(SITE.master),
+}
+"""What docs/spark.md has in place of a site's own, and what that is here."""
+
+
+def documented() -> list[list[str]]:
+    """Return the commands of docs/spark.md as they stand there, in order, with this lab's paths and master."""
+    blocks = re.findall(r"^```\n(.*?)^```$", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    text = "".join(blocks).replace("\\\n", " ")
+    for example, here in EXAMPLES.items():
+        assert example in text
+        text = text.replace(example, here)
+    return [shlex.split(line) for line in text.splitlines()]
+
+
+async def test_the_documented_commands_make_kernels(spark_lab: Lab) -> None:
+    """The commands of docs/spark.md, in their order, at a gateway: what they install and convert makes kernels on executors."""
+    gateway = spark_lab.add_gateway("documented", env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
+    try:
+        folder, copy = "/usr/local/share/jupyter/kernels", "spark_python_converted_standalone"
+        environment = ["env", f"PATH={Path(gateway.python).parent}:/usr/bin:/bin"]
+        # The lab's gateways offer the samples already: the user of the docs has none.
+        gateway.exec(["sh", "-c", f"rm -rf {folder}/spark_*"], user="root").check()
+        commands = documented()
+        assert [command[:4] for command in commands] == [
+            ["jupyter", "distributed", "kernelspecs", verb] for verb in ("install", "convert", "convert")
+        ]
+        # The last as the page goes on to say: written, and by a name of its own, since the samples have the usual one.
+        for command in (*commands, [*commands[-1], "--name", copy, "--write"]):
+            done = gateway.exec([*environment, *command], user="root", timeout=60)
+            assert done.exit_code == 0, done.stderr
+        listed = gateway.exec([*environment, "jupyter", "kernelspec", "list"]).check().stdout
+        for name in (*SPECS, copy):
+            assert f"{folder}/{name.lower()}\n" in f"{listed.lower()}\n"
+        async with GatewayClient(gateway.url) as client:
+            for spec in ("spark_python_yarn_client", copy):
+                kernel = await client.start_kernel(spec)
+                await on_executors(spark_lab, kernel)
+                await kernel.delete()
+        await nothing_left(spark_lab)
+    finally:
+        end_gateway(gateway)
 
 
 async def test_impersonation_on_yarn(spark_lab: Lab) -> None:

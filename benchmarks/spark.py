@@ -29,8 +29,8 @@ from tests.integration.spark_lab import COUNT, language_of, role_of, specs
 STOCK_SESSION = "from pyspark.sql import SparkSession; spark = SparkSession.builder.getOrCreate()\n"
 SUM = {"python": "print(1 + 1)", "scala": "println(1 + 1)", "R": "cat(1 + 1)"}
 ROWS = (
-    ("cold", "the first start of all → kernel_info_reply (s)"),
-    ("start", "start → kernel_info_reply (s)"),
+    ("cold", "its very first start → kernel_info_reply (s)"),
+    ("start", "later starts → kernel_info_reply (s)"),
     ("answer", "cell `1 + 1` right after that (s)"),
     ("first_job", "start → first job done (s)"),
     ("second_job", "next job (s)"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.kernelspecs import names
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS, convert
 from eg_distributed.launchers.spark_java import MODULE_OPTIONS
 from lab import Gateway, Lab
@@ -22,7 +23,6 @@ from tests.integration.conftest import end_gateway
 from tests.integration.spark_lab import (
     LANGUAGES,
     SESSION_SECONDS,
-    SPECS,
     nothing_left,
     on_executors,
     running,
@@ -174,7 +174,7 @@ async def test_the_documented_commands_make_kernels(spark_lab: Lab) -> None:
         folder, copy = "/usr/local/share/jupyter/kernels", "spark_python_converted_standalone"
         environment = ["env", f"PATH={Path(gateway.python).parent}:/usr/bin:/bin"]
         # The lab's gateways offer the samples already: the user of the docs has none.
-        gateway.exec(["sh", "-c", f"rm -rf {folder}/spark_*"], user="root").check()
+        gateway.exec(["rm", "-rf", *(f"{folder}/{name}" for name in names())], user="root").check()
         commands = documented()
         assert [command[:4] for command in commands] == [
             ["jupyter", "distributed", "kernelspecs", verb] for verb in ("install", "convert", "convert")
@@ -184,7 +184,7 @@ async def test_the_documented_commands_make_kernels(spark_lab: Lab) -> None:
             done = gateway.exec([*environment, *command], user="root", timeout=60)
             assert done.exit_code == 0, done.stderr
         listed = gateway.exec([*environment, "jupyter", "kernelspec", "list"]).check().stdout
-        for name in (*SPECS, copy):
+        for name in (*names(), copy):
             assert f"{folder}/{name.lower()}\n" in f"{listed.lower()}\n"
         async with GatewayClient(gateway.url) as client:
             for spec in ("spark_python_yarn_client", copy):

@@ -30,6 +30,7 @@ STOCK_SESSION = "from pyspark.sql import SparkSession; spark = SparkSession.buil
 SUM = {"python": "print(1 + 1)", "scala": "println(1 + 1)", "R": "cat(1 + 1)"}
 ROWS = (
     ("cold", "its very first start → kernel_info_reply (s)"),
+    ("cold_cpu", "CPU of the kernel's processes in that time (s)"),
     ("start", "later starts → kernel_info_reply (s)"),
     ("answer", "cell `1 + 1` right after that (s)"),
     ("first_job", "start → first job done (s)"),
@@ -122,6 +123,13 @@ def memory(lab: Lab, kernel_id: str) -> float:
     return sum(float(node.exec(["sh", "-c", script]).stdout or 0) for node in lab.nodes) / 1024
 
 
+def cpu_seconds(lab: Lab, kernel_id: str) -> float:
+    """Return the CPU seconds that all processes with the kernel's id have used."""
+    script = f"""for p in $(grep -l {kernel_id} /proc/[0-9]*/environ 2>/dev/null); do
+        cut -d' ' -f14,15 $(dirname $p)/stat 2>/dev/null; done | awk '{{s += $1 + $2}} END {{print s / 100}}'"""
+    return sum(float(node.exec(["sh", "-c", script]).stdout or 0) for node in lab.nodes)
+
+
 def agent_seconds(node: Node) -> float:
     """Return the CPU seconds that the agent on *node* has used."""
     ticks = "for p in $(pgrep -f 'eg-distributed.*zip agent'); do cut -d' ' -f14,15 /proc/$p/stat; done"
@@ -129,14 +137,16 @@ def agent_seconds(node: Node) -> float:
     return float(node.exec(["sh", "-c", script]).stdout or 0)
 
 
-async def measure(way: Way, client: GatewayClient, lab: Lab) -> None:
-    """One round: start, a cell, two jobs, memory, shutdown."""
+async def measure(way: Way, client: GatewayClient, lab: Lab, *, cold: bool = False) -> None:
+    """One round: start, a cell, two jobs, memory, shutdown; *cold* looks at the start's CPU, which takes time itself."""
     on, language = cluster(lab, role_of(way.spec)), language_of(way.spec)
     before = sum(map(agent_seconds, lab.nodes))
     began = time.perf_counter()
     kernel: Kernel = await client.start_kernel(way.spec, env={"KERNEL_USERNAME": "bench"}, timeout=120)
     await kernel.connect(120)
     way.note("start", time.perf_counter() - began)
+    if cold:
+        way.note("cold_cpu", await asyncio.to_thread(cpu_seconds, lab, kernel.id))
     asked = time.perf_counter()
     await run(kernel, SUM[language])
     way.note("answer", time.perf_counter() - asked)
@@ -170,9 +180,9 @@ async def measure_all(ways: list[Way], rounds: int, gateways: dict[bool, Gateway
     for number in range(rounds + 1):
         for way in ways:
             async with GatewayClient(gateways[way.theirs].url) as client:
-                await measure(way, client, lab)
+                await measure(way, client, lab, cold=number == 0)
             if number == 0:  # it pays for connections, and for files that come from the disk for the first time
-                way.figures = {"cold": way.figures["start"]}
+                way.figures = {"cold": way.figures["start"], "cold_cpu": way.figures["cold_cpu"]}
             print(f"  {number}: {way.label}", file=sys.stderr, flush=True)
 
 
@@ -197,6 +207,7 @@ def main() -> int:
     options = parser.parse_args()
     ways = [way for way in WAYS if not options.only or way.spec in options.only]
     timeout = {"EG_KERNEL_LAUNCH_TIMEOUT": "120"}
+    load = os.getloadavg()[0]
     lab = Lab.up("bench-spark", nodes=2, driver="docker", clusters=("spark", "yarn"))
     try:
         theirs = {f"stock_python_{end}": stock(lab, role) for end, role in NEEDS.items()}
@@ -211,7 +222,8 @@ def main() -> int:
             lab.down()
     text, misses = table(ways), [miss for way in ways for miss in way.misses()]
     print(text, *misses, sep="\n")
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} cores, a load of {load:.1f} before, {system}"
     when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     result = {"date": when, "machine": machine, "ways": {way.label: way.figures for way in ways}, "misses": misses}
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +250,8 @@ A kernel answers kernel_info within 1.2 s (Python) or 5 s (Scala), a cell withou
 
 ## How to read them
 
-- Gateway, masters, workers, drivers, executors and the client share the cores of one machine.
+- Gateway, masters, workers, drivers, executors and the client share the cores of one machine, with whatever else it does (its
+  load above); the CPU that a start takes says what it would be where cores are free.
 - Our Python kernel answers before Spark's JVM is begun, R beside it; Enterprise Gateway starts Python by spark-submit, so that
   a JVM comes first. Toree is a JVM itself.
 - Enterprise Gateway's Python launcher can't make its session on PySpark 3.3 and later: it was told to make none, and the first

@@ -41,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "kernelspecs":
         return commands.run(options)
     try:
-        settings = Distributed(config=_config(options.config))
-        hosts = parse_hosts(options.hosts)
+        config = _config(options.config)
+        settings = Distributed(config=config)
+        hosts = parse_hosts(options.hosts or _remote_hosts(config))
     except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -65,10 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--hosts",
-        default=os.environ.get("EG_REMOTE_HOSTS", "localhost"),
-        help="hosts to ask, separated by commas (default: EG_REMOTE_HOSTS)",
+        help="hosts to ask, separated by commas; kernelspecs may name others than the gateway (default: its remote_hosts, "
+        "else EG_REMOTE_HOSTS)",
     )
-    common.add_argument("--config", help="the gateway's configuration file, for what it sets of c.Distributed")
+    common.add_argument(
+        "--config",
+        help="the gateway's configuration file, for what it sets of c.Distributed and c.EnterpriseGatewayApp.remote_hosts",
+    )
     common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
     called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
     parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
@@ -90,6 +94,12 @@ def _config(path: str | None) -> Config:
     file = Path(path).expanduser().absolute()
     loaded: Config = PyFileConfigLoader(file.name, path=str(file.parent)).load_config()
     return loaded
+
+
+def _remote_hosts(config: Config) -> str | list[str]:
+    """Return the gateway's hosts as Enterprise Gateway finds them: its configuration, else the environment, else this machine."""
+    given: str | list[str] = config.get("EnterpriseGatewayApp", {}).get("remote_hosts")
+    return given or os.environ.get("EG_REMOTE_HOSTS") or "localhost"
 
 
 # -- commands ----------------------------------------------------------------------------------------------------

@@ -18,8 +18,18 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
-from .errors import DistributedError, HostError, HostUnreachable, KernelGone, NoHostAvailable, RequestRefused
+from .errors import (
+    DistributedError,
+    HostError,
+    KernelGone,
+    KernelStartTimeout,
+    NoHostAvailable,
+    OutOfTime,
+    RequestInvalid,
+    RequestRefused,
+)
 from .hosts import Host, HostSet, parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
 from .node import Node
@@ -28,10 +38,6 @@ from .settings import Distributed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class OutOfTime(HostUnreachable):
-    """The launch timeout ended first; the host itself may be well."""
 
 
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
@@ -51,6 +57,8 @@ class Cluster:
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
+        raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
+        self._starting: dict[str, asyncio.Task[Any] | None] = {}  # kernel id: the task that starts it
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -78,17 +86,27 @@ class Cluster:
         """
         return await asyncio.wrap_future(self.submit(coroutine))
 
-    def close(self) -> None:
-        """End the thread and close all connections; kernels live on. For tests and the command line, from another thread.
+    def close(self, *, end_untaken: bool = False) -> None:
+        """End the thread and close all connections; kernels live on, starts that are under way are ended.
 
-        Called again, it does nothing.
+        Called from another thread: by adapters when their gateway's process ends, by the command line, by tests. With
+        *end_untaken* kernels end as well whose adapter has not heard of their start any more (they have no `on_exit`): a
+        gateway that stops doesn't list them. Called again, it does nothing.
         """
         if self._loop.is_closed():
             return
 
         async def close_nodes() -> None:
-            if self._releasing:
-                await asyncio.wait(self._releasing, timeout=_CLOSE_DEADLINE / 2)
+            # While the nodes can still be told: a start that is cancelled leaves nothing behind.
+            starts = {task for task in self._starting.values() if task is not None}
+            for task in starts:
+                task.cancel()
+            untaken = [kernel.id for kernel in self.kernels.values() if kernel.on_exit is None]
+            for kernel_id in untaken if end_untaken else []:
+                if kernel_id not in self._starting:
+                    self.release_soon(kernel_id)
+            if ending := starts | self._releasing:
+                await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
             for kernel in list(self.kernels.values()):
                 await kernel.endpoints.close()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
@@ -147,6 +165,19 @@ class Cluster:
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
         changed and its endpoints are gone.
         """
+        if (
+            request.kernel_id in self._starting
+        ):  # a client that lost patience sends its request again, with its KERNEL_ID
+            raise RequestInvalid(
+                f"kernel {request.kernel_id} is being started already", remedy="wait for that, or send no KERNEL_ID"
+            )
+        self._starting[request.kernel_id] = asyncio.current_task()
+        try:
+            return await self._start(request)
+        finally:
+            del self._starting[request.kernel_id]
+
+    async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         self._check_pin(request)
         earlier = self.kernels.get(request.kernel_id)
@@ -194,19 +225,24 @@ class Cluster:
     ) -> None:
         """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own."""
         errors: list[HostError] = []
+        tried: set[str] = set()
         while True:
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
             else:
-                host = await self._pick(request, {error.host or "" for error in errors}, errors)
+                host = await self._pick(request, tried, errors)
+            tried.add(host.name)
             host.starting.add(kernel.id)
             try:
                 await self._connect(host, deadline)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
+            except KernelStartTimeout as error:
+                error.earlier = tuple(errors)  # they had their share of the time
+                raise
             except HostError as error:
-                log.warning("kernel %s: start failed, trying the next host: %s", kernel.id, error)
+                log.warning("kernel %s: %s could not take it: %s", kernel.id, host.name, error)
                 if not isinstance(error, OutOfTime):  # a client's short launch timeout says nothing of the host
                     host.node.failed(error)
                 errors.append(error)

@@ -12,6 +12,7 @@ import atexit
 import concurrent.futures
 import functools
 import logging
+import math
 import os
 import re
 import secrets
@@ -20,6 +21,7 @@ import sys
 from typing import Any, ClassVar, Final
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
+from tornado.web import HTTPError
 
 from . import tuning
 from .cluster import Cluster
@@ -29,16 +31,18 @@ from .kernel import RemoteKernel, StartRequest, State
 from .launcher_key import LauncherKey
 from .replacing import Replacement, replacement
 from .settings import Distributed
-from .shipping import shipping_of, without_clients_options
+from .shipping import check_user, for_run_sh, shipping_of, without_clients_options
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
-_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher")
+_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher", "python")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_MAX_ENV = 1024 * 1024  # characters of a request's env: execve takes no more than that on most systems
+_MAX_LAUNCH_TIMEOUT = 86400  # seconds
 _LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
@@ -76,7 +80,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             app = getattr(getattr(kernel_manager, "parent", None), "parent", None)
             settings = Distributed(config=getattr(app, "config", None) or kernel_manager.config)
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
-            atexit.register(cluster.close)
+            atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:
                 if os.environ.get(name):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
@@ -106,11 +110,16 @@ class DistributedProcessProxy(RemoteProcessProxy):
             self._launched = request.transport == "launcher"
             self._kernel = await self.cluster.run(self.cluster.start(request))
         except DistributedError as error:
-            # A restart that fails leaves the kernel listed as dead: without this, nobody could delete or restart it any more,
-            # since Jupyter's shutdown begins with an interrupt, which refuses a kernel that is None.
-            self.kernel_manager.kernel = self
-            self._resume_restarter()
+            self._stay_listed()
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
+        except HTTPError:  # Enterprise Gateway's own: a user who is not authorized
+            self._stay_listed()
+            raise
+        except Exception as error:  # a balancer of the site's own, say; unanswered, its kernel could never be deleted
+            log.exception("kernel %s: an error that nobody expected", self.kernel_id)
+            self._stay_listed()
+            reason = f"The start failed unexpectedly ({error!r}). See the gateway's log."
+            self.log_and_raise(http_status_code=500, reason=reason)
         assert self._kernel is not None
         self._kernel.on_exit = self._exited
         self._take_over(self._kernel)
@@ -118,18 +127,26 @@ class DistributedProcessProxy(RemoteProcessProxy):
             self._exited(self._kernel)
         return self
 
-    def _resume_restarter(self) -> None:
-        """After an automatic restart that failed, have the restarter try again; its own limit ends that.
+    def _stay_listed(self) -> None:
+        """After a restart that failed, leave the kernel as dead and not as nothing, and have the restarter try again.
 
-        Enterprise Gateway leaves it stopped and the kernel marked as restarting, so that every later request would wait.
+        Jupyter's shutdown begins with an interrupt, which refuses a kernel that is None: nobody could delete or restart it
+        any more. And Enterprise Gateway leaves the restarter stopped and the kernel marked as restarting, so that
+        every later request would wait. The restarter's own limit ends its tries.
         """
         manager = self.kernel_manager
+        manager.kernel = self
         if manager.restarting:
             manager.restarting = False
-            restarter = manager._restarter
-            if restarter is not None:
-                restarter._restarting = True  # so that the next failure counts as one more in a row
-                manager.loop.call_later(restarter.time_to_dead, restarter.start)
+            if manager._restarter is not None:
+                manager._restarter._restarting = True  # so that the next failure counts as one more in a row
+                manager.loop.call_later(manager._restarter.time_to_dead, self._watch_again)
+
+    def _watch_again(self) -> None:
+        """Start the restarter, unless somebody has restarted or ended the kernel meanwhile: it would end the new one."""
+        manager = self.kernel_manager
+        if manager.process_proxy is self and not (manager.restarting or manager.shutting_down):
+            manager._restarter.start()
 
     def _control_env(self) -> dict[str, str]:
         """Return the KERNEL_* values of the kernelspec, which Enterprise Gateway reads as defaults of the client's."""
@@ -161,6 +178,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager, config, env = self.kernel_manager, self.proxy_config, kwargs["env"]
         spec = manager.kernel_spec
         spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
+        if self._impersonates():
+            check_user(env.get("KERNEL_USERNAME", ""))
+        else:
+            env["EG_IMPERSONATION_ENABLED"] = "False"
         replaced = self._replacement()
         if replaced is not None:
             config, spec_env = replaced.config, {**spec_env, **replaced.env}
@@ -172,6 +193,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 remedy="add '-f', '{connection_file}' to its argv",
             )
         shipping = shipping_of(config, manager.kernel_name)
+        if shipping.files:
+            spec_env = without_clients_options(spec_env)
+        elif argv[0].endswith("/bin/run.sh"):
+            spec_env, env = for_run_sh(spec_env, env)
         pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
         if len(pins) > 1:
             raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
@@ -179,7 +204,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             kernel_id=self.kernel_id,
             argv=argv,
             hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
-            spec_env=without_clients_options(spec_env) if shipping.files else spec_env,
+            spec_env=spec_env,
             env=env,
             pin=pins[0] if pins else None,
             cwd=env.get("KERNEL_WORKING_DIR"),
@@ -195,10 +220,14 @@ class DistributedProcessProxy(RemoteProcessProxy):
             shipping=shipping,
         )
 
+    def _impersonates(self) -> bool:
+        """Whether the kernel is to be KERNEL_USERNAME's; a kernelspec's `"impersonation": false` leaves it the login user's."""
+        return bool(self.kernel_manager.impersonation_enabled) and self.proxy_config.get("impersonation") is not False
+
     def _replacement(self) -> Replacement | None:
         """Return what is started in place of a launcher of Enterprise Gateway's, if that is to be."""
         manager = self.kernel_manager
-        if not self.cluster.settings.replace_launchers or manager.impersonation_enabled:
+        if not self.cluster.settings.replace_launchers or self._impersonates():
             return None  # run.sh runs the whole kernel as the other user, by sudo, which our launcher does not
         spec = manager.kernel_spec
         return replacement(spec.argv, spec.language or "", self.proxy_config, spec.resource_dir, manager.kernel_name)
@@ -337,10 +366,13 @@ class DistributedProcessProxy(RemoteProcessProxy):
         try:
             self._kernel = adopting.result(_LOCAL_DEADLINE)
         except (DistributedError, OSError, concurrent.futures.TimeoutError) as error:
+            adopting.cancel()  # Enterprise Gateway forgets the kernel now, so we must not claim it later
             # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
             log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
             return
         self._kernel.on_exit = self._exited
+        if self._kernel.state is State.DEAD:
+            self._exited(self._kernel)
         self.assigned_host = ours["host"]
         if self.kernel_manager.ip != self._kernel.connection_info["ip"]:  # the runtime folder has another name now
             self._connect_manager(self._kernel)
@@ -350,7 +382,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
 
 def _check_env(env: dict[str, Any]) -> None:
-    """Refuse what no environment can hold; values are otherwise free, since no shell will ever see them."""
+    """Refuse what no environment can hold, and a launch timeout that is none; values are otherwise free: no shell sees them."""
     for name, value in env.items():
         if not _NAME.match(name):
             raise RequestInvalid(f"{name!r} is no name for an environment variable", remedy="use letters, digits and _")
@@ -358,6 +390,21 @@ def _check_env(env: dict[str, Any]) -> None:
             raise RequestInvalid(
                 f"the value of {name} cannot be an environment variable's", remedy="send text without NUL"
             )
+    size = sum(len(name) + len(value) for name, value in env.items())
+    if size > _MAX_ENV:
+        raise RequestInvalid(
+            f"the environment has {size} characters", remedy=f"send fewer than {_MAX_ENV}; large data belongs in a file"
+        )
+    given = env.get("KERNEL_LAUNCH_TIMEOUT") or "1"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _MAX_LAUNCH_TIMEOUT:  # never true of a NaN
+        raise RequestInvalid(
+            f"KERNEL_LAUNCH_TIMEOUT={given[:80]!r} is no launch timeout",
+            remedy=f"send seconds, more than 0 and at most {_MAX_LAUNCH_TIMEOUT}",
+        )
 
 
 tuning.turn_nagle_off()

@@ -3,6 +3,7 @@
     DistributedError                 any failure of ours; names host, cause and remedy
     ├── HostError                    the host's fault: a start moves on to the next candidate
     │   ├── HostUnreachable          no such name, no route, refused, or silent past the connect deadline
+    │   │   └── OutOfTime            not connected when the launch timeout ended; the host itself may be well
     │   ├── HostKeyRejected          the host's key is unknown, or differs from the one on file
     │   ├── LoginRefused             the host turned down every way to log in
     │   ├── AgentUnavailable         logged in, but no agent: no python3, too old, forced command, full disk
@@ -36,9 +37,14 @@ __all__ = [
     "KernelStartTimeout",
     "LoginRefused",
     "NoHostAvailable",
+    "OutOfTime",
     "RequestInvalid",
     "RequestRefused",
 ]
+
+
+_SHOWN = 1500
+"""Characters of a kernel's last output in an error's text: gateways send it as HTTP's status line, and proxies take few KiB."""
 
 
 def _sentence(text: str) -> str:
@@ -73,6 +79,10 @@ class HostError(DistributedError):
 
 class HostUnreachable(HostError):
     """No SSH connection: the name does not resolve, no route, refused, or no answer before the deadline."""
+
+
+class OutOfTime(HostUnreachable):
+    """The launch timeout ended before there was a connection; that says nothing of the host, which stays a candidate."""
 
 
 class HostKeyRejected(HostError):
@@ -110,14 +120,22 @@ class KernelStartFailed(KernelError):
         self.log = log
 
     def __str__(self) -> str:
-        tail = " | ".join(line.strip() for line in self.log.splitlines() if line.strip())
+        tail = " | ".join(line.strip() for line in self.log.splitlines() if line.strip())[-_SHOWN:]
         return f"{super().__str__()} Its last output: {tail}" if tail else super().__str__()
 
 
 class KernelStartTimeout(KernelStartFailed):
-    """The kernel was still not ready when the launch timeout ended; it has been stopped."""
+    """The kernel was still not ready when the launch timeout ended; it has been stopped.
+
+    *earlier* are the errors of hosts that were tried before and took their share of that time.
+    """
 
     http_status = 504
+    earlier: Sequence[HostError] = ()
+
+    def __str__(self) -> str:
+        before = " ".join(str(error) for error in self.earlier)
+        return f"{super().__str__()} Before that: {before}" if before else super().__str__()
 
 
 class KernelGone(KernelError):

@@ -21,6 +21,7 @@ from .shipping import Shipping
 log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
+_STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -87,6 +88,7 @@ class RemoteKernel:
         self._exited = False
         self._changed = asyncio.Event()
         self._unverified = False  # adopted, and the node has not spoken yet
+        self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: Message | None = None
         self._decrypt: Callable[[str], Message] | None = None
         self.endpoints = Endpoints(
@@ -127,9 +129,17 @@ class RemoteKernel:
             self._take_response(message["payload"])
         elif event == "exited":
             self._die(message.get("exit_code"), message.get("log", ""))
+        elif event == "stalled":
+            self._tell_stall()
         elif event == "found":
             self._take_description(message)
         self._changed.set()
+
+    def _tell_stall(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._stall_told > _STALL_SILENCE:
+            self._stall_told = now
+            log.warning("kernel %s: its output is taken too slowly; the kernel itself may have dropped some", self.id)
 
     def _take_response(self, payload: str) -> None:
         if self._decrypt is None:
@@ -150,6 +160,8 @@ class RemoteKernel:
         else:
             self.pid = message.get("pid", self.pid)
             self._ready = self._ready or state == "running"
+            if message.get("response") and not self._ready:  # it came while the node was out of reach
+                self._take_response(message["response"])
 
     def _die(self, exit_code: int | None, tail: str) -> None:
         if self._exited:
@@ -264,7 +276,12 @@ class RemoteKernel:
                 info, self._response = self._response, None
                 self.key = info.get("key", "")
                 self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
-                await node.request("endpoints", {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)})
+                taken = {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)}
+                try:
+                    await node.request("endpoints", taken)
+                except HostUnresponsive:
+                    await self._probe(node)  # once it is back, the node says again what it still waits for
+                    continue
             remaining = deadline - loop.time()
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
@@ -332,7 +349,7 @@ class RemoteKernel:
         """
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
-            self.node.abandoned.add((self.id, self.attempt))
+            self.node.mark_abandoned(self.id, self.attempt)
         await self.endpoints.close()
         if self.node is None:
             return

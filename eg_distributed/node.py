@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -19,6 +18,9 @@ log = logging.getLogger(__name__)
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
+_IDLE_BACKOFF = 60.0
+"""The same where only ended kernels wait for the host: it may have been taken away for good."""
+_MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
@@ -44,7 +46,7 @@ class Node:
         self.connections = 0  # made so far
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
-        self.abandoned: set[tuple[str, str]] = set()  # (kernel, attempt): starts that must not live on there
+        self.abandoned: dict[tuple[str, str], float] = {}  # (kernel, attempt): since when it must not live on there
         self._settings = settings
         self._identity = identity
         self._listen = listen
@@ -125,13 +127,19 @@ class Node:
             raise AgentUnavailable(
                 f"its agent's answers make no sense ({error!r})", host=self.name, remedy="end that agent"
             ) from error
+        if self._link is not link:
+            raise HostUnresponsive(
+                "the connection was lost again at once", host=self.name, remedy="check the network to the host"
+            )
         self.connected.set()
 
     async def _take_back(self) -> None:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
-        for kernel_id, attempt in list(self.abandoned):
-            await self.end(kernel_id, attempt)
         await self._claim(self._wanted())
+        for kernel_id, attempt in list(self.abandoned):
+            self.abandon(
+                kernel_id, attempt
+            )  # not waited for: one that can't be killed must not keep the others waiting
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
@@ -144,7 +152,7 @@ class Node:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
-        pinging = asyncio.ensure_future(self._ping())
+        pinging = asyncio.ensure_future(self._ping(link))
         try:
             await asyncio.wait({watching, hearing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -153,11 +161,18 @@ class Node:
             link.close()
             self._lost()
 
-    async def _ping(self) -> None:
-        while True:
+    async def _ping(self, link: ssh.Link) -> None:
+        """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
+        missed = 0
+        while missed < _MISSED:
             await asyncio.sleep(_PING)
-            with contextlib.suppress(HostError):  # silence of the agent is the SSH keep-alive's concern
+            try:
                 await self.request("ping", {})
+                missed = 0
+            except HostError:
+                missed += 1
+        log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _MISSED * _PING)
+        link.close()
 
     async def _hear(self, reader: Reader) -> None:
         while True:
@@ -175,7 +190,10 @@ class Node:
             elif message["event"] == "load":
                 self.running = set(message["kernels"])
             else:
-                self._listen(message)
+                try:
+                    self._listen(message)
+                except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
+                    log.exception("%s: an event was not taken: %r", self.name, message.get("event"))
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
@@ -218,15 +236,19 @@ class Node:
     def abandon(self, kernel_id: str, attempt: str) -> None:
         """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
         self._abandoning.add(task := asyncio.ensure_future(self.end(kernel_id, attempt)))
-        self.abandoned.add((kernel_id, attempt))
+        self.mark_abandoned(kernel_id, attempt)
         task.add_done_callback(self._abandoning.discard)
+
+    def mark_abandoned(self, kernel_id: str, attempt: str) -> None:
+        """Have a start ended when the node is next connected, unless `end` has done so before."""
+        self.abandoned.setdefault((kernel_id, attempt), time.monotonic())
 
     async def end(self, kernel_id: str, attempt: str) -> None:
         """End a start and forget it, now or, if the node does not answer, as soon as it is back. Raises nothing.
 
         By its attempt, since the kernel may have been started there again meanwhile.
         """
-        self.abandoned.add((kernel_id, attempt))
+        self.mark_abandoned(kernel_id, attempt)
         try:
             await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
         except (HostError, KernelGone) as error:
@@ -234,20 +256,29 @@ class Node:
             if not self.connected.is_set() and self._connecting is None:
                 self._start_coming_back()
         else:
-            self.abandoned.discard((kernel_id, attempt))
+            self.abandoned.pop((kernel_id, attempt), None)
 
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
-        backoff = _FIRST_BACKOFF
-        while not self._closed and not self.connected.is_set() and (self._wanted() or self.abandoned):
+        backoff, said = _FIRST_BACKOFF, ""
+        while not self._closed and not self.connected.is_set() and (self._wanted() or self._still_abandoned()):
             try:
                 await self.connect()
                 log.info("%s is back", self.name)
                 return
             except HostError as error:
-                log.warning("cannot reconnect: %s", error)
+                log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
+                said = str(error)
             await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF)
+            backoff = min(backoff * 2, _LAST_BACKOFF if self._wanted() else _IDLE_BACKOFF)
+
+    def _still_abandoned(self) -> bool:
+        """Whether something is to be ended there; what the node's agent has ended as an orphan by now is not."""
+        lifetime = self._settings.orphan_timeout
+        if lifetime > 0:
+            now = time.monotonic()
+            self.abandoned = {start: since for start, since in self.abandoned.items() if now - since <= lifetime}
+        return bool(self.abandoned)
 
     # -- talking -------------------------------------------------------------------------------------------------
 

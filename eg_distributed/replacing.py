@@ -73,7 +73,7 @@ def replacement(
     )
     sample = kernelspecs.sample(f"spark_{ours}_standalone")
     return Replacement(
-        argv=["python3", "{launcher}/spark.py", ours, "-f", "{connection_file}", *_rest(argv[1:])],
+        argv=["{python}", "{launcher}/spark.py", ours, "-f", "{connection_file}", *_rest(argv[1:])],
         config={**sample["metadata"]["process_proxy"].get("config", {}), **config},
         env={"EG_KERNELSPEC_FOLDER": str(folder)},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from .agent.expansion import OPTIONS
 from .errors import RequestInvalid
+from .launchers.spark_errors import LaunchError
+from .launchers.spark_options import USER_NAME, clients_options, split_variable
 
 _SHIPPED = (".py", ".R", ".java")
 _CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
@@ -49,12 +53,36 @@ def shipping_of(config: Mapping[str, Any], kernel_name: str) -> Shipping:
             f"kernelspec {kernel_name!r} has the interrupt_signal {interrupt_signal!r}",
             remedy="name a signal as SIGUSR2 is named",
         )
-    on_exit = config.get("on_exit", ["python3", "{launcher}/spark_end.py"] if launcher else [])
+    on_exit = config.get("on_exit", ["{python}", "{launcher}/spark_end.py"] if launcher else [])
     if not isinstance(on_exit, list) or not all(isinstance(word, str) for word in on_exit):
         raise RequestInvalid(
             f"kernelspec {kernel_name!r} has an on_exit that is no list of texts", remedy="write it as argv"
         )
     return Shipping(launcher_files() if launcher else {}, interrupt_signal, tuple(on_exit))
+
+
+def for_run_sh(spec_env: Mapping[str, str], env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return *spec_env* and the client's *env* for Enterprise Gateway's `run.sh`, which has a shell evaluate option texts.
+
+    What a client sent is put there as quoted words, checked as our own launcher does. Raises RequestInvalid.
+    """
+    try:
+        words = [word for option in clients_options(env) for word in option]
+        clients = {name: shlex.join(split_variable(env, name)) for name in OPTIONS if name in env}
+    except LaunchError as error:
+        raise RequestInvalid(error.cause, remedy=error.remedy) from error
+    quoted = shlex.join(words).replace("$", "$$")
+    without = without_clients_options(spec_env)
+    added = {name: f"{value} {quoted}".strip() for name, value in without.items() if value != spec_env[name]}
+    return {**without, **added}, {**env, **clients}
+
+
+def check_user(name: str) -> None:
+    """Raise RequestInvalid unless a kernel may run as *name*, which reaches command lines on the node."""
+    if not USER_NAME.match(name):
+        raise RequestInvalid(
+            f"KERNEL_USERNAME={name!r} is no user's name", remedy="send a name of letters, digits, _, - and ."
+        )
 
 
 def without_clients_options(spec_env: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,6 @@ import ipaddress
 import json
 import logging
 import os
-import random
 import shlex
 import socket
 import sys
@@ -25,13 +24,12 @@ import zlib
 from abc import ABC, abstractmethod
 from functools import cache
 from importlib import resources
-from pathlib import Path
-from typing import Any
 
 import asyncssh
 
 from .bridging import BridgeClient
-from .errors import AgentUnavailable, HostError, HostKeyRejected, HostUnreachable, LoginRefused
+from .errors import AgentUnavailable, HostUnreachable
+from .login import log_in
 from .protocol import PROTOCOL, SENTINEL, Reader, Writer
 from .settings import Distributed
 
@@ -40,18 +38,12 @@ if logging.getLogger("asyncssh").level == logging.NOTSET:
     # It logs several lines for each channel as INFO, and each cell's client opens five; whoever wants them sets a level.
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
 
-_CIPHERS = (
-    "aes256-gcm@openssh.com",
-    "aes128-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes256-ctr",
-    "aes128-ctr",
-)
-"""AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
 _LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 """What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
 _MAX_NOISE = 256 * 1024
 """Bytes that a login may print before the agent's answer."""
+_NAME_DEADLINE = 2.0
+"""Seconds for looking up this machine's own full name."""
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
 """Seconds for which, and after which, a session that sshd does not open is tried again."""
 _ARCHIVED = (
@@ -61,10 +53,13 @@ _ARCHIVED = (
     "agent/bridge.py",
     "agent/connection.py",
     "agent/expansion.py",
+    "agent/impersonation.py",
     "agent/kernels.py",
     "agent/launchers.py",
+    "agent/logs.py",
     "agent/private.py",
     "agent/processes.py",
+    "agent/relaying.py",
     "agent/server.py",
     "agent/shipment.py",
     "agent/spawning.py",
@@ -94,15 +89,34 @@ class Link(ABC):
 
 
 def is_gateway(name: str) -> bool:
-    """Whether *name* means this machine, so that no SSH is needed; compares names only, since a look-up may block."""
+    """Whether *name* means this machine, so that no SSH is needed; looks no name up, since that may block."""
     bare = name.lower().rstrip(".").split("%")[0]
     own = socket.gethostname().lower()
     if bare in ("localhost", "localhost.localdomain", "ip6-localhost", own, own.split(".")[0]):
         return True
     try:
-        return ipaddress.ip_address(bare).is_loopback
+        address = ipaddress.ip_address(bare)
     except ValueError:
         return False
+    if address.is_loopback:
+        return True
+    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 22))  # UDP: chooses a route and sends nothing
+            return str(probe.getsockname()[0]) == str(address)  # the way to one's own address begins there
+        except OSError:
+            return False
+
+
+async def _is_full_name(name: str) -> bool:
+    """Whether *name* is this machine's own name with its domain; looked up only where it begins like the short one."""
+    bare, own = name.lower().rstrip("."), socket.gethostname().lower()
+    if "." in own or not bare.startswith(f"{own}."):
+        return False
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
+        return bare == (await asyncio.wait_for(loop.run_in_executor(None, socket.getfqdn), _NAME_DEADLINE)).lower()
+    return False
 
 
 @cache
@@ -135,7 +149,8 @@ def _boot_line(bridge: bool) -> bytes:
 
 
 # No character in it means anything to sh, csh or fish inside single quotes; the code itself comes on stdin.
-_COMMAND = "-c 'import sys;exec(sys.stdin.buffer.readline())'"
+# -I: a login's folder may hold a json.py, and its environment a PYTHONPATH.
+_COMMAND = "-I -c 'import sys;exec(sys.stdin.buffer.readline())'"
 
 
 async def connect(host: str, settings: Distributed) -> Link:
@@ -143,22 +158,21 @@ async def connect(host: str, settings: Distributed) -> Link:
 
     Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
     """
-    if is_gateway(host):
+    if is_gateway(host) or await _is_full_name(host):
         return await _connect_locally(host, settings)
-    connection = await _log_in(host, settings)
+    connection = await log_in(host, settings)
     try:
         path = await asyncio.wait_for(_bootstrap(connection, host, settings), settings.bootstrap_timeout)
         try:
-            _, writer = await asyncio.wait_for(connection.open_unix_connection(path), settings.request_timeout)
+            await asyncio.wait_for(_try_forwarding(connection, path), settings.request_timeout)
         except asyncssh.ChannelOpenError as error:
             log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
             return await asyncio.wait_for(_bridge(connection, host, settings), settings.bootstrap_timeout)
-        writer.close()
         return SSHLink(connection, path)
     except asyncio.TimeoutError:
         connection.abort()
         raise AgentUnavailable(
-            f"the login worked, but no agent answered within {settings.bootstrap_timeout:g} s",
+            f"the login worked, but no agent answered in time ({settings.bootstrap_timeout:g} s for its start)",
             host=host,
             remedy="check the node's load and disk, and what its shell does at a login",
         ) from None
@@ -172,97 +186,6 @@ async def connect(host: str, settings: Distributed) -> Link:
         raise
 
 
-# -- logging in --------------------------------------------------------------------------------------------------
-
-
-async def _log_in(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
-    """Return an authenticated connection; a connection that sshd drops unheard (MaxStartups) is tried again in time."""
-    deadline = asyncio.get_running_loop().time() + settings.connect_timeout
-    while True:
-        remaining = deadline - asyncio.get_running_loop().time()
-        try:
-            return await asyncio.wait_for(_connect_ssh(host, settings), max(remaining, 0.1))
-        except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-            if deadline - asyncio.get_running_loop().time() < 1:
-                raise _login_error(error, host, settings) from error
-            await asyncio.sleep(random.uniform(0.1, 0.5))
-        except (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError) as error:
-            raise _login_error(error, host, settings) from error
-
-
-async def _connect_ssh(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
-    options: dict[str, Any] = {
-        "encryption_algs": list(_CIPHERS),
-        "keepalive_interval": settings.keepalive_interval,
-        "keepalive_count_max": settings.keepalive_count,
-        "connect_timeout": settings.connect_timeout,
-        "login_timeout": settings.connect_timeout,
-    }
-    if settings.user and not settings.gss:
-        options["username"] = settings.user
-    if settings.port:
-        options["port"] = settings.port
-    if settings.password and not settings.gss:
-        options["password"] = settings.password
-    if settings.gss:
-        options["gss_auth"] = True
-    if settings.ssh_config:
-        options["config"] = [str(Path(settings.ssh_config).expanduser())]
-    return await asyncssh.connect(host, **options)
-
-
-def _login_error(error: Exception, host: str, settings: Distributed) -> HostError:
-    """Say which of the many ways to fail a login this is."""
-    user = settings.user or "the gateway's own user (or ssh_config's User)"
-    if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return HostKeyRejected(
-            f"its SSH host key is not trusted ({error.reason})",
-            host=host,
-            remedy=f"compare the host's fingerprint, then put its key into {Path('~/.ssh/known_hosts').expanduser()} on the "
-            "gateway (or the UserKnownHostsFile of your ssh_config); if the host was reinstalled, remove the old key there",
-        )
-    if isinstance(error, asyncssh.PermissionDenied):
-        methods = ["public keys and ssh-agent"]
-        methods += ["password (EG_REMOTE_PWD)"] * bool(settings.password) + ["Kerberos"] * settings.gss
-        return LoginRefused(
-            f"it refused to log in {user}; offered: {', '.join(methods)} ({error.reason})",
-            host=host,
-            user=settings.user,
-            remedy="put the gateway's public key into ~/.ssh/authorized_keys of that user on the host, or correct EG_REMOTE_USER",
-        )
-    if isinstance(error, asyncssh.Error):
-        return HostUnreachable(
-            f"the SSH handshake failed ({error.reason})", host=host, remedy="check sshd on the host and its log"
-        )
-    if isinstance(error, asyncio.TimeoutError):
-        return HostUnreachable(
-            f"no SSH login within {settings.connect_timeout:g} s",
-            host=host,
-            remedy="check that the host is up and not overloaded, and that nothing drops packets to its SSH port",
-        )
-    if isinstance(error, socket.gaierror):
-        return HostUnreachable(
-            f"its name does not resolve ({error.strerror})", host=host, remedy="check remote_hosts, DNS and /etc/hosts"
-        )
-    if isinstance(error, FileNotFoundError):
-        return HostKeyRejected(
-            f"a file that ssh_config names is missing ({error.filename})",
-            host=host,
-            remedy="create it or correct ssh_config",
-        )
-    if isinstance(error, ValueError):  # KeyImportError and ConfigParseError are such
-        return LoginRefused(
-            f"a key or ssh_config of the gateway cannot be used ({error})",
-            host=host,
-            remedy="correct the ssh_config, or decrypt the key or give it to ssh-agent",
-        )
-    # asyncio's own text is "Connect call failed" and hides what the system said.
-    cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return HostUnreachable(
-        f"cannot connect ({cause})", host=host, remedy="check that sshd runs there and its port is open"
-    )
-
-
 # -- the agent ---------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +196,19 @@ async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settin
         return await _read_answer(process.stdout, process.stderr, host)
     finally:
         process.close()
+
+
+async def _try_forwarding(connection: asyncssh.SSHClientConnection, path: str) -> None:
+    """Open a connection to the agent's socket, twice if need be; raises ChannelOpenError where sshd forbids it.
+
+    sshd says the same where the agent is too busy to accept one just now.
+    """
+    try:
+        _, writer = await connection.open_unix_connection(path)
+    except asyncssh.ChannelOpenError:
+        await asyncio.sleep(_SESSION_RETRY)
+        _, writer = await connection.open_unix_connection(path)
+    writer.close()
 
 
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> Link:
@@ -335,6 +271,7 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
     """Bring the same agent up on this machine, without SSH."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-I",
         "-c",
         "import sys;exec(sys.stdin.buffer.readline())",
         stdin=asyncio.subprocess.PIPE,

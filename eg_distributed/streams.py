@@ -203,7 +203,8 @@ class Relay:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int = DEFAULT_LIMIT) -> None:
         self.flow = Flow(limit)
         self.closed = asyncio.Event()
-        self.stalled = 0.0  # seconds for which a full buffer kept us from reading the local socket while no link was up
+        self._stalled = 0.0  # see take_stalled
+        self._full_since: Optional[float] = None
         self._reader = reader
         self._writer = writer
         self._room = asyncio.Event()
@@ -224,10 +225,10 @@ class Relay:
             while not self.closed.is_set():
                 if not self.flow.has_room:
                     self._room.clear()
-                    began, linked = loop.time(), self.linked
+                    self._full_since = loop.time()
                     await self._room.wait()
-                    if not linked:
-                        self.stalled += loop.time() - began
+                    self._stalled += loop.time() - self._full_since
+                    self._full_since = None
                     continue
                 try:
                     data = await self._reader.read(CHUNK)
@@ -247,6 +248,18 @@ class Relay:
     def linked(self) -> bool:
         """Whether a link is being served now."""
         return self._serving is not None
+
+    def take_stalled(self) -> float:
+        """Return the seconds, since this was last called, for which a full buffer kept us from reading the local socket.
+
+        What writes there may have dropped something meanwhile. A wait that still goes on counts up to now.
+        """
+        if self._full_since is not None:
+            now = asyncio.get_running_loop().time()
+            self._stalled += now - self._full_since
+            self._full_since = now
+        stalled, self._stalled = self._stalled, 0.0
+        return stalled
 
     async def unlink(self) -> None:
         """End the link that is being served, if any, so that what has been received stays as it is.

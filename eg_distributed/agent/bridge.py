@@ -1,7 +1,7 @@
 """Many connections to the agent through one exec channel, for nodes whose sshd forbids forwarding.
 
-Runs on the node with the exec's stdin and stdout. Frames carry a connection number, a kind and a payload. It needs no
-flow control of its own: each stream bounds what it has under way by its replay buffer.
+Runs on the node with the exec's stdin and stdout. Frames carry a connection number, a kind and a payload. There is no flow
+control for each connection: what a stream has under way is bounded by its replay buffer, at both ends.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Bridge:
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._pending: dict[int, list[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Before Python 3.10 only one may wait for a writer at a time.
+        self._draining = asyncio.Lock()
 
     async def run(self, source: asyncio.StreamReader) -> None:
         """Serve until the gateway closes its end."""
@@ -66,7 +68,8 @@ class Bridge:
                 if not data:
                     return
                 self._output.write(HEADER.pack(number, DATA, len(data)) + data)
-                await self._output.drain()
+                async with self._draining:
+                    await self._output.drain()
         except OSError:
             return
         finally:

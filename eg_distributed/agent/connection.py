@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
+import select
 import socket
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
@@ -54,14 +56,38 @@ def endpoint(info: dict[str, Any], channel: str) -> tuple[str, int]:
     return str(info["ip"]), port
 
 
+def accepts(info: dict[str, Any], channel: str) -> bool:
+    """Whether somebody listens where *channel* leads; asked often while kernels start, so it costs no task and no waiting."""
+    address, port = endpoint(info, channel)
+    with socket.socket(socket.AF_INET if port else socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        error = probe.connect_ex((address, port) if port else address)
+        if not port:
+            return error in (0, errno.EAGAIN)  # EAGAIN: it listens, and others wait already
+        if error not in (0, errno.EINPROGRESS):
+            return False
+        poller = select.poll()  # on loopback a connection is made, or refused, by now
+        poller.register(probe, select.POLLOUT)
+        if not poller.poll(0) or probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return False
+        try:
+            return not _joined_to_itself(probe)
+        except OSError:  # it has been closed again
+            return False
+
+
+def _joined_to_itself(connection: socket.socket) -> bool:
+    """Whether TCP joined a socket to itself, as it does if it happens to give it the very port that it connects to."""
+    return bool(connection.getsockname() == connection.getpeername())
+
+
 async def connect(info: dict[str, Any], channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to *channel*; raises OSError."""
     address, port = endpoint(info, channel)
     if port == 0:
         return await asyncio.open_unix_connection(address)
     reader, writer = await asyncio.open_connection(address, port)
-    if writer.get_extra_info("sockname") == writer.get_extra_info("peername"):
-        # TCP joins a socket to itself if it happens to be given the very port that it connects to.
+    if _joined_to_itself(writer.get_extra_info("socket")):
         writer.close()
         raise ConnectionRefusedError
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

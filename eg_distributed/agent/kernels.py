@@ -10,14 +10,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
-from . import processes
-from .connection import choose_endpoints, connect
-from .launchers import ResponseListener
+from . import impersonation, processes
+from .connection import accepts, choose_endpoints, connect
+from .launchers import ResponseListener, owners, remove_connection_files
+from .logs import cap, log_size, tail
 from .private import write_private
 from .shipment import Shipment
 from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
@@ -26,6 +28,8 @@ LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
 LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
+LOG_DEADLINE = 5.0
+"""Seconds for one look at a log."""
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
@@ -51,6 +55,7 @@ class Kernel:
         self.attempt = ""
         self.argv: list[str] = []
         self.transport = "ipc"
+        self.temporary = "/tmp"  # where its launcher puts temporary files
         self.connection: dict[str, Any] = {}
         self.interrupt_pid = 0
         self.interrupt_started = ""
@@ -64,8 +69,11 @@ class Kernel:
         self._log_start = 0
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
+        self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
+        self._leftovers = False  # something of its process group is being ended
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- starting ------------------------------------------------------------------------------------------------
@@ -83,50 +91,73 @@ class Kernel:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             environment = kernel_environment(params["spec_env"], params["env"])
+            self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
+            await self._check_user(params, environment)
             self.shipment.unpack(params.get("files") or {})
             substitutions, held = await self._substitutions(params, taken)
             self.argv = [fill(argument, substitutions) for argument in params["argv"]]
             self.interrupt_signal = _signal_number(params.get("interrupt_signal"))
             self.shipment.prepare([fill(word, substitutions) for word in params.get("on_exit") or []], environment)
-            self._open_log(params.get("log_dir"))
+            await self._open_log(params.get("log_dir"))
             for port in held:
                 port.close()
-            await self._spawn(environment, params.get("cwd"), int(params.get("umask", -1)))
+            await self._spawn(environment, params)
         except OSError as error:
-            self.discard()
+            self._fail()
             raise StartError(explain(error, params), host_fault=error.errno not in KERNELS_FAULT) from error
-        except StartError:
-            self.discard()
+        except BaseException:  # a malformed request and cancellation included
+            self._fail()
             raise
         self.save()
         self.watch()
+
+    async def _check_user(self, params: dict[str, Any], environment: dict[bytes, bytes]) -> None:
+        """Raise StartError if the kernel is to be another user's, and can't be."""
+        if user := impersonation.user_of(params):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, impersonation.check, user, params, environment)
 
     async def _substitutions(
         self, params: dict[str, Any], taken: AbstractSet[int]
     ) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
         given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
+        given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            impersonated = params["env"].get("EG_IMPERSONATION_ENABLED", "").lower() == "true"
-            self._listener = ResponseListener(
-                lambda payload: self._notify(self, "response", {"payload": payload}), any_user=impersonated
-            )
+            self._users = impersonation.listeners(impersonation.user_of(params))
+            self._listener = ResponseListener(self._take_response, self._users)
             return {**given, "response_address": await self._listener.open()}, []
         self.connection, held = choose_endpoints(self.directory, params, taken)
         return given, held
 
-    def _open_log(self, log_dir: Optional[str]) -> None:
+    def _take_response(self, payload: str) -> None:
+        """Hand a launcher's answer on. It answers once, so it is kept for a gateway that is cut off just now."""
+        self.response = payload
+        self._notify(self, "response", {"payload": payload})
+
+    def _fail(self) -> None:
+        """Leave nothing of a start that failed, nor anybody who waits for the kernel's end."""
+        self.state = EXITED
+        self.exited.set()
+        self.discard()
+
+    async def _open_log(self, log_dir: Optional[str]) -> None:
         if log_dir:
             self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
             self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            self._log_start = self.log.stat().st_size
+        try:
+            self._log_start = await _on_disk(log_size, self.log)
+        except asyncio.TimeoutError:
+            text = f"the folder of its log, {self.log.parent}, does not answer"
+            raise StartError(text, host_fault=True) from None
 
-    async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int) -> None:
+    async def _spawn(self, environment: dict[bytes, bytes], params: dict[str, Any]) -> None:
         # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
         loop = asyncio.get_running_loop()
-        self._process = await loop.run_in_executor(None, spawn, self.argv, environment, cwd, umask, self.log)
+        umask = int(params.get("umask", -1))
+        self._process = await loop.run_in_executor(
+            None, spawn, self.argv, environment, params.get("cwd"), umask, self.log, int(params.get("open_files", -1))
+        )
         self.pid = self._process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
         self.started = processes.start_time(self.pid) or "ended"
@@ -139,7 +170,7 @@ class Kernel:
         Of one that ended while no agent watched, only what is to follow its end is left to do.
         """
         if self.state == EXITED:
-            self._own(self._finish())
+            self._own(self._finish_late())
             return
         self._own(self._watch_exit())
         self._own(self._cap_log())
@@ -155,7 +186,7 @@ class Kernel:
         """Take what a launcher answered, decrypted by the gateway: endpoints, and the *pid* to interrupt (0: unknown)."""
         if info.get("transport") != "ipc":
             info["ip"] = "127.0.0.1"  # whatever a launcher says: its kernel is on this node, and binds 0.0.0.0
-        self.connection = info
+        self.connection, self.response = info, ""
         started = processes.start_time(pid) if pid > 0 else None
         if started:
             self.interrupt_pid, self.interrupt_started = pid, started
@@ -186,32 +217,46 @@ class Kernel:
         waiting = list(CHANNELS)
         pause = 0.002
         while waiting and self.state == STARTING:
-            try:
-                _, writer = await self.connect(waiting[0])
-            except OSError:
+            if accepts(self.connection, waiting[0]):
+                waiting.pop(0)
+            else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
-            else:
-                writer.close()
-                waiting.pop(0)
-        if self.state == STARTING:
-            self.state = RUNNING
-            self.save()
-            self._notify(self, "ready", {})
+        if self.state != STARTING:
+            return
+        if self.transport == "launcher" and not owners(self.connection) <= self._users:
+            self._refuse_answer()
+            return
+        self.state = RUNNING
+        self.save()
+        self._notify(self, "ready", {})
+
+    def _refuse_answer(self) -> None:
+        """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
+        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
+            log.write("refused: what answered for this kernel's launcher listens as another user\n")
+        self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
         code = await self._wait()
         self.state, self.exit_code = EXITED, code
+        self._leftovers = bool(processes.group_members(self.pid))
         self._stop_listening()
         self.save()
         self.exited.set()
-        self._notify(self, "exited", {"exit_code": code, "log": self.tail()})
+        self._notify(self, "exited", {"exit_code": code, "log": await self.read_tail()})
         await self._end_leftovers()
+        await self._finish()
+
+    async def _finish_late(self) -> None:
+        if processes.start_time(self.pid) is None:  # else another process has its pid now, and its group
+            await self._end_leftovers()
         await self._finish()
 
     async def _finish(self) -> None:
         """Run what its launcher wants to have run after the kernel; then its files may go, if they were to go before."""
         await self.shipment.finish(self.log)
+        self._leftovers = False
         if self._unwanted:
             self.discard()
 
@@ -247,7 +292,7 @@ class Kernel:
     async def _end_leftovers(self) -> None:
         """End what the kernel left in its process group: listeners of launchers, children of cells.
 
-        The unreaped kernel keeps its pid, and so the group's id, from being reused meanwhile.
+        The unreaped kernel, or a member of its group, keeps the group's id from being reused meanwhile.
         """
         if processes.end_group(self.pid, signal.SIGTERM):
             deadline = time.monotonic() + 1.0
@@ -260,27 +305,18 @@ class Kernel:
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
         while self.state != EXITED:
-            with contextlib.suppress(OSError):
-                if self.log.stat().st_size > LOG_CAP:
-                    with open(self.log, "r+b") as log:
-                        log.seek(-LOG_CAP // 2, os.SEEK_END)
-                        kept = log.read()
-                        log.truncate(0)
-                    with open(self.log, "ab") as log:
-                        log.write(b"[older output was dropped here]\n" + kept)
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                if await _on_disk(cap, self.log, LOG_CAP):
                     self._log_start = 0
                     self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
 
-    def tail(self, size: int = TAIL) -> str:
-        """Return the last *size* bytes, at most, of what the kernel printed since its start."""
+    async def read_tail(self, size: int = TAIL) -> str:
+        """Return the last *size* bytes, at most, of what the kernel printed since its start; nothing from a disk that hangs."""
         try:
-            with open(self.log, "rb") as log:
-                end = log.seek(0, os.SEEK_END)
-                log.seek(max(self._log_start, end - size))
-                return log.read(size).decode("utf-8", "replace")
-        except OSError:
+            return str(await _on_disk(tail, self.log, self._log_start, size))
+        except (OSError, asyncio.TimeoutError):
             return ""
 
     # -- signals, end --------------------------------------------------------------------------------------------
@@ -326,13 +362,15 @@ class Kernel:
     def discard(self) -> None:
         """Remove every file of the kernel; it must have ended, or never begun.
 
-        If something is still to be run after its end, they go after that.
+        If something of its group still runs, or is still to be run after its end, they go after that.
         """
         self._stop_listening()
-        if self.pid and self.shipment.pending:
+        if self.pid and (self.shipment.pending or self._leftovers):
             self._unwanted = True
             return
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self.transport == "launcher":
+            remove_connection_files(self.id, self.temporary)
         self.discarded = True
 
     # -- the record on disk --------------------------------------------------------------------------------------
@@ -359,6 +397,8 @@ class Kernel:
             "agent": [os.getpid(), processes.start_time(os.getpid())],
             "started": self.started,
             "transport": self.transport,
+            "temporary": self.temporary,
+            "users": sorted(self._users),
             "connection": self.connection,
             "interrupt": [self.interrupt_pid, self.interrupt_started],
             "interrupt_signal": self.interrupt_signal,
@@ -384,6 +424,8 @@ class Kernel:
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
             kernel.interrupt_signal = record["interrupt_signal"]
+            kernel.temporary = record.get("temporary", kernel.temporary)
+            kernel._users = frozenset(record.get("users", kernel._users))
             kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -393,6 +435,12 @@ class Kernel:
         if kernel.state == EXITED:
             kernel.exited.set()
         return kernel
+
+
+async def _on_disk(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
+    call = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    return await asyncio.wait_for(call, LOG_DEADLINE)
 
 
 def _signal_number(name: Optional[str]) -> int:

@@ -8,23 +8,30 @@ on the network: stock gateways keep a port open for this, on all addresses, with
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import glob
 import os
-from typing import Callable, Optional
+from pathlib import Path
+from typing import AbstractSet, Any, Callable, Iterator, Optional
+
+from ..protocol import CHANNELS
+from .connection import endpoint
 
 _MAX_RESPONSE = 64 * 1024
+_LISTENING = "0A"  # in the system's table of sockets
 _RESPONSE_DEADLINE = 10.0  # seconds that a connected launcher has to finish its answer
 
 
 class ResponseListener:
     """Listens on the node's loopback while one kernel starts; owned by that kernel.
 
-    Hears only this user, and root, unless *any_user*: whoever else is on the node can read the public key from the process
-    list, and would otherwise be able to put his own kernel in this one's place.
+    Hears only *users*, by their ids: whoever else is on the node can read the public key from the process list, and would
+    otherwise be able to put his own kernel in this one's place.
     """
 
-    def __init__(self, on_response: Callable[[str], None], any_user: bool = False) -> None:
+    def __init__(self, on_response: Callable[[str], None], users: AbstractSet[int]) -> None:
         self._on_response = on_response
-        self._any_user = any_user
+        self._users = users
         self._server: Optional[asyncio.base_events.Server] = None
 
     async def open(self) -> str:
@@ -35,7 +42,7 @@ class ResponseListener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not self._any_user and _owner(writer) not in (os.getuid(), 0):
+            if _owner(writer) not in self._users:
                 return
             data = bytearray()
             while len(data) <= _MAX_RESPONSE:
@@ -58,17 +65,40 @@ class ResponseListener:
 
 
 def _owner(writer: asyncio.StreamWriter) -> Optional[int]:
-    """Return the user id of the process at the other end of a loopback connection, None if it can't be told."""
-    port = writer.get_extra_info("sockname")[1]
-    peer = writer.get_extra_info("peername")[1]
-    wanted = (f"{peer:04X}", f"{port:04X}")
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    """Return the user id of the process at the other end of a loopback connection, None if it can't be told.
+
+    Of a connection that its process has closed the system says root: `owners` looks at what an answer leads to.
+    """
+    ends = (int(writer.get_extra_info("peername")[1]), int(writer.get_extra_info("sockname")[1]))
+    return next((uid for local, remote, _, uid in _sockets() if (local, remote) == ends), None)
+
+
+def owners(info: dict[str, Any]) -> set[int]:
+    """Return the user ids of those who listen where *info*, a kernel's connection information, leads; -1 for nobody."""
+    found = set()
+    listening = {local: uid for local, _, state, uid in _sockets() if state == _LISTENING}
+    for channel in CHANNELS:
+        address, port = endpoint(info, channel)
         try:
-            with open(table, encoding="ascii") as rows:
-                for row in rows:
-                    fields = row.split()
-                    if (fields[1].rpartition(":")[2], fields[2].rpartition(":")[2]) == wanted:
-                        return int(fields[7])
+            found.add(listening.get(port, -1) if port else os.stat(address).st_uid)
         except OSError:
-            continue
-    return None
+            found.add(-1)
+    return found
+
+
+def _sockets() -> Iterator[tuple[int, int, str, int]]:
+    """Yield local port, remote port, state and user id of each TCP socket of this node."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table, encoding="ascii") as rows:
+            next(rows, None)
+            for row in rows:
+                fields = row.split()
+                local, remote = (int(fields[column].rpartition(":")[2], 16) for column in (1, 2))
+                yield local, remote, fields[3], int(fields[7])
+
+
+def remove_connection_files(kernel_id: str, folder: str) -> None:
+    """Remove the connection file, with the kernel's key in it, that Enterprise Gateway's Python launcher leaves in *folder*."""
+    for path in Path(folder).glob(f"kernel-{glob.escape(kernel_id)}_*.json"):
+        with contextlib.suppress(OSError):  # another user's, where the launcher ran as such
+            path.unlink()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from typing import Optional
+
+OPEN_FILES = 65536
+"""Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
+kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
 
 
 def start_time(pid: int) -> Optional[str]:
@@ -93,3 +98,13 @@ def reset_signals() -> None:
             signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # Popen gives kernels the default back (restore_signals)
+
+
+def raise_file_limit() -> int:
+    """Raise our own limit of open files; return the soft limit as it was, which kernels shall have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if 0 <= soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft

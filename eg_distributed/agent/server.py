@@ -5,31 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
-from ..streams import DEFAULT_LIMIT, Relay, StreamBroken
+from ..streams import StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
+from .relaying import Streams
 from .spawning import StartError
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
 EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
-STREAM_LINGER = 900.0
-"""Seconds for which a stream without a link is kept for its gateway to come back."""
-OUTPUT_LIMIT = 256 * 1024 * 1024
-"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
-drops what a reader hasn't taken once that is 1000 messages."""
-OUTPUT_BUDGET = 512 * 1024 * 1024
-"""Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
 TICK = 1.0
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
+FOLDER_KEPT = 3600.0
+"""Seconds for which a kernel's folder without a record, of a start that was cut short, is left alone."""
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
 which has nothing to send to it, would not notice for hours."""
@@ -57,28 +56,20 @@ class Gateway:
         self._writer.transport.abort()
 
 
-class Stream:
-    """One resumable stream to a kernel's channel, and the gateway life that it belongs to."""
-
-    def __init__(self, relay: Relay, kernel: Kernel, owner: tuple[str, str]) -> None:
-        self.relay = relay
-        self.kernel = kernel
-        self.owner = owner  # the gateway and its incarnation
-        self.unlinked_since = time.monotonic()
-        self.running = asyncio.ensure_future(relay.run())
-
-
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
-    def __init__(self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077) -> None:
+    def __init__(
+        self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077, open_files: int = -1
+    ) -> None:
         self.directory = directory
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
+        self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
-        self.streams: dict[str, Stream] = {}
+        self.streams = Streams(self.kernels, self._notify)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
         self._last_tick = time.monotonic()
@@ -107,7 +98,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
-        server = await asyncio.start_unix_server(self._accept, sock=listening)
+        server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():
                 self._tick()
@@ -127,6 +118,10 @@ class Agent:
                 self._unclaimed[kernel.id] = time.monotonic()
                 kernel.save()
                 kernel.watch()
+            elif not (directory / "record.json").exists():
+                with contextlib.suppress(OSError):  # somebody else removes it as well
+                    if time.time() - directory.stat().st_mtime > FOLDER_KEPT:
+                        shutil.rmtree(directory)
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
@@ -149,13 +144,7 @@ class Agent:
                     self._drop(kernel)
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
-        for stream_id, stream in list(self.streams.items()):
-            if stream.relay.linked:
-                stream.unlinked_since = now
-            elif now - stream.unlinked_since > STREAM_LINGER:
-                stream.relay.close()
-            if stream.running.done():
-                del self.streams[stream_id]
+        self.streams.tick()
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
         if self.kernels or self._visitors or self._finishing:
             self._idle_since = now
@@ -192,9 +181,7 @@ class Agent:
         A kernel that merely ends, or is replaced by a restart, is only dropped: its streams end by themselves, after their
         last byte.
         """
-        for stream in self.streams.values():
-            if stream.kernel is kernel:
-                stream.relay.close()
+        self.streams.close_of(kernel)
         self._drop(kernel)
 
     # -- connections ---------------------------------------------------------------------------------------------
@@ -208,7 +195,7 @@ class Agent:
             if hello.get("type") == "control":
                 await self._serve_gateway(hello, reader, writer)
             elif hello.get("type") == "stream":
-                await self._serve_stream(hello, reader, writer)
+                await self.streams.serve(hello, reader, writer)
         except (OSError, ValueError, TypeError, KeyError, StreamBroken, asyncio.TimeoutError) as error:
             print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
         finally:
@@ -221,7 +208,8 @@ class Agent:
         for earlier in list(self.gateways):
             if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
-        self._forget_earlier_lives(gateway)
+        living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
+        self.streams.close_earlier_lives(gateway.owner, living)
         self.gateways.add(gateway)
         kernels = [kernel.describe() for kernel in self.kernels.values()]
         gateway.send({"ok": True, "protocol": PROTOCOL, "digest": self.digest, "kernels": kernels})
@@ -246,47 +234,6 @@ class Agent:
         gateway.kernels.clear()
         gateway.abort()
 
-    def _forget_earlier_lives(self, gateway: Gateway) -> None:
-        """Close the streams of an earlier process of the same gateway: nobody is left to resume them."""
-        living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
-        for stream in self.streams.values():
-            owner, incarnation = stream.owner
-            if owner == gateway.owner and incarnation not in living:
-                stream.relay.close()
-
-    async def _serve_stream(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = self.streams.get(hello["stream"])
-        if stream is None:
-            refusal = None
-            kernel = self.kernels.get(hello["kernel"])
-            if hello["resume"]:
-                refusal = "the agent no longer has this stream"
-            elif kernel is None or not kernel.connection or kernel.state == EXITED or hello["channel"] not in CHANNELS:
-                refusal = "no such kernel or channel"
-            if refusal is None and kernel is not None:
-                try:
-                    local = await kernel.connect(hello["channel"])
-                    limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
-                    stream = Stream(Relay(*local, limit), kernel, (hello["gateway"], hello["incarnation"]))
-                    self.streams[hello["stream"]] = stream
-                except OSError as error:
-                    refusal = f"cannot connect to the kernel: {error}"
-            if stream is None:
-                writer.write(encode({"ok": False, "error": refusal}))
-                await writer.drain()
-                return
-        relay = stream.relay
-        await relay.unlink()
-        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.stalled}))
-        relay.stalled = 0.0
-        await relay.serve(reader, writer, hello["received"])
-        stream.unlinked_since = time.monotonic()
-
-    def _output_limit(self) -> int:
-        """Return what one more stream of output may keep, so that a few slow readers can't fill the node's memory."""
-        kept = sum(stream.relay.flow.backlog for stream in self.streams.values())
-        return max(DEFAULT_LIMIT, min(OUTPUT_LIMIT, OUTPUT_BUDGET - kept))
-
     # -- events --------------------------------------------------------------------------------------------------
 
     def _notify(self, kernel: Kernel, event: str, fields: Message) -> None:
@@ -295,6 +242,8 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if event == "exited":
+            if kernel.id in self._unclaimed:
+                self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
             self._tell_load()
 
     def _tell_load(self) -> None:
@@ -327,13 +276,15 @@ class Agent:
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
-                raise StartError(f"kernel {kernel_id} already runs on this node (pid {previous.pid})")
+                text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
+                raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
         kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start({**params, "umask": self.umask}, self._ports_taken())
+            given = {**params, "umask": self.umask, "open_files": self.open_files}
+            await kernel.start(given, self._ports_taken())
         except BaseException:  # a malformed request included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
@@ -386,10 +337,12 @@ class Agent:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None and gateway in self.gateways:
                 gateway.kernels.add(kernel_id)
-                kernel.owner = gateway.owner
+                if kernel.owner != gateway.owner:
+                    kernel.owner = gateway.owner
+                    kernel.save()
                 self._unclaimed.pop(kernel_id, None)
-                tail = kernel.tail() if kernel.state == EXITED else ""
-                found[kernel_id] = {**kernel.describe(), "log": tail}
+                tail = await kernel.read_tail() if kernel.state == EXITED else ""
+                found[kernel_id] = {**kernel.describe(), "log": tail, "response": kernel.response}
         return found
 
     async def _list(self, gateway: Gateway, params: Message) -> list[Message]:
@@ -397,7 +350,7 @@ class Agent:
         return [{**k.describe(), "claimed": k.id in claimed} for k in self.kernels.values()]
 
     async def _log(self, gateway: Gateway, params: Message) -> str:
-        return self.kernels[params["kernel"]].tail(int(params.get("size", 65536)))
+        return await self.kernels[params["kernel"]].read_tail(int(params.get("size", 65536)))
 
     async def _ping(self, gateway: Gateway, params: Message) -> Message:
         return {
@@ -423,7 +376,7 @@ def socket_path(directory: Path) -> Path:
     return directory / f"agent-{PROTOCOL}.sock"
 
 
-def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
+def main(directory: str, digest: str, umask: str = "077") -> None:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
 
     The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
@@ -439,9 +392,9 @@ def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     listening.bind(temporary)
-    listening.listen(1024)
+    listening.listen(BACKLOG)
     os.rename(temporary, path)
-    agent = Agent(home, digest, umask=int(umask, 8))
+    agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:
         # asyncio.Event must be made where its loop runs on Python 3.9.
@@ -449,4 +402,3 @@ def main(directory: str, digest: str, umask: str = "077") -> Optional[int]:
         await agent.run(listening)
 
     asyncio.run(serve())
-    return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
-from .expansion import expand
+from .expansion import expand_all
 
 _STRIPPED = (
     "JPY_",
@@ -32,19 +34,23 @@ class StartError(Exception):
 def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
     """Return a kernel's environment: the login's own, the kernelspec's expanded, the client's as it is.
 
-    Bytes, so that the node's locale has no say in what a value is.
+    Bytes, so that the node's locale has no say in what a value is. Raises StartError for options that can't be expanded.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
-    known = {**own, **data}
-    given = {**{name: expand(value, known) for name, value in spec_env.items()}, **data}
+    try:
+        given = {**expand_all(spec_env, own, data), **data}
+    except ValueError as error:
+        raise StartError(str(error)) from error
     own_bytes = {os.fsencode(name): os.fsencode(value) for name, value in own.items()}
     return {**own_bytes, **{_encoded(name): _encoded(value) for name, value in given.items()}}
 
 
 def spawn(
-    argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path
+    argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path, open_files: int = -1
 ) -> subprocess.Popen[bytes]:
     """Execute *argv* in a session of its own, with its output appended to *log*; called in a thread, since disks may hang.
+
+    *open_files* is its soft limit of open files; -1: the agent's.
 
     Raises OSError, or StartError for what can't be executed anywhere.
     """
@@ -58,7 +64,7 @@ def spawn(
             # Notebook servers send the notebook's folder on their own disk; it need not exist here.
             said = f"working directory {cwd} does not exist on this node: started in {folder}\n"
             os.write(descriptor, said.encode())
-        return subprocess.Popen(
+        process = subprocess.Popen(
             argv,
             env=environment,
             cwd=folder,
@@ -67,8 +73,14 @@ def spawn(
             stderr=descriptor,
             start_new_session=True,
             umask=umask,  # files that cells write are not the agent's secrets
-            executable=_executable(argv[0], environment),
+            executable=executable(argv[0], environment),
         )
+        if open_files >= 0:
+            # Of the running process, since a function between fork and exec would need a fork without threads.
+            with contextlib.suppress(OSError, ValueError):  # it has ended already
+                hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_files, hard))
+        return process
     except ValueError as error:
         raise StartError(f"the command or an environment value cannot be passed on: {error}") from error
     finally:
@@ -102,7 +114,7 @@ def _encoded(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def _executable(program: str, environment: dict[bytes, bytes]) -> str:
+def executable(program: str, environment: Mapping[bytes, bytes]) -> str:
     """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
     if "/" in program:
         return program

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import queue
 import socket
+import struct
+import threading
+import time
 from typing import Any, Iterator, Optional
 
 from .spark_errors import LaunchError
 from .spark_options import SparkOptions
-from .spark_waiting import within
 from .spark_yarn import ResourceManagers
 
 _CONNECT_TIMEOUT = 3.0  # seconds for a connection to a master; a network that drops packets says nothing
+_ANSWER_TIMEOUT = (
+    8.0  # seconds for a word of its: one that collects garbage takes its time, one that was stopped takes all of it
+)
+_TO_SPARK = struct.pack(">qbi", 8 + 1 + 4 + 7, 6, 7) + b"/jars/-"
+"""A request of Spark's own protocol, for a file that is none: answered at once, and not worth a line in the master's log."""
+_TO_HADOOP = b"GET / HTTP/1.0\r\n\r\n"
+"""What Hadoop's RPC server answers whatever the cluster's security is: that it is no web server."""
 
 
 def check_cluster(options: SparkOptions) -> None:
     """Raise LaunchError if the master or the ResourceManager can't be reached, or the queue takes no application."""
     if options.master.startswith("spark://"):
-        _reach(_masters(options.master), "the Spark master", "start the master, or correct --master in SPARK_OPTS")
+        remedy = "start the master, or correct --master in SPARK_OPTS"
+        _reach(_masters(options.master), _TO_SPARK, "the Spark master", remedy)
     elif options.on_yarn:
         managers = ResourceManagers.of(options.env)
         if not managers.addresses:
@@ -26,7 +38,7 @@ def check_cluster(options: SparkOptions) -> None:
                 "set HADOOP_CONF_DIR in the kernelspec's env to the folder with the cluster's client configuration",
             )
         remedy = "start the ResourceManager, or correct yarn.resourcemanager.* in the node's yarn-site.xml"
-        _reach(managers.addresses, "YARN's ResourceManager", remedy)
+        _reach(managers.addresses, _TO_HADOOP, "YARN's ResourceManager", remedy)
         _check_queue(managers, options.settings.get("spark.yarn.queue", "default"))
 
 
@@ -40,27 +52,46 @@ def _masters(url: str) -> list[tuple[str, int]]:
     return found
 
 
-def _reach(addresses: list[tuple[str, int]], what: str, remedy: str) -> None:
-    """Raise LaunchError unless one of *addresses* accepts connections."""
-    causes = []
+def _reach(addresses: list[tuple[str, int]], question: bytes, what: str, remedy: str) -> None:
+    """Raise LaunchError unless at one of *addresses* somebody says something to *question*, asked at all of them at once."""
+    answers: queue.Queue[tuple[str, Optional[str]]] = queue.Queue()
     for host, port in addresses:
-        late: Optional[str] = "no answer in time"
-        cause = within(_CONNECT_TIMEOUT + 1, functools.partial(_refusal, host, port), late)
-        if cause is None:
-            return
-        causes.append(f"{host}:{port}: {cause}")
-    raise LaunchError(f"{what} can't be reached ({', '.join(causes)})", remedy)
+        ask = functools.partial(_ask, host, port, question, answers)
+        threading.Thread(target=ask, name="spark-check", daemon=True).start()
+    causes = {f"{host}:{port}": f"{host}:{port}: no answer in time" for host, port in addresses}
+    deadline = time.monotonic() + _CONNECT_TIMEOUT + _ANSWER_TIMEOUT + 1
+    with contextlib.suppress(queue.Empty):
+        for _ in addresses:
+            where, cause = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            if cause is None:
+                return
+            causes[where] = f"{where}: {cause}"
+    raise LaunchError(f"{what} can't be reached ({', '.join(causes.values())})", remedy)
 
 
-def _refusal(host: str, port: int) -> Optional[str]:
+def _ask(host: str, port: int, question: bytes, answers: queue.Queue[tuple[str, Optional[str]]]) -> None:
+    answers.put((f"{host}:{port}", _refusal(host, port, question)))
+
+
+def _refusal(host: str, port: int, question: bytes) -> Optional[str]:
+    """Return why nobody is there, None if somebody is: whoever answers, or closes the connection, is not stopped."""
+    connected = False
     try:
-        socket.create_connection((host, port), _CONNECT_TIMEOUT).close()
+        with socket.create_connection((host, port), _CONNECT_TIMEOUT) as connection:
+            connected = True
+            connection.settimeout(_ANSWER_TIMEOUT)
+            connection.sendall(question)
+            connection.recv(1)
     except socket.gaierror as error:
         return f"the name is unknown ({error.strerror})"
     except socket.timeout:
-        return f"no answer within {_CONNECT_TIMEOUT:g} s"
+        return (
+            f"it takes connections, but says nothing for {_ANSWER_TIMEOUT:g} s"
+            if connected
+            else f"no answer within {_CONNECT_TIMEOUT:g} s"
+        )
     except OSError as error:
-        return error.strerror or str(error)
+        return None if connected else error.strerror or str(error)
     return None
 
 

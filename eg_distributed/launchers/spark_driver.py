@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import shlex
 import socket
 import tempfile
 from pathlib import Path
 from typing import Mapping, Optional
 
+from .spark_errors import LaunchError
 from .spark_options import SparkOptions
 from .spark_waiting import within
 
 _RESOLVE_DEADLINE = 2.0  # seconds for the node's own name; a resolver that hangs must not hold up the kernel
 _MARGIN = 16  # ports that Spark may go on to if the one that we found free is taken meanwhile (spark.port.maxRetries)
+_LOOPBACK = re.compile(r"localhost(?:\.|\Z)|127\.|::1\Z")
 _ATTEMPT = re.compile(r"[0-9A-Za-z]{1,64}\Z")
 
 
@@ -33,7 +36,9 @@ def settle(options: SparkOptions) -> SparkOptions:
         with contextlib.suppress(OSError):  # then Spark uses the system's own folder
             scratch.mkdir(mode=0o700, exist_ok=True)
             options.env["SPARK_LOCAL_DIRS"] = str(scratch)
-            added["spark.driver.defaultJavaOptions"] = f"-Djava.io.tmpdir={scratch}"
+            # Not by spark.driver.defaultJavaOptions, which are the languages' own to say.
+            given = options.env.get("SPARK_SUBMIT_OPTS", "")
+            options.env["SPARK_SUBMIT_OPTS"] = f"{shlex.quote(f'-Djava.io.tmpdir={scratch}')} {given}".strip()
     return options.with_settings(added)
 
 
@@ -82,13 +87,18 @@ def _cluster_host(options: SparkOptions) -> str:
 
 
 def _address_towards(host: str) -> str:
-    """Return this node's address on the way to *host*, as the routing table has it; nothing is sent."""
+    """Return this node's address on the way to *host*, as the routing table has it; nothing is sent.
+
+    A loopback address counts only where the kernelspec says loopback: /etc/hosts may have it for a name that others know too.
+    """
     for target in (host, "192.0.2.1"):  # the second is nobody's (RFC 5737): the default route's address
         for address in _addresses(target):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((address, 9))
-                return str(probe.getsockname()[0])
+                found = str(probe.getsockname()[0])
+                if not _LOOPBACK.match(found) or _LOOPBACK.match(host):
+                    return found
     return "127.0.0.1"
 
 
@@ -114,7 +124,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _ports(options: SparkOptions) -> dict[str, str]:
-    """Return settings for ports within the gateway's range, if it has one; else Spark picks what is free."""
+    """Return settings for ports within the gateway's range, if it has one; else Spark picks what is free. Raises LaunchError."""
     low, _, high = options.env.get("EG_PORT_RANGE", "").partition("..")
     if not (low.isdigit() and high.isdigit() and int(high) > int(low) > 0):
         return {}
@@ -122,6 +132,7 @@ def _ports(options: SparkOptions) -> dict[str, str]:
     last = max(int(high) - _MARGIN, int(low))
     candidates = list(range(int(low), last + 1))
     random.shuffle(candidates)
+    candidates += range(last + 1, int(high) + 1)  # with less room behind them
     chosen: dict[str, str] = {}
     for port in candidates:
         if len(chosen) == len(names):
@@ -130,5 +141,10 @@ def _ports(options: SparkOptions) -> dict[str, str]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
             chosen[names[len(chosen)]] = str(port)
-    chosen["spark.port.maxRetries"] = str(min(_MARGIN, int(high) - int(low)))
+    if len(chosen) < len(names):
+        raise LaunchError(
+            f"EG_PORT_RANGE={low}..{high} has no {len(names)} free ports on this node, which a driver needs",
+            "widen the range, or end other kernels on this node",
+        )
+    chosen["spark.port.maxRetries"] = str(min(_MARGIN, int(high) - max(map(int, chosen.values()))))
     return chosen

@@ -6,6 +6,7 @@ ACCEPTED would keep its place in the queue, its staging folder would stay, and s
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _DEADLINE = 12.0  # seconds for all of it; the agent gives up after 15
+_PAUSE = 0.2
 _GRACE = 1.5  # seconds in which an application whose driver has gone ends by itself
 
 
@@ -39,14 +41,19 @@ def main() -> int:
 def _end_applications(options: Any) -> int:
     from .spark_yarn import FINAL, ResourceManagers
 
-    managers = ResourceManagers.of(os.environ)
+    managers = ResourceManagers.of(options.env)
+    if not managers.webs:
+        return 0  # nor did the driver know where to submit anything
     deadline = time.monotonic() + _DEADLINE
     started = time.monotonic()
-    seen: set[str] = set()
+    seen: dict[str, str] = {}  # whose they are, by their ids
     killed: set[str] = set()
     while time.monotonic() < deadline:
         found = managers.applications(options.attempt_tag)
-        seen.update(str(application["id"]) for application in found)
+        if found is None:  # nobody answers just now; what may be left there is worth the wait
+            time.sleep(_PAUSE)
+            continue
+        seen.update({str(application["id"]): str(application.get("user", "")) for application in found})
         living = [application for application in found if application["state"] not in FINAL]
         if not living:
             break
@@ -56,30 +63,39 @@ def _end_applications(options: Any) -> int:
             if name not in killed and (application["state"] != "RUNNING" or late) and managers.kill(name):
                 print(f"ended {name} ({application['state']}) after its driver", file=sys.stderr)
                 killed.add(name)
-        time.sleep(0.2)
-    for name in seen:
-        _remove_staging(options, name)
+        time.sleep(_PAUSE)
+    for name, user in seen.items():
+        _remove_staging(options, name, user)
     return 0 if time.monotonic() < deadline else 1
 
 
-def _remove_staging(options: Any, application: str) -> None:
-    """Remove an application's staging folder where it is a plain folder, and by Hadoop's own client where it is not."""
+def _remove_staging(options: Any, application: str, user: str) -> None:
+    """Remove an application's staging folder where it is a plain folder, and by Hadoop's own client where it is not.
+
+    It is in the *user*'s home, or, since Spark 3.0, in a folder of his name in `spark.yarn.stagingDir`.
+    """
     from .spark_errors import LaunchError
     from .spark_java import java
     from .spark_yarn import configuration
 
     base = options.settings.get("spark.yarn.stagingDir", "")
-    default = configuration(os.environ).get("fs.defaultFS", "file:///")
+    default = configuration(options.env).get("fs.defaultFS", "file:///")
     url = urllib.parse.urlsplit(base or default)
+    staging = f".sparkStaging/{application}"
     if url.scheme in ("", "file"):
-        home = Path(url.path) if base else Path.home()
-        shutil.rmtree(home / ".sparkStaging" / application, ignore_errors=True)
+        home = Path(url.path) / user if base else Path.home()
+        shutil.rmtree(home / staging, ignore_errors=True)
         return
-    place = f"{base.rstrip('/')}/.sparkStaging/{application}" if base else f".sparkStaging/{application}"
-    path = ":".join([os.environ.get("HADOOP_CONF_DIR", ""), f"{options.spark_home}/jars/*"])
+    env = dict(options.env)
+    home_of = "" if user == getpass.getuser() else f"/user/{user}/"  # relative: the login user's home, wherever that is
+    place = f"{base.rstrip('/')}/{user}/{staging}" if base else f"{home_of}{staging}"
+    if home_of:
+        env["HADOOP_PROXY_USER"] = user  # as the application was submitted: the folder is his alone
+    folders = [options.env.get(name, "") for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")]
+    path = ":".join([*filter(None, folders), f"{options.spark_home}/jars/*"])
     command = ["-cp", path, "org.apache.hadoop.fs.FsShell", "-rm", "-r", "-f", "-skipTrash", place]
     try:
-        subprocess.run([java(os.environ), *command], timeout=_DEADLINE, check=False, stdin=subprocess.DEVNULL)
+        subprocess.run([java(options.env), *command], env=env, timeout=_DEADLINE, check=False, stdin=subprocess.DEVNULL)
     except (LaunchError, OSError, subprocess.TimeoutExpired) as error:
         print(f"the staging folder {place} stays: {error}", file=sys.stderr)
 

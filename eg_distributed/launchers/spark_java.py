@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
+from .spark_env import says_something
 from .spark_errors import LaunchError
 from .spark_options import SparkOptions, conf_dir
 
@@ -101,15 +102,7 @@ def is_plain(options: SparkOptions) -> bool:
     if options.env.get("SPARK_PREPEND_CLASSES") or options.env.get("SPARK_TESTING"):
         return False
     conf = conf_dir(options.env)
-    return not (_says_something(conf / "spark-env.sh") or _says_something(conf / "java-opts"))
-
-
-def _says_something(path: Path) -> bool:
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return False
-    return any(line.strip() and not line.strip().startswith("#") for line in lines)
+    return not (says_something(conf / "spark-env.sh") or says_something(conf / "java-opts"))
 
 
 def java(env: Mapping[str, str]) -> str:

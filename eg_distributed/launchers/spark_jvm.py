@@ -36,9 +36,14 @@ class Gateway:
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._folder = ""
 
+    @property
+    def runs(self) -> bool:
+        """Whether there is a JVM now."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the JVM, unless it runs; raises LaunchError."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs:
             return
         env = dict(os.environ)
         command = submit_command(self._options, main_class=None, resource="pyspark-shell")
@@ -71,20 +76,28 @@ class Gateway:
         """Have pyspark use this JVM; returns when it is connected. Raises LaunchError if the JVM ended, or says nothing."""
         from pyspark import SparkContext
 
-        if SparkContext._gateway is not None:
-            return
+        with SparkContext._lock:  # a cell that makes a session itself would start a second JVM meanwhile
+            theirs = getattr(SparkContext._gateway, "proc", None)
+            if SparkContext._gateway is not None and theirs is self._process:
+                return
+            if SparkContext._gateway is not None and (theirs is None or theirs.poll() is None):
+                self.end(0)  # the user's own came first, and is what pyspark uses
+                return
+            SparkContext._gateway = SparkContext._jvm = None  # of a JVM that has ended
+            self._connect(SparkContext)
+
+    def _connect(self, context_class: Any) -> None:
         port, secret = self._read_address()
         given = {"PYSPARK_GATEWAY_PORT": str(port), "PYSPARK_GATEWAY_SECRET": secret}
         os.environ.update(given)
         try:
-            SparkContext._ensure_initialized()
+            context_class._ensure_initialized()
         finally:
             for name in given:  # for this one call: a process of the user's own has a JVM of its own
                 os.environ.pop(name, None)
         for name, said in _NOISE.items():
             logging.getLogger(name).addFilter(lambda record, said=said: record.msg != said)  # type: ignore[misc]
-        gateway: Any = SparkContext._gateway
-        gateway.proc = self._process
+        context_class._gateway.proc = self._process
 
     def _read_address(self) -> tuple[int, str]:
         assert self._process is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ class Lazy:
         object.__setattr__(self, "_lazy_session", session)
         object.__setattr__(self, "_lazy_name", name)
 
+    def _lazy_pending(self) -> bool:
+        """Whether to answer without the real thing: a debugger, which asks from its own thread, is not to wait for a cluster."""
+        session: Session = object.__getattribute__(self, "_lazy_session")
+        return session.session is None and threading.current_thread() is not threading.main_thread()
+
     def _lazy_real(self) -> Any:
         session: Session = object.__getattribute__(self, "_lazy_session")
         session.wait()
@@ -38,13 +44,15 @@ class Lazy:
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """What `isinstance` asks: the real thing's class."""
-        return type(self._lazy_real())
+        return Lazy if self._lazy_pending() else type(self._lazy_real())
 
     def __repr__(self) -> str:
+        if self._lazy_pending():
+            return f"<{object.__getattribute__(self, '_lazy_name')}: its Spark session is still to come>"
         return repr(self._lazy_real())
 
     def __dir__(self) -> list[str]:
-        return dir(self._lazy_real())
+        return [] if self._lazy_pending() else dir(self._lazy_real())
 
     def __eq__(self, other: object) -> bool:
         return bool(self._lazy_real() == other)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
+from .spark_env import site_environment
 from .spark_errors import LaunchError
 
 MODES = ("lazy", "eager", "none")
@@ -63,7 +64,16 @@ _NEVER = {
     "--version": "nothing would be started",
 }
 _OPERATORS = ("--master", "--name", "--proxy-user", "--principal", "--keytab", "--properties-file", "--deploy-mode")
-_OPERATORS_SETTINGS = ("spark.master", "spark.app.name", "spark.submit.deployMode", "spark.kerberos.")
+_OPERATORS_SETTINGS = (
+    "spark.master",
+    "spark.app.name",
+    "spark.submit.deployMode",
+    "spark.kerberos.",
+    "spark.yarn.keytab",
+    "spark.yarn.principal",
+    "spark.remote",
+)
+_CLIENTS = "KERNEL_EXTRA_SPARK_OPTS"
 USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?\Z")
 """What may be the name of a user to run as: it reaches sudo and spark-submit as one argument, and begins with no dash."""
 
@@ -126,14 +136,15 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     if mode not in MODES:
         raise LaunchError(f"spark-context-initialization-mode is {mode!r}", f"use one of {', '.join(MODES)}")
     specs = _submit_words(split_variable(own, "SPARK_OPTS" if own.get("SPARK_OPTS") else "__TOREE_SPARK_OPTS__"))
-    clients = _submit_words(split_variable(own, "KERNEL_EXTRA_SPARK_OPTS"), client=True)
-    given = _Given([*specs, *clients], own)
+    given = _Given([*specs, *_submit_words(split_variable(own, _CLIENTS), client=True)], own)
     if given.settings.get("spark.submit.deployMode", "client") != "client":
         raise LaunchError(
             "--deploy-mode is not client, but a kernel's driver is the kernel itself", "say --deploy-mode client"
         )
     words = given.words
     master = given.settings.get("spark.master") or own.get("MASTER") or "local[*]"
+    if master.startswith("yarn") and not (own.get("HADOOP_CONF_DIR") or own.get("YARN_CONF_DIR")):
+        own.update(site_environment(spark_home, conf_dir(own), own))
     words += _impersonation(own, master)
     if not any(flag == "--name" for flag, _ in words):
         words.append(("--name", kernel_id))
@@ -144,7 +155,7 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
         words.append(("--conf", "spark.yarn.tags=" + ",".join(dict.fromkeys(tags))))
     return SparkOptions(
         spark_home=str(Path(spark_home).expanduser()),
-        submit=tuple(word for pair in words for word in pair if word),
+        submit=tuple(word for option in words for word in _as_words(option)),
         launch=(*split_variable(own, "LAUNCH_OPTS"), *rest),
         mode=mode,
         connection_file=taken.get("connection-file", ""),
@@ -201,9 +212,18 @@ def split_variable(env: Mapping[str, str], name: str) -> list[str]:
         raise LaunchError(f"{name} can't be split into words ({error})", "balance its quotes") from error
 
 
+def clients_options(env: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Return the options of spark-submit that a client sent, as words each; raises LaunchError for what clients may not say."""
+    return [_as_words(option) for option in _submit_words(split_variable(env, _CLIENTS), client=True)]
+
+
+def _as_words(option: tuple[str, str]) -> tuple[str, ...]:
+    return option[:1] if option[0] in SWITCHES else option
+
+
 def _submit_words(words: Sequence[str], client: bool = False) -> list[tuple[str, str]]:
     """Return spark-submit's options as (flag, value), a switch with an empty value; raises LaunchError for what is none."""
-    whose = "KERNEL_EXTRA_SPARK_OPTS" if client else "SPARK_OPTS"
+    whose = _CLIENTS if client else "SPARK_OPTS"
     found: list[tuple[str, str]] = []
     pending = iter(words)
     for word in pending:

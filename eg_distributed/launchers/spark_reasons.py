@@ -8,6 +8,7 @@ from typing import Optional
 from .spark_errors import LaunchError
 from .spark_options import SparkOptions
 
+_PYTHON = "set PYSPARK_PYTHON in the kernelspec's env to an interpreter that is at the same path on every node, of one version"
 _REMEDIES = (
     (r"unknown queue", "name one of the cluster's queues with --queue"),
     (r"Queue .* is STOPPED", "name another queue with --queue, or have it opened"),
@@ -16,12 +17,30 @@ _REMEDIES = (
     (r"All masters are unresponsive", "start the master, or correct --master in SPARK_OPTS"),
     (r"ConnectException|NoRouteToHost|UnknownHost", "check that the cluster runs and that the node reaches it"),
     (r"allowed to impersonate", "allow the node's user to act for others (hadoop.proxyuser.*)"),
-    (r"Cannot run program", "set PYSPARK_PYTHON to an interpreter that is at the same path on every node"),
+    (r"Cannot run program", _PYTHON),
     (r"AccessControlException|Permission denied", "have the rights checked of the user that the kernel runs as"),
     (r"BindException|assign requested address", "set spark.driver.host and spark.driver.bindAddress to the node's own"),
 )
 """What in Spark's words calls for what."""
 _JAVA = re.compile(r"(?:[a-zA-Z_$][\w$]*\.)+(?P<name>[A-Z][\w$]*(?:Exception|Error))\s*:\s*")
+
+
+_JOBS = (
+    (r"PYTHON_VERSION_MISMATCH", "the workers' Python is another version than the driver's"),
+    (r"Cannot run program", "a worker can't run the program that Spark's tasks need"),
+)
+"""What in the words of a job's error is a fault of the installation, and what that is."""
+
+
+def advise(error: BaseException) -> str:
+    """Return a line on the fault of the installation behind a job's *error*, with its remedy; "" for any other error."""
+    text = str(getattr(error, "java_exception", "") or error)
+    for pattern, cause in _JOBS:
+        if re.search(pattern, text):
+            said = re.search(rf"[^\n]*{pattern}[^\n]*", text)
+            detail = _JAVA.sub("", said[0].strip()) if said is not None and "Cannot run" in pattern else ""
+            return str(LaunchError(f"{cause} ({detail})" if detail else cause, _PYTHON))
+    return ""
 
 
 def explain(error: BaseException, options: Optional[SparkOptions]) -> LaunchError:

@@ -12,13 +12,14 @@ import traceback
 import warnings
 from typing import Any, Callable, Optional
 
+from .spark_cancel import Cancellation
 from .spark_checks import check_cluster
 from .spark_errors import LaunchError
 from .spark_jvm import Gateway
 from .spark_lazy import NAMES, Lazy
 from .spark_options import SparkOptions, parse
 from .spark_progress import Progress
-from .spark_reasons import explain
+from .spark_reasons import advise, explain
 from .spark_watch import Watch
 
 _USES = re.compile(r"\b(?:%s)\b" % "|".join(NAMES))
@@ -44,7 +45,7 @@ class Session:
         self._gateway: Optional[Gateway] = None
         self._thread: Optional[threading.Thread] = None
         self._starting = threading.Lock()
-        self._cancelling = threading.Lock()
+        self._cancellation = Cancellation(self.context)
         self._interrupted = False
         self._shell: Any = None
         self._to_say = ""
@@ -77,7 +78,9 @@ class Session:
 
     def _create(self, options: SparkOptions) -> Any:
         options = options.with_settings({"spark.ui.showConsoleProgress": "false"})  # it would draw bars into the log
-        self._gateway = gateway = self._gateway or Gateway(options, self._log)
+        if self._gateway is None or not self._gateway.runs:
+            self._gateway = Gateway(options, self._log)  # with what the options and the environment say by now
+        gateway = self._gateway
         gateway.start()  # beside the import of pyspark, which takes as long as half of it
         import_pyspark(options)
         gateway.connect()
@@ -99,6 +102,7 @@ class Session:
             shell.user_ns.update({name: Lazy(self, name) for name in NAMES})
             shell.user_ns_hidden.update(dict.fromkeys(NAMES))
             self._put_in_place()
+        self._cancellation.begin()
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
 
@@ -138,6 +142,8 @@ class Session:
             watch.look()
         if self.session is None:
             raise self.error or LaunchError("there is no Spark session", "restart the kernel, and see its log")
+        if threading.current_thread() is threading.main_thread():
+            self._cancellation.cell_begins()
         self._say()
 
     def _say(self) -> None:
@@ -148,10 +154,15 @@ class Session:
     def _before_cell(self, info: Any = None) -> None:
         if self._to_say and _USES.search(getattr(info, "raw_cell", "") or ""):
             self._say()
+        self._cancellation.cell_begins()
         self._progress.cell_begins(getattr(self._shell, "kernel", None))
 
     def _after_cell(self, result: Any = None) -> None:
         self._progress.cell_ends()
+        error = getattr(result, "error_in_exec", None)
+        advice = advise(error) if error is not None else ""
+        if advice:
+            print(advice, file=sys.stderr, flush=True)
 
     # -- interrupts and the end ----------------------------------------------------------------------------------
 
@@ -163,20 +174,12 @@ class Session:
     def cancel_jobs_soon(self) -> None:
         """Cancel what runs on the cluster, from a thread: the caller is a signal handler amid a call to the JVM."""
         self._interrupted = True
-        if self.context() is not None:
-            threading.Thread(target=self._cancel_jobs, name="spark-cancel", daemon=True).start()
-
-    def _cancel_jobs(self) -> None:
-        if not self._cancelling.acquire(blocking=False):
-            return  # a second interrupt while the first one is still at it
-        try:
-            with contextlib.suppress(Exception):  # the JVM may be ending: then there is nothing left to cancel
-                self.context().cancelAllJobs()
-        finally:
-            self._cancelling.release()
+        self._cancellation.soon()
 
     def renew_connection(self) -> None:
-        """After an interrupt, have this thread's next call to the JVM use a new connection; called on the main thread.
+        """After an interrupt, wait for its effect, and have this thread's next call to the JVM use a new connection.
+
+        Called on the main thread, before each message.
 
         py4j closes the one whose answer nobody read, unless a second interrupt comes amid just that: the next call would read
         the answer of the one before.
@@ -184,6 +187,7 @@ class Session:
         if not self._interrupted:
             return
         self._interrupted = False
+        self._cancellation.wait()
         client: Any = getattr(getattr(self.context(), "_gateway", None), "_gateway_client", None)
         if hasattr(client, "get_thread_connection"):  # one of py4j's two clients keeps a connection for each thread
             connection = client.get_thread_connection()
@@ -197,9 +201,13 @@ class Session:
 
 
 def _options(folder: str) -> SparkOptions:
-    """Return the options again that the launcher settled: they are in PYSPARK_SUBMIT_ARGS, for pyspark to read."""
+    """Return the options again that the launcher settled: they are in PYSPARK_SUBMIT_ARGS, for pyspark to read.
+
+    Whose application it is, is among them.
+    """
     words = shlex.split(os.environ.get("PYSPARK_SUBMIT_ARGS", ""))[:-1]
-    env = {**os.environ, "SPARK_OPTS": shlex.join(words), "KERNEL_EXTRA_SPARK_OPTS": "", "LAUNCH_OPTS": ""}
+    settled = {"SPARK_OPTS": shlex.join(words), "KERNEL_EXTRA_SPARK_OPTS": "", "LAUNCH_OPTS": ""}
+    env = {**os.environ, **settled, "EG_IMPERSONATION_ENABLED": "False"}
     return parse([], env, folder)
 
 

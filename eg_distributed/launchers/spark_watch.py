@@ -42,7 +42,7 @@ class Watch:
         if not options.on_yarn:
             return "waiting for the Spark session …"
         managers = ResourceManagers.of(options.env)
-        living = [a for a in managers.applications(options.attempt_tag) if a.get("state") not in FINAL]
+        living = [a for a in (managers.applications(options.attempt_tag) or []) if a.get("state") not in FINAL]
         if not living:
             return "waiting for the Spark session …"
         application = living[0]

@@ -68,10 +68,12 @@ class ResourceManagers:
                 continue
         return None
 
-    def applications(self, tag: str) -> list[dict[str, Any]]:
-        """Return what is known of the applications that carry *tag*."""
+    def applications(self, tag: str) -> Optional[list[dict[str, Any]]]:
+        """Return what is known of the applications that carry *tag*; None if nobody answers."""
         answer = self.ask("apps?" + urllib.parse.urlencode({"applicationTags": tag}))
-        found = (answer or {}).get("apps") or {}
+        if answer is None:
+            return None
+        found = answer.get("apps") or {}
         return list(found.get("app") or []) if isinstance(found, dict) else []
 
     def kill(self, application: str) -> bool:

@@ -384,8 +384,7 @@ class GatewayClient:
     ) -> Kernel:
         """Start a kernel; *fields* are added to the request's body. Raises GatewayError.
 
-        *env* None leaves `env` out of the request. Do that at a gateway of your own only: after overlapping requests,
-        Enterprise Gateway 3.3 gives the env of one of them to all later requests that have none.
+        *env* None leaves `env` out of the request.
         """
         body: Json = {"name": kernelspec, **fields}
         if env is not None:

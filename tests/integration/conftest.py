@@ -43,6 +43,19 @@ SPREAD = (
 """Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""
 
 
+HEAVY = ("test_lab.py", "test_lab_local.py", "test_wheel.py")
+"""Files that make labs and environments of their own, and so take the processors that a test which is `alone` wants."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each test of `HEAVY` hold a node of the shared lab, so that none runs beside a test that is `alone`."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for item in items:
+            if item.path.name in HEAVY and item.get_closest_marker("lab") is None:
+                item.add_marker(pytest.mark.lab(nodes=1))
+
+
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Which tests of one session share a worker: those of a file, unless it is one of `SPREAD`."""
 

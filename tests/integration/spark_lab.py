@@ -31,6 +31,8 @@ END_SECONDS = 9.0
 ANSWER_SECONDS = 15.0
 """What a cell without Spark may take here while the session is being made beside it, and an interrupt of what only sleeps:
 alone on a machine it is under a second, while a wait for the session or for the cell's own end is longer than this."""
+STAGING = "/shared/staging/*/.sparkStaging"
+"""Where Spark puts what YARN's containers need, below a folder for each user."""
 KILLED_SECONDS = 15.0
 """What the cluster may take to notice that a kernel was killed."""
 LANGUAGES = ("python", "scala", "R")
@@ -137,9 +139,7 @@ def left(lab: Lab, kernel_id: str = "") -> list[str]:
             if _is_kernels(args):
                 found.append(f"{node.name}: process {pid} {args[:160]}")
         found += [f"{node.name}: {folder}" for folder in kernel_files(node)]
-        script = (
-            "ls -d /tmp/eg-distributed-spark-* /tmp/eg-spark-* /shared/staging/.sparkStaging/application_* 2>/dev/null"
-        )
+        script = f"ls -d /tmp/eg-distributed-spark-* /tmp/eg-spark-* {STAGING}/application_* 2>/dev/null"
         found += [f"{node.name}: {folder}" for folder in node.exec(["sh", "-c", script]).stdout.split()]
     return found
 
@@ -173,7 +173,7 @@ def _clean(lab: Lab) -> None:
             node.exec(["kill", "-9", *map(str, agents(node))], user="root")
             node.exec(["rm", "-rf", *folders], user="root")
         node.exec(
-            ["sh", "-c", "rm -rf /tmp/eg-distributed-spark-* /tmp/eg-spark-* /shared/staging/.sparkStaging/*"],
+            ["sh", "-c", f"rm -rf /tmp/eg-distributed-spark-* /tmp/eg-spark-* {STAGING}/*"],
             user="root",
         )
 

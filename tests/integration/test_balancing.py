@@ -89,6 +89,8 @@ async def test_least_connection_sees_other_gateways(
     nodes: Nodes, names: Names, client: GatewayClient, frugal: GatewayClient
 ) -> None:
     """Kernels that another gateway runs on a host count as well: the nodes say what they carry."""
+    for host in names:  # a first count is waited for a second, and no longer
+        await (await frugal.start_kernel(env=pin(host))).delete()
     for _ in range(2):
         await client.start_kernel(env=pin(names[1]))
     await start_one_by_one(frugal, 4)
@@ -154,6 +156,24 @@ async def test_a_failed_start_leaves_no_count(
             await frugal.start_kernel("doomed", env=pin(names[0]))
     await start_one_by_one(frugal, 6)
     assert count_kernels(nodes) == dict.fromkeys(names, 2)
+
+
+async def test_a_start_that_its_host_failed_leaves_no_count(
+    names: Names, extra_gateway: MakeGateway, extra_node: MakeNode, client_of: ClientOf
+) -> None:
+    """Starts that a host could not take, since it was down, don't keep later ones away once it is back."""
+    spare = extra_node("spare")
+    env = {"EG_LOAD_BALANCING_ALGORITHM": "least-connection", "EG_DISTRIBUTED_RETRY_AFTER": "0"}
+    client = client_of(extra_gateway("counting", env=env, hosts=[spare.name, names[0]]))
+    spare.kill()
+    for _ in range(3):
+        with pytest.raises(GatewayError, match=spare.name) as failed:
+            await client.start_kernel(env=pin(spare.name))
+        assert failed.value.status == 503
+    spare.start()
+    await (await client.start_kernel(env=pin(spare.name))).delete()
+    landed = Counter(await hosts_of(await start_one_by_one(client, 4)))
+    assert landed == {spare.name: 2, names[0]: 2}
 
 
 async def test_a_failed_start_shifts_no_other_host(

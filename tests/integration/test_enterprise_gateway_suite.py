@@ -13,7 +13,7 @@ ITESTS = "enterprise_gateway.itests.test_python_kernel"
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.lab(nodes=NODES)
+@pytest.mark.lab(nodes=NODES, alone=True)  # it interrupts a cell one second after it has sent it
 @pytest.mark.parametrize("spec", ["python_distributed", "python_distributed_eg"])
 def test_its_python_kernel_tests_pass(lab: Lab, gateway: Gateway, spec: str) -> None:
     """Host name, hello world, restart, interrupt and scope pass for a plain kernelspec and for its own launcher.

@@ -115,9 +115,10 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
         assert DEADLINE <= slowest <= DEADLINE + 4, "exactly one start had to leave the paused host, after one deadline"
         for _, _, kernel in landed:
             await kernel.delete()
-        return max(max(times.worst - normal.worst, times.median - normal.median) for times in (hung, after))
+        assert max(hung.median, after.median) <= normal.median + MARGIN
+        return max(times.worst - normal.worst for times in (hung, after))
 
-    # What else the machine does may fall into one measurement; what a hung host does to others falls into each.
+    # What else the machine does may fall into one measurement's worst cell; what a hung host does to others falls into each.
     found = [await slowdown()]
     while min(found) > MARGIN and len(found) < 3:
         await until("the moved start left nothing there", lambda: len(processes(node2)) == 5, timeout=30)

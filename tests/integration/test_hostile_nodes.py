@@ -31,6 +31,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "no-forwarding": {"sshd_options": NO_FORWARDING},
     "nothing-allowed": {"sshd_options": ["DisableForwarding yes", "MaxSessions 1"], "noisy": True},
     "old-python": {"python": "3.9"},
+    "old-no-forwarding": {"python": "3.9", "sshd_options": NO_FORWARDING},
     "masked": {},
 }
 """What `Lab.add_node` makes of each; `masked` gets its umask of 077 below."""

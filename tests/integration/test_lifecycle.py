@@ -128,21 +128,28 @@ for number in range({chunks}):
 @SPECS
 async def test_a_restart_stays_in_place(nodes: Nodes, gateway: Gateway, client: GatewayClient, spec: str) -> None:
     """Same host, same id, same endpoints at the gateway, same websocket; a new process without the old variables."""
-    kernel = await client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": nodes[1].name})
+    kernel = await client.start_kernel(spec)  # without a pin, which would keep it there by itself
     await kernel.execute("x = 123")
-    pid, sockets = await kernel.evaluate(PID), socket_names(gateway)
+    host, pid, sockets = await host_of(kernel), await kernel.evaluate(PID), socket_names(gateway)
     assert len(sockets) == 5
     for _ in range(2):
         await kernel.restart()
         assert kernel.closed is None
-        assert await host_of(kernel) == nodes[1].name
+        assert await host_of(kernel) == host
         assert (await kernel.execute("x")).error == "NameError"
     assert await kernel.evaluate(PID) != pid
     assert socket_names(gateway) == sockets
     assert [model["id"] for model in await client.list_kernels()] == [kernel.id]
     node = await node_of(nodes, kernel)
     assert len(kernel_files(node)) == 1
-    assert await kernel.evaluate("__import__('os').environ['KERNEL_REMOTE_HOST']") == nodes[1].name
+
+
+async def test_a_restart_has_the_clients_values_again(nodes: Nodes, client: GatewayClient) -> None:
+    """What the request said goes for each start of the kernel: its values, and its pin."""
+    kernel = await client.start_kernel(env={"KERNEL_REMOTE_HOST": nodes[1].name, "KERNEL_MARK": "mine"})
+    await kernel.restart()
+    assert await host_of(kernel) == nodes[1].name
+    assert await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") == "mine"
 
 
 async def test_a_restart_ends_a_kernel_that_does_not_listen(client: GatewayClient) -> None:
@@ -172,7 +179,7 @@ async def test_a_shutdown_leaves_nothing(nodes: Nodes, gateway: Gateway, client:
     await until("files are gone", lambda: not kernel_files(node))
     await until("sockets are gone", lambda: not kernel_sockets(gateway))
     assert await client.list_kernels() == []
-    assert sum(map(zombies, nodes)) == before
+    await until("no zombie is left", lambda: sum(map(zombies, nodes)) <= before)
     with pytest.raises(GatewayError) as gone:
         await kernel.model()
     assert gone.value.status == 404
@@ -202,7 +209,7 @@ for port in map(int, sys.argv[2:]):
 """
     ports = listening(nodes[0]) - {22}
     nodes[1].exec(["python3", "-c", attack, nodes[0].name, *map(str, ports)])
-    assert len(processes(nodes[0])) == 1
+    await until("the launcher is alone", lambda: len(processes(nodes[0])) == 1)
     assert (await kernel.execute("6 * 7")).text == "42"
 
 
@@ -268,7 +275,7 @@ async def test_a_kernel_that_exits_tells_why_at_once(names: Names, gateway: Gate
 
 @ALONE
 async def test_a_wrong_interpreter_is_named_at_once(names: Names, gateway: Gateway, client: GatewayClient) -> None:
-    """HTTP 500 right away that names host and path; one that lacks the kernel's module says so in its own words."""
+    """HTTP 500 within half a second that names host and path; one that lacks the kernel's module says so in its own words."""
     await client.start_kernel()
     for argv, expected in (
         (["/opt/nowhere/python", "-f", "{connection_file}"], "/opt/nowhere/python"),
@@ -276,13 +283,16 @@ async def test_a_wrong_interpreter_is_named_at_once(names: Names, gateway: Gatew
         (["python3", "-m", "no_such_kernel", "-f", "{connection_file}"], "No module named no_such_kernel"),
     ):
         gateway.add_kernelspec("wrong", kernelspec(argv=argv))
-        began = time.monotonic()
-        with pytest.raises(GatewayError) as failed:
-            await client.start_kernel("wrong")
-        assert time.monotonic() - began < 2
-        assert failed.value.status == 500
-        assert expected in failed.value.reason
-        assert any(host in failed.value.reason for host in names)
+        taken = []
+        for _ in names:
+            began = time.monotonic()
+            with pytest.raises(GatewayError) as failed:
+                await client.start_kernel("wrong")
+            taken.append(time.monotonic() - began)
+            assert failed.value.status == 500
+            assert expected in failed.value.reason
+            assert any(host in failed.value.reason for host in names)
+        assert min(taken) < 0.5, taken
 
 
 async def test_a_launcher_that_fails_after_its_answer_tells_why(gateway: Gateway, client: GatewayClient) -> None:
@@ -312,6 +322,7 @@ async def test_a_kernel_that_never_listens_times_out(
     gateway.add_kernelspec("silent", silent["silent"])
     impatient = extra_gateway("impatient", env={"EG_KERNEL_LAUNCH_TIMEOUT": "3"}, kernelspecs=silent)
     for asking, env, seconds in ((client, {"KERNEL_LAUNCH_TIMEOUT": "2"}, 2), (client_of(impatient), {}, 3)):
+        await asking.start_kernels(NODES, env={"KERNEL_LAUNCH_TIMEOUT": "60"})  # the first ones wait for connections
         began = time.monotonic()
         with pytest.raises(GatewayError) as failed:
             await asking.start_kernel("silent", env=env)
@@ -342,10 +353,12 @@ async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: Cl
     manager = "--RemoteMappingKernelManager"
     options = [f"{manager}.cull_idle_timeout=4", f"{manager}.cull_interval=1", f"{manager}.cull_connected=True"]
     client = client_of(extra_gateway("culling", options=options))
-    idle = [await client.start_kernel(spec) for spec in ("python_distributed", "python_distributed_eg")]
     busy = await client.start_kernel()
     cell = await busy.begin("import time\nfor n in range(600): print(n, flush=True); time.sleep(0.1)")
-    await idle[0].execute("1")
+    for spec in ("python_distributed", "python_distributed_eg"):
+        idle = await client.start_kernel(spec)
+        await idle.execute("1")
+        await idle.disconnect()
 
     async def culled() -> bool:
         return [model["id"] for model in await client.list_kernels()] == [busy.id]
@@ -466,7 +479,8 @@ async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
         "INSERTED": "<${KERNEL_NASTY}>",
         "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $$HOME",
         "SEVERAL_LINES": "a\nb\tc",
-        "BIG": "ü'\"`$(\n" * 12800,  # 100 KiB, in a few bytes more
+        # 100 KiB, in a few bytes more; of a client, Enterprise Gateway takes no value of more than 4096 characters.
+        "BIG": "ü'\"`$(\n" * 12800,
         "KERNEL_DEFAULT": "the kernelspec's",
         "KERNEL_OVERRIDDEN": "the kernelspec's",
     }
@@ -522,11 +536,38 @@ async def test_malformed_names_are_refused(nodes: Nodes, gateway: Gateway, clien
     assert await client.list_kernels() == []
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "soon", "1e9"])
+async def test_a_launch_timeout_that_is_none_is_refused(client: GatewayClient, seconds: str) -> None:
+    """A KERNEL_LAUNCH_TIMEOUT by which nothing could be timed is a 400 that names it, and starts nothing."""
+    with pytest.raises(GatewayError, match="KERNEL_LAUNCH_TIMEOUT") as refused:
+        await client.start_kernel(env={"KERNEL_LAUNCH_TIMEOUT": seconds})
+    assert refused.value.status == 400
+    assert await client.list_kernels() == []
+
+
+async def test_an_environment_of_megabytes_is_refused(client: GatewayClient) -> None:
+    """More than any system lets a process begin with is a 400, before a host hears of it."""
+    with pytest.raises(GatewayError, match="environment has") as refused:
+        await client.start_kernel(env={f"KERNEL_{number}": "x" * 4000 for number in range(300)})
+    assert refused.value.status == 400
+
+
 async def test_a_nul_in_a_value_is_refused(client: GatewayClient) -> None:
     """A value that no environment can hold is a 400 too."""
     with pytest.raises(GatewayError, match="KERNEL_X") as refused:
         await client.start_kernel(env={"KERNEL_X": "a\0b"})
     assert refused.value.status == 400
+
+
+async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:
+    """Kernels of requests that overlap have the values of their own request, and a later one without any has none of them."""
+    names = [f"user{number}" for number in range(6)]
+    starts = (client.start_kernel(env={"KERNEL_USERNAME": name, "KERNEL_MARK": name}) for name in names)
+    kernels = await asyncio.gather(*starts)
+    marks = [await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") for kernel in kernels]
+    assert marks == names
+    later = await client.start_kernel(env=None)
+    assert await later.evaluate("__import__('os').environ.get('KERNEL_MARK')") is None
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
@@ -552,19 +593,8 @@ def nothing_ran(nodes: Nodes, gateway: Gateway) -> bool:
 
 
 def socket_names(gateway: Gateway) -> list[str]:
-    """Return the paths of kernels' sockets at *gateway*, with their inodes' change times left out."""
+    """Return the paths of kernels' sockets at *gateway*."""
     found = [
         f"{folder}/{name}" for folder in kernel_sockets(gateway) for name in gateway.exec(["ls", folder]).stdout.split()
     ]
     return sorted(os.path.normpath(path) for path in found)
-
-
-async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:
-    """Kernels of requests that overlap have the values of their own request, and a later one without any has none of them."""
-    names = [f"user{number}" for number in range(6)]
-    starts = (client.start_kernel(env={"KERNEL_USERNAME": name, "KERNEL_MARK": name}) for name in names)
-    kernels = await asyncio.gather(*starts)
-    marks = [await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") for kernel in kernels]
-    assert marks == names
-    later = await client.start_kernel(env=None)
-    assert await later.evaluate("__import__('os').environ.get('KERNEL_MARK')") is None

@@ -158,17 +158,17 @@ async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
 
 async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gateway: MakeGateway, nodes: Nodes) -> None:
     """A kernel whose gateway was killed runs on until the owner deadline, then ends and leaves nothing."""
-    gateway = extra_gateway("brief", env={"EG_DISTRIBUTED_ORPHAN_TIMEOUT": "4"})
+    gateway = extra_gateway("brief", env={"EG_DISTRIBUTED_ORPHAN_TIMEOUT": "8"})
     node = nodes[1]
     client = GatewayClient(gateway.url)
     kernel = await start_on(client, node)
     pid = await pid_of(kernel)
     await kernel.disconnect()
+    began = time.monotonic()  # before its end: the agent sees that while the engine still waits for the container's
     await asyncio.to_thread(gateway.kill)
-    killed = time.monotonic()
     assert pid in processes(node)
-    await until("the orphan is gone", lambda: not processes(node) and not kernel_files(node), timeout=20)
-    assert time.monotonic() - killed >= 3.5
+    await until("the orphan is gone", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    assert time.monotonic() - began >= 8
     await asyncio.to_thread(gateway.start)
 
 
@@ -184,8 +184,8 @@ async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: 
     await busy.printed("on")
     for kernel in kernels:
         await kernel.disconnect()
-    began = time.monotonic()
     await asyncio.to_thread(gateway.stop)
-    assert time.monotonic() - began < 9, "it had to be killed"
-    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=2)
+    if "exit_code" in gateway.inspect():  # a container's; the local driver's stop waits without killing
+        assert gateway.inspect()["exit_code"] != 137, "it had to be killed"
+    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
     await asyncio.to_thread(gateway.start)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from eg_distributed import ssh
 from eg_distributed.protocol import Message, Reader, Writer, encode, read_message
 
@@ -28,6 +30,20 @@ STANDIN = [sys.executable, "-IS", str(Path(__file__).with_name("standin.py"))]
 def standin(*behaviours: str, python: str = "") -> list[str]:
     """Return the argv of a stand-in kernel that behaves so; see `standin.py`."""
     return [python or STANDIN[0], *STANDIN[1:], "{connection_file}", *behaviours]
+
+
+PYENV = Path("/root/.pyenv/versions")
+
+
+def pythons(*versions: str) -> list[object]:
+    """Return parameters for the interpreters of *versions*; those that aren't here are skipped."""
+    found = {version: sorted(PYENV.glob(f"{version}.*/bin/python")) for version in versions}
+    return [
+        pytest.param(
+            str(paths[0]) if paths else "", id=version, marks=[] if paths else pytest.mark.skip(f"no Python {version}")
+        )
+        for version, paths in found.items()
+    ]
 
 
 class Refusal(Exception):

@@ -29,6 +29,7 @@ class Sshd:
         """What the login shell runs; around it, or in its place, a test may put noise."""
         self.env: dict[str, str] = {}
         self.users: list[str] = []
+        self.jumped = 0  # connections to other hosts through this one
         self.forwarded = 0  # channels to UNIX sockets, opened or refused
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -169,6 +170,10 @@ class _Visit(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         self._sshd.users.append(username)
+        return True
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        self._sshd.jumped += 1
         return True
 
     def unix_connection_requested(self, dest_path: str) -> bool:

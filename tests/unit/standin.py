@@ -161,7 +161,8 @@ def main() -> None:
         with open(sys.argv[1]) as file:
             listen(json.load(file))
     while True:
-        time.sleep(3600)
+        # In short: a signal that comes just before a sleep does not end it, and its handler runs afterwards.
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from eg_distributed.kernel import State
 from eg_distributed.settings import Distributed
 from eg_distributed.ssh import LocalLink
 
-from .agents import DEADLINE, Visitor, alive, until
+from .agents import DEADLINE, Visitor, alive, until, written
 from .clusters import answers, gone, kernel_folders, start, where
 from .conftest import Hosts
 
@@ -60,6 +60,7 @@ async def test_least_connection_counts_other_gateways_kernels(clusters: Callable
     """A kernel of another gateway weighs as much as one's own."""
     await hosts("node1", "node2")
     other, ours = clusters("other"), clusters()
+    await ours.run(ours.list_kernels("node1,node2"))  # a first count is waited for a second, and no longer
     for number in range(2):
         await start(other, f"o{number}", "node1 node2", pin="node1")
     kernels = [await start(ours, f"k{n}", "node1 node2", balancer="least-connection") for n in range(4)]
@@ -156,6 +157,7 @@ async def test_a_hung_host_costs_its_deadline_and_no_bystander(
     """While one start waits for a host that hangs, another host's kernel starts and answers as ever."""
     settings.connect_timeout = 3.0
     hung, _ = await hosts("node1", "node2")
+    await start(cluster, "k0", "node2")
     hung.wire.freeze()
     waiting = asyncio.ensure_future(start(cluster, "k1", "node1 node2"))
     bystander = await start(cluster, "k2", "node2")
@@ -171,7 +173,7 @@ async def test_a_host_that_hangs_during_a_start_is_left_and_cleaned_later(
     cluster: Cluster, hosts: Hosts, settings: Distributed, short: Path
 ) -> None:
     """A connected host that stops answering is passed over; what it had started ends when it is back."""
-    settings.request_timeout, settings.keepalive_interval, settings.keepalive_count = 0.5, 0.2, 2
+    settings.request_timeout, settings.keepalive_interval, settings.keepalive_count = 2.0, 1.0, 2
     hung, _ = await hosts("node1", "node2")
     starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2", "deaf"))
     (folder,) = await until(lambda: kernel_folders(short / "node1"), "it starts on node1")
@@ -191,6 +193,7 @@ async def test_a_host_that_hangs_during_a_start_is_left_and_cleaned_later(
 async def test_a_kernel_that_fails_is_not_tried_elsewhere(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """A wrong interpreter fails at once with the kernel's own words, and leaves no count, no file, no process."""
     _, second = await hosts("node1", "node2")
+    await start(cluster, "k0", "node1", pin="node1")
     began = time.monotonic()
     with pytest.raises(
         KernelStartFailed, match=r"^Host node1: The kernel exited with code 3.*output: no ipykernel"
@@ -201,16 +204,17 @@ async def test_a_kernel_that_fails_is_not_tried_elsewhere(cluster: Cluster, host
     with pytest.raises(KernelStartFailed, match="Cannot execute '/no/python'"):
         await start(cluster, "k2", "node1", argv=["/no/python", "{connection_file}"])
     assert second.wire.connections == 0
-    assert not cluster.kernels
-    assert cluster.host("node1").kernels == 0
+    assert set(cluster.kernels) == {"k0"}
+    assert cluster.host("node1").kernels == 1
     assert cluster.host("node1").is_healthy(60)
-    assert kernel_folders(short) == []
+    assert len(kernel_folders(short)) == 1
 
 
 async def test_a_kernel_that_is_never_ready_is_ended(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """After the launch timeout the error has the kernel's output, and its process is gone."""
     await hosts("node1")
     path = short / "facts"
+    await cluster.run(cluster.list_kernels("node1"))
     with pytest.raises(KernelStartTimeout, match=r"not ready within 4 s.*output: still loading"):
         await start(cluster, "k1", "node1", "say:still loading", f"facts:{path}", "deaf", launch_timeout=4.0)
     await gone(json.loads(path.read_text())["pid"])
@@ -228,6 +232,29 @@ async def test_a_cancelled_start_leaves_nothing(cluster: Cluster, hosts: Hosts, 
     await until(lambda: not kernel_folders(short), "its files are gone")
     await until(lambda: not cluster.kernels and cluster.host("node1").kernels == 0, "its count is gone")
     assert list((home / "r").iterdir()) == []
+
+
+async def test_a_kernel_is_started_once_at_a_time(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A request that is sent again while its kernel starts is refused, and the start goes on undisturbed."""
+    await hosts("node1", "node2")
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2", "deaf"))
+    await until(lambda: kernel_folders(short), "it starts")
+    with pytest.raises(RequestInvalid, match="being started already"):
+        await start(cluster, "k1", "node1 node2")
+    assert len(kernel_folders(short)) == 1
+    assert not starting.done()
+    starting.cancel()
+    await asyncio.wait({starting})
+    await until(lambda: not kernel_folders(short), "it is gone")
+
+
+async def test_time_that_other_hosts_took_is_told(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that had less than its launch timeout, since a host before it took its share, is not blamed alone."""
+    first, _ = await hosts("node1", "node2")
+    await start(cluster, "k0", "node2")
+    first.wire.refuse()
+    with pytest.raises(KernelStartTimeout, match=r"^Host node2.*Before that: Host node1: Cannot connect"):
+        await start(cluster, "k1", "node1 node2", "deaf", launch_timeout=2.0)
 
 
 # -- restart, release, adoption ----------------------------------------------------------------------------------
@@ -259,9 +286,8 @@ async def test_a_restart_ends_what_still_runs(cluster: Cluster, hosts: Hosts) ->
     assert cluster.host("node1").kernels == 1
 
 
-async def test_a_restart_moves_on_if_its_host_is_gone(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+async def test_a_restart_moves_on_if_its_host_is_gone(cluster: Cluster, hosts: Hosts) -> None:
     """In place as long as there is a place."""
-    settings.request_timeout = settings.connect_timeout = 1.0
     first, _ = await hosts("node1", "node2")
     kernel = await start(cluster, "k1", "node1 node2")
     first.wire.refuse()
@@ -287,10 +313,9 @@ async def test_release_leaves_nothing(cluster: Cluster, hosts: Hosts, short: Pat
 
 
 async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
-    cluster: Cluster, hosts: Hosts, settings: Distributed, short: Path
+    cluster: Cluster, hosts: Hosts, short: Path
 ) -> None:
     """A kernel that is deleted while its host is away does not live on there."""
-    settings.connect_timeout = settings.request_timeout = 1.0
     (sshd,) = await hosts("node1")
     kernel = await start(cluster, "k1", "node1")
     pid = kernel.pid
@@ -393,6 +418,32 @@ async def test_the_runtime_folder_is_private(cluster: Cluster, settings: Distrib
     with pytest.raises(DistributedError, match="runtime_dir"):
         other.prefix("k1")
     await asyncio.to_thread(other.close)
+
+
+async def test_closing_ends_starts_that_are_under_way(
+    clusters: Callable[..., Cluster], hosts: Hosts, short: Path
+) -> None:
+    """A gateway that stops while a kernel starts leaves nothing of it: nobody would know of the kernel."""
+    await hosts("node1")
+    cluster = clusters()
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1", f"facts:{short / 'facts'}", "deaf"))
+    pid = (await written(short / "facts"))["pid"]
+    await asyncio.to_thread(cluster.close)
+    assert kernel_folders(short) == []
+    assert not alive(pid)
+    await asyncio.wait({starting}, timeout=DEADLINE)
+    assert starting.cancelled()
+
+
+async def test_closing_ends_what_no_adapter_has_heard_of(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
+    """A start that succeeded when its gateway had stopped listening is undone; kernels that were taken over live on."""
+    await hosts("node1")
+    cluster = clusters()
+    taken, untaken = await start(cluster, "k1", "node1"), await start(cluster, "k2", "node1")
+    taken.on_exit = lambda kernel: None
+    pids = taken.pid, untaken.pid
+    await asyncio.to_thread(lambda: cluster.close(end_untaken=True))
+    assert [alive(pid) for pid in pids] == [True, False]
 
 
 async def test_closing_twice_is_closing(clusters: Callable[..., Cluster]) -> None:

@@ -186,15 +186,37 @@ async def test_a_launchers_answer_makes_the_connection(cluster: Cluster, hosts: 
     assert await answers(kernel)
 
 
+def gated(gate: Path, *arguments: str) -> list[str]:
+    """Return the argv of a stand-in that does nothing until somebody has opened and closed the FIFO *gate*."""
+    os.mkfifo(gate)
+    return [STANDIN[0], "-ISc", f"open({str(gate)!r}).read();exec(open({STANDIN[2]!r}).read())", *arguments]
+
+
+async def test_a_launchers_answer_during_a_cut_is_not_lost(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A launcher answers once; what it says while its node is out of reach arrives when the node is back."""
+    (sshd,) = await hosts("node1")
+    await start(cluster, "inner", "node1", f"facts:{short / 'facts'}")
+    info = json.loads(Path((await written(short / "facts"))["argv"][1]).read_text())
+    argv = gated(short / "gate", "{response_address}", "answer:proper", f"note:{short / 'answered'}")
+    starting = asyncio.ensure_future(
+        start(cluster, "k1", "node1", argv=argv, transport="launcher", decrypt=lambda _: dict(info))
+    )
+    await until(lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid, "it is under way")
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    with await asyncio.to_thread((short / "gate").open, "w"):
+        pass
+    await until((short / "answered.set").exists, "the launcher has answered")
+    await sshd.wire.open()
+    assert await answers(await asyncio.wait_for(starting, DEADLINE))
+
+
 async def test_a_cut_during_a_start_does_not_end_it(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """A connection that is lost while the kernel comes up is made anew, and the start goes on."""
     (sshd,) = await hosts("node1")
     await start(cluster, "k0", "node1")
     gate = short / "gate"
-    os.mkfifo(gate)
-    code = f"open({str(gate)!r}).read();import sys;exec(compile(open(sys.argv[1]).read(),'s','exec'))"
-    argv = [STANDIN[0], "-ISc", f"import sys;{code.replace('sys.argv[1]', repr(STANDIN[2]))}", "{connection_file}"]
-    starting = asyncio.ensure_future(start(cluster, "k1", "node1", argv=argv))
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1", argv=gated(gate, "{connection_file}")))
     await until(lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid, "it is under way")
     sshd.wire.cut()
     await until(lambda: cluster.host("node1").node.connections == 2, "the connection is back")

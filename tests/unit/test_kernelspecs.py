@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eg_distributed import kernelspecs, replacing
+from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
-from eg_distributed.shipping import shipping_of, without_clients_options
+from eg_distributed.shipping import check_user, for_run_sh, shipping_of, without_clients_options
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
@@ -178,7 +181,7 @@ def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
     found = replacing.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
     assert found is not None
     mode = ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
-    assert found.argv == ["python3", "{launcher}/spark.py", "python", "-f", "{connection_file}", *mode]
+    assert found.argv == ["{python}", "{launcher}/spark.py", "python", "-f", "{connection_file}", *mode]
     assert found.config["launcher"] == "spark"
     assert found.config["remote_hosts"] == "a"
     assert found.env == {"EG_KERNELSPEC_FOLDER": RUN_SH[: -len("/bin/run.sh")]}
@@ -217,3 +220,32 @@ def test_a_clients_options_are_never_pasted() -> None:
         "OTHER": "$KERNEL_EXTRA_SPARK_OPTS",
     }
     assert without_clients_options(env) == {"SPARK_OPTS": "--a    $KERNEL_ID", "OTHER": "$KERNEL_EXTRA_SPARK_OPTS"}
+
+
+def test_a_run_sh_evaluates_nothing_of_a_clients(tmp_path: Path) -> None:
+    """For a script that has a shell evaluate them, a client's options are words in quotes, and only options at that."""
+    spec = {"SPARK_OPTS": "--master yarn ${KERNEL_EXTRA_SPARK_OPTS}", "LAUNCH_OPTS": "", "OTHER": "$HOME"}
+    marker = tmp_path / "marker"
+    client = {
+        "KERNEL_EXTRA_SPARK_OPTS": f"--conf 'spark.x=$(touch {marker}) `touch {marker}` ; touch {marker} $HOME'",
+        "LAUNCH_OPTS": f"--debug '& touch {marker} &'",
+    }
+    spec_env, env = for_run_sh(spec, client)
+    given = {**expand_all(spec_env, {}, env), **env}
+    shown = 'eval printf \'%s\\\\n\' "${SPARK_OPTS}" "${LAUNCH_OPTS}"'  # as run.sh does with spark-submit
+    done = subprocess.run(["bash", "-c", shown], env=given, capture_output=True, text=True, check=True)
+    said = shlex.split(client["KERNEL_EXTRA_SPARK_OPTS"])
+    assert done.stdout.splitlines() == ["--master", "yarn", *said, "--debug", f"& touch {marker} &"]
+    assert not marker.exists()
+    assert for_run_sh({"SPARK_OPTS": "--master yarn"}, client)[0]["SPARK_OPTS"] == "--master yarn"
+    for wrong in ("& id ;", "--proxy-user root", "'"):
+        with pytest.raises(RequestInvalid, match="KERNEL_EXTRA_SPARK_OPTS"):
+            for_run_sh(spec, {"KERNEL_EXTRA_SPARK_OPTS": wrong})
+
+
+@pytest.mark.parametrize("name", ["bob & id", "", "-u", "$(id)", "a b"])
+def test_a_user_to_run_as_is_a_name(name: str) -> None:
+    """What reaches a command line on the node as a user is one."""
+    check_user("bob.of-the_site")
+    with pytest.raises(RequestInvalid, match="is no user's name"):
+        check_user(name)

@@ -214,13 +214,14 @@ async def test_what_was_given_up_is_ended_at_the_next_connection(held: Held, ssh
     """A start that was abandoned does not live on; one of another attempt does."""
     await held.node.connect()
     gone, kept = await held.start("gone"), await held.start("kept")
-    held.node.abandoned = {("gone", "a1"), ("kept", "a0")}
+    held.node.mark_abandoned("gone", "a1")
+    held.node.mark_abandoned("kept", "a0")
     sshd.wire.cut()
     await until(lambda: held.node.connections == 2, "it is back")
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
     await until(lambda: not alive(gone))
     assert alive(kept)
-    assert held.node.abandoned == set()
+    await until(lambda: not held.node.abandoned, "both are settled")
 
 
 async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> None:

@@ -366,16 +366,16 @@ async def test_an_unacknowledging_peer_stops_the_reading() -> None:
         writer.close()
 
 
-async def test_a_stall_without_a_link_is_counted() -> None:
-    """Time for which a full buffer and a lost link kept the application waiting is known afterwards."""
+async def test_a_stall_is_counted_while_it_lasts() -> None:
+    """For how long a full buffer keeps the application waiting is known before the next link ends that, and told once."""
     async with pair(limit=1000) as streams:
         streams.near[1].write(BYTES[:5000])
         await until(lambda: not streams.relays[0].flow.has_room, "the buffer is full")
-        assert streams.relays[0].stalled == 0
         streams.near[1].write(BYTES[5000:6000])
+        await until(lambda: streams.relays[0].take_stalled() > 0, "the stall is counted")
         await streams.connect()
         assert await asyncio.wait_for(streams.far[0].readexactly(6000), DEADLINE) == BYTES[:6000]
-        await until(lambda: streams.relays[0].stalled > 0, "the stall is counted")
+        await until(lambda: streams.relays[0].flow.has_room and not streams.relays[0].take_stalled(), "it is over")
 
 
 async def test_a_new_link_replaces_an_old_one() -> None:

@@ -22,22 +22,10 @@ from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, Visitor, alive, standin, until
+from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin, until
 from tests.unit.conftest import Hosts
 
 SOURCE = Path(boot_module.__file__).read_text("utf-8")
-PYENV = Path("/root/.pyenv/versions")
-
-
-def pythons(*versions: str) -> list[object]:
-    """Return parameters for the interpreters of *versions*; those that aren't here are skipped."""
-    found = {version: sorted(PYENV.glob(f"{version}.*/bin/python")) for version in versions}
-    return [
-        pytest.param(
-            str(paths[0]) if paths else "", id=version, marks=[] if paths else pytest.mark.skip(f"no Python {version}")
-        )
-        for version, paths in found.items()
-    ]
 
 
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:

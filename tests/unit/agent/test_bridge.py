@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed import ssh
 from eg_distributed.agent.bridge import CHUNK, Bridge
 from eg_distributed.bridging import BridgeClient
-from tests.unit.agents import DEADLINE
+from tests.unit.agents import DEADLINE, pythons
 
 
 @asynccontextmanager
@@ -72,6 +73,27 @@ async def test_connections_do_not_mix(echo: Path) -> None:
         contents = [os.urandom(1 << 20) for _ in range(5)]
         got = await asyncio.wait_for(asyncio.gather(*(through(client, data) for data in contents)), DEADLINE)
     assert got == contents
+
+
+@pytest.mark.parametrize("python", pythons("3.9", "3.10", "3.13"))
+async def test_floods_share_the_channel(echo: Path, short: Path, python: str) -> None:
+    """Connections that all wait for a full channel get their turn, whichever Python the node has."""
+    archive = short / "agent.zip"
+    archive.write_bytes(ssh.agent_archive()[1])
+    process = await asyncio.create_subprocess_exec(
+        python, "-I", archive, "bridge", echo, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    client = BridgeClient(process.stdout, process.stdin)
+    connections = [client.open() for _ in range(4)]
+    sent = os.urandom(2 << 20)
+    for _, writer in connections:
+        writer.write(sent)
+    got = [await asyncio.wait_for(reader.readexactly(len(sent)), DEADLINE) for reader, _ in connections]
+    assert all(each == sent for each in got)
+    process.stdin.close()
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
 
 
 async def test_an_end_is_passed_on(echo: Path) -> None:

@@ -18,7 +18,7 @@ from eg_distributed import ssh
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
 from eg_distributed.settings import Distributed
-from eg_distributed.streams import DATA, FIN, Flow
+from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
 from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin, until
 
 HEADER = struct.Struct(">BI")
@@ -203,6 +203,26 @@ async def test_a_stream_resumed_under_fire_loses_and_doubles_nothing(visitor: Vi
     assert bytes(got) == sent
     for writer in old:
         writer.close()
+
+
+async def test_output_that_may_be_lost_is_told_with_the_next_link(visitor: Visitor) -> None:
+    """A stream that was full while no link was up says for how long in its very next answer."""
+    await visitor.ready("k1", standin())
+    _, reader, writer = await visitor.stream("k1")
+    flow, sent = Flow(4 * DEFAULT_LIMIT), 0
+    while sent < 2 * DEFAULT_LIMIT:  # it echoes: nobody reads, and so the agent's buffer fills
+        flow.push(b"x" * CHUNK)
+        writer.write(flow.next_frame() or b"")
+        sent += CHUNK
+    full = 0
+    while full < DEFAULT_LIMIT:  # what the link holds was read; nothing of it is acknowledged
+        for payload in flow.feed(await asyncio.wait_for(reader.read(CHUNK), DEADLINE)):
+            full += len(payload)
+    writer.close()
+    answers = [await visitor.stream("k1", resume=True), await visitor.stream("k1", resume=True)]
+    assert answers[0][0]["stalled"] > 0
+    for _, _, link in answers:
+        link.close()
 
 
 async def test_a_new_life_of_a_gateway_ends_the_streams_of_the_old(visitor: Visitor, settings: Distributed) -> None:

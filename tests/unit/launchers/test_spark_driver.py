@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eg_distributed.launchers import spark_checks, spark_driver
 from eg_distributed.launchers.spark_checks import check_cluster
 from eg_distributed.launchers.spark_driver import driver_host, scratch_folder, settle
 from eg_distributed.launchers.spark_errors import LaunchError
@@ -111,6 +116,19 @@ def test_ports_are_within_the_gateways_range(home: Path) -> None:
     assert len(set(ports)) == 3
     assert all(43000 <= port <= 43999 - int(found["spark.port.maxRetries"]) for port in ports)
     assert "spark.driver.port" not in settle(options(home, EG_PORT_RANGE="0..0")).settings
+    small = settle(options(home, EG_PORT_RANGE="43000..43010")).settings
+    ports = [int(small[f"spark.{name}"]) for name in ("driver.port", "driver.blockManager.port", "ui.port")]
+    assert all(43000 <= port <= 43010 - int(small["spark.port.maxRetries"]) for port in ports)
+    with pytest.raises(LaunchError, match=r"EG_PORT_RANGE=43000\.\.43001 has no 3 free ports .*; widen the range"):
+        settle(options(home, EG_PORT_RANGE="43000..43001"))
+
+
+def test_a_cluster_by_a_loopback_name_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that this node's /etc/hosts has at 127.0.1.1 says nothing of the address that others reach; `localhost` does."""
+    monkeypatch.setattr(spark_driver, "_addresses", lambda name: {"m": ["127.0.1.1"]}.get(name, [name] if name else []))
+    found = driver_host(options(home, "--master spark://m:7077"))
+    assert not found.startswith("127.") or found == spark_driver._address_towards("")
+    assert driver_host(options(home, "--master spark://127.0.0.1:7077")) == "127.0.0.1"
 
 
 def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
@@ -122,7 +140,7 @@ def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
     try:
         assert folder.stat().st_mode & 0o777 == 0o700
         assert settled.env["SPARK_LOCAL_DIRS"] == str(folder)
-        assert settled.settings["spark.driver.defaultJavaOptions"] == f"-Djava.io.tmpdir={folder}"
+        assert settled.env["SPARK_SUBMIT_OPTS"] == f"-Djava.io.tmpdir={folder}"
     finally:
         folder.rmdir()
     assert scratch_folder({"EG_ATTEMPT": "../../etc"}) is None
@@ -168,13 +186,26 @@ def test_where_the_resource_manager_is(tmp_path: Path) -> None:
     assert ResourceManagers.of({"HADOOP_CONF_DIR": "/nowhere"}).addresses == []
 
 
-def test_a_master_that_refuses(home: Path) -> None:
-    """A port where nobody listens is said at once; one that listens is enough, whichever of several it is."""
-    with socket.socket() as listening, socket.socket() as closed:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
+@pytest.fixture
+def answering() -> Iterator[int]:
+    """The port of a master, as far as it says something when it is asked."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            assert self.request.recv(1)
+            self.request.sendall(b"?")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_a_master_that_refuses(home: Path, answering: int) -> None:
+    """A port where nobody listens is said at once; one that answers is enough, whichever of several it is."""
+    with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        up, down = listening.getsockname()[1], closed.getsockname()[1]
+        up, down = answering, closed.getsockname()[1]
         with pytest.raises(
             LaunchError, match=f"the Spark master can't be reached .127.0.0.1:{down}: Connection refused"
         ):
@@ -182,6 +213,37 @@ def test_a_master_that_refuses(home: Path) -> None:
         check_cluster(options(home, f"--master spark://127.0.0.1:{down},127.0.0.1:{up}"))
     with pytest.raises(LaunchError, match="names no host and port; write spark://HOST:7077"):
         check_cluster(options(home, "--master spark://somewhere"))
+
+
+def test_a_master_that_is_silent(home: Path, answering: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes connections and says nothing is as good as none; several are asked at once, and take no longer."""
+    monkeypatch.setattr(spark_checks, "_ANSWER_TIMEOUT", 0.5)
+    with socket.socket() as stopped:
+        stopped.bind(("127.0.0.1", 0))
+        stopped.listen(64)
+        silent = f"127.0.0.1:{stopped.getsockname()[1]}"
+        with pytest.raises(LaunchError, match=f"{silent}: it takes connections, but says nothing for 0.5 s"):
+            check_cluster(options(home, f"--master spark://{silent}"))
+        began = time.monotonic()
+        check_cluster(options(home, f"--master spark://{','.join([silent] * 20)},127.0.0.1:{answering}"))
+        assert time.monotonic() - began < 5
+
+
+def test_where_spark_env_says_yarn_is(home: Path) -> None:
+    """Sites whose spark-env.sh alone names the configuration have it taken from there; what the kernelspec says wins."""
+    (home / "spark/bin").mkdir()
+    load = '. "$SPARK_HOME/conf/spark-env.sh"; echo noise\n'
+    (home / "spark/bin/load-spark-env.sh").write_text(load)
+    configuration(home, yarn_resourcemanager_address="127.0.0.1:1")
+    (home / "spark/conf/spark-env.sh").write_text(f'export HADOOP_CONF_DIR="${{HADOOP_CONF_DIR:-{home}}}"\n')
+    found = options(home, "--master yarn")
+    assert found.env["HADOOP_CONF_DIR"] == str(home)
+    with pytest.raises(LaunchError, match=r"YARN's ResourceManager can't be reached .127\.0\.0\.1:1: Conn"):
+        check_cluster(found)
+    assert options(home, "--master yarn", HADOOP_CONF_DIR="/own").env["HADOOP_CONF_DIR"] == "/own"
+    assert "HADOOP_CONF_DIR" not in options(home, "--master spark://m:7077").env
+    (home / "spark/conf/spark-env.sh").write_text("exit 1\n")
+    assert "HADOOP_CONF_DIR" not in options(home, "--master yarn").env
 
 
 def test_yarn_without_a_configuration(home: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from eg_distributed.shipping import launcher_files
-from tests.unit.agent.test_boot import pythons
-from tests.unit.agents import DEADLINE
+from tests.unit.agents import DEADLINE, pythons
 
 
 @pytest.fixture
@@ -70,3 +74,71 @@ def test_after_the_end_temporary_files_go(folder: Path) -> None:
     assert subprocess.run(argv, env=env, timeout=DEADLINE, check=False).returncode == 0
     assert not scratch.exists()
     assert subprocess.run(argv, env={**env, "SPARK_HOME": ""}, timeout=DEADLINE, check=False).returncode == 0
+
+
+class ResourceManager(BaseHTTPRequestHandler):
+    """One that has nobody answering at first, then an application that waits, and that has ended once it is told to."""
+
+    silent, killed = 2, False
+
+    def do_GET(self) -> None:
+        known = type(self)
+        if known.silent:
+            known.silent -= 1
+            self.send_error(503)
+            return
+        state = "KILLED" if known.killed else "ACCEPTED"
+        self._answer({"apps": {"app": [{"id": "application_1_1", "state": state, "user": getpass.getuser()}]}})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).killed = True
+        self._answer({})
+
+    def _answer(self, content: dict[str, object]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    """The port of a ResourceManager's REST interface."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), ResourceManager) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_after_the_end_the_application_and_its_staging_folder_go(folder: Path, web: int) -> None:
+    """An application that waits is ended, even if nobody answered at first; so is its folder, where Spark has it for its user."""
+    (folder / "yarn-site.xml").write_text(
+        "<configuration><property><name>yarn.resourcemanager.webapp.address</name>"
+        f"<value>127.0.0.1:{web}</value></property></configuration>"
+    )
+    staging = folder / "staging" / getpass.getuser() / ".sparkStaging" / "application_1_1"
+    staging.mkdir(parents=True)
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "EG_ATTEMPT": "unit1test",
+        "SPARK_HOME": "/opt/spark",
+        "HADOOP_CONF_DIR": str(folder),
+        "SPARK_OPTS": f"--master yarn --conf spark.yarn.stagingDir=file://{folder}/staging",
+    }
+    done = subprocess.run(
+        ["python3", str(folder / "spark_end.py")],
+        env=env,
+        timeout=DEADLINE,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ended application_1_1 (ACCEPTED) after its driver" in done.stderr
+    assert not staging.exists()
+    assert staging.parent.exists()

@@ -84,6 +84,9 @@ def test_text_becomes_words_and_nothing_else(text: str, value: str) -> None:
         "--conf spark.app.name=x",
         "--conf spark.submit.deployMode=cluster",
         "--conf spark.kerberos.keytab=/k",
+        "--conf spark.yarn.keytab=/k",
+        "--conf spark.yarn.principal=x",
+        "--conf spark.remote=sc://x",
         "--proxy-user=root",
         "app.jar",
         "--conf spark.x",
@@ -96,6 +99,11 @@ def test_a_client_may_not_say_everything(text: str) -> None:
     """What decides whose application runs what, and where, is the kernelspec's; the error names the variable."""
     with pytest.raises(LaunchError, match="KERNEL_EXTRA_SPARK_OPTS"):
         options("--master yarn", KERNEL_EXTRA_SPARK_OPTS=text)
+
+
+def test_an_empty_value_is_a_value() -> None:
+    """An option keeps its own value, and takes no other option's."""
+    assert options("--queue '' --name n").submit[:4] == ("--queue", "", "--name", "n")
 
 
 def test_a_clients_settings_win() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.launchers import spark_scala
+from eg_distributed.launchers.spark import prepare
+from eg_distributed.launchers.spark_driver import scratch_folder
 from eg_distributed.launchers.spark_errors import LaunchError
 from eg_distributed.launchers.spark_options import SparkOptions, parse
 from eg_distributed.launchers.spark_scala import command, find_jar
@@ -90,6 +92,25 @@ def test_options_given_at_the_start_win_over_the_installed_ones(home: Path) -> N
     assert argv[argv.index("SparkScalaKernel") + 1] == "USR1"
     assert "--nosparkcontext" not in argv
     assert argv.index("-XX:+UseG1GC") > argv.index("-XX:+UseSerialGC")
+
+
+def test_temporary_files_take_no_other_option_away(home: Path) -> None:
+    """With a folder for the start's temporary files, the driver still starts the fastest way."""
+    env = {
+        "SPARK_HOME": str(home / "spark"),
+        "JAVA_HOME": str(home / "java"),
+        "KERNEL_ID": "k",
+        "EG_ATTEMPT": "scala0test",
+        "TOREE_JAR": jar(home / "toree-assembly-0.5.0.jar"),
+        "SPARK_OPTS": "--master local[1]",
+    }
+    argv, environment = prepare(
+        ["scala", "-f", "/c.json", "--spark-context-initialization-mode", "none"], env, "/launcher"
+    )
+    folder = scratch_folder(environment)
+    assert folder is not None
+    folder.rmdir()
+    assert {f"-Djava.io.tmpdir={folder}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"} <= set(argv)
 
 
 def test_a_signal_that_is_none_is_refused(home: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from eg_distributed.launchers.spark_errors import LaunchError
 from eg_distributed.launchers.spark_lazy import Lazy
 from eg_distributed.launchers.spark_options import parse
-from eg_distributed.launchers.spark_reasons import explain
+from eg_distributed.launchers.spark_reasons import advise, explain
 from eg_distributed.launchers.spark_session import Session
 
 
@@ -93,6 +93,39 @@ def test_interrupts_without_a_session_are_nothing() -> None:
     session.cancel_jobs_soon()
     session.end()
     assert threading.active_count() == before
+
+
+def test_a_debugger_does_not_wait_for_a_session() -> None:
+    """What another thread asks to show a variable is answered at once while there is no session."""
+    session = Soon()
+    lazy: Any = Lazy(session, "spark")
+    shown: list[Any] = []
+    look = threading.Thread(target=lambda: shown.extend([repr(lazy), lazy.__class__, dir(lazy)]))
+    look.start()
+    look.join()
+    assert shown == ["<spark: its Spark session is still to come>", Lazy, []]
+    assert session.waits == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            'java.io.IOException: Cannot run program "/opt/no/python": error=2',
+            "a worker can't run the program that Spark's tasks need (Cannot run program \"/opt/no/python\": error=2); set",
+        ),
+        (
+            "[PYTHON_VERSION_MISMATCH] Python in worker has ...",
+            "Python is another version than the driver's; set PYSPARK_PYTHON",
+        ),
+        ("ZeroDivisionError: division by zero", ""),
+    ],
+)
+def test_advice_on_what_a_job_ended_with(said: str, told: str) -> None:
+    """Faults of the installation have a remedy, with the host; the user's own errors are left to him."""
+    advice = advise(RuntimeError(said))
+    assert told in advice
+    assert bool(told) == bool(advice)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Kernels that are to run as somebody else: whether this node can do that, told before anything is started."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pwd
+import subprocess
+from pathlib import PurePosixPath
+from typing import Any, Mapping
+
+from . import spawning
+from .spawning import StartError
+
+_DEADLINE = 5.0  # seconds for sudo to say whether it would; it asks directories of users, which may hang
+_BY_THEMSELVES = ("run.sh", "sudo")
+"""Programs that become the other user themselves, by sudo, as Enterprise Gateway's `run.sh` does."""
+_OFF = 'or say "impersonation": false in its process proxy config, to have it run as the login user'
+
+
+def user_of(params: Mapping[str, Any]) -> str:
+    """Return whom the kernel of a start request is to run as; "" for the login user, which is also what our launchers run as."""
+    env = params["env"]
+    if env.get("EG_IMPERSONATION_ENABLED", "").lower() != "true" or params.get("files"):
+        return ""
+    user = str(env.get("KERNEL_USERNAME", ""))
+    return "" if user == getpass.getuser() else user
+
+
+def check(user: str, params: Mapping[str, Any], environment: Mapping[bytes, bytes]) -> None:
+    """Raise StartError, with a remedy, unless the kernel can run as *user*; called in a thread, since it waits for sudo."""
+    argv = params["argv"]
+    if PurePosixPath(argv[0]).name not in _BY_THEMSELVES:
+        raise StartError(
+            f"impersonation is enabled, but this kernelspec ({argv[0]} …) would run as {getpass.getuser()}, not as {user}; "
+            f"use a Spark kernelspec on YARN or one whose run.sh calls sudo, {_OFF}"
+        )
+    try:
+        pwd.getpwnam(user)
+    except KeyError as error:
+        raise StartError(
+            f"there is no user {user!r} on this node; create it, or send another KERNEL_USERNAME"
+        ) from error
+    spark = os.fsdecode(environment.get(b"SPARK_HOME", b""))
+    said = ""
+    # Allowed to run anything, or just what run.sh does.
+    for command in (["-H", "-E", "true"], ["-l", f"{spark}/bin/spark-submit"]):
+        allowed, said = _sudo(["-n", "-u", user, *command], environment)
+        if allowed:
+            return
+    raise StartError(
+        f"sudo does not let {getpass.getuser()} run a kernel as {user} ({said}); allow it in the node's sudoers "
+        f"({getpass.getuser()} ALL=({user}) NOPASSWD:SETENV: ALL), or disable impersonation"
+    )
+
+
+def _sudo(arguments: list[str], environment: Mapping[bytes, bytes]) -> tuple[bool, str]:
+    """Return whether `sudo` with these *arguments* succeeds, and the last that it said."""
+    try:
+        done = subprocess.run(
+            [spawning.executable("sudo", environment), *arguments],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_DEADLINE,
+            check=False,
+        )
+    except FileNotFoundError:
+        return False, "sudo is not installed"
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def listeners(user: str) -> frozenset[int]:
+    """Return the ids of those whose answer counts as the kernel's: root, this user, and *user*, if there is one."""
+    found = {0, os.getuid()}
+    if user:
+        with contextlib.suppress(KeyError):  # `check` has said so
+            found.add(pwd.getpwnam(user).pw_uid)
+    return frozenset(found)

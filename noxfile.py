@@ -105,17 +105,25 @@ def lab(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def spark(session: nox.Session) -> None:
-    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory."""
+    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory.
+
+    Not in the default sessions, because of the time: on two cores they took 10 minutes and this one 18, besides its first
+    build of images, which together is past the half hour that a plain `nox` may take. `.ci/run` runs both.
+    """
     install(session)
     suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))
     session.run("pytest", *(session.posargs or suites))
 
 
 @nox.session(default=False)
-def bench(session: nox.Session) -> None:
-    """Measure us beside Enterprise Gateway's own proxy, in one run on one lab; prints a table and keeps it as JSON."""
+@nox.parametrize("what", [nox.param("side_by_side", id="plain"), nox.param("spark", id="spark")])
+def bench(session: nox.Session, what: str) -> None:
+    """Measure us beside Enterprise Gateway's own proxy, each in one run on one lab; prints tables and keeps them as JSON.
+
+    Plain kernels, then Spark's; `nox -s "bench(spark)"` is the latter alone. `-- --docs docs` renews the pages of figures.
+    """
     install(session)
-    session.run("python", "-m", "benchmarks.side_by_side", *session.posargs)
+    session.run("python", "-m", f"benchmarks.{what}", *session.posargs)
 
 
 @nox.session(default=False)

@@ -7,7 +7,8 @@ what=$1 name=$2 marker=/run/lab/$2.down pidfile=/run/lab/$2.pid file=/opt/lab/da
 exec {never}<> <(:)
 pause() { read -rt 0.1 -u "$never" || :; }
 look() { timeout 1 bash -c 'echo > /run/lab/daemons' || :; }
-open() { (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null; }
+# With a deadline: where packets are dropped a connect takes two minutes.
+open() { timeout 1 bash -c 'exec 3<> "/dev/tcp/$1/$2"' open "$1" "$2" 2> /dev/null; }
 case "$what" in
     down)
         { read -r pid < "$pidfile"; } 2> /dev/null || { echo "no $name runs here" >&2; exit 69; }

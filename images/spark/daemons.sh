@@ -35,7 +35,8 @@ leftovers() {
         done' leftovers "$folder" 2> /dev/null
 }
 
-open() { (exec 3<> "/dev/tcp/$1/$2") 2> /dev/null; }
+# With a deadline: where packets are dropped a connect takes two minutes, and the other daemons would go unwatched.
+open() { timeout 1 bash -c 'exec 3<> "/dev/tcp/$1/$2"' open "$1" "$2" 2> /dev/null; }
 
 start() {
     local name=$1 log=/var/log/daemons/$1.log

@@ -147,6 +147,9 @@ def _type(told: Mapping[str, Any]) -> str:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
+_HEADINGS = {"spark": "Spark and YARN"}
+
+
 def faults() -> str:
     """Return docs/lab-faults.md, out of the catalogue."""
     from lab.faults import catalogue
@@ -164,7 +167,7 @@ def faults() -> str:
     ]
     for group in dict.fromkeys(each["group"] for each in documents):
         lines += [
-            f"## {group}",
+            f"## {_HEADINGS.get(group, group)}",
             "",
             "| fault | what | seen from outside | options | by | in |",
             "|---|---|---|---|---|---|",

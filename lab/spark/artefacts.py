@@ -1,6 +1,7 @@
 """What Spark's images are filled with: pyspark and Toree from the lock, Hadoop's jars by Maven, kept in the lab's cache.
 
-Both are tar files whose names are the hash of what they were made from, so that a second build downloads nothing.
+Both are tar files whose names are the hash of what they were made from, so that a second build downloads nothing. What is in the
+cache is verified each time that an image is built with it.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def python_archive() -> Path:
 
 
 def python(_: Any, progress: Progress) -> Mapping[str, Path]:
-    """Return `python.tar`, the content of a site-packages folder; made now unless the cache has it. Raises LabError."""
+    """Return `python.tar`, the content of a site-packages folder; made now unless the cache has it whole. Raises LabError."""
     kept = python_archive()
-    if not kept.exists():
+    if not intact(kept):
         progress.step("Spark from its sdist (300 MB, once)")
         _keep(kept, _make_python)
     return {"python.tar": kept}
@@ -170,14 +171,39 @@ def wrong_jars(archive: Path) -> list[str]:
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
+def intact(archive: Path) -> bool:
+    """Say whether *archive* is there and has the sha256 that was written beside it when it was made."""
+    try:
+        return _beside(archive).read_text().split()[:1] == [_sha256(archive)]
+    except OSError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _beside(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.sha256")
+
+
 def _keep(path: Path, make: Callable[[BinaryIO], None]) -> None:
-    """Write *path* by *make*, whole or not at all. The images' lock is held, so nobody else makes the same."""
+    """Write *path* by *make*, whole or not at all, and its sha256 beside it, in the form of `sha256sum`.
+
+    The images' lock is held, so nobody else makes the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with partial.open("wb") as file:
             make(file)
+        found = _sha256(partial)
         partial.replace(path)
+        _beside(path).write_text(f"{found}  {path.name}\n")
     finally:
         partial.unlink(missing_ok=True)
 

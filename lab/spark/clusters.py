@@ -41,7 +41,9 @@ class Application:
     state: str
     user: str
     nodes: tuple[str, ...] = ()
-    """Full names of the nodes with executors or containers, as far as the master says."""
+    """Full names of the nodes with its executors; on YARN also that of its application master, which no executor need be on."""
+    containers: int = 0
+    """How many containers YARN has given it, the application master's among them; 0 on a standalone master."""
 
 
 class Cluster(ABC):
@@ -197,19 +199,20 @@ class ResourceManager(Cluster):
         """All that the ResourceManager remembers."""
         told = self.ask("/ws/v1/cluster/apps")["apps"] or {}
         return [
-            Application(app["id"], app["name"], app["state"], app["user"], self._containers(app))
+            Application(app["id"], app["name"], app["state"], app["user"], *self._containers(app))
             for app in told.get("app", [])
         ]
 
-    def _containers(self, app: Any) -> tuple[str, ...]:
+    def _containers(self, app: Any) -> tuple[tuple[str, ...], int]:
+        """Return the nodes with containers of an application, and how many those are; none unless it runs."""
         if app["state"] != "RUNNING":
-            return ()
+            return (), 0
         attempts = self.ask(f"/ws/v1/cluster/apps/{app['id']}/appattempts")["appAttempts"]["appAttempt"]
         latest = attempts[-1]
         path = f"/ws/v1/cluster/apps/{app['id']}/appattempts/{latest['appAttemptId']}/containers"
         told = self.ask(path) or {}
-        hosts = {str(each["assignedNodeId"]).partition(":")[0] for each in told.get("container", [])}
-        return tuple(sorted(hosts))
+        hosts = [str(each["assignedNodeId"]).partition(":")[0] for each in told.get("container", [])]
+        return tuple(sorted(set(hosts))), len(hosts)
 
 
 CLASSES: Final[dict[str, type[Cluster]]] = {each.kind: each for each in (SparkMaster, ResourceManager)}

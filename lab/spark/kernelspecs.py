@@ -10,12 +10,14 @@ from lab.kernelspecs import KERNEL_PYTHON
 from lab.names import fqdn
 from lab.spark import kinds
 
+ENV: Final = {"JAVA_HOME": "/usr/lib/jvm/java-17-openjdk-amd64", "TOREE_JAR": "/opt/toree/toree-assembly.jar"}
+"""What a login of a node does not know: images/spark."""
 SITE: Final = kernelspecs.Site(
     spark_home="/opt/spark",
     master=f"spark://{fqdn(kinds.MACHINES['spark'])}:7077",
     hadoop_conf_dir="/etc/hadoop",
     python=KERNEL_PYTHON,
-    env={"JAVA_HOME": "/usr/lib/jvm/java-17-openjdk-amd64", "TOREE_JAR": "/opt/toree/toree-assembly.jar"},
+    env=ENV,
 )
 """Where images/spark and images/yarn have what."""
 NEEDS: Final[dict[str, kinds.Kind]] = {"standalone": "spark", "yarn_client": "yarn"}

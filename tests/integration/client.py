@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 NO_ENV: Final[Mapping[str, str]] = MappingProxyType({})
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 90.0
+"""More than any gateway of ours gives a start (60 s), so that a late one fails with the gateway's reason, not the client's."""
 CELL_SECONDS: Final = 60.0
 _ASK_AGAIN: Final = 1.0
 """Seconds without an answer after which a handshake is repeated: what iopub said before we listened is gone."""

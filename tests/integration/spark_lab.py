@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -14,37 +15,64 @@ import pytest
 import pytest_asyncio
 
 from eg_distributed import kernelspecs
-from eg_distributed.kernelspecs import Site
 from lab import Gateway, Lab
 from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit, LabNotFound
-from lab.kernelspecs import KERNEL_PYTHON
+from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
-from tests.integration.client import GatewayClient, Kernel
+from lab.spark.kernelspecs import ENV, NEEDS, SITE
+from tests.integration.client import GatewayClient, Kernel, Result
 from tests.integration.conftest import agents, kernel_files, processes, until
 
 NAME = os.environ.get("LAB_SPARK_NAME", "spark")
-JAVA = "/usr/lib/jvm/java-17-openjdk-amd64"
-ENV = {"JAVA_HOME": JAVA, "TOREE_JAR": "/opt/toree/toree-assembly.jar"}
 SESSION_SECONDS = 90.0
 """For a session and its first job on a machine of two cores that does other things as well."""
+END_SECONDS = 9.0
+"""What a shutdown may take here. Promised are 3 s, which `benchmarks.spark` measures where nothing else runs."""
+ANSWER_SECONDS = 15.0
+"""What a cell without Spark may take here while the session is being made beside it, and an interrupt of what only sleeps:
+alone on a machine it is under a second, while a wait for the session or for the cell's own end is longer than this."""
 STAGING = "/shared/staging/*/.sparkStaging"
 """Where Spark puts what YARN's containers need, below a folder for each user."""
-END_SECONDS = 3.0
-"""What a shutdown may take."""
 KILLED_SECONDS = 15.0
 """What the cluster may take to notice that a kernel was killed."""
-ROLES = {"standalone": "spark", "yarn_client": "yarn"}
+LANGUAGES = ("python", "scala", "R")
+SPECS = tuple(f"spark_{language}_{end}" for language in LANGUAGES for end in NEEDS)
+COUNT = {
+    "python": "print(spark.range(1000).count())",
+    "scala": "println(spark.range(1000).count())",
+    "R": "cat(count(spark$range(1000)))",
+}
+"""A job that prints 1000, by language."""
+_FOLDERS = {
+    "python": "print(*sc.parallelize(range(2), 2).map(lambda _: __import__('os').getcwd()).collect())",
+    "scala": 'println(sc.parallelize(1 to 2, 2).map(_ => System.getProperty("user.dir")).collect.mkString(" "))',
+    "R": "cat(unlist(spark.lapply(list(1, 2), function(x) getwd())))",
+}
+"""A closure that tells the working folder of the process that it runs in."""
 
 
 def role_of(spec: str) -> str:
     """Return the cluster that a kernelspec of ours runs on."""
-    return next(role for suffix, role in ROLES.items() if spec.endswith(suffix))
+    return next(role for suffix, role in NEEDS.items() if spec.endswith(suffix))
+
+
+def language_of(spec: str) -> str:
+    """Return the language of a kernelspec of ours, as its name has it."""
+    return spec.split("_")[1]
 
 
 @cache
-def _made(name: str) -> Lab:
-    return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
+def _made(name: str) -> Lab | LabError:
+    """Make the lab, once: a failure is kept as well, since a second try would take each test as long as the first."""
+    try:
+        return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
+    except LabError as error:
+        return error
+
+
+def _down() -> None:
+    with contextlib.suppress(LabNotFound):
+        Lab.attach(NAME).down()
 
 
 @pytest.fixture(scope="session")
@@ -56,22 +84,17 @@ def spark_lab(request: pytest.FixtureRequest) -> Lab:
         if os.environ.get("LAB_REQUIRE_DOCKER"):
             raise
         pytest.skip(str(error))
-    new = not _made.cache_info().currsize
-    lab = _made(NAME)
-    if new and not os.environ.get("LAB_KEEP"):
-        request.config.add_cleanup(lambda: (lab.down(), None)[1])
-    return lab
+    if not _made.cache_info().currsize and not os.environ.get("LAB_KEEP"):
+        request.config.add_cleanup(_down)  # before there is a lab: half a one is taken away as well
+    made = _made(NAME)
+    if isinstance(made, LabError):
+        raise made
+    return made
 
 
-def specs(lab: Lab, **env: str) -> dict[str, dict[str, Any]]:
-    """Return our samples for *lab*, with more variables in *env*."""
-    site = Site(
-        spark_home="/opt/spark",
-        master=cluster(lab, "spark").address,
-        hadoop_conf_dir="/etc/hadoop",
-        python=KERNEL_PYTHON,
-        env={**ENV, **env},
-    )
+def specs(**env: str) -> dict[str, dict[str, Any]]:
+    """Return our samples for the lab, with more variables in *env*."""
+    site = dataclasses.replace(SITE, env={**ENV, **env})
     return {name: kernelspecs.sample(name, site) for name in kernelspecs.names()}
 
 
@@ -79,7 +102,7 @@ def specs(lab: Lab, **env: str) -> dict[str, dict[str, Any]]:
 def spark_gateway(spark_lab: Lab) -> Iterator[Gateway]:
     """A gateway that offers our samples."""
     name = f"samples{os.environ.get('PYTEST_XDIST_WORKER', '')}"
-    gateway = spark_lab.add_gateway(name, kernelspecs=specs(spark_lab), env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
+    gateway = spark_lab.add_gateway(name, kernelspecs=specs(), env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     if not os.environ.get("LAB_KEEP"):
         # Each module that imports this fixture has one of its own, of the same gateway: the first takes it away.
@@ -93,9 +116,8 @@ async def spark_client(spark_lab: Lab, spark_gateway: Gateway) -> AsyncIterator[
     """A client of `spark_gateway`; afterwards nothing of its kernels is on a node or a cluster, or the test has failed."""
     async with GatewayClient(spark_gateway.url) as found:
         yield found
-        started = [kernel.id for kernel in found.started.values()]
         await found.close_kernels()
-        await nothing_left(spark_lab, started)
+        await nothing_left(spark_lab)
 
 
 def applications(on: Cluster, kernel_id: str) -> list[Application]:
@@ -103,10 +125,10 @@ def applications(on: Cluster, kernel_id: str) -> list[Application]:
     return [found for found in on.applications() if found.name == kernel_id]
 
 
-def running(on: Cluster, kernel_id: str) -> list[Application]:
-    """Return those that have not ended."""
+def running(on: Cluster, kernel_id: str = "") -> list[Application]:
+    """Return those of the kernel, or of anybody, that have not ended."""
     ended = {"FINISHED", "FAILED", "KILLED"}
-    return [found for found in applications(on, kernel_id) if found.state not in ended]
+    return [app for app in on.applications() if app.state not in ended and kernel_id in ("", app.name)]
 
 
 def left(lab: Lab, kernel_id: str = "") -> list[str]:
@@ -125,17 +147,14 @@ def left(lab: Lab, kernel_id: str = "") -> list[str]:
 def _is_kernels(args: str) -> bool:
     """Whether a process is a kernel's: its interpreter, its JVM, its executors, or YARN's container for it."""
     signs = ("spark_kernel.py", "deploy.SparkSubmit", "CoarseGrained", "ExecutorLauncher", "IRkernel", "pyspark.daemon")
-    return any(sign in args for sign in (*signs, "YarnCoarseGrained", "ipykernel"))
+    return any(sign in args for sign in (*signs, "ipykernel"))
 
 
-async def nothing_left(lab: Lab, kernel_ids: list[str], seconds: float = KILLED_SECONDS) -> None:
-    """Wait until neither the nodes nor the clusters have anything of kernels any more."""
+async def nothing_left(lab: Lab, seconds: float = KILLED_SECONDS) -> None:
+    """Wait until neither the nodes nor the clusters have anything of kernels any more: the lab is this session's alone."""
 
     def look() -> list[str]:
-        there = left(lab)
-        for role in ROLES.values():
-            there += [f"{role}: {app}" for each in kernel_ids for app in running(cluster(lab, role), each)]
-        return there
+        return [*left(lab), *(f"{role}: {app}" for role in NEEDS.values() for app in running(cluster(lab, role)))]
 
     deadline = time.monotonic() + seconds
     while found := await asyncio.to_thread(look):
@@ -159,13 +178,39 @@ def _clean(lab: Lab) -> None:
         )
 
 
-async def interrupted(kernel: Kernel, code: str, printed: str, pause: float = 0.0) -> Any:
-    """Run *code*, interrupt it once *printed* is out, and return the cell's result."""
-    cell = await kernel.begin(code)
-    await cell.printed(printed, SESSION_SECONDS)
-    await asyncio.sleep(pause)
-    await kernel.interrupt()
-    return await cell.result(SESSION_SECONDS)
+async def say(kernel: Kernel, code: str, timeout: float = SESSION_SECONDS) -> Result:
+    """Run a cell that has to succeed."""
+    result = await kernel.execute(code, timeout)
+    assert result.status == "ok", (result.errors, result.stdout)
+    return result
+
+
+async def on_executors(lab: Lab, kernel: Kernel) -> Application:
+    """Assert that the kernel's jobs and closures run on executors of the one application that has its name; return that.
+
+    Drivers run on the same nodes as executors, so a host's name alone proves nothing. An executor works in a folder of its
+    application's own.
+    """
+    on, language = cluster(lab, role_of(kernel.kernelspec)), language_of(kernel.kernelspec)
+    assert (await say(kernel, COUNT[language])).stdout.strip().endswith("1000")
+    folders = (await say(kernel, _FOLDERS[language])).stdout.strip().splitlines()[-1].split(" ")
+    (application,) = await asyncio.to_thread(running, on, kernel.id)
+    assert len(folders) == 2
+    assert all(f"/{application.id}/" in folder for folder in folders), (application, folders)
+    assert application.nodes
+    assert set(application.nodes) <= {node.name for node in lab.nodes}
+    if on.kind == "yarn":
+        assert application.containers >= 2  # the application master's, and an executor's
+    return application
+
+
+async def appeared(lab: Lab, file: str, timeout: float = SESSION_SECONDS) -> None:
+    """Wait until *file* is on a node, and take it away."""
+
+    def look() -> bool:
+        return any([node.exec(["rm", file], user="root").exit_code == 0 for node in lab.nodes])  # noqa: C419 -- of each
+
+    await until(f"{file} is there", look, timeout=timeout)
 
 
 async def ended(on: Cluster, kernel_id: str, seconds: float) -> None:

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lab.errors import EnvironmentUnfit, FaultUnavailable, LabConflict, LabUsage
 from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
+from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.fault_lab import until
 from tests.integration.spark_lab import spark_lab
 
@@ -79,9 +81,15 @@ class Driver:
         self.node, self.process, self.name, self.log = node, process, name, log
 
     def line(self) -> str:
-        """Return the next line that it prints; fails with its last words if it has ended."""
+        """Return the next line that it prints; fails with its last words if there is none in time."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        with futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(self.process.stdout.readline)
+            try:
+                line = reading.result(JOB_SECONDS)
+            except futures.TimeoutError:
+                self.process.kill()  # ends the reading as well
+                line = ""
         assert line, self.log.read_text()[-3000:]
         return line.strip()
 
@@ -97,13 +105,13 @@ def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
     """Run *code* on node1 as the driver of an application on the cluster of *role*."""
     name = f"job-{role}-{next(_NUMBERS)}"
     environment = [
-        "SPARK_HOME=/opt/spark",
-        "HADOOP_CONF_DIR=/etc/hadoop",
-        "JAVA_HOME=/usr/lib/jvm/java-17-openjdk-amd64",
-        "PYSPARK_PYTHON=/opt/kernel/bin/python",
+        f"SPARK_HOME={SITE.spark_home}",
+        f"HADOOP_CONF_DIR={SITE.hadoop_conf_dir}",
+        f"JAVA_HOME={ENV['JAVA_HOME']}",
+        f"PYSPARK_PYTHON={SITE.python}",
     ]
     node = lab.node("node1")
-    submit = ["/opt/spark/bin/spark-submit", "--name", name, *SUBMIT[role]]
+    submit = [f"{SITE.spark_home}/bin/spark-submit", "--name", name, *SUBMIT[role]]
     submit += ["--conf", f"spark.driver.host={node.name}", f"{name}.py", fifo(name)]
     put = ["ssh", "-F", str(lab.ssh_config), node.name, f"cat > {name}.py"]
     subprocess.run(put, input=code, text=True, check=True, timeout=30)
@@ -127,6 +135,11 @@ def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
 def application(on: Cluster, name: str) -> Application:
     """Return the latest application of that name."""
     return [found for found in on.applications() if found.name == name][-1]
+
+
+def pid(node: Node, daemon: str) -> str:
+    """Return the process id of a node's daemon, empty while it is down."""
+    return node.exec(["cat", f"/run/lab/{daemon}.pid"], user="root").stdout.strip()
 
 
 def states(on: Cluster) -> dict[str, str]:
@@ -156,6 +169,7 @@ def test_a_job_runs_on_the_nodes(spark_lab: Lab, role: str) -> None:
         found = application(on, driver.name)
         assert (found.state, found.user) == ("RUNNING", "lab")
         assert set(where) <= set(found.nodes)
+        assert found.containers == (2 if role == "yarn" else 0)  # the application master's and the executor's
         apps = {each["kind"]: each["applications"] for each in told("status", spark_lab)["clusters"]}[role]
         assert driver.name in [app["name"] for app in apps if app["state"] == "RUNNING"]
         assert resident(spark_lab) < RIG_BYTES
@@ -225,9 +239,12 @@ def test_containers_may_stay_when_their_node_manager_dies(spark_lab: Lab) -> Non
     with job(spark_lab, "yarn") as driver:
         driver.line()
         node = spark_lab.node(application(on, driver.name).nodes[0])
+        before = pid(node, "yarn-nodemanager")
         with faults.add(spark_lab, "yarn-nodemanager-down", [node], containers="stay"):
             assert containers(node)
-        until("a new NodeManager has none", lambda: states(on)[node.short_name] == on.alive, NOTICED_SECONDS)
+        until("a new NodeManager runs", lambda: pid(node, "yarn-nodemanager") not in ("", before), NOTICED_SECONDS)
+    until("the orphans have ended with their driver", lambda: not containers(node), NOTICED_SECONDS)
+    on.wait_ready()
     with job(spark_lab, "yarn") as driver:
         driver.line()
         node = spark_lab.node(application(on, driver.name).nodes[0])
@@ -250,7 +267,15 @@ def test_a_fault_is_refused_where_its_daemon_is_not(spark_lab: Lab) -> None:
 
 def test_a_reset_node_comes_back_with_its_daemons(spark_lab: Lab) -> None:
     """Reset ends all that a user runs, daemons among it; they are in again without anybody's help."""
+    node = spark_lab.node("node1")
+    before = {daemon: pid(node, daemon) for daemon in node.spec.daemons}
+    assert all(before.values())
     spark_lab.reset("node1")
+
+    def others() -> bool:
+        return all(pid(node, daemon) not in ("", old) for daemon, old in before.items())
+
+    until("other daemons run", others)  # the ResourceManager calls a NodeManager RUNNING for 20 s after its last word
     for role in ROLES:
         cluster(spark_lab, role).wait_ready()
 

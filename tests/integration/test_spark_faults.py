@@ -13,9 +13,9 @@ from tests.integration.client import GatewayClient, Kernel, Result, host_of
 from tests.integration.conftest import until
 from tests.integration.faults import cut_ssh
 from tests.integration.spark_lab import (
-    SESSION_SECONDS,
     role_of,
     running,
+    say,
     spark_client,
     spark_gateway,
     spark_lab,
@@ -26,25 +26,29 @@ __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 pytestmark = pytest.mark.timeout(400)
 STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
 TASKS = 24
-FLAG = "/tmp/spark-job-done"
-JOB = f"""
+JOB = """
 import time
 def slow(x):
     time.sleep(0.7)
     return x
 print("begun", flush=True)
-total = sc.parallelize(range({TASKS}), {TASKS}).map(slow).sum()
+total = sc.parallelize(range({tasks}), {tasks}).map(slow).sum()
 print("sum", total, flush=True)
-open({FLAG!r}, "w").close()
+open({done!r}, "w").close()
 """
 JOB_SECONDS = 150.0
 """A lost NodeManager is noticed after 20 s, and its tasks are run again elsewhere."""
 
 
+def done(kernel: Kernel) -> str:
+    """Return the file that says on the driver's node that the job has ended."""
+    return f"/tmp/job-done-{kernel.id}"
+
+
 async def during(kernel: Kernel) -> asyncio.Task[Result]:
     """Begin the job, and return once some of its tasks are done."""
-    assert (await kernel.execute("sc.parallelize([1]).count()", SESSION_SECONDS)).status == "ok"
-    cell = await kernel.begin(JOB)
+    await say(kernel, "sc.parallelize([1]).count()")
+    cell = await kernel.begin(JOB.format(tasks=TASKS, done=done(kernel)))
     await cell.printed("begun")
     moving = asyncio.ensure_future(cell.result(JOB_SECONDS))
     # The cell shows how far it is after 3 s.
@@ -60,9 +64,13 @@ async def test_a_job_outlives_a_node_of_its_executors(
 ) -> None:
     """The worker or NodeManager with an executor is killed: the job completes on the others, and the kernel is as it was."""
     on = cluster(spark_lab, role_of(spec))
-    # On YARN an executor on each node, since the application master's has to stay: without it the application is over.
-    options = "--num-executors 2" if spec == YARN else ""
+    # On YARN two executors of which one NodeManager has room for one: the application master's node has to stay, since without
+    # it the application is over.
+    options = "--num-executors 2 --executor-memory 900m" if spec == YARN else ""
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": options})
+    if spec == YARN:
+        await say(kernel, "sc")
+        await until("there are two executors", lambda: running(on, kernel.id)[0].containers == 3, timeout=60)
     busy = await during(kernel)
     (application,) = running(on, kernel.id)
     if spec == YARN:
@@ -71,9 +79,11 @@ async def test_a_job_outlives_a_node_of_its_executors(
     else:
         (there,) = application.nodes
         broken = next(node for node in spark_lab.nodes if node.name == there)
+    assert broken.name in application.nodes
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: faults.heal(spark_lab))
         faults.add(spark_lab, fault, [broken])
+        assert not busy.done()
         result = await busy
         assert result.status == "ok", result.errors
         assert result.stdout.splitlines()[-1] == f"sum {sum(range(TASKS))}"
@@ -91,6 +101,7 @@ async def test_a_job_outlives_its_master(spark_lab: Lab, spark_client: GatewayCl
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: faults.heal(spark_lab))
         faults.add(spark_lab, fault, [on.machine])
+        assert not busy.done()
         result = await busy
         assert result.status == "ok", result.errors
         assert result.stdout.splitlines()[-1] == f"sum {sum(range(TASKS))}"
@@ -106,7 +117,9 @@ async def test_a_cut_loses_nothing_of_a_jobs_cell(
     busy = await during(kernel)
     with faults.add(spark_lab, "refuse", [node], port=22):  # nor does a new login get through until the job has ended
         assert cut_ssh(node, spark_gateway)
-        await until("the job has ended", lambda: node.exec(["rm", FLAG]).exit_code == 0, timeout=JOB_SECONDS)
+        assert not busy.done()
+        assert node.exec(["ls", done(kernel)]).exit_code != 0  # nor has it ended without our being told
+        await until("the job has ended", lambda: node.exec(["rm", done(kernel)]).exit_code == 0, timeout=JOB_SECONDS)
     result = await busy
     assert result.status == "ok", result.errors
     assert result.stdout == f"begun\nsum {sum(range(TASKS))}\n"

@@ -6,7 +6,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-HAND = ("steps", "files", "places", "daemons", "sshd", "victims", "hand")
+HAND = ("steps", "files", "places", "programs", "sshd", "victims", "hand")
 """The modules of the hand, each behind those that it imports."""
 
 

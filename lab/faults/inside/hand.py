@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lab.faults.inside.daemons import dismiss, end, python, redirect, spawn
 from lab.faults.inside.files import (
     allow,
     aside,
@@ -33,6 +32,7 @@ from lab.faults.inside.files import (
     uncomment,
 )
 from lab.faults.inside.places import fill, mount, populate, unchain, unmount
+from lab.faults.inside.programs import dismiss, end, python, redirect, spawn
 from lab.faults.inside.sshd import descriptors, descriptors_back, down, hup, knows, send, up
 from lab.faults.inside.steps import StepFailed, need, remove, run, tolerate, write
 from lab.faults.inside.victims import continue_named, kill_named, stop_named

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -54,17 +55,37 @@ def test_the_committed_list_is_of_one_release_of_hadoop() -> None:
     assert "3.5.0</version>" in (artefacts.JARS / "pom.xml").read_text()
 
 
+def write(file: BinaryIO) -> None:
+    """Make an archive."""
+    file.write(b"Spark")
+
+
 @pytest.mark.usefixtures("jars")
 def test_what_the_cache_has_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second build asks neither an index nor the engine: with no client at all the archives are there."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(artefacts, "python_requirements", lambda: b"pyspark==3.5.9\n")
     artefacts.folder().mkdir(parents=True)
-    artefacts.python_archive().write_bytes(b"")
+    artefacts._keep(artefacts.python_archive(), write)
     tar(artefacts.hadoop_archive(), JARS)
     monkeypatch.setattr(checkout, "run_uv", lambda *_: pytest.fail("uv was called"))
     assert artefacts.python(None, Silent()) == {"python.tar": artefacts.python_archive()}
     assert artefacts.hadoop("eglab/base:0")(None, Silent()) == {"hadoop.tar": artefacts.hadoop_archive()}
+
+
+def test_a_broken_archive_of_the_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was changed since, or nothing says what it was: what goes into an image has the sha256 of its making."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(artefacts, "python_requirements", lambda: b"pyspark==3.5.9\n")
+    monkeypatch.setattr(artefacts, "_make_python", write)
+    kept = artefacts.python_archive()
+    for damage in (lambda: kept.write_bytes(b"Spar"), lambda: artefacts._beside(kept).unlink()):
+        artefacts.python(None, Silent())
+        assert artefacts.intact(kept)
+        damage()
+        assert not artefacts.intact(kept)
+    artefacts.python(None, Silent())
+    assert kept.read_bytes() == b"Spark"
 
 
 def test_other_requirements_are_another_archive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ def test_applications_tell_where_their_executors_are(master: Master) -> None:
 
 
 def test_yarn_tells_of_containers(master: Master) -> None:
-    """An application that runs has the nodes of its containers, a cluster without any application none."""
+    """An application that runs has the nodes and the number of its containers, a cluster without any application none."""
     master.answers["/ws/v1/cluster/nodes"] = {"nodes": {"node": NODES}}
     master.answers["/ws/v1/cluster/apps"] = {"apps": None}
     assert yarn(master.url).members() == [Member("node1.lab.test", "LOST"), Member("node2.lab.test", "RUNNING")]
@@ -115,7 +115,8 @@ def test_yarn_tells_of_containers(master: Master) -> None:
     master.answers[ATTEMPTS] = {"appAttempts": {"appAttempt": [{"appAttemptId": "a1"}]}}
     containers = [{"assignedNodeId": "node2.lab.test:8041"}, {"assignedNodeId": "node2.lab.test:8041"}]
     master.answers[f"{ATTEMPTS}/a1/containers"] = {"container": containers}
-    assert yarn(master.url).applications() == [Application(APP["id"], "kernel", "RUNNING", "lab", ("node2.lab.test",))]
+    (application,) = yarn(master.url).applications()
+    assert application == Application(APP["id"], "kernel", "RUNNING", "lab", ("node2.lab.test",), containers=2)
 
 
 def test_who_is_not_in_is_named_with_its_last_lines(master: Master) -> None:

@@ -27,7 +27,10 @@ def spawn(folder: str, name: str, *argv: str) -> None:
     levels = [int(path.read_text()) for path in Path(folder).parent.glob("*/*.level")]
     level = max(levels, default=-1) + 1
     if level >= LEVELS:
-        raise StepFailed(f"there are {LEVELS} faults of this sort on the node already")
+        # Lower ones may be free, but what stands there would be passed by what stands before it.
+        raise StepFailed(
+            f"the latest fault of this sort has the last of {LEVELS} levels on the node: heal that one first"
+        )
     mark = OURS | sum(1 << other for other in range(level, LEVELS))
     reader, writer = os.pipe()
     log = Path(folder, f"{name}.log").open("ab")  # noqa: SIM115 -- the child's

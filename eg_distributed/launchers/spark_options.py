@@ -149,10 +149,12 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     if not any(flag == "--name" for flag, _ in words):
         words.append(("--name", kernel_id))
     tags = [tag for tag in given.settings.get("spark.yarn.tags", "").split(",") if tag]
+    tagged: dict[str, str] = {}
     if kernel_id and master.startswith("yarn"):
         words = [word for word in words if not word[1].startswith("spark.yarn.tags=")]
         tags += [TAG + kernel_id, f"{TAG}attempt-{own.get('EG_ATTEMPT') or kernel_id}"]
-        words.append(("--conf", "spark.yarn.tags=" + ",".join(dict.fromkeys(tags))))
+        tagged = {"spark.yarn.tags": ",".join(dict.fromkeys(tags))}
+        words.append(("--conf", f"spark.yarn.tags={tagged['spark.yarn.tags']}"))
     return SparkOptions(
         spark_home=str(Path(spark_home).expanduser()),
         submit=tuple(word for option in words for word in _as_words(option)),
@@ -163,7 +165,7 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
         kernel_id=kernel_id,
         master=master,
         env=own,
-        settings={**given.defaults, **given.settings, "spark.app.name": _last(words, "--name")},
+        settings={**given.defaults, **given.settings, **tagged, "spark.app.name": _last(words, "--name")},
     )
 
 

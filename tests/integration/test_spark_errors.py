@@ -15,6 +15,7 @@ from lab.spark.clusters import cluster
 from tests.integration.client import Execution, GatewayClient, GatewayError, Kernel, Result, host_of
 from tests.integration.conftest import end_gateway, processes, until
 from tests.integration.spark_lab import (
+    JAVA,
     KILLED_SECONDS,
     SESSION_SECONDS,
     STAGING,
@@ -28,6 +29,7 @@ __all__ = ["spark_lab"]
 
 pytestmark = pytest.mark.timeout(300)
 TOLD_SECONDS = 15.0
+SITE = "/tmp/site-spark-conf"
 OTHERS = [("R", "print(count(spark$range(10)))"), ("scala", "println(spark.range(10).count())")]
 STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
 
@@ -51,6 +53,15 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
     }.items():
         opts = f"--master {master} --deploy-mode client --name ${{KERNEL_ID:-ERROR__NO__KERNEL_ID}}"
         wrong[name] = specs(spark_lab, SPARK_OPTS=opts)[STANDALONE]
+    site = specs(spark_lab, SPARK_CONF_DIR=SITE)[YARN]
+    for name in ("HADOOP_CONF_DIR", "JAVA_HOME"):
+        del site["env"][name]
+    says = f"export HADOOP_CONF_DIR=/etc/hadoop JAVA_HOME={JAVA}"
+    for node in spark_lab.nodes:
+        node.exec(
+            ["sh", "-c", f"rm -rf {SITE}; cp -r /opt/spark/conf {SITE} && echo '{says}' >> {SITE}/spark-env.sh"]
+        ).check()
+    wrong["site"] = site
     gateway = spark_lab.add_gateway("faulty", kernelspecs={**there, **wrong}, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     end_gateway(gateway)
@@ -178,6 +189,12 @@ async def test_an_application_that_waits_for_room(spark_lab: Lab, client: Gatewa
     assert application.state == "ACCEPTED"
     await kernel.delete()
     await nothing_left(spark_lab, [kernel.id])
+
+
+async def test_a_site_that_names_yarn_in_spark_env_alone(client: GatewayClient) -> None:
+    """Where the kernelspec says nothing of YARN and Java, spark-env.sh on the node does: a session is made."""
+    kernel = await client.start_kernel("site")
+    assert await kernel.evaluate("spark.range(10).count()", SESSION_SECONDS) == 10
 
 
 @pytest.mark.parametrize(("language", "code"), OTHERS)

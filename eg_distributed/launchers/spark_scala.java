@@ -5,6 +5,7 @@ import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.util.Iterator;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicReference;
 
 import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.core.LogEvent;
@@ -105,11 +106,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         while (true) {
             try {
                 Thread.sleep(SESSION_LOOK);
-                scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
-                if (active.isEmpty() || active.get() == known || !findInterpreter()) {
+                SparkContext active = active();
+                if (active == null || active == known || !findInterpreter()) {
                     continue;
                 }
-                known = (SparkContext) active.get();
+                known = active;
                 ClassLoader classes = new CellClasses(interpreter);
                 known.env().serializer().setDefaultClassLoader(classes);
                 known.env().closureSerializer().setDefaultClassLoader(classes);
@@ -170,12 +171,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
      *
      * RDD jobs bring no wish to have their tasks interrupted; without it, a sleeping task keeps its core from the next job.
      */
-    private boolean cancelJobs() {
-        scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
-        if (active.isEmpty()) {
+    private boolean cancelJobs() throws Exception {
+        SparkContext context = active();
+        if (context == null) {
             return false;
         }
-        SparkContext context = (SparkContext) active.get();
         boolean any = false;
         // Of the scheduler's own thread, which may be adding to it: a job missed here is cancelled all the same.
         Iterator jobs = scala.collection.JavaConverters.asJavaIterator(context.dagScheduler().activeJobs().toList().iterator());
@@ -188,6 +188,18 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
         context.cancelAllJobs();
         return any;
+    }
+
+    /** Returns the session's context, or null. Not by Spark's own getActive, which waits while a session is being made. */
+    private static SparkContext active() throws Exception {
+        java.lang.reflect.Field[] fields = org.apache.spark.SparkContext$.class.getDeclaredFields();
+        for (int i = 0; i < fields.length; i++) {
+            if (fields[i].getType() == AtomicReference.class) {
+                fields[i].setAccessible(true);
+                return (SparkContext) ((AtomicReference) fields[i].get(org.apache.spark.SparkContext$.MODULE$)).get();
+            }
+        }
+        return null;
     }
 
     private void interruptThreads() {
@@ -257,15 +269,15 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 try {
                     Thread.sleep(SESSION_LOOK);
                     listen();
-                    scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
-                    if (!active.isEmpty() && active.get() != told) {
+                    SparkContext active = active();
+                    if (active != null && active != told) {
                         endWatch();
                         PrintStream cell = kernel.cell();
                         if (cell != null) {
-                            cell.println(announcement((SparkContext) active.get()));
-                            told = (SparkContext) active.get();
+                            cell.println(announcement(active));
+                            told = active;
                         }
-                    } else if (active.isEmpty()) {
+                    } else if (active == null) {
                         watchNew();
                     }
                 } catch (IllegalArgumentException noCell) { // a session that no cell has asked for: said to the first one

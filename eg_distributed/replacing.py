@@ -37,6 +37,7 @@ _OWN: Final = {
 }
 """Beginnings of the SHA-256 of Enterprise Gateway's own files, as in all its releases up to 3.3.0."""
 _THEIRS: Final = ("kernel-id", "response-address", "public-key", "port-range")
+_MODE: Final = "RemoteProcessProxy.spark-context-initialization-mode"
 _LANGUAGES: Final = {"python": "python", "scala": "scala", "r": "R"}
 
 
@@ -71,9 +72,12 @@ def replacement(
     log.info(
         "kernelspec %s: started by our launcher in place of %s (Distributed.replace_launchers)", kernel_name, argv[0]
     )
+    rest = _rest(argv[1:])
+    if not any(_MODE.partition(".")[2] in word for word in rest):
+        rest += [f"--{_MODE}", "none"]  # as their launchers have it
     sample = kernelspecs.sample(f"spark_{ours}_standalone")
     return Replacement(
-        argv=["{python}", "{launcher}/spark.py", ours, "-f", "{connection_file}", *_rest(argv[1:])],
+        argv=["{python}", "{launcher}/spark.py", ours, "-f", "{connection_file}", *rest],
         config={**sample["metadata"]["process_proxy"].get("config", {}), **config},
         env={"EG_KERNELSPEC_FOLDER": str(folder)},
     )

@@ -15,7 +15,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 LANGUAGES = ("python", "scala", "R")
-_MASTER = re.compile(r"(?P<option>--master[= ]\s*)(?:'[^']*'|\"[^\"]*\"|\S+)")
+_MASTER = re.compile(r"--master[= ]\s*(?:'[^']*'|\"[^\"]*\"|\S+)")
+MASTER_URL = re.compile(r"spark://[^\s/]+:\d+\Z")
+"""A standalone master's, or several masters'."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def sample(name: str, site: Site | None = None) -> dict[str, Any]:
     return _for_site(spec, site) if site is not None else spec
 
 
+def with_master(opts: str, url: str) -> str:
+    """Return options of spark-submit with the master *url* in the place of the one that they name, however it is quoted."""
+    return _MASTER.sub(lambda _: f"--master {shlex.quote(url)}", opts)
+
+
 def needs_master(spec: Mapping[str, Any]) -> bool:
     """Whether a kernelspec runs on a standalone master."""
     return any("spark://" in str(value) for value in (spec.get("env") or {}).values())
@@ -61,10 +68,9 @@ def _for_site(spec: dict[str, Any], site: Site) -> dict[str, Any]:
     given = {"SPARK_HOME": site.spark_home, "HADOOP_CONF_DIR": site.hadoop_conf_dir, "PYSPARK_PYTHON": site.python}
     env.update({name: value for name, value in given.items() if value is not None and name in env})
     if site.master is not None and needs_master(spec):
-        url = shlex.quote(site.master)
         for name in ("SPARK_OPTS", "__TOREE_SPARK_OPTS__"):
             if name in env:
-                env[name] = _MASTER.sub(lambda match: match["option"] + url, env[name])
+                env[name] = with_master(env[name], site.master)
     env.update(site.env or {})
     if site.python is not None and PurePosixPath(spec["argv"][0]).name == "python3" and "-m" in spec["argv"]:
         spec["argv"][0] = site.python

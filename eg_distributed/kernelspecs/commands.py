@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from . import LANGUAGES, Site, names, needs_master, sample
+from . import LANGUAGES, MASTER_URL, Site, names, needs_master, sample
 from .conversion import ConversionError, convert
 
 SYSTEM = Path("/usr/local/share/jupyter")
@@ -63,6 +64,9 @@ def _install(options: argparse.Namespace) -> int:
     if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
         print(f"error: --env {wrong[0]} is no NAME=VALUE", file=sys.stderr)
         return 2
+    if options.master is not None and not MASTER_URL.match(options.master):
+        print(f"error: --master {options.master} is no standalone master's URL: spark://HOST:7077", file=sys.stderr)
+        return 2
     site = Site(
         spark_home=options.spark_home,
         master=options.master,
@@ -72,6 +76,7 @@ def _install(options: argparse.Namespace) -> int:
         env={name: value for name, _, value in pairs},
     )
     folder = _data_folder(options) / "kernels"
+    chosen: dict[Path, dict[str, Any]] = {}
     for name in options.names or offered:
         spec = sample(name, site)
         if needs_master(spec) and options.master is None:
@@ -80,9 +85,13 @@ def _install(options: argparse.Namespace) -> int:
                 return 2
             print(f"left out {name}: it needs --master spark://HOST:7077")
             continue
-        target = folder / name
-        if target.exists() and not options.replace:
-            raise ConversionError(f"{target} is there already; say --replace, or remove it")
+        chosen[folder / name] = spec
+    there = [str(target) for target in chosen if target.exists()]
+    if there and not options.replace:
+        raise ConversionError(
+            f"{', '.join(there)}: there already, and nothing was installed; say --replace, or remove it"
+        )
+    for target, spec in chosen.items():
         target.mkdir(parents=True, exist_ok=True)
         (target / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n", "utf-8")
         print(f"installed {target}")

@@ -6,16 +6,16 @@ import copy
 import difflib
 import json
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from . import MASTER_URL, with_master
+
 OURS: Final = "eg_distributed.DistributedProcessProxy"
 THEIRS: Final = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
 _OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
-_MASTER = re.compile(r"--master[= ]\s*\S+(\s+--deploy-mode[= ]\s*client)?")
 _DEPLOY_MODE = re.compile(r"\s*--deploy-mode[= ]\s*client")
 _WAIT = re.compile(r"\s*--conf[= ]\s*['\"]?spark\.yarn\.submit\.waitAppCompletion=\w+['\"]?")
 _YARN_TITLE = re.compile(r"\(YARN Client Mode\)", re.IGNORECASE)
@@ -93,13 +93,14 @@ def _to_our_proxy(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _to_standalone(spec: dict[str, Any], folder: Path, source: Path, target: Path, master: str) -> dict[str, Any]:
+    if not MASTER_URL.match(master):
+        raise ConversionError(f"--master {master} is no standalone master's URL; write spark://HOST:7077")
     env = spec.get("env") or {}
     there = [name for name in _OPTIONS if "--master" in env.get(name, "")]
     if not there:
         raise ConversionError(f"{folder} has no --master in SPARK_OPTS; convert a yarn_client kernelspec")
     for name in there:
-        text = _MASTER.sub(lambda _: f"--master {shlex.quote(master)}", env[name])
-        env[name] = _WAIT.sub("", _DEPLOY_MODE.sub("", text)).strip()
+        env[name] = _WAIT.sub("", _DEPLOY_MODE.sub("", with_master(env[name], master))).strip()
     title = str(spec.get("display_name", target.name))
     renamed = _YARN_TITLE.sub("(Spark Standalone)", title)
     spec["display_name"] = renamed if renamed != title else f"{title} (Spark Standalone)"

@@ -7,12 +7,13 @@
 # Sourced into an environment of its own by spark_r.R, together with rbackend_wire.R.
 
 .grace <- 5 # seconds that a call has to end after its jobs were cancelled, before its connection is given up
+.again <- 0.5 # seconds between two cancellations meanwhile
 .chunk <- 262144L
 .piece <- 16384L
 .max_error_lines <- 12L
 
 # port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is); ask(), asked(),
-# news(): before, after and while a session is made.
+# news(): before, after and while a session is made; explain(text): what Spark's words for its failure mean.
 backend <- new.env()
 backend$main <- NULL # the connection that calls go over
 backend$control <- NULL # the one that cancels
@@ -180,8 +181,15 @@ print.jobj <- function(x, ...) {
 .cancelled <- function(link) {
   .cancel()
   # Without a session there is nothing that would make the call end soon.
-  !is.null(backend$context) && tryCatch({
-    .answer(link, Sys.time() + .grace)
+  if (is.null(backend$context)) return(FALSE)
+  deadline <- Sys.time() + .grace
+  # Jobs that the call begins only now are its as well: a plan that was being made, a loop in the JVM.
+  while (length(link$buffer) == link$position && !.wait(link, min(deadline, Sys.time() + .again))) {
+    if (Sys.time() >= deadline) return(FALSE)
+    .cancel()
+  }
+  tryCatch({
+    .answer(link, deadline)
     TRUE
   }, spark_timeout = function(late) FALSE)
 }

@@ -81,7 +81,7 @@ def _refusal(host: str, port: int, question: bytes) -> Optional[str]:
             connected = True
             connection.settimeout(_ANSWER_TIMEOUT)
             connection.sendall(question)
-            connection.recv(1)
+            connection.recv(4096)  # the whole answer: one closed unread is a reset, and a warning in the master's log
     except socket.gaierror as error:
         return f"the name is unknown ({error.strerror})"
     except socket.timeout:

@@ -6,6 +6,7 @@ Run by the driver's interpreter in place of `ipykernel_launcher`. The kernel ans
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 _LATEST_START = 2.0  # seconds after which a lazy session is begun, even if nobody has said a word to the kernel
 
 
-def kernel_class(session: Session) -> Any:
-    """Return ipykernel's kernel, with *session*'s jobs cancelled by interrupts; made here, where ipykernel is imported."""
-    import psutil
-    from ipykernel.ipkernel import IPythonKernel
+_IPYKERNEL = "ipykernel.ipkernel.IPythonKernel"
 
-    class SparkKernel(IPythonKernel):  # type: ignore[misc]
+
+def kernel_class(session: Session, name: str) -> Any:
+    """Return the kernel's class *name*, ipykernel's or one made of it, with *session*'s jobs cancelled by interrupts.
+
+    Made here, where ipykernel is imported. Raises ImportError, AttributeError.
+    """
+    import psutil
+
+    module, _, attribute = (name or _IPYKERNEL).rpartition(".")
+    base: Any = getattr(importlib.import_module(module), attribute)
+
+    class SparkKernel(base):  # type: ignore[misc]
         def pre_handler_hook(self) -> None:
             """Before each message: an interrupt cancels Spark's jobs, and then is what it always was.
 
@@ -82,13 +91,14 @@ def main(arguments: list[str], folder: str) -> None:
     from .spark_session import Session
 
     mode = os.environ.pop("EG_SPARK_MODE", "lazy")
+    named = os.environ.pop("EG_SPARK_KERNEL_CLASS", "")
     # ipykernel will lead everything that is written to 1 and 2 into cells; what Spark's JVM logs belongs into the kernel's log.
     session = Session(folder, wanted=mode != "none", log=os.dup(2))
     if mode == "eager":
         session.start()
     from ipykernel.kernelapp import IPKernelApp
 
-    app = IPKernelApp.instance(kernel_class=kernel_class(session))
+    app = IPKernelApp.instance(kernel_class=kernel_class(session, named))
     app.initialize(arguments)
     session.offer(app.shell)
     latest = threading.Timer(_LATEST_START, session.start)

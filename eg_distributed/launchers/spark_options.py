@@ -97,6 +97,8 @@ class SparkOptions:
     """Where the launcher's files are on this node."""
     kernel_id: str
     master: str
+    kernel_class: str
+    """The Python kernel's class, `module.Class`; empty: ipykernel's own."""
     env: dict[str, str]
     settings: Mapping[str, str] = field(default_factory=dict)
     """Spark's settings as they are in force: spark-defaults.conf under what `submit` says."""
@@ -126,8 +128,10 @@ class SparkOptions:
 
 def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> SparkOptions:
     """Return what *arguments* (of the launcher, behind the language) and the kernel's *env* say; raises LaunchError."""
-    taken, rest = _launcher_arguments(arguments)
     own = dict(env)
+    taken, launch = _launcher_arguments(split_variable(own, "LAUNCH_OPTS"), ())
+    named, rest = _launcher_arguments(arguments, ("-f", "--profile"))
+    taken.update(named)
     kernel_id = own.get("KERNEL_ID") or taken.get("kernel-id", "")
     spark_home = own.get("SPARK_HOME", "")
     if not spark_home:
@@ -149,21 +153,24 @@ def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> Spar
     if not any(flag == "--name" for flag, _ in words):
         words.append(("--name", kernel_id))
     tags = [tag for tag in given.settings.get("spark.yarn.tags", "").split(",") if tag]
+    tagged: dict[str, str] = {}
     if kernel_id and master.startswith("yarn"):
         words = [word for word in words if not word[1].startswith("spark.yarn.tags=")]
         tags += [TAG + kernel_id, f"{TAG}attempt-{own.get('EG_ATTEMPT') or kernel_id}"]
-        words.append(("--conf", "spark.yarn.tags=" + ",".join(dict.fromkeys(tags))))
+        tagged = {"spark.yarn.tags": ",".join(dict.fromkeys(tags))}
+        words.append(("--conf", f"spark.yarn.tags={tagged['spark.yarn.tags']}"))
     return SparkOptions(
         spark_home=str(Path(spark_home).expanduser()),
         submit=tuple(word for option in words for word in _as_words(option)),
-        launch=(*split_variable(own, "LAUNCH_OPTS"), *rest),
+        launch=(*launch, *rest),
         mode=mode,
         connection_file=taken.get("connection-file", ""),
         folder=folder,
         kernel_id=kernel_id,
         master=master,
+        kernel_class=taken.get("kernel-class-name", ""),
         env=own,
-        settings={**given.defaults, **given.settings, "spark.app.name": _last(words, "--name")},
+        settings={**given.defaults, **given.settings, **tagged, "spark.app.name": _last(words, "--name")},
     )
 
 
@@ -185,15 +192,18 @@ def _impersonation(env: Mapping[str, str], master: str) -> list[tuple[str, str]]
     return [] if user == getpass.getuser() else [("--proxy-user", user)]
 
 
-def _launcher_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the launcher's own arguments by name, in the spellings that Enterprise Gateway's kernelspecs use, and the rest."""
+def _launcher_arguments(arguments: Sequence[str], files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the launcher's own arguments by name, in the spellings that Enterprise Gateway's kernelspecs use, and the rest.
+
+    *files* are the options that name the connection file: in LAUNCH_OPTS none does, and they are the kernel's.
+    """
     taken: dict[str, str] = {}
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
         bare = name[2:].replace("RemoteProcessProxy.", "", 1) if name.startswith("--") else ""
-        if word in ("-f", "--profile"):
+        if word in files:
             taken["connection-file"] = next(words, "")
         elif bare in ("kernel-id", "spark-context-initialization-mode", "cluster-type", "kernel-class-name"):
             taken[bare] = value if equals else next(words, "")

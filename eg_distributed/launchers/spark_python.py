@@ -20,6 +20,7 @@ def command(options: SparkOptions) -> list[str]:
     python = driver_python(options)
     env["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options.submit, "pyspark-shell"])
     env["EG_SPARK_MODE"] = options.mode
+    env["EG_SPARK_KERNEL_CLASS"] = options.kernel_class
     env.setdefault("PYTHONHASHSEED", "0")  # as spark-submit does: hashes must agree between the driver and its workers
     added = [path for path in python_paths(options.spark_home) if os.path.exists(path)]
     if added:

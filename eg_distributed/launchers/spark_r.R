@@ -41,21 +41,30 @@ suspendInterrupts(local({
     Sys.setenv(EXISTING_SPARKR_BACKEND_PORT = backend$port, SPARKR_BACKEND_AUTH_SECRET = backend$secret)
   }
 
-  # Ask spark_r_backend.py whether the cluster can be reached; it knows within seconds what Spark would say after a minute.
-  ask_for_session <- function(limit = 15) {
+  # Ask spark_r_backend.py, and return its answer; "" if there is none within *limit* seconds.
+  keepers_answer <- function(..., limit = 15) {
     number <- format(as.numeric(Sys.time()), digits = 16)
-    writeLines(number, file.path(folder, "rbackend.asked"))
+    question <- file.path(folder, "rbackend.asked")
+    writeLines(c(number, ...), paste0(question, ".new"), useBytes = TRUE)
+    file.rename(paste0(question, ".new"), question)
     deadline <- Sys.time() + limit
     path <- file.path(folder, "rbackend.answer")
     while (Sys.time() < deadline && !nzchar(jvm_ended())) {
       said <- if (file.exists(path)) readLines(path, warn = FALSE) else ""
-      if (identical(said[1], number)) {
-        refusal <- paste(said[-1], collapse = "\n")
-        if (nzchar(refusal)) stop(refusal, call. = FALSE)
-        return(invisible())
-      }
+      if (identical(said[1], number)) return(paste(said[-1], collapse = "\n"))
       Sys.sleep(0.02)
     }
+    ""
+  }
+  # Whether the cluster can be reached: known within seconds, where Spark would say so after a minute.
+  ask_for_session <- function() {
+    refusal <- keepers_answer()
+    if (nzchar(refusal)) stop(refusal, call. = FALSE)
+  }
+  # Spark's own words for why there is no session, with host, cause and remedy.
+  explained <- function(text) {
+    told <- if (nzchar(jvm_ended())) "" else keepers_answer(text)
+    if (nzchar(told)) told else text
   }
   told <- 0L
   tell_news <- function() {
@@ -72,6 +81,7 @@ suspendInterrupts(local({
   client$backend$ended <- jvm_ended
   client$backend$start <- function() if (is.null(client$backend$port)) jvm_ready(client$backend)
   client$backend$ask <- ask_for_session
+  client$backend$explain <- explained
   client$backend$asked <- function() unlink(file.path(folder, "rbackend.asked"))
   client$backend$news <- tell_news
   client$backend$worker_r <- Sys.getenv("EG_R_WORKER", "Rscript")

@@ -30,6 +30,11 @@ def command(options: SparkOptions) -> list[str]:
     session = options.env.get("EG_R_SESSION", "")
     if session not in SESSIONS:
         raise LaunchError(f"EG_R_SESSION is {session!r}", "use one of sparkr, sparklyr, builtin, or leave it out")
+    if session == "sparklyr" and "--proxy-user" in options.submit:
+        raise LaunchError(
+            "sparklyr starts a spark-submit of its own, which would run the application as the login user",
+            "use EG_R_SESSION=builtin or sparkr under impersonation",
+        )
     beside = backend_command(options) if options.mode != "none" and session != "sparklyr" else None
     env = options.env
     env["EG_R_MODE"] = options.mode
@@ -39,9 +44,9 @@ def command(options: SparkOptions) -> list[str]:
     env["EG_R_CONF"] = "\n".join(f"{name}={value}" for name, value in options.settings.items())
     # For a session that the user makes himself, by SparkR's own start of a JVM.
     env.setdefault("SPARKR_SUBMIT_ARGS", shlex.join([*options.submit, "sparkr-shell"]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until R has its own handler
     if beside is not None:
         start_backend(beside, options)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until R has its own handler
     return [
         rscript,
         "--no-save",

@@ -29,8 +29,8 @@ PORTS = "rbackend"
 ENDED = "rbackend.ended"
 """File that says why there is no JVM any more."""
 ASKED, ANSWER, NEWS = "rbackend.asked", "rbackend.answer", "rbackend.news"
-"""What R asks before it makes a session (a number), the answer (the number, and the reason why there can be none), and what is
-new while `ASKED` is there."""
+"""What R asks before it makes a session (a number) or when Spark could not (a number, and Spark's words), the answer (the
+number, and the reason why there is none), and what is new while `ASKED` is there."""
 _TAIL = 15  # lines of what the JVM said last
 _GRACE = 2.0  # seconds for the JVM to end by itself once R has
 _LOOK = 0.05
@@ -76,6 +76,7 @@ def _attend(folder: Path) -> None:
     from .spark_checks import check_cluster
     from .spark_errors import LaunchError
     from .spark_options import parse
+    from .spark_reasons import explain
     from .spark_watch import Watch
 
     options = parse([], os.environ, str(folder))
@@ -83,13 +84,14 @@ def _attend(folder: Path) -> None:
     while True:
         time.sleep(_LOOK)
         try:
-            asked = (folder / ASKED).read_text("utf-8").strip()
+            asked, _, failure = (folder / ASKED).read_text("utf-8", "replace").strip().partition("\n")
         except OSError:
             continue
         if asked and asked != answered:
-            refusal = ""
+            refusal = str(explain(RuntimeError(failure), options)) if failure else ""
             try:
-                check_cluster(options)
+                if not failure:
+                    check_cluster(options)
             except LaunchError as error:
                 refusal = str(error)
             watch, answered = Watch(lambda: options), asked

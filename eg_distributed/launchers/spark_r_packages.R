@@ -24,15 +24,19 @@ with_sparkr <- function(client) {
       rm(list = awaited, envir = state)
       on.exit(if (is.null(made)) promise())
       client$backend$start()
-      client$backend$ask()
       on.exit(client$backend$asked(), add = TRUE)
-      session <- SparkR::sparkR.session(appName = Sys.getenv("EG_R_NAME"), enableHiveSupport = FALSE)
+      client$backend$ask()
+      session <- tryCatch(
+        SparkR::sparkR.session(appName = Sys.getenv("EG_R_NAME"), enableHiveSupport = FALSE),
+        error = function(e) stop(client$backend$explain(conditionMessage(e)), call. = FALSE)
+      )
       context <- SparkR::sparkR.callJMethod(session, "sparkContext")
       SparkR::sparkR.callJMethod(context, "setLocalProperty", "spark.job.interruptOnCancel", "true")
       # A second client of the same JVM, for interrupts. *kept*: SparkR has the JVM forget what R doesn't hold.
       client$backend$control <- suspendInterrupts(client$.open())
       client$backend$context <- structure(list2env(list(id = context$id)), class = "jobj")
       client$backend$kept <- context
+      try(client$backend$announce(client$backend$context), silent = TRUE)
       made <<- session
     }
     made

@@ -7,10 +7,12 @@ backend$session <- NULL
 .session <- function() {
   if (is.null(backend$session)) {
     backend$start()
-    backend$ask()
     on.exit(backend$asked())
+    backend$ask()
     builder <- sparkR.callJStatic("org.apache.spark.sql.SparkSession", "builder")
-    session <- sparkR.callJMethod(builder, "getOrCreate")
+    session <- tryCatch(sparkR.callJMethod(builder, "getOrCreate"), error = function(e) {
+      stop(backend$explain(conditionMessage(e)), call. = FALSE)
+    })
     context <- sparkR.callJMethod(session, "sparkContext")
     if (is.null(backend$control)) backend$control <- suspendInterrupts(.open())
     backend$context <- context
@@ -58,7 +60,16 @@ spark.lapply <- function(list, func) {
   piped <- sparkR.callJMethod(distributed, "pipe", command)
   # A task that waits for its R can't be interrupted. It comes by here with each sign of life, and looks whether it is cancelled.
   one <- sparkR.callJMethod(.java_context(), "parallelize", sparkR.callJStatic("java.util.Arrays", "asList", list("")), 1L)
-  answers <- sparkR.callJMethod(sparkR.callJMethod(sparkR.callJMethod(piped, "cartesian", one), "keys"), "collect")
+  answers <- tryCatch(
+    sparkR.callJMethod(sparkR.callJMethod(sparkR.callJMethod(piped, "cartesian", one), "keys"), "collect"),
+    error = function(e) {
+      if (!grepl("Cannot run program", conditionMessage(e), fixed = TRUE)) stop(e)
+      stop(
+        Sys.info()[["nodename"]], ": a worker can't run R (", backend$worker_r, "); install R there, or name the workers' Rscript ",
+        "by --conf spark.r.command in SPARK_OPTS", call. = FALSE
+      )
+    }
+  )
   answers <- unlist(sparkR.callJMethod(answers, "toArray"))
   results <- lapply(answers[nzchar(answers)], .unhex)
   failed <- Filter(function(result) inherits(result, "spark.lapply.error"), results)

@@ -1,6 +1,16 @@
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.io.PrintWriter;
+import java.io.StringWriter;
 import java.util.Iterator;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicReference;
 
+import org.apache.logging.log4j.LogManager;
+import org.apache.logging.log4j.core.LogEvent;
+import org.apache.logging.log4j.core.LoggerContext;
+import org.apache.logging.log4j.core.appender.AbstractAppender;
 import org.apache.spark.SparkContext;
 import org.apache.spark.scheduler.ActiveJob;
 import org.apache.toree.interpreter.Interpreter;
@@ -27,6 +37,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     /** Milliseconds between two looks for a new session: its first results take longer. */
     private static final long SESSION_LOOK = 100;
 
+    /** How often, and how far apart, an interrupted cell is looked at for jobs that it begins only now. */
+    private static final int AGAIN = 25;
+    private static final long AGAIN_LOOK = 200;
+
     private Interpreter interpreter;
     private SignalHandler toreesOwn;
 
@@ -36,6 +50,9 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         Thread results = new Thread(kernel, "notebook-classes");
         results.setDaemon(true);
         results.start();
+        Thread words = new Thread(new Words(kernel), "session-words");
+        words.setDaemon(true);
+        words.start();
         String[] torees = new String[arguments.length + 1];
         System.arraycopy(arguments, 1, torees, 0, arguments.length - 1);
         torees[arguments.length - 1] = "--alternate-sigint";
@@ -74,6 +91,13 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             }
         }
         interruptThreads();
+        // A job that was still being planned, or comes next in a loop of the JVM's, is not the next cell's yet.
+        for (int i = 0; i < AGAIN && cells.isExecutingTask(); i++) {
+            Thread.sleep(AGAIN_LOOK);
+            if (cells.isExecutingTask()) {
+                cancelJobs();
+            }
+        }
     }
 
     /** For as long as the kernel lives: has each new session's driver find the classes that cells define. */
@@ -82,11 +106,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         while (true) {
             try {
                 Thread.sleep(SESSION_LOOK);
-                scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
-                if (active.isEmpty() || active.get() == known || !findInterpreter()) {
+                SparkContext active = active();
+                if (active == null || active == known || !findInterpreter()) {
                     continue;
                 }
-                known = (SparkContext) active.get();
+                known = active;
                 ClassLoader classes = new CellClasses(interpreter);
                 known.env().serializer().setDefaultClassLoader(classes);
                 known.env().closureSerializer().setDefaultClassLoader(classes);
@@ -99,6 +123,15 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
     private synchronized boolean findInterpreter() throws Exception {
         return find() && interpreter != null;
+    }
+
+    /** Returns what shows text as stderr of the cell that came last; null if there is no such thing. */
+    private PrintStream cell() throws Exception {
+        if (!findInterpreter()) {
+            return null;
+        }
+        Object toree = interpreter.getClass().getMethod("kernel", new Class[0]).invoke(interpreter, new Object[0]);
+        return ((org.apache.toree.kernel.api.KernelLike) toree).err();
     }
 
     /** Returns whether Toree is up; it put its handler in the place of ours by then, and that one holds the interpreter. */
@@ -138,12 +171,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
      *
      * RDD jobs bring no wish to have their tasks interrupted; without it, a sleeping task keeps its core from the next job.
      */
-    private boolean cancelJobs() {
-        scala.Option active = org.apache.spark.SparkContext$.MODULE$.getActive();
-        if (active.isEmpty()) {
+    private boolean cancelJobs() throws Exception {
+        SparkContext context = active();
+        if (context == null) {
             return false;
         }
-        SparkContext context = (SparkContext) active.get();
         boolean any = false;
         // Of the scheduler's own thread, which may be adding to it: a job missed here is cancelled all the same.
         Iterator jobs = scala.collection.JavaConverters.asJavaIterator(context.dagScheduler().activeJobs().toList().iterator());
@@ -156,6 +188,18 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
         context.cancelAllJobs();
         return any;
+    }
+
+    /** Returns the session's context, or null. Not by Spark's own getActive, which waits while a session is being made. */
+    private static SparkContext active() throws Exception {
+        java.lang.reflect.Field[] fields = org.apache.spark.SparkContext$.class.getDeclaredFields();
+        for (int i = 0; i < fields.length; i++) {
+            if (fields[i].getType() == AtomicReference.class) {
+                fields[i].setAccessible(true);
+                return (SparkContext) ((AtomicReference) fields[i].get(org.apache.spark.SparkContext$.MODULE$)).get();
+            }
+        }
+        return null;
     }
 
     private void interruptThreads() {
@@ -201,6 +245,127 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 throw new ClassNotFoundException(name, error);
             }
             return current.loadClass(name);
+        }
+    }
+
+    /** Tells the cell that makes a session what that waits for, where it is, or with host and remedy why there is none. */
+    private static final class Words extends AbstractAppender implements Runnable {
+        private static final String FAILURE = "Error initializing SparkContext";
+        private static final String NAME = "session-words";
+
+        private final SparkScalaKernel kernel;
+        private Object watched;
+        private Process watch;
+
+        Words(SparkScalaKernel kernel) {
+            super(NAME, null, null, true, null);
+            this.kernel = kernel;
+            start();
+        }
+
+        public void run() {
+            SparkContext told = null;
+            while (true) {
+                try {
+                    Thread.sleep(SESSION_LOOK);
+                    listen();
+                    SparkContext active = active();
+                    if (active != null && active != told) {
+                        endWatch();
+                        PrintStream cell = kernel.cell();
+                        if (cell != null) {
+                            cell.println(announcement(active));
+                            told = active;
+                        }
+                    } else if (active == null) {
+                        watchNew();
+                    }
+                } catch (IllegalArgumentException noCell) { // a session that no cell has asked for: said to the first one
+                } catch (Throwable error) { // another release of Toree or Spark: there are no words then, and the session is as good
+                    System.err.println("words on the session: " + error);
+                    return;
+                }
+            }
+        }
+
+        private static String announcement(SparkContext context) {
+            String said = "Spark " + context.version() + ": application " + context.applicationId() + " on " + context.master();
+            return context.uiWebUrl().isEmpty() ? said : said + ", " + context.uiWebUrl().get();
+        }
+
+        /** Have log events come here, also after somebody has configured the logs anew. */
+        private void listen() {
+            LoggerContext logs = (LoggerContext) LogManager.getContext(SparkContext.class.getClassLoader(), false);
+            if (!logs.getConfiguration().getRootLogger().getAppenders().containsKey(NAME)) {
+                logs.getConfiguration().getRootLogger().addAppender(this, org.apache.logging.log4j.Level.ERROR, null);
+                logs.updateLoggers();
+            }
+        }
+
+        /** Begin to tell of a session that is being made, if there is one that has not been begun to be told of. */
+        private void watchNew() throws Exception {
+            java.lang.reflect.Field field = org.apache.spark.SparkContext$.class.getDeclaredField("contextBeingConstructed");
+            field.setAccessible(true);
+            scala.Option being = (scala.Option) field.get(org.apache.spark.SparkContext$.MODULE$);
+            if (being.isEmpty() || being.get() == watched) {
+                return;
+            }
+            watched = being.get();
+            final Process process = tell("watch");
+            watch = process;
+            Thread reader = new Thread(new Runnable() {
+                public void run() {
+                    pass(process);
+                }
+            }, NAME);
+            reader.setDaemon(true);
+            reader.start();
+        }
+
+        private void endWatch() {
+            Process process = watch;
+            watch = null;
+            if (process != null) {
+                process.destroy();
+            }
+        }
+
+        /** Spark says why it gives a session up, on the thread that makes it: the cell has our words before it has Spark's. */
+        public void append(LogEvent event) {
+            if (event.getThrown() == null || !event.getMessage().getFormattedMessage().startsWith(FAILURE)) {
+                return;
+            }
+            try {
+                endWatch();
+                StringWriter text = new StringWriter();
+                event.getThrown().printStackTrace(new PrintWriter(text, true));
+                Process process = tell("explain");
+                process.getOutputStream().write(text.toString().getBytes("UTF-8"));
+                process.getOutputStream().close();
+                pass(process);
+            } catch (Exception error) { // then the cell has Spark's own words alone
+                System.err.println("words on the session: " + error);
+            }
+        }
+
+        private static Process tell(String what) throws Exception {
+            String[] command = {System.getenv("EG_SPARK_PYTHON"), System.getenv("EG_SPARK_TELL"), what};
+            return new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
+        }
+
+        /** Pass each line of a process on to the cell. */
+        private void pass(Process process) {
+            try {
+                BufferedReader lines = new BufferedReader(new InputStreamReader(process.getInputStream(), "UTF-8"));
+                for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+                    PrintStream cell = kernel.cell();
+                    if (cell != null) {
+                        cell.println(line);
+                    }
+                }
+            } catch (Exception ended) { // the process has been ended meanwhile, or there is no cell yet
+                System.err.println("words on the session: " + ended);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import signal
+import sys
 import zipfile
 from pathlib import Path
 from typing import Iterator
@@ -36,6 +37,8 @@ def command(options: SparkOptions) -> list[str]:
     toree = _toree_options(options)
     env = options.env
     env["SPARK_SUBMIT_OPTS"] = f"{env.get('SPARK_SUBMIT_OPTS', '')} {_FOR_MAGICS}".strip()
+    env["EG_SPARK_PYTHON"] = sys.executable or "python3"
+    env["EG_SPARK_TELL"] = os.path.join(options.folder, "spark_tell.py")
     interrupt = _alternate(toree)
     # Ignored until the JVM has handlers of its own: an interrupt that comes early must not end it. SIGINT stays ignored;
     # Toree would take two within three seconds for the wish to end.

@@ -69,7 +69,7 @@ class Session:
         except LaunchError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - whatever Spark raises is told to the cell that uses the session first
-            traceback.print_exc(file=sys.__stderr__)
+            os.write(self._log, traceback.format_exc().encode("utf-8", "replace"))
             self.error = explain(error, self._options)
         else:
             self._to_say = _announcement(session)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,15 +13,18 @@ import pytest_asyncio
 
 from lab import Gateway, Lab, Node
 from lab.spark.clusters import Cluster, cluster
-from tests.integration.client import GatewayClient, GatewayError, Kernel, Result
-from tests.integration.conftest import end_gateway
+from tests.integration.client import Execution, GatewayClient, GatewayError, Kernel, Result, host_of
+from tests.integration.conftest import end_gateway, processes, until
 from tests.integration.spark_lab import (
     ANSWER_SECONDS,
     COUNT,
+    KILLED_SECONDS,
     SESSION_SECONDS,
+    STAGING,
     language_of,
     nothing_left,
     role_of,
+    running,
     say,
     spark_lab,
     specs,
@@ -31,6 +35,8 @@ __all__ = ["spark_lab"]
 pytestmark = pytest.mark.timeout(300)
 TOLD_SECONDS = 30.0
 """When an error must be there. Promised are 15 s; twice that, since a JVM that starts beside other tests may take its time."""
+SITE = "/tmp/site-spark-conf"
+OTHERS = [("R", "print(count(spark$range(10)))"), ("scala", "println(spark.range(10).count())")]
 STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
 
 
@@ -53,6 +59,13 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
     }.items():
         opts = f"--master {master} --deploy-mode client --name ${{KERNEL_ID:-ERROR__NO__KERNEL_ID}}"
         wrong[name] = specs(SPARK_OPTS=opts)[STANDALONE]
+    site = specs(SPARK_CONF_DIR=SITE)[YARN]
+    says = "export " + " ".join(f"{name}={site['env'].pop(name)}" for name in ("HADOOP_CONF_DIR", "JAVA_HOME"))
+    for node in spark_lab.nodes:
+        node.exec(
+            ["sh", "-c", f"rm -rf {SITE}; cp -r /opt/spark/conf {SITE} && echo '{says}' >> {SITE}/spark-env.sh"]
+        ).check()
+    wrong["site"] = site
     gateway = spark_lab.add_gateway("faulty", kernelspecs={**there, **wrong}, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     end_gateway(gateway)
@@ -181,6 +194,100 @@ async def test_an_application_that_waits_for_room(spark_lab: Lab, client: Gatewa
     await nothing_left(spark_lab)
 
 
+async def test_a_site_that_names_yarn_in_spark_env_alone(client: GatewayClient) -> None:
+    """Where the kernelspec says nothing of YARN and Java, spark-env.sh on the node does: a session is made."""
+    kernel = await client.start_kernel("site")
+    assert await kernel.evaluate("spark.range(10).count()", SESSION_SECONDS) == 10
+
+
+@pytest.mark.parametrize(("language", "code"), OTHERS)
+async def test_other_languages_are_told_what_sparks_errors_mean(
+    client: GatewayClient, language: str, code: str
+) -> None:
+    """What Spark itself raises has host, cause and remedy in Scala and R as in Python, in the cell that asked for the session."""
+    options = {"KERNEL_EXTRA_SPARK_OPTS": "--executor-memory 5g"}
+    kernel = await client.start_kernel(f"spark_{language}_yarn_client", env=options)
+    result = await kernel.execute(code, SESSION_SECONDS)
+    assert result.status == "error"
+    said = result.stderr + told(result)
+    assert ".lab.test: Spark could not make a session (yarn): " in said
+    assert "above the max threshold (2048 MB)" in said
+    assert "have the cluster's maximum raised" in said
+
+
+@pytest.mark.parametrize(("language", "code"), OTHERS)
+async def test_other_languages_are_told_what_they_wait_for_and_where_it_is(
+    spark_lab: Lab, client: GatewayClient, language: str, code: str
+) -> None:
+    """A full queue is told in YARN's words; once there is a session, the cell has the address of its UI."""
+    kernel = await client.start_kernel(f"spark_{language}_yarn_client", env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
+    cell = await kernel.begin(code)
+    await stderr(cell, "ACCEPTED and waits for room: ")
+    assert "in queue root.tiny" in cell.partial.stderr
+    await kernel.delete()
+    kernel = await client.start_kernel(f"spark_{language}_standalone")
+    result = await kernel.execute(code, SESSION_SECONDS)
+    assert result.status == "ok", result.errors
+    assert re.search(r"http://[\w.]+:\d+", result.stderr), result.stderr
+
+
+async def test_a_kernel_that_is_killed_while_it_waits_gives_its_place_up(spark_lab: Lab, client: GatewayClient) -> None:
+    """SIGKILL of a kernel whose application waits for room: the application is ended, and its staging folder goes."""
+    kernel = await client.start_kernel(YARN, env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
+    pid = int(await kernel.evaluate("__import__('os').getpid()"))
+    node = spark_lab.node((await host_of(kernel)).partition(".")[0])
+    cell = await kernel.begin("spark.range(10).count()")
+    await stderr(cell, "ACCEPTED and waits for room: ")
+    on = cluster(spark_lab, "yarn")
+    (waiting,) = running(on, kernel.id)
+    staged = f"ls -d {STAGING}/{waiting.id}"
+    assert node.exec(["sh", "-c", staged]).exit_code == 0
+    node.exec(["kill", "-9", str(pid)]).check()
+    await until(
+        "its application has ended, and what it staged has gone",
+        lambda: (
+            waiting.id not in [found.id for found in running(on, kernel.id)]
+            and node.exec(["sh", "-c", staged]).exit_code != 0
+        ),
+        timeout=KILLED_SECONDS,
+    )
+    await kernel.delete()
+
+
+@pytest.mark.parametrize(
+    ("spec", "role", "daemon"),
+    [
+        (STANDALONE, "spark", "org.apache.spark.deploy.master.Master"),
+        (YARN, "yarn", "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"),
+    ],
+)
+async def test_a_master_that_takes_connections_and_says_nothing(
+    spark_lab: Lab, client: GatewayClient, spec: str, role: str, daemon: str
+) -> None:
+    """One that was stopped (SIGSTOP) is told like one that is down; when it goes on, so does the next cell."""
+    on = cluster(spark_lab, role)
+    (pid,) = [pid for pid, args in processes(on.machine).items() if f" {daemon}" in args]
+    on.machine.exec(["kill", "-STOP", str(pid)], user="root").check()
+    try:
+        kernel = await client.start_kernel(spec)
+        result = await first_cell(kernel)
+        assert result.status == "error"
+        assert "it takes connections, but says nothing for 8 s" in told(result)
+        assert on.machine.name in told(result)
+    finally:
+        on.machine.exec(["kill", "-CONT", str(pid)], user="root").check()
+    await asyncio.to_thread(on.wait_ready)
+    assert await kernel.evaluate("spark.range(10).count()", SESSION_SECONDS) == 10
+
+
+async def stderr(cell: Execution, text: str) -> None:
+    """Wait until *text* is in what a cell has told its user."""
+    began = time.monotonic()
+    while text not in cell.partial.stderr:
+        assert time.monotonic() - began < SESSION_SECONDS, cell.partial.stderr
+        await asyncio.sleep(0.1)
+
+
 async def test_workers_with_another_python(client: GatewayClient) -> None:
     """A worker's Python of another version than the driver's: the cell says both versions and what to set."""
     kernel = await client.start_kernel("other_python")
@@ -189,6 +296,7 @@ async def test_workers_with_another_python(client: GatewayClient) -> None:
     assert result.status == "error"
     assert "PYTHON_VERSION_MISMATCH" in told(result)
     assert "PYSPARK_PYTHON" in told(result)
+    assert ".lab.test: the workers' Python is another version than the driver's; set PYSPARK_PYTHON" in result.stderr
 
 
 MASTERS = {"spark": "spark-master", "yarn": "yarn-resourcemanager"}

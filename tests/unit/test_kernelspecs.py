@@ -95,7 +95,9 @@ def test_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left out spark_python_standalone: it needs --master" in capsys.readouterr().out
     assert json.loads((kernels / "spark_python_yarn_client" / "kernel.json").read_text())["env"]["SPARK_HOME"] == "/s"
     assert main([*argv, "--master", "spark://m:7077"]) == 1
-    assert "is there already; say --replace" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "spark_python_yarn_client: there already, and nothing was installed; say --replace" in said
+    assert not (kernels / "spark_python_standalone").exists()
     assert main([*argv, "--master", "spark://m:7077", "--replace"]) == 0
     assert (kernels / "spark_python_standalone" / "kernel.json").exists()
 
@@ -106,6 +108,7 @@ def test_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["install", "nothing"], "there is no sample 'nothing'"),
         (["install", "spark_python_standalone"], "spark_python_standalone needs --master"),
         (["install", "--env", "X"], "--env X is no NAME=VALUE"),
+        (["install", "--master", "yarn"], "--master yarn is no standalone master's URL: spark://HOST:7077"),
     ],
 )
 def test_a_wrong_installation(
@@ -185,6 +188,21 @@ def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
     assert found.config["launcher"] == "spark"
     assert found.config["remote_hosts"] == "a"
     assert found.env == {"EG_KERNELSPEC_FOLDER": RUN_SH[: -len("/bin/run.sh")]}
+
+
+def test_their_default_mode_stays(tmp_path: Path) -> None:
+    """A kernelspec that says nothing of a session gets none, as from their launchers."""
+    found = replacing.replacement(THEIR_ARGV[:-2], "python", {}, str(tmp_path), "s")
+    assert found is not None
+    assert found.argv[-2:] == ["--RemoteProcessProxy.spark-context-initialization-mode", "none"]
+
+
+def test_a_master_may_be_quoted() -> None:
+    """What names the master is replaced whole, whatever its quotes and its spelling."""
+    for given in ("--master yarn", "--master=yarn", "--master 'spark://a:1,b:2'", '--master "local[2, 3]"'):
+        assert (
+            kernelspecs.with_master(f"--name x {given} -v", "spark://m:7077") == "--name x --master spark://m:7077 -v"
+        )
 
 
 def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:

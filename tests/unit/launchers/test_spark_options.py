@@ -136,6 +136,9 @@ def test_both_spellings_of_enterprise_gateways_arguments() -> None:
     assert (found.mode, found.connection_file) == ("eager", "/c.json")
     assert found.launch == ("--debug", "a b", "--HistoryManager.enabled=False")
     assert options("", "--spark-context-initialization-mode", "none").mode == "none"
+    theirs = options("", "-f", "/c.json", LAUNCH_OPTS=f"{old} none --kernel-class-name a.B --profile p --debug")
+    assert (theirs.mode, theirs.kernel_class, theirs.launch) == ("none", "a.B", ("--profile", "p", "--debug"))
+    assert theirs.connection_file == "/c.json"
     with pytest.raises(LaunchError, match="use one of lazy, eager, none"):
         options("", old, "soon")
 

@@ -99,6 +99,16 @@ def test_sparklyr_starts_its_own_jvm(home: Path, started: list[list[str]]) -> No
     assert "spark.a=b" in found.env["EG_R_CONF"].splitlines()
 
 
+def test_sparklyr_is_no_way_around_whose_application_it_is(home: Path, started: list[list[str]]) -> None:
+    """Its applications carry the kernel's tags; for another user there are none, since it would submit them as its own."""
+    found = options(home, EG_R_SESSION="sparklyr")
+    command(found)
+    assert "spark.yarn.tags=eg-distributed-k,eg-distributed-attempt-k" in found.env["EG_R_CONF"].splitlines()
+    impersonated = {"EG_IMPERSONATION_ENABLED": "True", "KERNEL_USERNAME": "alice"}
+    with pytest.raises(LaunchError, match="would run the application as the login user; use EG_R_SESSION=builtin"):
+        command(options(home, EG_R_SESSION="sparklyr", **impersonated))
+
+
 def test_an_unknown_way_to_a_session_is_refused(home: Path, started: list[list[str]]) -> None:
     """EG_R_SESSION takes three names."""
     with pytest.raises(LaunchError, match="EG_R_SESSION is 'other'; use one of sparkr, sparklyr, builtin"):
@@ -199,6 +209,19 @@ def test_r_is_told_that_the_master_is_away(tmp_path: Path) -> None:
         (tmp_path / "rbackend.asked").write_text(number)
         until(lambda number=number: answer(tmp_path).startswith(number + "\n"))  # type: ignore[misc]
         assert "the Spark master can't be reached (127.0.0.1:1:" in answer(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_what_spark_said_is_explained_to_r(tmp_path: Path) -> None:
+    """Why Spark made no session is answered with host, cause and remedy, as to a Python kernel."""
+    process = keeper(tmp_path, JVM)
+    said = "org.apache.spark.SparkException: x\nCaused by: java.io.IOException: User: lab is not allowed to impersonate alice"
+    (tmp_path / "new").write_text(f"1\n{said}\n")
+    (tmp_path / "new").rename(tmp_path / "rbackend.asked")
+    until(lambda: answer(tmp_path).startswith("1\n"))
+    assert "Spark could not make a session (spark://127.0.0.1:1): User: lab is not allowed" in answer(tmp_path)
+    assert "allow the node's user to act for others (hadoop.proxyuser.*)" in answer(tmp_path)
     process.kill()
     process.communicate(timeout=30)
 

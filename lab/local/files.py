@@ -15,6 +15,7 @@ ACCOUNTS = Path("/etc/passwd")
 def write_server_files(facts: Mapping[str, Any]) -> None:
     """Write what the SSH server reads (path: text) as it was when the node was made; called by the driver and by `reset`."""
     for path, text in facts.get("files", {}).items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         Path(path).write_text(text)
     if facts.get("passwd"):
         Path(facts["passwd"]).write_text(accounts(ACCOUNTS.read_text(errors="surrogateescape"), facts["home"]))

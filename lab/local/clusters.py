@@ -167,7 +167,9 @@ def facts(spec: NodeSpec, folder: Path, machine: Mapping[str, Any], kept: Mappin
     daemons = {daemon: plan.daemon(daemon) for daemon in spec.daemons}
     files = {path: text for daemon in spec.daemons for path, text in plan.files(daemon).items()}
     files[str(folder / FOLDER / "daemons.json")] = json.dumps(daemons, indent=2)
-    return {**found, "cluster_files": files}
+    # Hadoop's daemons don't start on a machine whose own name resolves nowhere.
+    hosts = str(folder / "hosts") if machine["isolation"] != "none" else ""
+    return {**found, "hosts_file": hosts, "cluster_files": files}
 
 
 def free_ports(host: str, count: int) -> list[int]:

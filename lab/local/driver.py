@@ -219,7 +219,7 @@ class LocalDriver:
 
     @staticmethod
     def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
-        places = {name: facts[name] for name in ("tmp", "run", "passwd", "needs") if facts.get(name)}
+        places = {name: facts[name] for name in ("tmp", "run", "passwd", "hosts_file", "needs") if facts.get(name)}
         init = initial.command("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
         return [*init, *clusters.supervised(facts, folder)]
 

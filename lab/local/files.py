@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.names import short_name
+
 ACCOUNTS = Path("/etc/passwd")
+HOSTS = Path("/etc/hosts")
 
 
 def write_server_files(facts: Mapping[str, Any]) -> None:
@@ -19,6 +22,9 @@ def write_server_files(facts: Mapping[str, Any]) -> None:
         Path(path).write_text(text)
     if facts.get("passwd"):
         Path(facts["passwd"]).write_text(accounts(ACCOUNTS.read_text(errors="surrogateescape"), facts["home"]))
+    if facts.get("hosts_file"):
+        name, known = facts["name"], HOSTS.read_text(errors="surrogateescape") if HOSTS.exists() else ""
+        Path(facts["hosts_file"]).write_text(f"{facts['host']} {name} {short_name(name)}\n{known}")
 
 
 def accounts(passwd: str, home: str) -> str:

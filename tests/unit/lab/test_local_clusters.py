@@ -22,7 +22,7 @@ def java_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(machines: Path, spec: NodeSpec, port: int, kept: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the facts of a machine, written as its machine.json."""
     folder = machines / spec.name.partition(".")[0]
-    machine = {"port": port, "env": {"HOME": "/h"}}
+    machine = {"port": port, "env": {"HOME": "/h"}, "isolation": "none"}
     found = clusters.facts(spec, folder, machine, kept or {})
     folder.mkdir(exist_ok=True)
     (folder / "machine.json").write_text(json.dumps({**machine, **found}))

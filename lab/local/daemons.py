@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 LOOK_SECONDS = 0.5
-AGAIN_SECONDS = 1.0
-"""A daemon that ends at once is started again no sooner."""
+AGAIN_SECONDS, LATEST_SECONDS, STEADY_SECONDS = 1.0, 8.0, 10.0
+"""A daemon that has not run for STEADY_SECONDS is started again after AGAIN_SECONDS, then after twice that, up to LATEST_SECONDS:
+a JVM that can't start would keep the machine busy with nothing else."""
 MOVE_SECONDS = 5.0
 """For `down` and `up`."""
 EX_UNAVAILABLE, EX_TEMPFAIL = 69, 75
@@ -65,7 +66,7 @@ class Daemon:
         self.listens: tuple[str, int] | None = _place(facts.get("listens"))
         self.log, self.pid, self.marker = (folder / f"{name}.{end}" for end in ("log", "pid", "down"))
         self.process: subprocess.Popen[bytes] | None = None
-        self.begun = -AGAIN_SECONDS
+        self.begun, self.pause, self.due = 0.0, AGAIN_SECONDS, 0.0
 
     def look(self) -> None:
         """Do what is to be done now: note that it has ended, kill it, start it."""
@@ -79,7 +80,10 @@ class Daemon:
                 self.end_leftovers()
             self.process = None
             self.pid.unlink(missing_ok=True)
-        if self.process is None and not kept_down and time.monotonic() - self.begun >= AGAIN_SECONDS:
+            steady = kept_down or time.monotonic() - self.begun > STEADY_SECONDS
+            self.pause = AGAIN_SECONDS if steady else min(2 * self.pause, LATEST_SECONDS)
+            self.due = 0 if steady else self.begun + self.pause
+        if self.process is None and not kept_down and time.monotonic() >= self.due:
             self.start()
 
     def _told(self) -> str | None:
@@ -111,6 +115,7 @@ class Daemon:
                     start_new_session=True,
                 )
             except OSError as error:
+                self.due = self.begun + LATEST_SECONDS
                 log.write(f"{self.argv[0]}: {error}\n".encode())
                 return
         _write(self.pid, str(self.process.pid))

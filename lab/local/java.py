@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -50,8 +51,9 @@ def candidates(environ: Mapping[str, str]) -> Sequence[Path]:
     return [home for home in dict.fromkeys(found) if os.access(home / "bin" / "java", os.X_OK)]
 
 
+@cache
 def version(home: Path) -> int:
-    """Return the major version of the Java in *home*, 0 for one that can't be run."""
+    """Return the major version of the Java in *home*, 0 for one that can't be run; asked once, as each machine needs it."""
     try:
         argv = [str(home / "bin" / "java"), "-version"]
         done = subprocess.run(

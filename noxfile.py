@@ -27,8 +27,8 @@ LAB_SUITES = (
     "test_plugin*.py",
 )
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
-SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
-"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab of their own, with a Spark master and YARN."""
+SPARK_SUITES = ("test_lab_spark*.py", "test_spark_*.py")
+"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab with a Spark master and YARN, local ones aside."""
 PRODUCT = (
     "tests/integration",
     *(f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)),
@@ -105,10 +105,11 @@ def lab(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def spark(session: nox.Session) -> None:
-    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory.
+    """Run the tests of Spark kernels and of the lab's clusters, in containers and as processes.
 
-    Not in the default sessions, because of the time: on two cores they took 10 minutes and this one 18, besides its first
-    build of images, which together is past the half hour that a plain `nox` may take. `.ci/run` runs both.
+    Needs an engine, 3 GB of memory, and for the local ones a Java: without it they are skipped. Not in the default sessions,
+    because of the time: on two cores those took 10 minutes and this one 18, besides its first build of images, which together
+    is close to the half hour that a plain `nox` may take. `.ci/run` runs both.
     """
     install(session)
     suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))

@@ -163,6 +163,20 @@ class Node(Machine):
         """Return this machine's base URL of what answers to HTTP on *port* there; empty if it is not published or down."""
         return ""
 
+    @property
+    def host(self) -> str:
+        """What the daemons of the lab's clusters (lab/spark) call this machine: its name, unless only an address resolves."""
+        return self.name
+
+    def endpoint(self, port: int) -> str:
+        """Return HOST:PORT for the lab's machines of what listens on *port* here, where each machine has all ports."""
+        return f"{self.host}:{port}"
+
+    daemon_logs: str = "/var/log/daemons"
+    """Where its daemons' logs are on its disk."""
+    daemon_files: str = "/var/lib"
+    """Where its daemons' own folders are, `spark` and `yarn`."""
+
     @abstractmethod
     def reset(self) -> None:
         """Bring the node back to golden: processes, homes, /tmp, SSH server and keys as they were when it was made.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
+import sys
+
+from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
+from lab.local import daemons as local
 from lab.machines import Machine, Node
 
 DAEMON = "/opt/lab/daemon.sh"
@@ -22,9 +25,18 @@ def _killed(daemon: str, *, leaves: str = "") -> Mechanism:
 
     def moves(context: Context) -> Moves:
         stay = ["stay"] if leaves and context.options[leaves] == "stay" else []
-        return Moves(((DAEMON, "down", daemon, *stay),), ((DAEMON, "up", daemon),))
+        return Moves((_told(context, "down", daemon, *stay),), (_told(context, "up", daemon),))
 
-    return Mechanism("SIGKILL, its supervisor told to wait", moves, claims=(daemon,), refuse=refuse)
+    return Mechanism(
+        "SIGKILL, its supervisor told to wait", moves, claims=(daemon,), drivers=("docker", "local"), refuse=refuse
+    )
+
+
+def _told(context: Context, verb: str, *words: str) -> Step:
+    """Return the command that tells the node's supervisor; a local one is told by files, from this side."""
+    if context.driver == "local":
+        return (sys.executable, "-I", "-S", local.__file__, verb, str(context.local.daemon_logs), *words)
+    return (DAEMON, verb, *words)
 
 
 KINDS = (

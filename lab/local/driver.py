@@ -18,7 +18,7 @@ from lab import checkout, lease
 from lab.errors import EnvironmentUnfit, LabNotFound
 from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_key, read_or_generate
-from lab.local import environments, initial, processes, servers
+from lab.local import clusters, environments, initial, processes, servers
 from lab.local.files import write_server_files
 from lab.local.gateway import LocalGateway
 from lab.local.machines import ADDRESS
@@ -26,7 +26,6 @@ from lab.local.node import LocalNode
 from lab.machines import Gateway, Node
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
-from lab.spark import kinds
 from lab.specs import GatewaySpec, NodeSpec, differences
 from lab.state import StateFolder, cache_root
 from lab.topology.model import Limits
@@ -65,12 +64,14 @@ class LocalDriver:
 
     def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
         """Make the environments that the lock asks for; say what this machine's kernel keeps nodes from having."""
-        for spec in nodes:
+        wanted = list(nodes)
+        for spec in wanted:
             _check(spec)
         if not self._machines.exists():
             progress.note(
                 "gateways listen on this machine's loopback, without a token: all its users can start kernels as you"
             )
+        clusters.prepare({daemon for spec in wanted for daemon in spec.daemons}, progress)
         kind, reason = initial.isolation()
         if kind == "none":
             progress.note(f"nodes share {initial.SHARED}: this kernel gives no namespaces ({reason})")
@@ -92,12 +93,14 @@ class LocalDriver:
 
     def nodes(self) -> list[Node]:
         """Read the folders whose role is node."""
-        found = self._found("node", lambda folder: LocalNode(folder, self.folder.identity, self._tell))
-        return sorted(found, key=lambda node: sort_key(node.name))
+        return sorted(self._nodes("node"), key=lambda node: sort_key(node.name))
 
     def services(self) -> list[Node]:
-        """Return none: see `_check`."""
-        return []
+        """Read the folders whose role is service."""
+        return sorted(self._nodes("service"), key=lambda service: service.name)
+
+    def _nodes(self, role: str) -> list[Node]:
+        return self._found(role, lambda folder: LocalNode(folder, self.folder.identity, self._tell))
 
     def gateways(self) -> list[Gateway]:
         """Read the folders whose role is gateway."""
@@ -137,14 +140,16 @@ class LocalDriver:
         installed = folder / "site.complete"
         if self._put(folder, self._gateway(spec)) or not installed.exists():
             installed.unlink(missing_ok=True)
+            shutil.rmtree(folder / "jupyter", ignore_errors=True)
             environments.install_wheel(self._environments["gateway"], folder / "site")
             installed.touch()
         gateway = LocalGateway(folder, self._tell)
         specs = default_kernelspecs(
-            python=str(self._environments["node"] / "bin" / "python"),
+            python=str(clusters.kernel_python(spec.clusters) or self._environments["node"] / "bin" / "python"),
             launcher=str(self.folder.path / "launch_ipykernel.py"),
         )
-        for name, kernelspec in {**specs, **spec.kernelspecs}.items():
+        more = clusters.kernels(self._machines, spec.clusters)
+        for name, kernelspec in {**specs, **more, **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
         gateway.resume()
         return gateway
@@ -157,7 +162,7 @@ class LocalDriver:
         host_key = self.folder.host_keys / short
         kind, _ = initial.isolation()
         facts: dict[str, Any] = {
-            "role": "node",
+            "role": "service" if spec.is_service else "node",
             "name": spec.name,
             "home": str(folder / "home"),
             "run": kept.get("run") or str(self._runtime(short)),
@@ -175,9 +180,11 @@ class LocalDriver:
         # The cache in the short folder as well: an agent's sockets live there, and nodes must never share an agent.
         places = {"HOME": facts["home"], "XDG_RUNTIME_DIR": facts["run"], "XDG_CACHE_HOME": facts["run"]}
         facts["env"] = self._environment(folder, facts, {**places, "LAB_NODE": spec.name, **spec.login_env})
+        facts |= clusters.facts(spec, folder, facts, kept)
         # A lab keeps its kind of server, whatever has been installed since, until somebody asks for another by name.
         facts["sshd"] = servers.choose(kept.get("sshd", "auto") if self.sshd == "auto" else self.sshd)
         facts |= servers.configure(facts, spec, folder, host_key)
+        facts["files"] = {**facts.pop("cluster_files", {}), **facts["files"]}
         if "needs" in kept:
             # The machine's own sshd may have made that folder since: no reason to end a node that has its own.
             facts["needs"] = facts.get("needs") or kept["needs"]
@@ -229,9 +236,10 @@ class LocalDriver:
 
     @staticmethod
     def _init(folder: Path, facts: Mapping[str, Any]) -> list[str]:
-        places = {name: facts[name] for name in ("tmp", "run", "passwd", "needs") if facts.get(name)}
+        places = {name: facts[name] for name in ("tmp", "run", "passwd", "hosts_file", "needs") if facts.get(name)}
         words = ("run", facts["isolation"], facts["name"], str(folder / "lease"), json.dumps(places))
-        return initial.command(*words, python=facts["interpreter"])
+        init = initial.command(*words, python=facts["interpreter"])
+        return [*init, *clusters.supervised(facts, folder)]
 
     @staticmethod
     def _port(folder: Path, kept: Mapping[str, Any]) -> int:
@@ -330,12 +338,6 @@ def _fingerprint(facts: Mapping[str, Any]) -> str:
 
 def _check(spec: NodeSpec) -> None:
     """Raise EnvironmentUnfit for what only a machine of its own can have, naming it."""
-    if spec.daemons:
-        raise EnvironmentUnfit(
-            f"a local lab has no {' and no '.join(kinds.of(spec.daemons))}",
-            cause="their daemons listen on fixed ports of each node, and local nodes share this machine's",
-            remedy="start a container engine and use `lab up --driver docker`, or leave `--with` out",
-        )
     bare = NodeSpec(spec.name)
     own = ("shell", "noisy", "python", "users", "packages", "limits")
     odd = [name for name in own if getattr(spec, name) != getattr(bare, name)]

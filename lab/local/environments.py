@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import checkout
@@ -12,8 +13,8 @@ from lab.errors import EnvironmentUnfit, LabError
 from lab.progress import Progress
 from lab.state import cache_root, locked
 
-PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10"}
-"""Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils."""
+PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10", "spark": ">=3.10,<3.12"}
+"""Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils; Spark 3.5 is made for 3.11."""
 
 
 KEPT_SECONDS = 86400.0
@@ -27,13 +28,18 @@ def folder(role: str) -> Path:
 
 def ensure(role: str, progress: Progress) -> Path:
     """Return the environment of *role* (`gateway`, `node`), made now if what the lock says has changed."""
-    requirements = checkout.requirements(role)
-    made = folder(role)
+    return make(folder(role), role, checkout.requirements(role), progress)
+
+
+def make(
+    made: Path, role: str, requirements: bytes, progress: Progress, fill: Callable[[Path], None] | None = None
+) -> Path:
+    """Return the environment *made* with the locked *requirements* and what *fill* puts in, made now unless it is whole."""
     done = made / ".complete"
     with locked("environments", what="making the lab's environments"):
         if done.exists():
             return made
-        progress.step(f"the environment of the {role}")
+        progress.step("the environment of kernels with Spark" if role == "spark" else f"the environment of the {role}")
         shutil.rmtree(made, ignore_errors=True)
         made.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -52,6 +58,8 @@ def ensure(role: str, progress: Progress) -> Path:
         checkout.run_uv("pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", str(wanted))
         if role == "gateway":
             _check_distutils(made)
+        if fill is not None:
+            fill(made)
         done.touch()
     return made
 

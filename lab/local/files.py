@@ -11,16 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabConflict
+from lab.names import short_name
 
 ACCOUNTS = Path("/etc/passwd")
+HOSTS = Path("/etc/hosts")
 
 
 def write_server_files(facts: Mapping[str, Any]) -> None:
     """Write what the SSH server reads (path: text) as it was when the node was made; called by the driver and by `reset`."""
     for path, text in facts.get("files", {}).items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         Path(path).write_text(text)
     if facts.get("passwd"):
         Path(facts["passwd"]).write_text(accounts(ACCOUNTS.read_text(errors="surrogateescape"), facts["home"]))
+    if facts.get("hosts_file"):
+        known = HOSTS.read_text(errors="surrogateescape") if HOSTS.exists() else ""
+        Path(facts["hosts_file"]).write_text(hosts(known, facts["name"], facts["host"]))
+
+
+def hosts(known: str, name: str, address: str) -> str:
+    """Return /etc/hosts as *known*, with a machine's own *name* as well, and its *address* as a name.
+
+    Hadoop calls a node by the name of its address. Its neighbours know no name of it, so that name is the address; and the
+    machine's own means another address, as on Debian.
+    """
+    return f"{address} {address}\n127.0.1.1 {name} {short_name(name)}\n{known}"
 
 
 def accounts(passwd: str, home: str) -> str:

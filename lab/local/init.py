@@ -9,7 +9,8 @@ Run by file name (`python -I -S init.py …`), so that it costs no import of the
 What a machine prints goes to stdout, each line behind the time (UTC) at which it came, since sshd's own lines have none.
 
 PLACES is JSON, what the machine sees in place of this one's own: `tmp` (its /tmp) and `run` (its sockets' folder, also
-there), `passwd` (its /etc/passwd), `needs` (an empty folder that shall be there). Without namespaces it means nothing.
+there), `passwd` (its /etc/passwd), `hosts_file` (its /etc/hosts), `needs` (an empty folder that shall be there). Without
+namespaces it means nothing.
 
 util-linux's `unshare` was rejected: for a user without root it would need two nested user namespaces to have a host name and
 still be that user, and options that are younger than many a system's util-linux.
@@ -142,6 +143,8 @@ def _furnish(places: dict[str, str]) -> None:
         _empty_folder(places["needs"])
     if places.get("passwd"):
         _mount(places["passwd"], "/etc/passwd", None, MS_BIND)
+    if places.get("hosts_file"):
+        _mount(places["hosts_file"], "/etc/hosts", None, MS_BIND)
     if places.get("tmp"):
         _private_tmp(places["tmp"], places.get("run", ""))
 

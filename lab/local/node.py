@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.keys import HostEntry
 from lab.local import processes
+from lab.local.clusters import FOLDER, supervisor_held
 from lab.local.files import empty, write_server_files
 from lab.local.machines import LocalMachine
 from lab.machines import Node
@@ -25,11 +26,27 @@ class LocalNode(LocalMachine, Node):
         self.name = str(self.facts.get("name") or fqdn(self.short))
         self.host_key = str(self.facts["host_key"])
         self.trusted = bool(self.facts["trusted"])
+        # As /proc names them.
+        self.daemon_logs = self.daemon_files = str((folder / FOLDER).resolve())
 
     @property
     def port(self) -> int:
         """The port that the node was made with."""
         return int(self.facts["port"])
+
+    @property
+    def host(self) -> str:
+        """An address: nothing resolves a local node's name but an ssh_config."""
+        return str(self.facts.get("host") or self.address)
+
+    def endpoint(self, port: int) -> str:
+        """By the port that stands for *port* here."""
+        return f"{self.host}:{self.facts.get('ports', {}).get(str(port), port)}"
+
+    def published(self, port: int) -> str:
+        """On the port that stands for *port* here: this machine is where it listens."""
+        there = str(port) in self.facts.get("ports", {}) and self.state != "stopped"
+        return f"http://{self.endpoint(port)}" if there else ""
 
     def entry(self) -> HostEntry:
         """Name this user: nobody else can log in to an sshd that doesn't run as root."""
@@ -50,7 +67,8 @@ class LocalNode(LocalMachine, Node):
         """End all its processes but its SSH server, empty its home and /tmp, have the server hang up and read its files."""
         if self.state == "running":
             kept = processes.chain(self.folder)
-            processes.end_others(self.folder, kept)
+            with supervisor_held(self.folder) as supervisors:
+                processes.end_others(self.folder, [*kept, *supervisors])
             self._empty()
             write_server_files(self.facts)
             kept[-1].signal(signal.SIGHUP)

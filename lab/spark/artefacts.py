@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import ssl
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from lab import checkout
-from lab.errors import LabError
+from lab.errors import EnvironmentUnfit, LabError
 from lab.progress import Progress
 from lab.state import cache_root
 
@@ -30,6 +32,8 @@ BUILT_WITH: Final = "setuptools"
 PYTHON: Final = "3.11"
 """The nodes' interpreter: images/node."""
 JARS: Final = checkout.ROOT / "images" / "hadoop-jars"
+MAVEN_GOAL: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
+MAVEN_SECONDS: Final = 900.0
 RECIPE: Final = "1"
 """Changes when the way in which the archives are made changes."""
 
@@ -151,6 +155,54 @@ def _make_jars(client: Any, base_tag: str, file: BinaryIO, progress: Progress) -
     finally:
         remove_container(container)
         client.images.remove(recipe.tag, force=True)
+
+
+def hadoop_here(progress: Progress) -> Path:
+    """Return the archive of Hadoop's jars, made now by this machine's own Maven unless the cache has it.
+
+    Called by the local driver, which has no engine to run another Maven in. Raises EnvironmentUnfit without one.
+    """
+    kept = hadoop_archive()
+    if not kept.exists() or wrong_jars(kept):
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise EnvironmentUnfit(
+                "a local lab can't have YARN here",
+                cause=f"{kept} is not there, and this machine has no Maven to make it with",
+                remedy="`apt-get install maven`, or bring that file from a machine that has had `lab up --with yarn`",
+            )
+        progress.step("Hadoop's jars by Maven (90 MB, once)")
+        _keep(kept, lambda file: _make_jars_here(maven, file))
+        if wrong := wrong_jars(kept):
+            kept.unlink()
+            raise LabError("Hadoop's jars are not what the list says", cause=", ".join(wrong[:5]))
+    return kept
+
+
+def _make_jars_here(maven: str, file: BinaryIO) -> None:
+    """As images/hadoop-jars does it."""
+    with tempfile.TemporaryDirectory(dir=folder(), prefix="hadoop-") as place:
+        jars, store = Path(place, "jars"), Path(place, "cacerts.jks")
+        store.write_bytes(key_store(checkout.ca_bundle()))
+        trust = f"-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword=changeit"
+        argv = [maven, "-B", "-q", "-ntp", "-f", str(JARS / "pom.xml"), f"-Dmaven.repo.local={place}/repository"]
+        argv += [MAVEN_GOAL, "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=MAVEN_SECONDS,
+                check=False,
+                env={**os.environ, "MAVEN_OPTS": f"{os.environ.get('MAVEN_OPTS', '')} {trust}"},
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"Maven took longer than {MAVEN_SECONDS:.0f} s") from error
+        if done.returncode:
+            raise LabError("Maven does not bring Hadoop's jars", cause=(done.stdout + done.stderr).strip()[-800:])
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            archive.add(jars, ".", filter=_plain)
 
 
 def wrong_jars(archive: Path) -> list[str]:

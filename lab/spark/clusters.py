@@ -64,6 +64,10 @@ class Cluster(ABC):
         """The master's base URL from this machine; the port may be another after a restart."""
         return self.machine.published(kinds.PORTS[self.kind])
 
+    def _name(self, host: str) -> str:
+        """Return the full name of the node that the master calls *host*; *host* where it is none of the lab's."""
+        return next((node.name for node in self.nodes if node.host == host), host)
+
     @property
     @abstractmethod
     def address(self) -> str:
@@ -138,7 +142,7 @@ class SparkMaster(Cluster):
     @property
     def address(self) -> str:
         """The master's URL."""
-        return f"spark://{self.machine.name}:7077"
+        return f"spark://{self.machine.endpoint(7077)}"
 
     def members(self) -> list[Member]:
         """Workers; one that has come back is listed once, as it is now."""
@@ -148,8 +152,9 @@ class SparkMaster(Cluster):
         found: dict[str, str] = {}
         for worker in get(self._members_path)["workers"]:
             # A dead worker stays in the list for a while, beside the same node's living one.
-            if found.get(worker["host"]) != self.alive:
-                found[worker["host"]] = worker["state"]
+            name = self._name(worker["host"])
+            if found.get(name) != self.alive:
+                found[name] = worker["state"]
         return [Member(host, state) for host, state in sorted(found.items())]
 
     def applications(self) -> list[Application]:
@@ -181,7 +186,7 @@ class ResourceManager(Cluster):
     @property
     def address(self) -> str:
         """Host and port for clients."""
-        return f"{self.machine.name}:8032"
+        return self.machine.endpoint(8032)
 
     def members(self) -> list[Member]:
         """NodeManagers."""
@@ -191,8 +196,9 @@ class ResourceManager(Cluster):
         told = get(self._members_path)["nodes"] or {}
         found: dict[str, str] = {}
         for node in told.get("node", []):
-            if found.get(node["nodeHostName"]) != self.alive:
-                found[node["nodeHostName"]] = node["state"]
+            name = self._name(node["nodeHostName"])
+            if found.get(name) != self.alive:
+                found[name] = node["state"]
         return [Member(host, state) for host, state in sorted(found.items())]
 
     def applications(self) -> list[Application]:
@@ -211,7 +217,7 @@ class ResourceManager(Cluster):
         latest = attempts[-1]
         path = f"/ws/v1/cluster/apps/{app['id']}/appattempts/{latest['appAttemptId']}/containers"
         told = self.ask(path) or {}
-        hosts = [str(each["assignedNodeId"]).partition(":")[0] for each in told.get("container", [])]
+        hosts = [self._name(str(each["assignedNodeId"]).partition(":")[0]) for each in told.get("container", [])]
         return tuple(sorted(set(hosts))), len(hosts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from eg_distributed import kernelspecs
@@ -24,14 +24,19 @@ NEEDS: Final[dict[str, kinds.Kind]] = {"standalone": "spark", "yarn_client": "ya
 """Which cluster a kernelspec is for, by the end of its name."""
 
 
-def offered(wanted: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return kernel.json contents by name for a lab with the kinds *wanted*; none for a plain lab."""
+def offered(
+    wanted: Iterable[str],
+    sites: Mapping[kinds.Kind, kernelspecs.Site] | None = None,
+    languages: Sequence[str] = kernelspecs.LANGUAGES,
+) -> dict[str, dict[str, Any]]:
+    """Return kernel.json contents by name for a lab with the kinds *wanted*, of these *languages*; none for a plain lab.
+
+    *sites* say where a local lab has what, for each kind; the images' own places are the default.
+    """
     there = kinds.check(wanted)
-    if not there:
-        return {}
-    return {
-        name: kernelspecs.sample(name, SITE)
-        for name in kernelspecs.names()
-        if any(name.startswith("spark_") and name.endswith(end) and kind in there for end, kind in NEEDS.items())
-        or name == "R_distributed"
-    }
+    found = {}
+    for name in kernelspecs.names(languages) if there else ():
+        kind = next((kind for end, kind in NEEDS.items() if name.startswith("spark_") and name.endswith(end)), None)
+        if kind in there or name == "R_distributed":
+            found[name] = kernelspecs.sample(name, (sites or {}).get(kind or there[0], SITE))
+    return found

@@ -18,6 +18,13 @@ MACHINES: Final[dict[Kind, str]] = {"spark": "spark-master", "yarn": "yarn-rm"}
 """The masters' machines, by their short names."""
 PORTS: Final[dict[Kind, int]] = {"spark": 8080, "yarn": 8088}
 """Where the masters answer to HTTP."""
+LISTENS: Final[dict[str, tuple[int, ...]]] = {
+    "spark-master": (7077, 8080),
+    "spark-worker": (7078, 8081),
+    "yarn-resourcemanager": (8030, 8031, 8032, 8033, 8088),
+    "yarn-nodemanager": (8040, 8041, 8042),
+}
+"""The daemons' ports, where each has its machine's; in a local lab other ports stand for these."""
 
 
 def check(kinds: Iterable[str]) -> tuple[Kind, ...]:

@@ -6,7 +6,6 @@ from lab.errors import LabError
 from lab.machines import Node
 from lab.names import USER
 
-FOLDER = "/var/log/daemons"
 LINES = 15
 
 
@@ -19,7 +18,7 @@ def read(machine: Node) -> dict[str, str]:
     for daemon in machine.spec.daemons:
         for name in (f"{daemon}.log", f"{daemon}.log.1"):
             try:
-                done = machine.exec(["cat", f"{FOLDER}/{name}"], user="root")
+                done = machine.exec(["cat", f"{machine.daemon_logs}/{name}"], user="root")
             except LabError as error:
                 return {"unread.txt": f"can't be read: {error}\n"}
             if done.exit_code == 0:
@@ -32,9 +31,10 @@ def last_lines(machine: Node) -> str:
     parts = []
     for daemon in machine.spec.daemons:
         # With the run before: one that ends at once and is started again has often said nothing yet.
-        script = f"cat {FOLDER}/{daemon}.log.1 {FOLDER}/{daemon}.log 2> /dev/null | tail -n {LINES} | cut -c 1-300"
+        script = f'cat "$1.log.1" "$1.log" 2> /dev/null | tail -n {LINES} | cut -c 1-300'
         try:
-            text = machine.exec(["sh", "-c", script], user="root").stdout
+            argv = ["sh", "-c", script, "sh", f"{machine.daemon_logs}/{daemon}"]
+            text = machine.exec(argv, user="root").stdout
         except LabError as error:
             text = f"can't be read: {error}"
         parts.append(f"{machine.name}, {daemon}:\n{text.rstrip() or '(it has not been started)'}")
@@ -43,9 +43,10 @@ def last_lines(machine: Node) -> str:
 
 def executors(node: Node) -> set[str]:
     """Return the ids of the standalone applications that have an executor on *node* now; none if it can't be asked."""
-    script = "for p in /proc/[0-9]*/cwd; do readlink $p; done | sed -n 's|^/var/lib/spark/work/\\([^/]*\\)/.*|\\1|p'"
+    work = f"{node.daemon_files}/spark/work/"
     try:
         # As who runs them: root of a container may not see other users' folders.
-        return set(node.exec(["sh", "-c", script], user=USER).stdout.split())
+        found = node.exec(["sh", "-c", "for p in /proc/[0-9]*/cwd; do readlink $p; done"], user=USER).stdout
     except LabError:
         return set()
+    return {line.removeprefix(work).partition("/")[0] for line in found.splitlines() if line.startswith(work)}

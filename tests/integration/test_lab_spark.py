@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from lab import Lab, faults
-from lab.errors import EnvironmentUnfit, FaultUnavailable, LabConflict, LabUsageError
+from lab.errors import FaultUnavailable, LabConflict, LabUsageError
 from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
@@ -330,9 +330,3 @@ def test_a_plain_lab_gains_a_cluster_and_loses_it(spark_lab: Lab) -> None:
     finally:
         removed = Lab.attach(name).down()
     assert f"volume eglab-{name}-shared" in removed
-
-
-def test_a_local_lab_refuses_and_says_why() -> None:
-    """Local nodes share this machine's ports, and a lab that can't be whole is not begun."""
-    with pytest.raises(EnvironmentUnfit, match="local lab has no spark and no yarn"):
-        Lab.up(f"it-local-{os.getpid() % 1000}", 1, driver="local", clusters=["spark", "yarn"])

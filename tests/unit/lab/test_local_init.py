@@ -53,6 +53,17 @@ def test_a_machine_has_its_own_name_and_processes(tmp_path: Path) -> None:
     assert uid == subprocess.run(["id", "-u"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def test_a_machine_may_have_hosts_of_its_own(tmp_path: Path) -> None:
+    """Its /etc/hosts is the file that it was given, and nobody else's."""
+    isolated()
+    facts = {"hosts_file": str(tmp_path / "hosts"), "host": "127.1.2.1", "name": "n1.lab.test"}
+    write_server_files(facts)
+    machine = run(tmp_path / "lease", "cat", "/etc/hosts", places={"hosts_file": facts["hosts_file"]})
+    out, _ = machine.communicate(timeout=20)
+    assert out.splitlines()[:2] == ["127.1.2.1 127.1.2.1", "127.0.1.1 n1.lab.test n1"]
+    assert "n1.lab.test" not in Path("/etc/hosts").read_text()
+
+
 def test_a_killed_machine_is_gone_whole(tmp_path: Path) -> None:
     """SIGKILL to the main process ends what left its session, too."""
     isolated()

@@ -29,7 +29,10 @@ ATTEMPTS = f"/ws/v1/cluster/apps/{APP['id']}/appattempts"
 class Machine:
     """A machine of a cluster: its master's page is a server of the test, its processes are what *told* says."""
 
-    def __init__(self, name: str, daemon: str, url: str = "", told: str = "") -> None:
+    daemon_logs, daemon_files = Node.daemon_logs, Node.daemon_files
+
+    def __init__(self, name: str, daemon: str, url: str = "", told: str = "", host: str = "") -> None:
+        self.host = host or name
         self.name, self.short_name, self.url, self.told = name, name.partition(".")[0], url, told
         self.spec = NodeSpec(name, daemons=(daemon,))
 
@@ -95,11 +98,24 @@ def test_a_worker_that_came_back_is_alive(master: Master) -> None:
     assert spark(master.url).members() == [Member("node1.lab.test", "ALIVE"), Member("node2.lab.test", "DEAD")]
 
 
+def test_a_member_is_its_node_whatever_the_master_calls_it(master: Master) -> None:
+    """Where clusters know nodes by addresses, members and containers have the nodes' names; a stranger keeps its own."""
+    known = [{"nodeHostName": "127.1.2.1", "state": "RUNNING"}, {"nodeHostName": "127.9.9.1", "state": "LOST"}]
+    master.answers["/ws/v1/cluster/nodes"] = {"nodes": {"node": known}}
+    node = cast("Node", Machine("node1.lab.test", "yarn-nodemanager", host="127.1.2.1"))
+    on = ResourceManager(cast("Node", Machine("yarn-rm.lab.test", "yarn-resourcemanager", master.url)), [node])
+    assert on.members() == [Member("127.9.9.1", "LOST"), Member("node1.lab.test", "RUNNING")]
+    master.answers["/ws/v1/cluster/apps"] = {"apps": {"app": [APP]}}
+    master.answers[ATTEMPTS] = {"appAttempts": {"appAttempt": [{"appAttemptId": "a1"}]}}
+    master.answers[f"{ATTEMPTS}/a1/containers"] = {"container": [{"assignedNodeId": "127.1.2.1:41234"}]}
+    assert on.applications()[0].nodes == ("node1.lab.test",)
+
+
 def test_applications_tell_where_their_executors_are(master: Master) -> None:
     """The standalone master doesn't say it in JSON, so the nodes do; a completed application has none."""
     running, done = {**APP, "id": "app-1"}, {**APP, "id": "app-0", "state": "FINISHED"}
     master.answers["/json/"] = {"workers": WORKERS, "activeapps": [running], "completedapps": [done]}
-    assert spark(master.url, {"node2": "app-1\n"}).applications() == [
+    assert spark(master.url, {"node2": "/home/lab\n/var/lib/spark/work/app-1/0\n"}).applications() == [
         Application("app-1", "kernel", "RUNNING", "lab", ("node2.lab.test",)),
         Application("app-0", "kernel", "FINISHED", "lab"),
     ]

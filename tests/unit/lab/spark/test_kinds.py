@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from lab.errors import EnvironmentUnfit, LabUsageError
-from lab.local.driver import _check
+from eg_distributed.kernelspecs import Site
+from lab.errors import LabUsageError
 from lab.spark import kinds
 from lab.spark.kernelspecs import offered
 from lab.specs import NodeSpec, gateway_spec, node_spec
@@ -95,13 +95,6 @@ def test_unknown_clusters_are_refused_in_python_too() -> None:
         kinds.check(["spark", "flink"])
 
 
-def test_a_local_node_has_no_daemons() -> None:
-    """The refusal says why and what to do instead."""
-    with pytest.raises(EnvironmentUnfit, match="no spark and no yarn") as refused:
-        _check(desired().nodes[0])
-    assert "--driver docker" in refused.value.remedy
-
-
 def test_gateways_offer_what_their_clusters_can_run() -> None:
     """The product's samples, with the lab's paths and master in them; none in a plain lab."""
 
@@ -115,3 +108,12 @@ def test_gateways_offer_what_their_clusters_can_run() -> None:
     yarn = env("spark_python_yarn_client", both)
     assert (yarn["SPARK_HOME"], yarn["HADOOP_CONF_DIR"]) == ("/opt/spark", "/etc/hadoop")
     assert yarn["PYSPARK_PYTHON"] == "/opt/kernel/bin/python"
+
+
+def test_a_local_lab_offers_its_own_places() -> None:
+    """Each cluster's kernelspecs have its site, and only languages that the machine has are offered."""
+    sites = {"spark": Site(spark_home="/s", master="spark://127.1.2.1:4"), "yarn": Site(spark_home="/y")}
+    found = offered(["spark", "yarn"], sites, ("python",))  # type: ignore[arg-type]
+    assert sorted(found) == ["spark_python_standalone", "spark_python_yarn_client"]
+    assert "--master spark://127.1.2.1:4 " in found["spark_python_standalone"]["env"]["SPARK_OPTS"]
+    assert found["spark_python_yarn_client"]["env"]["SPARK_HOME"] == "/y"

@@ -128,11 +128,13 @@ def test_too_much_is_refused_at_once() -> None:
     with pytest.raises(LabUsageError, match="b holds node1, node2 and wants 2 more"):
         pool.acquire("b", lambda: NODES, 2)
     pool.release(NODES)
-    _, end = other(take_two)
+    process, end = other(take_two)
     end.recv()
     with pytest.raises(LabNotReady, match=r"leased to other \(pid \d+\): node1; other"):
         pool.acquire("late", lambda: NODES, 3, seconds=0.3)
     assert _waiting() == []
+    end.send("go on")
+    process.join(20)
 
 
 def test_waiting_for_each_other_is_refused() -> None:

@@ -112,8 +112,7 @@ def test_what_is_not_ready_in_time_is_named(
     driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
 ) -> None:
     """A node whose sshd lets nobody in: the probe, the node's last lines and what to type next, with exit code 5."""
-    if driver == "local" and not servers.openssh()[0]:
-        pytest.skip("only OpenSSH's sshd has such an option")
+    needs_openssh(driver)
     for module in ("lab.containers.machines", "lab.local.machines"):
         monkeypatch.setattr(f"{module}.READY_SECONDS", 3)
     file = tmp_path / "lab.toml"
@@ -130,11 +129,16 @@ def test_what_is_not_ready_in_time_is_named(
             what, remedy, lines = told["message"], told["remedy"], "\n".join(told["evidence"]["logs"])
         else:
             what, remedy, lines = said.err, said.err, said.err.partition("Last lines of its log:")[2]
-        assert "an SSH login on shut.lab.test did not succeed within 3 s" in what
-        assert "`lab logs shut`" in remedy
+        assert "an SSH login on shut1.lab.test did not succeed within 3 s" in what
+        assert "`lab logs shut1`" in remedy
         assert "not allowed because not listed in AllowUsers" in lines
     finally:
         lab("down", "--name", name)
+
+
+def needs_openssh(driver: str) -> None:
+    if driver == "local" and not servers.openssh()[0]:
+        pytest.skip(f"only OpenSSH's sshd can do that: {servers.openssh()[1]}")
 
 
 def needs_docker(driver: str, why: str) -> None:
@@ -331,6 +335,7 @@ def test_a_fault_is_added_listed_and_healed(own: Lab, driver: str) -> None:
 
 def test_a_reset_heals_what_is_broken(own: Lab, driver: str) -> None:
     """The faults of a node go before it is brought back: none is listed, and it takes a login."""
+    needs_openssh(driver)
     lab("fault", "add", "noisy-rc", "node1")
     lab("fault", "add", "pause", "node1")
     lab("fault", "add", "pause", "node2")
@@ -341,8 +346,9 @@ def test_a_reset_heals_what_is_broken(own: Lab, driver: str) -> None:
     lab("fault", "heal", "--all")
 
 
-def test_a_fault_plan_runs_from_its_file(tmp_path: Path) -> None:
+def test_a_fault_plan_runs_from_its_file(driver: str, tmp_path: Path) -> None:
     """Roles and patterns mean this lab's nodes, a fault without an end lasts as long as the plan; afterwards all is whole."""
+    needs_openssh(driver)
     file = tmp_path / "lab.toml"
     file.write_text(
         """version = 1

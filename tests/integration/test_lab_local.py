@@ -209,54 +209,81 @@ def test_a_leased_local_lab_is_over_by_itself() -> None:
         lab.down()
 
 
-def me(tmp_path: Path) -> list[str]:
+def me(place: Path) -> list[str]:
     """Return nothing to put before a command."""
-    del tmp_path
+    del place
     return []
 
 
-def another(tmp_path: Path) -> list[str]:
-    """Return what runs a command as a user without privileges, whom only that command's own /etc/passwd knows.
+BECOME = """
+mount --bind "$1/passwd" /etc/passwd
+for needed in $3; do mkdir -p "$1/kept/$needed" && mount --bind "$2/$needed" "$1/kept/$needed"; done
+mount -t tmpfs -o mode=755 tmpfs "$2"
+for needed in $3; do mkdir -p "$2/$needed" && mount --bind "$1/kept/$needed" "$2/$needed"; done
+shift 3
+exec "$@"
+"""
+"""In mounts of its own: accounts with one more user, and of root's home what everybody may read."""
 
-    That user may read what is ours, since Python itself may be below root's home.
+
+def another(place: Path) -> list[str]:
+    """Return what runs a command as a user without privileges, of whom only that command's own /etc/passwd knows.
+
+    That user sees what our Python and the lab's environments need of this one's home, which nobody else may enter.
     """
     if os.geteuid() != 0:
         pytest.skip("only root can become another user; this run is one already")
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, UID, UID)
-    accounts = tmp_path / "passwd"
-    accounts.write_text(f"{Path('/etc/passwd').read_text()}tester:x:{UID}:{UID}::{home}:/bin/sh\n")
-    script = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
-    mounted = ["unshare", "--mount", "sh", "-c", script, "sh", str(accounts)]
-    caps = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
-    prefix = [*mounted, "setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", *caps]
-    done = subprocess.run([*prefix, "id", "-un"], capture_output=True, text=True, timeout=20, check=False)
+    for folder in (place, place / "home"):
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, UID, UID)
+    (place / "passwd").write_text(f"{Path('/etc/passwd').read_text()}tester:x:{UID}:{UID}::{place / 'home'}:/bin/sh\n")
+    (place / "passwd").chmod(0o644)
+    home, needed = Path.home(), (Path(sys.base_prefix), cache_root() / "environments", cache_root() / "wheels")
+    below = " ".join(str(each.relative_to(home)) for each in needed if each.is_relative_to(home))
+    mounts = ["unshare", "--mount", "sh", "-ec", BECOME, "sh", str(place), str(home), below]
+    prefix = [*mounts, "setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups"]
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", "import getpass; print(getpass.getuser())"],
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     if done.stdout != "tester\n":
         pytest.skip(f"root can't become another user here: {done.stderr}")
     return prefix
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that other users can reach, as pytest's own can't be."""
+    with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("user", [me, another])
-def test_up_without_an_engine_needs_no_option_and_no_root(user: Callable[[Path], list[str]], tmp_path: Path) -> None:
+def test_up_without_an_engine_needs_no_option_and_no_root(user: Callable[[Path], list[str]], place: Path) -> None:
     """`lab up` where no engine answers says so in one line, ends with a kernel of every node and 0; `down` leaves nothing."""
-    prefix = user(tmp_path)
-    cache = tmp_path / "home" / "cache" / "eg_distributed_lab"
+    # Made by whoever runs the tests: without uv's cache it would take minutes.
+    for role in ("gateway", "node"):
+        environments.ensure(role, Silent())
+    environments._wheel()
+    prefix = user(place)
     environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     if prefix:
-        # Environments and wheel are read from ours: making them takes minutes without uv's cache.
+        cache = place / "home" / "cache" / "eg_distributed_lab"
         cache.mkdir(parents=True)
-        for role in ("gateway", "node"):
-            environments.ensure(role, Silent())
-        environments._wheel()
         for shared in ("environments", "wheels"):
             (cache / shared).symlink_to(cache_root() / shared)
         for folder in (cache, cache.parent):
             os.chown(folder, UID, UID)
-        environment |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(cache.parent)}
         environment |= {
-            "XDG_STATE_HOME": str(tmp_path / "home" / "state"),
-            "UV_CACHE_DIR": str(tmp_path / "home" / "uv"),
+            "HOME": str(place / "home"),
+            "XDG_CACHE_HOME": str(cache.parent),
+            "XDG_STATE_HOME": str(place / "home" / "state"),
+            "UV_CACHE_DIR": str(place / "home" / "uv"),
         }
     name = f"{NAME}-u"
 

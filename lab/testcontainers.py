@@ -5,9 +5,10 @@
         assert cluster.exec("node2", ["hostname"]).stdout == "node2.lab.test\\n"
 
 A cluster is ready when `start` returns: an SSH login and a command on every node, an HTTP answer of the gateway, a kernel on each
-node. It is removed by `stop`, by the end of the `with`, and when the process that made it ends in any other way. testcontainers'
-own reaper (Ryuk) has no part in that: it removes what carries its process's session label, and our machines carry none, so that
-a lab which several processes share isn't taken from the others when one of them ends.
+node. It is removed by `stop` (one that is shared by its name: by the last that stops), by the end of the `with`, and when the
+process that it belongs to ends in any other way. testcontainers' own reaper (Ryuk) has no part in that: it removes what carries
+its process's session label, and our machines carry none, so that a lab which several processes share isn't taken from the
+others when one of them ends.
 
 Nothing of testcontainers is imported. Its wait strategies work on a cluster's nodes (`cluster.waiting_for(strategy)`), since
 these have the methods that strategies call; `pip install eg_distributed_lab[testcontainers]` brings both.

@@ -236,7 +236,7 @@ class Visit:
             try:
                 fault.heal()
             except LabError as error:
-                left.append(f"{what} can't be healed: {error}")
+                left.append(f"{what} can't be healed: {error.cause or error.what}")
         return left
 
     def _new_faults(self) -> list[Fault]:

@@ -57,10 +57,9 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
     for name in ("HADOOP_CONF_DIR", "JAVA_HOME"):
         del site["env"][name]
     says = f"export HADOOP_CONF_DIR=/etc/hadoop JAVA_HOME={JAVA}"
+    fill = f"mkdir -p {SITE}; cp /opt/spark/conf/spark-defaults.conf {SITE}; echo '{says}' > {SITE}/spark-env.sh"
     for node in spark_lab.nodes:
-        node.exec(
-            ["sh", "-c", f"rm -rf {SITE}; cp -r /opt/spark/conf {SITE} && echo '{says}' >> {SITE}/spark-env.sh"]
-        ).check()
+        node.exec(["sh", "-c", fill]).check()
     wrong["site"] = site
     gateway = spark_lab.add_gateway("faulty", kernelspecs={**there, **wrong}, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway

@@ -31,7 +31,7 @@ from .kernel import RemoteKernel, StartRequest, State
 from .launcher_key import LauncherKey
 from .replacing import Replacement, replacement
 from .settings import Distributed
-from .shipping import check_user, for_run_sh, shipping_of, without_clients_options
+from .shipping import check_user, for_scripts, shipping_of, without_clients_options
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +195,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         shipping = shipping_of(config, manager.kernel_name)
         if shipping.files:
             spec_env = without_clients_options(spec_env)
-        elif argv[0].endswith("/bin/run.sh"):
-            spec_env, env = for_run_sh(spec_env, env)
+        else:
+            spec_env, env = for_scripts(spec_env, env)
         pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
         if len(pins) > 1:
             raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")

@@ -61,20 +61,20 @@ def shipping_of(config: Mapping[str, Any], kernel_name: str) -> Shipping:
     return Shipping(launcher_files() if launcher else {}, interrupt_signal, tuple(on_exit))
 
 
-def for_run_sh(spec_env: Mapping[str, str], env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return *spec_env* and the client's *env* for Enterprise Gateway's `run.sh`, which has a shell evaluate option texts.
+def for_scripts(spec_env: Mapping[str, str], env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return *spec_env* and the client's *env* for what is no launcher of ours: `run.sh` has a shell evaluate option texts.
 
-    What a client sent is put there as quoted words, checked as our own launcher does. Raises RequestInvalid.
+    What a client sent is there as quoted words, held against the list of what clients may say. Raises RequestInvalid.
     """
+    without = without_clients_options(spec_env)
+    wanted = [name for name, value in without.items() if value != spec_env[name]]
     try:
-        words = [word for option in clients_options(env) for word in option]
-        clients = {name: shlex.join(split_variable(env, name)) for name in OPTIONS if name in env}
+        words = [word for option in clients_options(env) for word in option] if wanted else []
+        clients = {name: shlex.join(split_variable(env, name)) for name in OPTIONS if name in env and name in spec_env}
     except LaunchError as error:
         raise RequestInvalid(error.cause, remedy=error.remedy) from error
     quoted = shlex.join(words).replace("$", "$$")
-    without = without_clients_options(spec_env)
-    added = {name: f"{value} {quoted}".strip() for name, value in without.items() if value != spec_env[name]}
-    return {**without, **added}, {**env, **clients}
+    return {**without, **{name: f"{without[name]} {quoted}".strip() for name in wanted}}, {**env, **clients}
 
 
 def check_user(name: str) -> None:

@@ -16,7 +16,8 @@ from typing import Mapping, Optional, Sequence
 
 from .spark_env import says_something
 from .spark_errors import LaunchError
-from .spark_options import SparkOptions, conf_dir
+from .spark_options import SparkOptions
+from .spark_properties import conf_dir
 
 _OPENED = (
     "java.base/java.lang",

@@ -61,10 +61,9 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
         wrong[name] = specs(SPARK_OPTS=opts)[STANDALONE]
     site = specs(SPARK_CONF_DIR=SITE)[YARN]
     says = "export " + " ".join(f"{name}={site['env'].pop(name)}" for name in ("HADOOP_CONF_DIR", "JAVA_HOME"))
+    fill = f"mkdir -p {SITE}; cp /opt/spark/conf/spark-defaults.conf {SITE}; echo '{says}' > {SITE}/spark-env.sh"
     for node in spark_lab.nodes:
-        node.exec(
-            ["sh", "-c", f"rm -rf {SITE}; cp -r /opt/spark/conf {SITE} && echo '{says}' >> {SITE}/spark-env.sh"]
-        ).check()
+        node.exec(["sh", "-c", fill]).check()
     wrong["site"] = site
     gateway = spark_lab.add_gateway("faulty", kernelspecs={**there, **wrong}, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway

@@ -16,7 +16,7 @@ from eg_distributed.app import main
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
-from eg_distributed.shipping import check_user, for_run_sh, shipping_of, without_clients_options
+from eg_distributed.shipping import check_user, for_scripts, shipping_of, without_clients_options
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
@@ -248,17 +248,18 @@ def test_a_run_sh_evaluates_nothing_of_a_clients(tmp_path: Path) -> None:
         "KERNEL_EXTRA_SPARK_OPTS": f"--conf 'spark.x=$(touch {marker}) `touch {marker}` ; touch {marker} $HOME'",
         "LAUNCH_OPTS": f"--debug '& touch {marker} &'",
     }
-    spec_env, env = for_run_sh(spec, client)
+    spec_env, env = for_scripts(spec, client)
     given = {**expand_all(spec_env, {}, env), **env}
     shown = 'eval printf \'%s\\\\n\' "${SPARK_OPTS}" "${LAUNCH_OPTS}"'  # as run.sh does with spark-submit
     done = subprocess.run(["bash", "-c", shown], env=given, capture_output=True, text=True, check=True)
     said = shlex.split(client["KERNEL_EXTRA_SPARK_OPTS"])
     assert done.stdout.splitlines() == ["--master", "yarn", *said, "--debug", f"& touch {marker} &"]
     assert not marker.exists()
-    assert for_run_sh({"SPARK_OPTS": "--master yarn"}, client)[0]["SPARK_OPTS"] == "--master yarn"
+    assert for_scripts({"SPARK_OPTS": "--master yarn"}, client) == ({"SPARK_OPTS": "--master yarn"}, client)
+    assert for_scripts({}, {"KERNEL_EXTRA_SPARK_OPTS": "'"})  # nobody's business where no option refers to it
     for wrong in ("& id ;", "--proxy-user root", "'"):
         with pytest.raises(RequestInvalid, match="KERNEL_EXTRA_SPARK_OPTS"):
-            for_run_sh(spec, {"KERNEL_EXTRA_SPARK_OPTS": wrong})
+            for_scripts(spec, {"KERNEL_EXTRA_SPARK_OPTS": wrong})
 
 
 @pytest.mark.parametrize("name", ["bob & id", "", "-u", "$(id)", "a b"])

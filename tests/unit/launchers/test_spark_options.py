@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from eg_distributed.launchers.spark_errors import LaunchError
-from eg_distributed.launchers.spark_options import SparkOptions, parse, read_properties
+from eg_distributed.launchers.spark_options import SparkOptions, parse
+from eg_distributed.launchers.spark_properties import read_properties
 
 KERNEL = "5f5b2b1c-0000-4000-8000-000000000000"
 

@@ -329,8 +329,10 @@ class _Plan:
         return {
             "yarn.resourcemanager.hostname": self._host,
             **{f"yarn.resourcemanager.{name}": f"{self._host}:{self._port(port)}" for name, port in addresses.items()},
-            # A container's own host name resolves nowhere.
-            "yarn.nodemanager.env-whitelist": "JAVA_HOME,HADOOP_CONF_DIR,PATH,LANG,TZ,SPARK_LOCAL_IP",
+            # A container is found by the mark, whatever became of its NodeManager, and binds to its node's address.
+            "yarn.nodemanager.env-whitelist": ",".join(
+                ("JAVA_HOME", "HADOOP_CONF_DIR", "PATH", "LANG", "TZ", "SPARK_LOCAL_IP", "LAB_NODE", processes.MARK)
+            ),
         }
 
 

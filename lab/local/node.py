@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lab.keys import HostEntry
 from lab.local import processes
-from lab.local.clusters import FOLDER, supervisor_held
+from lab.local.clusters import supervisor_held
+from lab.local.daemon_plan import FOLDER
 from lab.local.files import empty, write_server_files
 from lab.local.machines import LocalMachine
 from lab.machines import Node

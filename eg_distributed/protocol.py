@@ -16,7 +16,7 @@ import json
 import struct
 from typing import Any, Protocol
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of everything in this file, in streams.py and of the agent's requests: one more for whatever an older gateway or
 agent would not understand. Agents of another version are left alone, and live side by side with ours."""
 

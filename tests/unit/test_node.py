@@ -249,7 +249,7 @@ async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd)
 
 async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held: Held, sshd: Sshd) -> None:
     """What answers on the socket and is none of ours is an error with a remedy, and no link stays open."""
-    assert PROTOCOL == 2
+    assert PROTOCOL == 3
     sshd.command = (
         "python3 -c 'import json,socket,sys,threading;sys.stdin.buffer.readline();s=socket.socket(socket.AF_UNIX);"
         's.bind("sock");s.listen();print(chr(30)+" eg-distributed agent "+chr(30)+json.dumps(dict(ok=True,'

@@ -57,8 +57,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
     session.run("python", "-m", "eg_distributed.settings", "--check", "docs/options.md")
-    committed = session.run("git", "show", "HEAD:uv.lock", external=True, silent=True, log=False)
-    if strange := pins(LOCK.read_text("utf-8")) - pins(str(committed)):
+    committed = str(session.run("git", "show", "HEAD:uv.lock", external=True, silent=True, log=False))
+    if committed != shareable(committed):
+        session.error("the committed uv.lock names addresses of an index: run `nox -s lock` and commit the result")
+    if strange := pins(LOCK.read_text("utf-8")) - pins(committed):
         session.error(
             f"{len(strange)} pins of uv.lock are not in the committed one: run `nox -s lock` and commit the result"
         )

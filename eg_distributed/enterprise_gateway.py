@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
 from tornado.web import HTTPError
+from traitlets import TraitError
 
 from . import tuning
 from .cluster import Cluster
@@ -78,7 +79,12 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Return the gateway's one cluster, made for the first kernel."""
         if DistributedProcessProxy._cluster is None:
             app = getattr(getattr(kernel_manager, "parent", None), "parent", None)
-            settings = Distributed(config=getattr(app, "config", None) or kernel_manager.config)
+            try:
+                settings = Distributed(config=getattr(app, "config", None) or kernel_manager.config)
+            except (TraitError, ValueError) as error:  # told to who starts a kernel, since nobody else can mend it now
+                log.error("a setting is wrong, so no kernel can start: %s", error)
+                reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
+                raise HTTPError(500, reason=reason) from error
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
             atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from traitlets import Bool, Enum, Float, Integer, TraitType, Unicode
+from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode
 from traitlets.config import Configurable
 
 __all__ = ["Distributed", "options_table"]
@@ -33,7 +34,9 @@ class Distributed(Configurable):
     user = Unicode("", help="Login name on the hosts; empty: ssh_config's User, else the gateway's own.").tag(
         config=True, env="EG_REMOTE_USER"
     )
-    port = Integer(0, help="SSH port of the hosts; 0: ssh_config's Port, else 22.").tag(config=True, env="EG_SSH_PORT")
+    port = Integer(0, min=0, max=65535, help="SSH port of the hosts; 0: ssh_config's Port, else 22.").tag(
+        config=True, env="EG_SSH_PORT"
+    )
     password = Unicode("", help="Password for the login. Keys are better.").tag(
         config=True, env="EG_REMOTE_PWD", secret=True
     )
@@ -65,32 +68,37 @@ class Distributed(Configurable):
         help="Start Enterprise Gateway's own Spark kernelspecs (run.sh, unchanged) by our launcher, which works on current "
         "versions and needs nothing of the kernelspec on the nodes.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLACE_LAUNCHERS")
-    connect_timeout = Float(5.0, help="Seconds for a connection to a host, login included.").tag(
+    connect_timeout = Float(5.0, min=0.1, help="Seconds for a connection to a host, login included.").tag(
         config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT"
     )
-    bootstrap_timeout = Float(20.0, help="Seconds for the agent to come up on a node after the login.").tag(
+    bootstrap_timeout = Float(20.0, min=0.1, help="Seconds for the agent to come up on a node after the login.").tag(
         config=True, env="EG_DISTRIBUTED_BOOTSTRAP_TIMEOUT"
     )
-    request_timeout = Float(5.0, help="Seconds for an answer of an agent.").tag(
+    request_timeout = Float(5.0, min=0.1, help="Seconds for an answer of an agent.").tag(
         config=True, env="EG_DISTRIBUTED_REQUEST_TIMEOUT"
     )
-    keepalive_interval = Float(5.0, help="Seconds of silence after which a connection is probed.").tag(
+    keepalive_interval = Float(5.0, min=0.1, help="Seconds of silence after which a connection is probed.").tag(
         config=True, env="EG_DISTRIBUTED_KEEPALIVE_INTERVAL"
     )
     keepalive_count = Integer(
-        3, help="Unanswered probes after which a connection counts as lost and is made anew."
+        3, min=1, help="Unanswered probes after which a connection counts as lost and is made anew."
     ).tag(config=True, env="EG_DISTRIBUTED_KEEPALIVE_COUNT")
-    retry_after = Float(15.0, help="Seconds for which a host that failed is only tried when no other is left.").tag(
-        config=True, env="EG_DISTRIBUTED_RETRY_AFTER"
-    )
+    retry_after = Float(
+        15.0, min=0, help="Seconds for which a host that failed is only tried when no other is left."
+    ).tag(config=True, env="EG_DISTRIBUTED_RETRY_AFTER")
     host_lost_after = Float(
-        600.0, help="Seconds without contact after which a host's kernels are given up and may be restarted elsewhere."
+        600.0,
+        min=0,
+        help="Seconds without contact after which a host's kernels are given up and may be restarted elsewhere; after 900 "
+        "their streams can't go on where they were. 0: never.",
     ).tag(config=True, env="EG_DISTRIBUTED_HOST_LOST_AFTER")
     orphan_timeout = Float(
-        86400.0, help="Seconds after which a node ends a kernel that no gateway answers for; 0: never."
+        86400.0, min=0, help="Seconds after which a node ends a kernel that no gateway answers for; 0: never."
     ).tag(config=True, env="EG_DISTRIBUTED_ORPHAN_TIMEOUT")
     replay_limit = Integer(
-        16 * 1024 * 1024, help="Bytes that the gateway keeps of each stream until the node has acknowledged them."
+        16 * 1024 * 1024,
+        min=1024 * 1024,
+        help="Bytes that the gateway keeps of each stream until the node has acknowledged them.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLAY_LIMIT")
     gateway_id = Unicode(
         "", help="What nodes know this gateway's kernels by; must differ between gateways. Empty: host name and port."
@@ -106,7 +114,10 @@ class Distributed(Configurable):
         for name, trait in self.traits(env=lambda env: env is not None).items():
             value = os.environ.get(trait.metadata["env"])
             if name not in given and value:
-                setattr(self, name, _parse(trait, value))
+                try:
+                    setattr(self, name, _parse(trait, value))
+                except TraitError as error:
+                    raise ValueError(f"{trait.metadata['env']}={value!r} is out of range: {error}") from None
 
     def identity(self, port: int = 0) -> str:
         """Return what nodes know this gateway by; *port* is its HTTP port, to tell two gateways of one machine apart."""
@@ -123,10 +134,17 @@ def _parse(trait: TraitType[Any, Any], text: str) -> Any:
             return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.strip().lower()]
         if isinstance(trait, Integer):
             return int(text)
-        return float(text) if isinstance(trait, Float) else text
+        return _finite(text) if isinstance(trait, Float) else text
     except (KeyError, ValueError):
         kind = type(trait).__name__.lower()
         raise ValueError(f"{name}={text!r} is no {kind}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def options_table() -> str:

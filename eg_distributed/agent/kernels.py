@@ -238,7 +238,7 @@ class Kernel:
         self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
-        code = await self._wait()
+        code = await processes.exit_code(self.pid, self.started, is_child=self._process is not None)
         self.state, self.exit_code = EXITED, code
         self._leftovers = bool(processes.group_members(self.pid))
         self._stop_listening()
@@ -260,45 +260,9 @@ class Kernel:
         if self._unwanted:
             self.discard()
 
-    async def _wait(self) -> Optional[int]:
-        """Wait for the process to end, without reaping it if it is our child; return its code, None if unknown."""
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except (OSError, AttributeError):  # a system or a Python without pidfd (before Linux 5.3), or it is gone
-            while processes.is_running(self.pid, self.started):
-                await asyncio.sleep(0.1)
-        else:
-
-            def set_ended() -> None:
-                if not ended.done():
-                    ended.set_result(None)
-
-            loop.add_reader(descriptor, set_ended)
-            try:
-                if self._process is not None or processes.is_running(self.pid, self.started):
-                    await ended
-            finally:
-                loop.remove_reader(descriptor)
-                os.close(descriptor)
-        if self._process is None:
-            return None
-        status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        if status is None:
-            return None
-        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-
     async def _end_leftovers(self) -> None:
-        """End what the kernel left in its process group: listeners of launchers, children of cells.
-
-        The unreaped kernel, or a member of its group, keeps the group's id from being reused meanwhile.
-        """
-        if processes.end_group(self.pid, signal.SIGTERM):
-            deadline = time.monotonic() + 1.0
-            while time.monotonic() < deadline and processes.group_members(self.pid):
-                await asyncio.sleep(0.02)
-            processes.end_group(self.pid, signal.SIGKILL)
+        """End what the kernel left in its process group: listeners of launchers, children of cells."""
+        await processes.end_leftovers(self.pid)
         if self._process is not None:
             self._process.wait()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
 import signal
+import time
 from typing import Optional
 
+_LEFTOVERS_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 OPEN_FILES = 65536
 """Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
@@ -84,6 +87,53 @@ def group_members(pgid: int) -> list[int]:
             if int(fields[2]) == pgid and fields[0] not in (b"Z", b"X"):
                 members.append(int(entry))
     return members
+
+
+async def exit_code(pid: int, started: str, *, is_child: bool) -> Optional[int]:
+    """Wait for the process to end, without reaping it; return its code (-N for signal N), None if it is no child of ours."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (OSError, AttributeError):  # a system or a Python without pidfd (before Linux 5.3), or it is gone
+        while is_running(pid, started):
+            await asyncio.sleep(0.1)
+    else:
+        await _readable(descriptor, unless=not is_child and not is_running(pid, started))
+    if not is_child:
+        return None
+    status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if status is None:
+        return None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+async def _readable(descriptor: int, *, unless: bool) -> None:
+    """Wait until *descriptor* can be read, *unless* there is no reason to, and close it."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+
+    def set_ended() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    loop.add_reader(descriptor, set_ended)
+    try:
+        if not unless:
+            await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def end_leftovers(pgid: int) -> None:
+    """End the process group that *pgid* led: SIGTERM, and SIGKILL a second later for what is left.
+
+    The leader, unreaped, or a member of the group keeps its id from being reused meanwhile.
+    """
+    if end_group(pgid, signal.SIGTERM):
+        deadline = time.monotonic() + _LEFTOVERS_GRACE
+        while time.monotonic() < deadline and group_members(pgid):
+            await asyncio.sleep(0.02)
+        end_group(pgid, signal.SIGKILL)
 
 
 def reset_signals() -> None:

@@ -68,6 +68,10 @@ def test_a_switch_is_read_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("EG_SSH_PORT", "70000"),
+        ("EG_DISTRIBUTED_REQUEST_TIMEOUT", "0"),
+        ("EG_DISTRIBUTED_KEEPALIVE_INTERVAL", "nan"),
+        ("EG_DISTRIBUTED_ORPHAN_TIMEOUT", "-1"),
         ("EG_SSH_PORT", "ssh"),
         ("EG_SSH_PORT", "22.5"),
         ("EG_DISTRIBUTED_CONNECT_TIMEOUT", "5s"),

@@ -1,6 +1,8 @@
 import _thread
+import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -64,6 +66,15 @@ def test_the_first_failure_gives_the_other_probes_up() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Have SIGINT raise KeyboardInterrupt, also where these tests are a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_gives_all_probes_up() -> None:
     """After ^C the threads end with their next look, long before their deadlines."""
     seen = threading.Event()

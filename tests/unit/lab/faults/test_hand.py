@@ -81,7 +81,7 @@ def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
 def test_one_process_is_stopped_and_goes_on(tmp_path: Path) -> None:
     """The one that a part of its command line names; more than one, none, or the one that looks for it is refused."""
     name = f"victim-{tmp_path.name}"
-    with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as process:
+    with victim(name) as process:
         try:
             victims.stop_named(str(tmp_path), name)
             assert becomes(process.pid, "Tt")
@@ -90,7 +90,7 @@ def test_one_process_is_stopped_and_goes_on(tmp_path: Path) -> None:
             victims.continue_named(str(tmp_path))
             victims.continue_named(str(tmp_path))
             assert becomes(process.pid, "RS")
-            with subprocess.Popen([sys.executable, "-c", "input()", name], stdin=subprocess.PIPE) as second:
+            with victim(name) as second:
                 with pytest.raises(StepFailed, match="2 processes match"):
                     victims.kill_named(name, "KILL")
                 second.kill()
@@ -100,6 +100,15 @@ def test_one_process_is_stopped_and_goes_on(tmp_path: Path) -> None:
             process.kill()
     with pytest.raises(StepFailed, match="0 processes match"):
         victims.named(name)
+
+
+def victim(name: str) -> subprocess.Popen[bytes]:
+    """Start a process with *name* in its command line, which the system shows a moment after Popen has returned."""
+    argv = [sys.executable, "-c", "print(flush=True); input()", name]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
 
 
 def becomes(pid: int, states: str) -> bool:

@@ -102,7 +102,10 @@ def mortal(spark_lab: Lab) -> Iterator[Node]:
 async def test_a_dead_nodes_application_ends(
     spark_lab: Lab, spark_client: GatewayClient, mortal: Node, spec: str
 ) -> None:
-    """The driver's node loses its power: the application ends when the cluster notices, and its executors with it."""
+    """The driver's node loses its power: the application ends when the cluster notices, and its executors with it.
+
+    What it had staged goes when the node is back: its agent finds the kernel's end to be seen to.
+    """
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_REMOTE_HOST": mortal.name})
     application = await application_of(spark_lab, kernel)
     await asyncio.to_thread(mortal.kill)
@@ -114,3 +117,6 @@ async def test_a_dead_nodes_application_ends(
         return [args for args in listed if application in args and "CoarseGrained" in args]
 
     await until("its executors have ended", lambda: not executors(), timeout=KILLED_SECONDS)
+    await asyncio.to_thread(mortal.start)
+    await kernel.delete()
+    await nothing_left(spark_lab)

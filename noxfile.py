@@ -23,12 +23,13 @@ LAB_SUITES = (
     "test_commands.py",
     "test_fault_*.py",
     "test_interrupted*.py",
+    "test_lab_spark_local.py",
     "test_lab_topology.py",
     "test_plugin*.py",
 )
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
-SPARK_SUITES = ("test_lab_spark*.py", "test_spark_*.py")
-"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab with a Spark master and YARN, local ones aside."""
+SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
+"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab of their own, with a Spark master and YARN."""
 PRODUCT = (
     "tests/integration",
     *(f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)),
@@ -107,11 +108,10 @@ def lab(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def spark(session: nox.Session) -> None:
-    """Run the tests of Spark kernels and of the lab's clusters, in containers and as processes.
+    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory.
 
-    Needs an engine, 3 GB of memory, and for the local ones a Java: without it they are skipped. Not in the default sessions,
-    because of the time: on two cores those took 10 minutes and this one 18, besides its first build of images, which together
-    is close to the half hour that a plain `nox` may take. `.ci/run` runs both.
+    Not in the default sessions, because of the time: on two cores those took 11 minutes and this one 19, besides its first build
+    of images, which together is the half hour that a plain `nox` may take. `.ci/run` runs both.
     """
     install(session)
     suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))

@@ -101,10 +101,10 @@ class Cluster:
             starts = {task for task in self._starting.values() if task is not None}
             for task in starts:
                 task.cancel()
-            untaken = [kernel.id for kernel in self.kernels.values() if kernel.on_exit is None]
-            for kernel_id in untaken if end_untaken else []:
-                if kernel_id not in self._starting:
-                    self.release_soon(kernel_id)
+            if end_untaken:
+                for kernel in list(self.kernels.values()):
+                    if kernel.on_exit is None and kernel.id not in self._starting:
+                        self.release_soon(kernel.id)
             if ending := starts | self._releasing:
                 await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
             for kernel in list(self.kernels.values()):
@@ -129,7 +129,7 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             for kernel in list(self.kernels.values()):
                 node = kernel.node
-                starting = any(kernel.id in host.starting for host in self.hosts.values())
+                starting = kernel.id in self._starting
                 if kernel.state is State.DEAD and not starting and now - kernel.died_at > _DEAD_KEPT:
                     self.release_soon(kernel.id)
                 if node is None or kernel.state is not State.UNKNOWN:
@@ -165,9 +165,8 @@ class Cluster:
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
         changed and its endpoints are gone.
         """
-        if (
-            request.kernel_id in self._starting
-        ):  # a client that lost patience sends its request again, with its KERNEL_ID
+        if request.kernel_id in self._starting:
+            # A client that lost patience sends its request again, with its KERNEL_ID.
             raise RequestInvalid(
                 f"kernel {request.kernel_id} is being started already", remedy="wait for that, or send no KERNEL_ID"
             )

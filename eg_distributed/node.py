@@ -137,9 +137,8 @@ class Node:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
         await self._claim(self._wanted())
         for kernel_id, attempt in list(self.abandoned):
-            self.abandon(
-                kernel_id, attempt
-            )  # not waited for: one that can't be killed must not keep the others waiting
+            # Not waited for: one that can't be killed must not keep the others waiting.
+            self.abandon(kernel_id, attempt)
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""

@@ -125,10 +125,10 @@ def applications(on: Cluster, kernel_id: str) -> list[Application]:
     return [found for found in on.applications() if found.name == kernel_id]
 
 
-def running(on: Cluster, kernel_id: str = "") -> list[Application]:
-    """Return those of the kernel, or of anybody, that have not ended."""
+def running(on: Cluster, name: str = "") -> list[Application]:
+    """Return those of that name (a kernel's id), or of any, that have not ended."""
     ended = {"FINISHED", "FAILED", "KILLED"}
-    return [app for app in on.applications() if app.state not in ended and kernel_id in ("", app.name)]
+    return [app for app in on.applications() if app.state not in ended and name in ("", app.name)]
 
 
 def left(lab: Lab, kernel_id: str = "") -> list[str]:

@@ -25,7 +25,7 @@ from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.fault_lab import until
-from tests.integration.spark_lab import spark_lab
+from tests.integration.spark_lab import SESSION_SECONDS, running, spark_lab
 
 __all__ = ["spark_lab"]
 
@@ -129,7 +129,24 @@ def job(lab: Lab, role: str, code: str = JOB) -> Iterator[Driver]:
             if process.poll() is None:
                 node.exec(["pkill", "-KILL", "-f", f"{name}.py"])
                 process.wait(JOB_SECONDS)
+                bury(cluster(lab, role), name)
             node.exec(["rm", "-f", fifo(name), f"/home/lab/{name}.py"])
+
+
+def bury(on: Cluster, name: str) -> None:
+    """End the applications of a driver that was killed, and take away what it had staged.
+
+    A plain spark-submit's YARN application sees to that itself if its application master still lives; otherwise nobody does.
+    """
+    if on.kind == "yarn":
+        for app in running(on, name):
+            path = f"{on.url}/ws/v1/cluster/apps/{app.id}/state?user.name={app.user}"
+            httpx.put(path, json={"state": "KILLED"}, timeout=10, trust_env=False).raise_for_status()
+    until(f"the application of {name} has ended", lambda: not running(on, name), SESSION_SECONDS)
+    for app in on.applications():
+        if app.name == name:
+            staged = f"/shared/staging/{app.user}/.sparkStaging/{app.id}"
+            on.nodes[0].exec(["rm", "-rf", staged], user="root").check()
 
 
 def application(on: Cluster, name: str) -> Application:

@@ -3,33 +3,57 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.lang.reflect.InvocationHandler;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
+import java.lang.reflect.Modifier;
+import java.net.JarURLConnection;
+import java.net.URL;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Enumeration;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicReference;
+import java.util.jar.JarEntry;
 
+import com.typesafe.config.Config;
 import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.core.LogEvent;
 import org.apache.logging.log4j.core.LoggerContext;
 import org.apache.logging.log4j.core.appender.AbstractAppender;
 import org.apache.spark.SparkContext;
 import org.apache.spark.scheduler.ActiveJob;
+import org.apache.toree.boot.CommandLineOptions;
+import org.apache.toree.boot.KernelBootstrap;
+import org.apache.toree.boot.layer.InterpreterManager;
+import org.apache.toree.boot.layer.StandardBareInitialization;
+import org.apache.toree.boot.layer.StandardComponentInitialization;
+import org.apache.toree.boot.layer.StandardHandlerInitialization;
+import org.apache.toree.boot.layer.StandardHookInitialization;
+import org.apache.toree.interpreter.ExecuteError;
 import org.apache.toree.interpreter.Interpreter;
+import org.apache.toree.kernel.api.Kernel;
+import org.apache.toree.kernel.protocol.v5.kernel.ActorLoader;
+import org.apache.toree.plugins.Plugin;
+import org.apache.toree.plugins.PluginManager;
 import org.apache.toree.utils.TaskManager;
 import sun.misc.Signal;
 import sun.misc.SignalHandler;
 
 /**
- * Runs Toree with an interrupt of our own, on the signal that the first argument names.
+ * Runs Toree with a start and an interrupt of our own, the latter on the signal that the first argument names.
  *
- * Toree's own makes a Spark session where there is none yet, only to cancel its jobs; disturbs the next cell where none is
+ * Toree answers nothing before it has searched its jar for magics, class by class, and its interpreter has compiled the first
+ * lines: that is more than half of its start. Here it answers what needs no interpreter before, and cells wait for that.
+ *
+ * Toree's own interrupt makes a Spark session where there is none yet, only to cancel its jobs; disturbs the next cell where none is
  * running; leaves the cancelled jobs' tasks on the executors until they end by themselves; and, on SIGINT, ends the kernel when
  * it comes twice within three seconds. Nor does it tell Spark where a notebook's own classes are, so that no results of such a
  * class could be collected. Read by Janino, which every Spark has and which compiles this at the kernel's start: no
  * lambdas, no jar to build, nothing to install.
  */
 public final class SparkScalaKernel implements SignalHandler, Runnable {
-    /** What Toree gets as `--alternate-sigint`: a signal that nobody sends, kept to learn which interpreter it is for. */
-    private static final String TOREES_OWN = "URG";
     private static final String INTERRUPT_ON_CANCEL = "spark.job.interruptOnCancel";
     /** Milliseconds that a cell has to end by its jobs' cancellation before its thread is interrupted. */
     private static final long JOBS_GRACE = 1000;
@@ -41,8 +65,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     private static final int AGAIN = 25;
     private static final long AGAIN_LOOK = 200;
 
-    private Interpreter interpreter;
-    private SignalHandler toreesOwn;
+    private final Late late = new Late();
 
     public static void main(String[] arguments) {
         SparkScalaKernel kernel = new SparkScalaKernel();
@@ -53,11 +76,13 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         Thread words = new Thread(new Words(kernel), "session-words");
         words.setDaemon(true);
         words.start();
-        String[] torees = new String[arguments.length + 1];
-        System.arraycopy(arguments, 1, torees, 0, arguments.length - 1);
-        torees[arguments.length - 1] = "--alternate-sigint";
-        torees[arguments.length] = TOREES_OWN;
-        org.apache.toree.Main.main(torees);
+        List torees = Arrays.asList(arguments).subList(1, arguments.length);
+        CommandLineOptions options = new CommandLineOptions(scala.collection.JavaConverters.asScalaBuffer(torees).toList());
+        if (options.help() || options.version()) {
+            org.apache.toree.Main.main((String[]) torees.toArray(new String[0]));
+            return;
+        }
+        new Start(options.toConfig(), kernel.late).initialize().waitForTermination().shutdown();
     }
 
     /** Called by the JVM in a thread of its own for each signal; one at a time, a second interrupt finds the first one done. */
@@ -70,12 +95,14 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     }
 
     private void interrupt() throws Exception {
-        if (!find()) {
-            return; // still starting: there is no cell to interrupt
+        Interpreter interpreter = late.interpreter();
+        if (interpreter == null) {
+            late.giveUp();
+            return;
         }
-        TaskManager cells = tasks();
+        TaskManager cells = tasks(interpreter);
         if (cells == null) {
-            toreesOwn.handle(new Signal(TOREES_OWN));
+            interpreter.interrupt();
             return;
         }
         if (!cells.isExecutingTask()) {
@@ -107,11 +134,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             try {
                 Thread.sleep(SESSION_LOOK);
                 SparkContext active = active();
-                if (active == null || active == known || !findInterpreter()) {
+                if (active == null || active == known || late.interpreter() == null) {
                     continue;
                 }
                 known = active;
-                ClassLoader classes = new CellClasses(interpreter);
+                ClassLoader classes = new CellClasses(late.interpreter());
                 known.env().serializer().setDefaultClassLoader(classes);
                 known.env().closureSerializer().setDefaultClassLoader(classes);
             } catch (Throwable error) { // another release of Toree or Spark: collecting such results fails then, as it does in Toree
@@ -121,44 +148,18 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
     }
 
-    private synchronized boolean findInterpreter() throws Exception {
-        return find() && interpreter != null;
-    }
-
     /** Returns what shows text as stderr of the cell that came last; null if there is no such thing. */
     private PrintStream cell() throws Exception {
-        if (!findInterpreter()) {
+        Interpreter interpreter = late.interpreter();
+        if (interpreter == null) {
             return null;
         }
         Object toree = interpreter.getClass().getMethod("kernel", new Class[0]).invoke(interpreter, new Object[0]);
         return ((org.apache.toree.kernel.api.KernelLike) toree).err();
     }
 
-    /** Returns whether Toree is up; it put its handler in the place of ours by then, and that one holds the interpreter. */
-    private boolean find() throws Exception {
-        if (toreesOwn != null) {
-            return true;
-        }
-        SignalHandler found = Signal.handle(new Signal(TOREES_OWN), SignalHandler.SIG_IGN);
-        if (!found.getClass().getName().startsWith("org.apache.toree.")) {
-            return false;
-        }
-        toreesOwn = found;
-        java.lang.reflect.Field[] fields = found.getClass().getDeclaredFields();
-        for (int i = 0; i < fields.length; i++) {
-            if (Interpreter.class.isAssignableFrom(fields[i].getType())) {
-                fields[i].setAccessible(true);
-                interpreter = (Interpreter) fields[i].get(found);
-            }
-        }
-        return true;
-    }
-
     /** Returns what runs the cells; null for an interpreter that isn't Scala's, or another release's. */
-    private TaskManager tasks() {
-        if (interpreter == null) {
-            return null;
-        }
+    private static TaskManager tasks(Interpreter interpreter) {
         try {
             return (TaskManager) interpreter.getClass().getMethod("taskManager", new Class[0]).invoke(interpreter, new Object[0]);
         } catch (Exception error) { // no such method there
@@ -225,6 +226,177 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             cell |= frames[i].getClassName().startsWith("org.apache.toree.kernel.interpreter.");
         }
         return pooled && cell;
+    }
+
+    /** Toree's start, but for the order of its parts: the interpreter comes last, in a thread of its own. */
+    public static final class Start extends KernelBootstrap
+        implements
+            StandardBareInitialization,
+            StandardComponentInitialization,
+            StandardHandlerInitialization,
+            StandardHookInitialization {
+        /** Where in Toree's jar its own plugins are: the magics, and what they want converted. */
+        private static final String[] PLUGINS = {"org/apache/toree/magic/", "org/apache/toree/utils/"};
+
+        private final Late late;
+
+        Start(Config config, Late late) {
+            super(config);
+            this.late = late;
+        }
+
+        /** As Toree's, which begins the interpreter here and goes on when it is there. */
+        public scala.Tuple9 initializeComponents(Config config, ActorLoader actorLoader) {
+            try {
+                scala.Tuple3 comms = (scala.Tuple3) torees("initializeCommObjects", new Object[] {actorLoader});
+                InterpreterManager interpreters = InterpreterManager.apply(config);
+                Object downloader = torees("initializeDependencyDownloader", new Object[] {config});
+                Object plugins = torees("createPluginManager", new Object[] {config, interpreters, downloader});
+                Object[] parts = {config, actorLoader, interpreters, comms._3(), plugins};
+                Kernel kernel = (Kernel) torees("initializeKernel", parts);
+                loadPlugins(config, (PluginManager) plugins);
+                initializeSparkContext(config, kernel);
+                Interpreter proxy = late.begin(interpreters, kernel);
+                return new scala.Tuple9(
+                    comms._1(), comms._2(), comms._3(), proxy, kernel, downloader, kernel.magics(), plugins, initializeResponseMap());
+            } catch (RuntimeException error) {
+                throw error;
+            } catch (Exception error) { // a method of Toree's that is not there, or failed
+                throw new IllegalStateException(error);
+            }
+        }
+
+        /** None: Toree's interrupts are not wanted, neither on SIGINT nor on another signal. */
+        public void initializeHooks(Config config, Interpreter interpreter) {
+        }
+
+        private Object torees(String name, Object[] arguments) throws Exception {
+            Method[] methods = StandardComponentInitialization.class.getDeclaredMethods();
+            for (int i = 0; i < methods.length; i++) {
+                if (methods[i].getName().equals(name)) {
+                    methods[i].setAccessible(true);
+                    return methods[i].invoke(this, arguments);
+                }
+            }
+            throw new NoSuchMethodException(name);
+        }
+
+        /** As Toree's, which reads 13,000 classes to find these; it is still what finds those of other jars. */
+        private void loadPlugins(Config config, PluginManager manager) throws Exception {
+            if (!config.getStringList("magic_urls").isEmpty()) {
+                torees("initializePlugins", new Object[] {config, manager});
+                return;
+            }
+            ClassLoader loader = PluginManager.class.getClassLoader();
+            List found = new ArrayList();
+            URL ofPlugin = loader.getResource(Plugin.class.getName().replace('.', '/') + ".class");
+            Enumeration entries = ((JarURLConnection) ofPlugin.openConnection()).getJarFile().entries();
+            while (entries.hasMoreElements()) {
+                String entry = ((JarEntry) entries.nextElement()).getName();
+                if (!isCandidate(entry)) {
+                    continue;
+                }
+                Class plugin = loader.loadClass(entry.substring(0, entry.length() - ".class".length()).replace('/', '.'));
+                if (Plugin.class.isAssignableFrom(plugin) && !Modifier.isAbstract(plugin.getModifiers())) {
+                    scala.util.Try loaded = manager.loadPlugin(plugin.getName(), plugin);
+                    if (loaded.isSuccess()) {
+                        found.add(loaded.get());
+                    }
+                }
+            }
+            manager.initializePlugins(
+                scala.collection.JavaConverters.asScalaBuffer(found).toList(),
+                org.apache.toree.plugins.dependencies.DependencyManager.Empty());
+        }
+
+        private static boolean isCandidate(String entry) {
+            for (int i = 0; i < PLUGINS.length; i++) {
+                if (entry.startsWith(PLUGINS[i])) {
+                    return entry.endsWith(".class") && entry.indexOf('$') < 0;
+                }
+            }
+            return false;
+        }
+    }
+
+    /** The interpreter, which Toree's messages get to when it is there; what needs none of it goes through at once. */
+    private static final class Late implements InvocationHandler, Runnable {
+        /** `postInit` is called here, after `init`. */
+        private static final List AT_ONCE = Arrays.asList(new Object[] {"languageInfo", "stop", "toString", "hashCode", "equals"});
+
+        private InterpreterManager interpreters;
+        private Kernel kernel;
+        private Interpreter coming;
+        private Interpreter there;
+        private boolean givenUp;
+
+        /** Returns the interpreter, or null before it is there. */
+        synchronized Interpreter interpreter() {
+            return there;
+        }
+
+        /** Begin with the interpreters; returns what stands for the one of cells. */
+        Interpreter begin(InterpreterManager interpreters, Kernel kernel) {
+            this.interpreters = interpreters;
+            this.kernel = kernel;
+            coming = (Interpreter) interpreters.defaultInterpreter().get();
+            Thread thread = new Thread(this, "interpreter-start");
+            thread.setDaemon(true);
+            thread.start();
+            Class[] types = {Interpreter.class};
+            return (Interpreter) java.lang.reflect.Proxy.newProxyInstance(Interpreter.class.getClassLoader(), types, this);
+        }
+
+        public void run() {
+            try {
+                interpreters.initializeInterpreters(kernel);
+                String ready = org.apache.toree.plugins.AllInterpretersReady$.MODULE$.name();
+                kernel.pluginManager().fireEvent(ready, org.apache.toree.plugins.dependencies.DependencyManager.Empty());
+                coming.postInit();
+                synchronized (this) {
+                    there = coming;
+                    notifyAll();
+                }
+            } catch (Throwable error) { // as it would be in Toree's own order: there is no kernel then
+                error.printStackTrace();
+                System.exit(1);
+            }
+        }
+
+        /** Interrupt the cell that waits for the interpreter, if there is one. */
+        synchronized void giveUp() {
+            givenUp = true;
+            notifyAll();
+        }
+
+        public Object invoke(Object proxy, Method method, Object[] arguments) throws Throwable {
+            if (method.getName().equals("postInit")) {
+                return null;
+            }
+            boolean atOnce = AT_ONCE.contains(method.getName()) || method.getName().indexOf("$default$") > 0;
+            if (!atOnce && !await(method.getName().equals("interpret"))) {
+                scala.collection.immutable.List nowhere = scala.collection.immutable.Nil$.MODULE$;
+                String name = InterruptedException.class.getName();
+                Object error = new ExecuteError(name, "interrupted before the interpreter was there", nowhere);
+                return new scala.Tuple2(org.apache.toree.interpreter.Results$Error$.MODULE$, new scala.util.Right(error));
+            }
+            try {
+                return method.invoke(coming, arguments);
+            } catch (InvocationTargetException error) {
+                throw error.getCause();
+            }
+        }
+
+        /** Wait for the interpreter; returns whether it is there, which it isn't for a *cell* that has been interrupted. */
+        synchronized boolean await(boolean cell) throws InterruptedException { // not private: Janino would drop `synchronized`
+            if (cell) {
+                givenUp = false;
+            }
+            while (there == null && !(cell && givenUp)) {
+                wait();
+            }
+            return there != null;
+        }
     }
 
     /** The classes that cells define, as the interpreter has them now: it changes its own loader with each jar that is added. */

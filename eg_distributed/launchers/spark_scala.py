@@ -1,4 +1,4 @@
-"""The Scala kernel: Toree in Spark's driver JVM, with interrupts of our own (`spark_scala.java`)."""
+"""The Scala kernel: Toree in Spark's driver JVM, with a start and interrupts of our own (`spark_scala.java`)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def command(options: SparkOptions) -> list[str]:
     env["EG_SPARK_PYTHON"] = sys.executable or "python3"
     env["EG_SPARK_TELL"] = os.path.join(options.folder, "spark_tell.py")
     interrupt = _alternate(toree)
-    # Ignored until the JVM has handlers of its own: an interrupt that comes early must not end it. SIGINT stays ignored;
-    # Toree would take two within three seconds for the wish to end.
+    # Ignored until the JVM has a handler of its own: an interrupt that comes early must not end it. SIGINT stays ignored.
     for name in ("SIGINT", f"SIG{interrupt}"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     arguments = ["--profile", options.connection_file, "--spark-context-initialization-mode", options.mode, *toree]

@@ -30,6 +30,11 @@ __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 SPECS = ("spark_scala_standalone", "spark_scala_yarn_client")
 pytestmark = pytest.mark.timeout(500)
+PLUGINS = (
+    "println(new org.apache.toree.plugins.PluginSearcher().internal.map(_.name).toSet == "
+    "kernel.pluginManager.plugins.map(_.name).toSet && kernel.pluginManager.plugins.nonEmpty)"
+)
+"""Whether all plugins are there that Toree's own search finds in its jar."""
 SLEEPERS = {
     "rdd": "sc.parallelize(1 to 1, 1).map { x => Thread.sleep(60000); x }.count()",
     "dataset": "spark.range(0, 1, 1, 1).map(x => { Thread.sleep(60000); 1L })(org.apache.spark.sql.Encoders.scalaLong).count()",
@@ -52,6 +57,14 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
     """Jobs and closures run on executors, interrupts end a cell and neither kernel nor session, and nothing stays."""
     on = cluster(spark_lab, role_of(spec))
     kernel = await spark_client.start_kernel(spec)
+    # It has answered, its interpreter may not be there: a cell waits for that, and can be interrupted.
+    early = asyncio.ensure_future(kernel.execute("while (true) Thread.sleep(10)", SESSION_SECONDS))
+    while not early.done():
+        await kernel.interrupt()  # again, where one came before the cell did
+        await asyncio.wait([early], timeout=1)
+    result = early.result()
+    assert result.status == "error"
+    assert "InterruptedException" in f"{result.reply['ename']}: {result.reply['evalue']}"
     # Interrupts before there is a session: nothing while idle, the end of a cell otherwise, and no session for it.
     await kernel.interrupt()
     await kernel.interrupt()
@@ -63,6 +76,7 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
     assert "InterruptedException" in f"{result.reply['ename']}: {result.reply['evalue']}"
     assert applications(on, kernel.id) == []
     assert "%lsmagic" in (await say(kernel, "%LsMagic")).stdout.lower()
+    assert (await say(kernel, PLUGINS)).stdout.endswith("true\n")
     # Executors, named as the kernel is, on nodes; closures, with a class of the notebook's own.
     application = await on_executors(spark_lab, kernel)
     closure = (

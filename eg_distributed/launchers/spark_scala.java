@@ -149,13 +149,8 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     }
 
     /** Returns what shows text as stderr of the cell that came last; null if there is no such thing. */
-    private PrintStream cell() throws Exception {
-        Interpreter interpreter = late.interpreter();
-        if (interpreter == null) {
-            return null;
-        }
-        Object toree = interpreter.getClass().getMethod("kernel", new Class[0]).invoke(interpreter, new Object[0]);
-        return ((org.apache.toree.kernel.api.KernelLike) toree).err();
+    private PrintStream cell() {
+        return late.interpreter() == null ? null : late.kernel.err();
     }
 
     /** Returns what runs the cells; null for an interpreter that isn't Scala's, or another release's. */

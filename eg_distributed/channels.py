@@ -1,7 +1,7 @@
-"""A kernel's five channels at the gateway: local UNIX sockets whose connections are resumable streams to the agent.
+"""A kernel's five channels at the gateway: local endpoints whose connections are resumable streams to the agent.
 
-The sockets stand for as long as the gateway has the kernel: over cuts of the SSH connection, over restarts of the kernel,
-and, at the same paths, over restarts of the gateway. ZMQ never notices.
+The endpoints, UNIX sockets or else loopback ports, stand for as long as the gateway has the kernel: over cuts of the SSH
+connection, over restarts of the kernel, and, at the same paths, over restarts of the gateway. ZMQ never notices.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .agent.launchers import peer
 from .protocol import CHANNELS, Message, Reader, Writer, encode, read_message
 from .streams import CHUNK, Relay, StreamBroken
 
 log = logging.getLogger(__name__)
 
+_LOOPBACK = "127.0.0.1"
 _MAX_PATH = 107  # of a UNIX socket on Linux
 _ANSWER_DEADLINE = 15.0  # seconds for the agent's answer to a stream's hello; then the stream is tried anew
 _RETRY = 0.2  # seconds before a stream that could not be opened, on a node that is connected, is tried again
@@ -28,8 +30,10 @@ _RETRY = 0.2  # seconds before a stream that could not be opened, on a node that
 class Endpoints:
     """Listens at *prefix*-1 to *prefix*-5, ZMQ's `ipc` names for the five channels; owned by a RemoteKernel.
 
-    *usable(resuming)* waits until a stream can be opened; *open_link* opens a byte connection to the agent; *hello* is what all
-    of this kernel's streams say of themselves.
+    *how* is `ipc` for that, `tcp` for loopback ports instead, which this user alone may connect to, and `auto` for those only
+    where no UNIX socket can be had: a path that is too long, a file system without them. *usable(resuming)* waits until a
+    stream can be opened; *open_link* opens a byte connection to the agent; *hello* is what all of this kernel's streams say of
+    themselves.
     """
 
     def __init__(
@@ -39,8 +43,11 @@ class Endpoints:
         usable: Callable[[bool], Awaitable[None]],
         open_link: Callable[[], Awaitable[tuple[Reader, Writer]]],
         limit: int,
+        how: str = "auto",
     ) -> None:
         self.prefix = prefix
+        self._how = how
+        self._ports: list[int] = []
         self._hello = hello
         self._usable = usable
         self._open_link = open_link
@@ -50,16 +57,58 @@ class Endpoints:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def _id(self) -> str:
+        return str(self._hello["kernel"])
+
+    @property
     def connection_info(self) -> dict[str, Any]:
         """What a Jupyter client needs to connect, but for the key."""
-        ports = {f"{channel}_port": number for number, channel in enumerate(CHANNELS, 1)}
-        return {"transport": "ipc", "ip": str(self.prefix), **ports}
+        numbers = self._ports or range(1, len(CHANNELS) + 1)
+        ports = {f"{channel}_port": number for channel, number in zip(CHANNELS, numbers, strict=True)}
+        where = {"transport": "tcp", "ip": _LOOPBACK} if self._ports else {"transport": "ipc", "ip": str(self.prefix)}
+        return {**where, **ports}
 
-    async def open(self) -> None:
+    async def open(self, before: Mapping[str, Any] | None = None) -> None:
         """Listen; called again after a restart, since Jupyter's clean-up removes the sockets' names.
 
-        Streams that are open stay so. Raises OSError, for instance for a path that is too long.
+        Streams that are open stay so. *before* is the connection information that an earlier process of this gateway gave
+        out: its ports are taken again if they are free. Raises OSError, for instance, with `ipc`, for a path that is too long.
         """
+        if self._ports:
+            return  # nobody removes those
+        if self._how != "tcp":
+            try:
+                await self._open_sockets()
+            except OSError as error:
+                await self._stop_listening()
+                if self._how == "ipc":
+                    raise
+                log.warning(
+                    "kernel %s: its channels are loopback ports, as there is no UNIX socket: %s", self._id, error
+                )
+            else:
+                return
+        again = before or {}
+        await self._open_ports(
+            [again.get(f"{channel}_port", 0) if again.get("transport") == "tcp" else 0 for channel in CHANNELS]
+        )
+
+    async def _open_ports(self, wanted: Sequence[int]) -> None:
+        """Listen on the *wanted* ports, 0 for any; on another one where somebody has it now."""
+        ports = []
+        for channel, port in zip(CHANNELS, wanted, strict=True):
+            accept = self._for_us(channel)
+            try:
+                server = await asyncio.start_server(accept, _LOOPBACK, port, limit=CHUNK)
+            except OSError:
+                if not port:
+                    raise
+                server = await asyncio.start_server(accept, _LOOPBACK, 0, limit=CHUNK)
+            self._servers.append(server)
+            ports.append(server.sockets[0].getsockname()[1])
+        self._ports = ports
+
+    async def _open_sockets(self) -> None:
         if len(os.fsencode(self.prefix)) + 2 > _MAX_PATH:
             raise OSError(f"{self.prefix}: too long for a UNIX socket; set Distributed.runtime_dir to a shorter folder")
         await self._stop_listening()
@@ -78,6 +127,7 @@ class Endpoints:
     async def close(self) -> None:
         """Close every stream and remove the sockets."""
         await self._stop_listening()
+        self._ports.clear()
         self.drop_streams()
         tasks = set(self._tasks)
         for task in tasks:
@@ -94,6 +144,19 @@ class Endpoints:
         """Close the streams that are open; ZMQ connects again by itself. For a kernel that moves to another node."""
         for relay in list(self._relays):
             relay.close()
+
+    def _for_us(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        """As `_accept`, for a port: what a socket's file modes do there. Kernels' output needs no key to be listened to."""
+        accept = self._accept(channel)
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if peer(writer) == os.getuid():
+                accept(reader, writer)
+            else:
+                log.warning("kernel %s: another user of this machine may not use its %s channel", self._id, channel)
+                writer.close()
+
+        return accepted
 
     def _accept(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -163,7 +226,7 @@ class Endpoints:
         log.error(
             "kernel %s: the %s channel was interrupted for good (%s); up to %d bytes from the gateway and unknown output of the "
             "kernel are lost",
-            self._hello["kernel"], channel, why, relay.flow.backlog,
+            self._id, channel, why, relay.flow.backlog,
         )  # fmt: skip
 
 

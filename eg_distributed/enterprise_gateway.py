@@ -262,7 +262,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return DistributedProcessProxy._launcher_key
 
     def _take_over(self, kernel: RemoteKernel) -> None:
-        """Tell the kernel manager where its kernel is: UNIX sockets on this machine, whatever the host."""
+        """Tell the kernel manager where its kernel is: sockets on this machine, whatever the host."""
         assert kernel.node is not None
         self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
         self.pid = kernel.pid
@@ -380,7 +380,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if self._kernel.state is State.DEAD:
             self._exited(self._kernel)
         self.assigned_host = ours["host"]
-        if self.kernel_manager.ip != self._kernel.connection_info["ip"]:  # the runtime folder has another name now
+        if (
+            self._kernel.connection_info.items() - info.items()
+        ):  # the runtime folder has another name, a port another owner
             self._connect_manager(self._kernel)
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.

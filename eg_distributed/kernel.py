@@ -97,6 +97,7 @@ class RemoteKernel:
             self._usable,
             self._open_link,
             settings.replay_limit,
+            settings.endpoints,
         )
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ class RemoteKernel:
         self.node, self.attempt, self._ready, self._unverified = node, attempt, True, True
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
-        await self.endpoints.open()
+        await self.endpoints.open(connection_info)
 
     async def signal(self, signum: int) -> bool:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""

@@ -63,6 +63,12 @@ class Distributed(Configurable):
         "auto",
         help="How kernels listen on their node: UNIX sockets (ipc), loopback ports (tcp), or ipc for Python and tcp otherwise.",
     ).tag(config=True, env="EG_DISTRIBUTED_TRANSPORT")
+    endpoints = Enum(
+        ["auto", "ipc", "tcp"],
+        "auto",
+        help="How the gateway listens for its kernels' clients: UNIX sockets (ipc), loopback ports that no other user may "
+        "connect to (tcp), or the latter only where there can be no UNIX sockets.",
+    ).tag(config=True, env="EG_DISTRIBUTED_ENDPOINTS")
     replace_launchers = Bool(
         True,
         help="Start Enterprise Gateway's own Spark kernelspecs (run.sh, unchanged) by our launcher, which works on current "

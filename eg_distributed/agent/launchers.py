@@ -42,7 +42,7 @@ class ResponseListener:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if _owner(writer) not in self._users:
+            if peer(writer) not in self._users:
                 return
             data = bytearray()
             while len(data) <= _MAX_RESPONSE:
@@ -64,10 +64,11 @@ class ResponseListener:
             self._server = None
 
 
-def _owner(writer: asyncio.StreamWriter) -> Optional[int]:
+def peer(writer: asyncio.StreamWriter) -> Optional[int]:
     """Return the user id of the process at the other end of a loopback connection, None if it can't be told.
 
-    Of a connection that its process has closed the system says root: `owners` looks at what an answer leads to.
+    Of a connection that its process has closed the system says root: `owners` looks at what an answer leads to. Called for
+    each connection to a port that is meant for certain users, on nodes and at the gateway; reads /proc, so Linux alone.
     """
     ends = (int(writer.get_extra_info("peername")[1]), int(writer.get_extra_info("sockname")[1]))
     return next((uid for local, remote, _, uid in _sockets() if (local, remote) == ends), None)

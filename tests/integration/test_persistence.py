@@ -58,12 +58,18 @@ def left(nodes: Nodes) -> list[str]:
 # -- with Enterprise Gateway's persistence ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernelspec", ["python_distributed", "python_distributed_eg"])
+@pytest.mark.parametrize(
+    ("kernelspec", "endpoints"),
+    [("python_distributed", "ipc"), ("python_distributed_eg", "ipc"), ("python_distributed", "tcp")],
+)
 async def test_a_killed_gateway_finds_its_kernels_again(
-    kernelspec: str, extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
+    kernelspec: str, endpoints: str, extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
 ) -> None:
-    """After SIGKILL and a start with persistence on, kernels answer with their variables; then all that is done to them works."""
-    gateway = extra_gateway("persistent", options=PERSISTENCE)
+    """After SIGKILL and a start with persistence on, kernels answer with their variables; then all that is done to them works.
+
+    However the gateway listens for them: on UNIX sockets or on loopback ports.
+    """
+    gateway = extra_gateway("persistent", options=PERSISTENCE, env={"EG_DISTRIBUTED_ENDPOINTS": endpoints})
     before = GatewayClient(gateway.url)
     started = [await start_on(before, node, kernelspec) for node in nodes[:2]]
     pids = []

@@ -29,6 +29,8 @@ async def start(
 async def client(kernel: RemoteKernel, channel: str = "shell") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect to a kernel's channel as a Jupyter client does."""
     info = kernel.connection_info
+    if info["transport"] == "tcp":
+        return await asyncio.open_connection(info["ip"], info[f"{channel}_port"])
     return await asyncio.open_unix_connection(f"{info['ip']}-{info[f'{channel}_port']}")
 
 

@@ -184,8 +184,43 @@ async def test_nothing_is_reported_when_nothing_was_lost(
 
 
 async def test_a_path_that_is_too_long_is_said(cluster: Cluster, settings: Distributed, home: Path) -> None:
-    """A runtime folder in which no socket has room is an error that names the setting."""
-    settings.runtime_dir = str(home / ("x" * 90))
+    """A runtime folder in which no socket has room, where nothing else is wanted, is an error that names the setting."""
+    settings.runtime_dir, settings.endpoints = str(home / ("x" * 90)), "ipc"
     with pytest.raises(DistributedError, match=r"too long for a UNIX socket; set Distributed\.runtime_dir"):
         await start(cluster, "k1", "localhost")
     assert not cluster.kernels
+
+
+async def test_loopback_ports_stand_in_for_sockets(
+    cluster: Cluster, settings: Distributed, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no UNIX socket has room the channels are loopback ports, which survive cuts and are gone with the kernel."""
+    settings.runtime_dir = str(home / ("x" * 90))
+    kernel = await start(cluster, "k1", "localhost")
+    assert "too long for a UNIX socket" in caplog.text
+    info = kernel.connection_info
+    assert (info["transport"], info["ip"]) == ("tcp", "127.0.0.1")
+    for channel in CHANNELS:
+        reader, writer = await client(kernel, channel)
+        writer.write(channel.encode())
+        assert await asyncio.wait_for(reader.readexactly(len(channel)), DEADLINE) == channel.encode()
+        writer.close()
+    await cluster.run(cluster.release("k1"))
+    for channel in CHANNELS:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(info["ip"], info[f"{channel}_port"])
+
+
+async def test_ports_are_for_the_gateways_user_alone(
+    cluster: Cluster, settings: Distributed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else's connection to a loopback port is closed before the kernel hears of it, and the log says so."""
+    settings.endpoints = "tcp"
+    kernel = await start(cluster, "k1", "localhost")
+    assert await answers(kernel)
+    with monkeypatch.context() as patched:  # the gateway as another user than this process: two users need root
+        patched.setattr(os, "getuid", lambda: -1)
+        reader, writer = await client(kernel)
+        assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
+        writer.close()
+    assert "another user of this machine may not use its shell channel" in caplog.text

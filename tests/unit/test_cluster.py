@@ -347,6 +347,28 @@ async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Clu
     await gone(pid)
 
 
+async def test_loopback_ports_stand_over_restarts(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed
+) -> None:
+    """A kernel keeps its ports over its own restart and the gateway's, but for one that somebody else has by then."""
+    settings.endpoints = "tcp"
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    info = kernel.connection_info
+    await first.run(kernel.stop())
+    assert (await start(first, "k1", "node1")).connection_info == info
+    attempt = kernel.attempt
+    await asyncio.to_thread(first.close)
+    taken = await asyncio.start_server(lambda *_: None, info["ip"], info["hb_port"])
+    second = clusters()
+    found = await second.run(second.adopt("k1", "node1", attempt, info))
+    assert {name for name, value in found.connection_info.items() if info[name] != value} == {"hb_port"}
+    assert await answers(found)
+    taken.close()
+    await second.run(second.release("k1"))
+
+
 async def test_adopting_what_has_ended_is_told(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
     """A kernel that died while no gateway was there is dead, not unknown, as soon as its host answers."""
     await hosts("node1")

@@ -211,7 +211,8 @@ KINDS = (
     FaultKind(
         "penalties",
         "ssh",
-        "sshd refuses sources for a while that failed to log in (OpenSSH 9.8 and later; containers have 9.2, and say so).",
+        "sshd refuses sources for a while that failed to log in (OpenSSH 9.8 and later; containers have 9.2, or what "
+        "`packages` says).",
         "after a failed login, connects are closed at once",
         (
             Mechanism(

@@ -21,7 +21,7 @@ VERSION: Final = 1
 NAME: Final = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 TEMPLATE: Final = r"[a-z0-9-]*(\{n\})?[a-z0-9-]*"
 DOMAIN_PATTERN: Final = r"[a-z0-9-]+(\.[a-z0-9-]+)*"
-PACKAGE: Final = r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+)?"
+PACKAGE: Final = r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+|/[a-z][a-z-]*)?"
 LOGIN: Final = r"[a-z_][a-z0-9_-]{0,30}"
 
 
@@ -114,7 +114,12 @@ class NodeGroup:
         default=None, metadata=say("Which of [users] these nodes have; all, if it isn't said.", pattern=LOGIN)
     )
     packages: tuple[str, ...] = field(
-        default=(), metadata=say("Debian packages beside the image's own.", pattern=PACKAGE, example=["r-base-core"])
+        default=(),
+        metadata=say(
+            "Debian packages beside the image's own; `name=version`, or `name/release` for one of another release.",
+            pattern=PACKAGE,
+            example=["r-base-core", "openssh-server/bookworm-backports"],
+        ),
     )
     limits: Limits = field(default_factory=Limits, metadata=say("What each of them may use."))
 

@@ -122,18 +122,27 @@ async def test_there_is_no_sftp(broken: Lab, node: Node) -> None:
         assert await sftp.exists(".ssh")
 
 
-def test_penalties_or_the_reason_why_not(broken: Lab, node: Node) -> None:
-    """A new OpenSSH closes connections of who failed; an old one makes the fault fail with its version, and changes nothing."""
-    version = node.exec(["ssh", "-V"]).stderr  # OpenSSH_9.2p1 Debian-…
-    if tuple(map(int, version.removeprefix("OpenSSH_").split("p")[0].split("."))) < (9, 8):
-        with pytest.raises(
-            FaultUnavailable, match=r"OpenSSH_.* has no PerSourcePenalties, which came with OpenSSH 9\.8"
-        ):
-            add(broken, "penalties", [node], duration=30)
-        assert active(broken) == []
-        return
-    fault = add(broken, "penalties", [node], duration=30, seconds=20)
-    with fault:
-        key = asyncssh.generate_private_key("ssh-ed25519")
-        assert login(broken, node, "true", client_keys=[key]) == "PermissionDenied"
-        assert until("the penalty", lambda: not open_for_ssh(node))
+def test_an_old_openssh_has_no_penalties(broken: Lab, node: Node) -> None:
+    """The fault fails with sshd's version, and changes nothing."""
+    with pytest.raises(
+        FaultUnavailable, match=r"OpenSSH_9\.2.* has no PerSourcePenalties, which came with OpenSSH 9\.8"
+    ):
+        add(broken, "penalties", [node], duration=30)
+    assert active(broken) == []
+
+
+def test_a_new_openssh_has_penalties(broken: Lab) -> None:
+    """A node with a newer release's sshd closes connections of who has failed to log in; it doesn't once healed."""
+    node = broken.add_node("newer", packages=["openssh-server/bookworm-backports"])
+    try:
+        with add(broken, "penalties", [node], duration=60, seconds=50):
+            assert login(broken, node, "echo in") == "in"
+            key = asyncssh.generate_private_key("ssh-ed25519")
+            assert login(broken, node, "true", client_keys=[key]) == "PermissionDenied"
+            assert until("the penalty", lambda: not open_for_ssh(node))
+            assert login(broken, node, "true") != ""
+        assert until("an open door", lambda: open_for_ssh(node))
+        assert login(broken, node, "echo in") == "in"
+    finally:
+        node.stop()
+        node.remove()

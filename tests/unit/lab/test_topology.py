@@ -65,6 +65,7 @@ def test_the_example_is_read_whole() -> None:
         ("version = 1\n[nodes.a]\nusers = ['bob']\n", 3, ["no [users.bob]"]),
         ("version = 1\n[users.root]\n", 2, ["'root' already"]),
         ("version = 1\n[nodes.a]\npackages = ['a b; rm']\n", 3, ["must match"]),
+        ("version = 1\n[nodes.a]\npackages = ['ab/../x']\n", 3, ["must match"]),
         ("version = 1\n[nodes.a.sshd]\nMatch = 'all'\n", 3, ["can't be here"]),
         ('version = 1\n[nodes.a.sshd]\nBanner = "a\\nPermitRootLogin yes"\n', 3, ["no line break"]),
         ("version = 1\n[nodes.a.login_env]\n'A B' = ''\n", 3, ["no name of a variable"]),

@@ -22,7 +22,7 @@ count = 2
 count = 1
 domain = "gpu.test"
 roles = ["gpu"]
-packages = ["less", "file", "less"]
+packages = ["less", "file/bookworm-backports", "less"]
 [nodes.gpu.limits]
 memory = "512m"
 [gateways.gateway]
@@ -60,7 +60,7 @@ def test_a_file_becomes_machines() -> None:
     """Groups become numbered nodes with their domains; gateways get the nodes that their patterns mean."""
     found = desired()
     assert [node.name for node in found.nodes] == ["node1.lab.test", "node2.lab.test", "gpu1.gpu.test"]
-    assert found.nodes[2].packages == ("file", "less")
+    assert found.nodes[2].packages == ("file/bookworm-backports", "less")
     assert list(found.nodes[0].users) == ["alice"]
     assert {gateway.name: gateway.hosts for gateway in found.gateways} == {
         "gateway": ("node1.lab.test", "node2.lab.test", "gpu1.gpu.test"),

@@ -232,6 +232,10 @@ _LAB = re.compile(r"\blab[./]local[./]")
 """What a local node's main process and its SSH server have in their command lines."""
 
 
+_OURS = re.compile(r"/eg-distributed(-\d+-[^/]+)?/.*\.zip$")
+"""The agent's source: in the user's own folders, or, where a path would be too long for a socket, in one below /tmp."""
+
+
 def user_of(node: Machine) -> str:
     """Return the login user of *node*."""
     assert isinstance(node, Node)
@@ -250,7 +254,7 @@ def zombies(node: Machine) -> int:
 
 def _is_ours(args: str) -> bool:
     """Whether it is an agent, or a bridge, which lives as long as its gateway's SSH connection."""
-    return any("/eg-distributed/" in word and word.endswith(".zip") for word in args.split())
+    return any(_OURS.search(word) for word in args.split())
 
 
 def _is_agent(args: str) -> bool:
@@ -265,8 +269,8 @@ def agents(node: Machine) -> list[int]:
 
 def kernel_files(node: Machine) -> list[str]:
     """Return the folders of kernels that *node*'s agents keep."""
-    script = 'ls -d "$HOME"/.cache/eg-distributed/*/k/* "${XDG_RUNTIME_DIR:-/nowhere}"/eg-distributed/*/k/* 2>/dev/null'
-    return node.exec(["sh", "-c", script]).stdout.split()
+    places = '"$HOME"/.cache/eg-distributed/*/k/* "${XDG_RUNTIME_DIR:-/nowhere}"/eg-distributed/*/k/* /tmp/eg-distributed-*/k/*'
+    return node.exec(["sh", "-c", f"ls -d {places} 2>/dev/null"]).stdout.split()
 
 
 def kernel_sockets(gateway: Machine) -> list[str]:

@@ -316,6 +316,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
     /** The interpreter, which Toree's messages get to when it is there; what needs none of it goes through at once. */
     private static final class Late implements InvocationHandler, Runnable {
+        private static final String SQL_CONTEXT = "def sqlContext: org.apache.spark.sql.SQLContext = spark.sqlContext";
         /** `postInit` is called here, after `init`. */
         private static final List AT_ONCE = Arrays.asList(new Object[] {"languageInfo", "stop", "toString", "hashCode", "equals"});
 
@@ -348,6 +349,9 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 String ready = org.apache.toree.plugins.AllInterpretersReady$.MODULE$.name();
                 kernel.pluginManager().fireEvent(ready, org.apache.toree.plugins.dependencies.DependencyManager.Empty());
                 coming.postInit();
+                if (tasks(coming) != null) {
+                    coming.interpret(SQL_CONTEXT, true, scala.Option.empty()); // as Python's and R's kernels have it
+                }
                 synchronized (this) {
                     there = coming;
                     notifyAll();

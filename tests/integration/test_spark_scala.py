@@ -79,6 +79,7 @@ async def test_a_scala_notebook_on_a_cluster(spark_lab: Lab, spark_client: Gatew
     assert (await say(kernel, PLUGINS)).stdout.endswith("true\n")
     # Executors, named as the kernel is, on nodes; closures, with a class of the notebook's own.
     application = await on_executors(spark_lab, kernel)
+    assert (await say(kernel, 'println(sqlContext.sql("select 5 as five").first)')).stdout.endswith("[5]\n")
     closure = (
         "case class Seen(host: String, square: Int)\n"
         "val seen = sc.parallelize(1 to 4, 2).map(x => Seen(java.net.InetAddress.getLocalHost.getHostName, x * x)).collect\n"

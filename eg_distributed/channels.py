@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .agent.launchers import peer
+from .agent.sockets import peer
 from .protocol import CHANNELS, Message, Reader, Writer, encode, read_message
 from .streams import CHUNK, Relay, StreamBroken
 
@@ -48,6 +48,7 @@ class Endpoints:
         self.prefix = prefix
         self._how = how
         self._ports: list[int] = []
+        self._had_sockets = False
         self._hello = hello
         self._usable = usable
         self._open_link = open_link
@@ -81,12 +82,14 @@ class Endpoints:
                 await self._open_sockets()
             except OSError as error:
                 await self._stop_listening()
-                if self._how == "ipc":
+                # Clients of a kernel that has had its sockets know those alone.
+                if self._how == "ipc" or self._had_sockets:
                     raise
                 log.warning(
                     "kernel %s: its channels are loopback ports, as there is no UNIX socket: %s", self._id, error
                 )
             else:
+                self._had_sockets = True
                 return
         again = before or {}
         await self._open_ports(
@@ -96,16 +99,20 @@ class Endpoints:
     async def _open_ports(self, wanted: Sequence[int]) -> None:
         """Listen on the *wanted* ports, 0 for any; on another one where somebody has it now."""
         ports = []
-        for channel, port in zip(CHANNELS, wanted, strict=True):
-            accept = self._for_us(channel)
-            try:
-                server = await asyncio.start_server(accept, _LOOPBACK, port, limit=CHUNK)
-            except OSError:
-                if not port:
-                    raise
-                server = await asyncio.start_server(accept, _LOOPBACK, 0, limit=CHUNK)
-            self._servers.append(server)
-            ports.append(server.sockets[0].getsockname()[1])
+        try:
+            for channel, port in zip(CHANNELS, wanted, strict=True):
+                accept = self._for_us(channel)
+                try:
+                    server = await asyncio.start_server(accept, _LOOPBACK, port, limit=CHUNK)
+                except OSError:
+                    if not port:
+                        raise
+                    server = await asyncio.start_server(accept, _LOOPBACK, 0, limit=CHUNK)
+                self._servers.append(server)
+                ports.append(server.sockets[0].getsockname()[1])
+        except OSError:
+            await self._stop_listening()
+            raise
         self._ports = ports
 
     async def _open_sockets(self) -> None:

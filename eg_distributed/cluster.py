@@ -323,7 +323,12 @@ class Cluster:
         node = self.host(host).node
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
-        await kernel.adopted_by(node, attempt, connection_info)
+        try:
+            await kernel.adopted_by(node, attempt, connection_info)
+        except OSError:
+            del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
+            await kernel.endpoints.close()
+            raise
         node.keep_connected(fresh=kernel_id)
         return kernel
 

@@ -62,6 +62,7 @@ _ARCHIVED = (
     "agent/relaying.py",
     "agent/server.py",
     "agent/shipment.py",
+    "agent/sockets.py",
     "agent/spawning.py",
 )
 """What the agent's archive holds, below `eg_distributed/`."""

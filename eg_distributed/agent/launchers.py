@@ -12,13 +12,13 @@ import contextlib
 import glob
 import os
 from pathlib import Path
-from typing import AbstractSet, Any, Callable, Iterator, Optional
+from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
 from .connection import endpoint
+from .sockets import listeners, peer
 
 _MAX_RESPONSE = 64 * 1024
-_LISTENING = "0A"  # in the system's table of sockets
 _RESPONSE_DEADLINE = 10.0  # seconds that a connected launcher has to finish its answer
 
 
@@ -64,38 +64,16 @@ class ResponseListener:
             self._server = None
 
 
-def peer(writer: asyncio.StreamWriter) -> Optional[int]:
-    """Return the user id of the process at the other end of a loopback connection, None if it can't be told.
-
-    Of a connection that its process has closed the system says root: `owners` looks at what an answer leads to. Called for
-    each connection to a port that is meant for certain users, on nodes and at the gateway; reads /proc, so Linux alone.
-    """
-    ends = (int(writer.get_extra_info("peername")[1]), int(writer.get_extra_info("sockname")[1]))
-    return next((uid for local, remote, _, uid in _sockets() if (local, remote) == ends), None)
-
-
 def owners(info: dict[str, Any]) -> set[int]:
     """Return the user ids of those who listen where *info*, a kernel's connection information, leads; -1 for nobody."""
     found = set()
-    listening = {local: uid for local, _, state, uid in _sockets() if state == _LISTENING}
     for channel in CHANNELS:
         address, port = endpoint(info, channel)
         try:
-            found.add(listening.get(port, -1) if port else os.stat(address).st_uid)
+            found |= (listeners(address, port) if port else {os.stat(address).st_uid}) or {-1}
         except OSError:
             found.add(-1)
     return found
-
-
-def _sockets() -> Iterator[tuple[int, int, str, int]]:
-    """Yield local port, remote port, state and user id of each TCP socket of this node."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError), open(table, encoding="ascii") as rows:
-            next(rows, None)
-            for row in rows:
-                fields = row.split()
-                local, remote = (int(fields[column].rpartition(":")[2], 16) for column in (1, 2))
-                yield local, remote, fields[3], int(fields[7])
 
 
 def remove_connection_files(kernel_id: str, folder: str) -> None:

@@ -278,7 +278,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
         /** As Toree's, which reads 13,000 classes to find these; it is still what finds those of other jars. */
         private void loadPlugins(Config config, PluginManager manager) throws Exception {
-            if (!config.getStringList("magic_urls").isEmpty()) {
+            if (!config.getStringList("magic_urls").isEmpty() || othersOnClassPath()) {
                 torees("initializePlugins", new Object[] {config, manager});
                 return;
             }
@@ -302,6 +302,19 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             manager.initializePlugins(
                 scala.collection.JavaConverters.asScalaBuffer(found).toList(),
                 org.apache.toree.plugins.dependencies.DependencyManager.Empty());
+        }
+
+        /** Whether Toree would search more than its own jar: what has its name in its path. */
+        private static boolean othersOnClassPath() {
+            String own = new java.io.File(PluginManager.class.getProtectionDomain().getCodeSource().getLocation().getPath()).getPath();
+            String[] entries = System.getProperty("java.class.path").split(java.io.File.pathSeparator);
+            for (int i = 0; i < entries.length; i++) {
+                String path = new java.io.File(entries[i]).getAbsolutePath();
+                if (path.toLowerCase().contains("toree") && !path.equals(own)) {
+                    return true;
+                }
+            }
+            return false;
         }
 
         private static boolean isCandidate(String entry) {
@@ -349,9 +362,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 String ready = org.apache.toree.plugins.AllInterpretersReady$.MODULE$.name();
                 kernel.pluginManager().fireEvent(ready, org.apache.toree.plugins.dependencies.DependencyManager.Empty());
                 coming.postInit();
-                if (tasks(coming) != null) {
-                    coming.interpret(SQL_CONTEXT, true, scala.Option.empty()); // as Python's and R's kernels have it
-                }
+                offerSqlContext();
                 synchronized (this) {
                     there = coming;
                     notifyAll();
@@ -359,6 +370,17 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             } catch (Throwable error) { // as it would be in Toree's own order: there is no kernel then
                 error.printStackTrace();
                 System.exit(1);
+            }
+        }
+
+        /** As Python's and R's kernels have it; one that can't have it, by the interpreter's options say, is a kernel all the same. */
+        private void offerSqlContext() {
+            try {
+                if (tasks(coming) != null) {
+                    coming.interpret(SQL_CONTEXT, true, scala.Option.empty());
+                }
+            } catch (RuntimeException error) {
+                System.err.println("sqlContext: " + error);
             }
         }
 
@@ -394,7 +416,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             while (there == null && !(cell && givenUp)) {
                 wait();
             }
-            return there != null;
+            return there != null && !(cell && givenUp);
         }
     }
 

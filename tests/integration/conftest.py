@@ -269,8 +269,10 @@ def agents(node: Machine) -> list[int]:
 
 def kernel_files(node: Machine) -> list[str]:
     """Return the folders of kernels that *node*'s agents keep."""
-    places = '"$HOME"/.cache/eg-distributed/*/k/* "${XDG_RUNTIME_DIR:-/nowhere}"/eg-distributed/*/k/* /tmp/eg-distributed-*/k/*'
-    return node.exec(["sh", "-c", f"ls -d {places} 2>/dev/null"]).stdout.split()
+    script = """cache="${XDG_CACHE_HOME:-$HOME/.cache}"
+        short=$(printf %s "$cache" | sha256sum | cut -c1-8)  # where a path would be too long for a socket
+        ls -d "$cache"/eg-distributed/*/k/* /tmp/eg-distributed-$(id -u)-$short/k/* 2>/dev/null"""
+    return node.exec(["sh", "-c", script]).stdout.split()
 
 
 def kernel_sockets(gateway: Machine) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from lab import Gateway, Node
 from lab.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of
-from tests.integration.conftest import NODES, MakeGateway, kernel_files, processes, until
+from tests.integration.conftest import NODES, MakeGateway, kernel_files, kernel_sockets, processes, until
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
 
@@ -77,6 +77,7 @@ async def test_a_killed_gateway_finds_its_kernels_again(
         await kernel.execute(f"kept = {number}")
         pids.append(await pid_of(kernel))
         await kernel.disconnect()
+    assert len(kernel_sockets(gateway)) == (2 if endpoints == "ipc" else 0)
 
     await killed_and_started(gateway)
 

@@ -1,0 +1,58 @@
+"""Whose TCP sockets these are, as Linux tells it: what a UNIX socket's owner and file modes say of themselves.
+
+Ends are compared with their addresses. Ports alone would not do: whoever binds the same two on other loopback addresses could
+pass for somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import Iterator, Optional
+
+_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+_LISTENING = "0A"
+_CLOSED = {"06", "07"}  # TIME_WAIT, CLOSE: nobody's any more, and listed as root's
+
+
+def peer(writer: asyncio.StreamWriter) -> Optional[int]:
+    """Return the user id of the process at the other end of a loopback connection over IPv4, None if it can't be told.
+
+    Called for each connection to a port that is meant for certain users, on nodes and at the gateway. Of a connection that its
+    process has closed the system may say root: what it has sent until then must not count for more than another user's.
+    """
+    theirs = _spelled(*writer.get_extra_info("peername")[:2])
+    ours = _spelled(*writer.get_extra_info("sockname")[:2])
+    found = (
+        uid for local, remote, state, uid in _sockets() if local in theirs and remote in ours and state not in _CLOSED
+    )
+    return next(found, None)
+
+
+def listeners(address: str, port: int) -> set[int]:
+    """Return the user ids of those who listen where a connection to an IPv4 *address* and *port* leads; empty if nobody does."""
+    try:
+        spelled = _spelled(socket.gethostbyname(address), port)
+    except OSError:
+        return set()
+    anywhere = {*_spelled("0.0.0.0", port), f"{'0' * 32}:{port:04X}"}
+    return {uid for local, _, state, uid in _sockets() if state == _LISTENING and local in spelled | anywhere}
+
+
+def _spelled(address: str, port: int) -> set[str]:
+    """Return how the system's tables write an IPv4 address and port: words in this machine's order of bytes."""
+    mapped = socket.inet_pton(socket.AF_INET6, f"::ffff:{address}")
+    words = ["%08X" % word for word in struct.unpack("=4I", mapped)]
+    return {f"{words[3]}:{port:04X}", f"{''.join(words)}:{port:04X}"}
+
+
+def _sockets() -> Iterator[tuple[str, str, str, int]]:
+    """Yield local end, remote end, state and user id of each TCP socket of this machine."""
+    for table in _TABLES:
+        with contextlib.suppress(OSError), open(table, encoding="ascii") as rows:
+            next(rows, None)
+            for row in rows:
+                fields = row.split()
+                yield fields[1], fields[2], fields[3], int(fields[7])

@@ -180,7 +180,7 @@ KINDS = (
             ),
             Mechanism(
                 "SIGTERM to sshd",
-                _fixed((("@signal", "sshd", "TERM"),), RETURN),
+                _fixed((("@signal", "sshd", "TERM"), ("!ended",)), RETURN),
                 claims=("listener",),
                 drivers=("local",),
                 refuse=openssh_only,

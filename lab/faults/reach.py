@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -86,10 +87,20 @@ def _return(machine: Machine) -> None:
     changed()
 
 
+def _ended(machine: Machine) -> None:
+    """Wait until a machine whose main process was told to end has ended: healed before, it would count as running."""
+    deadline = time.monotonic() + SECONDS
+    while machine.state == "running":
+        if time.monotonic() > deadline:
+            raise StepsFailed(f"{machine.name} did not end", cause=f"it still runs after {SECONDS:g} s")
+        time.sleep(0.02)
+
+
 OUTSIDE: dict[str, Callable[..., None]] = {
     "!pause": _node(lambda node: node.pause()),
     "!unpause": _node(lambda node: node.unpause()),
     "!kill": lambda machine: machine.kill(),
+    "!ended": _ended,
     "!return": _return,
     "!limits": _limits,
 }

@@ -89,7 +89,9 @@ def left(name: str) -> list[str]:
     with contextlib.suppress(EnvironmentUnfit):
         client = connect()
         mine = {"label": f"{LABEL}={name}"}
-        found += [f"container {each.name}" for each in client.containers.list(all=True, filters=mine)]
+        found += [
+            f"container {each.name}" for each in client.containers.list(all=True, filters=mine, ignore_removed=True)
+        ]
         found += [f"network {each.name}" for each in client.networks.list(filters=mine)]
         found += [f"volume {each.name}" for each in client.volumes.list(filters=mine)]
     folder = StateFolder(name)
@@ -110,7 +112,10 @@ def machines(name: str, driver: str) -> list[str]:
     if driver == "local":
         folder = StateFolder(name).path / "machines"
         return [each.name for each in folder.iterdir()] if folder.exists() else []
-    return [each.name for each in connect().containers.list(all=True, filters={"label": f"{LABEL}={name}"})]
+    return [
+        each.name
+        for each in connect().containers.list(all=True, filters={"label": f"{LABEL}={name}"}, ignore_removed=True)
+    ]
 
 
 def up(name: str, driver: str) -> list[str]:

@@ -253,7 +253,7 @@ A kernel answers kernel_info within 1.2 s (Python) or 5 s (Scala), a cell withou
 - Gateway, masters, workers, drivers, executors and the client share the cores of one machine, with whatever else it does (its
   load above); the CPU that a start takes says what it would be where cores are free.
 - Our Python kernel answers before Spark's JVM is begun, R beside it; Enterprise Gateway starts Python by spark-submit, so that
-  a JVM comes first. Toree is a JVM itself, and answers before its interpreter is there: its row of `1 + 1` holds the rest of that.
+  a JVM comes first. Toree is a JVM itself, and answers before its interpreter is there: its row of `1 + 1` holds the rest.
 - Enterprise Gateway's Python launcher can't make its session on PySpark 3.3 and later: it was told to make none, and the first
   cell made it. Its Scala launcher is a jar that only its releases build, and its R launcher needs the packages SparkR and
   argparse: neither can be had from where the lab's images come from, so they have no column.

@@ -380,9 +380,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if self._kernel.state is State.DEAD:
             self._exited(self._kernel)
         self.assigned_host = ours["host"]
-        if (
-            self._kernel.connection_info.items() - info.items()
-        ):  # the runtime folder has another name, a port another owner
+        # The runtime folder may have another name now, a port another owner.
+        if self._kernel.connection_info.items() - info.items():
             self._connect_manager(self._kernel)
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.

@@ -67,10 +67,11 @@ class ResponseListener:
 def owners(info: dict[str, Any]) -> set[int]:
     """Return the user ids of those who listen where *info*, a kernel's connection information, leads; -1 for nobody."""
     found = set()
-    for channel in CHANNELS:
-        address, port = endpoint(info, channel)
+    ends = [endpoint(info, channel) for channel in CHANNELS]
+    listening = listeners(str(info["ip"]), {port for _, port in ends if port})
+    for address, port in ends:
         try:
-            found |= (listeners(address, port) if port else {os.stat(address).st_uid}) or {-1}
+            found |= (listening[port] if port else {os.stat(address).st_uid}) or {-1}
         except OSError:
             found.add(-1)
     return found

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from typing import Iterator, Optional
+from typing import Collection, Iterator, Optional
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENING = "0A"
@@ -31,14 +31,18 @@ def peer(writer: asyncio.StreamWriter) -> Optional[int]:
     return next(found, None)
 
 
-def listeners(address: str, port: int) -> set[int]:
-    """Return the user ids of those who listen where a connection to an IPv4 *address* and *port* leads; empty if nobody does."""
-    try:
-        spelled = _spelled(socket.gethostbyname(address), port)
-    except OSError:
-        return set()
-    anywhere = {*_spelled("0.0.0.0", port), f"{'0' * 32}:{port:04X}"}
-    return {uid for local, _, state, uid in _sockets() if state == _LISTENING and local in spelled | anywhere}
+def listeners(address: str, ports: Collection[int]) -> dict[int, set[int]]:
+    """Return by port the user ids of those who listen where connections to an IPv4 *address* lead; empty where nobody does."""
+    found: dict[int, set[int]] = {port: set() for port in ports}
+    ends = {}
+    with contextlib.suppress(OSError):  # no IPv4 address: nobody
+        for port in ports:
+            anywhere = {*_spelled("0.0.0.0", port), f"{'0' * 32}:{port:04X}"}
+            ends.update(dict.fromkeys(_spelled(address, port) | anywhere, port))
+    for local, _, state, uid in _sockets() if ends else ():
+        if state == _LISTENING and local in ends:
+            found[ends[local]].add(uid)
+    return found
 
 
 def _spelled(address: str, port: int) -> set[str]:

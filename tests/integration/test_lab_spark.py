@@ -25,7 +25,7 @@ from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.fault_lab import until
-from tests.integration.spark_lab import SESSION_SECONDS, running, spark_lab
+from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running, spark_lab
 
 __all__ = ["spark_lab"]
 
@@ -143,15 +143,14 @@ def bury(on: Cluster, name: str) -> None:
             path = f"{on.url}/ws/v1/cluster/apps/{app.id}/state?user.name={app.user}"
             httpx.put(path, json={"state": "KILLED"}, timeout=10, trust_env=False).raise_for_status()
     until(f"the application of {name} has ended", lambda: not running(on, name), SESSION_SECONDS)
-    for app in on.applications():
-        if app.name == name:
-            staged = f"/shared/staging/{app.user}/.sparkStaging/{app.id}"
-            on.nodes[0].exec(["rm", "-rf", staged], user="root").check()
+    for app in applications(on, name):
+        staged = f"{STAGING.replace('*', app.user)}/{app.id}"
+        on.nodes[0].exec(["rm", "-rf", staged], user="root").check()
 
 
 def application(on: Cluster, name: str) -> Application:
     """Return the latest application of that name."""
-    return [found for found in on.applications() if found.name == name][-1]
+    return applications(on, name)[-1]
 
 
 def pid(node: Node, daemon: str) -> str:

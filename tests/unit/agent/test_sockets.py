@@ -84,9 +84,9 @@ def test_listeners_are_told_apart_by_address(strangers: list[subprocess.Popen[st
     with socket.create_server(("127.0.0.1", 0)) as ours:
         port = ours.getsockname()[1]
         stranger(strangers, LISTEN, "127.0.0.2", port)
-        assert listeners("127.0.0.1", port) == {os.getuid()}
-        assert listeners("127.0.0.2", port) == {NOBODY}
-        assert listeners("127.0.0.3", port) == set()
+        assert listeners("127.0.0.1", [port]) == {port: {os.getuid()}}
+        assert listeners("127.0.0.2", [port]) == {port: {NOBODY}}
+        assert listeners("127.0.0.3", [port]) == {port: set()}
     everywhere = int(stranger(strangers, LISTEN, "0.0.0.0", 0))
-    assert listeners("127.0.0.1", everywhere) == {NOBODY}
-    assert listeners("no-such-host.invalid", everywhere) == set()
+    assert listeners("127.0.0.1", [everywhere]) == {everywhere: {NOBODY}}
+    assert listeners("no-such-host.invalid", [everywhere]) == {everywhere: set()}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import count
 
 from .agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
 from .protocol import Reader, Writer
+
+log = logging.getLogger(__name__)
 
 
 class BridgeClient:
@@ -51,6 +54,11 @@ class BridgeClient:
         try:
             while True:
                 number, kind, length = HEADER.unpack(await source.readexactly(HEADER.size))
+                if length > CHUNK:
+                    log.warning(
+                        "a frame of %d bytes from a node, at most %d are allowed: its bridge is closed", length, CHUNK
+                    )
+                    return
                 payload = await source.readexactly(length)
                 reader = self._readers.get(number)
                 if reader is None:

@@ -32,8 +32,8 @@ from .errors import (
 )
 from .hosts import Host, HostSet, parse_hosts
 from .kernel import RemoteKernel, StartRequest, State
-from .node import Node
-from .protocol import Message
+from .node import News, Node
+from .protocol import Listed, ListKernels, Message, Stop
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
@@ -152,10 +152,10 @@ class Cluster:
         """The kernels for whose sake the node of *host* is to be kept connected."""
         return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
 
-    def _hear(self, message: Message) -> None:
-        kernel = self.kernels.get(message["kernel"])
+    def _hear(self, news: News) -> None:
+        kernel = self.kernels.get(news.kernel)
         if kernel is not None:
-            kernel.hear(message)
+            kernel.hear(news)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -351,14 +351,14 @@ class Cluster:
         """Call *function* on the cluster's loop, from any thread."""
         self._loop.call_soon_threadsafe(function, *args)
 
-    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Message] | HostError]:
+    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Listed] | HostError]:
         """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false)."""
 
-        async def ask(name: str) -> list[Message] | HostError:
+        async def ask(name: str) -> list[Listed] | HostError:
             node = self.host(name).node
             try:
                 await node.connect()
-                found: list[Message] = await node.request("list", {})
+                found = await node.request(ListKernels())
             except HostError as error:
                 return error
             return found
@@ -371,9 +371,7 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         answer = await node.request(
-            "stop",
-            {"kernel": kernel_id, "grace": grace, "forget": True},
-            timeout=grace + self.settings.request_timeout,
+            Stop(kernel_id, grace=grace, forget=True), timeout=grace + self.settings.request_timeout
         )
-        if not answer["stopped"]:
+        if not answer.stopped:
             raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="list the kernels again")

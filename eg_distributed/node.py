@@ -7,14 +7,40 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from . import ssh
-from .errors import AgentUnavailable, HostError, HostUnresponsive, KernelGone, KernelStartFailed
-from .protocol import PROTOCOL, Message, Reader, Writer, encode, read_message
+from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .protocol import (
+    MAX_ANSWER,
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Adopt,
+    ControlHello,
+    Found,
+    KernelEvent,
+    Load,
+    Malformed,
+    Message,
+    Missing,
+    Ping,
+    Reader,
+    Reply,
+    Request,
+    Stop,
+    Welcome,
+    Writer,
+    encode,
+    read_event,
+    read_message,
+    write_request,
+)
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
+News = KernelEvent | Found | Missing
+"""What a node tells of a kernel: events as they come, and, after it was adopted, what the agent found."""
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
@@ -27,8 +53,8 @@ _PING = 15.0  # seconds between two signs of life to the agent, which gives up a
 class Node:
     """The connection to one host and its agent; one per host, shared by all kernels there, owned by the Cluster.
 
-    *listen* is told every event about a kernel, and after each (re)connection what became of those that *wanted* names
-    (event `found`). All methods run on the cluster's loop.
+    *listen* takes every event of a kernel, and after each (re)connection what became of those that *wanted* names. All
+    methods run on the cluster's loop.
     """
 
     def __init__(
@@ -36,7 +62,7 @@ class Node:
         name: str,
         settings: Distributed,
         identity: tuple[str, str],
-        listen: Callable[[Message], None],
+        listen: Callable[[News], None],
         wanted: Callable[[], list[str]],
     ) -> None:
         self.name = name
@@ -44,6 +70,7 @@ class Node:
         self.last_error: HostError | None = None
         self.failed_at = 0.0
         self.connections = 0  # made so far
+        self.protocol = PROTOCOL  # what the agent speaks
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self.abandoned: dict[tuple[str, str], float] = {}  # (kernel, attempt): since when it must not live on there
@@ -58,9 +85,10 @@ class Node:
         self._coming_back: asyncio.Task[None] | None = None
         self._claiming: set[asyncio.Task[None]] = set()
         self._abandoning: set[asyncio.Task[None]] = set()
-        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._replies: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
         self._closed = False
+        self._complained = False  # of a malformed message on this link
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
@@ -86,52 +114,57 @@ class Node:
         self.last_error, self.failed_at = error, time.monotonic()
 
     async def _connect(self) -> None:
+        """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
+        link: ssh.Link | None = None
         try:
             link = await ssh.connect(self.name, self._settings)
-        except HostError:
-            raise
-        except Exception as error:  # whatever it is, it is this host's: starts move on, and coming back goes on
-            log.exception("%s: an error that nobody expected", self.name)
+            self.connections += 1
+            await self._greet(link)
+            await self._take_back()
+            if self._link is not link:
+                raise HostUnresponsive(
+                    "the connection was lost again at once", host=self.name, remedy="check the network to the host"
+                )
+        except BaseException as error:
+            if link is not None:
+                link.close()
+            if isinstance(error, HostError) or not isinstance(error, Exception):
+                raise
+            # Not narrower: starts move on to the next host, and coming back goes on, only after a HostError.
+            log.exception("%s: an unexpected error", self.name)
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
             ) from error
-        self.connections += 1
+        self.connected.set()
+
+    async def _greet(self, link: ssh.Link) -> None:
+        """Open the control connection over *link* and begin to hear the agent; raises AgentUnavailable."""
+        owner, incarnation = self._identity
         try:
             reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
-            owner, incarnation = self._identity
-            writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))
-            hello = await asyncio.wait_for(read_message(reader), self._settings.request_timeout)
-            if hello is None or hello.get("protocol") != PROTOCOL:
-                raise AgentUnavailable("its agent speaks another protocol", host=self.name, remedy="end that agent")
+            writer.write(encode(ControlHello(owner, incarnation, PROTOCOL).write()))
+            answer = await asyncio.wait_for(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
+            if answer is None:
+                raise ConnectionError("it closed the connection")
+            welcome = Welcome.read(answer)
         except (OSError, asyncio.TimeoutError, ValueError) as error:
-            link.close()
             raise AgentUnavailable(
-                f"its agent does not answer ({error!r})",
+                f"its agent does not answer as one of ours ({error!r})",
                 host=self.name,
-                remedy="see agent.log in ~/.cache/eg-distributed",
+                remedy="see agent.log in ~/.cache/eg-distributed, and end that agent",
             ) from error
-        except BaseException:  # cancellation included: no link may be left behind
-            link.close()
-            raise
+        if not OLDEST_PROTOCOL <= welcome.protocol <= PROTOCOL:
+            raise AgentUnavailable(
+                f"its agent speaks protocol {welcome.protocol}, this gateway {OLDEST_PROTOCOL} to {PROTOCOL}",
+                host=self.name,
+                remedy="upgrade the gateway, or end that agent",
+            )
+        self.protocol = welcome.protocol
         self._link, self._writer = link, writer
-        self.running = {kernel["kernel"] for kernel in hello["kernels"] if kernel["state"] != "exited"}
+        self._complained = False
+        self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
         self.last_error = None
         self._serving = asyncio.ensure_future(self._serve(link, reader))
-        try:
-            await self._take_back()
-        except HostError:
-            link.close()
-            raise
-        except Exception as error:  # a defective answer is this host's trouble, and must not end our coming back
-            link.close()
-            raise AgentUnavailable(
-                f"its agent's answers make no sense ({error!r})", host=self.name, remedy="end that agent"
-            ) from error
-        if self._link is not link:
-            raise HostUnresponsive(
-                "the connection was lost again at once", host=self.name, remedy="check the network to the host"
-            )
-        self.connected.set()
 
     async def _take_back(self) -> None:
         """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
@@ -142,10 +175,25 @@ class Node:
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
-        if kernels:
-            found = await self.request("adopt", {"kernels": kernels})
-            for kernel_id in kernels:
-                self._listen({"event": "found", **(found.get(kernel_id) or {"kernel": kernel_id, "state": "missing"})})
+        parts = [kernels[start : start + Adopt.MOST] for start in range(0, len(kernels), Adopt.MOST)]
+        found: Message = {}
+        for answer in await asyncio.gather(*(self.request(Adopt(part)) for part in parts)):
+            found |= answer
+        for kernel_id in kernels:
+            if kernel_id not in found:
+                self._pass_on(Missing(kernel_id))
+                continue
+            try:
+                self._pass_on(Found.read(found[kernel_id]))
+            except Malformed as error:  # of that kernel alone: it stays unknown, and the others are taken back
+                log.warning("%s: its agent's word on kernel %s is malformed: %s", self.name, kernel_id, error)
+
+    def _pass_on(self, news: News) -> None:
+        """Hand *news* to the cluster."""
+        try:
+            self._listen(news)
+        except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
+            log.exception("%s: news of kernel %s was not taken: %s", self.name, news.kernel, type(news).__name__)
 
     async def _serve(self, link: ssh.Link, reader: Reader) -> None:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
@@ -166,7 +214,7 @@ class Node:
         while missed < _MISSED:
             await asyncio.sleep(_PING)
             try:
-                await self.request("ping", {})
+                await self.request(Ping())
                 missed = 0
             except HostError:
                 missed += 1
@@ -174,25 +222,37 @@ class Node:
         link.close()
 
     async def _hear(self, reader: Reader) -> None:
+        """Take replies and events until the agent closes; a malformed one is passed over, and the next one taken."""
         while True:
             try:
-                message = await read_message(reader)
-            except (ValueError, TypeError):
-                log.warning("%s sent no proper message: reconnecting", self.name)
+                message = await read_message(reader, MAX_ANSWER)
+                if message is None:
+                    return
+                self._take(message)
+            except Malformed as error:
+                self._complain(str(error))
+            except ValueError as error:  # where the next message begins is unknown
+                log.warning("%s: its agent sent %s: reconnecting", self.name, error)
                 return
-            if message is None:
-                return
-            if "event" not in message:
-                reply = self._replies.pop(message.get("id", 0), None)
-                if reply is not None and not reply.done():
-                    reply.set_result(message)
-            elif message["event"] == "load":
-                self.running = set(message["kernels"])
-            else:
-                try:
-                    self._listen(message)
-                except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
-                    log.exception("%s: an event was not taken: %r", self.name, message.get("event"))
+
+    def _take(self, message: Message) -> None:
+        """Take one message of the agent; raises Malformed."""
+        if "event" not in message:
+            number = message.get("id")
+            reply = self._replies.pop(number, None) if isinstance(number, int) else None
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+            return
+        event = read_event(message)
+        if isinstance(event, Load):
+            self.running = set(event.kernels)
+        elif isinstance(event, KernelEvent):
+            self._pass_on(event)
+
+    def _complain(self, what: str) -> None:
+        """Log a malformed message, once for each link: a hostile node could fill the log."""
+        log.log(logging.DEBUG if self._complained else logging.WARNING, "%s: malformed message: %s", self.name, what)
+        self._complained = True
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
@@ -249,7 +309,7 @@ class Node:
         """
         self.mark_abandoned(kernel_id, attempt)
         try:
-            await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
+            await self.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
         except (HostError, KernelGone) as error:
             log.debug("%s: attempt %s of kernel %s is not ended yet: %s", self.name, attempt, kernel_id, error)
             if not self.connected.is_set() and self._connecting is None:
@@ -281,10 +341,11 @@ class Node:
 
     # -- talking -------------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, params: Message, timeout: float | None = None) -> Any:
+    async def request(self, request: Request[R], timeout: float | None = None) -> R:
         """Ask the agent and return its answer; *timeout* in seconds, the request_timeout setting by default.
 
-        Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says.
+        Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says, and
+        AgentUnavailable for an answer that is malformed.
         """
         if self._writer is None:
             raise HostUnresponsive("not connected", host=self.name, remedy="check the network to the host")
@@ -294,11 +355,11 @@ class Node:
         self._replies[number] = reply
         seconds = self._settings.request_timeout if timeout is None else timeout
         try:
-            self._writer.write(encode({"id": number, "method": method, "params": params}))
+            self._writer.write(encode(write_request(number, request)))
             message = await asyncio.wait_for(reply, seconds)
         except asyncio.TimeoutError:
             raise HostUnresponsive(
-                f"no answer to {method!r} within {seconds:g} s",
+                f"no answer to {request.METHOD!r} within {seconds:g} s",
                 host=self.name,
                 remedy="check whether the host hangs or is overloaded",
             ) from None
@@ -306,19 +367,27 @@ class Node:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
             self._replies.pop(number, None)
-        if "error" in message:
-            raise self._agent_error(message)
-        return message.get("result")
+        try:
+            answer = Reply.read(message)
+            if answer.error is not None:
+                raise self._agent_error(answer.kind, answer.error)
+            result: R = request.answer(answer.result)
+        except Malformed as error:
+            raise AgentUnavailable(
+                f"its agent's answer to {request.METHOD!r} is malformed ({error})",
+                host=self.name,
+                remedy="end that agent",
+            ) from error
+        return result
 
-    def _agent_error(self, message: Message) -> Exception:
-        text = str(message["error"])
-        if message.get("kind") == "start":
+    def _agent_error(self, kind: str, text: str) -> DistributedError:
+        if kind == "start":
             return KernelStartFailed(
                 text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
             )
-        if message.get("kind") == "host":
+        if kind == "host":
             return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
-        if message.get("kind") == "gone":
+        if kind == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
         return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")
 

@@ -30,7 +30,7 @@ import asyncssh
 from .bridging import BridgeClient
 from .errors import AgentUnavailable, HostUnreachable
 from .login import log_in
-from .protocol import PROTOCOL, SENTINEL, Reader, Writer
+from .protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL, Reader, Writer
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
@@ -143,6 +143,8 @@ def _boot_line(bridge: bool) -> bytes:
         "archive": base64.b64encode(archive).decode(),
         "sentinel": SENTINEL.decode(),
         "protocol": str(PROTOCOL),
+        "older": " ".join(str(protocol) for protocol in range(PROTOCOL - 1, OLDEST_PROTOCOL - 1, -1)),
+        "keep": "",
         "bridge": "yes" if bridge else "",
     }
     packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))

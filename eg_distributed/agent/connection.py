@@ -13,13 +13,13 @@ import socket
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
 
-from ..protocol import CHANNELS
+from ..protocol import CHANNELS, Start
 from .private import write_private
 from .spawning import StartError
 
 
 def choose_endpoints(
-    directory: Path, params: dict[str, Any], taken: AbstractSet[int]
+    directory: Path, asked: Start, taken: AbstractSet[int]
 ) -> tuple[dict[str, Any], list[socket.socket]]:
     """Choose what the kernel of a start request listens on and write its connection file into *directory*.
 
@@ -28,12 +28,12 @@ def choose_endpoints(
     """
     held: list[socket.socket] = []
     info: dict[str, Any] = {
-        "key": params["key"],
-        "signature_scheme": params["signature_scheme"],
-        "kernel_name": params.get("kernel_name", ""),
-        "transport": params["transport"],
+        "key": asked.key,
+        "signature_scheme": asked.signature_scheme,
+        "kernel_name": asked.kernel_name,
+        "transport": asked.transport,
     }
-    if params["transport"] == "ipc":
+    if asked.transport == "ipc":
         info["ip"] = str(directory / "s")
         ports = [1, 2, 3, 4, 5]
         for port in ports:
@@ -41,7 +41,7 @@ def choose_endpoints(
                 os.unlink(f"{info['ip']}-{port}")
     else:
         info["ip"] = "127.0.0.1"
-        held = _hold_ports(5, params.get("port_range"), taken)
+        held = _hold_ports(5, asked.port_range, taken)
         ports = [sock.getsockname()[1] for sock in held]
     info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
     write_private(directory / "connection.json", json.dumps(info, indent=2).encode())
@@ -94,7 +94,7 @@ async def connect(info: dict[str, Any], channel: str) -> tuple[asyncio.StreamRea
     return reader, writer
 
 
-def _hold_ports(count: int, port_range: Optional[list[int]], taken: AbstractSet[int]) -> list[socket.socket]:
+def _hold_ports(count: int, port_range: Optional[tuple[int, int]], taken: AbstractSet[int]) -> list[socket.socket]:
     """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice."""
     held: list[socket.socket] = []
     if port_range:

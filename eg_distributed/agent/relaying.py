@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import AbstractSet, Mapping, Optional
 
-from ..protocol import CHANNELS, Message, encode
+from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello, encode
 from ..streams import DEFAULT_LIMIT, Relay
 from .kernels import EXITED, Kernel, Notify
 
@@ -41,42 +41,43 @@ class Streams:
         self._notify = notify
         self._streams: dict[str, Stream] = {}
 
-    async def serve(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
 
-        Raises KeyError for a hello that lacks something, StreamBroken, OSError.
+        Raises StreamBroken, OSError.
         """
-        stream, refusal = self._streams.get(hello["stream"]), ""
+        stream, refusal = self._streams.get(hello.stream), ""
         if stream is None:
             stream, refusal = await self._open(hello)
         if stream is None:
-            writer.write(encode({"ok": False, "error": refusal}))
+            writer.write(encode(StreamAnswer(ok=False, error=refusal).write()))
             await writer.drain()
             return
         relay = stream.relay
         await relay.unlink()
-        writer.write(encode({"ok": True, "received": relay.flow.received, "stalled": relay.take_stalled()}))
-        await relay.serve(reader, writer, hello["received"])
+        answer = StreamAnswer(ok=True, received=relay.flow.received, stalled=relay.take_stalled())
+        writer.write(encode(answer.write()))
+        await relay.serve(reader, writer, hello.received)
         stream.unlinked_since = time.monotonic()
 
-    async def _open(self, hello: Message) -> tuple[Optional[Stream], str]:
+    async def _open(self, hello: StreamHello) -> tuple[Optional[Stream], str]:
         """Return a new stream, or the reason why there can be none."""
-        kernel = self._kernels.get(hello["kernel"])
-        if hello["resume"]:
+        kernel = self._kernels.get(hello.kernel)
+        if hello.resume:
             return None, "the agent no longer has this stream"
-        if kernel is None or not kernel.connection or kernel.state == EXITED or hello["channel"] not in CHANNELS:
+        if kernel is None or not kernel.connection or kernel.state == EXITED or hello.channel not in CHANNELS:
             return None, "no such kernel or channel"
         try:
-            reader, writer = await kernel.connect(hello["channel"])
+            reader, writer = await kernel.connect(hello.channel)
         except OSError as error:
             return None, f"cannot connect to the kernel: {error}"
-        earlier = self._streams.get(hello["stream"])
+        earlier = self._streams.get(hello.stream)
         if earlier is not None:  # its gateway lost patience and came again, and that one was quicker
             writer.close()
             return earlier, ""
-        limit = self._output_limit() if hello["channel"] == "iopub" else DEFAULT_LIMIT
-        owner = (hello["gateway"], hello["incarnation"])
-        stream = self._streams[hello["stream"]] = Stream(Relay(reader, writer, limit), kernel, hello["channel"], owner)
+        limit = self._output_limit() if hello.channel == "iopub" else DEFAULT_LIMIT
+        owner = (hello.gateway, hello.incarnation)
+        stream = self._streams[hello.stream] = Stream(Relay(reader, writer, limit), kernel, hello.channel, owner)
         return stream, ""
 
     def _output_limit(self) -> int:
@@ -93,7 +94,7 @@ class Streams:
                 stalled = stream.relay.take_stalled()
                 # The other channels have back-pressure, which loses nothing.
                 if stalled >= STALL_TOLD and stream.channel == "iopub":
-                    self._notify(stream.kernel, "stalled", {"seconds": stalled})
+                    self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
             elif now - stream.unlinked_since > STREAM_LINGER:
                 stream.relay.close()
             if stream.running.done():

@@ -62,6 +62,7 @@ class Visitor:
         self.hello = hello
         self.owner = owner
         self.events: list[Message] = []
+        self.strays: list[Message] = []  # replies to nothing that was asked
         self.closed = False
         self._reader, self._writer = reader, writer
         self._replies: dict[int, asyncio.Future[Message]] = {}
@@ -81,16 +82,26 @@ class Visitor:
         while (message := await read_message(self._reader)) is not None:
             if "event" in message:
                 self.events.append(message)
-            else:
+            elif message["id"] in self._replies:
                 self._replies.pop(message["id"]).set_result(message)
+            else:
+                self.strays.append(message)
             async with self._news:
                 self._news.notify_all()
         self.closed = True
         async with self._news:
             self._news.notify_all()
 
+    def send(self, data: bytes) -> None:
+        """Send *data* as it is."""
+        self._writer.write(data)
+
     async def request(self, method: str, **params: Any) -> Any:
         """Ask, and return the answer; raises Refusal."""
+        return await self.ask(method, params)
+
+    async def ask(self, method: str, params: object) -> Any:
+        """Ask with *params* of any type, and return the answer; raises Refusal."""
         number = len(self._replies) + 1 + int(time.monotonic_ns())
         self._replies[number] = asyncio.get_running_loop().create_future()
         self._writer.write(encode({"id": number, "method": method, "params": params}))

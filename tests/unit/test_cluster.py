@@ -397,8 +397,8 @@ async def test_orphans_are_listed_and_ended(clusters: Callable[..., Cluster], ho
         assert isinstance(found["node2"], HostUnreachable)
         assert isinstance(found["node1"], list)
         (kernel,) = found["node1"]
-        assert (kernel["kernel"], kernel["pid"], kernel["owner"]) == ("k1", pid, "tests")
-        return kernel["claimed"] is False
+        assert (kernel.kernel, kernel.pid, kernel.owner) == ("k1", pid, "tests")
+        return kernel.claimed is False
 
     async with asyncio.timeout(DEADLINE):
         while not await listed():

@@ -31,6 +31,7 @@ SOURCE = Path(boot_module.__file__).read_text("utf-8")
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:
     """Run the boot's source with *python*, after *before* changed its globals; return what preceded the answer, and that."""
     values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
+    values = {"older": "", "keep": "", **values}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
     done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     noise, _, answer = done.stdout.decode().partition("SENTINEL")

@@ -403,7 +403,7 @@ async def test_an_operators_log_folder_keeps_logs(visitor: Visitor, home: Path) 
         await visitor.start("k1", standin(f"say:{word}", "leave:0"), log_dir="~/logs")
         assert (await visitor.event("exited", "k1"))["log"] == f"{word}\n"
         visitor.events.clear()
-    await visitor.request("forget", kernel="k1")
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
     log = home / "logs" / "kernel-k1.log"
     assert log.read_text() == "first\nsecond\n"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600

@@ -58,7 +58,7 @@ async def test_the_command_after_the_end_runs_with_the_kernels_environment(visit
     os.kill(started["pid"], signal.SIGKILL)
     await visitor.event("exited", "k1")
     assert await written(done) == {"alive": 1, "word": "from the client $HOME"}
-    await visitor.request("forget", kernel="k1")
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
     await visitor.request("stop", kernel="k0", grace=0, forget=True)
     await until(lambda: not kernel_folders(home), "its files are gone")
 

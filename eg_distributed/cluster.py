@@ -15,9 +15,11 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .abandoned import Abandoned
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -46,6 +48,14 @@ _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in c
 _CLOSE_DEADLINE = 10.0
 
 
+@dataclass
+class _Start:
+    """A start that is under way."""
+
+    task: asyncio.Task[Any] | None
+    host: str = ""  # where it is being tried; empty between two tries
+
+
 class Cluster:
     """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`."""
 
@@ -58,7 +68,8 @@ class Cluster:
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
-        self._starting: dict[str, asyncio.Task[Any] | None] = {}  # kernel id: the task that starts it
+        self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
+        self._abandoned = Abandoned(settings.orphan_timeout)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -98,12 +109,12 @@ class Cluster:
 
         async def close_nodes() -> None:
             # While the nodes can still be told: a start that is cancelled leaves nothing behind.
-            starts = {task for task in self._starting.values() if task is not None}
+            starts = {start.task for start in self._starts.values() if start.task is not None}
             for task in starts:
                 task.cancel()
             if end_untaken:
                 for kernel in list(self.kernels.values()):
-                    if kernel.on_exit is None and kernel.id not in self._starting:
+                    if kernel.on_exit is None and kernel.id not in self._starts:
                         self.release_soon(kernel.id)
             if ending := starts | self._releasing:
                 await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
@@ -129,8 +140,9 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             for kernel in list(self.kernels.values()):
                 node = kernel.node
-                starting = kernel.id in self._starting
-                if kernel.state is State.DEAD and not starting and now - kernel.died_at > _DEAD_KEPT:
+                if kernel.id in self._starts:
+                    continue  # its start has a deadline of its own
+                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
                     self.release_soon(kernel.id)
                 if node is None or kernel.state is not State.UNKNOWN:
                     continue
@@ -144,15 +156,25 @@ class Cluster:
         """Return what is known of the host *name*; the first time, nothing is."""
         host = self.hosts.get(name)
         if host is None:
-            node = Node(name, self.settings, self.identity, self._hear, lambda: self._wanted(name))
-            host = self.hosts[name] = Host(name, node)
+            host = self.hosts[name] = Host(name, Node(name, self.settings, self.identity, self))
         return host
 
-    def _wanted(self, host: str) -> list[str]:
-        """The kernels for whose sake the node of *host* is to be kept connected."""
+    # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
+
+    def wanted(self, host: str) -> list[str]:
+        """Return the ids of kernels that need a connection to *host*."""
         return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
 
-    def _hear(self, news: News) -> None:
+    def has_errands(self, host: str) -> bool:
+        """Return True if an attempt on *host* is still to be ended."""
+        return self._abandoned.has_any_on(host)
+
+    def run_errands(self, node: Node) -> None:
+        """End the attempts that were abandoned while *node* was out of reach."""
+        self._abandoned.end_all_on(node)
+
+    def hear(self, news: News) -> None:
+        """Hand a node's *news* to the kernel's handle."""
         kernel = self.kernels.get(news.kernel)
         if kernel is not None:
             kernel.hear(news)
@@ -165,16 +187,16 @@ class Cluster:
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
         changed and its endpoints are gone.
         """
-        if request.kernel_id in self._starting:
+        if request.kernel_id in self._starts:
             # A client that lost patience sends its request again, with its KERNEL_ID.
             raise RequestInvalid(
                 f"kernel {request.kernel_id} is being started already", remedy="wait for that, or send no KERNEL_ID"
             )
-        self._starting[request.kernel_id] = asyncio.current_task()
+        self._starts[request.kernel_id] = _Start(asyncio.current_task())
         try:
             return await self._start(request)
         finally:
-            del self._starting[request.kernel_id]
+            del self._starts[request.kernel_id]
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
@@ -233,7 +255,7 @@ class Cluster:
             else:
                 host = await self._pick(request, tried, errors)
             tried.add(host.name)
-            host.starting.add(kernel.id)
+            self._starts[kernel.id].host = host.name
             try:
                 await self._connect(host, deadline)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
@@ -251,7 +273,7 @@ class Cluster:
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
                 return
             finally:
-                host.starting.discard(kernel.id)
+                self._starts[kernel.id].host = ""
 
     async def _connect(self, host: Host, deadline: float) -> None:
         """Connect within what is left of the start's time."""
@@ -276,11 +298,15 @@ class Cluster:
         healthy = [host for host in candidates if host.is_healthy(self.settings.retry_after)]
         if request.balancer != "round-robin":
             await self._learn_counts(healthy)
-        views = [HostView(host.name, host.kernels, host in healthy) for host in (healthy or candidates)]
+        views = [HostView(host.name, self.count(host.name), host in healthy) for host in (healthy or candidates)]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
+
+    def count(self, host: str) -> int:
+        """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
+        return self.host(host).count({kernel_id for kernel_id, start in self._starts.items() if start.host == host})
 
     async def _learn_counts(self, hosts: list[Host]) -> None:
         """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""
@@ -311,7 +337,7 @@ class Cluster:
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity)
+        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity, self._abandoned)
 
     async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.

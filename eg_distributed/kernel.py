@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .abandoned import Abandoned
 from .channels import Endpoints
 from .errors import (
     AgentUnavailable,
@@ -52,9 +53,11 @@ _PROBE = 2.0  # seconds between two looks at whether the node still answers whil
 
 
 class State(enum.Enum):
-    """What is known of a kernel. UNKNOWN is not DEAD: a network that is down ends no kernel."""
+    """What is known of a kernel. UNKNOWN is not DEAD: a network that is down ends no kernel.
 
-    STARTING = "starting"
+    Whether a kernel is being started is the cluster's to know; until it has been ready, it is UNKNOWN.
+    """
+
     ALIVE = "alive"
     UNKNOWN = "unknown"
     DEAD = "dead"
@@ -96,7 +99,9 @@ class RemoteKernel:
     *on_exit(self)* is called on the cluster's loop when the kernel is known to be dead.
     """
 
-    def __init__(self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str]) -> None:
+    def __init__(
+        self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str], abandoned: Abandoned
+    ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
         self.attempt = ""
@@ -110,6 +115,7 @@ class RemoteKernel:
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
+        self._abandoned = abandoned
         self._ready = False
         self._exited = False
         self._changed = asyncio.Event()
@@ -134,9 +140,8 @@ class RemoteKernel:
         """What is known now; costs nothing, so it may be polled."""
         if self._exited:
             return State.DEAD
-        if not self._ready:
-            return State.STARTING
-        return State.ALIVE if self.node is not None and self.node.connected.is_set() else State.UNKNOWN
+        is_seen = self._ready and self.node is not None and self.node.connected.is_set()
+        return State.ALIVE if is_seen else State.UNKNOWN
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -206,7 +211,7 @@ class RemoteKernel:
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
         if self.node is not None and not self._exited:
-            self.node.abandon(self.id, self.attempt)
+            self._abandoned.end_soon(self.node, self.id, self.attempt)
             self.lost = True
             self._die(None, "")
             self._changed.set()
@@ -250,10 +255,10 @@ class RemoteKernel:
             self.pid = (await node.request(self._start_message(node, request))).pid
             await self._await_ready(node, request, deadline)
         except KernelError:
-            await node.end(self.id, attempt)
+            await self._abandoned.end(node, self.id, attempt)
             raise
         except (HostError, asyncio.CancelledError):
-            node.abandon(self.id, attempt)  # not waited for: a hanging host must not hold up the move
+            self._abandoned.end_soon(node, self.id, attempt)  # not waited for: a hanging host must not hold up the move
             raise
         self._changed.set()
 
@@ -384,13 +389,13 @@ class RemoteKernel:
         """
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
-            self.node.mark_abandoned(self.id, self.attempt)
+            self._abandoned.mark(self.node, self.id, self.attempt)
         await self.endpoints.close()
         if self.node is None:
             return
         node, self.node = self.node, None
         self._exited = True
-        await node.end(self.id, self.attempt)
+        await self._abandoned.end(node, self.id, self.attempt)
 
     async def read_log(self, size: int = 65536) -> str:
         """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""

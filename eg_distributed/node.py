@@ -6,8 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from . import ssh
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
@@ -27,7 +26,6 @@ from .protocol import (
     Reader,
     Reply,
     Request,
-    Stop,
     Welcome,
     Writer,
     encode,
@@ -50,11 +48,30 @@ _MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
-class Node:
-    """The connection to one host and its agent; one per host, shared by all kernels there, owned by the Cluster.
+class Owner(Protocol):
+    """What a node asks of the Cluster, which holds it."""
 
-    *listen* takes every event of a kernel, and after each (re)connection what became of those that *wanted* names. All
-    methods run on the cluster's loop.
+    def hear(self, news: News) -> None:
+        """Take an event of a kernel, or what has become of one that was asked about."""
+        ...
+
+    def wanted(self, host: str) -> list[str]:
+        """Return the ids of the kernels that need a connection to *host*, and are asked about after each reconnection."""
+        ...
+
+    def has_errands(self, host: str) -> bool:
+        """Return True if *host* is needed for anything else: a reason to come back, though a less urgent one."""
+        ...
+
+    def run_errands(self, node: Node) -> None:
+        """Do what waited for *node*, which has just connected; waits for nothing."""
+        ...
+
+
+class Node:
+    """The connection to one host and its agent; one per host, shared by all kernels there, held by its *owner*, the Cluster.
+
+    All methods run on the cluster's loop.
     """
 
     def __init__(
@@ -62,8 +79,7 @@ class Node:
         name: str,
         settings: Distributed,
         identity: tuple[str, str],
-        listen: Callable[[News], None],
-        wanted: Callable[[], list[str]],
+        owner: Owner,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
@@ -73,18 +89,15 @@ class Node:
         self.protocol = PROTOCOL  # what the agent speaks
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
-        self.abandoned: dict[tuple[str, str], float] = {}  # (kernel, attempt): since when it must not live on there
         self._settings = settings
         self._identity = identity
-        self._listen = listen
-        self._wanted = wanted
+        self._owner = owner
         self._link: ssh.Link | None = None
         self._writer: Writer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._coming_back: asyncio.Task[None] | None = None
         self._claiming: set[asyncio.Task[None]] = set()
-        self._abandoning: set[asyncio.Task[None]] = set()
         self._replies: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
         self._closed = False
@@ -167,11 +180,9 @@ class Node:
         self._serving = asyncio.ensure_future(self._serve(link, reader))
 
     async def _take_back(self) -> None:
-        """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
-        await self._claim(self._wanted())
-        for kernel_id, attempt in list(self.abandoned):
-            # Not waited for: one that can't be killed must not keep the others waiting.
-            self.abandon(kernel_id, attempt)
+        """Claim our kernels again, learn what became of them meanwhile, and run what waited for the host."""
+        await self._claim(self._owner.wanted(self.name))
+        self._owner.run_errands(self)
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
@@ -191,7 +202,7 @@ class Node:
     def _pass_on(self, news: News) -> None:
         """Hand *news* to the cluster."""
         try:
-            self._listen(news)
+            self._owner.hear(news)
         except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
             log.exception("%s: news of kernel %s was not taken: %s", self.name, news.kernel, type(news).__name__)
 
@@ -266,9 +277,14 @@ class Node:
                     HostUnresponsive("the connection was lost", host=self.name, remedy="check the network to the host")
                 )
                 reply.exception()  # seen: its waiter may have gone already
-        self._start_coming_back()
+        self._begin_to_come_back()
 
-    def _start_coming_back(self) -> None:
+    def come_back(self) -> None:
+        """Begin to reconnect if anything needs the host, unless a connection stands or is being made."""
+        if not self.connected.is_set() and self._connecting is None:
+            self._begin_to_come_back()
+
+    def _begin_to_come_back(self) -> None:
         if not self._closed and (self._coming_back is None or self._coming_back.done()):
             self._coming_back = asyncio.ensure_future(self._come_back())
 
@@ -281,7 +297,7 @@ class Node:
             self._claiming.add(task := asyncio.ensure_future(self._claim_or_reconnect(fresh)))
             task.add_done_callback(self._claiming.discard)
         else:
-            self._start_coming_back()
+            self._begin_to_come_back()
 
     async def _claim_or_reconnect(self, kernel_id: str) -> None:
         try:
@@ -292,35 +308,10 @@ class Node:
             if self._link is not None:
                 self._link.close()
 
-    def abandon(self, kernel_id: str, attempt: str) -> None:
-        """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
-        self._abandoning.add(task := asyncio.ensure_future(self.end(kernel_id, attempt)))
-        self.mark_abandoned(kernel_id, attempt)
-        task.add_done_callback(self._abandoning.discard)
-
-    def mark_abandoned(self, kernel_id: str, attempt: str) -> None:
-        """Have a start ended when the node is next connected, unless `end` has done so before."""
-        self.abandoned.setdefault((kernel_id, attempt), time.monotonic())
-
-    async def end(self, kernel_id: str, attempt: str) -> None:
-        """End a start and forget it, now or, if the node does not answer, as soon as it is back. Raises nothing.
-
-        By its attempt, since the kernel may have been started there again meanwhile.
-        """
-        self.mark_abandoned(kernel_id, attempt)
-        try:
-            await self.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
-        except (HostError, KernelGone) as error:
-            log.debug("%s: attempt %s of kernel %s is not ended yet: %s", self.name, attempt, kernel_id, error)
-            if not self.connected.is_set() and self._connecting is None:
-                self._start_coming_back()
-        else:
-            self.abandoned.pop((kernel_id, attempt), None)
-
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
         backoff, said = _FIRST_BACKOFF, ""
-        while not self._closed and not self.connected.is_set() and (self._wanted() or self._still_abandoned()):
+        while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
                 await self.connect()
                 log.info("%s is back", self.name)
@@ -329,15 +320,10 @@ class Node:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
             await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF if self._wanted() else _IDLE_BACKOFF)
+            backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
 
-    def _still_abandoned(self) -> bool:
-        """Whether something is to be ended there; what the node's agent has ended as an orphan by now is not."""
-        lifetime = self._settings.orphan_timeout
-        if lifetime > 0:
-            now = time.monotonic()
-            self.abandoned = {start: since for start, since in self.abandoned.items() if now - since <= lifetime}
-        return bool(self.abandoned)
+    def _is_needed(self) -> bool:
+        return bool(self._owner.wanted(self.name)) or self._owner.has_errands(self.name)
 
     # -- talking -------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     await until(lambda: dead, "the death is told")
     assert dead == [kernel]
     assert (kernel.state, kernel.exit_code, kernel.exit_log) == (State.DEAD, -9, "so long\n")
-    await until(lambda: cluster.host("node1").kernels == 0, "nothing is counted")
+    await until(lambda: cluster.count("node1") == 0, "nothing is counted")
 
 
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:

@@ -14,13 +14,14 @@ import pytest_asyncio
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import AgentUnavailable, HostError
 from eg_distributed.kernel import StartRequest
-from eg_distributed.node import News, Node
+from eg_distributed.node import Node
 from eg_distributed.protocol import MAX_ANSWER, Found, Missing, Ping, Ready, encode
 from eg_distributed.settings import Distributed
 
 from .agents import Refusal, Visitor, standin, until
 from .conftest import Hosts
 from .malformed_agent import WELCOME, MalformedAgent, described, honest, lead_to, reply
+from .node_owner import NodeOwner
 from .ssh_server import Sshd
 
 
@@ -50,13 +51,12 @@ async def agent(sshd: Sshd) -> AsyncIterator[MalformedAgent]:
         yield agent
 
 
-class Held:
+class Held(NodeOwner):
     """A node, and what it told."""
 
     def __init__(self, settings: Distributed) -> None:
-        self.news: list[News] = []
-        self.wanted: list[str] = []
-        self.node = Node("node1", settings, ("tests", "1"), self.news.append, lambda: self.wanted)
+        super().__init__(settings)
+        self.node = Node("node1", settings, ("tests", "1"), self)
 
 
 @pytest_asyncio.fixture
@@ -97,7 +97,7 @@ async def test_malformed_greeting_is_a_host_error(
 
 async def test_coming_back_survives_a_malformed_greeting(held: Held, agent: MalformedAgent, sshd: Sshd) -> None:
     """A node that answered nonsense once is connected again when it answers properly, and its kernels are taken back."""
-    held.wanted.append("k1")
+    held.kernels.append("k1")
     await held.node.connect()
     agent.greeting = encode({**WELCOME, "kernels": [{"kernel": "k1"}]})
     sshd.wire.cut()
@@ -189,7 +189,7 @@ async def test_malformed_messages_are_logged_once_a_link(
 
 async def test_one_malformed_kernel_does_not_hide_the_others(held: Held, agent: MalformedAgent) -> None:
     """After a reconnection each kernel is read for itself: one that makes no sense stays as it was known."""
-    held.wanted += ["k1", "k2", "k3"]
+    held.kernels += ["k1", "k2", "k3"]
     agent.answers = lambda request: [
         reply(request, {"k1": described("k1", pid="seven"), "k2": described("k2")})
         if request["method"] == "adopt"
@@ -201,13 +201,13 @@ async def test_one_malformed_kernel_does_not_hide_the_others(held: Held, agent: 
 
 async def test_many_kernels_are_taken_back_in_answers_of_bounded_size(held: Held, agent: MalformedAgent) -> None:
     """With long logs and many kernels no answer is larger than a gateway takes."""
-    held.wanted += [f"k{number}" for number in range(120)]
+    held.kernels += [f"k{number}" for number in range(120)]
     log = "\0" * 4096  # six bytes each, as JSON has them
     agent.answers = lambda request: [
         reply(request, {kernel: described(kernel, state="exited", log=log) for kernel in request["params"]["kernels"]})
     ]
     await held.node.connect()
-    assert [news.kernel for news in held.news] == held.wanted
+    assert [news.kernel for news in held.news] == held.kernels
 
 
 # -- requests ----------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from eg_distributed.settings import Distributed
 
 from .agents import DEADLINE, alive, standin, until
 from .conftest import Hosts
+from .node_owner import NodeOwner
 from .ssh_server import Sshd
 
 N = TypeVar("N", bound=News)
@@ -67,21 +68,20 @@ def start(kernel: str, *behaviours: str) -> Start:
     )
 
 
-class Held:
+class Held(NodeOwner):
     """A node, what it told, and the kernels it is to answer for."""
 
     def __init__(self, name: str, settings: Distributed) -> None:
-        self.events: list[News] = []
-        self.wanted: list[str] = []
-        self.node = Node(name, settings, ("tests", "1"), self.events.append, lambda: self.wanted)
+        super().__init__(settings)
+        self.node = Node(name, settings, ("tests", "1"), self)
 
     def told(self, kind: type[N]) -> list[N]:
         """Return the news of that kind."""
-        return [news for news in self.events if isinstance(news, kind)]
+        return [news for news in self.news if isinstance(news, kind)]
 
     async def start(self, kernel: str, *behaviours: str) -> int:
         """Start a kernel and return its pid."""
-        self.wanted.append(kernel)
+        self.kernels.append(kernel)
         described = await self.node.request(start(kernel, *behaviours))
         await until(lambda: any(news.kernel == kernel for news in self.told(Ready)), "it is ready")
         return described.pid
@@ -193,7 +193,7 @@ async def test_a_cut_is_healed_and_the_kernels_are_asked_about(held: Held, sshd:
     await held.node.connect()
     await held.start("lives")
     pid = await held.start("dies")
-    held.wanted.append("never was")
+    held.kernels.append("never was")
     sshd.wire.refuse()
     sshd.wire.cut()
     await until(lambda: not held.node.connected.is_set(), "the cut is seen")
@@ -225,14 +225,14 @@ async def test_what_was_given_up_is_ended_at_the_next_connection(held: Held, ssh
     """A start that was abandoned does not live on; one of another attempt does."""
     await held.node.connect()
     gone, kept = await held.start("gone"), await held.start("kept")
-    held.node.mark_abandoned("gone", "a1")
-    held.node.mark_abandoned("kept", "a0")
+    held.abandoned.mark(held.node, "gone", "a1")
+    held.abandoned.mark(held.node, "kept", "a0")
     sshd.wire.cut()
     await until(lambda: held.node.connections == 2, "it is back")
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
     await until(lambda: not alive(gone))
     assert alive(kept)
-    await until(lambda: not held.node.abandoned, "both are settled")
+    await until(lambda: not held.abandoned.has_any_on(held.node.name), "both are settled")
 
 
 async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> None:

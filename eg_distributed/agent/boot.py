@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing typing for real would cost each login some millis
     from typing import Callable
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
+END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 OLDEST = (3, 9)
 # Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
 MAX_PATH = 60
@@ -136,7 +137,7 @@ def is_wanted(path: str, digest: str) -> bool:
                 return True
     except OSError:
         return answers(path)
-    return not wait_until(lambda: not answers(path))
+    return not wait_until(lambda: not answers(path), START_DEADLINE)
 
 
 def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
@@ -178,7 +179,7 @@ def end(pid: int, signum: int) -> None:
 
 def ends(pid: int) -> bool:
     """Wait for the end of the process *pid*; return False if it does not come in time."""
-    return wait_until(lambda: not runs(pid))
+    return wait_until(lambda: not runs(pid), END_DEADLINE)
 
 
 def runs(pid: int) -> bool:
@@ -190,9 +191,9 @@ def runs(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: "Callable[[], bool]") -> bool:
-    """Wait until *condition* holds, for START_DEADLINE at most; return True if it does."""
-    deadline = time.time() + START_DEADLINE
+def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
+    """Wait until *condition* holds, for *seconds* at most; return True if it does."""
+    deadline = time.time() + seconds
     while not condition():
         if time.time() > deadline:
             return False

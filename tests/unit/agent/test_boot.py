@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import os
 import stat
 import subprocess
 import sys
+import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 import eg_distributed.agent.boot as boot_module
 from eg_distributed import ssh
@@ -205,3 +209,100 @@ async def test_the_agent_runs_on_every_supported_python(
     assert executable == Path(python).resolve()
     visitor.close()
     link.close()
+
+
+# -- an agent of the release before ------------------------------------------------------------------------------
+
+
+def agent_of_protocol(number: int) -> str:
+    """Return the agent's archive with another protocol's number, as text for a boot."""
+    _, archive = ssh.agent_archive()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as ours, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as theirs:
+        for name in ours.namelist():
+            content = ours.read(name).replace(
+                f"\nPROTOCOL = {PROTOCOL}\n".encode(), f"\nPROTOCOL = {number}\n".encode()
+            )
+            theirs.writestr(name, content)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest_asyncio.fixture
+async def earlier(home: Path) -> AsyncIterator[Visitor]:
+    """A gateway's connection to an agent of the protocol before ours."""
+    older = {"digest": "before", "protocol": str(PROTOCOL - 1), "archive": agent_of_protocol(PROTOCOL - 1)}
+    _, answer = await asyncio.to_thread(booted, **older)
+    assert answer["ok"], answer
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
+    assert visitor.hello["protocol"] == PROTOCOL - 1
+    yield visitor
+    visitor.close()
+
+
+async def test_kernels_of_an_older_agent_are_taken_over(earlier: Visitor, settings: Distributed) -> None:
+    """After an upgrade of its gateway a kernel runs on, under an agent of the new release that knows it."""
+    described = await earlier.ready("k1", standin())
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    now = await Visitor.at(await ssh.connect("localhost", settings), "tests", "now")
+    assert now.hello["protocol"] == PROTOCOL
+    found = (await now.request("adopt", kernels=["k1"]))["k1"]
+    assert (found["state"], found["pid"], found["attempt"]) == ("running", described["pid"], "a1")
+    assert (alive(described["pid"]), alive(agent)) == (True, False)
+    _, reader, writer = await now.stream("k1")
+    assert await echoed(reader, writer, b"ping") == b"ping"
+    now.close()
+
+
+async def test_an_older_agent_that_serves_a_gateway_is_used(earlier: Visitor, settings: Distributed) -> None:
+    """While another gateway of the older release has kernels there, its agent serves both, and starts kernels for both."""
+    theirs = await earlier.ready("k1", standin())
+    ours = await Visitor.at(await ssh.connect("localhost", settings), "ours", "1")
+    assert ours.hello["protocol"] == PROTOCOL - 1
+    await ours.ready("k2", standin())
+    assert {kernel["kernel"]: kernel["claimed"] for kernel in await ours.request("list")} == {"k1": True, "k2": True}
+    assert alive(theirs["pid"])
+    ours.close()
+
+
+async def test_an_idle_older_agent_leaves(earlier: Visitor, settings: Distributed) -> None:
+    """An agent of the older release without kernels makes room, as one of our own protocol does."""
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    now = await Visitor.at(await ssh.connect("localhost", settings))
+    assert now.hello["protocol"] == PROTOCOL
+    await until(lambda: not alive(agent), "the older agent has left")
+    now.close()
+
+
+async def test_an_older_agent_that_stands_still_is_ended(earlier: Visitor) -> None:
+    """One that does not end when it is told to is killed: its kernels outlive it, and only its successor can find them."""
+    described = await earlier.ready("k1", standin())
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    before = "space['END_DEADLINE'] = 0.2; space['end'] = lambda pid, signum: signum == 9 and space['os'].kill(pid, 9)"
+    digest, archive = ssh.agent_archive()
+    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1)}
+    _, answer = await asyncio.to_thread(booted, before, **ours)
+    assert answer["ok"], answer
+    now = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "now")
+    assert (await now.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
+    assert (alive(described["pid"]), alive(agent)) == (True, False)
+    now.close()
+
+
+async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visitor) -> None:
+    """A gateway that comes back after a cut finds the agent that keeps its output, though it answers for no kernel just now."""
+    await earlier.ready("k1", standin())
+    earlier.close()
+    await earlier.ended()
+    digest, archive = ssh.agent_archive()
+    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1), "keep": "yes"}
+    _, answer = await asyncio.to_thread(booted, **ours)
+    assert Path(str(answer["socket"])).name == f"agent-{PROTOCOL - 1}.sock"
+    back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
+    assert (await back.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
+    back.close()

@@ -13,10 +13,10 @@ from typing import Any
 
 from .channels import Endpoints
 from .errors import HostError, HostUnresponsive, KernelError, KernelGone, KernelStartFailed, KernelStartTimeout
+from .launcher_files import Shipping
 from .node import Node
 from .protocol import Message, Reader, Writer
 from .settings import Distributed
-from .shipping import Shipping
 
 log = logging.getLogger(__name__)
 

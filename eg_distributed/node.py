@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import ssh
 from .errors import AgentUnavailable, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .link.connect import connect
+from .link.links import Link
 from .protocol import PROTOCOL, Message, Reader, Writer, encode, read_message
 from .settings import Distributed
 
@@ -51,7 +52,7 @@ class Node:
         self._identity = identity
         self._listen = listen
         self._wanted = wanted
-        self._link: ssh.Link | None = None
+        self._link: Link | None = None
         self._writer: Writer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -87,7 +88,7 @@ class Node:
 
     async def _connect(self) -> None:
         try:
-            link = await ssh.connect(self.name, self._settings)
+            link = await connect(self.name, self._settings)
         except HostError:
             raise
         except Exception as error:  # whatever it is, it is this host's: starts move on, and coming back goes on
@@ -147,7 +148,7 @@ class Node:
             for kernel_id in kernels:
                 self._listen({"event": "found", **(found.get(kernel_id) or {"kernel": kernel_id, "state": "missing"})})
 
-    async def _serve(self, link: ssh.Link, reader: Reader) -> None:
+    async def _serve(self, link: Link, reader: Reader) -> None:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
@@ -160,7 +161,7 @@ class Node:
             link.close()
             self._lost()
 
-    async def _ping(self, link: ssh.Link) -> None:
+    async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
         missed = 0
         while missed < _MISSED:

@@ -17,8 +17,8 @@ from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_me
 from ..streams import StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
-from .relaying import Streams
 from .spawning import StartError
+from .streams import Streams
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""

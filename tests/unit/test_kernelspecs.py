@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import kernelspecs, replacing
+from eg_distributed import kernelspecs
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
+from eg_distributed.enterprise_gateway import run_sh
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
-from eg_distributed.shipping import check_user, for_scripts, shipping_of, without_clients_options
+from eg_distributed.launcher_files import check_user, for_scripts, shipping_of, without_clients_options
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
@@ -181,7 +182,7 @@ def test_what_cannot_be_converted(
 
 def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
     """An EG kernelspec whose scripts are a release's own, or only on the nodes, is started by our launcher."""
-    found = replacing.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
+    found = run_sh.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
     assert found is not None
     mode = ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
     assert found.argv == ["{python}", "{launcher}/spark.py", "python", "-f", "{connection_file}", *mode]
@@ -192,7 +193,7 @@ def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
 
 def test_their_default_mode_stays(tmp_path: Path) -> None:
     """A kernelspec that says nothing of a session gets none, as from their launchers."""
-    found = replacing.replacement(THEIR_ARGV[:-2], "python", {}, str(tmp_path), "s")
+    found = run_sh.replacement(THEIR_ARGV[:-2], "python", {}, str(tmp_path), "s")
     assert found is not None
     assert found.argv[-2:] == ["--RemoteProcessProxy.spark-context-initialization-mode", "none"]
 
@@ -209,12 +210,12 @@ def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:
     """What was changed, what is no run.sh, and what asks to be left alone is run as it is."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "run.sh").write_text("#!/bin/sh\necho mine\n")
-    assert replacing.replacement(THEIR_ARGV, "python", {}, str(tmp_path), "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "python", {}, str(tmp_path), "s") is None
     other = str(tmp_path / "other")
-    assert replacing.replacement(THEIR_ARGV, "python", {"launcher": ""}, other, "s") is None
-    assert replacing.replacement(["python", *THEIR_ARGV[1:]], "python", {}, other, "s") is None
-    assert replacing.replacement([RUN_SH, "-f", "{connection_file}"], "python", {}, other, "s") is None
-    assert replacing.replacement(THEIR_ARGV, "julia", {}, other, "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "python", {"launcher": ""}, other, "s") is None
+    assert run_sh.replacement(["python", *THEIR_ARGV[1:]], "python", {}, other, "s") is None
+    assert run_sh.replacement([RUN_SH, "-f", "{connection_file}"], "python", {}, other, "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "julia", {}, other, "s") is None
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 import eg_distributed.agent.boot as boot_module
-from eg_distributed import ssh
 from eg_distributed.agent.boot import MAX_PATH
 from eg_distributed.errors import AgentUnavailable
+from eg_distributed.link.agent_archive import agent_archive
+from eg_distributed.link.connect import connect
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
 from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin, until
 from tests.unit.conftest import Hosts
@@ -60,12 +61,12 @@ async def test_the_version_reaches_the_gateway(hosts: Hosts, settings: Distribut
     await hosts("node1")
     settings.python = str(old[0])
     with pytest.raises(AgentUnavailable, match=r"node1: The agent cannot run: python3 is 3\.8.*needs Python 3\.9"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -> None:
     """Gateways that come at the same moment find the same agent."""
-    links = await asyncio.gather(*(ssh.connect("localhost", settings) for _ in range(5)))
+    links = await asyncio.gather(*(connect("localhost", settings) for _ in range(5)))
     visitors = [await Visitor.at(link, f"gateway {number}", str(number)) for number, link in enumerate(links)]
     pids = {(await visitor.request("ping"))["pid"] for visitor in visitors}
     assert len(pids) == 1
@@ -75,7 +76,7 @@ async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -
 
 async def test_an_agent_that_runs_is_used_again(visitor: Visitor, settings: Distributed) -> None:
     """Connecting again starts nothing."""
-    other = await Visitor.at(await ssh.connect("localhost", settings), "other", "2")
+    other = await Visitor.at(await connect("localhost", settings), "other", "2")
     assert (await other.request("ping"))["pid"] == (await visitor.request("ping"))["pid"]
     other.close()
 
@@ -89,7 +90,7 @@ async def test_an_agent_outlives_what_started_it(visitor: Visitor) -> None:
 
 def boot_of_another_release(**config: object) -> dict[str, object]:
     """Boot with the same code under another digest."""
-    archive = base64.b64encode(ssh.agent_archive()[1]).decode()
+    archive = base64.b64encode(agent_archive()[1]).decode()
     values: dict[str, Any] = {"digest": "other", "archive": archive, **config}
     return booted(**values)[1]
 
@@ -179,7 +180,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(visitor: Visitor, set
     os.kill(pid, 9)
     await visitor.ended()
     await until(lambda: not alive(pid), "the agent is dead")
-    other = await Visitor.at(await ssh.connect("localhost", settings))
+    other = await Visitor.at(await connect("localhost", settings))
     assert (await other.request("ping"))["pid"] != pid
     other.close()
 
@@ -191,7 +192,7 @@ async def test_the_agent_runs_on_every_supported_python(
     """A node with any Python from 3.9 on starts a kernel, carries its channel and ends it."""
     await hosts("node1")
     settings.python = python
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     visitor = await Visitor.at(link)
     pid = (await visitor.ready("k1", standin(python=python)))["pid"]
     _, reader, writer = await visitor.stream("k1")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from eg_distributed.agent.impersonation import check, listeners, user_of
-from eg_distributed.agent.launchers import ResponseListener
+from eg_distributed.agent.launcher_answer import ResponseListener
 from eg_distributed.agent.spawning import StartError
 from tests.unit.agents import DEADLINE, Refusal, Visitor, standin
 

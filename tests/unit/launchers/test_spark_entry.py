@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed.shipping import launcher_files
+from eg_distributed.launcher_files import launcher_files
 from tests.unit.agents import DEADLINE, pythons
 
 

@@ -1,17 +1,9 @@
-"""One connection to a host, and the agent brought up at its other end. Knows asyncssh; nothing above it does.
-
-`connect` returns a `Link`: something that opens byte connections to the agent's socket. Over SSH each is a
-direct-streamlocal channel, which sshd's MaxSessions does not count; where sshd forbids those, all share one exec channel (see
-`agent/bridge.py`); on the gateway's own machine they are plain UNIX connections.
-"""
+"""One connection to a host, and the agent brought up at its other end: over SSH, or here if the host is this machine."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import io
 import ipaddress
 import json
 import logging
@@ -19,19 +11,17 @@ import os
 import shlex
 import socket
 import sys
-import zipfile
-import zlib
-from abc import ABC, abstractmethod
-from functools import cache
-from importlib import resources
 
 import asyncssh
 
-from .bridging import BridgeClient
-from .errors import AgentUnavailable, HostUnreachable
+from eg_distributed.errors import AgentUnavailable, HostUnreachable
+from eg_distributed.protocol import SENTINEL, Reader
+from eg_distributed.settings import Distributed
+
+from .agent_archive import boot_line
+from .bridge import BridgeClient
+from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink
 from .login import log_in
-from .protocol import PROTOCOL, SENTINEL, Reader, Writer
-from .settings import Distributed
 
 log = logging.getLogger(__name__)
 if logging.getLogger("asyncssh").level == logging.NOTSET:
@@ -46,47 +36,6 @@ _NAME_DEADLINE = 2.0
 """Seconds for looking up this machine's own full name."""
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
 """Seconds for which, and after which, a session that sshd does not open is tried again."""
-_ARCHIVED = (
-    "protocol.py",
-    "streams.py",
-    "agent/__init__.py",
-    "agent/bridge.py",
-    "agent/connection.py",
-    "agent/expansion.py",
-    "agent/impersonation.py",
-    "agent/kernels.py",
-    "agent/launchers.py",
-    "agent/logs.py",
-    "agent/private.py",
-    "agent/processes.py",
-    "agent/relaying.py",
-    "agent/server.py",
-    "agent/shipment.py",
-    "agent/sockets.py",
-    "agent/spawning.py",
-)
-"""What the agent's archive holds, below `eg_distributed/`."""
-_MAIN = """
-import sys
-from eg_distributed.agent import bridge, server
-server.main(*sys.argv[2:]) if sys.argv[1] == "agent" else bridge.main(*sys.argv[2:])
-"""
-
-
-class Link(ABC):
-    """An open way to one host's agent; made by `connect`, owned by a Node."""
-
-    @abstractmethod
-    async def open(self) -> tuple[Reader, Writer]:
-        """Open a byte connection to the agent's socket; raises OSError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the link and all that was opened through it."""
-
-    @abstractmethod
-    async def wait_closed(self) -> None:
-        """Wait until the link is gone, for whatever reason."""
 
 
 def is_gateway(name: str) -> bool:
@@ -118,35 +67,6 @@ async def _is_full_name(name: str) -> bool:
     with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
         return bare == (await asyncio.wait_for(loop.run_in_executor(None, socket.getfqdn), _NAME_DEADLINE)).lower()
     return False
-
-
-@cache
-def agent_archive() -> tuple[str, bytes]:
-    """Return the agent's code as an archive that Python runs, and its digest, which is the agent's version."""
-    package = resources.files(__package__ or "eg_distributed")
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        contents = {f"eg_distributed/{name}": (package / name).read_bytes() for name in _ARCHIVED}
-        for name, content in {"__main__.py": _MAIN.encode(), "eg_distributed/__init__.py": b"", **contents}.items():
-            # A fixed date: the same source must give the same digest on every gateway.
-            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
-    content = buffer.getvalue()
-    return hashlib.sha256(content).hexdigest()[:12], content
-
-
-def _boot_line(bridge: bool) -> bytes:
-    """Return the one line that the node's python3 reads and executes."""
-    digest, archive = agent_archive()
-    source = (resources.files(__package__ or "eg_distributed") / "agent/boot.py").read_text("utf-8")
-    config = {
-        "digest": digest,
-        "archive": base64.b64encode(archive).decode(),
-        "sentinel": SENTINEL.decode(),
-        "protocol": str(PROTOCOL),
-        "bridge": "yes" if bridge else "",
-    }
-    packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
-    return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'
 
 
 # No character in it means anything to sh, csh or fish inside single quotes; the code itself comes on stdin.
@@ -215,7 +135,7 @@ async def _try_forwarding(connection: asyncssh.SSHClientConnection, path: str) -
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed) -> Link:
     process = await _execute(connection, host, settings, bridge=True)
     await _read_answer(process.stdout, process.stderr, host)
-    client = BridgeClient(_Shielded(process.stdout), _ShieldedWriter(process.stdin))
+    client = BridgeClient(Shielded(process.stdout), ShieldedWriter(process.stdin))
     return BridgedLink(connection, client)
 
 
@@ -240,7 +160,7 @@ async def _execute(
                 remedy="raise MaxSessions in the host's sshd_config",
             ) from error
         with contextlib.suppress(OSError):  # it has ended already; what it said is read next
-            process.stdin.write(_boot_line(bridge))
+            process.stdin.write(boot_line(bridge))
         return process
 
 
@@ -285,7 +205,7 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        process.stdin.write(_boot_line(bridge=False))
+        process.stdin.write(boot_line(bridge=False))
         path = await asyncio.wait_for(_read_answer(process.stdout, process.stderr, host), settings.bootstrap_timeout)
         await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
     except asyncio.TimeoutError:
@@ -294,105 +214,3 @@ async def _connect_locally(host: str, settings: Distributed) -> Link:
             "no agent answered on this machine", host=host, remedy="check its load and disk"
         ) from None
     return LocalLink(path)
-
-
-# -- links -------------------------------------------------------------------------------------------------------
-
-
-class SSHLink(Link):
-    """Each connection to the agent is an SSH channel of its own: SSH's windows keep one's flood from delaying another."""
-
-    def __init__(self, connection: asyncssh.SSHClientConnection, path: str) -> None:
-        self._connection = connection
-        self._path = path
-
-    async def open(self) -> tuple[Reader, Writer]:
-        """Open a direct-streamlocal channel to the agent's socket."""
-        try:
-            reader, writer = await self._connection.open_unix_connection(self._path)
-        except asyncssh.Error as error:
-            raise ConnectionError(error.reason) from error
-        return _Shielded(reader), _ShieldedWriter(writer)
-
-    def close(self) -> None:
-        """Close the SSH connection."""
-        self._connection.abort()
-
-    async def wait_closed(self) -> None:
-        """Wait until SSH says that the connection is gone."""
-        await self._connection.wait_closed()
-
-
-class BridgedLink(SSHLink):
-    """All connections to the agent share one exec channel, for nodes whose sshd forbids forwarding."""
-
-    def __init__(self, connection: asyncssh.SSHClientConnection, client: BridgeClient) -> None:
-        super().__init__(connection, "")
-        self._client = client
-
-    async def open(self) -> tuple[Reader, Writer]:
-        """Open a numbered connection through the bridge."""
-        return self._client.open()
-
-    async def wait_closed(self) -> None:
-        """Wait until the exec channel or the connection under it ends."""
-        await self._client.wait_closed()
-        self._connection.abort()
-
-
-class LocalLink(Link):
-    """Plain UNIX connections to an agent on this machine."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._closed = asyncio.Event()
-
-    async def open(self) -> tuple[Reader, Writer]:
-        """Connect to the agent's socket."""
-        return await asyncio.open_unix_connection(self._path)
-
-    def close(self) -> None:
-        """Nothing is held; only those who wait are told."""
-        self._closed.set()
-
-    async def wait_closed(self) -> None:
-        """Wait for `close`: the machine itself does not go away."""
-        await self._closed.wait()
-
-
-class _Shielded:
-    """An asyncssh reader whose errors are OSErrors, as those of every other reader."""
-
-    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
-        self._reader = reader
-
-    async def read(self, n: int = -1) -> bytes:
-        try:
-            return await self._reader.read(n)
-        except asyncssh.Error as error:
-            raise ConnectionResetError(error.reason) from error
-
-    async def readexactly(self, n: int) -> bytes:
-        try:
-            return await self._reader.readexactly(n)
-        except asyncssh.Error as error:
-            raise ConnectionResetError(error.reason) from error
-
-
-class _ShieldedWriter:
-    """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
-
-    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
-        self._writer = writer
-
-    def write(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    async def drain(self) -> None:
-        try:
-            await self._writer.drain()
-        except asyncssh.Error as error:
-            raise ConnectionResetError(error.reason) from error
-
-    def close(self) -> None:
-        self._writer.close()

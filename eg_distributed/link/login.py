@@ -12,8 +12,8 @@ from typing import Any
 
 import asyncssh
 
-from .errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused
-from .settings import Distributed
+from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused
+from eg_distributed.settings import Distributed
 
 _CIPHERS = (
     "aes256-gcm@openssh.com",

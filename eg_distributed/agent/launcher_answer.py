@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS
-from .connection import endpoint
+from .endpoints import endpoint
 from .sockets import listeners, peer
 
 _MAX_RESPONSE = 64 * 1024

@@ -12,17 +12,18 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from eg_distributed import ssh
 from eg_distributed.errors import AgentUnavailable, HostKeyRejected, HostUnreachable, LoginRefused
+from eg_distributed.link.agent_archive import agent_archive
+from eg_distributed.link.connect import connect, is_gateway
+from eg_distributed.link.links import BridgedLink, Link, SSHLink
 from eg_distributed.settings import Distributed
+from tests.unit.agent.test_server import echoed
+from tests.unit.agents import DEADLINE, Visitor, standin, until
+from tests.unit.conftest import Hosts
+from tests.unit.ssh_server import USER
 
-from .agent.test_server import echoed
-from .agents import DEADLINE, Visitor, standin, until
-from .conftest import Hosts
-from .ssh_server import USER
 
-
-async def drive(link: ssh.Link) -> None:
+async def drive(link: Link) -> None:
     """Start a kernel through *link*, talk to it and end it."""
     visitor = await Visitor.at(link)
     await visitor.ready("k1", standin())
@@ -51,9 +52,9 @@ def silent() -> Iterator[int]:
 async def test_an_ssh_config_is_honoured(hosts: Hosts, settings: Distributed) -> None:
     """HostName, Port, User, IdentityFile and UserKnownHostsFile of an alias are used; the kernel talks over SSH."""
     (sshd,) = await hosts("node1")
-    link = await ssh.connect("node1", settings)
-    assert isinstance(link, ssh.SSHLink)
-    assert not isinstance(link, ssh.BridgedLink)
+    link = await connect("node1", settings)
+    assert isinstance(link, SSHLink)
+    assert not isinstance(link, BridgedLink)
     await drive(link)
     assert sshd.users == [USER]
     assert sshd.wire.connections == 1
@@ -65,7 +66,7 @@ async def test_user_and_port_of_the_settings_win(hosts: Hosts, settings: Distrib
     settings.user, settings.port = "somebody", sshd.wire.port
     config = Path(settings.ssh_config)
     config.write_text(config.read_text().replace(f"Port {sshd.wire.port}", "Port 1"))
-    (await ssh.connect("node1", settings)).close()
+    (await connect("node1", settings)).close()
     assert sshd.users == ["somebody"]
 
 
@@ -73,8 +74,8 @@ async def test_without_forwarding_all_goes_through_one_channel(hosts: Hosts, set
     """An sshd that forbids forwarding costs a slower way, not the kernel."""
     (sshd,) = await hosts("node1")
     sshd.forwarding = False
-    link = await ssh.connect("node1", settings)
-    assert isinstance(link, ssh.BridgedLink)
+    link = await connect("node1", settings)
+    assert isinstance(link, BridgedLink)
     await drive(link)
     assert sshd.wire.connections == 1
 
@@ -97,7 +98,7 @@ async def test_a_noisy_login_does_not_matter(
     """Whatever a login prints before the answer is skipped, be it no text at all."""
     (sshd,) = await hosts("node1")
     sshd.command, sshd.forwarding = command, forwarding
-    (await ssh.connect("node1", settings)).close()
+    (await connect("node1", settings)).close()
 
 
 async def test_the_login_shell_may_be_another_one(hosts: Hosts, settings: Distributed, short: Path) -> None:
@@ -106,19 +107,19 @@ async def test_the_login_shell_may_be_another_one(hosts: Hosts, settings: Distri
     python = short / "my python"
     python.symlink_to("/usr/bin/python3" if Path("/usr/bin/python3").exists() else standin()[0])
     settings.python = str(python)
-    (await ssh.connect("node1", settings)).close()
+    (await connect("node1", settings)).close()
     assert sshd.wire.connections == 1
 
 
 async def test_localhost_needs_no_ssh(settings: Distributed) -> None:
     """The gateway's own machine is served by the same agent, started locally."""
-    await drive(await ssh.connect("localhost", settings))
+    await drive(await connect("localhost", settings))
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "127.0.0.1", "127.8.8.8", "::1", socket.gethostname()])
 def test_the_gateways_own_names_are_known(name: str) -> None:
     """Loopback addresses and this machine's own name mean this machine."""
-    assert ssh.is_gateway(name)
+    assert is_gateway(name)
 
 
 def test_the_gateways_own_addresses_are_known() -> None:
@@ -129,20 +130,20 @@ def test_the_gateways_own_addresses_are_known() -> None:
         except OSError:
             pytest.skip("this machine has no network but loopback")
         own = probe.getsockname()[0]
-    assert ssh.is_gateway(own)
+    assert is_gateway(own)
 
 
 @pytest.mark.parametrize("name", ["node1", "10.0.0.1", "localhost.example.com", "::2", "xlocalhost"])
 def test_other_names_are_not_the_gateways(name: str) -> None:
     """Anything else is reached over SSH."""
-    assert not ssh.is_gateway(name)
+    assert not is_gateway(name)
 
 
 def test_the_agents_version_is_its_source() -> None:
     """The archive is the same at each call, so that gateways of one version share agents."""
-    digest, content = ssh.agent_archive()
-    ssh.agent_archive.cache_clear()
-    assert ssh.agent_archive() == (digest, content)
+    digest, content = agent_archive()
+    agent_archive.cache_clear()
+    assert agent_archive() == (digest, content)
 
 
 # -- jump hosts --------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ async def test_jump_hosts_are_gone_through(
     """ssh_config's ProxyJump leads to a host that is reached through others, each by its own part of the ssh_config."""
     node, *between = await hosts("node1", "gate", "outer")
     jump(settings, host, hops)
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     await drive(link)
     assert {sshd.name: sshd.jumped for sshd in between if sshd.jumped} == jumps
     link.close()
@@ -184,7 +185,7 @@ async def test_a_host_behind_a_jump_host_that_hangs_leaves_no_connection(hosts: 
     node.wire.freeze()
     for _ in range(2):
         with pytest.raises(HostUnreachable, match=r"^Host node1"):
-            await ssh.connect("node1", settings)
+            await connect("node1", settings)
     assert gate.jumped
     await until(lambda: not gate.open_connections, "the jump host's connections are closed")
     node.wire.thaw()
@@ -196,11 +197,11 @@ async def test_a_jump_host_at_fault_is_named(hosts: Hosts, settings: Distributed
     jump(settings, "node1", "gate")
     gate.wire.refuse()
     with pytest.raises(HostUnreachable, match=r"^Host node1: Its jump host gate cannot be used: cannot connect"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     await gate.wire.open()
     (gate.folder / "known_hosts").write_text("")
     with pytest.raises(HostUnreachable, match=r"jump host gate cannot be used: its SSH host key is not trusted"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 # -- what fails, and what is said --------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ async def test_an_unknown_host_key_is_refused(hosts: Hosts, settings: Distribute
     (sshd,) = await hosts("node1")
     (sshd.folder / "known_hosts").write_text("")
     with pytest.raises(HostKeyRejected, match=r"^Host node1: Its SSH host key is not trusted") as refused:
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert f"put its key into {sshd.folder}/known_hosts" in str(refused.value)
     assert sshd.users == []
 
@@ -222,7 +223,7 @@ async def test_no_ssh_config_turns_the_check_of_host_keys_off(hosts: Hosts, sett
     config = Path(settings.ssh_config)
     config.write_text(f"Host *\n  UserKnownHostsFile none\n  StrictHostKeyChecking no\n{config.read_text()}")
     with pytest.raises(HostKeyRejected):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert sshd.users == []
 
 
@@ -231,7 +232,7 @@ async def test_a_changed_host_key_is_refused(hosts: Hosts, settings: Distributed
     (sshd,) = await hosts("node1")
     sshd.trust(asyncssh.generate_private_key("ssh-ed25519"))
     with pytest.raises(HostKeyRejected, match="remove the old key"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert sshd.users == []
 
 
@@ -243,7 +244,7 @@ async def test_a_refused_login_names_user_and_methods(hosts: Hosts, settings: Di
     with pytest.raises(
         LoginRefused, match=r"refused to log in alice; offered: public keys.*password.*authorized_keys"
     ) as refused:
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert refused.value.user == "alice"
     assert "wrong" not in str(refused.value)
 
@@ -254,14 +255,14 @@ async def test_a_refused_port_is_said_at_once(hosts: Hosts, settings: Distribute
     sshd.wire.refuse()
     began = time.monotonic()
     with pytest.raises(HostUnreachable, match="Connection refused"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert time.monotonic() - began < settings.connect_timeout - 1
 
 
 async def test_a_name_that_does_not_resolve_is_said(settings: Distributed) -> None:
     """A typing error in remote_hosts is told from a host that is down."""
     with pytest.raises(HostUnreachable, match=r"^Host nowhere\.invalid: Its name does not resolve"):
-        await ssh.connect("nowhere.invalid", settings)
+        await connect("nowhere.invalid", settings)
 
 
 async def test_a_host_that_says_nothing_costs_the_deadline_and_no_more(settings: Distributed, silent: int) -> None:
@@ -270,7 +271,7 @@ async def test_a_host_that_says_nothing_costs_the_deadline_and_no_more(settings:
     settings.connect_timeout = 0.5
     began = time.monotonic()
     with pytest.raises(HostUnreachable, match=r"node1: "):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert 0.4 < time.monotonic() - began < Distributed().connect_timeout
 
 
@@ -282,7 +283,7 @@ async def test_a_host_that_hangs_behind_the_login_costs_the_bootstrap_deadline(
     sshd.command = "exec sleep 60"
     settings.bootstrap_timeout = 0.5
     with pytest.raises(AgentUnavailable, match=r"no agent answered in time \(0\.5 s for its start\)"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ async def test_what_the_login_said_is_passed_on(hosts: Hosts, settings: Distribu
     (sshd,) = await hosts("node1")
     sshd.command = command
     with pytest.raises(AgentUnavailable, match="No agent could be started") as failed:
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
     assert said in str(failed.value)
     assert "install python3" in str(failed.value).lower()
 
@@ -309,14 +310,14 @@ async def test_a_missing_interpreter_is_said(hosts: Hosts, settings: Distributed
     await hosts("node1")
     settings.python = "/opt/no/python3"
     with pytest.raises(AgentUnavailable, match=r"/opt/no/python3: not found"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 async def test_a_connection_that_is_dropped_unheard_is_tried_again(hosts: Hosts, settings: Distributed) -> None:
     """sshd's MaxStartups drops connections at random; within the deadline that is nobody's failure."""
     (sshd,) = await hosts("node1")
     sshd.wire.cut_after(1)
-    (await ssh.connect("node1", settings)).close()
+    (await connect("node1", settings)).close()
     assert sshd.wire.connections == 2
 
 
@@ -325,8 +326,8 @@ async def test_a_cut_while_connecting_is_a_host_error(hosts: Hosts, settings: Di
     """Wherever a connection breaks, the attempt succeeds or fails with an error that lets the next host be tried."""
     (sshd,) = await hosts("node1")
     sshd.wire.cut_after(count)
-    done = await asyncio.gather(ssh.connect("node1", settings), return_exceptions=True)
-    if isinstance(done[0], ssh.Link):
+    done = await asyncio.gather(connect("node1", settings), return_exceptions=True)
+    if isinstance(done[0], Link):
         done[0].close()
     else:
         assert isinstance(done[0], HostUnreachable | AgentUnavailable)
@@ -338,7 +339,7 @@ async def test_a_cancelled_attempt_leaves_no_connection(hosts: Hosts, settings: 
     (sshd,) = await hosts("node1")
     sshd.command = "exec sleep 60"
     settings.bootstrap_timeout = 2
-    attempt = asyncio.ensure_future(ssh.connect("node1", settings))
+    attempt = asyncio.ensure_future(connect("node1", settings))
     await until(lambda: sshd.users)
     attempt.cancel()
     await asyncio.wait({attempt})
@@ -348,7 +349,7 @@ async def test_a_cancelled_attempt_leaves_no_connection(hosts: Hosts, settings: 
 async def test_a_cut_is_noticed(hosts: Hosts, settings: Distributed) -> None:
     """A link whose connection is gone says so, and opens nothing any more."""
     (sshd,) = await hosts("node1")
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     sshd.wire.cut()
     await asyncio.wait_for(link.wait_closed(), DEADLINE)
     with pytest.raises(OSError, match=r".*"):
@@ -359,7 +360,7 @@ async def test_silence_is_noticed_by_keepalives(hosts: Hosts, settings: Distribu
     """A network that drops everything ends the link after the unanswered probes."""
     settings.keepalive_interval, settings.keepalive_count = 0.1, 2
     (sshd,) = await hosts("node1")
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     sshd.wire.freeze()
     await asyncio.wait_for(link.wait_closed(), 5)
     sshd.wire.thaw()

@@ -24,15 +24,16 @@ from enterprise_gateway.services.processproxies.processproxy import BaseProcessP
 from tornado.web import HTTPError
 from traitlets import TraitError
 
-from . import tuning
-from .cluster import Cluster
-from .errors import DistributedError, RequestInvalid
-from .hosts import parse_hosts
-from .kernel import RemoteKernel, StartRequest, State
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError, RequestInvalid
+from eg_distributed.hosts import parse_hosts
+from eg_distributed.kernel import RemoteKernel, StartRequest, State
+from eg_distributed.launcher_files import check_user, for_scripts, shipping_of, without_clients_options
+from eg_distributed.settings import Distributed
+
+from . import patches
 from .launcher_key import LauncherKey
-from .replacing import Replacement, replacement
-from .settings import Distributed
-from .shipping import check_user, for_scripts, shipping_of, without_clients_options
+from .run_sh import Replacement, replacement
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +268,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
         self.pid = kernel.pid
         self._connect_manager(kernel)
-        tuning.renew_session_key(self.kernel_id, self.kernel_manager.session.key)
+        patches.renew_session_key(self.kernel_id, self.kernel_manager.session.key)
 
     def _connect_manager(self, kernel: RemoteKernel) -> None:
         """Give the kernel manager the endpoints. Not by the base class's method, which logs the kernel's key."""
@@ -414,8 +415,8 @@ def _check_env(env: dict[str, Any]) -> None:
         )
 
 
-tuning.turn_nagle_off()
-tuning.parse_dates_quickly()
-tuning.keep_environments_apart()
-tuning.say_why_restarts_fail()
+patches.turn_nagle_off()
+patches.parse_dates_quickly()
+patches.keep_environments_apart()
+patches.say_why_restarts_fail()
 __all__ = ["DistributedProcessProxy"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from . import kernelspecs
+from eg_distributed import kernelspecs
 
 log = logging.getLogger(__name__)
 

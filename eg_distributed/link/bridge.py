@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
-from .agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
-from .protocol import Reader, Writer
+from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
+from eg_distributed.protocol import Reader, Writer
 
 
 class BridgeClient:

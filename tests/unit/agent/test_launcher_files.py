@@ -122,7 +122,7 @@ async def test_a_signal_that_is_none_is_refused(visitor: Visitor, home: Path) ->
 
 def test_every_file_of_the_launchers_is_brought() -> None:
     """What a launcher imports goes along with it."""
-    from eg_distributed.shipping import launcher_files
+    from eg_distributed.launcher_files import launcher_files
 
     folder = Path(__file__).parents[3] / "eg_distributed" / "launchers"
     there = {path.name for path in folder.iterdir() if path.suffix in {".py", ".R", ".java"}}

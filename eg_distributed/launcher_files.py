@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 from .agent.expansion import OPTIONS
 from .errors import RequestInvalid
-from .launchers.spark_errors import LaunchError
-from .launchers.spark_options import USER_NAME, clients_options, split_variable
+from .launchers.spark.errors import LaunchError
+from .launchers.spark.options import USER_NAME, clients_options, split_variable
 
 _SHIPPED = (".py", ".R", ".java")
+_LAUNCHER = "{launcher}/spark.py"
+_FOLDERS = {"python": "python", "scala": "scala", "R": "r"}
+"""The folder of each language that the launcher starts: a start of one has no use for the files of the others."""
 _CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
 _OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
 
@@ -26,7 +30,7 @@ class Shipping:
     """What goes with a start beside argv and environment; of a kernelspec without a launcher, nothing."""
 
     files: Mapping[str, str] = field(default_factory=dict)
-    """Names and texts; `{launcher}` in argv is the folder that they are in, on the node."""
+    """Paths and texts; `{launcher}` in argv is the folder that they are in, on the node."""
     interrupt_signal: str = ""
     """The name of the signal that the kernel gets in place of SIGINT, alone; empty: SIGINT, with its whole group."""
     on_exit: tuple[str, ...] = ()
@@ -34,14 +38,28 @@ class Shipping:
 
 
 @cache
-def launcher_files() -> dict[str, str]:
-    """Return the launchers' files, as they are in this package."""
-    folder = resources.files(__package__ or "eg_distributed") / "launchers"
-    return {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(_SHIPPED)}
+def launcher_files(language: str = "") -> dict[str, str]:
+    """Return the launcher's files by their paths: the common ones and *language*'s, or those of all if it is unknown."""
+    folder = resources.files("eg_distributed") / "launchers" / "spark"
+    found = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(_SHIPPED)}
+    for name in [_FOLDERS[language]] if language in _FOLDERS else _FOLDERS.values():
+        for entry in (folder / name).iterdir():
+            if entry.name.endswith(_SHIPPED):
+                found[f"{name}/{entry.name}"] = entry.read_text("utf-8")
+    return found
 
 
-def shipping_of(config: Mapping[str, Any], kernel_name: str) -> Shipping:
-    """Return what a kernelspec's process proxy *config* says; called by an adapter for each start. Raises RequestInvalid."""
+def _language(argv: Sequence[str]) -> str:
+    """Return the language that *argv* has our launcher start; "" where that cannot be told, as in a script of the site's own."""
+    following = (word for program, word in pairwise(argv) if program == _LAUNCHER)
+    return next(following, "")
+
+
+def shipping_of(config: Mapping[str, Any], argv: Sequence[str], kernel_name: str) -> Shipping:
+    """Return what goes with the start of *argv*, as its kernelspec's process proxy *config* says. Raises RequestInvalid.
+
+    Called by an adapter for each start.
+    """
     launcher = config.get("launcher", "")
     if launcher not in ("", "spark"):
         raise RequestInvalid(
@@ -58,7 +76,7 @@ def shipping_of(config: Mapping[str, Any], kernel_name: str) -> Shipping:
         raise RequestInvalid(
             f"kernelspec {kernel_name!r} has an on_exit that is no list of texts", remedy="write it as argv"
         )
-    return Shipping(launcher_files() if launcher else {}, interrupt_signal, tuple(on_exit))
+    return Shipping(launcher_files(_language(argv)) if launcher else {}, interrupt_signal, tuple(on_exit))
 
 
 def for_scripts(spec_env: Mapping[str, str], env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

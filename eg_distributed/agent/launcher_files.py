@@ -21,6 +21,8 @@ ON_EXIT_DEADLINE = 15.0
 FOLDER = "launcher"
 """The folder of a launcher's files, in the kernel's own; `{launcher}` in argv stands for its path."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+"""Each part of a file's path: so none is empty, hidden, or `..`, and no path is absolute."""
+_DEPTH = 4  # parts that a path may have
 _PENDING = "on_exit.json"
 
 
@@ -35,14 +37,20 @@ class Shipment:
         self._pending = directory / _PENDING
 
     def unpack(self, files: dict[str, str]) -> None:
-        """Write *files*, which have plain names, each 0600; raises OSError, or StartError for a name that is a path."""
+        """Write *files*, each 0600, in folders of 0700; raises OSError, or StartError for a path that leads anywhere else."""
         if not files:
             return
+        paths = {name: name.split("/") for name in files}
+        for name, parts in paths.items():
+            if len(parts) > _DEPTH or not all(_NAME.match(part) for part in parts):
+                raise StartError(f"{name!r} is no name for a launcher's file")
         self.folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in files.items():
-            if not _NAME.match(name):
-                raise StartError(f"{name!r} is no name for a launcher's file")
-            write_private(self.folder / name, text.encode("utf-8", "surrogatepass"))
+            folder = self.folder
+            for part in paths[name][:-1]:
+                folder /= part
+                folder.mkdir(mode=0o700, exist_ok=True)
+            write_private(folder / paths[name][-1], text.encode("utf-8", "surrogatepass"))
 
     def prepare(self, argv: list[str], environment: dict[bytes, bytes]) -> None:
         """Keep the command for the kernel's end; raises OSError."""

@@ -199,7 +199,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 f"kernelspec {manager.kernel_name!r} has neither {{connection_file}} nor {{response_address}} in its argv",
                 remedy="add '-f', '{connection_file}' to its argv",
             )
-        shipping = shipping_of(config, manager.kernel_name)
+        shipping = shipping_of(config, argv, manager.kernel_name)
         if shipping.files:
             spec_env = without_clients_options(spec_env)
         else:

@@ -66,7 +66,7 @@ def test_samples_are_kernelspecs_of_our_proxy(name: str) -> None:
     if name.startswith("spark_"):
         assert "launcher" in proxy["config"]
         assert "--name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}" in json.dumps(spec["env"])
-        assert shipping_of(proxy["config"], name).files
+        assert shipping_of(proxy["config"], spec["argv"], name).files
         assert kernelspecs.needs_master(spec) is name.endswith("_standalone")
 
 
@@ -229,7 +229,7 @@ def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:
 def test_a_kernelspecs_slips(config: dict[str, Any], said: str) -> None:
     """What a kernelspec says of its launcher is checked before a host is bothered."""
     with pytest.raises(RequestInvalid, match=said):
-        shipping_of(config, "s")
+        shipping_of(config, ["x"], "s")
 
 
 def test_a_clients_options_are_never_pasted() -> None:

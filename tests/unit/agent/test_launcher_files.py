@@ -28,19 +28,25 @@ def kernel_folders(home: Path) -> list[Path]:
 
 async def test_files_are_there_for_the_kernel_and_go_with_it(visitor: Visitor, home: Path) -> None:
     """A launcher's files lie in a private folder that `{launcher}` names, and are removed with the kernel."""
-    files = {"main.py": "print('ä')\n", "main.R": ""}
+    files = {"main.py": "print('ä')\n", "main.R": "", "r/more/of_it.R": "x"}
     await visitor.ready("k1", standin("say:{launcher}/main.py"), files=files)
     shown = Path((await visitor.request("log", kernel="k1")).strip())
     assert shown.read_text("utf-8") == "print('ä')\n"
     assert stat.S_IMODE(shown.stat().st_mode) == 0o600
     assert stat.S_IMODE(shown.parent.stat().st_mode) == 0o700
+    inner = shown.parent / "r/more/of_it.R"
+    assert inner.read_text("utf-8") == "x"
+    assert stat.S_IMODE(inner.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in inner.parents[:2]} == {0o700}
     await visitor.request("stop", kernel="k1", grace=0, forget=True)
     assert kernel_folders(home) == []
 
 
-@pytest.mark.parametrize("name", ["../main.py", "a/b.py", "", ".hidden", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../main.py", "a/../b.py", "/a", "a//b.py", "a/", "a/.b", "a/b/c/d/e.py", "", ".hidden", "a\0b"]
+)
 async def test_a_file_can_be_put_nowhere_else(visitor: Visitor, home: Path, name: str) -> None:
-    """A name that is a path is refused, and nothing stays."""
+    """A path that leads out of the folder, or too deep, is refused, and nothing stays."""
     with pytest.raises(Refusal, match="is no name for a launcher's file"):
         await visitor.start("k1", standin(), files={name: "x"})
     assert kernel_folders(home) == []
@@ -124,7 +130,7 @@ def test_every_file_of_the_launchers_is_brought() -> None:
     """What a launcher imports goes along with it."""
     from eg_distributed.launcher_files import launcher_files
 
-    folder = Path(__file__).parents[3] / "eg_distributed" / "launchers"
-    there = {path.name for path in folder.iterdir() if path.suffix in {".py", ".R", ".java"}}
+    folder = Path(__file__).parents[3] / "eg_distributed" / "launchers" / "spark"
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in {".py", ".R", ".java"}}
     assert set(launcher_files()) == there
     assert len(json.dumps(launcher_files())) < 300_000

@@ -1,9 +1,10 @@
-"""What a kernelspec's `launcher` brings to the node: its files, and how its kernels are interrupted and cleaned up after."""
+"""What a kernelspec's `launcher` brings to the node: its files, how its kernels are interrupted, and what follows their end.
+
+The other end is `agent/launcher_files.py`.
+"""
 
 from __future__ import annotations
 
-import re
-import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +13,12 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
-from .agent.expansion import OPTIONS
 from .errors import RequestInvalid
-from .launchers.spark.errors import LaunchError
-from .launchers.spark.options import USER_NAME, clients_options, split_variable
 
 _SHIPPED = (".py", ".R", ".java")
 _LAUNCHER = "{launcher}/spark.py"
 _FOLDERS = {"python": "python", "scala": "scala", "R": "r"}
 """The folder of each language that the launcher starts: a start of one has no use for the files of the others."""
-_CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
-_OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
 
 
 @dataclass(frozen=True)
@@ -77,35 +73,3 @@ def shipping_of(config: Mapping[str, Any], argv: Sequence[str], kernel_name: str
             f"kernelspec {kernel_name!r} has an on_exit that is no list of texts", remedy="write it as argv"
         )
     return Shipping(launcher_files(_language(argv)) if launcher else {}, interrupt_signal, tuple(on_exit))
-
-
-def for_scripts(spec_env: Mapping[str, str], env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return *spec_env* and the client's *env* for what is no launcher of ours: `run.sh` has a shell evaluate option texts.
-
-    What a client sent is there as quoted words, held against the list of what clients may say. Raises RequestInvalid.
-    """
-    without = without_clients_options(spec_env)
-    wanted = [name for name, value in without.items() if value != spec_env[name]]
-    try:
-        words = [word for option in clients_options(env) for word in option] if wanted else []
-        clients = {name: shlex.join(split_variable(env, name)) for name in OPTIONS if name in env and name in spec_env}
-    except LaunchError as error:
-        raise RequestInvalid(error.cause, remedy=error.remedy) from error
-    quoted = shlex.join(words).replace("$", "$$")
-    return {**without, **{name: f"{without[name]} {quoted}".strip() for name in wanted}}, {**env, **clients}
-
-
-def check_user(name: str) -> None:
-    """Raise RequestInvalid unless a kernel may run as *name*, which reaches command lines on the node."""
-    if not USER_NAME.match(name):
-        raise RequestInvalid(
-            f"KERNEL_USERNAME={name!r} is no user's name", remedy="send a name of letters, digits, _, - and ."
-        )
-
-
-def without_clients_options(spec_env: Mapping[str, str]) -> dict[str, str]:
-    """Return *spec_env* without its references to KERNEL_EXTRA_SPARK_OPTS, which the launcher adds by itself.
-
-    Pasted into the kernelspec's text, what a client sent would be split together with it, and its quotes would count there.
-    """
-    return {name: _CLIENTS_OPTIONS.sub("", value) if name in _OPTIONS else value for name, value in spec_env.items()}

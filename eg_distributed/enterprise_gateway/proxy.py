@@ -10,14 +10,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
-import functools
 import logging
-import math
 import os
-import re
-import secrets
 import signal
-import sys
 from typing import Any, ClassVar, Final
 
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
@@ -25,26 +20,19 @@ from tornado.web import HTTPError
 from traitlets import TraitError
 
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import DistributedError, RequestInvalid
-from eg_distributed.hosts import parse_hosts
-from eg_distributed.kernel import RemoteKernel, StartRequest, State
-from eg_distributed.launcher_files import check_user, for_scripts, shipping_of, without_clients_options
+from eg_distributed.errors import DistributedError
+from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
 from . import patches
-from .launcher_key import LauncherKey
-from .run_sh import Replacement, replacement
+from .request import requested_env, start_request
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
-_LEFT_TO_THE_NODE = ("connection_file", "response_address", "launcher", "python")
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
-_MAX_ENV = 1024 * 1024  # characters of a request's env: execve takes no more than that on most systems
-_MAX_LAUNCH_TIMEOUT = 86400  # seconds
 _LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
@@ -52,7 +40,6 @@ class DistributedProcessProxy(RemoteProcessProxy):
     """Runs a kernel on one of `remote_hosts`, over SSH; one instance a start, made by Enterprise Gateway."""
 
     _cluster: ClassVar[Cluster | None] = None
-    _launcher_key: ClassVar[LauncherKey | None] = None
 
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
@@ -109,11 +96,19 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     async def launch_process(self, kernel_cmd: list[str], **kwargs: Any) -> DistributedProcessProxy:
         """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
-        kwargs["env"] = {**self._control_env(), **self._data_env()}
+        kwargs["env"] = requested_env(self.kernel_manager)
         try:
-            _check_env(kwargs["env"])
+            check_env(kwargs["env"])
             await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
-            request = self._start_request(kwargs)
+            request = start_request(
+                self.kernel_manager,
+                self.proxy_config,
+                kwargs["env"],
+                self.cluster.settings,
+                kernel_id=self.kernel_id,
+                port_range=(self.lower_port, self.upper_port) if self.upper_port else None,
+                launch_timeout=self.kernel_launch_timeout,
+            )
             self._launched = request.transport == "launcher"
             self._kernel = await self.cluster.run(self.cluster.start(request))
         except DistributedError as error:
@@ -154,113 +149,6 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager = self.kernel_manager
         if manager.process_proxy is self and not (manager.restarting or manager.shutting_down):
             manager._restarter.start()
-
-    def _control_env(self) -> dict[str, str]:
-        """Return the KERNEL_* values of the kernelspec, which Enterprise Gateway reads as defaults of the client's."""
-        spec_env = self.kernel_manager.kernel_spec.env or {}
-        return {name: value for name, value in spec_env.items() if name.startswith("KERNEL_") and "$" not in value}
-
-    def _data_env(self) -> dict[str, str]:
-        """Return what the kernel gets besides its kernelspec's env: the client's values, and `inherited_envs`.
-
-        The env that Enterprise Gateway hands over is not used: without an `env` in the request it is all of the gateway's
-        own environment, secrets included.
-        """
-        manager = self.kernel_manager
-        inherited = {name.strip() for name in manager.inherited_envs if name.strip()}
-        allowed = {name.strip() for name in manager.client_envs if name.strip()}
-        requested = manager._launch_args.get("env")
-        env = {name: value for name, value in os.environ.items() if name in inherited}
-        env |= {
-            name: value
-            for name, value in (requested or {}).items()
-            if name.startswith("KERNEL_") or name in allowed or name in inherited or "*" in allowed
-        }
-        env["KERNEL_GATEWAY"] = "1"
-        for secret in ("EG_AUTH_TOKEN", "KG_AUTH_TOKEN", "EG_REMOTE_PWD"):
-            env.pop(secret, None)
-        return env
-
-    def _start_request(self, kwargs: dict[str, Any]) -> StartRequest:
-        manager, config, env = self.kernel_manager, self.proxy_config, kwargs["env"]
-        spec = manager.kernel_spec
-        spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
-        if self._impersonates():
-            check_user(env.get("KERNEL_USERNAME", ""))
-        else:
-            env["EG_IMPERSONATION_ENABLED"] = "False"
-        replaced = self._replacement()
-        if replaced is not None:
-            config, spec_env = replaced.config, {**spec_env, **replaced.env}
-        argv = self._argv(spec.argv if replaced is None else replaced.argv)
-        launcher = any("{response_address}" in argument for argument in argv)
-        if not launcher and not any("{connection_file}" in argument for argument in argv):
-            raise RequestInvalid(
-                f"kernelspec {manager.kernel_name!r} has neither {{connection_file}} nor {{response_address}} in its argv",
-                remedy="add '-f', '{connection_file}' to its argv",
-            )
-        shipping = shipping_of(config, argv, manager.kernel_name)
-        if shipping.files:
-            spec_env = without_clients_options(spec_env)
-        else:
-            spec_env, env = for_scripts(spec_env, env)
-        pins = parse_hosts(env.get("KERNEL_REMOTE_HOST", ""))
-        if len(pins) > 1:
-            raise RequestInvalid("KERNEL_REMOTE_HOST names more than one host", remedy="name one")
-        return StartRequest(
-            kernel_id=self.kernel_id,
-            argv=argv,
-            hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
-            spec_env=spec_env,
-            env=env,
-            pin=pins[0] if pins else None,
-            cwd=env.get("KERNEL_WORKING_DIR"),
-            key=(manager.session.key or secrets.token_hex(16).encode()).decode(),
-            signature_scheme=manager.session.signature_scheme,
-            kernel_name=manager.kernel_name,
-            language=spec.language or "",
-            transport="launcher" if launcher else config.get("transport") or self.cluster.settings.transport,
-            port_range=(self.lower_port, self.upper_port) if self.upper_port else None,
-            launch_timeout=self.kernel_launch_timeout,
-            balancer=self.cluster.settings.load_balancer or manager.load_balancing_algorithm or "round-robin",
-            decrypt=functools.partial(self._launchers_key().read, kernel_id=self.kernel_id) if launcher else None,
-            shipping=shipping,
-        )
-
-    def _impersonates(self) -> bool:
-        """Whether the kernel is to be KERNEL_USERNAME's; a kernelspec's `"impersonation": false` leaves it the login user's."""
-        return bool(self.kernel_manager.impersonation_enabled) and self.proxy_config.get("impersonation") is not False
-
-    def _replacement(self) -> Replacement | None:
-        """Return what is started in place of a launcher of Enterprise Gateway's, if that is to be."""
-        manager = self.kernel_manager
-        if not self.cluster.settings.replace_launchers or self._impersonates():
-            return None  # run.sh runs the whole kernel as the other user, by sudo, which our launcher does not
-        spec = manager.kernel_spec
-        return replacement(spec.argv, spec.language or "", self.proxy_config, spec.resource_dir, manager.kernel_name)
-
-    def _argv(self, words: list[str]) -> list[str]:
-        """Return *words*, the kernelspec's own argv, filled in as far as the gateway knows.
-
-        Not Enterprise Gateway's command: there, `python` has become the path of the gateway's own interpreter.
-        """
-        manager = self.kernel_manager
-        arguments = manager._launch_args
-        argv = [*words, *arguments.get("extra_arguments", [])]
-        values = {name: value for name, value in arguments.items() if isinstance(value, str)}
-        values.update(prefix=sys.prefix, resource_dir=manager.kernel_spec.resource_dir, kernel_id=self.kernel_id)
-        values["port_range"] = manager.port_range or "0..0"
-        if any("{public_key}" in argument for argument in argv):
-            values["public_key"] = self._launchers_key().public_key
-        for name in _LEFT_TO_THE_NODE:
-            values.pop(name, None)
-        return [_PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), argument) for argument in argv]
-
-    @staticmethod
-    def _launchers_key() -> LauncherKey:
-        if DistributedProcessProxy._launcher_key is None:
-            DistributedProcessProxy._launcher_key = LauncherKey()
-        return DistributedProcessProxy._launcher_key
 
     def _take_over(self, kernel: RemoteKernel) -> None:
         """Tell the kernel manager where its kernel is: sockets on this machine, whatever the host."""
@@ -387,32 +275,6 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
-
-
-def _check_env(env: dict[str, Any]) -> None:
-    """Refuse what no environment can hold, and a launch timeout that is none; values are otherwise free: no shell sees them."""
-    for name, value in env.items():
-        if not _NAME.match(name):
-            raise RequestInvalid(f"{name!r} is no name for an environment variable", remedy="use letters, digits and _")
-        if not isinstance(value, str) or "\0" in value:
-            raise RequestInvalid(
-                f"the value of {name} cannot be an environment variable's", remedy="send text without NUL"
-            )
-    size = sum(len(name) + len(value) for name, value in env.items())
-    if size > _MAX_ENV:
-        raise RequestInvalid(
-            f"the environment has {size} characters", remedy=f"send fewer than {_MAX_ENV}; large data belongs in a file"
-        )
-    given = env.get("KERNEL_LAUNCH_TIMEOUT") or "1"
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= _MAX_LAUNCH_TIMEOUT:  # never true of a NaN
-        raise RequestInvalid(
-            f"KERNEL_LAUNCH_TIMEOUT={given[:80]!r} is no launch timeout",
-            remedy=f"send seconds, more than 0 and at most {_MAX_LAUNCH_TIMEOUT}",
-        )
 
 
 patches.turn_nagle_off()

@@ -14,10 +14,11 @@ from eg_distributed import kernelspecs
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
 from eg_distributed.enterprise_gateway import run_sh
+from eg_distributed.enterprise_gateway.client_options import check_user, for_scripts, without_clients_options
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
-from eg_distributed.launcher_files import check_user, for_scripts, shipping_of, without_clients_options
+from eg_distributed.launcher_files import shipping_of
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"

@@ -66,6 +66,17 @@ def test_what_is_wrong_is_the_last_word(folder: Path) -> None:
     assert launched(folder, "python3", "julia").stderr.endswith("name one of python, scala, R in argv\n")
 
 
+@pytest.mark.parametrize("python", pythons("3.9", "3.13"))
+def test_scripts_of_a_language_find_what_all_share(folder: Path, python: str) -> None:
+    """A script in a language's folder imports the common files, from wherever the launcher's folder is."""
+    argv = [python, str(folder / "scala" / "tell.py"), "explain"]
+    env = {"PATH": "/usr/bin:/bin", "SPARK_HOME": "/opt/spark", "SPARK_OPTS": "--master local[2]"}
+    said = "java.io.IOException: User: lab is not allowed to impersonate alice"
+    done = subprocess.run(argv, input=said, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Spark could not make a session (local[2]): User: lab is not allowed" in done.stdout
+
+
 def test_after_the_end_temporary_files_go(folder: Path) -> None:
     """What a killed driver left in its folder is removed; a start's that never came to be is no error."""
     scratch = Path("/tmp/eg-distributed-spark-unit0test")

@@ -10,14 +10,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .enterprise_gateway import DistributedProcessProxy
+    from .enterprise_gateway.proxy import DistributedProcessProxy
 
 __all__ = ["DistributedProcessProxy"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "DistributedProcessProxy":
-        from .enterprise_gateway import DistributedProcessProxy
+        from .enterprise_gateway.proxy import DistributedProcessProxy
 
         return DistributedProcessProxy
     if name == "__version__":

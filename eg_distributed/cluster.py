@@ -30,12 +30,12 @@ from .errors import (
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
-    RequestRefused,
 )
 from .hosts import Host, HostSet, parse_hosts
-from .kernel import RemoteKernel, StartRequest, State
+from .kernel import RemoteKernel, State
 from .node import News, Node
 from .protocol import Listed, ListKernels, Message, Stop
+from .request import StartRequest, check_pin
 from .settings import Distributed
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Cluster:
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
-        self._check_pin(request)
+        check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
         earlier = self.kernels.get(request.kernel_id)
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
@@ -232,14 +232,6 @@ class Cluster:
                 f"the gateway cannot make the kernel's sockets ({error})",
                 remedy="free disk space, or set Distributed.runtime_dir to a short, writable folder of the gateway's user",
             ) from error
-
-    def _check_pin(self, request: StartRequest) -> None:
-        if request.pin is None or request.pin in request.hosts or self.settings.allow_any_host:
-            return
-        raise RequestRefused(
-            f"KERNEL_REMOTE_HOST={request.pin} is none of this kernel's hosts ({', '.join(request.hosts)})",
-            remedy="name one of them, or have the operator set Distributed.allow_any_host",
-        )
 
     async def _start_somewhere(
         self, kernel: RemoteKernel, request: StartRequest, at_home: Node | None, deadline: float

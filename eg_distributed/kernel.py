@@ -7,7 +7,6 @@ import contextlib
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,8 @@ from .protocol import (
     Stop,
     Writer,
 )
+from .request import StartRequest
 from .settings import Distributed
-from .shipping import Shipping
 
 log = logging.getLogger(__name__)
 
@@ -61,36 +60,6 @@ class State(enum.Enum):
     ALIVE = "alive"
     UNKNOWN = "unknown"
     DEAD = "dead"
-
-
-@dataclass(frozen=True)
-class StartRequest:
-    """All that is needed to start a kernel; built by an adapter, checked there, kept for restarts."""
-
-    kernel_id: str
-    argv: list[str]
-    hosts: tuple[str, ...]
-    """The kernel's host set."""
-    spec_env: dict[str, str] = field(default_factory=dict)
-    """From the kernelspec: expanded once, on the node."""
-    env: dict[str, str] = field(default_factory=dict)
-    """From the client and the gateway: data, never expanded; wins over `spec_env`."""
-    pin: str | None = None
-    cwd: str | None = None
-    key: str = ""
-    signature_scheme: str = "hmac-sha256"
-    kernel_name: str = ""
-    language: str = ""
-    transport: str = "auto"
-    """`ipc`, `tcp`, `auto`, or `launcher` for one that sends its connection information to `{response_address}`."""
-    port_range: tuple[int, int] | None = None
-    launch_timeout: float = 30.0
-    """Seconds for the whole start, other hosts included."""
-    balancer: str = "round-robin"
-    decrypt: Callable[[str], Message] | None = None
-    """Turns a launcher's answer into connection information; raises ValueError."""
-    shipping: Shipping = field(default_factory=Shipping)
-    """What a launcher of ours needs on the node."""
 
 
 class RemoteKernel:

@@ -8,8 +8,9 @@ import random
 import time
 from typing import Protocol, TypeVar
 
-from . import ssh
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .link.connect import connect
+from .link.links import Link
 from .protocol import (
     MAX_ANSWER,
     OLDEST_PROTOCOL,
@@ -92,7 +93,7 @@ class Node:
         self._settings = settings
         self._identity = identity
         self._owner = owner
-        self._link: ssh.Link | None = None
+        self._link: Link | None = None
         self._writer: Writer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -128,9 +129,9 @@ class Node:
 
     async def _connect(self) -> None:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
-        link: ssh.Link | None = None
+        link: Link | None = None
         try:
-            link = await ssh.connect(self.name, self._settings)
+            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -150,7 +151,7 @@ class Node:
             ) from error
         self.connected.set()
 
-    async def _greet(self, link: ssh.Link) -> None:
+    async def _greet(self, link: Link) -> None:
         """Open the control connection over *link* and begin to hear the agent; raises AgentUnavailable."""
         owner, incarnation = self._identity
         try:
@@ -206,7 +207,7 @@ class Node:
         except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
             log.exception("%s: news of kernel %s was not taken: %s", self.name, news.kernel, type(news).__name__)
 
-    async def _serve(self, link: ssh.Link, reader: Reader) -> None:
+    async def _serve(self, link: Link, reader: Reader) -> None:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
@@ -219,7 +220,7 @@ class Node:
             link.close()
             self._lost()
 
-    async def _ping(self, link: ssh.Link) -> None:
+    async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
         missed = 0
         while missed < _MISSED:

@@ -17,11 +17,11 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, Ready, Start
 from . import impersonation, processes
-from .connection import accepts, choose_endpoints, connect
-from .launchers import ResponseListener, owners, remove_connection_files
+from .endpoints import accepts, choose_endpoints, connect
+from .launcher_answer import ResponseListener, owners, remove_connection_files
+from .launcher_files import Shipment
 from .logs import cap, log_size, tail
 from .private import write_private
-from .shipment import Shipment
 from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
 
 LOG_CAP = 10 * 1024 * 1024

@@ -49,8 +49,8 @@ from ..protocol import (
 from ..streams import StreamBroken
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
-from .relaying import Streams
 from .spawning import StartError
+from .streams import Streams
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""

@@ -146,7 +146,14 @@ def left(lab: Lab, kernel_id: str = "") -> list[str]:
 
 def _is_kernels(args: str) -> bool:
     """Whether a process is a kernel's: its interpreter, its JVM, its executors, or YARN's container for it."""
-    signs = ("spark_kernel.py", "deploy.SparkSubmit", "CoarseGrained", "ExecutorLauncher", "IRkernel", "pyspark.daemon")
+    signs = (
+        "python/kernel.py",
+        "deploy.SparkSubmit",
+        "CoarseGrained",
+        "ExecutorLauncher",
+        "IRkernel",
+        "pyspark.daemon",
+    )
     return any(sign in args for sign in (*signs, "ipykernel"))
 
 

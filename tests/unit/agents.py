@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import ssh
+from eg_distributed.link.links import Link
 from eg_distributed.protocol import Message, Reader, Writer, encode, read_message
 
 DEADLINE = 30.0
@@ -57,7 +57,7 @@ class Refusal(Exception):
 class Visitor:
     """A control connection to an agent, as a gateway holds one; hears events and asks."""
 
-    def __init__(self, link: ssh.Link, reader: Reader, writer: Writer, hello: Message, owner: str) -> None:
+    def __init__(self, link: Link, reader: Reader, writer: Writer, hello: Message, owner: str) -> None:
         self.link = link
         self.hello = hello
         self.owner = owner
@@ -70,7 +70,7 @@ class Visitor:
         self._hearing = asyncio.ensure_future(self._hear())
 
     @classmethod
-    async def at(cls, link: ssh.Link, owner: str = "tests", incarnation: str = "1") -> Visitor:
+    async def at(cls, link: Link, owner: str = "tests", incarnation: str = "1") -> Visitor:
         """Visit the agent behind *link*."""
         reader, writer = await link.open()
         writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))

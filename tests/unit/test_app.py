@@ -13,8 +13,9 @@ import pytest
 
 from eg_distributed.app import main
 from eg_distributed.cluster import Cluster
-from eg_distributed.kernel import RemoteKernel, StartRequest
+from eg_distributed.kernel import RemoteKernel
 from eg_distributed.protocol import Leave
+from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
 
 KERNEL = """

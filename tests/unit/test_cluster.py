@@ -25,8 +25,8 @@ from eg_distributed.errors import (
     RequestRefused,
 )
 from eg_distributed.kernel import State
+from eg_distributed.link.links import LocalLink
 from eg_distributed.settings import Distributed
-from eg_distributed.ssh import LocalLink
 
 from .agents import DEADLINE, Visitor, alive, until, written
 from .clusters import answers, gone, kernel_folders, start, where

@@ -13,8 +13,8 @@ import pytest
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
-from eg_distributed.shipping import Shipping
 
 from .agents import DEADLINE, STANDIN, alive, until, written
 from .clusters import answers, gone, start

@@ -13,9 +13,9 @@ import pytest_asyncio
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import AgentUnavailable, HostError
-from eg_distributed.kernel import StartRequest
 from eg_distributed.node import Node
 from eg_distributed.protocol import MAX_ANSWER, Found, Missing, Ping, Ready, encode
+from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
 
 from .agents import Refusal, Visitor, standin, until

@@ -19,12 +19,13 @@ import pytest
 import pytest_asyncio
 
 import eg_distributed.agent.boot as boot_module
-from eg_distributed import ssh
 from eg_distributed.agent.boot import MAX_PATH
 from eg_distributed.errors import AgentUnavailable
+from eg_distributed.link.agent_archive import agent_archive
+from eg_distributed.link.connect import connect
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
 from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin, until
 from tests.unit.conftest import Hosts
@@ -65,12 +66,12 @@ async def test_the_version_reaches_the_gateway(hosts: Hosts, settings: Distribut
     await hosts("node1")
     settings.python = str(old[0])
     with pytest.raises(AgentUnavailable, match=r"node1: The agent cannot run: python3 is 3\.8.*needs Python 3\.9"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -> None:
     """Gateways that come at the same moment find the same agent."""
-    links = await asyncio.gather(*(ssh.connect("localhost", settings) for _ in range(5)))
+    links = await asyncio.gather(*(connect("localhost", settings) for _ in range(5)))
     visitors = [await Visitor.at(link, f"gateway {number}", str(number)) for number, link in enumerate(links)]
     pids = {(await visitor.request("ping"))["pid"] for visitor in visitors}
     assert len(pids) == 1
@@ -80,7 +81,7 @@ async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -
 
 async def test_an_agent_that_runs_is_used_again(visitor: Visitor, settings: Distributed) -> None:
     """Connecting again starts nothing."""
-    other = await Visitor.at(await ssh.connect("localhost", settings), "other", "2")
+    other = await Visitor.at(await connect("localhost", settings), "other", "2")
     assert (await other.request("ping"))["pid"] == (await visitor.request("ping"))["pid"]
     other.close()
 
@@ -94,7 +95,7 @@ async def test_an_agent_outlives_what_started_it(visitor: Visitor) -> None:
 
 def boot_of_another_release(**config: object) -> dict[str, object]:
     """Boot with the same code under another digest."""
-    archive = base64.b64encode(ssh.agent_archive()[1]).decode()
+    archive = base64.b64encode(agent_archive()[1]).decode()
     values: dict[str, Any] = {"digest": "other", "archive": archive, **config}
     return booted(**values)[1]
 
@@ -184,7 +185,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(visitor: Visitor, set
     os.kill(pid, 9)
     await visitor.ended()
     await until(lambda: not alive(pid), "the agent is dead")
-    other = await Visitor.at(await ssh.connect("localhost", settings))
+    other = await Visitor.at(await connect("localhost", settings))
     assert (await other.request("ping"))["pid"] != pid
     other.close()
 
@@ -196,7 +197,7 @@ async def test_the_agent_runs_on_every_supported_python(
     """A node with any Python from 3.9 on starts a kernel, carries its channel and ends it."""
     await hosts("node1")
     settings.python = python
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     visitor = await Visitor.at(link)
     pid = (await visitor.ready("k1", standin(python=python)))["pid"]
     _, reader, writer = await visitor.stream("k1")
@@ -216,7 +217,7 @@ async def test_the_agent_runs_on_every_supported_python(
 
 def agent_of_protocol(number: int) -> str:
     """Return the agent's archive with another protocol's number, as text for a boot."""
-    _, archive = ssh.agent_archive()
+    _, archive = agent_archive()
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as ours, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as theirs:
         for name in ours.namelist():
@@ -245,7 +246,7 @@ async def test_kernels_of_an_older_agent_are_taken_over(earlier: Visitor, settin
     agent = (await earlier.request("ping"))["pid"]
     earlier.close()
     await earlier.ended()
-    now = await Visitor.at(await ssh.connect("localhost", settings), "tests", "now")
+    now = await Visitor.at(await connect("localhost", settings), "tests", "now")
     assert now.hello["protocol"] == PROTOCOL
     found = (await now.request("adopt", kernels=["k1"]))["k1"]
     assert (found["state"], found["pid"], found["attempt"]) == ("running", described["pid"], "a1")
@@ -258,7 +259,7 @@ async def test_kernels_of_an_older_agent_are_taken_over(earlier: Visitor, settin
 async def test_an_older_agent_that_serves_a_gateway_is_used(earlier: Visitor, settings: Distributed) -> None:
     """While another gateway of the older release has kernels there, its agent serves both, and starts kernels for both."""
     theirs = await earlier.ready("k1", standin())
-    ours = await Visitor.at(await ssh.connect("localhost", settings), "ours", "1")
+    ours = await Visitor.at(await connect("localhost", settings), "ours", "1")
     assert ours.hello["protocol"] == PROTOCOL - 1
     await ours.ready("k2", standin())
     assert {kernel["kernel"]: kernel["claimed"] for kernel in await ours.request("list")} == {"k1": True, "k2": True}
@@ -271,7 +272,7 @@ async def test_an_idle_older_agent_leaves(earlier: Visitor, settings: Distribute
     agent = (await earlier.request("ping"))["pid"]
     earlier.close()
     await earlier.ended()
-    now = await Visitor.at(await ssh.connect("localhost", settings))
+    now = await Visitor.at(await connect("localhost", settings))
     assert now.hello["protocol"] == PROTOCOL
     await until(lambda: not alive(agent), "the older agent has left")
     now.close()
@@ -284,7 +285,7 @@ async def test_an_older_agent_that_stands_still_is_ended(earlier: Visitor) -> No
     earlier.close()
     await earlier.ended()
     before = "space['END_DEADLINE'] = 0.2; space['end'] = lambda pid, signum: signum == 9 and space['os'].kill(pid, 9)"
-    digest, archive = ssh.agent_archive()
+    digest, archive = agent_archive()
     ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1)}
     _, answer = await asyncio.to_thread(booted, before, **ours)
     assert answer["ok"], answer
@@ -299,7 +300,7 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     await earlier.ready("k1", standin())
     earlier.close()
     await earlier.ended()
-    digest, archive = ssh.agent_archive()
+    digest, archive = agent_archive()
     ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1), "keep": "yes"}
     _, answer = await asyncio.to_thread(booted, **ours)
     assert Path(str(answer["socket"])).name == f"agent-{PROTOCOL - 1}.sock"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.agent.impersonation import check, listeners, user_of
-from eg_distributed.agent.launchers import ResponseListener
+from eg_distributed.agent.launcher_answer import ResponseListener
 from eg_distributed.agent.spawning import StartError
 from eg_distributed.protocol import Start
 from tests.unit.agents import DEADLINE, Refusal, Visitor, standin

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed import ssh
 from eg_distributed.agent.server import Agent, socket_path
+from eg_distributed.link.connect import connect
 from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
@@ -41,7 +41,7 @@ async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
 
 async def again(settings: Distributed, owner: str = "tests", incarnation: str = "") -> Visitor:
     """Connect anew, as another process unless *incarnation* says otherwise."""
-    return await Visitor.at(await ssh.connect("localhost", settings), owner, incarnation or secrets.token_hex(4))
+    return await Visitor.at(await connect("localhost", settings), owner, incarnation or secrets.token_hex(4))
 
 
 # -- visitors ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Protocol
 from lab.machines import Gateway, Node
 from lab.progress import Progress
 from lab.specs import GatewaySpec, NodeSpec
-from lab.state import StateFolder
 
 
 class Driver(Protocol):
@@ -55,6 +54,3 @@ class Driver(Protocol):
 
     def destroy(self) -> list[str]:
         """Remove everything of this lab, and nothing else; return what was removed, in words."""
-
-
-DriverFactory = Callable[[str, StateFolder], Driver]

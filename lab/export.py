@@ -99,10 +99,7 @@ def contents(lab: Lab) -> dict[str, str]:
 def inspect(machine: Machine) -> dict[str, Any]:
     """Return what there is to know of a machine: what the lab knows, and the driver's own facts, without secrets."""
     found: dict[str, Any] = {"name": machine.name, "state": machine.state, "address": machine.address}
-    own = getattr(machine, "inspect", None)
-    if own is not None:
-        found |= own()
-    facts: dict[str, Any] = without_secrets(found)
+    facts: dict[str, Any] = without_secrets(found | machine.inspect())
     return facts
 
 

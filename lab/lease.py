@@ -41,8 +41,6 @@ LABEL_EXPIRES: Final = f"{LABEL}.expires"
 TERM_SECONDS: Final = 60.0
 """How long a lab lives on without its keeper. Renewed at a third of it: two renewals may fail on a busy machine."""
 FILE: Final = "lease.json"
-MACHINE_FILE: Final = "/run/lab/lease"
-"""On a machine: when it ends itself, in decimal UNIX seconds; 0 or nothing means never."""
 NEVER: Final = 0.0
 
 

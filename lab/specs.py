@@ -7,15 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from lab.errors import LabUsageError
 from lab.names import check_name, fqdn, node_number, short_name
 from lab.spark import kinds
 from lab.topology.model import Limits, User
-
-Shell = Literal["bash", "csh", "fish"]
-Python = Literal["3.11", "3.9", "none"]
 
 _CHOICES: Final = {
     "shell": ("bash", "csh", "fish"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import platform
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,6 @@ from lab.drivers import KINDS
 from lab.errors import EnvironmentUnfit, LabUsageError
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "missing": "MISS", "unknown": "?   "}
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return `the nearest is 'x'` for a mistyped *word*, or nothing; a cause for an error."""
-    close = difflib.get_close_matches(word, list(words), 1)
-    return f"the nearest is {close[0]!r}" if close else ""
 
 
 @click.command(cls=Verb)

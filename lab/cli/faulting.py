@@ -104,8 +104,8 @@ def _added(found: Any, as_json: bool) -> None:
         return
     click.echo(document["id"])
     names = ", ".join(short_name(node) for node in document["nodes"])
-    ends = f", heals {left(document.get('expires'))}" if document.get("expires") else ", until `lab fault heal`"
-    note(f"{document['name']} on {names} by {document.get('mechanism') or 'its only way'}{ends}")
+    ends = f", heals {left(document['expires'])}" if document["expires"] else ", until `lab fault heal`"
+    note(f"{document['name']} on {names} by {document['mechanism']}{ends}")
 
 
 @fault.command("ls", cls=Verb)
@@ -130,10 +130,10 @@ def list_(name: str, as_json: bool) -> None:
             row["id"],
             row["name"],
             ",".join(short_name(node) for node in row["nodes"]),
-            " ".join(f"{key}={value}" for key, value in (row.get("options") or {}).items()),
-            row.get("mechanism"),
-            row.get("owner"),
-            left(row.get("expires")),
+            " ".join(f"{key}={value}" for key, value in row["options"].items()),
+            row["mechanism"],
+            row["owner"],
+            left(row["expires"]),
         )
         for row in rows
     ]
@@ -229,8 +229,8 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
             step["at"],
             step["fault"],
             ",".join(map(short_name, step["nodes"])),
-            step.get("for"),
-            step.get("options") or "",
+            step["for"],
+            step["options"] or "",
         )
         for step in steps
     ]

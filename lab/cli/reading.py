@@ -193,7 +193,7 @@ def _document(machine: Machine) -> dict[str, Any]:
             "host_key": machine.host_key,
             "trusted": machine.trusted,
             "group": machine.group,
-            "roles": list(getattr(machine, "roles", ())),
+            "roles": list(machine.roles),
             "daemons": list(machine.spec.daemons),
         }
     elif isinstance(machine, Gateway):

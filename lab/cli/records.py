@@ -58,11 +58,7 @@ def logs(
             raise LabUsageError("--follow has no end, so there is no one JSON document", remedy="`lab events --follow`")
         _follow(found, tail, moment, timestamps)
         return
-    # A machine's own signature is extended only where it is needed: drivers of others may know no more than `tail`.
-    wanted: dict[str, Any] = {"since": moment} if moment is not None else {}
-    if timestamps:
-        wanted["timestamps"] = True
-    texts = {machine.name: machine.read_logs(tail, **wanted) for machine in found}
+    texts = {machine.name: machine.read_logs(tail, since=moment, timestamps=timestamps) for machine in found}
     if as_json:
         show({machine: text.splitlines() for machine, text in texts.items()})
         return

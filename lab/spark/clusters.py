@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 READY_SECONDS: Final = 90.0
 """Master and workers are there after 3 s, YARN after 10 s, on an idle machine of two cores; a worker that saw no master tries
 again after up to 15 s."""
-GONE: Final = {"DEAD", "UNKNOWN", "LOST", "SHUTDOWN", "DECOMMISSIONED", "REBOOTED"}
 
 
 @dataclass(frozen=True)

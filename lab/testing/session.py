@@ -128,11 +128,6 @@ class SessionLab:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    @property
-    def is_owner(self) -> bool:
-        """Whether this process decides about the lab's end."""
-        return self.wanted.owner == os.getpid()
-
     def leave(self) -> None:
         """Take away what this process alone used; called when a worker's, or a plain session's, tests are over."""
         for gateway in self._gateways.values():

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from lab.names import DOMAIN
-
-if TYPE_CHECKING:
-    from lab.lab import Lab
-    from lab.topology.plan import Plan
 
 VERSION: Final = 1
 
@@ -255,13 +251,6 @@ class Topology:
     )
     seed: int | None = field(default=None, metadata=say("Of the fault plan's chances."))
     faults: tuple[FaultStep, ...] = field(default=(), metadata=say("The fault plan, a timeline."))
-
-    def plan(self, lab: Lab) -> Plan:
-        """Return what would have to happen so that *lab* becomes this; nothing is touched."""
-        from lab.topology.desired import from_topology
-        from lab.topology.plan import make
-
-        return make(lab._driver, from_topology(self))
 
     def fault_plan(self) -> list[dict[str, Any]]:
         """Return the plan for `lab.faults.run_plan`, in order of time."""

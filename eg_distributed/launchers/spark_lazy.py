@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .spark_session import Session
+from typing import Any, Protocol
 
 NAMES = ("spark", "sc", "sqlContext")
+
+
+class Session(Protocol):
+    """What is asked of `spark_session.Session`."""
+
+    session: Any
+
+    def wait(self) -> None:
+        """Return when the session is there."""
+
+    def part(self, name: str) -> Any:
+        """Return what *name*, one of NAMES, stands for."""
 
 
 class Lazy:

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from lab.cli.options import Verb, Verbs, json_option, note, print_table, progress, show
-from lab.cli.reading import age
+from lab.cli.options import Verb, Verbs, json_option
+from lab.cli.output import age, note, print_table, progress, show
 from lab.collect import unix_time
 from lab.errors import EngineFailed, LabUsageError
 from lab.spark import kinds
@@ -34,7 +34,7 @@ def _client(timeout: int = 120) -> Any:
 
 def _rows(client: Any) -> list[dict[str, Any]]:
     """Return every image that a lab made, newest first: tag, role, size, and the containers that use it."""
-    from lab.containers.images import LABEL_IMAGE
+    from lab.containers.recipe import LABEL_IMAGE
 
     users: dict[str, list[str]] = {}
     for container in client.containers.list(all=True, ignore_removed=True):

@@ -134,12 +134,12 @@ def hadoop(base_tag: str) -> Callable[[Any, Progress], Mapping[str, Path]]:
 
 
 def _make_jars(client: Any, base_tag: str, file: BinaryIO, progress: Progress) -> None:
-    # The images' module knows Spark's recipes, so it can't be imported above.
-    from lab.containers import images
+    # Here and not above: a local lab has no engine, and needs none of its client's packages.
     from lab.containers.engine import remove_container
+    from lab.containers.recipe import Recipe, build
 
-    recipe = images.Recipe("hadoop-jars", {"BASE": base_tag}, {"cacerts.jks": key_store(checkout.ca_bundle())})
-    images.build(client, recipe, progress)
+    recipe = Recipe("hadoop-jars", {"BASE": base_tag}, {"cacerts.jks": key_store(checkout.ca_bundle())})
+    build(client, recipe, progress)
     container = client.containers.create(recipe.tag, command=["true"])
     try:
         stream, _ = container.get_archive("/jars.tar")

@@ -22,7 +22,7 @@ import pytest
 
 from lab import Lab, cli
 from lab.containers.engine import archive, connect
-from lab.containers.images import LABEL_IMAGE
+from lab.containers.recipe import LABEL_IMAGE
 from lab.errors import EnvironmentUnfit
 from lab.local import servers
 from lab.probes import probe_ssh

@@ -8,7 +8,8 @@ import pytest
 from lab import checkout
 from lab.containers import images
 from lab.containers.engine import archive
-from lab.containers.images import Recipe, is_fresh
+from lab.containers.images import is_fresh
+from lab.containers.recipe import Recipe, _index
 from lab.progress import Silent
 
 
@@ -85,7 +86,7 @@ def test_the_hosts_package_index_reaches_the_builds(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert images._index(Silent()) == ({"UV_DEFAULT_INDEX": argument} if argument else {})
+    assert _index(Silent()) == ({"UV_DEFAULT_INDEX": argument} if argument else {})
 
 
 def test_packages_are_an_image_of_their_own_whatever_their_order() -> None:

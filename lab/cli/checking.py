@@ -11,7 +11,8 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from lab.cli.options import Verb, json_option, note, show
+from lab.cli.options import Verb, json_option
+from lab.cli.output import note, show
 from lab.drivers import KINDS
 from lab.errors import EnvironmentUnfit, LabUsageError
 
@@ -91,13 +92,11 @@ def completion(shell: str) -> None:
 
     Example: eval "$(lab completion bash)"
     """
-    from lab.cli.root import cli
-
     kind = get_completion_class(shell)
     if kind is None:
         raise LabUsageError(f"there is no completion for {shell}")
     # Not kind.source() alone: for bash click would look for one and complain about its age on stderr.
-    maker = kind(cli, {}, "lab", "_LAB_COMPLETE")
+    maker = kind(click.get_current_context().find_root().command, {}, "lab", "_LAB_COMPLETE")
     click.echo(maker.source_template % maker.source_vars())
 
 

@@ -10,20 +10,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from lab.cli.options import (
-    DURATION,
-    Verb,
-    Verbs,
-    complete_machines,
-    find_machine,
-    json_option,
-    name_option,
-    note,
-    pairs,
-    print_table,
-    show,
-)
-from lab.cli.reading import left
+from lab.cli.options import DURATION, Verb, Verbs, complete_machines, find_machine, json_option, name_option, pairs
+from lab.cli.output import left, note, print_table, show
 from lab.errors import LabUsageError
 from lab.lab import Lab
 from lab.machines import Machine
@@ -39,11 +27,6 @@ def fault() -> None:
 
     Example: lab fault add loss node1 --for 30s --option percent=20
     """
-
-
-def describe(found: Any) -> dict[str, Any]:
-    """Return a fault as JSON prints it; names instead of machines."""
-    return dict(found.as_dict())
 
 
 def _complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -98,7 +81,7 @@ def add(
 
 
 def _added(found: Any, as_json: bool) -> None:
-    document = describe(found)
+    document = found.as_dict()
     if as_json:
         show(document)
         return
@@ -118,7 +101,7 @@ def list_(name: str, as_json: bool) -> None:
     """
     from lab.faults import active
 
-    rows = [describe(found) for found in active(Lab.attach(name))]
+    rows = [found.as_dict() for found in active(Lab.attach(name))]
     if as_json:
         show(rows)
         return

@@ -12,18 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lab.cli.options import (
-    DURATION,
-    Verb,
-    complete_machines,
-    find_nodes,
-    json_option,
-    name_option,
-    note,
-    pairs,
-    progress,
-    show,
-)
+from lab.cli.options import DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
+from lab.cli.output import note, progress, show
 from lab.drivers import KINDS
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 
 from lab import events
-from lab.cli.options import Verb, complete_machines, find_machines, json_option, name_option, progress, role_of, show
+from lab.cli.options import Verb, complete_machines, find_machines, json_option, name_option, role_of
+from lab.cli.output import progress, show
 from lab.lab import Lab
 from lab.machines import Machine
 

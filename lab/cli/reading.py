@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,11 +16,9 @@ from lab.cli.options import (
     json_option,
     machines_of,
     name_option,
-    note,
-    print_table,
     role_of,
-    show,
 )
+from lab.cli.output import age, left, note, print_table, show
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.machines import Gateway, Machine, Node
@@ -103,10 +100,9 @@ def _cluster_lines(cluster: dict[str, Any]) -> list[str]:
 
 
 def _faults(lab: Lab) -> list[dict[str, Any]]:
-    from lab.cli.faulting import describe
     from lab.faults import active
 
-    return [describe(fault) for fault in active(lab)]
+    return [fault.as_dict() for fault in active(lab)]
 
 
 @click.command(cls=Verb)
@@ -142,27 +138,6 @@ def ls(as_json: bool) -> None:
         print_table(("NAME", "DRIVER", "NODES", "GATEWAYS", "RUNNING", "AGE", "OWNER", "ENDS", "WITH"), rows)
     else:
         note("there is no lab; `lab up` makes one")
-
-
-def age(since: float) -> str:
-    """Return how long ago *since* (UNIX seconds) was, in one unit."""
-    return span(time.time() - since) if since else ""
-
-
-def left(until: float | None) -> str:
-    """Return how far away *until* (UNIX seconds) is: `never`, `over`, or `in 5m`."""
-    if until is None:
-        return "never"
-    seconds = until - time.time()
-    return f"in {span(seconds)}" if seconds > 0 else "over"
-
-
-def span(seconds: float) -> str:
-    """Return a duration in the biggest unit that it fills: `90s` is `1m`."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)}{unit}"
-    return f"{max(0, int(seconds))}s"
 
 
 @click.command(cls=Verb)

@@ -13,17 +13,8 @@ from typing import Any
 
 import click
 
-from lab.cli.options import (
-    DURATION,
-    Verb,
-    complete_machines,
-    find_machines,
-    json_option,
-    name_option,
-    note,
-    progress,
-    show,
-)
+from lab.cli.options import DURATION, Verb, complete_machines, find_machines, json_option, name_option
+from lab.cli.output import note, progress, show
 from lab.errors import LabError, LabUsageError
 from lab.lab import Lab
 from lab.machines import Machine

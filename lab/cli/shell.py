@@ -24,9 +24,8 @@ from lab.cli.options import (
     find_nodes,
     json_option,
     name_option,
-    note,
-    show,
 )
+from lab.cli.output import note, show
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import Lab
 from lab.machines import Machine, Node

@@ -21,7 +21,7 @@ from lab.topology.desired import Desired, from_running, from_text, from_topology
 from lab.topology.model import Topology
 
 if TYPE_CHECKING:
-    from lab.lab import Lab
+    from lab.inventory import Inventory
 
 DEFAULT_NODES = 3
 IMPORT_PROBE = "import eg_distributed; eg_distributed.DistributedProcessProxy"
@@ -66,7 +66,7 @@ def _with_nodes(running: Desired, nodes: int | None) -> Desired:
     return running if nodes is None else running.scaled({"node": nodes})
 
 
-def lease(lab: Lab, seconds: float | None) -> None:
+def lease(lab: Inventory, seconds: float | None) -> None:
     """Grant a lease of *seconds*, if it is given, and tell the machines that are there, so that a new one can wake them."""
     held = leases.read(lab.name)
     if seconds is not None:
@@ -82,7 +82,7 @@ def lease(lab: Lab, seconds: float | None) -> None:
 class Convergence:
     """One run of `up` or `scale` on *lab*; called with the lab's lock held."""
 
-    def __init__(self, lab: Lab, driver: Driver, identity: str, progress: Progress) -> None:
+    def __init__(self, lab: Inventory, driver: Driver, identity: str, progress: Progress) -> None:
         self._lab = lab
         self._driver = driver
         self._identity = identity

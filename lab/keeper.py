@@ -11,12 +11,10 @@ import time
 import docker.errors
 
 from lab import events, lease
-from lab.drivers import find_driver
 from lab.errors import LabError, LabNotFound
-from lab.lab import Lab
+from lab.inventory import look
 from lab.local.processes import identify
 from lab.removal import remove
-from lab.state import StateFolder
 
 _PASSING = (LabError, OSError, docker.errors.DockerException)
 """What an engine that starts anew, a full disk or a machine that goes away raises (requests' errors are OSErrors). None of it
@@ -61,9 +59,8 @@ def keep(lab_name: str) -> None:
 
 
 def _extend(lab_name: str, until: float) -> None:
-    """Tell the machines. Not by `Lab.attach`, which hands the gateways their files as well and waits for who does that now."""
-    folder = StateFolder(lab_name)
-    lease.extend(Lab(lab_name, find_driver(lab_name, folder), folder), until)
+    """Tell the machines."""
+    lease.extend(look(lab_name), until)
 
 
 def _remove(lab_name: str, held: lease.Lease) -> bool:

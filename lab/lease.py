@@ -31,7 +31,7 @@ from lab.names import LABEL, check_name
 from lab.state import StateFolder
 
 if TYPE_CHECKING:
-    from lab.lab import Lab
+    from lab.inventory import Inventory
 
 LABEL_OWNER: Final = f"{LABEL}.owner"
 """`user@host/pid/start`; pid and start are 0 for a lab that belongs to a person and no process."""
@@ -110,7 +110,7 @@ def read(lab_name: str) -> Lease | None:
     return _lease(found) if found else None
 
 
-def expiry(lab: Lab | str) -> float | None:
+def expiry(lab: Inventory | str) -> float | None:
     """Return when the lab's machines end themselves unless the lease is renewed (UNIX seconds); None means never."""
     found = read(lab if isinstance(lab, str) else lab.name)
     return found.expires if found else None
@@ -216,7 +216,7 @@ def grant(lab_name: str, seconds: float) -> Lease:
     return lease
 
 
-def release(lab_name: str, lab: Lab | None = None) -> None:
+def release(lab_name: str, lab: Inventory | None = None) -> None:
     """End the lease: the lab stays until `lab down`. Called by `--lab-keep`, and when a lab is removed anyway.
 
     Give *lab* when it shall live on, so that its machines are told. Fine if there is no lease.
@@ -243,7 +243,7 @@ def end_keeper(lab_name: str) -> None:
                 time.sleep(0.01)
 
 
-def extend(lab: Lab, until: float) -> None:
+def extend(lab: Inventory, until: float) -> None:
     """Tell every machine of *lab* when to end itself. One that is down, hangs or goes away is told at the next renewal.
 
     Called by the keeper and by `release`. Raises what listing the machines raises, nothing for a single one.

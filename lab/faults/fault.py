@@ -11,15 +11,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import LabConflict, LabError, LabNotFound
-from lab.faults import reach, watchdog
+from lab.faults import guard, reach
 from lab.faults.record import Busy, Note, Notes
+from lab.inventory import Inventory, look
 from lab.machines import Machine
 from lab.names import short_name
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from lab.lab import Lab
 
 IDENTITY = re.compile(r"[0-9a-f]{8}")
 """What ids are: see inject.py."""
@@ -30,7 +29,7 @@ NOTING = threading.Lock()
 class Fault:
     """One active fault; heals when left as a context manager."""
 
-    def __init__(self, lab: Lab, note: Note) -> None:
+    def __init__(self, lab: Inventory, note: Note) -> None:
         self._lab = lab
         self._note = note
         self.id = note.id
@@ -79,22 +78,13 @@ class Fault:
         }
 
 
-def see(name: str) -> Lab:
-    """Return the lab *name* without touching it: `Lab.attach` writes its files anew, which healing has no need of."""
-    return _see(name)
-
-
 @lru_cache(maxsize=8)
-def _see(name: str) -> Lab:
-    from lab.drivers import find_driver
-    from lab.lab import Lab
-    from lab.state import StateFolder
-
-    folder = StateFolder(name)
-    return Lab(name, find_driver(name, folder), folder)
+def see(name: str) -> Inventory:
+    """Return what the lab *name* has, looked up once; called by the watchdog."""
+    return look(name)
 
 
-def record(lab: Lab, kind: str, note: Note, **more: Any) -> None:
+def record(lab: Inventory, kind: str, note: Note, **more: Any) -> None:
     """Put a line into the lab's events."""
     from lab import events
 
@@ -113,7 +103,7 @@ def record(lab: Lab, kind: str, note: Note, **more: Any) -> None:
 
 
 @contextmanager
-def locked(lab: Lab) -> Iterator[Notes]:
+def locked(lab: Inventory) -> Iterator[Notes]:
     """Hold the lab's faults among all processes; raise LabConflict when they aren't free in time, LabNotFound without a lab."""
     notes = Notes(lab.folder.path)
     try:
@@ -129,7 +119,7 @@ def locked(lab: Lab) -> Iterator[Notes]:
         ) from None
 
 
-def undo(lab: Lab, note: Note, notes: Notes) -> None:
+def undo(lab: Inventory, note: Note, notes: Notes) -> None:
     """Undo *note* on its nodes as far as it goes, with the lock held; raise what stood in the way on one of them."""
     there = {machine.name: machine for machine in lab.machines}
     failures: list[LabError] = []
@@ -166,7 +156,7 @@ def _reachable(machine: Machine, steps: Sequence[tuple[str, ...]]) -> None:
         raise LabError(f"the fault can't be healed on {machine.name}", cause=f"it is {state}", remedy=remedy)
 
 
-def heal_note(lab: Lab, note: Note, reason: str, *, check: Callable[[Note], str] | None = None) -> bool:
+def heal_note(lab: Inventory, note: Note, reason: str, *, check: Callable[[Note], str] | None = None) -> bool:
     """Undo one fault, whoever added it; return whether that was done. Called by Fault, `heal` and the watchdog.
 
     *check* says why the note, as it is once the lock is held, is to be healed; empty: it isn't any more.
@@ -185,7 +175,7 @@ def heal_note(lab: Lab, note: Note, reason: str, *, check: Callable[[Note], str]
     return True
 
 
-def active(lab: Lab) -> list[Fault]:
+def active(lab: Inventory) -> list[Fault]:
     """Return the faults that are to be healed, oldest first, whichever process added them.
 
     When the lab's folder knows nothing of faults (it may be new), nodes' own markers are asked.
@@ -197,11 +187,11 @@ def active(lab: Lab) -> list[Fault]:
     if found:
         with locked(lab) as again:
             if again.read():
-                watchdog.start(lab.name, lab.folder.path)
+                guard.start(lab.name, lab.folder.path)
     return [Fault(lab, note) for note in found]
 
 
-def _adopt(lab: Lab, notes: Notes) -> None:
+def _adopt(lab: Inventory, notes: Notes) -> None:
     """Take over the notes that nodes hold."""
 
     def look(machine: Machine) -> list[str]:
@@ -228,7 +218,7 @@ def _adopt(lab: Lab, notes: Notes) -> None:
             notes.write(note)
 
 
-def heal(lab: Lab, identity: str | None = None) -> list[str]:
+def heal(lab: Inventory, identity: str | None = None) -> list[str]:
     """Heal one fault by its id, or all, the latest first; return the ids. Raises LabNotFound for an id there isn't."""
     found = active(lab)
     chosen = [fault for fault in found if identity in {None, fault.id}]

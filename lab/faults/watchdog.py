@@ -27,37 +27,6 @@ RETRY = (0.5, 10.0)
 """First and longest pause before a healing that failed is tried again (a node that is paused or stopped, say)."""
 
 
-def start(name: str, folder: Path) -> None:
-    """Start the lab's watchdog unless it is there; called with the lab's faults locked, so that it finds none to be no end.
-
-    Raises LabError when it can't be started: a fault that nobody would heal is not to be inflicted.
-    """
-    import subprocess
-
-    from lab.errors import LabError
-    from lab.faults.record import Busy, take
-
-    try:
-        with take(folder / "faults" / "watchdog"):
-            pass
-    except Busy:
-        return
-    log = folder / "faults" / "watchdog.log"
-    try:
-        with log.open("ab") as file:
-            subprocess.run(
-                [sys.executable, str(Path(__file__).resolve()), name, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                cwd="/",
-                timeout=30,
-                check=True,
-            )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LabError(f"the watchdog of {name} does not start", cause=str(error), remedy=f"see {log}") from error
-
-
 class Patience:
     """When healing that failed is tried again, by fault."""
 

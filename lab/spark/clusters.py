@@ -16,7 +16,7 @@ from lab.probes import PROBE_SECONDS, ProbeFailed, wait_until
 from lab.spark import kinds, logs
 
 if TYPE_CHECKING:
-    from lab.lab import Lab
+    from lab.inventory import Inventory
 
 READY_SECONDS: Final = 90.0
 """Master and workers are there after 3 s, YARN after 10 s, on an idle machine of two cores; a worker that saw no master tries
@@ -223,14 +223,14 @@ class ResourceManager(Cluster):
 CLASSES: Final[dict[str, type[Cluster]]] = {each.kind: each for each in (SparkMaster, ResourceManager)}
 
 
-def clusters(lab: Lab) -> list[Cluster]:
+def clusters(lab: Inventory) -> list[Cluster]:
     """Return the clusters of *lab*; none where it has no services."""
     services = lab.services
     nodes = lab.nodes if services else []
     return [CLASSES[kind](machine, nodes) for machine in services for kind in kinds.of(machine.spec.daemons)]
 
 
-def cluster(lab: Lab, kind: str) -> Cluster:
+def cluster(lab: Inventory, kind: str) -> Cluster:
     """Return one cluster by its kind; raise LabNotFound."""
     for found in clusters(lab):
         if found.kind == kind:
@@ -252,7 +252,7 @@ def environment(services: Iterable[Node]) -> dict[str, str]:
     return found
 
 
-def report(lab: Lab) -> list[dict[str, Any]]:
+def report(lab: Inventory) -> list[dict[str, Any]]:
     """Return what `lab status --json` says of the clusters; one that doesn't answer says why."""
     found = []
     for each in clusters(lab):

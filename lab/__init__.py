@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lab.converge.kernel_probe import Landing, start_kernel_on
+    from lab.drivers.machines import ExecResult, Gateway, Node
     from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
-    from lab.kernel_probe import Landing, start_kernel_on
     from lab.lab import Lab
-    from lab.machines import ExecResult, Gateway, Node
 
 __all__ = [
     "EnvironmentUnfit",
@@ -28,11 +28,11 @@ __all__ = [
 
 _HOMES = {
     "Lab": "lab.lab",
-    "Landing": "lab.kernel_probe",
-    "start_kernel_on": "lab.kernel_probe",
-    "ExecResult": "lab.machines",
-    "Gateway": "lab.machines",
-    "Node": "lab.machines",
+    "Landing": "lab.converge.kernel_probe",
+    "start_kernel_on": "lab.converge.kernel_probe",
+    "ExecResult": "lab.drivers.machines",
+    "Gateway": "lab.drivers.machines",
+    "Node": "lab.drivers.machines",
 }
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import events
-from lab.driver import Driver
-from lab.drivers import find_driver
+from lab.drivers.choice import find_driver
+from lab.drivers.contract import Driver
+from lab.drivers.machines import Gateway, Machine, Node
 from lab.errors import LabError, LabNotFound
 from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generate, ssh_config
-from lab.machines import Gateway, Machine, Node
 from lab.names import DEFAULT_GATEWAY, node_number
 from lab.state import StateFolder, locked
 

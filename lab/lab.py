@@ -6,22 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, overload
 
-from lab import converging, events
-from lab.converging import Convergence, desire
-from lab.drivers import choose_driver, find_driver
+from lab import events
+from lab.converge import run
+from lab.converge.desired import Desired, numbered
+from lab.converge.kernel_probe import Landing
+from lab.converge.plan import Plan, make
+from lab.converge.run import Convergence, desire
+from lab.drivers.choice import choose_driver, find_driver
+from lab.drivers.machines import Gateway, Node
 from lab.inventory import Inventory
-from lab.kernel_probe import Landing
-from lab.machines import Gateway, Node
+from lab.lifetime.removal import destroy
 from lab.names import check_name, short_name
 from lab.progress import Progress, Silent
-from lab.removal import destroy
-from lab.spark.kinds import of
-from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
-from lab.topology.desired import Desired, numbered
+from lab.topology.daemons import of
 from lab.topology.model import Limits, Topology, User
-from lab.topology.plan import Plan, make
+from lab.topology.specs import GatewaySpec, NodeSpec, machine_name
 
 __all__ = ["MAX_NODES", "Lab", "destroy"]
 
@@ -108,7 +109,7 @@ class Lab(Inventory):
             desired = desire(lab._driver, folder, nodes, topology, clusters)
             # First of all: whoever finds half a lab must know whom to ask for the other half.
             folder.write(folder.driver, lab.driver)
-            converging.lease(lab, lease if lease is not None else given.lease)
+            run.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
 

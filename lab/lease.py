@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lab import events
+from lab.drivers.local.processes import Process, identify
+from lab.drivers.machines import Machine
 from lab.errors import LabError, LabUsageError
-from lab.local.processes import Process, identify
-from lab.machines import Machine
 from lab.names import LABEL, check_name
 from lab.state import StateFolder
 
@@ -193,7 +193,7 @@ def hold(lab_name: str, *, pid: int | None = None, seconds: float = TERM_SECONDS
 def _start_keeper(lab_name: str, lease: Lease) -> None:
     """Write the lease down and start who watches over it. It outlives this process on purpose."""
     _write(lab_name, lease, None)
-    argv = [sys.executable, "-m", "lab.keeper", lab_name]
+    argv = [sys.executable, "-m", "lab.lifetime.keeper", lab_name]
     log = StateFolder(lab_name).path / "keeper.log"
     with log.open("ab") as out:
         child = subprocess.Popen(

@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab import lease
+from lab.drivers.machines import ExecResult, Gateway, Machine, Node
 from lab.errors import LabError, LabNotFound, LabNotReady, LabUsageError
 from lab.lab import Lab
-from lab.machines import ExecResult, Gateway, Machine, Node
 from lab.names import check_name
 from lab.probes import ProbeFailed, wait_until
 from lab.testing.sharing import Users

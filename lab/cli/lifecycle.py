@@ -14,13 +14,13 @@ from click.core import ParameterSource
 
 from lab.cli.options import DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
 from lab.cli.output import note, progress, show
-from lab.drivers import KINDS
+from lab.drivers.choice import KINDS
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab
+from lab.lifetime.removal import remove
 from lab.names import check_name
 from lab.progress import Progress
-from lab.removal import remove
-from lab.spark import kinds
+from lab.topology import daemons as kinds
 
 
 @click.command(cls=Verb)
@@ -115,7 +115,7 @@ def up(
 
 def _say_if_busy(name: str) -> None:
     """Say why nothing happens for a while: whoever has the lab's lock is waited for (lab/state.py)."""
-    from lab.collect import is_busy
+    from lab.lifetime.garbage import is_busy
 
     if is_busy(name):
         note(f"another process works on the lab {name}: waiting for it")
@@ -194,7 +194,7 @@ def down(name: str, everything: bool) -> None:
     """
     names = [name]
     if everything:
-        from lab.collect import find_labs
+        from lab.lifetime.garbage import find_labs
 
         names = [found.name for found in find_labs()]
     for each in names:
@@ -272,7 +272,7 @@ def gc(older_than: float, dry_run: bool, as_json: bool) -> None:
 
     Example: lab gc --dry-run
     """
-    from lab.collect import find_garbage
+    from lab.lifetime.garbage import find_garbage
 
     found = find_garbage(older_than=older_than)
     rows: list[dict[str, Any]] = []

@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from lab.drivers.machines import Machine, Node
 from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.lab import Lab
-from lab.machines import Machine, Node
 from lab.names import check_name, short_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +74,7 @@ def pairs(values: Sequence[str], what: str = "option") -> dict[str, str]:
 
 
 def _complete_labs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from lab.collect import find_labs
+    from lab.lifetime.garbage import find_labs
 
     with contextlib.suppress(LabError):
         return [CompletionItem(found.name) for found in find_labs() if found.name.startswith(incomplete)]

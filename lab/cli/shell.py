@@ -26,9 +26,9 @@ from lab.cli.options import (
     name_option,
 )
 from lab.cli.output import note, show
+from lab.drivers.machines import Machine, Node
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import Lab
-from lab.machines import Machine, Node
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 """What follows the machine's name is the command's, dashes and all, with or without `--`."""

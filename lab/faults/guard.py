@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.faults.record import Busy, take
+from lab.faults.notes import Busy, take
 
 PROGRAM = Path(__file__).resolve().with_name("watchdog.py")
 

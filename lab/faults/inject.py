@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from lab.drivers.machines import Machine
 from lab.errors import LabConflict, LabError, LabNotReady, LabUsageError
 from lab.faults import guard, reach
-from lab.faults.daemons import runs
-from lab.faults.fault import NOTING, Fault, locked, record, undo
-from lab.faults.index import kind
+from lab.faults.catalogue.daemons import runs
+from lab.faults.catalogue.index import kind
+from lab.faults.healing import NOTING, Fault, locked, record, undo
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, seconds
-from lab.faults.record import Note, Notes, started
+from lab.faults.notes import Note, Notes, started
 from lab.inventory import Inventory
-from lab.machines import Machine
 from lab.names import short_name
 
 LONGEST = 7 * 24 * 3600.0

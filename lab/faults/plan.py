@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lab.drivers.machines import Node
 from lab.errors import LabError, LabNotReady, LabUsageError
-from lab.faults.fault import Fault
-from lab.faults.index import kind
+from lab.faults.catalogue.index import kind
+from lab.faults.healing import Fault
 from lab.faults.inject import add
 from lab.faults.model import seconds
 from lab.inventory import Inventory
-from lab.machines import Node
 from lab.names import short_name
 
 KEYS = ("at", "fault", "nodes", "for", "options")

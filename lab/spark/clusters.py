@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import httpx
 
+from lab.drivers.machines import Node
 from lab.errors import LabError, LabNotFound
-from lab.machines import Node
 from lab.names import short_name
 from lab.probes import PROBE_SECONDS, ProbeFailed, wait_until
-from lab.spark import kinds, logs
+from lab.spark import logs
+from lab.topology import daemons as kinds
 
 if TYPE_CHECKING:
     from lab.inventory import Inventory

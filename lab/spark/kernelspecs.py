@@ -8,7 +8,7 @@ from typing import Any, Final
 from eg_distributed import kernelspecs
 from lab.kernelspecs import KERNEL_PYTHON
 from lab.names import fqdn
-from lab.spark import kinds
+from lab.topology import daemons as kinds
 
 ENV: Final = {"JAVA_HOME": "/usr/lib/jvm/java-17-openjdk-amd64", "TOREE_JAR": "/opt/toree/toree-assembly.jar"}
 """What a login of a node does not know: images/spark."""

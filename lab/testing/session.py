@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
+from lab.drivers.local.processes import identify
+from lab.drivers.machines import Gateway
 from lab.errors import EnvironmentUnfit, LabConflict, LabError
 from lab.kernelspecs import on_nodes
 from lab.lab import Lab
-from lab.local.processes import identify
-from lab.machines import Gateway
 from lab.progress import Progress, Silent
 from lab.state import StateFolder
 from lab.testing.pool import Pool

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from lab import lease
-from lab.drivers import find_driver
+from lab.drivers.choice import find_driver
+from lab.drivers.local.processes import Process, identify
 from lab.errors import LabNotFound
 from lab.lab import Lab
-from lab.local.processes import Process, identify
-from lab.removal import remove
+from lab.lifetime.removal import remove
 from lab.state import StateFolder, locked
 
 FILE: Final = "users.json"

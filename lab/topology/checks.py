@@ -8,7 +8,7 @@ from typing import Final
 
 from lab.errors import LabUsageError
 from lab.names import check_name
-from lab.spark import kinds
+from lab.topology import daemons as kinds
 from lab.topology.model import Topology
 from lab.topology.naming import gateway_names, matches, node_names
 

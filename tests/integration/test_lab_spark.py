@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from lab import Lab, faults
+from lab.drivers.machines import Node
 from lab.errors import FaultUnavailable, LabConflict, LabUsageError
-from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, SITE

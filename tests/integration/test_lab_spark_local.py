@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from lab import EnvironmentUnfit, Lab, faults
+from lab.drivers.local import java, processes
 from lab.errors import LabNotFound
-from lab.local import java, processes
 from lab.spark.clusters import Cluster, cluster
 from lab.state import StateFolder
 from tests.integration.client import GatewayClient

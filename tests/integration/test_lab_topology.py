@@ -13,9 +13,9 @@ import docker
 import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict, LabError, LabNotReady
-from lab.containers import network
-from lab.containers.engine import connect
-from lab.machines import Machine
+from lab.drivers.docker import network
+from lab.drivers.docker.engine import connect
+from lab.drivers.machines import Machine
 from lab.names import LABEL, resource_name
 from lab.probes import probe_ssh
 from lab.topology import Limits, loads
@@ -73,7 +73,7 @@ def own(engine: Any) -> Iterator[Lab]:
 
 
 def down(name: str) -> None:
-    from lab.drivers import usable
+    from lab.drivers.choice import usable
     from lab.lab import destroy
     from lab.state import StateFolder
 

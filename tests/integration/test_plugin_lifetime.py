@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lab import Lab, lease
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
 from lab.errors import EnvironmentUnfit, LabNotFound, LabNotReady
 from lab.names import LABEL
 from lab.state import StateFolder
@@ -262,7 +262,7 @@ def wait_for(condition: Any, seconds: float) -> None:
 
 def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: str, tmp_path: Path) -> None:
     """Owner and keeper are killed together: the machines end by their own clock when the lease is over."""
-    from lab.local.processes import Process
+    from lab.drivers.local.processes import Process
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
         lease.hold(name, pid=owner.pid, seconds=15)

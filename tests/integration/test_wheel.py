@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.checkout import build_wheel, requirements, run_uv
+from lab.drivers.checkout import build_wheel, requirements, run_uv
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -11,9 +11,10 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from lab import events, keeper, lease
+from lab import events, lease
+from lab.drivers.local.processes import Process, identify
 from lab.errors import LabUsageError
-from lab.local.processes import Process, identify
+from lab.lifetime import keeper
 from lab.state import StateFolder
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lab.errors import FaultUnavailable, LabConflict, LabError, LabNotReady, LabUsageError
 from lab.faults import active, add, guard, heal, reach
-from lab.faults.record import Notes, due
+from lab.faults.notes import Notes, due
 from tests.unit.lab.faults.machines import Reached, lab
 
 

@@ -21,7 +21,8 @@ from lab.progress import Progress, Silent
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
 from lab.topology.daemons import of
-from lab.topology.model import Limits, Topology, User
+from lab.topology.limits import Limits, User
+from lab.topology.model import Topology
 from lab.topology.specs import GatewaySpec, NodeSpec, machine_name
 
 __all__ = ["MAX_NODES", "Lab", "destroy"]

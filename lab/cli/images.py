@@ -12,7 +12,7 @@ import click
 from lab.cli.options import Verb, Verbs, json_option
 from lab.cli.output import age, note, print_table, progress, show
 from lab.errors import EngineFailed, LabUsageError
-from lab.lifetime.garbage import unix_time
+from lab.lifetime.finding import unix_time
 from lab.topology import daemons as kinds
 
 _CHUNK = 1 << 20

@@ -115,7 +115,7 @@ def up(
 
 def _say_if_busy(name: str) -> None:
     """Say why nothing happens for a while: whoever has the lab's lock is waited for (lab/state.py)."""
-    from lab.lifetime.garbage import is_busy
+    from lab.lifetime.finding import is_busy
 
     if is_busy(name):
         note(f"another process works on the lab {name}: waiting for it")
@@ -194,7 +194,7 @@ def down(name: str, everything: bool) -> None:
     """
     names = [name]
     if everything:
-        from lab.lifetime.garbage import find_labs
+        from lab.lifetime.finding import find_labs
 
         names = [found.name for found in find_labs()]
     for each in names:

@@ -74,7 +74,7 @@ def pairs(values: Sequence[str], what: str = "option") -> dict[str, str]:
 
 
 def _complete_labs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from lab.lifetime.garbage import find_labs
+    from lab.lifetime.finding import find_labs
 
     with contextlib.suppress(LabError):
         return [CompletionItem(found.name) for found in find_labs() if found.name.startswith(incomplete)]

@@ -112,7 +112,7 @@ def ls(as_json: bool) -> None:
 
     Example: lab ls
     """
-    from lab.lifetime.garbage import find_labs, unseen
+    from lab.lifetime.finding import find_labs, unseen
 
     found = find_labs()
     if why := unseen():

@@ -13,6 +13,7 @@ from lab.converge.kernel_probe import Landing, start_kernel_on
 from lab.drivers.contract import Driver
 from lab.drivers.machines import Gateway, Node
 from lab.errors import LabError, LabNotReady
+from lab.lifetime import holding
 from lab.probes import side_by_side
 from lab.progress import Progress
 from lab.state import StateFolder
@@ -70,13 +71,13 @@ def lease(lab: Inventory, seconds: float | None) -> None:
     """Grant a lease of *seconds*, if it is given, and tell the machines that are there, so that a new one can wake them."""
     held = leases.read(lab.name)
     if seconds is not None:
-        leases.grant(lab.name, seconds)
+        holding.grant(lab.name, seconds)
     elif held is not None and held.is_over():
         # Whoever asks for a lab whose time is over wants it back, and not for another second.
-        leases.release(lab.name)
+        holding.release(lab.name)
     elif held is None:
         return
-    leases.extend(lab, leases.expiry(lab.name) or leases.NEVER)
+    holding.extend(lab, leases.expiry(lab.name) or leases.NEVER)
 
 
 class Convergence:

@@ -11,10 +11,11 @@ import time
 import docker.errors
 
 from lab import events, lease
-from lab.drivers.local.processes import identify
 from lab.errors import LabError, LabNotFound
 from lab.inventory import look
+from lab.lifetime import holding
 from lab.lifetime.removal import remove
+from lab.processes import identify
 
 _PASSING = (LabError, OSError, docker.errors.DockerException)
 """What an engine that starts anew, a full disk or a machine that goes away raises (requests' errors are OSErrors). None of it
@@ -24,7 +25,7 @@ TRIES = 30
 PAUSE_SECONDS = 20.0
 """How often the removal is tried, and how long between tries: an engine may be starting anew."""
 NUMBER_SECONDS = 5.0
-"""How long `lease.hold` may take to write down this process's number after starting it."""
+"""How long `holding.hold` may take to write down this process's number after starting it."""
 
 
 def keep(lab_name: str) -> None:
@@ -44,7 +45,7 @@ def keep(lab_name: str) -> None:
             # A term of fixed length; looked at now and then, since it may be granted anew.
             time.sleep(min(PAUSE_SECONDS, max(0.1, held.expires - time.time())))
             continue
-        if not lease.renew(lab_name, me):
+        if not holding.renew(lab_name, me):
             if time.monotonic() > deadline:
                 return
             _wait_for_end(held, 0.1)
@@ -60,7 +61,7 @@ def keep(lab_name: str) -> None:
 
 def _extend(lab_name: str, until: float) -> None:
     """Tell the machines."""
-    lease.extend(look(lab_name), until)
+    holding.extend(look(lab_name), until)
 
 
 def _remove(lab_name: str, held: lease.Lease) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lab import lease as leases
 from lab.drivers.choice import make, not_ours, usable
 from lab.drivers.contract import Driver
+from lab.lifetime import holding
 from lab.names import check_name
 from lab.state import StateFolder, locked
 
@@ -46,7 +46,7 @@ def destroy(
             return []
         if not keep_folder:
             # The lease itself goes with the folder: whoever fails from here on tries again by it.
-            leases.end_keeper(name)
+            holding.end_keeper(name)
         # A gateway that is told of its nodes just now would bring its folder back.
         with locked(f"refresh-{name}", what=f"the lab {name}"):
             removed = [what for driver in drivers for what in driver.destroy()]

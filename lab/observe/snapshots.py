@@ -18,6 +18,7 @@ from lab.drivers.local.machine import LocalMachine
 from lab.drivers.local.node import LocalNode
 from lab.drivers.machines import Machine
 from lab.errors import LabError, LabNotReady
+from lab.processes import PROC
 
 SECONDS: Final = 30.0
 """One snapshot of a container: 0.1 s on an idle machine."""
@@ -246,16 +247,14 @@ def _content(path: Path) -> str:
 
 def _command(pid: int) -> str:
     try:
-        return (
-            (processes.PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        )
+        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return ""
 
 
 def _kernel_id(pid: int) -> str:
     with contextlib.suppress(OSError):
-        for variable in (processes.PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+        for variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
             if variable.startswith(b"KERNEL_ID="):
                 return variable.removeprefix(b"KERNEL_ID=").decode(errors="replace")
     return ""
@@ -264,7 +263,7 @@ def _kernel_id(pid: int) -> str:
 def _inodes(pid: int) -> set[str]:
     found = set()
     with contextlib.suppress(OSError):
-        for entry in (processes.PROC / str(pid) / "fd").iterdir():
+        for entry in (PROC / str(pid) / "fd").iterdir():
             with contextlib.suppress(OSError):
                 target = str(entry.readlink())
                 if target.startswith("socket:["):
@@ -275,7 +274,7 @@ def _inodes(pid: int) -> set[str]:
 def _tcp() -> Iterator[tuple[str, str, str, str]]:
     """Yield (local, peer, state, inode) of this machine's IPv4 sockets: on loopback there are no others here."""
     with contextlib.suppress(OSError):
-        for line in (processes.PROC / "net" / "tcp").read_text().splitlines()[1:]:
+        for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
             words = line.split()
             yield _address(words[1]), _address(words[2]), words[3], words[9]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import events
-from lab.drivers.local.processes import Process, identify
 from lab.errors import LabNotFound, LabNotReady, LabUsageError
+from lab.processes import Process, identify
 from lab.state import StateFolder, locked
 
 FILE = "pool.json"

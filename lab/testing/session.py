@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
-from lab.drivers.local.processes import identify
 from lab.drivers.machines import Gateway
 from lab.errors import EnvironmentUnfit, LabConflict, LabError
 from lab.kernelspecs import on_nodes
 from lab.lab import Lab
+from lab.lifetime import holding
+from lab.processes import identify
 from lab.progress import Progress, Silent
 from lab.state import StateFolder
 from lab.testing.pool import Pool
@@ -152,7 +153,7 @@ class SessionLab:
                 return ""
             self.users.forget()
             with contextlib.suppress(LabError):
-                lease.release(name, Lab.attach(name))
+                holding.release(name, Lab.attach(name))
         return (
             f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
             f"`lab down --name {name}` removes it"

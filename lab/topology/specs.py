@@ -12,7 +12,7 @@ from typing import Any, Final
 from lab.errors import LabUsageError
 from lab.names import check_name, fqdn, node_number, short_name
 from lab.topology import daemons as kinds
-from lab.topology.model import Limits, User
+from lab.topology.limits import Limits, User
 
 _CHOICES: Final = {
     "shell": ("bash", "csh", "fish"),

@@ -15,6 +15,7 @@ import pytest
 from lab import EnvironmentUnfit, Lab, LabConflict
 from lab.drivers.local import environments, namespaces, processes, ssh_servers
 from lab.probes import probe_ssh
+from lab.processes import identify
 from lab.progress import Silent
 from lab.state import cache_root
 from lab.topology import loads
@@ -301,7 +302,7 @@ def test_up_without_an_engine_needs_no_option_and_no_root(user: Callable[[Path],
         assert told["driver"] == "local"
         assert [kernel["hostname"] for kernel in told["kernels"]] == ["node1.lab.test", "node2.lab.test"]
         assert told["seconds"] > 0
-        main = processes.identify(json.loads(lab("inspect", "node1", "--json").stdout)[0]["driver"]["pid"])
+        main = identify(json.loads(lab("inspect", "node1", "--json").stdout)[0]["driver"]["pid"])
         assert main is not None
         assert Path(f"/proc/{main.pid}").stat().st_uid == (UID if prefix else os.getuid())
     finally:

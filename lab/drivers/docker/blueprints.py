@@ -29,7 +29,7 @@ from lab.names import (
 )
 from lab.state import StateFolder
 from lab.topology import daemons as kinds
-from lab.topology.model import Limits
+from lab.topology.limits import Limits
 from lab.topology.specs import GatewaySpec, NodeSpec, differences
 
 CERTIFIED: Final = ("TrustedUserCAKeys /etc/ssh/lab_ca.pub", "HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub")

@@ -28,7 +28,7 @@ from lab.keys import Authority, read_key, read_or_generate
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
 from lab.state import StateFolder, cache_root
-from lab.topology.model import Limits
+from lab.topology.limits import Limits
 from lab.topology.specs import GatewaySpec, NodeSpec, differences
 
 M = TypeVar("M", bound=Node | Gateway)

@@ -11,39 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lab.drivers.machines import Usage
 from lab.errors import EnvironmentUnfit, LabNotReady
+from lab.processes import PROC, Process, identify, stat
 
 MARK = "EG_DISTRIBUTED_LAB"
 """Every process of a machine has this variable, with the machine's folder as its value. Kernels and agents leave their
 parent's session and process group on purpose, so neither of these would find them."""
 
-PROC = Path("/proc")
 CHAIN = 2
 """How many processes of `init.py` may stand above a machine's server."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A pid that can't be mistaken for a later process of the same number. *started* is in clock ticks since boot."""
-
-    pid: int
-    started: int
-
-    @property
-    def status(self) -> str:
-        """The kernel's letter (R, S, D, T …), empty when the process is over or is somebody else's by now."""
-        found = _stat(self.pid)
-        return found[0] if found is not None and found[2] == self.started and found[0] not in "ZX" else ""
-
-    def signal(self, number: int) -> None:
-        """Send a signal if the process is still the one that it was."""
-        if self.status:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(self.pid, number)
 
 
 def require_proc() -> None:
@@ -54,23 +33,6 @@ def require_proc() -> None:
             cause="it knows its processes by /proc",
             remedy="start a container engine and use `lab up --driver docker`",
         )
-
-
-def _stat(pid: int) -> tuple[str, int, int] | None:
-    """Return (state, parent, start time) of a process; None when there is none."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text()
-    except OSError:
-        return None
-    # The name in parentheses may hold blanks and parentheses itself.
-    fields = text.rpartition(")")[2].split()
-    return fields[0], int(fields[1]), int(fields[19])
-
-
-def identify(pid: int) -> Process | None:
-    """Return *pid* with its start time, None if it is gone."""
-    found = _stat(pid)
-    return Process(pid, found[2]) if found else None
 
 
 def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
@@ -86,7 +48,7 @@ def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
         if not entry.name.isdigit():
             continue
         pid = int(entry.name)
-        found = _stat(pid)
+        found = stat(pid)
         if found is None or found[0] in "ZX":
             continue
         table[pid] = found
@@ -143,7 +105,7 @@ def _children(parent: int) -> list[Process]:
     found = []
     for entry in PROC.iterdir():
         if entry.name.isdigit():
-            facts = _stat(int(entry.name))
+            facts = stat(int(entry.name))
             if facts is not None and facts[1] == parent and facts[0] not in "ZX":
                 found.append(Process(int(entry.name), facts[2]))
     return found

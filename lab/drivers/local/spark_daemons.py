@@ -19,7 +19,7 @@ from typing import Any, Final
 from eg_distributed import kernelspecs
 from lab.drivers.local import java, processes, spark_files
 from lab.drivers.local.daemon_plan import FOLDER, Master, Plan
-from lab.drivers.local.processes import Process
+from lab.processes import PROC, Process
 from lab.progress import Progress
 from lab.spark.kernelspecs import offered
 from lab.topology import daemons as kinds
@@ -74,7 +74,7 @@ def supervisor_held(folder: Path) -> Iterator[list[Process]]:
 def _supervises(process: Process) -> bool:
     """Say so by its argv: the machine's init has the same words in its own, but further behind."""
     try:
-        words = (processes.PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")
+        words = (PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     return DAEMONS.encode() in words[:5]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lab.drivers.local import processes
-from lab.drivers.local.processes import MARK, Process
+from lab.drivers.local.processes import MARK
+from lab.processes import Process, identify
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 
@@ -32,14 +33,14 @@ def start(machine: Path, argv: list[str] = SLEEP, *, marked: bool = True) -> Pro
     assert child.stdout is not None
     assert child.stdout.readline() == b"up\n"
     child.stdout.close()
-    found = processes.identify(child.pid)
+    found = identify(child.pid)
     assert found is not None
     return found
 
 
 def test_a_pid_is_no_identity() -> None:
     """A process with another start time is somebody else's and gets no signal."""
-    own = processes.identify(os.getpid())
+    own = identify(os.getpid())
     assert own is not None
     assert own.status
     stranger = Process(own.pid, own.started + 1)

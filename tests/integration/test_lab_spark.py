@@ -20,10 +20,10 @@ import pytest
 
 from lab import Lab, faults
 from lab.drivers.machines import Node
+from lab.drivers.spark_kernelspecs import ENV, SITE
 from lab.errors import FaultUnavailable, LabConflict, LabUsageError
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
-from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.fault_lab import until
 from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running, spark_lab
 

@@ -16,6 +16,7 @@ from lab.drivers.docker.engine import connect, engine_id, put_files, remove_cont
 from lab.drivers.docker.gateway import ContainerGateway
 from lab.drivers.docker.node import ContainerNode
 from lab.drivers.machines import Gateway, Node
+from lab.drivers.spark_kernelspecs import offered
 from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound
 from lab.kernelspecs import default_kernelspecs
 from lab.keys import Authority, read_or_generate
@@ -32,7 +33,6 @@ from lab.names import (
     sort_key,
 )
 from lab.progress import Progress, Silent
-from lab.spark.kernelspecs import offered
 from lab.state import StateFolder
 from lab.topology.specs import GatewaySpec, NodeSpec
 

@@ -19,9 +19,9 @@ from typing import Any, Final
 from eg_distributed import kernelspecs
 from lab.drivers.local import java, processes, spark_files
 from lab.drivers.local.daemon_plan import FOLDER, Master, Plan
+from lab.drivers.spark_kernelspecs import offered
 from lab.processes import PROC, Process
 from lab.progress import Progress
-from lab.spark.kernelspecs import offered
 from lab.topology import daemons as kinds
 from lab.topology.specs import NodeSpec
 

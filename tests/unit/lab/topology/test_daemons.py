@@ -6,8 +6,8 @@ import pytest
 
 from eg_distributed.kernelspecs import Site
 from lab.converge.desired import Desired, from_running, from_topology
+from lab.drivers.spark_kernelspecs import offered
 from lab.errors import LabUsageError
-from lab.spark.kernelspecs import offered
 from lab.topology import daemons as kinds
 from lab.topology import loads
 from lab.topology.specs import NodeSpec, gateway_spec, node_spec

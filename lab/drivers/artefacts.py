@@ -71,7 +71,7 @@ def python(_: Any, progress: Progress) -> Mapping[str, Path]:
     kept = python_archive()
     if not intact(kept):
         progress.step("Spark from its sdist (300 MB, once)")
-        _keep(kept, _make_python)
+        keep(kept, _make_python)
     return {"python.tar": kept}
 
 
@@ -114,49 +114,6 @@ def hadoop_archive() -> Path:
     return folder() / f"hadoop-{checkout.digest([('jars', jar_list()), ('recipe', RECIPE.encode())])}.tar"
 
 
-def hadoop(base_tag: str) -> Callable[[Any, Progress], Mapping[str, Path]]:
-    """Return what gives `hadoop.tar`, made now by Maven in an image on *base_tag* unless the cache has it.
-
-    What the cache has is held against the list again: a broken file there is made anew. Raises LabError.
-    """
-
-    def fetch(client: Any, progress: Progress) -> Mapping[str, Path]:
-        kept = hadoop_archive()
-        if not kept.exists() or wrong_jars(kept):
-            progress.step("Hadoop's jars by Maven (90 MB, once)")
-            _keep(kept, lambda file: _make_jars(client, base_tag, file, progress))
-            if wrong := wrong_jars(kept):
-                kept.unlink()
-                raise LabError("Hadoop's jars are not what the list says", cause=", ".join(wrong[:5]))
-        return {"hadoop.tar": kept}
-
-    return fetch
-
-
-def _make_jars(client: Any, base_tag: str, file: BinaryIO, progress: Progress) -> None:
-    # Here and not above: a local lab has no engine, and needs none of its client's packages.
-    from lab.drivers.docker.engine import remove_container
-    from lab.drivers.docker.recipe import Recipe, build
-
-    recipe = Recipe("hadoop-jars", {"BASE": base_tag}, {"cacerts.jks": key_store(checkout.ca_bundle())})
-    build(client, recipe, progress)
-    container = client.containers.create(recipe.tag, command=["true"])
-    try:
-        stream, _ = container.get_archive("/jars.tar")
-        with tempfile.TemporaryFile(dir=folder()) as outer:
-            for part in stream:
-                outer.write(part)
-            outer.seek(0)
-            with tarfile.open(fileobj=outer) as archive:
-                inner = archive.extractfile("jars.tar")
-                assert inner is not None
-                while chunk := inner.read(1 << 20):
-                    file.write(chunk)
-    finally:
-        remove_container(container)
-        client.images.remove(recipe.tag, force=True)
-
-
 def hadoop_here(progress: Progress) -> Path:
     """Return the archive of Hadoop's jars, made now by this machine's own Maven unless the cache has it.
 
@@ -172,7 +129,7 @@ def hadoop_here(progress: Progress) -> Path:
                 remedy="`apt-get install maven`, or bring that file from a machine that has had `lab up --with yarn`",
             )
         progress.step("Hadoop's jars by Maven (90 MB, once)")
-        _keep(kept, lambda file: _make_jars_here(maven, file))
+        keep(kept, lambda file: _make_jars_here(maven, file))
         if wrong := wrong_jars(kept):
             kept.unlink()
             raise LabError("Hadoop's jars are not what the list says", cause=", ".join(wrong[:5]))
@@ -243,7 +200,7 @@ def _beside(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.sha256")
 
 
-def _keep(path: Path, make: Callable[[BinaryIO], None]) -> None:
+def keep(path: Path, make: Callable[[BinaryIO], None]) -> None:
     """Write *path* by *make*, whole or not at all, and its sha256 beside it, in the form of `sha256sum`.
 
     The images' lock is held, so nobody else makes the same.

@@ -11,6 +11,7 @@ import docker.errors
 
 from lab.drivers import artefacts, checkout
 from lab.drivers.docker import debian
+from lab.drivers.docker.hadoop import hadoop
 from lab.drivers.docker.recipe import LABEL_IMAGE, Recipe, build
 from lab.progress import Progress
 from lab.state import locked
@@ -61,7 +62,7 @@ def spark(node_tag: str) -> Recipe:
 def yarn(spark_tag: str, base_tag: str) -> Recipe:
     """The Spark node with YARN's daemons."""
     made_from = (("hadoop.tar", artefacts.hadoop_archive().name.encode()),)
-    return Recipe("yarn", {"NODE": spark_tag}, {}, late_inputs=made_from, fetch=artefacts.hadoop(base_tag))
+    return Recipe("yarn", {"NODE": spark_tag}, {}, late_inputs=made_from, fetch=hadoop(base_tag))
 
 
 def with_packages(node_tag: str, packages: Sequence[str]) -> Recipe:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from lab.drivers import artefacts, checkout
+from lab.drivers.docker.hadoop import hadoop
 from lab.progress import Silent
 
 JARS = {"a.jar": b"one", "b.jar": b"two"}
@@ -65,11 +66,11 @@ def test_what_the_cache_has_is_not_fetched_again(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(artefacts, "python_requirements", lambda: b"pyspark==3.5.9\n")
     artefacts.folder().mkdir(parents=True)
-    artefacts._keep(artefacts.python_archive(), write)
+    artefacts.keep(artefacts.python_archive(), write)
     tar(artefacts.hadoop_archive(), JARS)
     monkeypatch.setattr(checkout, "run_uv", lambda *_: pytest.fail("uv was called"))
     assert artefacts.python(None, Silent()) == {"python.tar": artefacts.python_archive()}
-    assert artefacts.hadoop("eglab/base:0")(None, Silent()) == {"hadoop.tar": artefacts.hadoop_archive()}
+    assert hadoop("eglab/base:0")(None, Silent()) == {"hadoop.tar": artefacts.hadoop_archive()}
 
 
 def test_a_broken_archive_of_the_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +111,7 @@ def test_an_archive_is_whole_or_not_there(tmp_path: Path) -> None:
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="disk"):
-        artefacts._keep(tmp_path / "x.tar", fail)
+        artefacts.keep(tmp_path / "x.tar", fail)
     assert list(tmp_path.iterdir()) == []
 
 

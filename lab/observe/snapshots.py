@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lab.drivers.local import processes
+from lab.drivers.local import processes, programs
 from lab.drivers.local.machine import LocalMachine
 from lab.drivers.local.node import LocalNode
 from lab.drivers.machines import Machine
@@ -220,10 +220,7 @@ def of_processes(machine: LocalMachine) -> Snapshot:
     found = [
         Process(pid, str(os.getuid()), command, _kernel_id(pid))
         for pid, command in tables.items()
-        if command
-        and pid != main.pid
-        and not command.startswith("sshd")
-        and "lab.drivers.local.asyncssh_server" not in command
+        if command and pid != main.pid and not command.startswith("sshd") and not programs.is_server(command)
     ]
     guarded = {str(path): _content(path) for path in _guarded(machine) if path.is_file()}
     return Snapshot(tuple(found), listening, frozenset(files), guarded, connections=connected)

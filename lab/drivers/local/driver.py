@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from lab import lease
 from lab.drivers import checkout
-from lab.drivers.local import environments, namespaces, processes, spark_daemons, ssh_servers
+from lab.drivers.local import environments, namespaces, processes, programs, spark_daemons, ssh_servers
 from lab.drivers.local.files import write_server_files
 from lab.drivers.local.gateway import LocalGateway
 from lab.drivers.local.machine import ADDRESS
@@ -334,7 +334,8 @@ def _caller(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fingerprint(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    text = programs.with_former_names(json.dumps(facts, sort_keys=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check(spec: NodeSpec) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.drivers.local import logs, namespaces, processes
+from lab.drivers.local import logs, namespaces, processes, programs
 from lab.drivers.local.files import copy, make_own
 from lab.drivers.machines import ExecResult, Machine, State, Usage
 from lab.errors import LabError, LabNotFound, LabNotReady
@@ -174,7 +174,7 @@ class LocalMachine(Machine):
             processes.end_all(self.folder, [self.folder], grace=0)
             self._furnish()
             main = processes.spawn(
-                [*self.facts.get("init", []), *self.facts["argv"]],
+                programs.with_current_names([*self.facts.get("init", []), *self.facts["argv"]]),
                 env=self.facts["env"],
                 cwd=self.folder / "home",
                 log=self.folder / "log",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Final
 
-INIT: Final = str(Path(__file__).with_name("init.py"))
+from lab.drivers.local.programs import INIT
+
 PROBE_SECONDS: Final = 20.0
 
 SHARED: Final = "their host name, their process table, their /tmp and, under OpenSSH's server, where logins begin"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lab.drivers.local import programs
 from lab.drivers.machines import Usage
 from lab.errors import EnvironmentUnfit, LabNotReady
 from lab.processes import PROC, Process, identify, stat
@@ -95,8 +96,9 @@ def chain(machine: Path) -> list[Process]:
     found = [main_process(machine)]
     while True:
         children = _children(found[-1].pid)
-        # Process 1 has adopted orphans, too, but its firstborn is what it was made for. A server's children are sessions.
-        if not children or len(found) == 1 + CHAIN or not _is_init(found[-1].pid):
+        # Process 1 is a fork of the main process, with the same argv. It has adopted orphans, too, but its firstborn is
+        # what it was made for. A server's children are sessions.
+        if not children or len(found) == 1 + CHAIN or not programs.is_init(argv(found[-1].pid)):
             return found
         found.append(min(children, key=lambda process: (process.started, process.pid)))
 
@@ -111,13 +113,12 @@ def _children(parent: int) -> list[Process]:
     return found
 
 
-def _is_init(pid: int) -> bool:
-    """Say whether *pid* is one of init.py's own, by its argv: process 1 is a fork of the main process and has the same."""
+def argv(pid: int) -> list[str]:
+    """Return the command line of a process; empty when there is none."""
     try:
-        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        return os.fsdecode((PROC / str(pid) / "cmdline").read_bytes()).split("\0")
     except OSError:
-        return False
-    return any(word.endswith(b"/lab/drivers/local/init.py") for word in words)
+        return []
 
 
 def end_others(machine: Path, kept: Iterable[Process]) -> None:

@@ -14,18 +14,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from eg_distributed import kernelspecs
-from lab.drivers.local import java, processes, spark_files
+from lab.drivers.local import java, processes, programs, spark_files
 from lab.drivers.local.daemon_plan import FOLDER, Master, Plan
 from lab.drivers.spark_kernelspecs import offered
-from lab.processes import PROC, Process
+from lab.processes import Process
 from lab.progress import Progress
 from lab.topology import daemons as kinds
 from lab.topology.specs import NodeSpec
-
-DAEMONS: Final = str(Path(__file__).with_name("supervisor.py"))
 
 
 def prepare(daemons: Iterable[str], progress: Progress) -> None:
@@ -50,7 +48,7 @@ def supervised(facts: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what stands between a machine's init and its server: nothing unless its *facts* have daemons."""
     if not facts.get("ports"):
         return []
-    return [sys.executable, "-I", "-S", DAEMONS, "run", str(folder / FOLDER), "--"]
+    return [sys.executable, "-I", "-S", programs.SUPERVISOR, "run", str(folder / FOLDER), "--"]
 
 
 @contextmanager
@@ -59,9 +57,8 @@ def supervisor_held(folder: Path) -> Iterator[list[Process]]:
 
     Afterwards it goes on, and starts the daemons again. Called by `reset`.
     """
-    found = [
-        process for process in processes.belonging(folder, [processes.main_process(folder)]) if _supervises(process)
-    ]
+    members = processes.belonging(folder, [processes.main_process(folder)])
+    found = [process for process in members if programs.is_supervisor(processes.argv(process.pid))]
     for process in found:
         process.signal(signal.SIGSTOP)
     try:
@@ -69,15 +66,6 @@ def supervisor_held(folder: Path) -> Iterator[list[Process]]:
     finally:
         for process in found:
             process.signal(signal.SIGCONT)
-
-
-def _supervises(process: Process) -> bool:
-    """Say so by its argv: the machine's init has the same words in its own, but further behind."""
-    try:
-        words = (PROC / str(process.pid) / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return DAEMONS.encode() in words[:5]
 
 
 def sites(machines: Path, wanted: Iterable[str]) -> dict[kinds.Kind, kernelspecs.Site]:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lab.drivers.local import namespaces
+from lab.drivers.local import namespaces, programs
 from lab.errors import EnvironmentUnfit, LabUsageError
 from lab.keys import read_or_generate
 from lab.topology.specs import NodeSpec
@@ -120,7 +120,7 @@ def configure(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: 
     }
     path = folder / "server.json"
     return {
-        "argv": [facts["interpreter"], "-m", "lab.drivers.local.asyncssh_server", str(path)],
+        "argv": [facts["interpreter"], "-m", programs.SERVER, str(path)],
         "files": {str(path): json.dumps(config)},
     }
 

@@ -14,11 +14,12 @@ from lab.drivers.local import namespaces, ssh_servers
 from lab.drivers.local.files import accounts, write_server_files
 from lab.drivers.local.init import is_over
 from lab.drivers.local.logs import told
+from lab.drivers.local.programs import INIT
 from lab.errors import EnvironmentUnfit, LabUsageError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="needs Linux")
 
-BASE = [sys.executable, "-I", "-S", namespaces.INIT]
+BASE = [sys.executable, "-I", "-S", INIT]
 
 
 def run(

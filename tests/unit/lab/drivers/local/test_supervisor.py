@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lab.drivers.local.spark_daemons import DAEMONS, free_ports
+from lab.drivers.local.programs import SUPERVISOR
+from lab.drivers.local.spark_daemons import free_ports
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux")
 
@@ -61,7 +62,7 @@ class Supervised:
             **facts,
         }
         (folder / "daemons.json").write_text(json.dumps({"it": daemon}))
-        argv = [sys.executable, "-I", "-S", DAEMONS, "run", str(folder), "--", "sleep", "300"]
+        argv = [sys.executable, "-I", "-S", SUPERVISOR, "run", str(folder), "--", "sleep", "300"]
         self.main = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
     def pids(self) -> tuple[int, int]:
@@ -79,7 +80,7 @@ class Supervised:
 
     def move(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the supervisor's file."""
-        argv = [sys.executable, "-I", "-S", DAEMONS, words[0], str(self.folder), *words[1:]]
+        argv = [sys.executable, "-I", "-S", SUPERVISOR, words[0], str(self.folder), *words[1:]]
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, overload
+from typing import Any
 
 from lab import events
 from lab.converge import run
@@ -39,38 +39,6 @@ class Lab(Inventory):
         lab.refresh()
         return lab
 
-    @overload
-    @classmethod
-    def up(
-        cls,
-        name: str = ...,
-        nodes: int | None = ...,
-        progress: Progress | None = ...,
-        driver: str | None = ...,
-        *,
-        topology: Topology | None = ...,
-        sshd: str | None = ...,
-        lease: float | None = ...,
-        clusters: Iterable[str] | None = ...,
-        plan_only: Literal[False] = ...,
-    ) -> Lab: ...
-
-    @overload
-    @classmethod
-    def up(
-        cls,
-        name: str = ...,
-        nodes: int | None = ...,
-        progress: Progress | None = ...,
-        driver: str | None = ...,
-        *,
-        topology: Topology | None = ...,
-        sshd: str | None = ...,
-        lease: float | None = ...,
-        clusters: Iterable[str] | None = ...,
-        plan_only: Literal[True],
-    ) -> Plan: ...
-
     @classmethod
     def up(
         cls,
@@ -83,8 +51,7 @@ class Lab(Inventory):
         sshd: str | None = None,
         lease: float | None = None,
         clusters: Iterable[str] | None = None,
-        plan_only: bool = False,
-    ) -> Lab | Plan:
+    ) -> Lab:
         """Make the lab *name* whole and return it once a kernel has run on each of its nodes.
 
         May be called on a lab in any state: what is right stays, what is missing, stopped, paused or outdated is made
@@ -92,21 +59,14 @@ class Lab(Inventory):
         in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
 
         *clusters* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
-        *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. With *plan_only*
-        return what would happen, and touch nothing. The landings of the probe are kept in `landings`. Raises LabNotReady
-        with the failed probe and that machine's last lines.
+        *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. The landings of the
+        probe are kept in `landings`. Raises LabNotReady with the failed probe and that machine's last lines.
         """
         progress = progress or Silent()
-        folder = StateFolder(check_name(name))
-        if topology is None and nodes is not None:
-            numbered(nodes)
+        folder = _folder(name, nodes, topology)
         given = topology or Topology()
-        chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
-        if plan_only:
-            lab = cls(name, choose_driver(*chosen), folder)
-            return make(lab._driver, desire(lab._driver, folder, nodes, topology, clusters))
         with locked(f"lab-{name}", what=f"the lab {name}"):
-            lab = cls(name, choose_driver(*chosen), folder)
+            lab = cls(name, choose_driver(name, folder, driver or given.driver, progress, sshd or given.sshd), folder)
             desired = desire(lab._driver, folder, nodes, topology, clusters)
             # First of all: whoever finds half a lab must know whom to ask for the other half.
             folder.write(folder.driver, lab.driver)
@@ -114,28 +74,38 @@ class Lab(Inventory):
             lab._converge(desired, progress)
         return lab
 
-    @overload
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[False] = ...
-    ) -> None: ...
+    @classmethod
+    def plan(
+        cls,
+        name: str = "lab",
+        nodes: int | None = None,
+        driver: str | None = None,
+        *,
+        topology: Topology | None = None,
+        sshd: str | None = None,
+        clusters: Iterable[str] | None = None,
+    ) -> Plan:
+        """Return what `up` with the same arguments would do, and touch nothing. Raises LabUsageError and LabConflict, as `up`."""
+        folder = _folder(name, nodes, topology)
+        given = topology or Topology()
+        found = choose_driver(name, folder, driver or given.driver, Silent(), sshd or given.sshd)
+        return make(found, desire(found, folder, nodes, topology, clusters))
 
-    @overload
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[True]
-    ) -> Plan: ...
-
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = None, *, plan_only: bool = False
-    ) -> Plan | None:
+    def scale(self, counts: Mapping[str, int], progress: Progress | None = None) -> Lab:
         """Give node groups (`{"node": 5}`) another number of nodes; gateways that serve them are made anew, as `up` does.
 
-        With *plan_only* return what would happen. Raises LabUsageError for a group that isn't there.
+        Return this lab. Raises LabUsageError for a group that isn't there.
         """
-        if plan_only:
-            return make(self._driver, desire(self._driver, self.folder, None, None).scaled(counts))
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
-            self._converge(desire(self._driver, self.folder, None, None).scaled(counts), progress or Silent())
-        return None
+            self._converge(self._scaled(counts), progress or Silent())
+        return self
+
+    def plan_scale(self, counts: Mapping[str, int]) -> Plan:
+        """Return what `scale` with the same *counts* would do, and touch nothing."""
+        return make(self._driver, self._scaled(counts))
+
+    def _scaled(self, counts: Mapping[str, int]) -> Desired:
+        return desire(self._driver, self.folder, None, None).scaled(counts)
 
     def reset(self, *names: str) -> None:
         """Bring nodes (all, if none is named) back to golden: their faults are healed, then each is reset.
@@ -262,3 +232,11 @@ class Lab(Inventory):
         convergence = Convergence(self, self._driver, self._identity().public, progress)
         convergence.run(desired)
         self.landings, self.probed_kernelspec = convergence.landings, convergence.kernelspec
+
+
+def _folder(name: str, nodes: int | None, topology: Topology | None) -> StateFolder:
+    """Return the folder of the lab *name*; raise LabUsageError for a name or a number of nodes that is invalid."""
+    folder = StateFolder(check_name(name))
+    if topology is None and nodes is not None:
+        numbered(nodes)
+    return folder

@@ -114,9 +114,7 @@ class SSHCluster:
             return Lab.up(self._name, self._count, driver=self._driver)
         from lab.topology import load
 
-        options: dict[str, Any] = {"topology": load(self._file)}
-        made: Lab = Lab.up(self._name, driver=self._driver, **options)
-        return made
+        return Lab.up(self._name, driver=self._driver, topology=load(self._file))
 
     def _wait(self, lab: Lab) -> None:
         for node in lab.nodes:

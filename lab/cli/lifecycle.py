@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from lab.cli.options import DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
 from lab.cli.output import note, progress, show
+from lab.converge.plan import Plan
 from lab.drivers.choice import KINDS
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab
@@ -102,7 +103,8 @@ def up(
             name = check_name(topology.name)
     _check_profiles(profiles)
     if dry_run:
-        _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
+        settings.pop("lease", None)
+        _show_plan(Lab.plan(name, nodes, driver, **settings), as_json=as_json)
         return
     began = time.monotonic()
     _say_if_busy(name)
@@ -153,7 +155,7 @@ def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:
             add(lab, profile, nodes, owner=NOBODY)
 
 
-def _show_plan(plan: Any, *, as_json: bool) -> None:
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         show(plan.as_dict())
         return
@@ -226,7 +228,7 @@ def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> Non
         wanted[group] = int(count)
     lab = Lab.attach(name)
     if dry_run:
-        _show_plan(lab.scale(wanted, plan_only=True), as_json=as_json)
+        _show_plan(lab.plan_scale(wanted), as_json=as_json)
         return
     began = time.monotonic()
     _say_if_busy(name)

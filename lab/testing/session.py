@@ -111,10 +111,7 @@ class SessionLab:
             return Lab.up(wanted.name, wanted.nodes, progress, wanted.driver)
         from lab.topology import load
 
-        # Annotated so because reconciling to a file is the topology's business.
-        options: dict[str, Any] = {"topology": load(wanted.file)}
-        made: Lab = Lab.up(wanted.name, progress=progress, driver=wanted.driver, **options)
-        return made
+        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, topology=load(wanted.file))
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -158,8 +158,8 @@ def test_files_go_in_and_out(local: Lab, tmp_path: Path) -> None:
 
 def test_a_local_plan_says_what_would_change(local: Lab) -> None:
     """A plan touches nothing: the same lab has an empty one, another number of nodes names the machines."""
-    assert Lab.up(NAME, plan_only=True).lines() == []
-    lines = Lab.up(NAME, 3, plan_only=True).lines()
+    assert Lab.plan(NAME).lines() == []
+    lines = Lab.plan(NAME, 3).lines()
     assert lines[0].split()[1:] == ["create", "node", "node3"]
     assert "hosts" in lines[1]
 

@@ -1,4 +1,26 @@
-"""A lab of SSH nodes with FQDN names and a Jupyter Enterprise Gateway, in containers or as processes."""
+"""A lab of SSH nodes with FQDN names and a Jupyter Enterprise Gateway, in containers or as processes.
+
+The rooms, from the top; imports go downwards, and there is no circle:
+
+    reference/                  pages made from the code: verbs, lab.toml, faults, errors
+    cli/  pytest_plugin.py      the command `lab`, a file for each section of its help; the fixtures of test suites
+    testcontainers.py           SSHCluster, for suites that use testcontainers
+    testing/                    one session's lab: who uses it, which test has which nodes, what a test leaves
+    observe/  doctor/           looking at machines: snapshots, leaks, stats, timeline, export; and at this machine
+    lab.py                      Lab, the face: attach, up, plan, scale, reset, down
+    converge/                   from what a lab is to what it is to be: desired, plan, run, kernel_probe
+    faults/                     inject, healing, notes, guard, watchdog, plan, reach, model
+    │   catalogue/                  the kinds of faults, and their index
+    │   inside/                     what runs on machines; standard library only
+    lifetime/  spark/           holding, keeper, removal, finding, garbage; Spark's and YARN's clusters, asked
+    inventory.py                Inventory: a lab's machines and files, all that the four rooms above need of it
+    drivers/                    contract (Driver), machines (Machine, Node, Gateway), choice, checkout, artefacts
+    │   docker/                     machines as containers
+    │   local/                      machines as processes; init.py and supervisor.py are standard library only
+    lease.py  events.py  probes.py  kernelspecs.py  keys.py
+    topology/                   lab.toml: its model, reader and schema, and the specs of single machines
+    processes.py  progress.py  state.py  names.py  errors.py
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Gateway, Lab
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError, Kernel
 
 LOCAL = Path(__file__).with_name("local_kernel.py")

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from lab import lease
-from lab.drivers import find_driver
+from lab.drivers.choice import find_driver
 from lab.errors import LabNotFound
 from lab.lab import Lab
-from lab.local.processes import Process, identify
-from lab.removal import remove
+from lab.lifetime import holding
+from lab.lifetime.removal import remove
+from lab.processes import Process, identify
 from lab.state import StateFolder, locked
 
 FILE: Final = "users.json"
@@ -56,7 +57,7 @@ class Users:
             if self.living() is not None:
                 self._join(token, pid)
             return found
-        lease.hold(self.lab_name, pid=pid, seconds=seconds)
+        holding.hold(self.lab_name, pid=pid, seconds=seconds)
         self._join(token, pid)
         return make()
 
@@ -81,7 +82,7 @@ class Users:
         owner = lease.read(self.lab_name)
         if owner is not None and [owner.pid, owner.started] not in [each[:2] for each in rest]:
             # The lab is another's from now on: it has to outlive who made it.
-            lease.hold(self.lab_name, pid=rest[0][0], seconds=owner.seconds)
+            holding.hold(self.lab_name, pid=rest[0][0], seconds=owner.seconds)
 
     def forget(self) -> None:
         """Let the lab stay whoever leaves; called by `--lab-keep`, with the lock held."""

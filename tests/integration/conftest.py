@@ -22,7 +22,7 @@ import pytest_asyncio
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import Gateway, Lab, Node
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.integration.client import GatewayClient
 
 NODES = 3

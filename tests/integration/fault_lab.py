@@ -15,9 +15,9 @@ import asyncssh
 import pytest
 
 from lab import Lab, Node, faults
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
+from lab.drivers.machines import Machine
 from lab.errors import EnvironmentUnfit
-from lab.machines import Machine
 
 NAME = os.environ.get("LAB_FAULT_NAME", f"flt{os.environ.get('PYTEST_XDIST_WORKER', '')}")
 DEADLINE = 20.0

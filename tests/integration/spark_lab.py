@@ -16,10 +16,10 @@ import pytest_asyncio
 
 from eg_distributed import kernelspecs
 from lab import Gateway, Lab
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
+from lab.drivers.spark_kernelspecs import ENV, NEEDS, SITE
 from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
-from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel, Result
 from tests.integration.conftest import agents, kernel_files, processes, until
 

@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from lab import Lab, LabNotFound
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
 from lab.errors import EnvironmentUnfit
 from lab.names import LABEL, resource_name
 from lab.state import StateFolder

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Gateway, Node
-from lab.machines import ExecResult
+from lab.drivers.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of
 from tests.integration.conftest import NODES, MakeGateway, kernel_files, kernel_sockets, processes, until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab, events
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
 from lab.errors import EnvironmentUnfit
 from lab.faults import active
 from lab.state import cache_root, state_root
@@ -223,7 +223,7 @@ def test_two_workers_share_one_lab(suite: Suite, own: Lab) -> None:
         """
         import httpx
         import pytest
-        from lab.stats import measure
+        from lab.observe.stats import measure
 
         @pytest.mark.parametrize("number", range(4))
         @pytest.mark.lab(nodes=1)
@@ -300,7 +300,7 @@ def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) 
         """
         import httpx
         import pytest
-        from lab.stats import measure
+        from lab.observe.stats import measure
         from lab.testing.session import kernelspecs_of
 
         def start(gateway, name):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.launcher_files import launcher_files
-from lab.checkout import build_wheel, requirements, run_uv
+from lab.drivers.checkout import build_wheel, requirements, run_uv
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -48,11 +48,12 @@ async def again(settings: Distributed, owner: str = "tests", incarnation: str = 
 
 
 async def test_a_gateway_is_greeted_with_what_runs_here(visitor: Visitor, settings: Distributed) -> None:
-    """The greeting has the protocol's version and all kernels, whoever started them."""
+    """The greeting has the protocol's version and all kernels by id and state, whoever started them; a list says the rest."""
     await visitor.ready("k1", standin())
     other = await again(settings, "another")
     assert other.hello["protocol"] == PROTOCOL
-    (kernel,) = other.hello["kernels"]
+    assert other.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+    (kernel,) = await other.request("list")
     assert (kernel["kernel"], kernel["owner"], kernel["state"], kernel["host_set"]) == (
         "k1",
         "tests",
@@ -248,7 +249,8 @@ async def test_a_restarted_agent_finds_its_kernels(visitor: Visitor, settings: D
     await visitor.ended()
     back = await again(settings)
     assert (await back.request("ping"))["pid"] != old
-    (kernel,) = back.hello["kernels"]
+    assert [kernel["kernel"] for kernel in back.hello["kernels"]] == ["k1"]
+    (kernel,) = await back.request("list")
     assert (kernel["kernel"], kernel["pid"], kernel["state"]) == ("k1", pid, "running")
     assert alive(pid)
     answer, reader, writer = await back.stream("k1")

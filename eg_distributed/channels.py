@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .agent.sockets import peer
-from .protocol import CHANNELS, MAX_ANSWER, Reader, StreamAnswer, StreamHello, Writer, encode, read_message
+from .protocol import CHANNELS, StreamAnswer, StreamHello
 from .streams import CHUNK, Relay, StreamBroken
+from .wire import MAX_ANSWER, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
 

@@ -34,9 +34,10 @@ from .errors import (
 from .hosts import Host, HostSet, parse_hosts
 from .kernel import RemoteKernel, State
 from .node import News, Node
-from .protocol import Listed, ListKernels, Message, Stop
+from .protocol import Listed, ListKernels, Stop
 from .request import StartRequest, check_pin
 from .settings import Distributed
+from .wire import Message
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

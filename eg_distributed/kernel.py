@@ -28,10 +28,8 @@ from .protocol import (
     Exited,
     Found,
     KernelEvent,
-    Message,
     Missing,
     Ping,
-    Reader,
     ReadLog,
     Ready,
     SetEndpoints,
@@ -39,10 +37,10 @@ from .protocol import (
     Stalled,
     Start,
     Stop,
-    Writer,
 )
 from .request import StartRequest
 from .settings import Distributed
+from .wire import Message, Reader, Writer
 
 log = logging.getLogger(__name__)
 

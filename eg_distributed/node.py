@@ -12,7 +12,6 @@ from .errors import AgentUnavailable, DistributedError, HostError, HostUnrespons
 from .link.connect import connect
 from .link.links import Link
 from .protocol import (
-    MAX_ANSWER,
     OLDEST_PROTOCOL,
     PROTOCOL,
     Adopt,
@@ -20,21 +19,16 @@ from .protocol import (
     Found,
     KernelEvent,
     Load,
-    Malformed,
-    Message,
     Missing,
     Ping,
-    Reader,
     Reply,
     Request,
     Welcome,
-    Writer,
-    encode,
     read_event,
-    read_message,
     write_request,
 )
 from .settings import Distributed
+from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")

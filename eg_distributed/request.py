@@ -16,7 +16,7 @@ from typing import Any
 from .errors import RequestInvalid, RequestRefused
 from .hosts import HostSet, parse_hosts
 from .launcher_files import Shipping
-from .protocol import Message
+from .wire import Message
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")

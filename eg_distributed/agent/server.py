@@ -15,8 +15,6 @@ from typing import Any, Callable
 
 from ..protocol import (
     CHANNELS,
-    MAX_ANSWER,
-    MAX_MESSAGE,
     PROTOCOL,
     Adopt,
     ControlHello,
@@ -28,8 +26,6 @@ from ..protocol import (
     Listed,
     ListKernels,
     Load,
-    Malformed,
-    Message,
     Ping,
     Pong,
     ReadLog,
@@ -41,12 +37,11 @@ from ..protocol import (
     Stopped,
     StreamHello,
     Welcome,
-    encode,
-    read_message,
     read_request,
     write_event,
 )
 from ..streams import StreamBroken
+from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
 from .spawning import StartError

@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import AbstractSet, Mapping, Optional
 
-from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello, encode
+from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
 from ..streams import DEFAULT_LIMIT, Relay
+from ..wire import encode
 from .kernels import EXITED, Kernel, Notify
 
 STREAM_LINGER = 900.0

@@ -15,7 +15,7 @@ from eg_distributed.protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL
 _PACKAGE = "eg_distributed"
 _BOOT = "boot.py"
 """Sent as text ahead of the archive, which it unpacks: so it is not in the archive itself."""
-_SHARED = ("protocol.py", "streams.py")
+_SHARED = ("protocol.py", "streams.py", "wire.py")
 """What gateways and agents have in common."""
 _MAIN = """
 import sys

@@ -7,7 +7,7 @@ import logging
 from itertools import count
 
 from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
-from eg_distributed.protocol import Reader, Writer
+from eg_distributed.wire import Reader, Writer
 
 log = logging.getLogger(__name__)
 

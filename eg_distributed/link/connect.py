@@ -15,8 +15,9 @@ import sys
 import asyncssh
 
 from eg_distributed.errors import AgentUnavailable, HostUnreachable
-from eg_distributed.protocol import SENTINEL, Reader
+from eg_distributed.protocol import SENTINEL
 from eg_distributed.settings import Distributed
+from eg_distributed.wire import Reader
 
 from .agent_archive import boot_line
 from .bridge import BridgeClient

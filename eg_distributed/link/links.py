@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 import asyncssh
 
-from eg_distributed.protocol import Reader, Writer
+from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from eg_distributed.link.links import Link
-from eg_distributed.protocol import Message, Reader, Writer, encode, read_message
+from eg_distributed.wire import Message, Reader, Writer, encode, read_message
 
 DEADLINE = 30.0
 """Seconds that a test waits for anything; only what is broken takes as long."""

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from eg_distributed.protocol import PROTOCOL, SENTINEL, Message, encode, read_message
+from eg_distributed.protocol import PROTOCOL, SENTINEL
+from eg_distributed.wire import Message, encode, read_message
 
 from .ssh_server import Sshd
 

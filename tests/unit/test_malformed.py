@@ -14,9 +14,10 @@ import pytest_asyncio
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import AgentUnavailable, HostError
 from eg_distributed.node import Node
-from eg_distributed.protocol import MAX_ANSWER, Found, Missing, Ping, Ready, encode
+from eg_distributed.protocol import Found, Missing, Ping, Ready
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
+from eg_distributed.wire import MAX_ANSWER, encode
 
 from .agents import Refusal, Visitor, standin, until
 from .conftest import Hosts

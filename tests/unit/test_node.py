@@ -20,19 +20,9 @@ from eg_distributed.errors import (
     KernelStartFailed,
 )
 from eg_distributed.node import News, Node
-from eg_distributed.protocol import (
-    Exited,
-    Found,
-    Missing,
-    Ping,
-    Ready,
-    Request,
-    Signal,
-    Start,
-    Stop,
-    text,
-)
+from eg_distributed.protocol import Exited, Found, Missing, Ping, Ready, Request, Signal, Start, Stop
 from eg_distributed.settings import Distributed
+from eg_distributed.wire import text
 
 from .agents import DEADLINE, alive, standin, until
 from .conftest import Hosts

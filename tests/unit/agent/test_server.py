@@ -16,9 +16,10 @@ import pytest
 
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.connect import connect
-from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
+from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
+from eg_distributed.wire import Reader, Writer, encode, read_message
 from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin, until
 
 HEADER = struct.Struct(">BI")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eg_distributed.protocol import MAX_MESSAGE, Message, encode, read_message
+from eg_distributed.wire import MAX_MESSAGE, Message, encode, read_message
 
 
 def fed(data: bytes) -> asyncio.StreamReader:

@@ -399,7 +399,7 @@ class Exited(KernelEvent):
 
     EVENT: ClassVar[str] = "exited"
 
-    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)), None)
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
     log: str = checked(text(), "")
 
 

@@ -45,7 +45,7 @@ class Users:
     def attach_or_make(self, token: str, make: Callable[[], Lab], *, pid: int | None = None, seconds: float) -> Lab:
         """Return the lab if it is there, else what *make* returns; *pid* (default: the calling process) uses it from now on.
 
-        What is made belongs to that process, by a lease of *seconds* (see `lab.lease`). What *make* raises is passed on, with
+        What is made belongs to that process, by a lease of *seconds* (see lab/lifetime). What *make* raises is passed on, with
         the lab as half-made as it is. Called with the lock held.
         """
         if self.living() == []:

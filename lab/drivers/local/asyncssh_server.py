@@ -1,6 +1,7 @@
 """An SSH server for machines without OpenSSH's: one process a node.
 
-Run as `python -m lab.drivers.local.asyncssh_server CONFIG.json`.
+Run by file name (`python asyncssh_server.py CONFIG.json`): a machine keeps the interpreter that it was made with, which may be
+another checkout's and know this program by another module's name, or not at all. It needs asyncssh and nothing of the lab.
 
 Runs commands for real through the login shell, as sshd does, and forwards to sockets and ports. Knows one user, one key.
 """
@@ -16,6 +17,10 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
+
+if __name__ == "__main__":
+    # The folder of this file would come first on the path, with modules named like other people's.
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 import asyncssh
 

@@ -6,18 +6,18 @@ made while the programs had other names must still be reset, compared and starte
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 INIT: Final = str(Path(__file__).with_name("init.py"))
 SUPERVISOR: Final = str(Path(__file__).with_name("supervisor.py"))
-SERVER: Final = "lab.drivers.local.asyncssh_server"
+SERVER: Final = str(Path(__file__).with_name("asyncssh_server.py"))
 
 _INITS: Final = ("/lab/drivers/local/init.py", "/lab/local/init.py")
 _SUPERVISORS: Final = ("/lab/drivers/local/supervisor.py", "/lab/local/daemons.py")
-_SERVERS: Final = (SERVER, "lab.local.server")
+_SERVERS: Final = ("/lab/drivers/local/asyncssh_server.py", "lab.local.server")
 
 
 def is_init(argv: Sequence[str]) -> bool:
@@ -40,21 +40,22 @@ def with_former_names(facts: str) -> str:
 
     With today's names every machine of an older lab would look changed, and `up` would end what runs there.
     """
-    for names in (_INITS, _SUPERVISORS, _SERVERS):
+    for names in (_INITS, _SUPERVISORS):
         facts = facts.replace(*names)
-    return facts
+    return facts.replace(json.dumps(SERVER), f'"-m", "{_SERVERS[1]}"')
 
 
 def with_current_names(argv: Sequence[str]) -> list[str]:
     """Return *argv*, which a machine.json keeps, with today's programs for those that are no longer there.
 
-    A path that exists stays: it belongs to another checkout. So does the module of another interpreter.
+    A path that exists stays: it belongs to another checkout.
     """
     found = list(argv)
-    for place, word in enumerate(argv):
-        for name, names in ((INIT, _INITS), (SUPERVISOR, _SUPERVISORS)):
+    for place, word in enumerate(found):
+        for name, names in ((INIT, _INITS), (SUPERVISOR, _SUPERVISORS), (SERVER, _SERVERS[:1])):
             if word.endswith(names) and not Path(word).exists():
                 found[place] = name
-        if word == _SERVERS[1] and Path(argv[place - 2]).parent == Path(sys.executable).parent:
-            found[place] = SERVER
+    if _SERVERS[1] in found:
+        place = found.index(_SERVERS[1])
+        found[place - 1 : place + 1] = [SERVER]
     return found

@@ -120,7 +120,7 @@ def configure(facts: Mapping[str, Any], spec: NodeSpec, folder: Path, host_key: 
     }
     path = folder / "server.json"
     return {
-        "argv": [facts["interpreter"], "-m", programs.SERVER, str(path)],
+        "argv": [facts["interpreter"], programs.SERVER, str(path)],
         "files": {str(path): json.dumps(config)},
     }
 

@@ -10,6 +10,7 @@ import asyncssh
 import pytest
 
 from lab import keys
+from lab.drivers.local import programs
 from lab.drivers.local.processes import free_port
 
 DEADLINE = 20.0
@@ -24,7 +25,7 @@ async def connection(tmp_path: Path) -> AsyncIterator[asyncssh.SSHClientConnecti
     port = free_port()
     config = {"port": port, "host_key": str(tmp_path / "host"), "authorized_keys": str(tmp_path / "authorized_keys")}
     (tmp_path / "server.json").write_text(json.dumps(config))
-    argv = ["-m", "lab.drivers.local.asyncssh_server", str(tmp_path / "server.json")]
+    argv = [programs.SERVER, str(tmp_path / "server.json")]
     server = await asyncio.create_subprocess_exec(sys.executable, *argv, env={**os.environ, "HOME": str(tmp_path)})
     try:
         async with _Login(port, host.public, tmp_path / "user") as found:

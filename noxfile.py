@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2026.7.11"
+nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
 # A Python that this machine lacks is left out, and named in the summary; none is fetched from elsewhere.
 nox.options.error_on_missing_interpreters = False

@@ -42,7 +42,7 @@ def checks() -> Iterator[Finding]:
 
 
 def _checkout() -> Finding:
-    lacking = [name for name in ("uv.lock", "images", "eg_distributed") if not (checkout.ROOT / name).exists()]
+    lacking = [name for name in ("pins.sha256", "images", "eg_distributed") if not (checkout.ROOT / name).exists()]
     if lacking:
         return Finding("checkout", "missing", f"{checkout.ROOT} holds no {', '.join(lacking)}", "clone the repository")
     return Finding("checkout", "ok", str(checkout.ROOT))

@@ -7,17 +7,24 @@ import os
 import re
 import ssl
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from uv import find_uv_bin
 
 from lab.errors import EnvironmentUnfit, LabError
 from lab.state import cache_root
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout. The lab is a tool of this repository and not published, so it always stands in one."""
@@ -60,18 +67,59 @@ def requirements(role: str) -> bytes:
 
     Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
-    _check()
+    _lock()
     selection = {
         "gateway": ("--group", "gateway", "--no-default-groups"),
         "node": ("--only-group", "node"),
         "spark": ("--only-group", "spark"),
     }[role]
     text = run_uv("export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace", *selection)
-    return text.encode()
+    return only_pinned(text, _pinned_hashes()).encode()
+
+
+def only_pinned(requirements: str, hashes: frozenset[str]) -> str:
+    """Return exported *requirements* with those of their files whose sha256 is one of *hashes*.
+
+    An index may have more files of a version than when it was pinned; with them, the same versions would make another image.
+    Raise LabError for a requirement of which no file is left: the index has something else than what was pinned.
+    """
+    kept = []
+    for block in re.split(r"\n(?=\S)", requirements.strip()):
+        requirement, *options = [line.strip() for line in block.split("\\\n")]
+        pinned = [option for option in options if option.removeprefix("--hash=sha256:") in hashes]
+        if not pinned:
+            raise _not_pinned(requirement.partition(" ;")[0])
+        kept.append(" \\\n    ".join((requirement, *pinned)) + "\n")
+    return "".join(kept)
+
+
+@cache
+def _pinned_hashes() -> frozenset[str]:
+    """Return the sha256 of each file that the checkout's pins.sha256 names."""
+    _check()
+    return frozenset(line.partition(" ")[0] for line in (ROOT / "pins.sha256").read_text("utf-8").splitlines())
+
+
+def _not_pinned(what: str) -> LabError:
+    return LabError(
+        f"uv.lock has files of {what} that are not pinned",
+        cause="either pyproject.toml has another version than pins.sha256, or the package index has other files",
+        remedy="after a change of dependencies `uvx nox -s lock`; otherwise find out what the index has changed",
+    )
+
+
+@cache
+def _lock() -> dict[str, Any]:
+    """Return the content of uv.lock, which uv makes from the checkout's pins when it first needs it."""
+    _check()
+    path = ROOT / "uv.lock"
+    if not path.exists():
+        run_uv("lock", "--quiet")
+    return tomllib.loads(path.read_text("utf-8"))
 
 
 def _check() -> None:
-    for name in ("uv.lock", "images", "eg_distributed"):
+    for name in ("pins.sha256", "images", "eg_distributed"):
         if not (ROOT / name).exists():
             raise EnvironmentUnfit(
                 f"{ROOT} holds no {name}", cause="the lab runs from a checkout only", remedy="clone the repository"
@@ -125,13 +173,13 @@ def ca_bundle() -> bytes:
 
 @cache
 def launcher() -> bytes:
-    """Return Enterprise Gateway's own Python launcher, out of the sdist whose hash the lock names."""
-    _check()
-    sha256, url = _sdist_in((ROOT / "uv.lock").read_text())
+    """Return Enterprise Gateway's own Python launcher, out of the sdist that the lock names."""
+    sha256, url = sdist(_lock())
+    if sha256 not in _pinned_hashes():
+        raise _not_pinned("jupyter_enterprise_gateway")
     kept = cache_root() / "downloads" / f"{sha256}.tar.gz"
     content = kept.read_bytes() if kept.exists() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
-        url = url or _sdist_in(_completed_lock())[1]
         content = _download(url)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise LabError(f"{url} is not what the lock says", cause="its sha256 differs")
@@ -146,26 +194,12 @@ def launcher() -> bytes:
         return file.read()
 
 
-def _sdist_in(lock: str) -> tuple[str, str]:
-    """Return sha256 and address of Enterprise Gateway's sdist; the address is empty in a lock that names no index."""
-    block = lock.partition('\nname = "jupyter-enterprise-gateway"\n')[2].partition("[[package]]")[0]
-    line = re.search(r"^sdist = (.*)$", block, re.MULTILINE)
-    sha256 = re.search(r'hash = "sha256:([0-9a-f]{64})"', line.group(1)) if line else None
-    if line is None or sha256 is None:
-        raise LabError("uv.lock names no sdist of jupyter_enterprise_gateway", remedy="`uv lock`")
-    url = re.search(r'url = "([^"]+)"', line.group(1))
-    return sha256.group(1), url.group(1) if url else ""
-
-
-def _completed_lock() -> str:
-    """Return the lock with the addresses of the index that uv uses here; the checkout's own file stays as it is."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("pyproject.toml", "uv.lock", "lab/pyproject.toml"):
-            target = Path(folder, name)
-            target.parent.mkdir(exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
-        run_uv("lock", "--quiet", "--project", folder)
-        return Path(folder, "uv.lock").read_text()
+def sdist(lock: dict[str, Any]) -> tuple[str, str]:
+    """Return sha256 and address of Enterprise Gateway's sdist in the content of a uv.lock; raise LabError without one."""
+    for package in lock.get("package", ()):
+        if package["name"] == "jupyter-enterprise-gateway" and {"hash", "url"} <= package.get("sdist", {}).keys():
+            return package["sdist"]["hash"].removeprefix("sha256:"), package["sdist"]["url"]
+    raise LabError("uv.lock names no sdist of jupyter_enterprise_gateway", remedy="`uv lock`")
 
 
 def _download(url: str) -> bytes:

@@ -73,7 +73,7 @@ def _record(kind: type[W]) -> Check:
 # -- hellos ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ControlHello(Wire):
     """Opens a control connection; sent by a gateway's Node, and by the boot when it looks for an agent."""
 
@@ -86,7 +86,7 @@ class ControlHello(Wire):
     type: str = checked(one_of("control"), "control")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class StreamHello(Wire):
     """Opens or resumes a stream; sent by a kernel's Endpoints for each connection of a client."""
 
@@ -101,7 +101,7 @@ class StreamHello(Wire):
     type: str = checked(one_of("stream"), "stream")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class KernelBrief(Wire):
     """What the greeting says of a kernel: what balancing counts. Other fields may come with it."""
 
@@ -109,7 +109,7 @@ class KernelBrief(Wire):
     state: str = checked(text(_ID))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Welcome(Wire):
     """The agent's answer to a ControlHello."""
 
@@ -119,7 +119,7 @@ class Welcome(Wire):
     ok: bool = checked(flag, True)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class StreamAnswer(Wire):
     """The agent's answer to a StreamHello: how many bytes it has delivered, or why there is no stream."""
 
@@ -133,7 +133,7 @@ class StreamAnswer(Wire):
 # -- what is said of a kernel ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Description(Wire):
     """What gateways may know of a kernel; no key, no environment."""
 
@@ -152,7 +152,7 @@ class Description(Wire):
     log_path: str = checked(text(_PATH))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Listed(Description):
     """An entry of the answer to `ListKernels`."""
 
@@ -160,7 +160,7 @@ class Listed(Description):
     """Whether a connected gateway answers for the kernel."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Found(Description):
     """What the agent says of a kernel that a gateway adopts. `Missing` stands for one that it does not have."""
 
@@ -170,7 +170,7 @@ class Found(Description):
     """What its launcher answered while no gateway was connected."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Missing(Wire):
     """The agent has no such kernel. Made at the gateway: on the wire it is an entry that is not there."""
 
@@ -191,7 +191,7 @@ class Request(Wire, Generic[R]):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Start(Request[Description]):
     """Start a kernel. Sent by RemoteKernel.start_on, for each attempt; the agent answers when the process exists."""
 
@@ -225,7 +225,7 @@ class Start(Request[Description]):
     answer = staticmethod(Description.read)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class SetEndpoints(Request[None]):
     """Tell the agent what a launcher's answer, decrypted by the gateway, says of its kernel."""
 
@@ -239,7 +239,7 @@ class SetEndpoints(Request[None]):
     answer = staticmethod(lambda result: None)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Signal(Request[bool]):
     """Signal a kernel; the answer is False if it has ended."""
 
@@ -251,7 +251,7 @@ class Signal(Request[bool]):
     answer = staticmethod(flag)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Stopped(Wire):
     """The answer to `Stop`; *stopped* is False if there is no such kernel or attempt."""
 
@@ -259,7 +259,7 @@ class Stopped(Wire):
     exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)), None)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Stop(Request[Stopped]):
     """End a kernel: SIGTERM, and SIGKILL after *grace* seconds. Answered when it has ended."""
 
@@ -275,7 +275,7 @@ class Stop(Request[Stopped]):
     answer = staticmethod(Stopped.read)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Adopt(Request[Message]):
     """Make this gateway the one that answers for *kernels*; the answer has a Found, unread, for each that is there."""
 
@@ -290,7 +290,7 @@ class Adopt(Request[Message]):
     answer = staticmethod(table(lambda entry: entry))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ListKernels(Request["list[Listed]"]):
     """Ask for all kernels of the node."""
 
@@ -299,7 +299,7 @@ class ListKernels(Request["list[Listed]"]):
     answer = staticmethod(items(_record(Listed)))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ReadLog(Request[str]):
     """Ask for up to *size* bytes of the end of what a kernel printed."""
 
@@ -311,7 +311,7 @@ class ReadLog(Request[str]):
     answer = staticmethod(text(MAX_ANSWER))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Pong(Wire):
     """The answer to `Ping`."""
 
@@ -321,7 +321,7 @@ class Pong(Wire):
     running: int = checked(integer(0, 1 << 31), 0)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Ping(Request[Pong]):
     """Show that the gateway lives, and learn whether the agent does."""
 
@@ -330,7 +330,7 @@ class Ping(Request[Pong]):
     answer = staticmethod(Pong.read)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Leave(Request[bool]):
     """Ask the agent to end itself; the answer is False if it has kernels or serves another gateway."""
 
@@ -358,7 +358,7 @@ def read_request(message: Message) -> Request[Any]:
     return kind.read(message.get("params") or {})
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Reply(Wire):
     """The answer to the request *id*: its result, or an error of some *kind*."""
 
@@ -378,7 +378,7 @@ class Event(Wire):
     EVENT: ClassVar[str]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class KernelEvent(Event):
     """An event of one kernel, for the gateway that answers for it; those of earlier attempts are ignored there."""
 
@@ -386,14 +386,14 @@ class KernelEvent(Event):
     attempt: str = checked(text(_ID))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Ready(KernelEvent):
     """All five sockets of the kernel accept connections."""
 
     EVENT: ClassVar[str] = "ready"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Exited(KernelEvent):
     """The kernel has ended."""
 
@@ -403,7 +403,7 @@ class Exited(KernelEvent):
     log: str = checked(text(), "")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Answered(KernelEvent):
     """The kernel's launcher has sent its connection information, encrypted for the gateway."""
 
@@ -412,7 +412,7 @@ class Answered(KernelEvent):
     payload: str = checked(text())
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Stalled(KernelEvent):
     """The kernel's output could not be read for *seconds*, so that it may have dropped some."""
 
@@ -421,7 +421,7 @@ class Stalled(KernelEvent):
     seconds: float = checked(number(0, 1e12))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Load(Event):
     """The kernels that run on the node, of all gateways."""
 

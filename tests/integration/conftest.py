@@ -6,14 +6,12 @@ Lab, nodes, gateways, and the look at what a test left behind are the lab's pyte
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import re
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeAlias
 
@@ -175,25 +173,6 @@ async def client_of(extra_gateway: MakeGateway, extra_node: MakeNode) -> AsyncIt
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
-
-
-async def until(
-    what: str, probe: Callable[[], Any] | Callable[[], Awaitable[Any]], timeout: float = 15, pause: float = 0.1
-) -> Any:
-    """Call *probe* (a function, run in a thread, or a coroutine function) until it returns something true; return that.
-
-    Raises AssertionError with *what* and the last answer after *timeout* seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        if asyncio.iscoroutinefunction(probe):
-            found = await probe()
-        else:
-            found = await asyncio.to_thread(probe)
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s, last seen {found!r}"
-        await asyncio.sleep(pause)
 
 
 def listening(machine: Machine, *, loopback: bool = False) -> set[int]:

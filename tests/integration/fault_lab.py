@@ -18,9 +18,9 @@ from lab import Lab, Node, faults
 from lab.containers.engine import connect
 from lab.errors import EnvironmentUnfit
 from lab.machines import Machine
+from tests.until import block_until
 
 NAME = os.environ.get("LAB_FAULT_NAME", f"flt{os.environ.get('PYTEST_XDIST_WORKER', '')}")
-DEADLINE = 20.0
 SHORT = 0.6
 """How long nothing may come before it counts as nothing: a look at this kernel's own bridge takes milliseconds."""
 
@@ -65,15 +65,6 @@ def other(broken: Lab) -> Node:
     return broken.node("node2")
 
 
-def until(what: str, probe: Callable[[], Any], seconds: float = DEADLINE) -> Any:
-    """Call *probe* until it returns something true; fail with *what* after *seconds*."""
-    deadline = time.monotonic() + seconds
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-    return found
-
-
 # -- TCP ---------------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +100,7 @@ def open_for_ssh(node: Machine) -> bool:
 
 def greets(node: Machine) -> bool:
     """Wait until the node's sshd greets: an sshd that reads its configuration anew doesn't for a moment."""
-    return bool(until("a greeting", lambda: open_for_ssh(node)))
+    return block_until("a greeting", lambda: open_for_ssh(node))
 
 
 def inside(machine: Machine, code: str, timeout: float = 15) -> str:

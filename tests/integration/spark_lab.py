@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -21,7 +20,8 @@ from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel, Result
-from tests.integration.conftest import agents, kernel_files, processes, until
+from tests.integration.conftest import agents, kernel_files, processes
+from tests.until import until_in_thread
 
 NAME = os.environ.get("LAB_SPARK_NAME", "spark")
 SESSION_SECONDS = 90.0
@@ -156,12 +156,17 @@ async def nothing_left(lab: Lab, seconds: float = KILLED_SECONDS) -> None:
     def look() -> list[str]:
         return [*left(lab), *(f"{role}: {app}" for role in NEEDS.values() for app in running(cluster(lab, role)))]
 
-    deadline = time.monotonic() + seconds
-    while found := await asyncio.to_thread(look):
-        if time.monotonic() > deadline:
-            await asyncio.to_thread(_clean, lab)
-            pytest.fail(f"left after {seconds:g} s: {found}")
-        await asyncio.sleep(0.2)
+    found: list[str] = []
+
+    def gone() -> bool:
+        found[:] = look()
+        return not found
+
+    try:
+        await until_in_thread("nothing is left of kernels", gone, seconds, pause=0.2)
+    except AssertionError as error:
+        await asyncio.to_thread(_clean, lab)
+        raise AssertionError(f"left after {seconds:g} s: {found}") from error
 
 
 def _clean(lab: Lab) -> None:
@@ -210,12 +215,12 @@ async def appeared(lab: Lab, file: str, timeout: float = SESSION_SECONDS) -> Non
     def look() -> bool:
         return any([node.exec(["rm", file], user="root").exit_code == 0 for node in lab.nodes])  # noqa: C419 -- of each
 
-    await until(f"{file} is there", look, timeout=timeout)
+    await until_in_thread(f"{file} is there", look, seconds=timeout)
 
 
 async def ended(on: Cluster, kernel_id: str, seconds: float) -> None:
     """Wait until the cluster has ended the kernel's applications."""
-    await until("the application has ended", lambda: not running(on, kernel_id), timeout=seconds)
+    await until_in_thread("the application has ended", lambda: not running(on, kernel_id), seconds=seconds)
 
 
 def driver(lab: Lab, kernel_id: str) -> Mapping[str, list[int]]:

@@ -14,7 +14,8 @@ from lab import EnvironmentUnfit, Lab, Node
 from lab.errors import FaultUnavailable
 from lab.faults import active, add, catalogue, heal
 from lab.probes import ProbeFailed, probe_ssh
-from tests.integration.fault_lab import SHORT, best, connected, login_to, timed, until
+from tests.integration.fault_lab import SHORT, best, connected, login_to, timed
+from tests.until import block_until
 
 NAME = f"fltl{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 
@@ -79,14 +80,14 @@ def test_a_node_hangs_or_is_gone(local: Lab, node: Node, fault: str, seen: str) 
     """Its processes are stopped or killed, and run again once healed."""
     with add(local, fault, [node], duration=60):
         assert knock(node) == seen
-    assert until("a login", lambda: works(local, node))
+    block_until("a login", lambda: works(local, node))
 
 
 def test_a_node_reboots(local: Lab, node: Node) -> None:
     """At once, on the same port."""
     port = node.port
     add(local, "reboot", [node])
-    assert until("a login", lambda: works(local, node))
+    block_until("a login", lambda: works(local, node))
     assert node.port == port
 
 
@@ -95,7 +96,7 @@ def test_its_sshd_is_gone_or_hangs(local: Lab, openssh: Node, fault: str, seen: 
     """And comes back."""
     with add(local, fault, [openssh], duration=60):
         assert knock(openssh) == seen
-    assert until("a login", lambda: works(local, openssh))
+    block_until("a login", lambda: works(local, openssh))
 
 
 @pytest.mark.parametrize("fault", ["key-removed", "host-key-changed", "password-asked", "max-startups"])
@@ -103,7 +104,7 @@ def test_a_login_is_refused(local: Lab, openssh: Node, fault: str) -> None:
     """By the same settings as on a container."""
     with add(local, fault, [openssh], duration=60):
         assert not works(local, openssh)
-    assert until("a login", lambda: works(local, openssh))
+    block_until("a login", lambda: works(local, openssh))
 
 
 @pytest.mark.parametrize(

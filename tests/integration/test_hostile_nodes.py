@@ -14,8 +14,9 @@ import pytest_asyncio
 from lab import EnvironmentUnfit, Gateway, Lab, Node
 from lab.faults import add
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import home_of, kernel_files, own_name, processes, until
+from tests.integration.conftest import home_of, kernel_files, own_name, processes
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
+from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]
 
@@ -126,7 +127,7 @@ async def test_a_kernel_lives_its_whole_life_on_any_node(
     assert await host_of(kernel) == node.name
     assert await kernel.evaluate("'kept' in globals()") is False
     await kernel.delete()
-    await until("nothing is left", lambda: not processes(node) and not kernel_files(node))
+    await until_in_thread("nothing is left", lambda: not processes(node) and not kernel_files(node))
 
 
 @pytest.mark.parametrize("name", ["noisy-fish", "no-forwarding"])

@@ -18,6 +18,7 @@ from lab.probes import probe_ssh
 from lab.progress import Silent
 from lab.state import cache_root
 from lab.topology import loads
+from tests.until import block_until
 
 UID = 54321
 """Nobody's on this machine."""
@@ -200,10 +201,9 @@ def test_a_leased_local_lab_is_over_by_itself() -> None:
     try:
         node = lab.node("node1")
         node.extend_lease(time.time() - 1)
-        deadline = time.monotonic() + 15
-        while processes.belonging(lab.folder.path / "machines"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        block_until(
+            "all of its processes have ended", lambda: not processes.belonging(lab.folder.path / "machines"), 15
+        )
         assert "the lease is over" in node.read_logs()
     finally:
         lab.down()

@@ -19,6 +19,7 @@ from lab.machines import Machine
 from lab.names import LABEL, resource_name
 from lab.probes import probe_ssh
 from lab.topology import Limits, loads
+from tests.until import block_until
 
 NAME = f"it-topo-{os.getpid() % 10000}"
 
@@ -91,14 +92,6 @@ def ssh(lab: Lab, node: str, *command: str, options: tuple[str, ...] = ()) -> su
         pytest.skip("no ssh client on this machine")
     argv = ["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", *options, node, *command]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
-
-
-def until(what: str, probe: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-    return found
 
 
 def test_a_file_is_what_the_lab_becomes(own: Lab) -> None:
@@ -281,7 +274,7 @@ def test_a_dead_sshd_comes_back_unless_it_shall_stay_down(own: Lab) -> None:
     node = own.node("big1")
     node.exec(["touch", "/run/lab/sshd.down"], user="root").check()
     node.exec(["pkill", "-KILL", "-x", "sshd"], user="root").check()
-    until("sshd is down", lambda: ssh(own, "big1", "true").returncode == 255)
+    block_until("sshd is down", lambda: ssh(own, "big1", "true").returncode == 255)
     assert node.state == "running"
     node.exec(["rm", "/run/lab/sshd.down"], user="root").check()
     node.wait_ready()
@@ -339,7 +332,7 @@ def test_a_leased_lab_is_over_by_itself(engine: Any) -> None:
         assert {f"{LABEL}.owner", f"{LABEL}.expires"} <= network.ensure(engine, name).attrs["Labels"].keys()
         node = lab.node("node1")
         node.extend_lease(time.time() + 1)
-        until("the node ends", lambda: node.state == "stopped")
+        block_until("the node ends", lambda: node.state == "stopped")
         assert "the lease is over" in node.read_logs()
     finally:
         down(name)

@@ -24,10 +24,10 @@ from tests.integration.conftest import (
     kernel_sockets,
     listening,
     processes,
-    until,
     zombies,
 )
 from tests.integration.kernelspecs import argv_of, kernelspec, plain, script
+from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = pytest.mark.lab(nodes=NODES)
 
@@ -78,7 +78,7 @@ async def test_an_interrupt_reaches_the_cells_subprocess(nodes: Nodes, client: G
     node = await node_of(nodes, kernel)
     cell = await kernel.begin("import subprocess\nprint('begin', flush=True)\nsubprocess.run(['sleep', '61'])")
     await cell.printed("begin")
-    await until("the subprocess is there", lambda: "sleep 61" in processes(node).values())
+    await until_in_thread("the subprocess is there", lambda: "sleep 61" in processes(node).values())
     await kernel.interrupt()
     assert (await cell.result(10)).error == "KeyboardInterrupt"
     assert "sleep 61" not in processes(node).values()
@@ -175,11 +175,11 @@ async def test_a_shutdown_leaves_nothing(nodes: Nodes, gateway: Gateway, client:
     assert len(kernel_files(node)) == 1
     assert len(socket_names(gateway)) == 5
     await kernel.delete()
-    await until("processes are gone", lambda: not processes(node))
-    await until("files are gone", lambda: not kernel_files(node))
-    await until("sockets are gone", lambda: not kernel_sockets(gateway))
+    await until_in_thread("processes are gone", lambda: not processes(node))
+    await until_in_thread("files are gone", lambda: not kernel_files(node))
+    await until_in_thread("sockets are gone", lambda: not kernel_sockets(gateway))
     assert await client.list_kernels() == []
-    await until("no zombie is left", lambda: sum(map(zombies, nodes)) <= before)
+    await until_in_thread("no zombie is left", lambda: sum(map(zombies, nodes)) <= before)
     with pytest.raises(GatewayError) as gone:
         await kernel.model()
     assert gone.value.status == 404
@@ -209,7 +209,7 @@ for port in map(int, sys.argv[2:]):
 """
     ports = listening(nodes[0]) - {22}
     nodes[1].exec(["python3", "-c", attack, nodes[0].name, *map(str, ports)])
-    await until("the launcher is alone", lambda: len(processes(nodes[0])) == 1)
+    await until_in_thread("the launcher is alone", lambda: len(processes(nodes[0])) == 1)
     assert (await kernel.execute("6 * 7")).text == "42"
 
 
@@ -244,14 +244,14 @@ async def test_a_kernel_that_is_killed_with_no_client_ends(nodes: Nodes, client:
     async def unwatched() -> bool:
         return bool((await kernel.model())["connections"] == 0)
 
-    await until("the websocket's end is seen", unwatched)
+    await until("the websocket's end is seen", unwatched, MACHINE_SECONDS, pause=0.1)
     (pid,) = [pid for pid, args in processes(node).items() if "ipykernel_launcher" in args]
     node.exec(["kill", "-9", str(pid)]).check()
 
     async def gone() -> bool:
         return await client.list_kernels() == []
 
-    await until("the kernel is gone", gone)
+    await until("the kernel is gone", gone, MACHINE_SECONDS, pause=0.1)
 
 
 # -- starts that fail --------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: Cl
     async def culled() -> bool:
         return [model["id"] for model in await client.list_kernels()] == [busy.id]
 
-    await until("the idle kernels are culled", culled, timeout=40)
+    await until("the idle kernels are culled", culled, seconds=40, pause=0.1)
     assert not cell.partial.reply
     await busy.interrupt()
     assert (await cell.result()).error == "KeyboardInterrupt"

@@ -10,7 +10,6 @@ import pytest
 from lab import Lab
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, host_of
-from tests.integration.conftest import until
 from tests.integration.spark_lab import (
     ANSWER_SECONDS,
     END_SECONDS,
@@ -28,6 +27,7 @@ from tests.integration.spark_lab import (
     spark_gateway,
     spark_lab,
 )
+from tests.until import until
 
 __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
@@ -84,7 +84,7 @@ async def test_a_notebook_on_a_cluster(spark_lab: Lab, spark_client: GatewayClie
     async def idle() -> bool:
         return bool(await kernel.evaluate("len(sc.statusTracker().getActiveStageIds()) == 0", SESSION_SECONDS))
 
-    await until("no stage is active", idle, timeout=20)  # a cancel is a request to Spark's scheduler
+    await until("no stage is active", idle, seconds=20, pause=0.1)  # a cancel is a request to Spark's scheduler
     assert await count(kernel, 77) == 77
     assert [found.id for found in running(on, kernel.id)] == [application.id]
     # A restart: another application, the same name.

@@ -10,7 +10,6 @@ import pytest
 from lab import Lab
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, Result
-from tests.integration.conftest import until
 from tests.integration.spark_lab import (
     ANSWER_SECONDS,
     END_SECONDS,
@@ -26,6 +25,7 @@ from tests.integration.spark_lab import (
     spark_gateway,
     spark_lab,
 )
+from tests.until import until_in_thread
 
 __all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
@@ -75,7 +75,7 @@ async def test_an_r_notebook_on_a_cluster(spark_lab: Lab, spark_client: GatewayC
     # Interrupts of jobs, once they run; the executor's only core is free for the next one.
     for code in SLEEPERS.values():
         cell = await kernel.begin(code)
-        await until("an executor is busy", lambda: busy(spark_lab), timeout=SESSION_SECONDS)
+        await until_in_thread("an executor is busy", lambda: busy(spark_lab), seconds=SESSION_SECONDS)
         began = time.monotonic()
         await asyncio.gather(kernel.interrupt(), kernel.interrupt())
         result = await cell.result(SESSION_SECONDS)

@@ -22,8 +22,9 @@ from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin, until
+from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin
 from tests.unit.conftest import Hosts
+from tests.until import until
 
 SOURCE = Path(boot_module.__file__).read_text("utf-8")
 
@@ -178,7 +179,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(visitor: Visitor, set
     pid = (await visitor.request("ping"))["pid"]
     os.kill(pid, 9)
     await visitor.ended()
-    await until(lambda: not alive(pid), "the agent is dead")
+    await until("the agent is dead", lambda: not alive(pid))
     other = await Visitor.at(await ssh.connect("localhost", settings))
     assert (await other.request("ping"))["pid"] != pid
     other.close()

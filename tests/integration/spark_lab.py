@@ -20,7 +20,7 @@ from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel, Result
-from tests.integration.conftest import agents, kernel_files, processes
+from tests.integration.looks import agents, kernel_files, processes
 from tests.until import until_in_thread
 
 NAME = os.environ.get("LAB_SPARK_NAME", "spark")

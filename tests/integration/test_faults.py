@@ -17,8 +17,9 @@ from eg_distributed.settings import Distributed
 from lab import Gateway, Node
 from lab.faults import Fault
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import NODES, agents, kernel_files, processes
+from tests.integration.conftest import NODES
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
+from tests.integration.looks import agents, kernel_files, processes
 from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]

@@ -14,8 +14,9 @@ import pytest_asyncio
 from lab import EnvironmentUnfit, Gateway, Lab, Node
 from lab.faults import add
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import home_of, kernel_files, own_name, processes
+from tests.integration.conftest import own_name
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
+from tests.integration.looks import home_of, kernel_files, processes
 from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]

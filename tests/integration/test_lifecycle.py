@@ -15,18 +15,9 @@ import pytest_asyncio
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import (
-    NODES,
-    ClientOf,
-    MakeGateway,
-    home_of,
-    kernel_files,
-    kernel_sockets,
-    listening,
-    processes,
-    zombies,
-)
+from tests.integration.conftest import NODES, ClientOf, MakeGateway
 from tests.integration.kernelspecs import argv_of, kernelspec, plain, script
+from tests.integration.looks import home_of, kernel_files, kernel_sockets, listening, processes, zombies
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = pytest.mark.lab(nodes=NODES)

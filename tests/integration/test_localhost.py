@@ -8,7 +8,8 @@ import pytest
 
 from lab import Node
 from tests.integration.client import host_of
-from tests.integration.conftest import NODES, ClientOf, MakeGateway, kernel_sockets
+from tests.integration.conftest import NODES, ClientOf, MakeGateway
+from tests.integration.looks import kernel_sockets
 from tests.until import until_in_thread
 
 

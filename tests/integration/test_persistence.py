@@ -13,7 +13,8 @@ import pytest
 from lab import Gateway, Node
 from lab.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of
-from tests.integration.conftest import NODES, MakeGateway, kernel_files, kernel_sockets, processes
+from tests.integration.conftest import NODES, MakeGateway
+from tests.integration.looks import kernel_files, kernel_sockets, processes
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]

@@ -12,16 +12,9 @@ import pytest
 from lab import Gateway, Node
 from lab.machines import Machine
 from tests.integration.client import GatewayClient, host_of
-from tests.integration.conftest import (
-    NODES,
-    count_kernels,
-    kernel_files,
-    kernel_sockets,
-    listening,
-    processes,
-    zombies,
-)
+from tests.integration.conftest import NODES
 from tests.integration.faults import cut_ssh, reconnected
+from tests.integration.looks import count_kernels, kernel_files, kernel_sockets, listening, processes, zombies
 from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]

@@ -14,7 +14,8 @@ import pytest_asyncio
 from lab import Gateway, Lab, Node
 from lab.spark.clusters import Cluster, cluster
 from tests.integration.client import GatewayClient, GatewayError, Kernel, Result, host_of
-from tests.integration.conftest import end_gateway, processes
+from tests.integration.conftest import end_gateway
+from tests.integration.looks import processes
 from tests.integration.spark_lab import (
     ANSWER_SECONDS,
     COUNT,

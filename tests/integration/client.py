@@ -20,6 +20,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from lab import Node
+
 Json = dict[str, Any]
 
 NO_ENV: Final[Mapping[str, str]] = MappingProxyType({})
@@ -435,6 +437,11 @@ class GatewayClient:
             await self.close_kernels()
         finally:
             await self._http.aclose()
+
+
+async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
+    """Start a kernel on *node*, by the pin that a client may send."""
+    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 async def host_of(kernel: Kernel) -> str:

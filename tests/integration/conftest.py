@@ -18,6 +18,10 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import Gateway, Lab, Node
 from tests.integration.client import GatewayClient
+from tests.integration.fixtures import OWN_LAB, engine, local, own
+from tests.integration.spark_lab import spark_client, spark_gateway, spark_lab
+
+__all__ = ["engine", "local", "own", "spark_client", "spark_gateway", "spark_lab"]
 
 NODES = 3
 """How many nodes a test of the product leases."""
@@ -39,6 +43,11 @@ SPREAD = (
 
 HEAVY = ("test_lab.py", "test_lab_local.py", "test_wheel.py")
 """Files that make labs and environments of their own, and so take the processors that a test which is `alone` wants."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker that the fixtures `own` and `local` read."""
+    config.addinivalue_line("markers", OWN_LAB)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,8 +15,6 @@ import asyncssh
 import pytest
 
 from lab import Lab, Node, faults
-from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit
 from lab.machines import Machine
 from tests.until import block_until
 
@@ -33,14 +31,8 @@ def _made(name: str) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def broken(request: pytest.FixtureRequest) -> Lab:
+def broken(request: pytest.FixtureRequest, engine: Any) -> Lab:
     """A lab whose nodes are there to be broken; one for all test modules of faults, since each imports this."""
-    try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
     new = not _made.cache_info().currsize
     lab = _made(NAME)
     if new and not os.environ.get("LAB_KEEP"):

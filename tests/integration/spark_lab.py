@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import pytest
@@ -15,11 +14,10 @@ import pytest_asyncio
 
 from eg_distributed import kernelspecs
 from lab import Gateway, Lab
-from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel, Result
+from tests.integration.fixtures import down
 from tests.integration.looks import agents, kernel_files, processes
 from tests.until import until_in_thread
 
@@ -61,35 +59,14 @@ def language_of(spec: str) -> str:
     return spec.split("_")[1]
 
 
-@cache
-def _made(name: str) -> Lab | LabError:
-    """Make the lab, once: a failure is kept as well, since a second try would take each test as long as the first."""
-    try:
-        return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
-    except LabError as error:
-        return error
-
-
-def _down() -> None:
-    with contextlib.suppress(LabNotFound):
-        Lab.attach(NAME).down()
-
-
 @pytest.fixture(scope="session")
-def spark_lab(request: pytest.FixtureRequest) -> Lab:
-    """Two nodes with a worker and a NodeManager each; one lab for all modules that import this."""
+def spark_lab(engine: Any) -> Iterator[Lab]:
+    """Two nodes with a worker and a NodeManager each; one lab for the whole session, removed even when making it fails."""
     try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-    if not _made.cache_info().currsize and not os.environ.get("LAB_KEEP"):
-        request.config.add_cleanup(_down)  # before there is a lab: half a one is taken away as well
-    made = _made(NAME)
-    if isinstance(made, LabError):
-        raise made
-    return made
+        yield Lab.up(NAME, nodes=2, driver="docker", clusters=("spark", "yarn"))
+    finally:
+        if not os.environ.get("LAB_KEEP"):
+            down(NAME)
 
 
 def specs(**env: str) -> dict[str, dict[str, Any]]:
@@ -105,19 +82,24 @@ def spark_gateway(spark_lab: Lab) -> Iterator[Gateway]:
     gateway = spark_lab.add_gateway(name, kernelspecs=specs(), env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     if not os.environ.get("LAB_KEEP"):
-        # Each module that imports this fixture has one of its own, of the same gateway: the first takes it away.
-        with contextlib.suppress(LabNotFound):
-            gateway.stop()
-            gateway.remove()
+        gateway.stop()
+        gateway.remove()
 
 
 @pytest_asyncio.fixture
 async def spark_client(spark_lab: Lab, spark_gateway: Gateway) -> AsyncIterator[GatewayClient]:
     """A client of `spark_gateway`; afterwards nothing of its kernels is on a node or a cluster, or the test has failed."""
-    async with GatewayClient(spark_gateway.url) as found:
+    async with client_that_leaves_nothing(spark_lab, spark_gateway) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def client_that_leaves_nothing(lab: Lab, gateway: Gateway) -> AsyncIterator[GatewayClient]:
+    """Connect to *gateway*; at the end delete the client's kernels, and wait until nothing of them is left in *lab*."""
+    async with GatewayClient(gateway.url) as found:
         yield found
         await found.close_kernels()
-        await nothing_left(spark_lab)
+        await nothing_left(lab)
 
 
 def applications(on: Cluster, kernel_id: str) -> list[Application]:
@@ -232,6 +214,3 @@ def driver(lab: Lab, kernel_id: str) -> Mapping[str, list[int]]:
         if pids:
             found[node.name] = pids
     return found
-
-
-__all__ = ["agents", "spark_client", "spark_gateway", "spark_lab"]

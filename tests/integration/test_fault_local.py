@@ -10,7 +10,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from lab import EnvironmentUnfit, Lab, Node
+from lab import Lab, Node
 from lab.errors import FaultUnavailable
 from lab.faults import active, add, catalogue, heal
 from lab.probes import ProbeFailed, probe_ssh
@@ -19,20 +19,7 @@ from tests.until import block_until
 
 NAME = f"fltl{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 
-pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of one node, with OpenSSH's server where this machine has one."""
-    try:
-        lab = Lab.up(NAME, nodes=1, driver="local")
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(240), pytest.mark.own_lab(NAME, nodes=1)]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest_asyncio
 from eg_distributed.settings import Distributed
 from lab import Gateway, Node
 from lab.faults import Fault
-from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
+from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, start_on
 from tests.integration.conftest import NODES
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
 from tests.integration.looks import agents, kernel_files, processes
@@ -52,10 +52,6 @@ def faulty(gateway_with: Callable[..., Gateway]) -> Gateway:
 async def faulty_client(faulty: Gateway) -> AsyncIterator[GatewayClient]:
     async with GatewayClient(faulty.url) as client:
         yield client
-
-
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 # -- a host that hangs -----------------------------------------------------------------------------------------------

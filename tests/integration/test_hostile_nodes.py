@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from lab import EnvironmentUnfit, Gateway, Lab, Node
 from lab.faults import add
-from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
+from tests.integration.client import GatewayClient, GatewayError, host_of, start_on
 from tests.integration.conftest import own_name
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
 from tests.integration.looks import home_of, kernel_files, processes
@@ -100,10 +100,6 @@ def gateway_to_all(lab: Lab, hostile: Hostile) -> Iterator[Gateway]:
 async def client_to_all(gateway_to_all: Gateway) -> AsyncIterator[GatewayClient]:
     async with GatewayClient(gateway_to_all.url) as client:
         yield client
-
-
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 # -- every kind ------------------------------------------------------------------------------------------------------

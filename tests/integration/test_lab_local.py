@@ -24,20 +24,7 @@ UID = 54321
 """Nobody's on this machine."""
 NAME = f"it-local-{os.getpid() % 10000}"
 
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of two nodes, taken away even when making it fails."""
-    try:
-        lab = Lab.up(NAME, nodes=2, driver="local")
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, nodes=2)]
 
 
 def test_kernels_run_without_an_engine(local: Lab) -> None:

@@ -24,10 +24,8 @@ from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
 from lab.spark.kernelspecs import ENV, SITE
-from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running, spark_lab
+from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running
 from tests.until import block_until
-
-__all__ = ["spark_lab"]
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,21 +22,7 @@ SPECS = {"spark": "spark_python_standalone", "yarn": "spark_python_yarn_client"}
 SECONDS = 120.0
 """For a session and its first job, or a daemon's way back, on a machine of two cores that does other things as well."""
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of two nodes with both clusters; skips, and says why, where there is no Java."""
-    try:
-        java.find()
-        lab = Lab.up(NAME, nodes=2, driver="local", clusters=ROLES)
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(400), pytest.mark.own_lab(NAME, nodes=2, clusters=ROLES)]
 
 
 def states(on: Cluster) -> dict[str, str]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,14 @@ import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict, LabError, LabNotReady
 from lab.containers import network
-from lab.containers.engine import connect
 from lab.machines import Machine
 from lab.names import LABEL, resource_name
 from lab.probes import probe_ssh
 from lab.topology import Limits, loads
+from tests.integration.fixtures import down
 from tests.until import block_until
 
 NAME = f"it-topo-{os.getpid() % 10000}"
-
-pytestmark = pytest.mark.timeout(600)
 
 FILE = """
 version = 1
@@ -51,35 +49,9 @@ MaxSessions = 4
 
 [gateways]
 """
+"""Two groups, certificates and no gateway."""
 
-
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    """The engine's client; without an engine these tests can't run, and CI requires one."""
-    try:
-        return connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def own(engine: Any) -> Iterator[Lab]:
-    """A lab of two groups, certificates and no gateway; taken away even when making it fails."""
-    try:
-        yield Lab.up(NAME, driver="docker", topology=loads(FILE))
-    finally:
-        down(NAME)
-
-
-def down(name: str) -> None:
-    from lab.drivers import usable
-    from lab.lab import destroy
-    from lab.state import StateFolder
-
-    folder = StateFolder(name)
-    destroy(usable(name, folder), folder)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, topology=loads(FILE))]
 
 
 def ids(engine: Any) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 
 from lab import Gateway, Node
 from lab.machines import ExecResult
-from tests.integration.client import GatewayClient, Kernel, host_of
+from tests.integration.client import GatewayClient, Kernel, host_of, start_on
 from tests.integration.conftest import NODES, MakeGateway
 from tests.integration.looks import kernel_files, kernel_sockets, processes
 from tests.until import MACHINE_SECONDS, until, until_in_thread
@@ -26,10 +26,6 @@ PERSISTENCE = (
     "--EnterpriseGatewayApp.availability_mode=standalone",
 )
 ClientOf = Callable[[Gateway], GatewayClient]
-
-
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 async def pid_of(kernel: Kernel) -> int:

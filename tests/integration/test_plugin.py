@@ -4,39 +4,24 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lab import Lab, events
-from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit
 from lab.faults import active
 from lab.state import cache_root, state_root
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.timeout(600)
 
 NAME = f"it-plugin-{os.getpid() % 10000}"
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, nodes=2)]
+
 STATE, CACHE = str(state_root().parent), str(cache_root().parent)
 """Asked now: pytester gives every test, and what it runs, a home of its own; labs are where they always are."""
 Suite = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[Lab]:
-    """A lab of two nodes that only this file uses."""
-    try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-    try:
-        yield Lab.up(NAME, nodes=2, driver="docker")
-    finally:
-        Lab.attach(NAME).down()
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from lab import Lab, lease
-from lab.containers.engine import connect
-from lab.errors import EnvironmentUnfit, LabNotFound, LabNotReady
+from lab.errors import LabNotFound, LabNotReady
 from lab.names import LABEL
 from lab.state import StateFolder
 from lab.testcontainers import SSHCluster
@@ -26,17 +25,6 @@ from tests.until import block_until
 pytestmark = pytest.mark.timeout(600)
 
 LEASE_SECONDS = 20.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    """The engine's client; without an engine these tests can't run, and CI requires one."""
-    try:
-        return connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -21,13 +21,8 @@ from tests.integration.spark_lab import (
     role_of,
     running,
     say,
-    spark_client,
-    spark_gateway,
-    spark_lab,
 )
 from tests.until import until_in_thread
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 pytestmark = pytest.mark.timeout(400)
 PLACE = {

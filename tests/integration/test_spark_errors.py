@@ -22,17 +22,15 @@ from tests.integration.spark_lab import (
     KILLED_SECONDS,
     SESSION_SECONDS,
     STAGING,
+    client_that_leaves_nothing,
     language_of,
     nothing_left,
     role_of,
     running,
     say,
-    spark_lab,
     specs,
 )
 from tests.until import until_in_thread
-
-__all__ = ["spark_lab"]
 
 pytestmark = pytest.mark.timeout(300)
 TOLD_SECONDS = 30.0
@@ -75,10 +73,8 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
 @pytest_asyncio.fixture
 async def client(spark_lab: Lab, faulty: Gateway) -> AsyncIterator[GatewayClient]:
     """A client of `faulty`; afterwards nothing of its kernels is left."""
-    async with GatewayClient(faulty.url) as found:
+    async with client_that_leaves_nothing(spark_lab, faulty) as found:
         yield found
-        await found.close_kernels()
-        await nothing_left(spark_lab)
 
 
 async def first_cell(kernel: Kernel, code: str = COUNT["python"]) -> Result:

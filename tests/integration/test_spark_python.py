@@ -23,13 +23,8 @@ from tests.integration.spark_lab import (
     role_of,
     running,
     say,
-    spark_client,
-    spark_gateway,
-    spark_lab,
 )
 from tests.until import until
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 SPECS = ("spark_python_standalone", "spark_python_yarn_client")
 pytestmark = pytest.mark.timeout(400)

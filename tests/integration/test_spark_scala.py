@@ -21,12 +21,7 @@ from tests.integration.spark_lab import (
     role_of,
     running,
     say,
-    spark_client,
-    spark_gateway,
-    spark_lab,
 )
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 SPECS = ("spark_scala_standalone", "spark_scala_yarn_client")
 pytestmark = pytest.mark.timeout(500)

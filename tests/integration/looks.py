@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lab import Node
 from lab.machines import Machine
+from tests.until import MACHINE_SECONDS, until_in_thread
 
 
 def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
@@ -88,6 +89,13 @@ def kernel_files(node: Machine) -> list[str]:
         short=$(printf %s "$cache" | sha256sum | cut -c1-8)  # where a path would be too long for a socket
         ls -d "$cache"/eg-distributed/*/k/* /tmp/eg-distributed-$(id -u)-$short/k/* 2>/dev/null"""
     return node.exec(["sh", "-c", script]).stdout.split()
+
+
+async def no_kernels_left(node: Machine, seconds: float = MACHINE_SECONDS) -> None:
+    """Wait until neither a process nor a file of kernels is on *node*."""
+    await until_in_thread(
+        f"{node.name} has nothing of kernels", lambda: not processes(node) and not kernel_files(node), seconds
+    )
 
 
 def kernel_sockets(gateway: Machine) -> list[str]:

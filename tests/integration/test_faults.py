@@ -19,7 +19,7 @@ from lab.faults import Fault
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, start_on
 from tests.integration.conftest import NODES
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
-from tests.integration.looks import agents, kernel_files, processes
+from tests.integration.looks import agents, no_kernels_left, processes
 from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
@@ -157,9 +157,7 @@ async def test_a_restart_whose_host_hangs_moves_on_and_leaves_nothing_there(
         await kernel.restart(timeout=60)
         assert time.monotonic() - began < 6 * DEADLINE
         assert await host_of(kernel) in {nodes[0].name, nodes[2].name}
-    await until_in_thread(
-        "the old kernel has ended", lambda: not processes(node) and not kernel_files(node), seconds=30
-    )
+    await no_kernels_left(node, 30)
     assert await kernel.evaluate("6 * 7") == 42
 
 
@@ -173,9 +171,7 @@ async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_eith
     with fault("partition", node):
         await kernel.restart(timeout=60)
         assert await host_of(kernel) != node.name
-    await until_in_thread(
-        "the old kernel has ended", lambda: not processes(node) and not kernel_files(node), seconds=30
-    )
+    await no_kernels_left(node, 30)
     assert await kernel.evaluate("6 * 7") == 42
 
 
@@ -208,7 +204,7 @@ async def test_a_kernel_that_is_deleted_while_its_host_hangs_ends_when_that_is_b
         await kernel.delete()
         assert await faulty_client.list_kernels() == []
         await until_lost(faulty, node, since=began)
-    await until_in_thread("the kernel has ended", lambda: not processes(node) and not kernel_files(node), seconds=30)
+    await no_kernels_left(node, 30)
 
 
 async def until_lost(gateway: Gateway, node: Node, since: float) -> None:

@@ -16,8 +16,7 @@ from lab.faults import add
 from tests.integration.client import GatewayClient, GatewayError, host_of, start_on
 from tests.integration.conftest import own_name
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
-from tests.integration.looks import home_of, kernel_files, processes
-from tests.until import until_in_thread
+from tests.integration.looks import home_of, no_kernels_left
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]
 
@@ -124,7 +123,7 @@ async def test_a_kernel_lives_its_whole_life_on_any_node(
     assert await host_of(kernel) == node.name
     assert await kernel.evaluate("'kept' in globals()") is False
     await kernel.delete()
-    await until_in_thread("nothing is left", lambda: not processes(node) and not kernel_files(node))
+    await no_kernels_left(node)
 
 
 @pytest.mark.parametrize("name", ["noisy-fish", "no-forwarding"])

@@ -14,7 +14,7 @@ from lab import Gateway, Node
 from lab.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of, start_on
 from tests.integration.conftest import NODES, MakeGateway
-from tests.integration.looks import kernel_files, kernel_sockets, processes
+from tests.integration.looks import kernel_files, kernel_sockets, no_kernels_left, processes
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
@@ -172,7 +172,7 @@ async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gatew
     began = time.monotonic()  # before its end: the agent sees that while the engine still waits for the container's
     await asyncio.to_thread(gateway.kill)
     assert pid in processes(node)
-    await until_in_thread("the orphan is gone", lambda: not processes(node) and not kernel_files(node), seconds=30)
+    await no_kernels_left(node, 30)
     assert time.monotonic() - began >= 8
     await asyncio.to_thread(gateway.start)
 

@@ -165,14 +165,14 @@ sc.parallelize([1], 1).map(slow).count()
         return cell
 
     async def interrupt(self, cell: Execution) -> tuple[Result, float]:
-        ended = await super().interrupt(cell)
+        outcome = await super().interrupt(cell)
 
         async def idle() -> bool:
             active = await self.kernel.evaluate("len(sc.statusTracker().getActiveStageIds())", SESSION_SECONDS)
             return bool(active == 0)
 
         await until("no stage is active", idle, 20, pause=0.1)  # a cancel is a request to Spark's scheduler
-        return ended
+        return outcome
 
     async def count(self, number: int) -> None:
         assert int(await self.kernel.evaluate(f"spark.range({number}).count()", SESSION_SECONDS)) == number

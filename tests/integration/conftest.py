@@ -34,9 +34,11 @@ SPREAD = (
     "test_balancing.py",
     "test_enterprise_gateway_suite.py",
     "test_faults.py",
+    "test_gateway_options.py",
     "test_lifecycle.py",
     "test_persistence.py",
     "test_ports.py",
+    "test_values.py",
 )
 """Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from lab import Node
+from lab import Gateway, Node
 from lab.machines import Machine
+from tests.integration.client import Kernel
 from tests.until import MACHINE_SECONDS, until_in_thread
 
 
@@ -120,3 +121,16 @@ def _kernels(table: Mapping[int, tuple[int, str]]) -> int:
         pid: parent for pid, (parent, args) in table.items() if "ipykernel" in args and "python" in args.split()[0]
     }
     return sum(parent not in kernels for parent in kernels.values())
+
+
+async def environment(kernel: Kernel) -> dict[str, str]:
+    """Return the environment that *kernel* was started with, in bytes from the system and not as Python's copy of it."""
+    found: dict[str, str] = await kernel.evaluate(
+        "dict(e.split('=', 1) for e in open('/proc/self/environ', 'rb').read().decode().split(chr(0)) if e)"
+    )
+    return found
+
+
+def nothing_ran(nodes: Iterable[Node], gateway: Gateway) -> bool:
+    """Whether no value was taken for a command, on any node or at the gateway."""
+    return all(m.exec(["test", "!", "-e", "/tmp/ran"]).exit_code == 0 for m in (*nodes, gateway))

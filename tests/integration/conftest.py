@@ -18,10 +18,10 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import Gateway, Lab, Node
 from tests.integration.client import GatewayClient
-from tests.integration.fixtures import OWN_LAB, engine, local, own
+from tests.integration.fixtures import OWN_LAB, engine, local, own, suite
 from tests.integration.spark_lab import spark_client, spark_gateway, spark_lab
 
-__all__ = ["engine", "local", "own", "spark_client", "spark_gateway", "spark_lab"]
+__all__ = ["engine", "local", "own", "spark_client", "spark_gateway", "spark_lab", "suite"]
 
 NODES = 3
 """How many nodes a test of the product leases."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +17,13 @@ import pytest
 from lab import Lab
 from lab.containers.engine import connect
 from lab.errors import EnvironmentUnfit
+from lab.state import cache_root, state_root
 
 OWN_LAB = "own_lab(name, **options): the lab of a file's fixtures `own` and `local`, with the options of `Lab.up`"
 """The marker's line for pytest, which refuses markers that it doesn't know."""
+STATE, CACHE = str(state_root().parent), str(cache_root().parent)
+"""Asked now: pytester gives every test, and what it runs, a home of its own; labs are where they always are."""
+Suite = Callable[..., pytest.RunResult]
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +59,25 @@ def local(request: pytest.FixtureRequest) -> Iterator[Lab]:
         yield lab
     finally:
         down(name)
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Suite:
+    """Run a suite of one file, in a pytest process of its own: `suite(code, "-n", "2")`."""
+    monkeypatch.setenv("XDG_STATE_HOME", STATE)
+    monkeypatch.setenv("XDG_CACHE_HOME", CACHE)
+    for name in ("LAB_NAME", "LAB_NODES", "LAB_DRIVER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(code: str, *options: str, leak_seconds: float = 10) -> pytest.RunResult:
+        settings = f"lab_leak_seconds = {leak_seconds:g}\nasyncio_default_fixture_loop_scope = function\n"
+        pytester.makeini(f"[pytest]\n{settings}")
+        pytester.makepyfile(textwrap.dedent(code))
+        if not any(option.startswith("--lab") for option in options):
+            options = (*options, "--lab", request.getfixturevalue("own").name)
+        return pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider", *options, timeout=300)
+
+    return run
 
 
 def _wanted(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:

@@ -7,18 +7,36 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "types", "unit", "integration"]
+# A Python that this machine lacks is left out, and named in the summary; none is fetched from elsewhere.
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+nox.options.sessions = ["lint", "types", "unit", "integration", "coverage"]
 
 ROOT = Path(__file__).parent
-LOCK = ROOT / "uv.lock"
+PYTHONS = nox.project.python_versions(nox.project.load_toml(ROOT / "pyproject.toml"))
+"""The Pythons of the classifiers, oldest first."""
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""The Python that nox runs on, and that every session has which names none."""
+PAGES = (
+    ("lab.reference.pages", "docs"),
+    ("lab.reference.errors", "docs/lab-errors.md"),
+    ("lab.topology", "docs/lab.schema.json"),
+    ("eg_distributed.settings", "docs/options.md"),
+)
+"""Which module writes which pages (`python -m MODULE --write PAGES`), and says whether they are current (`--check`).
+
+The pages of figures are not among them: `nox -s bench -- --docs docs` measures for hours.
+"""
 LAB_SUITES = (
     "test_commands.py",
     "test_fault_*.py",
@@ -36,35 +54,72 @@ PRODUCT = (
     "--numprocesses=2",
 )
 """The product's integration tests, by two workers on one lab."""
-CODE = ["eg_distributed", "lab", "tests", "benchmarks", "noxfile.py"]
+CODE = ["eg_distributed", "lab", "tests", "benchmarks", "scripts", "noxfile.py"]
+
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# pyenv's commands find the selected Python only; here they find the others behind it.
+_PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv", "versions")
+os.environ["PATH"] = os.pathsep.join(
+    (os.environ["PATH"], *(str(path) for version in PYTHONS for path in sorted(_PYENV.glob(f"{version}.*/bin"))))
+)
 
 
 def install(session: nox.Session) -> None:
-    """Install the locked development environment, the project and the lab into the session's own environment."""
+    """Install the locked development environment, the project and the lab into the session's own environment.
+
+    First uv makes uv.lock if it has to, and scripts/pins.py sees to it that the lock has pinned files only.
+    """
+    session.run_install("uv", "lock", "--quiet", external=True)
+    pins(session, "check")
     session.run_install(
         "uv",
         "sync",
         "--quiet",
+        "--locked",
         "--group=dev",
         f"--python={session.virtualenv.location}",
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
     )
 
 
+def pins(session: nox.Session, *arguments: str) -> None:
+    """Run scripts/pins.py with nox's own Python: it needs nothing, and a session's environment may be empty still."""
+    session.run_install(sys.executable, "scripts/pins.py", *arguments, external=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, the options table and the lock file."""
+    """Check style, formatting, imports between rooms, pins, generated pages, links, and the files in other languages."""
     install(session)
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
-    session.run("python", "-m", "eg_distributed.settings", "--check", "docs/options.md")
-    committed = str(session.run("git", "show", "HEAD:uv.lock", external=True, silent=True, log=False))
-    if committed != shareable(committed):
-        session.error("the committed uv.lock names addresses of an index: run `nox -s lock` and commit the result")
-    if strange := pins(LOCK.read_text("utf-8")) - pins(committed):
-        session.error(
-            f"{len(strange)} pins of uv.lock are not in the committed one: run `nox -s lock` and commit the result"
-        )
+    session.run("lint-imports")
+    session.run("shellcheck", *sorted(shell_files()))
+    session.run("python", "scripts/syntax.py", *found("eg_distributed/**/*.R", "eg_distributed/**/*.java"))
+    session.run("python", "scripts/links.py", *found("*.md", "docs/*.md"))
+    for module, target in PAGES:
+        try:
+            session.run("python", "-m", module, "--check", target)
+        except nox.command.CommandFailed:
+            session.error(f"{target} is not what {module} writes: run `nox -s docs` and commit the result")
+
+
+def found(*patterns: str) -> list[str]:
+    """Return the files that match *patterns*."""
+    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern))
+
+
+def shell_files() -> Iterator[str]:
+    """Yield the shell scripts, with and without a suffix."""
+    for folder in (".ci", "images", "eg_distributed", "lab", "tests"):
+        for path in Path(folder).rglob("*"):
+            if path.suffix == ".sh" and path.is_file():
+                yield str(path)
+            elif not path.suffix and path.is_file():
+                with path.open("rb") as file:
+                    first = file.readline(80)
+                if first.startswith(b"#!") and first.rstrip().endswith((b"/sh", b"bash")):
+                    yield str(path)
 
 
 @nox.session
@@ -74,11 +129,41 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session
+@nox.session(python=PYTHONS if HERE in PYTHONS else [*PYTHONS, HERE])
 def unit(session: nox.Session) -> None:
-    """Run the unit tests: no engine, no root, nothing but this machine."""
+    """Run the unit tests on each Python of the classifiers: no engine, no root, nothing but this machine.
+
+    `nox -s unit-3.12` runs them on one. What nox's own Python runs is measured for `nox -s coverage`.
+    """
     install(session)
-    session.run("pytest", "tests/unit", *session.posargs)
+    run_pytest(session, "tests/unit", "--numprocesses=2", measured=session.python == HERE)
+
+
+@nox.session(python=next((version for version in PYTHONS if shutil.which(f"python{version}")), HERE), default=False)
+def minimums(session: nox.Session) -> None:
+    """Run the unit tests with the lowest versions that pyproject.toml and lab/pyproject.toml allow, on the oldest Python here.
+
+    The tests' own tools are those of the lock.
+    """
+    session.run_install("uv", "lock", "--quiet", external=True)
+    pins(session, "check")
+    folder = Path(session.create_tmp())
+    lowest, tools, members = folder / "lowest.txt", folder / "tools.txt", ("pyproject.toml", "lab/pyproject.toml")
+    # --no-config: with the pins as constraints there would be one version of each.
+    plain = ("--quiet", "--no-annotate", "--no-header")
+    lowest_of = ("uv", "pip", "compile", *plain, "--no-config", "--resolution=lowest-direct", f"--output-file={lowest}")
+    session.run_install(*lowest_of, f"--python={session.virtualenv.location}", *members, external=True)
+    exported = ("uv", "export", *plain, "--no-hashes", "--locked", "--only-group=test", f"--output-file={tools}")
+    session.run_install(*exported, external=True)
+    chosen = {line.partition("==")[0] for line in lowest.read_text("utf-8").splitlines()}
+    rest = [line for line in tools.read_text("utf-8").splitlines() if line.partition("==")[0] not in chosen]
+    tools.write_text("\n".join(rest) + "\n", "utf-8")
+    session.run_install(
+        *("uv", "pip", "install", "--quiet", "--no-config", f"--python={session.virtualenv.location}"),
+        *("--editable=.", "--editable=lab", f"--requirements={lowest}", f"--requirements={tools}"),
+        external=True,
+    )
+    session.run("pytest", "tests/unit", "--numprocesses=2", *session.posargs)
 
 
 @nox.session
@@ -88,7 +173,45 @@ def integration(session: nox.Session) -> None:
     Two workers share the lab. What stands behind `--` comes last, and so decides: `-- -n 0`, `-- --lab mine --lab-keep always`.
     """
     install(session)
-    session.run("pytest", *PRODUCT, "--lab-driver=docker", *session.posargs)
+    Path(".coverage.integration").unlink(missing_ok=True)
+    run_pytest(session, *PRODUCT, "--lab-driver=docker", measured=engine_answers())
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Report what unit and integration tests ran of the code, together; fail below `fail_under` of pyproject.toml.
+
+    The data are those of the last whole runs, with nothing behind `--`. Where no engine answers there are none of the integration
+    tests, and the floor does not count. Measured are the processes of pytest: not the agents, kernels, keepers and `lab` commands
+    that tests start, nor the gateway in its container.
+    """
+    install(session)
+    data = [f".coverage.{name}" for name in ("unit", "integration") if Path(f".coverage.{name}").exists()]
+    if not data:
+        session.skip("nothing is measured: `nox -s unit integration` does it")
+    session.run("coverage", "combine", "--keep", "--quiet", *data)
+    if len(data) == 2:
+        session.run("coverage", "report", "--skip-covered")
+    else:
+        session.run("coverage", "report", "--skip-covered", "--fail-under=0")
+        session.warn(f"not held against the floor: {data[0]} is all that is measured")
+
+
+def run_pytest(session: nox.Session, *arguments: str, measured: bool) -> None:
+    """Run pytest with *arguments* and those behind `--`; with *measured*, and nothing there, keep its coverage for `coverage`."""
+    data = Path(f".coverage.{session.name.partition('-')[0]}")
+    if not measured:
+        session.run("pytest", *arguments, *session.posargs)
+    else:
+        data.unlink(missing_ok=True)
+        options = () if session.posargs else ("--cov", "--cov-report=")
+        session.run("pytest", *arguments, *options, *session.posargs, env={"COVERAGE_FILE": str(data)})
+
+
+def engine_answers() -> bool:
+    """Return True if a container engine answers here."""
+    docker = shutil.which("docker")
+    return docker is not None and subprocess.run((docker, "version"), capture_output=True).returncode == 0
 
 
 @nox.session(default=False)
@@ -130,36 +253,17 @@ def bench(session: nox.Session, what: str) -> None:
 
 
 @nox.session(default=False)
-def options(session: nox.Session) -> None:
-    """Write docs/options.md anew, from the traits."""
+def docs(session: nox.Session) -> None:
+    """Write every page that is made from the code; the pages of figures are `bench`'s, which takes hours."""
     install(session)
-    session.run("python", "-m", "eg_distributed.settings", "--write", "docs/options.md")
+    for module, target in PAGES:
+        session.run("python", "-m", module, "--write", target)
 
 
 @nox.session(default=False, venv_backend="none")
 def lock(session: nox.Session) -> None:
-    """Resolve anew (`-- --upgrade` for newer versions) and leave a lock file that may be committed."""
-    session.run("uv", "lock", *session.posargs, external=True)
-    LOCK.write_text(shareable(LOCK.read_text("utf-8")), "utf-8")
-    session.log("uv.lock now holds versions and hashes without addresses; the next `uv run` puts its own index's in")
-
-
-def pins(text: str) -> set[str]:
-    """Return the hashes in a lock file's *text*."""
-    return set(re.findall(r"sha256:[0-9a-f]{64}", text))
-
-
-def shareable(text: str) -> str:
-    """Return a lock file's *text* without the addresses of the index that it was made with.
-
-    Versions and hashes stay. Whoever uses it may reach another index (a mirror, a proxy), so the committed lock names none;
-    since the project's own requirements are left out as well, uv sees that it has to complete the file, keeps the versions,
-    and puts in the addresses that it finds.
-    """
-    text = re.sub(r'registry = "https?://[^"]*"', 'registry = "index"', text)
-    text = re.sub(r'url = "https?://[^"]*/([^/"]+)"', r'filename = "\1"', text)
-    text = re.sub(r", upload-time = \"[^\"]*\"", "", text)
-    return re.sub(r"^requires-dist = \[\n(?:    .*\n)*\]\n|^requires-dist = \[.*\]\n", "", text, flags=re.MULTILINE)
+    """Resolve again and write the pins that are tracked; `-- --upgrade` or `-- --upgrade-package NAME` for newer versions."""
+    session.run(sys.executable, "scripts/pins.py", "renew", *session.posargs, external=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import Gateway, Lab
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError, Kernel
 
 LOCAL = Path(__file__).with_name("local_kernel.py")
@@ -360,7 +360,7 @@ local kernel.
 - A cell's floor is the kernel itself (last column). Enterprise Gateway's own handling of the messages comes on top, also for a
   kernel on its own machine, without SSH and without us (the row below); what is left is the way over SSH and back.
 - The stock proxy's cells pay for Nagle's algorithm and for the accept loop that it starts in the gateway. Loading our proxy turns
-  the former off for all kernels of a gateway, and reads messages' dates faster (see `tuning.py`); that is why local
+  the former off for all kernels of a gateway, and reads messages' dates faster (see `patches.py`); that is why local
   kernels are quicker in our gateways' columns.
 - Enterprise Gateway's launcher chooses ports by binding and closing; of many at once, two may choose the same, and one
   fails. The run prints the error of each start that failed.

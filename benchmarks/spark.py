@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import Gateway, Lab, Node
+from lab.drivers.spark_kernelspecs import ENV, NEEDS, SITE
 from lab.kernelspecs import LAUNCHER, STOCK
 from lab.spark.clusters import cluster
-from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel
 from tests.integration.spark_lab import COUNT, language_of, role_of, specs
 

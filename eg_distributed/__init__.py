@@ -1,7 +1,7 @@
 """Jupyter kernels on a fixed set of machines over nothing but SSH.
 
 `eg_distributed.DistributedProcessProxy` is the process proxy for Enterprise Gateway 3.x. It is imported when asked for, since
-Enterprise Gateway and jupyter_server 2 live in different environments and this package lives in both.
+all else has to work in environments without Enterprise Gateway: a kernel provisioner for jupyter_server 2 is planned.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .enterprise_gateway import DistributedProcessProxy
+    from .enterprise_gateway.proxy import DistributedProcessProxy
 
 __all__ = ["DistributedProcessProxy"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "DistributedProcessProxy":
-        from .enterprise_gateway import DistributedProcessProxy
+        from .enterprise_gateway.proxy import DistributedProcessProxy
 
         return DistributedProcessProxy
     if name == "__version__":

@@ -109,11 +109,11 @@ def _list(cluster: Cluster, hosts: HostSet, *, orphans: bool, as_json: bool) -> 
     found = cluster.submit(cluster.list_kernels(hosts)).result()
     errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, HostError)}
     kernels = [
-        {"host": host, **kernel}
+        {"host": host, **kernel.write()}
         for host, answer in found.items()
         if not isinstance(answer, HostError)
         for kernel in answer
-        if not (orphans and kernel["claimed"])
+        if not (orphans and kernel.claimed)
     ]
     if as_json:
         print(json.dumps({"kernels": kernels, "errors": errors}, indent=2))
@@ -156,12 +156,12 @@ def _end(cluster: Cluster, host: str, kernel_id: str, *, force: bool, as_json: b
     answer = cluster.submit(cluster.list_kernels(names)).result()[host]
     if isinstance(answer, HostError):
         raise answer
-    kernel = next((kernel for kernel in answer if kernel["kernel"] == kernel_id), None)
+    kernel = next((kernel for kernel in answer if kernel.kernel == kernel_id), None)
     if kernel is None:
         raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="see `kernels` for what runs where")
-    if kernel["claimed"] and not force:
+    if kernel.claimed and not force:
         raise RequestRefused(
-            f"the gateway {kernel['owner']} answers for the kernel {kernel_id}",
+            f"the gateway {kernel.owner} answers for the kernel {kernel_id}",
             host=host,
             remedy="delete it there, or say --force",
         )

@@ -12,12 +12,14 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .agent.sockets import peer
-from .protocol import CHANNELS, Message, Reader, Writer, encode, read_message
+from .protocol import CHANNELS, StreamAnswer, StreamHello
 from .streams import CHUNK, Relay, StreamBroken
+from .wire import MAX_ANSWER, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +34,14 @@ class Endpoints:
 
     *how* is `ipc` for that, `tcp` for loopback ports instead, which this user alone may connect to, and `auto` for those only
     where no UNIX socket can be had: a path that is too long, a file system without them. *usable(resuming)* waits until a
-    stream can be opened; *open_link* opens a byte connection to the agent; *hello* is what all of this kernel's streams say of
-    themselves.
+    stream can be opened; *open_link* opens a byte connection to the agent; *identity* is the gateway's and its incarnation.
     """
 
     def __init__(
         self,
         prefix: Path,
-        hello: Message,
+        kernel_id: str,
+        identity: tuple[str, str],
         usable: Callable[[bool], Awaitable[None]],
         open_link: Callable[[], Awaitable[tuple[Reader, Writer]]],
         limit: int,
@@ -49,17 +51,14 @@ class Endpoints:
         self._how = how
         self._ports: list[int] = []
         self._had_sockets = False
-        self._hello = hello
+        self._id = kernel_id
+        self._identity = identity
         self._usable = usable
         self._open_link = open_link
         self._limit = limit
         self._servers: list[asyncio.base_events.Server] = []
         self._relays: set[Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def _id(self) -> str:
-        return str(self._hello["kernel"])
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -177,7 +176,16 @@ class Endpoints:
         """Carry one connection, over as many links as it takes."""
         running = asyncio.ensure_future(relay.run())
         self._relays.add(relay)
-        hello = {**self._hello, "type": "stream", "channel": channel, "stream": secrets.token_hex(8)}
+        gateway, incarnation = self._identity
+        hello = StreamHello(
+            kernel=self._id,
+            channel=channel,
+            stream=secrets.token_hex(8),
+            gateway=gateway,
+            incarnation=incarnation,
+            resume=False,
+            received=0,
+        )
         resume = False
         try:
             while not relay.closed.is_set():
@@ -189,7 +197,7 @@ class Endpoints:
                 try:
                     resume = await self._serve(relay, hello, resume)
                 except (OSError, asyncio.TimeoutError) as error:  # two things before Python 3.11
-                    log.debug("stream %s of %s waits: %s", hello["stream"], channel, error)
+                    log.debug("stream %s of %s waits: %s", hello.stream, channel, error)
                     await asyncio.sleep(_RETRY)
         except StreamBroken as error:
             self._report(channel, relay, str(error))
@@ -198,13 +206,14 @@ class Endpoints:
             self._relays.discard(relay)
             await asyncio.wait({running})
 
-    async def _serve(self, relay: Relay, hello: Message, resume: bool) -> bool:
+    async def _serve(self, relay: Relay, hello: StreamHello, resume: bool) -> bool:
         """Carry the stream over one link; returns whether the agent has it now. Raises OSError if no link can be had."""
         reader, writer = await asyncio.wait_for(self._open_link(), _ANSWER_DEADLINE)
         try:
-            received = relay.flow.received
-            writer.write(encode({**hello, "resume": resume, "received": received}))
-            answer = await asyncio.wait_for(read_message(reader), _ANSWER_DEADLINE)
+            now = replace(hello, resume=resume, received=relay.flow.received)
+            writer.write(encode(now.write()))
+            message = await asyncio.wait_for(read_message(reader, MAX_ANSWER), _ANSWER_DEADLINE)
+            answer = None if message is None else StreamAnswer.read(message)
         except (OSError, asyncio.TimeoutError, ValueError) as error:
             writer.close()
             # The agent may have made the stream although its answer was lost: then it can only be resumed.
@@ -212,20 +221,20 @@ class Endpoints:
         if answer is None:
             writer.close()
             raise ConnectionError("the agent closed the connection")
-        if not answer["ok"]:
+        if not answer.ok:
             writer.close()
             if resume and not (relay.flow.finished and relay.flow.backlog <= 1):
-                raise StreamBroken(str(answer["error"]))
+                raise StreamBroken(answer.error or "no reason given")
             # Never opened: ZMQ connects again by itself. Or nothing but our end of the stream had not been acknowledged.
             relay.close()
             return False
-        if answer["stalled"]:
+        if answer.stalled:
             log.warning(
                 "kernel %s: its %s channel could not be read for %.1f s while the node was out of reach and the replay buffer "
                 "full; the kernel itself may have dropped output",
-                hello["kernel"], hello["channel"], answer["stalled"],
+                self._id, hello.channel, answer.stalled,
             )  # fmt: skip
-        await relay.serve(reader, writer, answer["received"])
+        await relay.serve(reader, writer, answer.received)
         return True
 
     def _report(self, channel: str, relay: Relay, why: str) -> None:

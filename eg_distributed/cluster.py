@@ -15,9 +15,11 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .abandoned import Abandoned
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -28,13 +30,14 @@ from .errors import (
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
-    RequestRefused,
 )
 from .hosts import Host, HostSet, parse_hosts
-from .kernel import RemoteKernel, StartRequest, State
-from .node import Node
-from .protocol import Message
+from .kernel import RemoteKernel, State
+from .node import News, Node
+from .protocol import Listed, ListKernels, Stop
+from .request import StartRequest, check_pin
 from .settings import Distributed
+from .wire import Message
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,6 +47,14 @@ _TICK = 1.0  # seconds between two looks for hosts that have been out of reach f
 _FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
+
+
+@dataclass
+class _Start:
+    """A start that is under way."""
+
+    task: asyncio.Task[Any] | None
+    host: str = ""  # where it is being tried; empty between two tries
 
 
 class Cluster:
@@ -58,7 +69,8 @@ class Cluster:
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
-        self._starting: dict[str, asyncio.Task[Any] | None] = {}  # kernel id: the task that starts it
+        self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
+        self._abandoned = Abandoned(settings.orphan_timeout)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -98,12 +110,12 @@ class Cluster:
 
         async def close_nodes() -> None:
             # While the nodes can still be told: a start that is cancelled leaves nothing behind.
-            starts = {task for task in self._starting.values() if task is not None}
+            starts = {start.task for start in self._starts.values() if start.task is not None}
             for task in starts:
                 task.cancel()
             if end_untaken:
                 for kernel in list(self.kernels.values()):
-                    if kernel.on_exit is None and kernel.id not in self._starting:
+                    if kernel.on_exit is None and kernel.id not in self._starts:
                         self.release_soon(kernel.id)
             if ending := starts | self._releasing:
                 await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
@@ -129,8 +141,9 @@ class Cluster:
             now = asyncio.get_running_loop().time()
             for kernel in list(self.kernels.values()):
                 node = kernel.node
-                starting = kernel.id in self._starting
-                if kernel.state is State.DEAD and not starting and now - kernel.died_at > _DEAD_KEPT:
+                if kernel.id in self._starts:
+                    continue  # its start has a deadline of its own
+                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
                     self.release_soon(kernel.id)
                 if node is None or kernel.state is not State.UNKNOWN:
                     continue
@@ -144,18 +157,28 @@ class Cluster:
         """Return what is known of the host *name*; the first time, nothing is."""
         host = self.hosts.get(name)
         if host is None:
-            node = Node(name, self.settings, self.identity, self._hear, lambda: self._wanted(name))
-            host = self.hosts[name] = Host(name, node)
+            host = self.hosts[name] = Host(name, Node(name, self.settings, self.identity, self))
         return host
 
-    def _wanted(self, host: str) -> list[str]:
-        """The kernels for whose sake the node of *host* is to be kept connected."""
+    # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
+
+    def wanted(self, host: str) -> list[str]:
+        """Return the ids of kernels that need a connection to *host*."""
         return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
 
-    def _hear(self, message: Message) -> None:
-        kernel = self.kernels.get(message["kernel"])
+    def has_errands(self, host: str) -> bool:
+        """Return True if an attempt on *host* is still to be ended."""
+        return self._abandoned.has_any_on(host)
+
+    def run_errands(self, node: Node) -> None:
+        """End the attempts that were abandoned while *node* was out of reach."""
+        self._abandoned.end_all_on(node)
+
+    def hear(self, news: News) -> None:
+        """Hand a node's *news* to the kernel's handle."""
+        kernel = self.kernels.get(news.kernel)
         if kernel is not None:
-            kernel.hear(message)
+            kernel.hear(news)
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -165,20 +188,20 @@ class Cluster:
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
         changed and its endpoints are gone.
         """
-        if request.kernel_id in self._starting:
+        if request.kernel_id in self._starts:
             # A client that lost patience sends its request again, with its KERNEL_ID.
             raise RequestInvalid(
                 f"kernel {request.kernel_id} is being started already", remedy="wait for that, or send no KERNEL_ID"
             )
-        self._starting[request.kernel_id] = asyncio.current_task()
+        self._starts[request.kernel_id] = _Start(asyncio.current_task())
         try:
             return await self._start(request)
         finally:
-            del self._starting[request.kernel_id]
+            del self._starts[request.kernel_id]
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
-        self._check_pin(request)
+        check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
         earlier = self.kernels.get(request.kernel_id)
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
@@ -211,14 +234,6 @@ class Cluster:
                 remedy="free disk space, or set Distributed.runtime_dir to a short, writable folder of the gateway's user",
             ) from error
 
-    def _check_pin(self, request: StartRequest) -> None:
-        if request.pin is None or request.pin in request.hosts or self.settings.allow_any_host:
-            return
-        raise RequestRefused(
-            f"KERNEL_REMOTE_HOST={request.pin} is none of this kernel's hosts ({', '.join(request.hosts)})",
-            remedy="name one of them, or have the operator set Distributed.allow_any_host",
-        )
-
     async def _start_somewhere(
         self, kernel: RemoteKernel, request: StartRequest, at_home: Node | None, deadline: float
     ) -> None:
@@ -233,7 +248,7 @@ class Cluster:
             else:
                 host = await self._pick(request, tried, errors)
             tried.add(host.name)
-            host.starting.add(kernel.id)
+            self._starts[kernel.id].host = host.name
             try:
                 await self._connect(host, deadline)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
@@ -251,7 +266,7 @@ class Cluster:
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
                 return
             finally:
-                host.starting.discard(kernel.id)
+                self._starts[kernel.id].host = ""
 
     async def _connect(self, host: Host, deadline: float) -> None:
         """Connect within what is left of the start's time."""
@@ -276,11 +291,15 @@ class Cluster:
         healthy = [host for host in candidates if host.is_healthy(self.settings.retry_after)]
         if request.balancer != "round-robin":
             await self._learn_counts(healthy)
-        views = [HostView(host.name, host.kernels, host in healthy) for host in (healthy or candidates)]
+        views = [HostView(host.name, self.count(host.name), host in healthy) for host in (healthy or candidates)]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
+
+    def count(self, host: str) -> int:
+        """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
+        return self.host(host).count({kernel_id for kernel_id, start in self._starts.items() if start.host == host})
 
     async def _learn_counts(self, hosts: list[Host]) -> None:
         """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""
@@ -311,7 +330,7 @@ class Cluster:
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity)
+        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity, self._abandoned)
 
     async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.
@@ -351,14 +370,14 @@ class Cluster:
         """Call *function* on the cluster's loop, from any thread."""
         self._loop.call_soon_threadsafe(function, *args)
 
-    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Message] | HostError]:
+    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Listed] | HostError]:
         """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false)."""
 
-        async def ask(name: str) -> list[Message] | HostError:
+        async def ask(name: str) -> list[Listed] | HostError:
             node = self.host(name).node
             try:
                 await node.connect()
-                found: list[Message] = await node.request("list", {})
+                found = await node.request(ListKernels())
             except HostError as error:
                 return error
             return found
@@ -371,9 +390,7 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         answer = await node.request(
-            "stop",
-            {"kernel": kernel_id, "grace": grace, "forget": True},
-            timeout=grace + self.settings.request_timeout,
+            Stop(kernel_id, grace=grace, forget=True), timeout=grace + self.settings.request_timeout
         )
-        if not answer["stopped"]:
+        if not answer.stopped:
             raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="list the kernels again")

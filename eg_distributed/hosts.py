@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from .errors import RequestInvalid
 from .node import Node
@@ -35,14 +36,12 @@ class Host:
 
     name: str
     node: Node
-    starting: set[str] = field(default_factory=set)  # kernels of ours whose start is under way
 
     def is_healthy(self, retry_after: float) -> bool:
         """Whether the host may be tried like any other: no failure within the last *retry_after* seconds."""
         node = self.node
         return node.last_error is None or time.monotonic() - node.failed_at > retry_after
 
-    @property
-    def kernels(self) -> int:
-        """Kernels there, those of other gateways and those still starting included; no kernel counts twice."""
-        return len(self.starting | self.node.running)
+    def count(self, starting: AbstractSet[str]) -> int:
+        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice."""
+        return len(starting | self.node.running)

@@ -7,16 +7,40 @@ import contextlib
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .abandoned import Abandoned
 from .channels import Endpoints
-from .errors import HostError, HostUnresponsive, KernelError, KernelGone, KernelStartFailed, KernelStartTimeout
-from .node import Node
-from .protocol import Message, Reader, Writer
+from .errors import (
+    AgentUnavailable,
+    HostError,
+    HostUnresponsive,
+    KernelError,
+    KernelGone,
+    KernelStartFailed,
+    KernelStartTimeout,
+)
+from .node import News, Node
+from .protocol import (
+    FOLDERS_PROTOCOL,
+    Answered,
+    Exited,
+    Found,
+    KernelEvent,
+    Missing,
+    Ping,
+    ReadLog,
+    Ready,
+    SetEndpoints,
+    Signal,
+    Stalled,
+    Start,
+    Stop,
+)
+from .request import StartRequest
 from .settings import Distributed
-from .shipping import Shipping
+from .wire import Message, Reader, Writer
 
 log = logging.getLogger(__name__)
 
@@ -26,42 +50,14 @@ _PROBE = 2.0  # seconds between two looks at whether the node still answers whil
 
 
 class State(enum.Enum):
-    """What is known of a kernel. UNKNOWN is not DEAD: a network that is down ends no kernel."""
+    """What is known of a kernel. UNKNOWN is not DEAD: a network that is down ends no kernel.
 
-    STARTING = "starting"
+    Whether a kernel is being started is the cluster's to know; until it has been ready, it is UNKNOWN.
+    """
+
     ALIVE = "alive"
     UNKNOWN = "unknown"
     DEAD = "dead"
-
-
-@dataclass(frozen=True)
-class StartRequest:
-    """All that is needed to start a kernel; built by an adapter, checked there, kept for restarts."""
-
-    kernel_id: str
-    argv: list[str]
-    hosts: tuple[str, ...]
-    """The kernel's host set."""
-    spec_env: dict[str, str] = field(default_factory=dict)
-    """From the kernelspec: expanded once, on the node."""
-    env: dict[str, str] = field(default_factory=dict)
-    """From the client and the gateway: data, never expanded; wins over `spec_env`."""
-    pin: str | None = None
-    cwd: str | None = None
-    key: str = ""
-    signature_scheme: str = "hmac-sha256"
-    kernel_name: str = ""
-    language: str = ""
-    transport: str = "auto"
-    """`ipc`, `tcp`, `auto`, or `launcher` for one that sends its connection information to `{response_address}`."""
-    port_range: tuple[int, int] | None = None
-    launch_timeout: float = 30.0
-    """Seconds for the whole start, other hosts included."""
-    balancer: str = "round-robin"
-    decrypt: Callable[[str], Message] | None = None
-    """Turns a launcher's answer into connection information; raises ValueError."""
-    shipping: Shipping = field(default_factory=Shipping)
-    """What a launcher of ours needs on the node."""
 
 
 class RemoteKernel:
@@ -70,7 +66,9 @@ class RemoteKernel:
     *on_exit(self)* is called on the cluster's loop when the kernel is known to be dead.
     """
 
-    def __init__(self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str]) -> None:
+    def __init__(
+        self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str], abandoned: Abandoned
+    ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
         self.attempt = ""
@@ -84,6 +82,7 @@ class RemoteKernel:
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
+        self._abandoned = abandoned
         self._ready = False
         self._exited = False
         self._changed = asyncio.Event()
@@ -93,7 +92,8 @@ class RemoteKernel:
         self._decrypt: Callable[[str], Message] | None = None
         self.endpoints = Endpoints(
             prefix,
-            {"kernel": kernel_id, "gateway": identity[0], "incarnation": identity[1]},
+            kernel_id,
+            identity,
             self._usable,
             self._open_link,
             settings.replay_limit,
@@ -107,34 +107,41 @@ class RemoteKernel:
         """What is known now; costs nothing, so it may be polled."""
         if self._exited:
             return State.DEAD
-        if not self._ready:
-            return State.STARTING
-        return State.ALIVE if self.node is not None and self.node.connected.is_set() else State.UNKNOWN
+        is_seen = self._ready and self.node is not None and self.node.connected.is_set()
+        return State.ALIVE if is_seen else State.UNKNOWN
 
     @property
     def connection_info(self) -> dict[str, Any]:
         """The connection information for clients at the gateway."""
         return {**self.endpoints.connection_info, "key": self.key, "signature_scheme": self.signature_scheme}
 
-    def hear(self, message: Message) -> None:
-        """Take an event of the node; events of earlier attempts are ignored."""
-        event = message["event"]
-        if self._unverified and event == "found" and "attempt" in message:
-            # What was kept on disk may be older: a gateway may have been killed in the middle of a restart.
-            self._unverified, self.attempt = False, message["attempt"]
-        if message.get("attempt", self.attempt) != self.attempt:
+    def hear(self, news: News) -> None:
+        """Take what the node says of this kernel; events of earlier attempts are ignored."""
+        if isinstance(news, Missing):
+            if self._ready:  # a start that is under way learns it by its own request
+                self._die(None, "")
+            self._changed.set()
             return
-        if event == "ready":
-            self._ready = True
-        elif event == "response":
-            self._take_response(message["payload"])
-        elif event == "exited":
-            self._die(message.get("exit_code"), message.get("log", ""))
-        elif event == "stalled":
-            self._tell_stall()
-        elif event == "found":
-            self._take_description(message)
+        if self._unverified and isinstance(news, Found):
+            # What was kept on disk may be older: a gateway may have been killed in the middle of a restart.
+            self._unverified, self.attempt = False, news.attempt
+        if news.attempt != self.attempt:
+            return
+        if isinstance(news, Found):
+            self._take_description(news)
+        else:
+            self._take_event(news)
         self._changed.set()
+
+    def _take_event(self, event: KernelEvent) -> None:
+        if isinstance(event, Ready):
+            self._ready = True
+        elif isinstance(event, Answered):
+            self._take_response(event.payload)
+        elif isinstance(event, Exited):
+            self._die(event.exit_code, event.log)
+        elif isinstance(event, Stalled):
+            self._tell_stall()
 
     def _tell_stall(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -150,19 +157,15 @@ class RemoteKernel:
         except ValueError as error:
             log.warning("kernel %s: an answer that is none of its launcher was ignored (%s)", self.id, error)
 
-    def _take_description(self, message: Message) -> None:
-        """After a reconnection: what the agent says of the kernel."""
-        state = message["state"]
-        if state == "missing":
-            if self._ready:  # a start that is under way is told by its own request
-                self._die(None, "")
-        elif state == "exited":
-            self._die(message.get("exit_code"), message.get("log", ""))
-        else:
-            self.pid = message.get("pid", self.pid)
-            self._ready = self._ready or state == "running"
-            if message.get("response") and not self._ready:  # it came while the node was out of reach
-                self._take_response(message["response"])
+    def _take_description(self, found: Found) -> None:
+        """Take what the agent says of the kernel after a reconnection."""
+        if found.state == "exited":
+            self._die(found.exit_code, found.log)
+            return
+        self.pid = found.pid
+        self._ready = self._ready or found.state == "running"
+        if found.response and not self._ready:  # it came while the node was out of reach
+            self._take_response(found.response)
 
     def _die(self, exit_code: int | None, tail: str) -> None:
         if self._exited:
@@ -175,7 +178,7 @@ class RemoteKernel:
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
         if self.node is not None and not self._exited:
-            self.node.abandon(self.id, self.attempt)
+            self._abandoned.end_soon(self.node, self.id, self.attempt)
             self.lost = True
             self._die(None, "")
             self._changed.set()
@@ -216,47 +219,52 @@ class RemoteKernel:
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         try:
-            described = await node.request("start", self._start_parameters(request))
-            self.pid = described["pid"]
+            self.pid = (await node.request(self._start_message(node, request))).pid
             await self._await_ready(node, request, deadline)
         except KernelError:
-            await node.end(self.id, attempt)
+            await self._abandoned.end(node, self.id, attempt)
             raise
         except (HostError, asyncio.CancelledError):
-            node.abandon(self.id, attempt)  # not waited for: a hanging host must not hold up the move
+            self._abandoned.end_soon(node, self.id, attempt)  # not waited for: a hanging host must not hold up the move
             raise
         self._changed.set()
 
-    def _start_parameters(self, request: StartRequest) -> Message:
-        transport = request.transport
-        shipping, env = request.shipping, request.env
-        if shipping.files and self.node is not None:
+    def _start_message(self, node: Node, request: StartRequest) -> Start:
+        """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
+        shipping, env, transport = request.shipping, request.env, request.transport
+        if shipping.files:
+            if node.protocol < FOLDERS_PROTOCOL and any("/" in name for name in shipping.files):
+                raise AgentUnavailable(
+                    "an agent of an older release is there, which serves another gateway and cannot take this launcher",
+                    host=node.name,
+                    remedy="upgrade that gateway too, or let its kernels on this host end",
+                )
             # Names of Enterprise Gateway's own, for what only the gateway knows; Spark drivers are reached by them.
             low, high = request.port_range or (0, 0)
-            known = {"EG_NODE": self.node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
+            known = {"EG_NODE": node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
             env = {**env, **known}
         if transport == "auto":
             transport = "ipc" if request.language.lower() == "python" else "tcp"
-        return {
-            "kernel": self.id,
-            "attempt": self.attempt,
-            "owner": self._identity[0],
-            "host_set": ",".join(request.hosts),
-            "argv": request.argv,
-            "spec_env": request.spec_env,
-            "env": env,
-            "cwd": request.cwd,
-            "transport": transport,
-            "key": request.key,
-            "signature_scheme": request.signature_scheme,
-            "kernel_name": request.kernel_name,
-            "log_dir": self._settings.log_dir,
-            "port_range": request.port_range,
-            "orphan_timeout": self._settings.orphan_timeout,
-            "files": dict(shipping.files),
-            "interrupt_signal": shipping.interrupt_signal,
-            "on_exit": list(shipping.on_exit),
-        }
+        return Start(
+            kernel=self.id,
+            attempt=self.attempt,
+            owner=self._identity[0],
+            host_set=",".join(request.hosts),
+            argv=request.argv,
+            spec_env=request.spec_env,
+            env=env,
+            cwd=request.cwd,
+            transport=transport,
+            key=request.key,
+            signature_scheme=request.signature_scheme,
+            kernel_name=request.kernel_name,
+            log_dir=self._settings.log_dir,
+            port_range=request.port_range,
+            orphan_timeout=self._settings.orphan_timeout,
+            files=dict(shipping.files),
+            interrupt_signal=shipping.interrupt_signal,
+            on_exit=list(shipping.on_exit),
+        )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
         """Wait for `ready` or `exited`, and ask now and then whether the node is still there at all."""
@@ -277,9 +285,9 @@ class RemoteKernel:
                 info, self._response = self._response, None
                 self.key = info.get("key", "")
                 self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
-                taken = {"kernel": self.id, "connection": info, "pid": info.pop("pid", 0)}
+                pid = info.pop("pid", 0)
                 try:
-                    await node.request("endpoints", taken)
+                    await node.request(SetEndpoints(self.id, info, pid))
                 except HostUnresponsive:
                     await self._probe(node)  # once it is back, the node says again what it still waits for
                     continue
@@ -303,12 +311,12 @@ class RemoteKernel:
                     host=node.name,
                     remedy="check the network to the host",
                 ) from None
-        await node.request("ping", {})
+        await node.request(Ping())
 
     async def _start_timeout(self, node: Node, request: StartRequest) -> KernelStartTimeout:
         tail = ""
         with contextlib.suppress(HostError, KernelGone):  # the time-out is the news; its log is only a help
-            tail = await node.request("log", {"kernel": self.id, "size": 2048}, timeout=1.0)
+            tail = await node.request(ReadLog(self.id, 2048), timeout=1.0)
         return KernelStartTimeout(
             f"the kernel was not ready within {request.launch_timeout:g} s",
             host=node.name,
@@ -328,7 +336,7 @@ class RemoteKernel:
         if self._exited or self.node is None:
             return False
         try:
-            return bool(await self.node.request("signal", {"kernel": self.id, "signum": signum}))
+            return await self.node.request(Signal(self.id, signum))
         except KernelGone:
             self._die(None, "")
             return False
@@ -337,11 +345,9 @@ class RemoteKernel:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
         if self.node is not None and not self._exited:
             answer = await self.node.request(
-                "stop",
-                {"kernel": self.id, "attempt": self.attempt, "grace": grace},
-                timeout=grace + self._settings.request_timeout,
+                Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
             )
-            self._die(answer.get("exit_code"), "")
+            self._die(answer.exit_code, "")
 
     async def forget(self) -> None:
         """Close the endpoints and leave nothing on the node; ends the kernel if it still runs. Raises nothing.
@@ -350,19 +356,19 @@ class RemoteKernel:
         """
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
-            self.node.mark_abandoned(self.id, self.attempt)
+            self._abandoned.mark(self.node, self.id, self.attempt)
         await self.endpoints.close()
         if self.node is None:
             return
         node, self.node = self.node, None
         self._exited = True
-        await node.end(self.id, self.attempt)
+        await self._abandoned.end(node, self.id, self.attempt)
 
     async def read_log(self, size: int = 65536) -> str:
         """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""
         if self.node is None:
             raise KernelGone("the kernel is on no node", remedy="start it again")
-        return str(await self.node.request("log", {"kernel": self.id, "size": size}))
+        return await self.node.request(ReadLog(self.id, size))
 
 
 def _exit_text(code: int | None) -> str:

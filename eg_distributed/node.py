@@ -6,15 +6,34 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
 
-from . import ssh
-from .errors import AgentUnavailable, HostError, HostUnresponsive, KernelGone, KernelStartFailed
-from .protocol import PROTOCOL, Message, Reader, Writer, encode, read_message
+from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .link.connect import connect
+from .link.links import Link
+from .protocol import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Adopt,
+    ControlHello,
+    Found,
+    KernelEvent,
+    Load,
+    Missing,
+    Ping,
+    Reply,
+    Request,
+    Welcome,
+    read_event,
+    write_request,
+)
 from .settings import Distributed
+from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
+News = KernelEvent | Found | Missing
+"""What a node tells of a kernel: events as they come, and, after it was adopted, what the agent found."""
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
@@ -24,11 +43,30 @@ _MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
-class Node:
-    """The connection to one host and its agent; one per host, shared by all kernels there, owned by the Cluster.
+class Owner(Protocol):
+    """What a node asks of the Cluster, which holds it."""
 
-    *listen* is told every event about a kernel, and after each (re)connection what became of those that *wanted* names
-    (event `found`). All methods run on the cluster's loop.
+    def hear(self, news: News) -> None:
+        """Take an event of a kernel, or what has become of one that was asked about."""
+        ...
+
+    def wanted(self, host: str) -> list[str]:
+        """Return the ids of the kernels that need a connection to *host*, and are asked about after each reconnection."""
+        ...
+
+    def has_errands(self, host: str) -> bool:
+        """Return True if *host* is needed for anything else: a reason to come back, though a less urgent one."""
+        ...
+
+    def run_errands(self, node: Node) -> None:
+        """Do what waited for *node*, which has just connected; waits for nothing."""
+        ...
+
+
+class Node:
+    """The connection to one host and its agent; one per host, shared by all kernels there, held by its *owner*, the Cluster.
+
+    All methods run on the cluster's loop.
     """
 
     def __init__(
@@ -36,31 +74,29 @@ class Node:
         name: str,
         settings: Distributed,
         identity: tuple[str, str],
-        listen: Callable[[Message], None],
-        wanted: Callable[[], list[str]],
+        owner: Owner,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
         self.last_error: HostError | None = None
         self.failed_at = 0.0
         self.connections = 0  # made so far
+        self.protocol = PROTOCOL  # what the agent speaks
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
-        self.abandoned: dict[tuple[str, str], float] = {}  # (kernel, attempt): since when it must not live on there
         self._settings = settings
         self._identity = identity
-        self._listen = listen
-        self._wanted = wanted
-        self._link: ssh.Link | None = None
+        self._owner = owner
+        self._link: Link | None = None
         self._writer: Writer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._coming_back: asyncio.Task[None] | None = None
         self._claiming: set[asyncio.Task[None]] = set()
-        self._abandoning: set[asyncio.Task[None]] = set()
-        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._replies: dict[int, asyncio.Future[Message]] = {}
         self._last_id = 0
         self._closed = False
+        self._complained = False  # of a malformed message on this link
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
@@ -86,68 +122,86 @@ class Node:
         self.last_error, self.failed_at = error, time.monotonic()
 
     async def _connect(self) -> None:
+        """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
+        link: Link | None = None
         try:
-            link = await ssh.connect(self.name, self._settings)
-        except HostError:
-            raise
-        except Exception as error:  # whatever it is, it is this host's: starts move on, and coming back goes on
-            log.exception("%s: an error that nobody expected", self.name)
+            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL)
+            self.connections += 1
+            await self._greet(link)
+            await self._take_back()
+            if self._link is not link:
+                raise HostUnresponsive(
+                    "the connection was lost again at once", host=self.name, remedy="check the network to the host"
+                )
+        except BaseException as error:
+            if link is not None:
+                link.close()
+            if isinstance(error, HostError) or not isinstance(error, Exception):
+                raise
+            # Not narrower: starts move on to the next host, and coming back goes on, only after a HostError.
+            log.exception("%s: an unexpected error", self.name)
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
             ) from error
-        self.connections += 1
-        try:
-            reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
-            owner, incarnation = self._identity
-            writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))
-            hello = await asyncio.wait_for(read_message(reader), self._settings.request_timeout)
-            if hello is None or hello.get("protocol") != PROTOCOL:
-                raise AgentUnavailable("its agent speaks another protocol", host=self.name, remedy="end that agent")
-        except (OSError, asyncio.TimeoutError, ValueError) as error:
-            link.close()
-            raise AgentUnavailable(
-                f"its agent does not answer ({error!r})",
-                host=self.name,
-                remedy="see agent.log in ~/.cache/eg-distributed",
-            ) from error
-        except BaseException:  # cancellation included: no link may be left behind
-            link.close()
-            raise
-        self._link, self._writer = link, writer
-        self.running = {kernel["kernel"] for kernel in hello["kernels"] if kernel["state"] != "exited"}
-        self.last_error = None
-        self._serving = asyncio.ensure_future(self._serve(link, reader))
-        try:
-            await self._take_back()
-        except HostError:
-            link.close()
-            raise
-        except Exception as error:  # a defective answer is this host's trouble, and must not end our coming back
-            link.close()
-            raise AgentUnavailable(
-                f"its agent's answers make no sense ({error!r})", host=self.name, remedy="end that agent"
-            ) from error
-        if self._link is not link:
-            raise HostUnresponsive(
-                "the connection was lost again at once", host=self.name, remedy="check the network to the host"
-            )
         self.connected.set()
 
+    async def _greet(self, link: Link) -> None:
+        """Open the control connection over *link* and begin to hear the agent; raises AgentUnavailable."""
+        owner, incarnation = self._identity
+        try:
+            reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
+            writer.write(encode(ControlHello(owner, incarnation, PROTOCOL).write()))
+            answer = await asyncio.wait_for(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
+            if answer is None:
+                raise ConnectionError("it closed the connection")
+            welcome = Welcome.read(answer)
+        except (OSError, asyncio.TimeoutError, ValueError) as error:
+            raise AgentUnavailable(
+                f"its agent does not answer as one of ours ({error!r})",
+                host=self.name,
+                remedy="see agent.log in ~/.cache/eg-distributed, and end that agent",
+            ) from error
+        if not OLDEST_PROTOCOL <= welcome.protocol <= PROTOCOL:
+            raise AgentUnavailable(
+                f"its agent speaks protocol {welcome.protocol}, this gateway {OLDEST_PROTOCOL} to {PROTOCOL}",
+                host=self.name,
+                remedy="upgrade the gateway, or end that agent",
+            )
+        self.protocol = welcome.protocol
+        self._link, self._writer = link, writer
+        self._complained = False
+        self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
+        self.last_error = None
+        self._serving = asyncio.ensure_future(self._serve(link, reader))
+
     async def _take_back(self) -> None:
-        """Claim our kernels again, learn what became of them meanwhile, and end the starts that we gave up."""
-        await self._claim(self._wanted())
-        for kernel_id, attempt in list(self.abandoned):
-            # Not waited for: one that can't be killed must not keep the others waiting.
-            self.abandon(kernel_id, attempt)
+        """Claim our kernels again, learn what became of them meanwhile, and run what waited for the host."""
+        await self._claim(self._owner.wanted(self.name))
+        self._owner.run_errands(self)
 
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
-        if kernels:
-            found = await self.request("adopt", {"kernels": kernels})
-            for kernel_id in kernels:
-                self._listen({"event": "found", **(found.get(kernel_id) or {"kernel": kernel_id, "state": "missing"})})
+        parts = [kernels[start : start + Adopt.MOST] for start in range(0, len(kernels), Adopt.MOST)]
+        found: Message = {}
+        for answer in await asyncio.gather(*(self.request(Adopt(part)) for part in parts)):
+            found |= answer
+        for kernel_id in kernels:
+            if kernel_id not in found:
+                self._pass_on(Missing(kernel_id))
+                continue
+            try:
+                self._pass_on(Found.read(found[kernel_id]))
+            except Malformed as error:  # of that kernel alone: it stays unknown, and the others are taken back
+                log.warning("%s: its agent's word on kernel %s is malformed: %s", self.name, kernel_id, error)
 
-    async def _serve(self, link: ssh.Link, reader: Reader) -> None:
+    def _pass_on(self, news: News) -> None:
+        """Hand *news* to the cluster."""
+        try:
+            self._owner.hear(news)
+        except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
+            log.exception("%s: news of kernel %s was not taken: %s", self.name, news.kernel, type(news).__name__)
+
+    async def _serve(self, link: Link, reader: Reader) -> None:
         """Hear the agent until the link is lost, then come back if anything of ours is there."""
         watching = asyncio.ensure_future(link.wait_closed())
         hearing = asyncio.ensure_future(self._hear(reader))
@@ -160,13 +214,13 @@ class Node:
             link.close()
             self._lost()
 
-    async def _ping(self, link: ssh.Link) -> None:
+    async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
         missed = 0
         while missed < _MISSED:
             await asyncio.sleep(_PING)
             try:
-                await self.request("ping", {})
+                await self.request(Ping())
                 missed = 0
             except HostError:
                 missed += 1
@@ -174,25 +228,37 @@ class Node:
         link.close()
 
     async def _hear(self, reader: Reader) -> None:
+        """Take replies and events until the agent closes; a malformed one is passed over, and the next one taken."""
         while True:
             try:
-                message = await read_message(reader)
-            except (ValueError, TypeError):
-                log.warning("%s sent no proper message: reconnecting", self.name)
+                message = await read_message(reader, MAX_ANSWER)
+                if message is None:
+                    return
+                self._take(message)
+            except Malformed as error:
+                self._complain(str(error))
+            except ValueError as error:  # where the next message begins is unknown
+                log.warning("%s: its agent sent %s: reconnecting", self.name, error)
                 return
-            if message is None:
-                return
-            if "event" not in message:
-                reply = self._replies.pop(message.get("id", 0), None)
-                if reply is not None and not reply.done():
-                    reply.set_result(message)
-            elif message["event"] == "load":
-                self.running = set(message["kernels"])
-            else:
-                try:
-                    self._listen(message)
-                except Exception:  # what one kernel's adapter makes of it must not cut off all kernels of the host
-                    log.exception("%s: an event was not taken: %r", self.name, message.get("event"))
+
+    def _take(self, message: Message) -> None:
+        """Take one message of the agent; raises Malformed."""
+        if "event" not in message:
+            number = message.get("id")
+            reply = self._replies.pop(number, None) if isinstance(number, int) else None
+            if reply is not None and not reply.done():
+                reply.set_result(message)
+            return
+        event = read_event(message)
+        if isinstance(event, Load):
+            self.running = set(event.kernels)
+        elif isinstance(event, KernelEvent):
+            self._pass_on(event)
+
+    def _complain(self, what: str) -> None:
+        """Log a malformed message, once for each link: a hostile node could fill the log."""
+        log.log(logging.DEBUG if self._complained else logging.WARNING, "%s: malformed message: %s", self.name, what)
+        self._complained = True
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
@@ -206,9 +272,14 @@ class Node:
                     HostUnresponsive("the connection was lost", host=self.name, remedy="check the network to the host")
                 )
                 reply.exception()  # seen: its waiter may have gone already
-        self._start_coming_back()
+        self._begin_to_come_back()
 
-    def _start_coming_back(self) -> None:
+    def come_back(self) -> None:
+        """Begin to reconnect if anything needs the host, unless a connection stands or is being made."""
+        if not self.connected.is_set() and self._connecting is None:
+            self._begin_to_come_back()
+
+    def _begin_to_come_back(self) -> None:
         if not self._closed and (self._coming_back is None or self._coming_back.done()):
             self._coming_back = asyncio.ensure_future(self._come_back())
 
@@ -221,7 +292,7 @@ class Node:
             self._claiming.add(task := asyncio.ensure_future(self._claim_or_reconnect(fresh)))
             task.add_done_callback(self._claiming.discard)
         else:
-            self._start_coming_back()
+            self._begin_to_come_back()
 
     async def _claim_or_reconnect(self, kernel_id: str) -> None:
         try:
@@ -232,35 +303,10 @@ class Node:
             if self._link is not None:
                 self._link.close()
 
-    def abandon(self, kernel_id: str, attempt: str) -> None:
-        """See to it that nothing of a start lives on there, now or as soon as the node is back; waits for nothing."""
-        self._abandoning.add(task := asyncio.ensure_future(self.end(kernel_id, attempt)))
-        self.mark_abandoned(kernel_id, attempt)
-        task.add_done_callback(self._abandoning.discard)
-
-    def mark_abandoned(self, kernel_id: str, attempt: str) -> None:
-        """Have a start ended when the node is next connected, unless `end` has done so before."""
-        self.abandoned.setdefault((kernel_id, attempt), time.monotonic())
-
-    async def end(self, kernel_id: str, attempt: str) -> None:
-        """End a start and forget it, now or, if the node does not answer, as soon as it is back. Raises nothing.
-
-        By its attempt, since the kernel may have been started there again meanwhile.
-        """
-        self.mark_abandoned(kernel_id, attempt)
-        try:
-            await self.request("stop", {"kernel": kernel_id, "attempt": attempt, "grace": 0, "forget": True})
-        except (HostError, KernelGone) as error:
-            log.debug("%s: attempt %s of kernel %s is not ended yet: %s", self.name, attempt, kernel_id, error)
-            if not self.connected.is_set() and self._connecting is None:
-                self._start_coming_back()
-        else:
-            self.abandoned.pop((kernel_id, attempt), None)
-
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
         backoff, said = _FIRST_BACKOFF, ""
-        while not self._closed and not self.connected.is_set() and (self._wanted() or self._still_abandoned()):
+        while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
                 await self.connect()
                 log.info("%s is back", self.name)
@@ -269,22 +315,18 @@ class Node:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
             await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF if self._wanted() else _IDLE_BACKOFF)
+            backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
 
-    def _still_abandoned(self) -> bool:
-        """Whether something is to be ended there; what the node's agent has ended as an orphan by now is not."""
-        lifetime = self._settings.orphan_timeout
-        if lifetime > 0:
-            now = time.monotonic()
-            self.abandoned = {start: since for start, since in self.abandoned.items() if now - since <= lifetime}
-        return bool(self.abandoned)
+    def _is_needed(self) -> bool:
+        return bool(self._owner.wanted(self.name)) or self._owner.has_errands(self.name)
 
     # -- talking -------------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, params: Message, timeout: float | None = None) -> Any:
+    async def request(self, request: Request[R], timeout: float | None = None) -> R:
         """Ask the agent and return its answer; *timeout* in seconds, the request_timeout setting by default.
 
-        Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says.
+        Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says, and
+        AgentUnavailable for an answer that is malformed.
         """
         if self._writer is None:
             raise HostUnresponsive("not connected", host=self.name, remedy="check the network to the host")
@@ -294,11 +336,11 @@ class Node:
         self._replies[number] = reply
         seconds = self._settings.request_timeout if timeout is None else timeout
         try:
-            self._writer.write(encode({"id": number, "method": method, "params": params}))
+            self._writer.write(encode(write_request(number, request)))
             message = await asyncio.wait_for(reply, seconds)
         except asyncio.TimeoutError:
             raise HostUnresponsive(
-                f"no answer to {method!r} within {seconds:g} s",
+                f"no answer to {request.METHOD!r} within {seconds:g} s",
                 host=self.name,
                 remedy="check whether the host hangs or is overloaded",
             ) from None
@@ -306,19 +348,27 @@ class Node:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
             self._replies.pop(number, None)
-        if "error" in message:
-            raise self._agent_error(message)
-        return message.get("result")
+        try:
+            answer = Reply.read(message)
+            if answer.error is not None:
+                raise self._agent_error(answer.kind, answer.error)
+            result: R = request.answer(answer.result)
+        except Malformed as error:
+            raise AgentUnavailable(
+                f"its agent's answer to {request.METHOD!r} is malformed ({error})",
+                host=self.name,
+                remedy="end that agent",
+            ) from error
+        return result
 
-    def _agent_error(self, message: Message) -> Exception:
-        text = str(message["error"])
-        if message.get("kind") == "start":
+    def _agent_error(self, kind: str, text: str) -> DistributedError:
+        if kind == "start":
             return KernelStartFailed(
                 text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
             )
-        if message.get("kind") == "host":
+        if kind == "host":
             return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
-        if message.get("kind") == "gone":
+        if kind == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
         return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")
 

@@ -1,24 +1,50 @@
-"""The messages between a gateway and an agent; standard library only, since the agent carries this file to its node.
+"""The messages between a gateway and an agent, typed once for both ends; standard library only.
 
-A connection to the agent's socket opens with one *hello* message, which says what the connection is for:
+The agent carries this file to its node. A connection to the agent's socket opens with one *hello*, which says what the
+connection is for:
 
     control   requests, replies and events of one gateway, as messages, until either side closes
     stream    one of a kernel's ZMQ connections, as the frames of `streams.py`, resumable under the stream's id
 
-A message is a JSON object behind its length (4 bytes, big-endian). Requests carry `id`, `method` and `params`;
-replies `id` and `result` or `error`; events `event` and their fields.
+Requests carry `id`, `method` and `params`; replies `id` and `result` or `error`; events `event` and their fields. Each
+message is a dataclass, read with the bounds of its fields (see `wire.py`). Unknown fields, methods and events are those of a
+newer release, and no error.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import struct
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
-PROTOCOL = 3
+from .wire import (
+    MAX_ANSWER,
+    MAX_MESSAGE,
+    Check,
+    Malformed,
+    Message,
+    W,
+    Wire,
+    checked,
+    flag,
+    integer,
+    items,
+    number,
+    one_of,
+    optional,
+    scalar,
+    shown,
+    table,
+    text,
+)
+
+PROTOCOL = 4
 """Version of everything in this file, in streams.py and of the agent's requests: one more for whatever an older gateway or
-agent would not understand. Agents of another version are left alone, and live side by side with ours."""
+agent would not understand. Version 4: names of a launcher's files may have folders; the greeting names kernels by id and
+state only."""
+OLDEST_PROTOCOL = PROTOCOL - 1
+"""The oldest version that a gateway still speaks with an agent that cannot make room for a new one."""
+FOLDERS_PROTOCOL = 4
+"""The version from which on a launcher's files may lie in folders."""
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 """A kernel's five channels, in the order of their ports in an `ipc` connection file (1 to 5)."""
@@ -26,60 +52,396 @@ CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 SENTINEL = b"\x1e eg-distributed agent \x1e"
 """What precedes the agent's first answer, so that the noise of a login can be told from it."""
 
-MAX_MESSAGE = 64 * 1024 * 1024
-"""Upper bound of a message in bytes; more is a broken or hostile peer."""
-
-Message = dict[str, Any]
-_LENGTH = struct.Struct(">I")
+R = TypeVar("R")
+_ID, _PATH = 256, 4096  # characters of an identifier, of a path
 
 
-class Reader(Protocol):
-    """What is needed of a reader: asyncio's StreamReader and asyncssh's SSHReader both have it."""
-
-    async def read(self, n: int = -1) -> bytes:
-        """Return up to *n* bytes, b"" at the end."""
-        ...
-
-    async def readexactly(self, n: int) -> bytes:
-        """Return *n* bytes or raise IncompleteReadError."""
-        ...
-
-
-class Writer(Protocol):
-    """What is needed of a writer: asyncio's StreamWriter and asyncssh's SSHWriter both have it."""
-
-    def write(self, data: bytes) -> None:
-        """Queue *data*."""
-        ...
-
-    async def drain(self) -> None:
-        """Wait until the queue is short again."""
-        ...
-
-    def close(self) -> None:
-        """Close after what is queued."""
-        ...
-
-
-def encode(message: Message) -> bytes:
-    """Return *message* as it goes over a connection."""
-    body = json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogatepass")
-    return _LENGTH.pack(len(body)) + body
-
-
-async def read_message(reader: Reader) -> Message | None:
-    """Return the next message, or None when the peer has closed.
-
-    Raises ValueError for a message that is too long or no JSON object.
-    """
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_MESSAGE:
-            raise ValueError(f"a message of {length} bytes")
-        body = await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
+def _ports(value: Any) -> tuple[int, int] | None:
+    """Check a range of ports: null, or its first and last port."""
+    if value is None:
         return None
-    message = json.loads(body.decode("utf-8", "surrogatepass"))
-    if not isinstance(message, dict):
-        raise ValueError("a message that is no object")
-    return message
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise Malformed(f"{shown(value)} instead of a first and a last port")
+    low, high = (integer(0, 65535)(port) for port in value)
+    return low, high
+
+
+def _record(kind: type[W]) -> Check:
+    return kind.read
+
+
+# -- hellos ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ControlHello(Wire):
+    """Opens a control connection; sent by a gateway's Node, and by the boot when it looks for an agent."""
+
+    gateway: str = checked(text(_ID))
+    """The gateway's stable identity."""
+    incarnation: str = checked(text(_ID))
+    """One life of its process."""
+    protocol: int = checked(integer(0, 1 << 16), OLDEST_PROTOCOL)
+    """What the gateway speaks; version 3 did not say so."""
+    type: str = checked(one_of("control"), "control")
+
+
+@dataclass(frozen=True)
+class StreamHello(Wire):
+    """Opens or resumes a stream; sent by a kernel's Endpoints for each connection of a client."""
+
+    kernel: str = checked(text(_ID))
+    channel: str = checked(text(_ID))
+    stream: str = checked(text(_ID))
+    gateway: str = checked(text(_ID))
+    incarnation: str = checked(text(_ID))
+    resume: bool = checked(flag)
+    received: int = checked(integer(0, 1 << 62))
+    """Bytes that the gateway has delivered so far."""
+    type: str = checked(one_of("stream"), "stream")
+
+
+@dataclass(frozen=True)
+class KernelBrief(Wire):
+    """What the greeting says of a kernel: what balancing counts. Other fields may come with it."""
+
+    kernel: str = checked(text(_ID))
+    state: str = checked(text(_ID))
+
+
+@dataclass(frozen=True)
+class Welcome(Wire):
+    """The agent's answer to a ControlHello."""
+
+    protocol: int = checked(integer(0, 1 << 16))
+    digest: str = checked(text(_ID))
+    kernels: list[KernelBrief] = checked(items(_record(KernelBrief)))
+    ok: bool = checked(flag, True)
+
+
+@dataclass(frozen=True)
+class StreamAnswer(Wire):
+    """The agent's answer to a StreamHello: how many bytes it has delivered, or why there is no stream."""
+
+    ok: bool = checked(flag)
+    received: int = checked(integer(0, 1 << 62), 0)
+    stalled: float = checked(number(0, 1e12), 0.0)
+    """Seconds for which the kernel's socket could not be read while the gateway was away."""
+    error: str | None = checked(optional(text()), None)
+
+
+# -- what is said of a kernel ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Description(Wire):
+    """What gateways may know of a kernel; no key, no environment."""
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID))
+    owner: str = checked(text(_ID))
+    host_set: str = checked(text())
+    argv: list[str] = checked(items(text(MAX_ANSWER)))
+    """As it was executed, cut to what is worth showing."""
+    state: str = checked(text(_ID))
+    """starting, running or exited."""
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
+    pid: int = checked(integer(0, 1 << 31))
+    start_time: float = checked(number(0, 1e12))
+    """Seconds since the epoch."""
+    log_path: str = checked(text(_PATH))
+
+
+@dataclass(frozen=True)
+class Listed(Description):
+    """An entry of the answer to `ListKernels`."""
+
+    claimed: bool = checked(flag, False)
+    """Whether a connected gateway answers for the kernel."""
+
+
+@dataclass(frozen=True)
+class Found(Description):
+    """What the agent says of a kernel that a gateway adopts. `Missing` stands for one that it does not have."""
+
+    log: str = checked(text(), "")
+    """The end of its output, if it has exited."""
+    response: str = checked(text(), "")
+    """What its launcher answered while no gateway was connected."""
+
+
+@dataclass(frozen=True)
+class Missing(Wire):
+    """The agent has no such kernel. Made at the gateway: on the wire it is an entry that is not there."""
+
+    kernel: str = checked(text(_ID))
+
+
+# -- requests ----------------------------------------------------------------------------------------------------
+
+
+class Request(Wire, Generic[R]):
+    """A question to the agent; R is what `answer` makes of its result."""
+
+    METHOD: ClassVar[str]
+
+    @staticmethod
+    def answer(result: Any, /) -> Any:
+        """Return a reply's *result* as R; raises Malformed."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Start(Request[Description]):
+    """Start a kernel. Sent by RemoteKernel.start_on, for each attempt; the agent answers when the process exists."""
+
+    METHOD: ClassVar[str] = "start"
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID))
+    owner: str = checked(text(_ID))
+    host_set: str = checked(text())
+    argv: list[str] = checked(items(text(MAX_MESSAGE), least=1))
+    spec_env: dict[str, str] = checked(table(text(MAX_MESSAGE)))
+    """Of the kernelspec: expanded once, on the node."""
+    env: dict[str, str] = checked(table(text(MAX_MESSAGE)))
+    """Of the client and the gateway: data, never expanded; wins over `spec_env`."""
+    transport: str = checked(one_of("ipc", "tcp", "launcher"))
+    key: str = checked(text(_PATH))
+    signature_scheme: str = checked(text(_ID))
+    orphan_timeout: float = checked(number(0, 1e12))
+    """Seconds without a gateway after which the kernel is ended; 0: never."""
+    cwd: str | None = checked(optional(text(_PATH)), None)
+    kernel_name: str = checked(text(_PATH), "")
+    log_dir: str | None = checked(optional(text(_PATH)), None)
+    port_range: tuple[int, int] | None = checked(_ports, None)
+    files: dict[str, str] = checked(table(text(MAX_MESSAGE), 1000), {})
+    """A launcher's files: relative paths and texts."""
+    interrupt_signal: str | None = checked(optional(text(_ID)), None)
+    """The name of the signal that stands for SIGINT; empty: SIGINT itself."""
+    on_exit: list[str] = checked(items(text()), [])
+    """argv to be run on the node after the kernel has ended."""
+
+    answer = staticmethod(Description.read)
+
+
+@dataclass(frozen=True)
+class SetEndpoints(Request[None]):
+    """Tell the agent what a launcher's answer, decrypted by the gateway, says of its kernel."""
+
+    METHOD: ClassVar[str] = "endpoints"
+
+    kernel: str = checked(text(_ID))
+    connection: Message = checked(table(scalar, 100))
+    pid: int = checked(integer(0, 1 << 31), 0)
+    """The process to be interrupted; 0: unknown."""
+
+    answer = staticmethod(lambda result: None)
+
+
+@dataclass(frozen=True)
+class Signal(Request[bool]):
+    """Signal a kernel; the answer is False if it has ended."""
+
+    METHOD: ClassVar[str] = "signal"
+
+    kernel: str = checked(text(_ID))
+    signum: int = checked(integer(0, 64))
+
+    answer = staticmethod(flag)
+
+
+@dataclass(frozen=True)
+class Stopped(Wire):
+    """The answer to `Stop`; *stopped* is False if there is no such kernel or attempt."""
+
+    stopped: bool = checked(flag)
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)), None)
+
+
+@dataclass(frozen=True)
+class Stop(Request[Stopped]):
+    """End a kernel: SIGTERM, and SIGKILL after *grace* seconds. Answered when it has ended."""
+
+    METHOD: ClassVar[str] = "stop"
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID), "")
+    """The attempt to be ended; empty: whichever runs."""
+    grace: float = checked(number(0, 86400), 5.0)
+    forget: bool = checked(flag, False)
+    """Whether the agent shall also drop its record and files."""
+
+    answer = staticmethod(Stopped.read)
+
+
+@dataclass(frozen=True)
+class Adopt(Request[Message]):
+    """Make this gateway the one that answers for *kernels*; the answer has a Found, unread, for each that is there."""
+
+    METHOD: ClassVar[str] = "adopt"
+    MOST: ClassVar[int] = 10
+    """Kernels of one request: the answer has the ends of their logs and what their launchers said, and stays within MAX_ANSWER
+    even where JSON escapes each character."""
+
+    kernels: list[str] = checked(items(text(_ID)))
+
+    # Not read here: one entry that is malformed must not hide the others.
+    answer = staticmethod(table(lambda entry: entry))
+
+
+@dataclass(frozen=True)
+class ListKernels(Request["list[Listed]"]):
+    """Ask for all kernels of the node."""
+
+    METHOD: ClassVar[str] = "list"
+
+    answer = staticmethod(items(_record(Listed)))
+
+
+@dataclass(frozen=True)
+class ReadLog(Request[str]):
+    """Ask for up to *size* bytes of the end of what a kernel printed."""
+
+    METHOD: ClassVar[str] = "log"
+
+    kernel: str = checked(text(_ID))
+    size: int = checked(integer(0, MAX_ANSWER // 8), 65536)
+
+    answer = staticmethod(text(MAX_ANSWER))
+
+
+@dataclass(frozen=True)
+class Pong(Wire):
+    """The answer to `Ping`."""
+
+    pid: int = checked(integer(0, 1 << 31))
+    digest: str = checked(text(_ID), "")
+    starting: int = checked(integer(0, 1 << 31), 0)
+    running: int = checked(integer(0, 1 << 31), 0)
+
+
+@dataclass(frozen=True)
+class Ping(Request[Pong]):
+    """Show that the gateway lives, and learn whether the agent does."""
+
+    METHOD: ClassVar[str] = "ping"
+
+    answer = staticmethod(Pong.read)
+
+
+@dataclass(frozen=True)
+class Leave(Request[bool]):
+    """Ask the agent to end itself; the answer is False if it has kernels or serves another gateway."""
+
+    METHOD: ClassVar[str] = "leave"
+
+    answer = staticmethod(flag)
+
+
+_REQUESTS: dict[str, type[Request[Any]]] = {
+    kind.METHOD: kind for kind in (Start, SetEndpoints, Signal, Stop, Adopt, ListKernels, ReadLog, Ping, Leave)
+}
+
+
+def write_request(number: int, request: Request[Any]) -> Message:
+    """Return *request* as message *number* of its connection."""
+    return {"id": number, "method": request.METHOD, "params": request.write()}
+
+
+def read_request(message: Message) -> Request[Any]:
+    """Return the request in *message*; raises Malformed, also for a method that this release does not have."""
+    method = message.get("method")
+    kind = _REQUESTS.get(method) if isinstance(method, str) else None
+    if kind is None:
+        raise Malformed(f"no method {shown(method)}")
+    return kind.read(message.get("params") or {})
+
+
+@dataclass(frozen=True)
+class Reply(Wire):
+    """The answer to the request *id*: its result, or an error of some *kind*."""
+
+    id: int = checked(integer(0, 1 << 62))
+    result: Any = checked(lambda value: value, None)
+    error: str | None = checked(optional(text(MAX_ANSWER)), None)
+    kind: str = checked(text(_ID), "")
+    """start: the kernel's fault; host: another host might do better; gone: no such kernel; malformed, internal."""
+
+
+# -- events ------------------------------------------------------------------------------------------------------
+
+
+class Event(Wire):
+    """What the agent says unasked."""
+
+    EVENT: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class KernelEvent(Event):
+    """An event of one kernel, for the gateway that answers for it; those of earlier attempts are ignored there."""
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID))
+
+
+@dataclass(frozen=True)
+class Ready(KernelEvent):
+    """All five sockets of the kernel accept connections."""
+
+    EVENT: ClassVar[str] = "ready"
+
+
+@dataclass(frozen=True)
+class Exited(KernelEvent):
+    """The kernel has ended."""
+
+    EVENT: ClassVar[str] = "exited"
+
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
+    log: str = checked(text(), "")
+
+
+@dataclass(frozen=True)
+class Answered(KernelEvent):
+    """The kernel's launcher has sent its connection information, encrypted for the gateway."""
+
+    EVENT: ClassVar[str] = "response"
+
+    payload: str = checked(text())
+
+
+@dataclass(frozen=True)
+class Stalled(KernelEvent):
+    """The kernel's output could not be read for *seconds*, so that it may have dropped some."""
+
+    EVENT: ClassVar[str] = "stalled"
+
+    seconds: float = checked(number(0, 1e12))
+
+
+@dataclass(frozen=True)
+class Load(Event):
+    """The kernels that run on the node, of all gateways."""
+
+    EVENT: ClassVar[str] = "load"
+
+    kernels: list[str] = checked(items(text(_ID)))
+
+
+_EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Load)}
+
+
+def write_event(event: Event) -> Message:
+    """Return *event* as a message."""
+    return {"event": event.EVENT, **event.write()}
+
+
+def read_event(message: Message) -> Event | None:
+    """Return the event in *message*, None for one that this release does not know; raises Malformed."""
+    name = message.get("event")
+    if not isinstance(name, str):
+        raise Malformed(f"an event named {shown(name)}")
+    kind = _EVENTS.get(name)
+    return None if kind is None else kind.read(message)

@@ -16,7 +16,7 @@ __all__ = ["Distributed", "options_table"]
 
 _HEADER = """# Options
 
-Made from the traits by `nox -s options`; set them in the gateway's configuration file (`c.Distributed.connect_timeout = 3`) or by
+Made from the traits by `nox -s docs`; set them in the gateway's configuration file (`c.Distributed.connect_timeout = 3`) or by
 environment. A configuration file wins over the environment, and the environment over the default.
 
 """
@@ -169,7 +169,7 @@ def _main(mode: str, path: str) -> int:
     if mode == "--write":
         target.write_text(text, "utf-8")
     elif target.read_text("utf-8") != text:
-        print(f"{path} is not what the traits say: run `nox -s options`", file=sys.stderr)
+        print(f"{path} is not what the traits say: run `nox -s docs`", file=sys.stderr)
         return 1
     return 0
 

@@ -17,7 +17,7 @@ import struct
 from collections import deque
 from typing import Optional
 
-from .protocol import Reader, Writer
+from .wire import Reader, Writer
 
 DATA, ACK, FIN = 0, 1, 2
 CHUNK = 256 * 1024

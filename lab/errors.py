@@ -11,7 +11,7 @@
 
 Each names the thing, the cause and the remedy, and may carry evidence; the CLI prints `str(error)`, or `as_dict()` where
 JSON was asked for, and exits with `exit_code`. Other modules of the lab may add kinds: a subclass says its own `id`, its
-`exit_code` and, in its docstring's first line, what it means. docs/lab-errors.md is made of these: lab/error_table.py.
+`exit_code` and, in its docstring's first line, what it means. docs/lab-errors.md is made of these: lab/reference/errors.py.
 """
 
 from __future__ import annotations

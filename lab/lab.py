@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
-from lab import converging, events
-from lab.converging import Convergence, desire
-from lab.driver import Driver
-from lab.drivers import choose_driver, find_driver
-from lab.errors import LabError, LabNotFound
-from lab.kernel_probe import Landing
-from lab.keys import Authority, HostEntry, KeyPair, known_hosts, read_or_generate, ssh_config
-from lab.machines import Gateway, Machine, Node
-from lab.names import DEFAULT_GATEWAY, check_name, node_number, short_name
+from lab import events
+from lab.converge import run
+from lab.converge.desired import Desired, numbered
+from lab.converge.kernel_probe import Landing
+from lab.converge.plan import Plan, make
+from lab.converge.run import Convergence, desire
+from lab.drivers.choice import choose_driver, find_driver
+from lab.drivers.machines import Gateway, Node
+from lab.inventory import Inventory
+from lab.lifetime.removal import destroy
+from lab.names import check_name, short_name
 from lab.progress import Progress, Silent
-from lab.removal import destroy
-from lab.spark.kinds import of
-from lab.specs import GatewaySpec, NodeSpec, machine_name
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
-from lab.topology.desired import Desired, numbered
-from lab.topology.model import Limits, Topology, User
-from lab.topology.plan import Plan, make
+from lab.topology.daemons import of
+from lab.topology.limits import Limits, User
+from lab.topology.model import Topology
+from lab.topology.specs import GatewaySpec, NodeSpec, machine_name
 
 __all__ = ["MAX_NODES", "Lab", "destroy"]
 
 
-class Lab:
+class Lab(Inventory):
     """One lab by its name. Get one by `Lab.attach` or `Lab.up`."""
-
-    def __init__(self, name: str, driver: Driver, folder: StateFolder) -> None:
-        self.name = name
-        self.folder = folder
-        self._driver = driver
-        self._refreshing = threading.Lock()
-        driver.changed = self.refresh
 
     @classmethod
     def attach(cls, name: str = "lab") -> Lab:
@@ -47,38 +38,6 @@ class Lab:
         lab = cls(name, find_driver(name, folder), folder)
         lab.refresh()
         return lab
-
-    @overload
-    @classmethod
-    def up(
-        cls,
-        name: str = ...,
-        nodes: int | None = ...,
-        progress: Progress | None = ...,
-        driver: str | None = ...,
-        *,
-        topology: Topology | None = ...,
-        sshd: str | None = ...,
-        lease: float | None = ...,
-        clusters: Iterable[str] | None = ...,
-        plan_only: Literal[False] = ...,
-    ) -> Lab: ...
-
-    @overload
-    @classmethod
-    def up(
-        cls,
-        name: str = ...,
-        nodes: int | None = ...,
-        progress: Progress | None = ...,
-        driver: str | None = ...,
-        *,
-        topology: Topology | None = ...,
-        sshd: str | None = ...,
-        lease: float | None = ...,
-        clusters: Iterable[str] | None = ...,
-        plan_only: Literal[True],
-    ) -> Plan: ...
 
     @classmethod
     def up(
@@ -92,8 +51,7 @@ class Lab:
         sshd: str | None = None,
         lease: float | None = None,
         clusters: Iterable[str] | None = None,
-        plan_only: bool = False,
-    ) -> Lab | Plan:
+    ) -> Lab:
         """Make the lab *name* whole and return it once a kernel has run on each of its nodes.
 
         May be called on a lab in any state: what is right stays, what is missing, stopped, paused or outdated is made
@@ -101,50 +59,53 @@ class Lab:
         in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
 
         *clusters* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
-        *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. With *plan_only*
-        return what would happen, and touch nothing. The landings of the probe are kept in `landings`. Raises LabNotReady
-        with the failed probe and that machine's last lines.
+        *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. The landings of the
+        probe are kept in `landings`. Raises LabNotReady with the failed probe and that machine's last lines.
         """
         progress = progress or Silent()
-        folder = StateFolder(check_name(name))
-        if topology is None and nodes is not None:
-            numbered(nodes)
+        folder = _folder(name, nodes, topology)
         given = topology or Topology()
-        chosen = (name, folder, driver or given.driver, progress, sshd or given.sshd)
-        if plan_only:
-            lab = cls(name, choose_driver(*chosen), folder)
-            return make(lab._driver, desire(lab._driver, folder, nodes, topology, clusters))
         with locked(f"lab-{name}", what=f"the lab {name}"):
-            lab = cls(name, choose_driver(*chosen), folder)
+            lab = cls(name, choose_driver(name, folder, driver or given.driver, progress, sshd or given.sshd), folder)
             desired = desire(lab._driver, folder, nodes, topology, clusters)
             # First of all: whoever finds half a lab must know whom to ask for the other half.
             folder.write(folder.driver, lab.driver)
-            converging.lease(lab, lease if lease is not None else given.lease)
+            run.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab
 
-    @overload
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[False] = ...
-    ) -> None: ...
+    @classmethod
+    def plan(
+        cls,
+        name: str = "lab",
+        nodes: int | None = None,
+        driver: str | None = None,
+        *,
+        topology: Topology | None = None,
+        sshd: str | None = None,
+        clusters: Iterable[str] | None = None,
+    ) -> Plan:
+        """Return what `up` with the same arguments would do, and touch nothing. Raises LabUsageError and LabConflict, as `up`."""
+        folder = _folder(name, nodes, topology)
+        given = topology or Topology()
+        found = choose_driver(name, folder, driver or given.driver, Silent(), sshd or given.sshd)
+        return make(found, desire(found, folder, nodes, topology, clusters))
 
-    @overload
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = ..., *, plan_only: Literal[True]
-    ) -> Plan: ...
-
-    def scale(
-        self, counts: Mapping[str, int], progress: Progress | None = None, *, plan_only: bool = False
-    ) -> Plan | None:
+    def scale(self, counts: Mapping[str, int], progress: Progress | None = None) -> Lab:
         """Give node groups (`{"node": 5}`) another number of nodes; gateways that serve them are made anew, as `up` does.
 
-        With *plan_only* return what would happen. Raises LabUsageError for a group that isn't there.
+        Return this lab. Raises LabUsageError for a group that isn't there.
         """
-        if plan_only:
-            return make(self._driver, desire(self._driver, self.folder, None, None).scaled(counts))
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
-            self._converge(desire(self._driver, self.folder, None, None).scaled(counts), progress or Silent())
-        return None
+            self._converge(self._scaled(counts), progress or Silent())
+        return self
+
+    def plan_scale(self, counts: Mapping[str, int]) -> Plan:
+        """Return what `scale` with the same *counts* would do, and touch nothing."""
+        return make(self._driver, self._scaled(counts))
+
+    def _scaled(self, counts: Mapping[str, int]) -> Desired:
+        return desire(self._driver, self.folder, None, None).scaled(counts)
 
     def reset(self, *names: str) -> None:
         """Bring nodes (all, if none is named) back to golden: their faults are healed, then each is reset.
@@ -175,53 +136,6 @@ class Lab:
     """Where the probe's kernels ran; filled by `up`."""
     probed_kernelspec = ""
     """What `up` started there."""
-
-    @property
-    def driver(self) -> str:
-        """`docker` or `local`."""
-        return self._driver.kind
-
-    @property
-    def nodes(self) -> list[Node]:
-        """The nodes, in whichever state: the numbered row first."""
-        return self._driver.nodes()
-
-    @property
-    def services(self) -> list[Node]:
-        """The machines of a Spark master and a ResourceManager, where the lab has them: hosts with an sshd, but no nodes."""
-        return self._driver.services()
-
-    @property
-    def gateways(self) -> list[Gateway]:
-        """The gateways, the default one first."""
-        return self._driver.gateways()
-
-    @property
-    def machines(self) -> list[Machine]:
-        """All of them: gateways, nodes, services."""
-        return [*self.gateways, *self.nodes, *self.services]
-
-    @property
-    def gateway(self) -> Gateway:
-        """The gateway called `gateway`, or the first of a topology that has none of that name; raise LabNotFound."""
-        # Drivers list the default one first, and a topology's own before those that `add_gateway` made.
-        there = sorted(self.gateways, key=lambda gateway: (gateway.name != DEFAULT_GATEWAY, not gateway.group))
-        return there[0] if there else self.find_gateway(DEFAULT_GATEWAY)
-
-    def node(self, name: str) -> Node:
-        """Return a node, or the machine of a master, by its short or full name; raise LabNotFound."""
-        for node in [*self.nodes, *self.services]:
-            if name in {node.name, node.short_name}:
-                return node
-        there = ", ".join(node.short_name for node in self.nodes) or "none"
-        raise LabNotFound(f"the lab {self.name} has no node {name}", cause=f"it has: {there}")
-
-    def find_gateway(self, name: str) -> Gateway:
-        """Return a gateway by its name; raise LabNotFound."""
-        for gateway in self.gateways:
-            if gateway.name == name:
-                return gateway
-        raise LabNotFound(f"the lab {self.name} has no gateway {name}", remedy=f"`lab up --name {self.name}`")
 
     def add_node(
         self,
@@ -297,55 +211,6 @@ class Lab:
         """Remove everything of this lab and nothing else; return what was removed, in words."""
         return destroy([self._driver], self.folder)
 
-    def refresh(self) -> None:
-        """Write ssh_config and known_hosts anew and hand the gateways theirs; called when a machine came or went."""
-        # Other processes change the lab as well: who writes last must be who looked last.
-        with self._refreshing, locked(f"refresh-{self.name}", what=f"the lab {self.name}"):
-            # Keys are made by `up` alone: an attached lab whose folder is gone must not lock its own nodes out.
-            if not self.folder.identity.exists():
-                return
-            found = [(node, entry) for node in (*self.nodes, *self.services) if (entry := _entry(node)) is not None]
-            nodes, entries = [node for node, _ in found], [entry for _, entry in found]
-            self.folder.write(self.folder.known_hosts, known_hosts(entries))
-            # A stopped node has no port; ssh would refuse the whole file for a port 0.
-            reachable = [entry for entry in entries if entry.port]
-            config = ssh_config(reachable, identity=self.folder.identity, known_hosts_file=self.folder.known_hosts)
-            self.folder.write(self.folder.ssh_config, config)
-            trusted = [entry for node, entry in zip(nodes, entries, strict=True) if node.trusted]
-            certificate = self._certify(nodes)
-            for gateway in self.gateways:
-                try:
-                    gateway.trust(trusted, self._identity().private, certificate)
-                except LabNotFound:
-                    continue
-                except LabError as error:
-                    # One that hangs must not keep the others from knowing; it is told at the next change.
-                    events.record(self.name, "gateway.untold", gateway=gateway.name, cause=str(error))
-
-    def _certify(self, nodes: Sequence[Node]) -> str:
-        """Write the login key's certificate beside it and return it; nothing where no node asks for one."""
-        specs = [node.spec for node in nodes if node.certified]
-        if not specs:
-            self.folder.certificate.unlink(missing_ok=True)
-            return ""
-        logins = {node.entry().user for node in nodes if node.certified}
-        users = sorted(logins.union(*(spec.users for spec in specs)))
-        authority = Authority(self.folder.authority, self.name, make=False)
-        certificate = authority.sign_user(self._identity().public, users, min(spec.validity for spec in specs))
-        self.folder.write(self.folder.certificate, f"{certificate}\n")
-        return certificate
-
-    @property
-    def ssh_config(self) -> Path:
-        """The file for `ssh -F`; raise LabError if this user doesn't have it (any more), which `up` mends."""
-        if not self.folder.ssh_config.exists():
-            raise LabError(
-                f"the lab {self.name} has no ssh_config here",
-                cause=f"{self.folder.path} is gone, or another user made the lab",
-                remedy=f"`lab up --name {self.name}`",
-            )
-        return self.folder.ssh_config
-
     def environment(self) -> dict[str, Any]:
         """Return what `lab env --json` prints: a contract that only grows."""
         gateways = self.gateways
@@ -363,21 +228,15 @@ class Lab:
             **environment(self.services),
         }
 
-    def _identity(self) -> KeyPair:
-        return read_or_generate(self.folder.identity, f"lab-{self.name}")
-
     def _converge(self, desired: Desired, progress: Progress) -> None:
         convergence = Convergence(self, self._driver, self._identity().public, progress)
         convergence.run(desired)
         self.landings, self.probed_kernelspec = convergence.landings, convergence.kernelspec
 
-    def _numbered(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self.nodes if node.group or node_number(node.name) is not None)
 
-
-def _entry(node: Node) -> HostEntry | None:
-    """Return what SSH clients need to know of *node*; None if somebody else removes it just now, who will refresh as well."""
-    try:
-        return node.entry()
-    except LabNotFound:
-        return None
+def _folder(name: str, nodes: int | None, topology: Topology | None) -> StateFolder:
+    """Return the folder of the lab *name*; raise LabUsageError for a name or a number of nodes that is invalid."""
+    folder = StateFolder(check_name(name))
+    if topology is None and nodes is not None:
+        numbered(nodes)
+    return folder

@@ -30,8 +30,8 @@ from lab.testing import outcomes
 from lab.testing.outcomes import leaked_key, visit_key
 
 if TYPE_CHECKING:
+    from lab.drivers.machines import Gateway
     from lab.lab import Lab
-    from lab.machines import Gateway
     from lab.progress import Progress
     from lab.testing.handles import Faults, LeasedNodes
     from lab.testing.session import SessionLab

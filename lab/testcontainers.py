@@ -23,9 +23,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab import lease
+from lab.drivers.machines import ExecResult, Gateway, Machine, Node
 from lab.errors import LabError, LabNotFound, LabNotReady, LabUsageError
 from lab.lab import Lab
-from lab.machines import ExecResult, Gateway, Machine, Node
 from lab.names import check_name
 from lab.probes import ProbeFailed, wait_until
 from lab.testing.sharing import Users
@@ -114,9 +114,7 @@ class SSHCluster:
             return Lab.up(self._name, self._count, driver=self._driver)
         from lab.topology import load
 
-        options: dict[str, Any] = {"topology": load(self._file)}
-        made: Lab = Lab.up(self._name, driver=self._driver, **options)
-        return made
+        return Lab.up(self._name, driver=self._driver, topology=load(self._file))
 
     def _wait(self, lab: Lab) -> None:
         for node in lab.nodes:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import stat
 import struct
@@ -17,7 +18,12 @@ import subprocess
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing for real would cost each login some milliseconds
+    from typing import Callable
+
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
+END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 OLDEST = (3, 9)
 # Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
 MAX_PATH = 60
@@ -77,44 +83,122 @@ def answers(path: str) -> bool:
         probe.close()
 
 
+class Visit:
+    """A control connection to the agent at *path*, for a few questions; raises OSError where it does not answer in time."""
+
+    def __init__(self, path: str) -> None:
+        self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._peer.settimeout(5)
+            self._peer.connect(path)
+            self._heard = self._peer.makefile("rb")
+            # The process that listens, whatever it says of itself.
+            credentials = self._peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            self.pid = struct.unpack("3i", credentials)[0]
+            self._tell({"type": "control", "gateway": "boot", "incarnation": "boot-%d" % os.getpid()})
+            self.hello = self._hear()
+        except Exception:  # whatever it is, the socket must not stay open
+            self._peer.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._heard.close()
+        self._peer.close()
+
+    def _tell(self, message: "dict[str, object]") -> None:
+        body = json.dumps(message).encode()
+        self._peer.sendall(struct.pack(">I", len(body)) + body)
+
+    def _hear(self) -> "dict[str, object]":
+        header = self._heard.read(4)
+        return json.loads(self._heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
+
+    def ask(self, method: str) -> object:
+        """Return the agent's answer to a request without parameters, None for an error."""
+        self._tell({"id": 1, "method": method, "params": {}})
+        answer = self._hear()
+        while "event" in answer:
+            answer = self._hear()
+        return answer.get("result")
+
+
 def is_wanted(path: str, digest: str) -> bool:
-    """Whether an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
+    """Return True if an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
 
     One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
     no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
     """
-    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        peer.settimeout(5)
-        peer.connect(path)
-        with peer.makefile("rb") as heard:
-
-            def tell(message: "dict[str, object]") -> None:
-                body = json.dumps(message).encode()
-                peer.sendall(struct.pack(">I", len(body)) + body)
-
-            def hear() -> "dict[str, object]":
-                header = heard.read(4)
-                return json.loads(heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
-
-            tell({"type": "control", "gateway": "boot", "incarnation": "boot-%d" % os.getpid()})
-            hello = hear()
-            if hello.get("digest") == digest or hello.get("kernels"):
+        with contextlib.closing(Visit(path)) as visit:
+            if visit.hello.get("digest") == digest or visit.hello.get("kernels"):
                 return True
-            tell({"id": 1, "method": "leave", "params": {}})
-            answer = hear()
-            while "event" in answer:
-                answer = hear()
-            if answer.get("result") is False:
+            if visit.ask("leave") is False:
                 return True
     except OSError:
         return answers(path)
-    finally:
-        peer.close()
-    deadline = time.time() + START_DEADLINE
-    while answers(path) and time.time() < deadline:
+    return not wait_until(lambda: not answers(path), START_DEADLINE)
+
+
+def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
+    """Return the socket of an agent of one of the older *protocols* that has to be used as it is, else "".
+
+    An agent without kernels is asked to leave. One whose kernels no gateway answers for is ended: kernels outlive their
+    agents, and the agent that is started next takes over their records. One that serves another gateway stays, since
+    an agent that its gateway started in its place would not find the kernels. With *keep* so does one with any
+    kernel: the gateway that boots has been connected to it, and output that it keeps for that gateway would be lost.
+    """
+    for protocol in protocols:
+        path = os.path.join(home, "agent-%s.sock" % protocol)
+        try:
+            with contextlib.closing(Visit(path)) as visit:
+                pid = visit.pid
+                if not visit.hello.get("kernels"):
+                    if visit.ask("leave") is False:
+                        return path
+                else:
+                    listed = visit.ask("list")
+                    if keep or not isinstance(listed, list) or any(kernel.get("claimed") for kernel in listed):
+                        return path
+                    end(pid, signal.SIGTERM)
+        except OSError:
+            if not answers(path):
+                continue  # there is none
+            return path
+        if not ends(pid):
+            end(pid, signal.SIGKILL)  # it stands still; what it had was on disk
+            ends(pid)
+    return ""
+
+
+def end(pid: int, signum: int) -> None:
+    """Signal the process *pid*, unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def ends(pid: int) -> bool:
+    """Wait for the end of the process *pid*; return False if it does not come in time."""
+    return wait_until(lambda: not runs(pid), END_DEADLINE)
+
+
+def runs(pid: int) -> bool:
+    """Return True if the process *pid* runs; a zombie does not."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
+def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
+    """Wait until *condition* holds, for *seconds* at most; return True if it does."""
+    deadline = time.time() + seconds
+    while not condition():
+        if time.time() > deadline:
+            return False
         time.sleep(0.005)
-    return False
+    return True
 
 
 def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
@@ -174,7 +258,10 @@ def boot(config: "dict[str, str]") -> None:
             with open(os.path.join(home, "lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not answers(path):
-                    start(home, archive, config["digest"], path, umask)
+                    older = older_agent(home, config["older"].split(), bool(config["keep"]))
+                    if not older:
+                        start(home, archive, config["digest"], path, umask)
+                    path = older or path
         answer = {"ok": True, "socket": path, "python": sys.version.split()[0], "node": socket.gethostname()}
     except Exception as error:  # noqa: BLE001 - whatever it is must reach the gateway, which has no other way to know
         answer = {"ok": False, "error": "%s" % (error,)}

@@ -34,6 +34,8 @@ class Bridge:
         while True:
             try:
                 number, kind, length = HEADER.unpack(await source.readexactly(HEADER.size))
+                if length > CHUNK:  # where the next frame begins is unknown
+                    return
                 payload = await source.readexactly(length)
             except (asyncio.IncompleteReadError, OSError):
                 return

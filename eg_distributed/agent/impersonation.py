@@ -8,8 +8,9 @@ import os
 import pwd
 import subprocess
 from pathlib import PurePosixPath
-from typing import Any, Mapping
+from typing import Mapping
 
+from ..protocol import Start
 from . import spawning
 from .spawning import StartError
 
@@ -19,18 +20,18 @@ _BY_THEMSELVES = ("run.sh", "sudo")
 _OFF = 'or say "impersonation": false in its process proxy config, to have it run as the login user'
 
 
-def user_of(params: Mapping[str, Any]) -> str:
+def user_of(asked: Start) -> str:
     """Return whom the kernel of a start request is to run as; "" for the login user, which is also what our launchers run as."""
-    env = params["env"]
-    if env.get("EG_IMPERSONATION_ENABLED", "").lower() != "true" or params.get("files"):
+    env = asked.env
+    if env.get("EG_IMPERSONATION_ENABLED", "").lower() != "true" or asked.files:
         return ""
     user = str(env.get("KERNEL_USERNAME", ""))
     return "" if user == getpass.getuser() else user
 
 
-def check(user: str, params: Mapping[str, Any], environment: Mapping[bytes, bytes]) -> None:
+def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> None:
     """Raise StartError, with a remedy, unless the kernel can run as *user*; called in a thread, since it waits for sudo."""
-    argv = params["argv"]
+    argv = asked.argv
     if PurePosixPath(argv[0]).name not in _BY_THEMSELVES:
         raise StartError(
             f"impersonation is enabled, but this kernelspec ({argv[0]} …) would run as {getpass.getuser()}, not as {user}; "

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
-from ..protocol import CHANNELS
+from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, Ready, Start
 from . import impersonation, processes
-from .connection import accepts, choose_endpoints, connect
-from .launchers import ResponseListener, owners, remove_connection_files
+from .endpoints import accepts, choose_endpoints, connect
+from .launcher_answer import ResponseListener, owners, remove_connection_files
+from .launcher_files import Shipment
 from .logs import cap, log_size, tail
 from .private import write_private
-from .shipment import Shipment
 from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
 
 LOG_CAP = 10 * 1024 * 1024
@@ -33,13 +33,15 @@ LOG_DEADLINE = 5.0
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
-Notify = Callable[["Kernel", str, "dict[str, Any]"], None]
+ARGV_SHOWN = 4096
+"""Characters of a kernel's argv that its description has: `kernels` lists it, and nothing runs it again."""
+Notify = Callable[["Kernel", KernelEvent], None]
 
 
 class Kernel:
     """One kernel of this node; created by the agent on a start request, or from its record after the agent restarted.
 
-    *directory* (0700) holds its record, connection file, log and sockets. *notify* takes (kernel, event, fields).
+    *directory* (0700) holds its record, connection file, log and sockets. *notify* takes the kernel and its event.
     """
 
     def __init__(self, kernel_id: str, directory: Path, notify: Notify) -> None:
@@ -78,62 +80,63 @@ class Kernel:
 
     # -- starting ------------------------------------------------------------------------------------------------
 
-    async def start(self, params: dict[str, Any], taken: AbstractSet[int] = frozenset()) -> None:
-        """Start the process that *params* describe; readiness or exit is told by `notify` later.
+    async def start(
+        self, asked: Start, taken: AbstractSet[int] = frozenset(), *, umask: int = -1, open_files: int = -1
+    ) -> None:
+        """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
-        *taken* are ports that other kernels were given, bound by now or not.
+        *taken* are ports that other kernels were given, bound by now or not. *umask* and *open_files* (the soft limit) are the
+        login's; -1: the agent's own.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
-        self.owner, self.host_set, self.attempt = params["owner"], params["host_set"], params["attempt"]
-        self.transport = params["transport"]
-        self.orphan_timeout = float(params["orphan_timeout"])
+        self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
+        self.transport = asked.transport
+        self.orphan_timeout = asked.orphan_timeout
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            environment = kernel_environment(params["spec_env"], params["env"])
+            environment = kernel_environment(asked.spec_env, asked.env)
             self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
-            await self._check_user(params, environment)
-            self.shipment.unpack(params.get("files") or {})
-            substitutions, held = await self._substitutions(params, taken)
-            self.argv = [fill(argument, substitutions) for argument in params["argv"]]
-            self.interrupt_signal = _signal_number(params.get("interrupt_signal"))
-            self.shipment.prepare([fill(word, substitutions) for word in params.get("on_exit") or []], environment)
-            await self._open_log(params.get("log_dir"))
+            await self._check_user(asked, environment)
+            self.shipment.unpack(asked.files)
+            substitutions, held = await self._substitutions(asked, taken)
+            self.argv = [fill(argument, substitutions) for argument in asked.argv]
+            self.interrupt_signal = _signal_number(asked.interrupt_signal)
+            self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
+            await self._open_log(asked.log_dir)
             for port in held:
                 port.close()
-            await self._spawn(environment, params)
+            await self._spawn(environment, asked.cwd, umask, open_files)
         except OSError as error:
             self._fail()
-            raise StartError(explain(error, params), host_fault=error.errno not in KERNELS_FAULT) from error
-        except BaseException:  # a malformed request and cancellation included
+            raise StartError(explain(error, asked.argv), host_fault=error.errno not in KERNELS_FAULT) from error
+        except BaseException:  # cancellation included
             self._fail()
             raise
         self.save()
         self.watch()
 
-    async def _check_user(self, params: dict[str, Any], environment: dict[bytes, bytes]) -> None:
+    async def _check_user(self, asked: Start, environment: dict[bytes, bytes]) -> None:
         """Raise StartError if the kernel is to be another user's, and can't be."""
-        if user := impersonation.user_of(params):
+        if user := impersonation.user_of(asked):
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, impersonation.check, user, params, environment)
+            await loop.run_in_executor(None, impersonation.check, user, asked, environment)
 
-    async def _substitutions(
-        self, params: dict[str, Any], taken: AbstractSet[int]
-    ) -> tuple[dict[str, str], list[socket.socket]]:
+    async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
         given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            self._users = impersonation.listeners(impersonation.user_of(params))
+            self._users = impersonation.listeners(impersonation.user_of(asked))
             self._listener = ResponseListener(self._take_response, self._users)
             return {**given, "response_address": await self._listener.open()}, []
-        self.connection, held = choose_endpoints(self.directory, params, taken)
+        self.connection, held = choose_endpoints(self.directory, asked, taken)
         return given, held
 
     def _take_response(self, payload: str) -> None:
         """Hand a launcher's answer on. It answers once, so it is kept for a gateway that is cut off just now."""
         self.response = payload
-        self._notify(self, "response", {"payload": payload})
+        self._notify(self, Answered(self.id, self.attempt, payload))
 
     def _fail(self) -> None:
         """Leave nothing of a start that failed, nor anybody who waits for the kernel's end."""
@@ -151,12 +154,11 @@ class Kernel:
             text = f"the folder of its log, {self.log.parent}, does not answer"
             raise StartError(text, host_fault=True) from None
 
-    async def _spawn(self, environment: dict[bytes, bytes], params: dict[str, Any]) -> None:
+    async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int) -> None:
         # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
         loop = asyncio.get_running_loop()
-        umask = int(params.get("umask", -1))
         self._process = await loop.run_in_executor(
-            None, spawn, self.argv, environment, params.get("cwd"), umask, self.log, int(params.get("open_files", -1))
+            None, spawn, self.argv, environment, cwd, umask, self.log, open_files
         )
         self.pid = self._process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
@@ -229,7 +231,7 @@ class Kernel:
             return
         self.state = RUNNING
         self.save()
-        self._notify(self, "ready", {})
+        self._notify(self, Ready(self.id, self.attempt))
 
     def _refuse_answer(self) -> None:
         """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
@@ -244,7 +246,7 @@ class Kernel:
         self._stop_listening()
         self.save()
         self.exited.set()
-        self._notify(self, "exited", {"exit_code": code, "log": await self.read_tail()})
+        self._notify(self, Exited(self.id, self.attempt, exit_code=code, log=await self.read_tail()))
         await self._end_leftovers()
         await self._finish()
 
@@ -339,25 +341,25 @@ class Kernel:
 
     # -- the record on disk --------------------------------------------------------------------------------------
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Description:
         """Return what gateways may know of the kernel; no key, no environment."""
-        return {
-            "kernel": self.id,
-            "attempt": self.attempt,
-            "owner": self.owner,
-            "host_set": self.host_set,
-            "argv": self.argv,
-            "state": self.state,
-            "exit_code": self.exit_code,
-            "pid": self.pid,
-            "start_time": self.start_time,
-            "log_path": str(self.log),
-        }
+        return Description(
+            kernel=self.id,
+            attempt=self.attempt,
+            owner=self.owner,
+            host_set=self.host_set,
+            argv=_shown(self.argv),
+            state=self.state,
+            exit_code=self.exit_code,
+            pid=self.pid,
+            start_time=self.start_time,
+            log_path=str(self.log),
+        )
 
     def save(self) -> None:
         """Write the record, so that a restarted agent finds the kernel again."""
         record = {
-            **self.describe(),
+            **self.describe().write(),
             "agent": [os.getpid(), processes.start_time(os.getpid())],
             "started": self.started,
             "transport": self.transport,
@@ -399,6 +401,18 @@ class Kernel:
         if kernel.state == EXITED:
             kernel.exited.set()
         return kernel
+
+
+def _shown(argv: list[str]) -> list[str]:
+    """Return the words of *argv*, up to ARGV_SHOWN characters of all of them."""
+    shown: list[str] = []
+    room = ARGV_SHOWN
+    for word in argv:
+        if len(word) > room:
+            return [*shown, word[:room] + "…"]
+        shown.append(word)
+        room -= len(word) + 1
+    return shown
 
 
 async def _on_disk(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -13,12 +13,39 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from ..protocol import CHANNELS, MAX_MESSAGE, PROTOCOL, Message, encode, read_message
+from ..protocol import (
+    CHANNELS,
+    PROTOCOL,
+    Adopt,
+    ControlHello,
+    Exited,
+    Found,
+    KernelBrief,
+    KernelEvent,
+    Leave,
+    Listed,
+    ListKernels,
+    Load,
+    Ping,
+    Pong,
+    ReadLog,
+    Request,
+    SetEndpoints,
+    Signal,
+    Start,
+    Stop,
+    Stopped,
+    StreamHello,
+    Welcome,
+    read_request,
+    write_event,
+)
 from ..streams import StreamBroken
+from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
-from .relaying import Streams
 from .spawning import StartError
+from .streams import Streams
 
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
@@ -32,6 +59,10 @@ FOLDER_KEPT = 3600.0
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
 which has nothing to send to it, would not notice for hours."""
+
+
+class UnknownKernel(Exception):
+    """A request names a kernel that is not here."""
 
 
 class Gateway:
@@ -49,7 +80,11 @@ class Gateway:
         if self._writer.transport.get_write_buffer_size() > MAX_MESSAGE:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
-            self._writer.write(encode(message))
+            encoded = encode(message)
+            if len(encoded) > MAX_ANSWER:  # the gateway would have to take it for a broken peer
+                text = f"the answer has {len(encoded)} bytes, at most {MAX_ANSWER} are allowed"
+                encoded = encode({"id": message.get("id"), "error": text, "kind": "internal"})
+            self._writer.write(encoded)
 
     def abort(self) -> None:
         """Close the connection at once; what is queued is lost."""
@@ -78,17 +113,16 @@ class Agent:
         self._visitors = 0
         self._finishing: list[Kernel] = []  # ended and forgotten, with something still to be run after them
         self._ending: set[asyncio.Task[None]] = set()
-        self._methods: dict[str, Callable[[Gateway, Message], Any]] = {
-            "start": self._start,
-            "endpoints": self._endpoints,
-            "signal": self._signal,
-            "stop": self._stop,
-            "forget": self._forget,
-            "adopt": self._adopt,
-            "list": self._list,
-            "log": self._log,
-            "ping": self._ping,
-            "leave": self._leave_now,
+        self._methods: dict[type[Request[Any]], Callable[[Gateway, Any], Any]] = {
+            Start: self._start,
+            SetEndpoints: self._set_endpoints,
+            Signal: self._signal,
+            Stop: self._stop,
+            Adopt: self._adopt,
+            ListKernels: self._list,
+            ReadLog: self._log,
+            Ping: self._ping,
+            Leave: self._leave_now,
         }
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -193,29 +227,35 @@ class Agent:
             if hello is None:
                 return
             if hello.get("type") == "control":
-                await self._serve_gateway(hello, reader, writer)
+                await self._serve_gateway(ControlHello.read(hello), reader, writer)
             elif hello.get("type") == "stream":
-                await self.streams.serve(hello, reader, writer)
-        except (OSError, ValueError, TypeError, KeyError, StreamBroken, asyncio.TimeoutError) as error:
+                await self.streams.serve(StreamHello.read(hello), reader, writer)
+        except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
             print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
         finally:
             self._visitors -= 1
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _serve_gateway(self, hello: Message, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        gateway = Gateway(hello["gateway"], hello["incarnation"], writer)
+    async def _serve_gateway(
+        self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        gateway = Gateway(hello.gateway, hello.incarnation, writer)
         for earlier in list(self.gateways):
             if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
         self.streams.close_earlier_lives(gateway.owner, living)
         self.gateways.add(gateway)
-        kernels = [kernel.describe() for kernel in self.kernels.values()]
-        gateway.send({"ok": True, "protocol": PROTOCOL, "digest": self.digest, "kernels": kernels})
+        kernels = [KernelBrief(kernel.id, kernel.state) for kernel in self.kernels.values()]
+        gateway.send(Welcome(PROTOCOL, self.digest, kernels).write())
         try:
             while gateway in self.gateways:  # what a dismissed one had still queued must not begin anything
-                request = await read_message(reader)
+                try:
+                    request = await read_message(reader)
+                except Malformed as error:  # of that message alone: the next one can be read
+                    gateway.send({"id": None, "error": str(error), "kind": "malformed"})
+                    continue
                 if request is None:
                     return
                 gateway.heard = time.monotonic()
@@ -236,12 +276,12 @@ class Agent:
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def _notify(self, kernel: Kernel, event: str, fields: Message) -> None:
-        message = {"event": event, "kernel": kernel.id, "attempt": kernel.attempt, **fields}
+    def _notify(self, kernel: Kernel, event: KernelEvent) -> None:
+        message = write_event(event)
         for gateway in self.gateways:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
-        if event == "exited":
+        if isinstance(event, Exited):
             if kernel.id in self._unclaimed:
                 self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
             self._tell_load()
@@ -250,29 +290,35 @@ class Agent:
         """Tell every gateway which kernels run here: what balancing counts."""
         running = [kernel.id for kernel in self.kernels.values() if kernel.state != EXITED]
         for gateway in self.gateways:
-            gateway.send({"event": "load", "kernels": running})
+            gateway.send(write_event(Load(running)))
 
     # -- requests ------------------------------------------------------------------------------------------------
 
     async def _answer(self, gateway: Gateway, request: Message) -> None:
-        method = self._methods.get(request.get("method", ""))
+        number = request.get("id")
         try:
-            if method is None:
-                raise ValueError(f"no method {request.get('method')!r}")
-            result = await method(gateway, request.get("params") or {})
-            gateway.send({"id": request.get("id"), "result": result})
+            asked = read_request(request)
+            result = await self._methods[type(asked)](gateway, asked)
+            gateway.send({"id": number, "result": result})
+        except Malformed as error:
+            gateway.send({"id": number, "error": str(error), "kind": "malformed"})
         except StartError as error:
-            kind = "host" if error.host_fault else "start"
-            gateway.send({"id": request.get("id"), "error": str(error), "kind": kind})
-        except KeyError as error:
-            gateway.send({"id": request.get("id"), "error": f"unknown kernel or field {error}", "kind": "gone"})
+            gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
+        except UnknownKernel as error:
+            gateway.send({"id": number, "error": str(error), "kind": "gone"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
-            gateway.send({"id": request.get("id"), "error": repr(error), "kind": "internal"})
+            gateway.send({"id": number, "error": repr(error), "kind": "internal"})
 
-    async def _start(self, gateway: Gateway, params: Message) -> Message:
+    def _kernel(self, kernel_id: str) -> Kernel:
+        kernel = self.kernels.get(kernel_id)
+        if kernel is None:
+            raise UnknownKernel(f"no kernel {kernel_id!r} is there")
+        return kernel
+
+    async def _start(self, gateway: Gateway, asked: Start) -> Message:
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
-        kernel_id = params["kernel"]
+        kernel_id = asked.kernel
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
@@ -283,15 +329,14 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            given = {**params, "umask": self.umask, "open_files": self.open_files}
-            await kernel.start(given, self._ports_taken())
-        except BaseException:  # a malformed request included: a kernel that has no process must not be counted
+            await kernel.start(asked, self._ports_taken(), umask=self.umask, open_files=self.open_files)
+        except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = time.monotonic()
-        return kernel.describe()
+        return kernel.describe().write()
 
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
@@ -310,30 +355,25 @@ class Agent:
             name = short + "-" + os.urandom(2).hex()
         return self.directory / "k" / name
 
-    async def _endpoints(self, gateway: Gateway, params: Message) -> None:
-        self.kernels[params["kernel"]].set_connection(params["connection"], int(params.get("pid") or 0))
+    async def _set_endpoints(self, gateway: Gateway, asked: SetEndpoints) -> None:
+        self._kernel(asked.kernel).set_connection(asked.connection, asked.pid)
 
-    async def _signal(self, gateway: Gateway, params: Message) -> bool:
-        return self.kernels[params["kernel"]].send_signal(int(params["signum"]))
+    async def _signal(self, gateway: Gateway, asked: Signal) -> bool:
+        return self._kernel(asked.kernel).send_signal(asked.signum)
 
-    async def _stop(self, gateway: Gateway, params: Message) -> Message:
-        kernel = self.kernels.get(params["kernel"])
-        if kernel is None or (params.get("attempt") and kernel.attempt != params["attempt"]):
-            return {"stopped": False}
-        await kernel.stop(float(params.get("grace", 5.0)))
-        if params.get("forget"):
+    async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
+        kernel = self.kernels.get(asked.kernel)
+        if kernel is None or (asked.attempt and kernel.attempt != asked.attempt):
+            return Stopped(False).write()
+        await kernel.stop(asked.grace)
+        if asked.forget:
             self._let_go(kernel)
-        return {"stopped": True, "exit_code": kernel.exit_code}
+        return Stopped(True, kernel.exit_code).write()
 
-    async def _forget(self, gateway: Gateway, params: Message) -> None:
-        kernel = self.kernels.get(params["kernel"])
-        if kernel is not None and kernel.state == EXITED:
-            self._let_go(kernel)
-
-    async def _adopt(self, gateway: Gateway, params: Message) -> Message:
+    async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
         """Make the gateway the one that answers for these kernels; what is missing is gone."""
         found = {}
-        for kernel_id in params["kernels"]:
+        for kernel_id in asked.kernels:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None and gateway in self.gateways:
                 gateway.kernels.add(kernel_id)
@@ -342,28 +382,23 @@ class Agent:
                     kernel.save()
                 self._unclaimed.pop(kernel_id, None)
                 tail = await kernel.read_tail() if kernel.state == EXITED else ""
-                found[kernel_id] = {**kernel.describe(), "log": tail, "response": kernel.response}
+                found[kernel_id] = Found(**vars(kernel.describe()), log=tail, response=kernel.response).write()
         return found
 
-    async def _list(self, gateway: Gateway, params: Message) -> list[Message]:
+    async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
-        return [{**k.describe(), "claimed": k.id in claimed} for k in self.kernels.values()]
+        return [Listed(**vars(k.describe()), claimed=k.id in claimed).write() for k in self.kernels.values()]
 
-    async def _log(self, gateway: Gateway, params: Message) -> str:
-        return await self.kernels[params["kernel"]].read_tail(int(params.get("size", 65536)))
+    async def _log(self, gateway: Gateway, asked: ReadLog) -> str:
+        return await self._kernel(asked.kernel).read_tail(asked.size)
 
-    async def _ping(self, gateway: Gateway, params: Message) -> Message:
-        return {
-            "pid": os.getpid(),
-            "digest": self.digest,
-            "starting": self._count(STARTING),
-            "running": len(self.kernels),
-        }
+    async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
+        return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()
 
     def _count(self, state: str) -> int:
         return sum(kernel.state == state for kernel in self.kernels.values())
 
-    async def _leave_now(self, gateway: Gateway, params: Message) -> bool:
+    async def _leave_now(self, gateway: Gateway, asked: Leave) -> bool:
         """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""
         if self.kernels or self.gateways - {gateway} or any(not kernel.discarded for kernel in self._finishing):
             return False

@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Mapping, Optional
 
 from .expansion import expand_all
 
@@ -124,9 +124,9 @@ def executable(program: str, environment: Mapping[bytes, bytes]) -> str:
     return found
 
 
-def explain(error: OSError, params: dict[str, Any]) -> str:
-    """Return what a start that failed with *error* is told as."""
-    program = params["argv"][0] if params["argv"] else ""
+def explain(error: OSError, argv: list[str]) -> str:
+    """Return the user-facing message for a start of *argv* that failed with *error*."""
+    program = argv[0] if argv else ""
     what = error.filename if isinstance(error.filename, str) else program
     doing = f"execute {program!r}" if error.errno in KERNELS_FAULT else "start a kernel"
     return f"cannot {doing}: {error.strerror or error} ({what})"

@@ -12,6 +12,7 @@ install() {
 
 apt-get update
 # In words again: a package's name has no blank.
+# shellcheck disable=SC2046
 install $(printf '%s\n' "$@" | grep -v /)
 for release in $(printf '%s\n' "$@" | sed -n 's:.*/::p' | sort -u); do
     if [ -f /etc/apt/sources.list.d/debian.sources ]; then
@@ -22,6 +23,7 @@ for release in $(printf '%s\n' "$@" | sed -n 's:.*/::p' | sort -u); do
     fi
     apt-get update
     # By the target release, not by NAME/RELEASE: apt would keep to this release for what the package depends on.
+    # shellcheck disable=SC2046
     install --target-release "$release" $(printf '%s\n' "$@" | sed -n "s:/$release\$::p")
     rm -f "$more".*
 done

@@ -23,7 +23,8 @@ case "$what" in
         look
         port=$(sed -n 's/^# listens //p' "$file") after=$(sed -n 's/^# after //p' "$file")
         while ((SECONDS < 5)); do
-            # shellcheck disable=SC2086 -- host and port are two words
+            # Host and port are two words.
+            # shellcheck disable=SC2086
             [ -z "$after" ] || open $after || exit 0
             open "$(hostname)" "$port" && exit 0
             pause

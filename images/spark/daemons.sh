@@ -40,7 +40,8 @@ open() { timeout 1 bash -c 'exec 3<> "/dev/tcp/$1/$2"' open "$1" "$2" 2> /dev/nu
 
 start() {
     local name=$1 log=/var/log/daemons/$1.log
-    # shellcheck disable=SC2086 -- host and port are two words
+    # Host and port are two words.
+    # shellcheck disable=SC2086
     [ -z "${after[$name]}" ] || open ${after[$name]} || return
     [ ! -e "$log" ] || mv "$log" "$log.1"
     # A login's environment, not the container's; SIGINT as init gives it, since a shell's background children ignore it.

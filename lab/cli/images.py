@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from lab.cli.options import Verb, Verbs, json_option, note, print_table, progress, show
-from lab.cli.reading import age
-from lab.collect import unix_time
+from lab.cli.options import Verb, Verbs, json_option
+from lab.cli.output import age, note, print_table, progress, show
 from lab.errors import EngineFailed, LabUsageError
-from lab.spark import kinds
+from lab.lifetime.finding import unix_time
+from lab.topology import daemons as kinds
 
 _CHUNK = 1 << 20
 
@@ -27,14 +27,14 @@ def images() -> None:
 
 
 def _client(timeout: int = 120) -> Any:
-    from lab.containers.engine import connect
+    from lab.drivers.docker.engine import connect
 
     return connect(timeout)
 
 
 def _rows(client: Any) -> list[dict[str, Any]]:
     """Return every image that a lab made, newest first: tag, role, size, and the containers that use it."""
-    from lab.containers.images import LABEL_IMAGE
+    from lab.drivers.docker.recipe import LABEL_IMAGE
 
     users: dict[str, list[str]] = {}
     for container in client.containers.list(all=True, ignore_removed=True):
@@ -89,7 +89,7 @@ def build(clusters: Sequence[str], as_json: bool) -> None:
 
     Example: lab images build --with spark
     """
-    from lab.containers.images import ensure
+    from lab.drivers.docker.images import ensure
 
     with progress() as shown:
         tags = ensure(_client(), shown, [(kinds.image(kinds.on_nodes(clusters)), ())])
@@ -168,7 +168,7 @@ def prune(everything: bool, dry_run: bool, as_json: bool) -> None:
     """
     import docker.errors
 
-    from lab.containers.images import FRESH
+    from lab.drivers.docker.images import FRESH
 
     client = _client()
     keep = set() if everything else _current()
@@ -194,8 +194,8 @@ def prune(everything: bool, dry_run: bool, as_json: bool) -> None:
 
 def _current() -> set[str]:
     """Return the tags that `up` would use from this checkout, without building any."""
-    from lab.containers import debian
-    from lab.containers.images import base, gateway, node
+    from lab.drivers.docker import debian
+    from lab.drivers.docker.images import base, gateway, node
 
     root = base(debian.tag())
     return {debian.tag(), *(recipe.tag for recipe in (root, node(root.tag), gateway(root.tag)))}

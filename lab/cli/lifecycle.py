@@ -12,25 +12,16 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lab.cli.options import (
-    DURATION,
-    Verb,
-    complete_machines,
-    find_nodes,
-    json_option,
-    name_option,
-    note,
-    pairs,
-    progress,
-    show,
-)
-from lab.drivers import KINDS
+from lab.cli.options import DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
+from lab.cli.output import note, progress, show
+from lab.converge.plan import Plan
+from lab.drivers.choice import KINDS
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab
+from lab.lifetime.removal import remove
 from lab.names import check_name
 from lab.progress import Progress
-from lab.removal import remove
-from lab.spark import kinds
+from lab.topology import daemons as kinds
 
 
 @click.command(cls=Verb)
@@ -112,7 +103,8 @@ def up(
             name = check_name(topology.name)
     _check_profiles(profiles)
     if dry_run:
-        _show_plan(Lab.up(name, nodes, driver=driver, plan_only=True, **settings), as_json=as_json)
+        settings.pop("lease", None)
+        _show_plan(Lab.plan(name, nodes, driver, **settings), as_json=as_json)
         return
     began = time.monotonic()
     _say_if_busy(name)
@@ -125,7 +117,7 @@ def up(
 
 def _say_if_busy(name: str) -> None:
     """Say why nothing happens for a while: whoever has the lab's lock is waited for (lab/state.py)."""
-    from lab.collect import is_busy
+    from lab.lifetime.finding import is_busy
 
     if is_busy(name):
         note(f"another process works on the lab {name}: waiting for it")
@@ -163,7 +155,7 @@ def _make_hostile(lab: Lab, profiles: Sequence[str], shown: Progress) -> None:
             add(lab, profile, nodes, owner=NOBODY)
 
 
-def _show_plan(plan: Any, *, as_json: bool) -> None:
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         show(plan.as_dict())
         return
@@ -204,7 +196,7 @@ def down(name: str, everything: bool) -> None:
     """
     names = [name]
     if everything:
-        from lab.collect import find_labs
+        from lab.lifetime.finding import find_labs
 
         names = [found.name for found in find_labs()]
     for each in names:
@@ -236,7 +228,7 @@ def scale(name: str, groups: Sequence[str], dry_run: bool, as_json: bool) -> Non
         wanted[group] = int(count)
     lab = Lab.attach(name)
     if dry_run:
-        _show_plan(lab.scale(wanted, plan_only=True), as_json=as_json)
+        _show_plan(lab.plan_scale(wanted), as_json=as_json)
         return
     began = time.monotonic()
     _say_if_busy(name)
@@ -282,7 +274,7 @@ def gc(older_than: float, dry_run: bool, as_json: bool) -> None:
 
     Example: lab gc --dry-run
     """
-    from lab.collect import find_garbage
+    from lab.lifetime.garbage import find_garbage
 
     found = find_garbage(older_than=older_than)
     rows: list[dict[str, Any]] = []

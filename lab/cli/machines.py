@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 
 from lab import events
-from lab.cli.options import Verb, complete_machines, find_machines, json_option, name_option, progress, role_of, show
+from lab.cli.options import Verb, complete_machines, find_machines, json_option, name_option, role_of
+from lab.cli.output import progress, show
+from lab.drivers.machines import Machine
 from lab.lab import Lab
-from lab.machines import Machine
 
 _AT_ONCE = 8
 """Machines that are worked on together; more would only queue at the engine."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from lab.drivers.machines import Machine, Node
 from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.lab import Lab
-from lab.machines import Machine, Node
 from lab.names import check_name, short_name
-from lab.progress import StderrProgress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +74,7 @@ def pairs(values: Sequence[str], what: str = "option") -> dict[str, str]:
 
 
 def _complete_labs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    from lab.collect import find_labs
+    from lab.lifetime.finding import find_labs
 
     with contextlib.suppress(LabError):
         return [CompletionItem(found.name) for found in find_labs() if found.name.startswith(incomplete)]
@@ -110,37 +108,6 @@ def name_option(command: F) -> F:
 def json_option(command: F) -> F:
     """Add `--json`, as `as_json`."""
     return click.option("--json", AS_JSON, envvar="LAB_JSON", is_flag=True, help="Print one JSON document.")(command)
-
-
-def show(document: Any) -> None:
-    """Print *document* as JSON on stdout."""
-    click.echo(json.dumps(document, indent=2, default=str))
-
-
-def note(text: str) -> None:
-    """Say *text* on stderr: progress, not data."""
-    click.echo(text, err=True)
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], indent: str = "") -> None:
-    """Print aligned columns on stdout; an empty cell is `-`, so that every line has as many words as the header."""
-    lines = [list(header), *[["-" if cell in {None, ""} else str(cell) for cell in row] for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        click.echo(indent + "  ".join(cells).rstrip())
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[StderrProgress]:
-    """Give a progress on stderr, and finish its last step on every way out."""
-    shown = StderrProgress()
-    done = False
-    try:
-        yield shown
-        done = True
-    finally:
-        shown.close(ok=done)
 
 
 def machines_of(lab: Lab) -> list[Machine]:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from lab.cli import checking, faulting, images, lifecycle, machines, reading, records, shell
+from lab.cli import faults, history, images, lifecycle, machines, shell, standalone, status
 from lab.cli.options import Verbs
 from lab.errors import BROKEN_PIPE, INTERRUPTED, EngineFailed, LabError, LabUsageError
 
@@ -23,13 +23,13 @@ Every option can be an environment variable: LAB_VERB_OPTION; LAB_NAME and LAB_J
 
 ROOMS: tuple[tuple[str, Any], ...] = (
     ("Make labs and take them away", lifecycle),
-    ("See what is there", reading),
+    ("See what is there", status),
     ("Reach machines", shell),
     ("Handle machines", machines),
-    ("Break and heal", faulting),
-    ("See what happened", records),
+    ("Break and heal", faults),
+    ("See what happened", history),
     ("Images", images),
-    ("Without a lab", checking),
+    ("Without a lab", standalone),
 )
 """Title and module of each section of the help; a room's VERBS are its commands."""
 

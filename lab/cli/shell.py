@@ -24,12 +24,11 @@ from lab.cli.options import (
     find_nodes,
     json_option,
     name_option,
-    note,
-    show,
 )
+from lab.cli.output import note, show
+from lab.drivers.machines import Machine, Node
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
 from lab.lab import Lab
-from lab.machines import Machine, Node
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 """What follows the machine's name is the command's, dashes and all, with or without `--`."""

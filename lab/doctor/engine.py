@@ -23,7 +23,7 @@ def connect() -> tuple[Any | None, Finding]:
     import docker.errors
     import requests.exceptions
 
-    from lab.containers import engine
+    from lab.drivers.docker import engine
 
     try:
         client = engine.connect(10)
@@ -101,7 +101,7 @@ def _disk(client: Any) -> Finding:
 
 
 def _subnet(client: Any) -> Finding:
-    from lab.containers import network
+    from lab.drivers.docker import network
 
     taken = network.taken_by_engine(client.networks.list())
     table = Path("/proc/net/route")
@@ -117,7 +117,7 @@ def _subnet(client: Any) -> Finding:
 def _images(client: Any) -> Finding:
     import docker.errors
 
-    from lab.containers import debian, images
+    from lab.drivers.docker import debian, images
 
     def there(tag: str) -> bool:
         try:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lab import checkout
 from lab.doctor.findings import BOTH, DOCKER, LOCAL, Finding
 from lab.doctor.probing import existing, megabytes_free, run, tool
+from lab.drivers import checkout
 from lab.errors import LabError
 from lab.state import cache_root, state_root
 
@@ -42,7 +42,7 @@ def checks() -> Iterator[Finding]:
 
 
 def _checkout() -> Finding:
-    lacking = [name for name in ("uv.lock", "images", "eg_distributed") if not (checkout.ROOT / name).exists()]
+    lacking = [name for name in ("pins.sha256", "images", "eg_distributed") if not (checkout.ROOT / name).exists()]
     if lacking:
         return Finding("checkout", "missing", f"{checkout.ROOT} holds no {', '.join(lacking)}", "clone the repository")
     return Finding("checkout", "ok", str(checkout.ROOT))
@@ -106,7 +106,7 @@ def _memory() -> Finding:
 
 def _clusters() -> Finding:
     """Say what `--with` would have to fetch; never a warning, since plain labs need none of it."""
-    from lab.spark import artefacts
+    from lab.drivers import artefacts
 
     name = "Spark and YARN"
     try:
@@ -149,7 +149,7 @@ def _ssh_client() -> Finding:
 
 def _gateway_python() -> Finding:
     """Look for an interpreter that Enterprise Gateway 3.3 can run with; the same question that a local `up` asks."""
-    from lab.local.environments import PYTHONS
+    from lab.drivers.local.environments import PYTHONS
 
     name, wanted = "gateway python", PYTHONS["gateway"]
     remedy = "`uv python install 3.11`, or install python3.11 with the system's packages"
@@ -169,7 +169,7 @@ def _gateway_python() -> Finding:
 
 
 def _sshd() -> Finding:
-    from lab.local.servers import openssh
+    from lab.drivers.local.ssh_servers import openssh
 
     path, why = openssh()
     if not path:
@@ -179,7 +179,7 @@ def _sshd() -> Finding:
 
 
 def _leftovers() -> Finding:
-    from lab.collect import find_garbage
+    from lab.lifetime.garbage import find_garbage
 
     found = find_garbage()
     if found:

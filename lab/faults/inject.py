@@ -11,20 +11,18 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lab.drivers.machines import Machine
 from lab.errors import LabConflict, LabError, LabNotReady, LabUsageError
-from lab.faults import reach, watchdog
+from lab.faults import guard, reach
+from lab.faults.catalogue.daemons import runs
+from lab.faults.catalogue.index import kind
+from lab.faults.healing import NOTING, Fault, locked, record, undo
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, seconds
-from lab.faults.record import Note, Notes, started
-from lab.machines import Machine
+from lab.faults.notes import Note, Notes, started
+from lab.inventory import Inventory
 from lab.names import short_name
-
-if TYPE_CHECKING:
-    from lab.lab import Lab
-
-from lab.faults.daemons import runs
-from lab.faults.fault import NOTING, Fault, locked, record, undo
 
 LONGEST = 7 * 24 * 3600.0
 """Seconds. A fault that should last longer is a node of another kind, not a fault."""
@@ -33,7 +31,31 @@ NOBODY = "lab"
 
 
 def add(
-    lab: Lab,
+    lab: Inventory,
+    name: str,
+    nodes: Sequence[Machine],
+    *,
+    duration: float | str | None = None,
+    owner: str | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Fault:
+    """Inflict the fault *name* on *nodes* and return it once it holds on all of them; on none, if one can't have it.
+
+    No nodes: the machine that the fault is for, where there is just one (the Spark master of `spark-master-down`).
+
+    It heals when *duration* (seconds, or `15s`) is over or its owner dies, whatever becomes of the caller. *owner* None is the
+    calling process, a pid another one, `lab` none. *seed* decides what is random in it. *options* may be texts, as a
+    command line has them.
+
+    Raises LabUsageError (unknown fault or option, a value that can't be), LabConflict (another fault holds what this one
+    needs), FaultUnavailable (no mechanism works here; the cause says what was tried), LabNotReady (a node doesn't answer).
+    """
+    return inflict(lab, kind(name), nodes, duration=duration, owner=owner, seed=seed, options=options)
+
+
+def inflict(
+    lab: Inventory,
     kind: FaultKind,
     nodes: Sequence[Machine],
     *,
@@ -42,7 +64,7 @@ def add(
     seed: int | None = None,
     options: Mapping[str, Any],
 ) -> Fault:
-    """Inflict *kind* on *nodes*; called by `lab.faults.add`, which has looked the kind up. See there for the rest."""
+    """Inflict *kind*, which need not be in the catalogue, on *nodes*; as `add`."""
     parsed = kind.parse(options)
     lasts = None if duration is None else seconds(duration, f"{kind.name}: the duration")
     if lasts is not None and not 0 < lasts <= LONGEST:
@@ -73,11 +95,11 @@ def add(
     ]
     with locked(lab) as notes:
         # First, so that somebody heals what a process leaves that is killed from here on.
-        watchdog.start(lab.name, lab.folder.path)
+        guard.start(lab.name, lab.folder.path)
         others = notes.read()
         try:
             with ThreadPoolExecutor(8) as pool:
-                list(pool.map(lambda context: _inflict(kind, context, note, notes, others), contexts))
+                list(pool.map(lambda context: _inflict_on_one(kind, context, note, notes, others), contexts))
         except BaseException:  # ^C included: a fault that is half inflicted must not stay
             with suppress(LabError):  # what came first is the error to tell; the watchdog goes on with the undoing
                 undo(lab, note, notes)
@@ -110,7 +132,7 @@ def _owner(owner: str | None) -> tuple[list[int] | None, str]:
     return [int(digits), began], f"{getpass.getuser()}@{socket.gethostname()}/{digits}/{began}"
 
 
-def _inflict(kind: FaultKind, context: Context, note: Note, notes: Notes, others: Sequence[Note]) -> None:
+def _inflict_on_one(kind: FaultKind, context: Context, note: Note, notes: Notes, others: Sequence[Note]) -> None:
     """Try the kind's mechanisms on one node, in order; raise FaultUnavailable when none works, or LabConflict."""
     node, reasons = context.node, []
     conflict: LabConflict | None = None

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lab.drivers.machines import Gateway, Machine
 from lab.errors import LabUsageError
-from lab.machines import Gateway, Machine
 from lab.names import USER, short_name
 
 Step = tuple[str, ...]

@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lab.drivers.machines import Node
 from lab.errors import LabError, LabNotReady, LabUsageError
+from lab.faults.catalogue.index import kind
+from lab.faults.healing import Fault
+from lab.faults.inject import add
 from lab.faults.model import seconds
+from lab.inventory import Inventory
 from lab.names import short_name
-
-if TYPE_CHECKING:
-    from lab.faults.fault import Fault
-    from lab.lab import Lab
-    from lab.machines import Node
 
 KEYS = ("at", "fault", "nodes", "for", "options")
 GRACE = 60.0
@@ -111,8 +111,6 @@ def _end(plan: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _step(entry: Mapping[str, Any], known: Mapping[str, _Known], end: float, dice: random.Random) -> Step:
-    from lab.faults import kind
-
     unknown = sorted(set(entry) - set(KEYS))
     if unknown:
         raise LabUsageError(f"there is no key {unknown[0]!r}", remedy=f"the keys are {', '.join(KEYS)}")
@@ -151,7 +149,7 @@ def _nodes(wanted: Any, known: Mapping[str, _Known], dice: random.Random) -> tup
 
 
 def run_plan(
-    lab: Lab,
+    lab: Inventory,
     plan: Sequence[Mapping[str, Any]],
     seed: int = 0,
     *,
@@ -167,8 +165,6 @@ def run_plan(
     error, the deadline, ^C) heals what the plan has inflicted. Called by `lab fault run`, and by the pytest fixture `fault`.
     Raises LabUsageError before anything is done, LabNotReady at the deadline or when it is stopped.
     """
-    from lab.faults import add
-
     nodes = {node.short_name: node for node in (lab.nodes if machines is None else machines)}
     services = {service.short_name: service for service in (lab.services if machines is None else ())}
     roles = {node.name: node.roles for node in nodes.values()}

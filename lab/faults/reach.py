@@ -13,11 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lab.drivers.local import namespaces
+from lab.drivers.machines import Machine, Node
 from lab.errors import FaultUnavailable, LabError, LabNotReady
 from lab.faults.inside import bundle
 from lab.faults.model import Step
-from lab.local import initial
-from lab.machines import Machine, Node
 
 SECONDS = 30.0
 """For all the steps that one fault takes inside one node."""
@@ -148,7 +148,7 @@ def _facts(machine: Machine) -> dict[str, Any]:
     config = facts["argv"][-1] if str(facts["argv"][-1]).endswith("sshd_config") else ""
     root = (facts.get("process") or [0])[0]
     inside = facts.get("isolation", "none") != "none"
-    enter = initial.command("enter", str(root), str(facts["home"])) if inside else []
+    enter = namespaces.command("enter", str(root), str(facts["home"])) if inside else []
     return {"port": facts["port"], "root": root, "config": config, "sshd": [*enter, facts["argv"][0]]}
 
 

@@ -19,43 +19,12 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 if TYPE_CHECKING:
-    from lab.faults.record import Note
+    from lab.faults.notes import Note
 
 PAUSE = 0.1
 """Seconds between two looks: a duration is kept to that."""
 RETRY = (0.5, 10.0)
 """First and longest pause before a healing that failed is tried again (a node that is paused or stopped, say)."""
-
-
-def start(name: str, folder: Path) -> None:
-    """Start the lab's watchdog unless it is there; called with the lab's faults locked, so that it finds none to be no end.
-
-    Raises LabError when it can't be started: a fault that nobody would heal is not to be inflicted.
-    """
-    import subprocess
-
-    from lab.errors import LabError
-    from lab.faults.record import Busy, take
-
-    try:
-        with take(folder / "faults" / "watchdog"):
-            pass
-    except Busy:
-        return
-    log = folder / "faults" / "watchdog.log"
-    try:
-        with log.open("ab") as file:
-            subprocess.run(
-                [sys.executable, str(Path(__file__).resolve()), name, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                cwd="/",
-                timeout=30,
-                check=True,
-            )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise LabError(f"the watchdog of {name} does not start", cause=str(error), remedy=f"see {log}") from error
 
 
 class Patience:
@@ -76,14 +45,14 @@ class Patience:
 
 def _due(note: Note) -> str:
     """Say whether a note is still due: what was read without the lock may be old by now."""
-    from lab.faults.record import alive, due
+    from lab.faults.notes import alive, due
 
     return due(note, time.time(), alive(note.owner))
 
 
 def overdue(notes: list[Note], now: float, patience: Patience) -> list[tuple[Note, str]]:
     """Return what is to be healed now and why, the latest fault first."""
-    from lab.faults.record import alive, due
+    from lab.faults.notes import alive, due
 
     found = []
     for note in sorted(notes, key=lambda note: -note.added):
@@ -95,15 +64,15 @@ def overdue(notes: list[Note], now: float, patience: Patience) -> list[tuple[Not
 
 def watch(name: str, folder: Path, descriptor: int) -> None:
     """Heal until nothing is left to heal, or the lab's folder is gone; *descriptor* holds the watchdog's lock."""
-    from lab.faults import fault
-    from lab.faults.record import Busy, Notes
+    from lab.faults import healing
+    from lab.faults.notes import Busy, Notes
 
     notes = Notes(folder)
     patience = Patience()
     while notes.folder.is_dir():
         for note, reason in overdue(notes.read(), time.time(), patience):
             try:
-                fault.heal_note(fault.see(name), note, reason, check=_due)
+                healing.heal_note(healing.see(name), note, reason, check=_due)
             except Exception as error:  # noqa: BLE001 -- whatever it is, the other faults have to be healed
                 patience.failed(note.id, time.time())
                 sys.stderr.write(f"{time.time():.3f} {note.name} {note.id}: {error}\n")

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import httpx
 
+from lab.drivers.machines import Node
 from lab.errors import LabError, LabNotFound
-from lab.machines import Node
 from lab.names import short_name
 from lab.probes import PROBE_SECONDS, ProbeFailed, wait_until
-from lab.spark import kinds, logs
+from lab.spark import logs
+from lab.topology import daemons as kinds
 
 if TYPE_CHECKING:
-    from lab.lab import Lab
+    from lab.inventory import Inventory
 
 READY_SECONDS: Final = 90.0
 """Master and workers are there after 3 s, YARN after 10 s, on an idle machine of two cores; a worker that saw no master tries
 again after up to 15 s."""
-GONE: Final = {"DEAD", "UNKNOWN", "LOST", "SHUTDOWN", "DECOMMISSIONED", "REBOOTED"}
 
 
 @dataclass(frozen=True)
@@ -224,14 +224,14 @@ class ResourceManager(Cluster):
 CLASSES: Final[dict[str, type[Cluster]]] = {each.kind: each for each in (SparkMaster, ResourceManager)}
 
 
-def clusters(lab: Lab) -> list[Cluster]:
+def clusters(lab: Inventory) -> list[Cluster]:
     """Return the clusters of *lab*; none where it has no services."""
     services = lab.services
     nodes = lab.nodes if services else []
     return [CLASSES[kind](machine, nodes) for machine in services for kind in kinds.of(machine.spec.daemons)]
 
 
-def cluster(lab: Lab, kind: str) -> Cluster:
+def cluster(lab: Inventory, kind: str) -> Cluster:
     """Return one cluster by its kind; raise LabNotFound."""
     for found in clusters(lab):
         if found.kind == kind:
@@ -253,7 +253,7 @@ def environment(services: Iterable[Node]) -> dict[str, str]:
     return found
 
 
-def report(lab: Lab) -> list[dict[str, Any]]:
+def report(lab: Inventory) -> list[dict[str, Any]]:
     """Return what `lab status --json` says of the clusters; one that doesn't answer says why."""
     found = []
     for each in clusters(lab):

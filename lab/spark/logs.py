@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from lab.drivers.machines import Node
 from lab.errors import LabError
-from lab.machines import Node
 from lab.names import USER
 
 LINES = 15

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
+from lab.drivers.machines import Machine, Node
 from lab.faults import Fault
-from lab.machines import Machine, Node
 from lab.testing.visit import Visit
 
 

@@ -24,19 +24,20 @@ leaked_key: Final = pytest.StashKey[bool]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, T, T]:
     """Skip a test whose fixtures ask a local lab for what it can't have."""
-    try:
-        return (yield)
-    except Exception as error:
-        _skip_if_unfit(item, error)
-        raise
+    return (yield from _skipping(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, T, T]:
     """Skip a test that asks a local lab for what it can't have."""
+    return (yield from _skipping(item))
+
+
+def _skipping(item: pytest.Item) -> Generator[None, T, T]:
+    """Run what the hook wraps, and skip the test if it fails for what a local lab lacks."""
     try:
         return (yield)
-    except Exception as error:
+    except Exception as error:  # tests raise anything; to name the lab's own error here would load the lab everywhere
         _skip_if_unfit(item, error)
         raise
 

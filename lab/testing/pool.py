@@ -17,7 +17,7 @@ from typing import Any
 
 from lab import events
 from lab.errors import LabNotFound, LabNotReady, LabUsageError
-from lab.local.processes import Process, identify
+from lab.processes import Process, identify
 from lab.state import StateFolder, locked
 
 FILE = "pool.json"
@@ -141,7 +141,7 @@ class Pool:
                     del found["leases"][name]
 
     def holders(self) -> dict[str, Holding]:
-        """Return who has which node now; called by `lab status`."""
+        """Return who has which node now."""
         with self._open() as found:
             return {name: Holding(**each) for name, each in found["leases"].items()}
 

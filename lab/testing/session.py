@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
+from lab.drivers.machines import Gateway
 from lab.errors import EnvironmentUnfit, LabConflict, LabError
 from lab.kernelspecs import on_nodes
 from lab.lab import Lab
-from lab.local.processes import identify
-from lab.machines import Gateway
+from lab.lifetime import holding
+from lab.processes import identify
 from lab.progress import Progress, Silent
 from lab.state import StateFolder
 from lab.testing.pool import Pool
@@ -110,10 +111,7 @@ class SessionLab:
             return Lab.up(wanted.name, wanted.nodes, progress, wanted.driver)
         from lab.topology import load
 
-        # Annotated so because reconciling to a file is the topology's business.
-        options: dict[str, Any] = {"topology": load(wanted.file)}
-        made: Lab = Lab.up(wanted.name, progress=progress, driver=wanted.driver, **options)
-        return made
+        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, topology=load(wanted.file))
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -127,11 +125,6 @@ class SessionLab:
         StateFolder(self.wanted.name).write(self._note, json.dumps({"owner": owner, **more}))
 
     # -- the end -------------------------------------------------------------------------------------------------------
-
-    @property
-    def is_owner(self) -> bool:
-        """Whether this process decides about the lab's end."""
-        return self.wanted.owner == os.getpid()
 
     def leave(self) -> None:
         """Take away what this process alone used; called when a worker's, or a plain session's, tests are over."""
@@ -157,7 +150,7 @@ class SessionLab:
                 return ""
             self.users.forget()
             with contextlib.suppress(LabError):
-                lease.release(name, Lab.attach(name))
+                holding.release(name, Lab.attach(name))
         return (
             f"the lab {name} is kept: `export LAB_NAME={name}`, `lab status`, `pytest --lab {name}`; "
             f"`lab down --name {name}` removes it"

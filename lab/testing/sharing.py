@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from lab import lease
-from lab.drivers import find_driver
+from lab.drivers.choice import find_driver
 from lab.errors import LabNotFound
 from lab.lab import Lab
-from lab.local.processes import Process, identify
-from lab.removal import remove
+from lab.lifetime import holding
+from lab.lifetime.removal import remove
+from lab.processes import Process, identify
 from lab.state import StateFolder, locked
 
 FILE: Final = "users.json"
@@ -44,7 +45,7 @@ class Users:
     def attach_or_make(self, token: str, make: Callable[[], Lab], *, pid: int | None = None, seconds: float) -> Lab:
         """Return the lab if it is there, else what *make* returns; *pid* (default: the calling process) uses it from now on.
 
-        What is made belongs to that process, by a lease of *seconds* (see `lab.lease`). What *make* raises is passed on, with
+        What is made belongs to that process, by a lease of *seconds* (see lab/lifetime). What *make* raises is passed on, with
         the lab as half-made as it is. Called with the lock held.
         """
         if self.living() == []:
@@ -56,7 +57,7 @@ class Users:
             if self.living() is not None:
                 self._join(token, pid)
             return found
-        lease.hold(self.lab_name, pid=pid, seconds=seconds)
+        holding.hold(self.lab_name, pid=pid, seconds=seconds)
         self._join(token, pid)
         return make()
 
@@ -81,7 +82,7 @@ class Users:
         owner = lease.read(self.lab_name)
         if owner is not None and [owner.pid, owner.started] not in [each[:2] for each in rest]:
             # The lab is another's from now on: it has to outlive who made it.
-            lease.hold(self.lab_name, pid=rest[0][0], seconds=owner.seconds)
+            holding.hold(self.lab_name, pid=rest[0][0], seconds=owner.seconds)
 
     def forget(self) -> None:
         """Let the lab stay whoever leaves; called by `--lab-keep`, with the lock held."""

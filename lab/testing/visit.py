@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import events
+from lab.drivers.machines import Gateway, Machine, Node
 from lab.errors import LabError, LabUsageError
 from lab.faults import Fault, active, add, run_plan
 from lab.lab import Lab
-from lab.leaks import IGNORED, Leak, View, clean, compare, look
-from lab.machines import Gateway, Machine, Node
 from lab.names import node_number
+from lab.observe.leaks import IGNORED, Leak, View, clean, compare, look
+from lab.observe.timeline import timeline
 from lab.testing.session import SessionLab, process_of
-from lab.timeline import timeline
 
 PAUSE_SECONDS = 0.1
 """Between two looks at what is left: a look takes about as long."""

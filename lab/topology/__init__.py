@@ -1,14 +1,13 @@
 """The topology file, `lab.toml`: what a lab shall be, read strictly, compared with what there is."""
 
+from lab.topology.limits import Limits, User
 from lab.topology.model import (
     Auth,
     FaultStep,
     GatewayGroup,
     KernelspecEntry,
-    Limits,
     NodeGroup,
     Topology,
-    User,
 )
 from lab.topology.reading import load, loads
 from lab.topology.schema import schema

@@ -6,8 +6,11 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from lab.spark import kinds
+from lab.errors import LabUsageError
+from lab.names import check_name
+from lab.topology import daemons as kinds
 from lab.topology.model import Topology
+from lab.topology.naming import gateway_names, matches, node_names
 
 MAX_NODES: Final = 160
 """A lab's /24 has that many addresses for nodes."""
@@ -17,8 +20,6 @@ Refuse = Callable[[tuple[str | int, ...], str, str], Exception]
 
 def check(topology: Topology, refuse: Refuse) -> None:
     """Raise what *refuse* makes of (path, why, remedy) for the first thing in *topology* that can't be."""
-    from lab.topology.naming import gateway_names, matches, node_names
-
     taken: dict[str, str] = {}
     for group, nodes in topology.nodes.items():
         if nodes.count > 1 and nodes.name and "{n}" not in nodes.name:
@@ -61,9 +62,6 @@ def check(topology: Topology, refuse: Refuse) -> None:
 
 
 def _take(taken: dict[str, str], name: str, owner: str, path: tuple[str | int, ...], refuse: Refuse) -> None:
-    from lab.errors import LabUsageError
-    from lab.names import check_name
-
     try:
         check_name(name, "machine")
     except LabUsageError as error:

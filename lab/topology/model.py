@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from lab.names import DOMAIN
-
-if TYPE_CHECKING:
-    from lab.lab import Lab
-    from lab.topology.plan import Plan
+from lab.topology.limits import Limits, User, say
 
 VERSION: Final = 1
 
@@ -23,42 +20,6 @@ TEMPLATE: Final = r"[a-z0-9-]*(\{n\})?[a-z0-9-]*"
 DOMAIN_PATTERN: Final = r"[a-z0-9-]+(\.[a-z0-9-]+)*"
 PACKAGE: Final = r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+|/[a-z][a-z-]*)?"
 LOGIN: Final = r"[a-z_][a-z0-9_-]{0,30}"
-
-
-def say(doc: str, **more: Any) -> dict[str, Any]:
-    """Return a field's metadata."""
-    return {"doc": doc, **more}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one machine may use at most. The docker driver alone can limit; what its engine can't is an error."""
-
-    cpus: float | None = field(default=None, metadata=say("Processors, fractions allowed.", minimum=0.01, example=0.5))
-    memory: int | None = field(
-        default=None, metadata=say("Memory, swap included.", kind="size", minimum=16 << 20, example="512m")
-    )
-    pids: int | None = field(default=None, metadata=say("Processes and threads.", minimum=16, example=200))
-    disk: int | None = field(
-        default=None,
-        metadata=say(
-            "Size of the machine's disk; engines can do it on overlay2 over XFS with pquota, on btrfs and on zfs only.",
-            kind="size",
-            minimum=64 << 20,
-            example="2g",
-        ),
-    )
-
-
-@dataclass(frozen=True)
-class User:
-    """One more login user of the nodes. The lab's own key may always log in as them."""
-
-    shell: Literal["bash", "csh", "fish", "sh"] = field(default="bash", metadata=say("The login shell."))
-    keys: tuple[str, ...] = field(
-        default=(), metadata=say("Public keys, whole lines, that may log in as this user beside the lab's own.")
-    )
-    groups: tuple[str, ...] = field(default=(), metadata=say("Groups beside the user's own; made if not there."))
 
 
 @dataclass(frozen=True)
@@ -255,13 +216,6 @@ class Topology:
     )
     seed: int | None = field(default=None, metadata=say("Of the fault plan's chances."))
     faults: tuple[FaultStep, ...] = field(default=(), metadata=say("The fault plan, a timeline."))
-
-    def plan(self, lab: Lab) -> Plan:
-        """Return what would have to happen so that *lab* becomes this; nothing is touched."""
-        from lab.topology.desired import from_topology
-        from lab.topology.plan import make
-
-        return make(lab._driver, from_topology(self))
 
     def fault_plan(self) -> list[dict[str, Any]]:
         """Return the plan for `lab.faults.run_plan`, in order of time."""

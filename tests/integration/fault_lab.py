@@ -15,7 +15,7 @@ import asyncssh
 import pytest
 
 from lab import Lab, Node, faults
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.until import block_until
 
 NAME = os.environ.get("LAB_FAULT_NAME", f"flt{os.environ.get('PYTEST_XDIST_WORKER', '')}")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lab import Lab
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
 from lab.errors import EnvironmentUnfit
 from lab.state import cache_root, state_root
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from lab import Gateway, Node
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.integration.client import Kernel
 from tests.until import MACHINE_SECONDS, until_in_thread
 
@@ -45,7 +45,7 @@ def _table(node: Machine) -> dict[int, tuple[int, str]]:
 
 
 _NO_KERNELS = ("sshd", "/usr/sbin/sshd", "ps -u", "timeout --foreground")
-_LAB = re.compile(r"\blab[./]local[./]")
+_LAB = re.compile(r"\blab[./](drivers[./])?local[./]")
 """What a local node's main process and its SSH server have in their command lines."""
 
 

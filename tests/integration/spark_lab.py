@@ -14,8 +14,8 @@ import pytest_asyncio
 
 from eg_distributed import kernelspecs
 from lab import Gateway, Lab
+from lab.drivers.spark_kernelspecs import ENV, NEEDS, SITE
 from lab.spark.clusters import Application, Cluster, cluster
-from lab.spark.kernelspecs import ENV, NEEDS, SITE
 from tests.integration.client import GatewayClient, Kernel, Result
 from tests.integration.fixtures import down
 from tests.integration.looks import agents, kernel_files, processes
@@ -128,7 +128,14 @@ def left(lab: Lab, kernel_id: str = "") -> list[str]:
 
 def _is_kernels(args: str) -> bool:
     """Whether a process is a kernel's: its interpreter, its JVM, its executors, or YARN's container for it."""
-    signs = ("spark_kernel.py", "deploy.SparkSubmit", "CoarseGrained", "ExecutorLauncher", "IRkernel", "pyspark.daemon")
+    signs = (
+        "python/kernel.py",
+        "deploy.SparkSubmit",
+        "CoarseGrained",
+        "ExecutorLauncher",
+        "IRkernel",
+        "pyspark.daemon",
+    )
     return any(sign in args for sign in (*signs, "ipykernel"))
 
 

@@ -21,10 +21,10 @@ import httpx
 import pytest
 
 from lab import Lab, cli
-from lab.containers.engine import archive, connect
-from lab.containers.images import LABEL_IMAGE
+from lab.drivers.docker.engine import archive, connect
+from lab.drivers.docker.recipe import LABEL_IMAGE
+from lab.drivers.local import ssh_servers
 from lab.errors import EnvironmentUnfit
-from lab.local import servers
 from lab.probes import probe_ssh
 from tests.until import block_until
 
@@ -114,7 +114,7 @@ def test_what_is_not_ready_in_time_is_named(
 ) -> None:
     """A node whose sshd lets nobody in: the probe, the node's last lines and what to type next, with exit code 5."""
     needs_openssh(driver)
-    for module in ("lab.containers.machines", "lab.local.machines"):
+    for module in ("lab.drivers.docker.machine", "lab.drivers.local.machine"):
         monkeypatch.setattr(f"{module}.READY_SECONDS", 3)
     file = tmp_path / "lab.toml"
     file.write_text(
@@ -138,8 +138,8 @@ def test_what_is_not_ready_in_time_is_named(
 
 
 def needs_openssh(driver: str) -> None:
-    if driver == "local" and not servers.openssh()[0]:
-        pytest.skip(f"only OpenSSH's sshd can do that: {servers.openssh()[1]}")
+    if driver == "local" and not ssh_servers.openssh()[0]:
+        pytest.skip(f"only OpenSSH's sshd can do that: {ssh_servers.openssh()[1]}")
 
 
 def needs_docker(driver: str, why: str) -> None:

@@ -133,7 +133,7 @@ def test_each_mechanism_does_the_same(broken: Lab, node: Node, other: Node, case
     whole = kind(case.fault)
     assert tuple(each.name for each in whole.mechanisms[:2]) == case.mechanisms
     rest = dataclasses.replace(whole, mechanisms=whole.mechanisms[place:])
-    with inject.add(broken, rest, [node], duration=60, options=case.options) as fault:
+    with inject.inflict(broken, rest, [node], duration=60, options=case.options) as fault:
         if case.mechanisms[place] not in LACKING:
             assert fault.mechanism == case.mechanisms[place]
         assert case.look(broken, node, other) == case.seen
@@ -151,7 +151,7 @@ def test_a_mechanism_that_fails_is_undone_before_the_next(broken: Lab, node: Nod
         return dataclasses.replace(found, apply=(*found.apply, ("false",)))
 
     broken_first = dataclasses.replace(whole, mechanisms=(dataclasses.replace(first, moves=fails), whole.mechanisms[1]))
-    with inject.add(broken, broken_first, [node], duration=60, options={}) as fault:
+    with inject.inflict(broken, broken_first, [node], duration=60, options={}) as fault:
         assert fault.mechanism == whole.mechanisms[1].name
         rules = node.exec(["iptables-save", "-t", "filter"], user="root").check().stdout
         assert "ctorigdstport" not in rules

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
-from lab.containers.engine import connect
+from lab.drivers.docker.engine import connect
+from lab.drivers.local import processes
+from lab.drivers.local.driver import LocalDriver
 from lab.errors import EnvironmentUnfit
-from lab.local import processes
-from lab.local.driver import LocalDriver
 from lab.names import LABEL
 from lab.state import StateFolder
 from tests.until import block_until

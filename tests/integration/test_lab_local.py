@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict
-from lab.local import environments, initial, processes, servers
+from lab.drivers.local import environments, namespaces, processes, ssh_servers
 from lab.probes import probe_ssh
+from lab.processes import identify
 from lab.progress import Silent
 from lab.state import cache_root
 from lab.topology import loads
@@ -77,7 +78,7 @@ def test_what_needs_a_machine_of_its_own_is_refused(local: Lab) -> None:
 
 
 def isolated() -> None:
-    kind, reason = initial.isolation()
+    kind, reason = namespaces.isolation()
     if kind == "none":
         pytest.skip(f"this kernel gives no namespaces: {reason}")
 
@@ -145,8 +146,8 @@ def test_files_go_in_and_out(local: Lab, tmp_path: Path) -> None:
 
 def test_a_local_plan_says_what_would_change(local: Lab) -> None:
     """A plan touches nothing: the same lab has an empty one, another number of nodes names the machines."""
-    assert Lab.up(NAME, plan_only=True).lines() == []
-    lines = Lab.up(NAME, 3, plan_only=True).lines()
+    assert Lab.plan(NAME).lines() == []
+    lines = Lab.plan(NAME, 3).lines()
     assert lines[0].split()[1:] == ["create", "node", "node3"]
     assert "hosts" in lines[1]
 
@@ -156,8 +157,8 @@ def test_either_ssh_server_serves_certificates(kind: str) -> None:
     """`sshd` chooses the server by name; the lab's authority opens the door of both; logins and sftp begin at the node's home."""
     if shutil.which("ssh") is None:
         pytest.skip("no ssh client on this machine")
-    if kind == "openssh" and not servers.openssh()[0]:
-        pytest.skip(f"OpenSSH's sshd can't run here: {servers.openssh()[1]}")
+    if kind == "openssh" and not ssh_servers.openssh()[0]:
+        pytest.skip(f"OpenSSH's sshd can't run here: {ssh_servers.openssh()[1]}")
     name = f"{NAME}-{kind[0]}"
     file = 'version = 1\ndriver = "local"\n[auth]\nkind = "certificates"\n[nodes.node]\ncount = 1\n[gateways]\n'
     lab = Lab.up(name, topology=loads(file), sshd=kind)
@@ -167,7 +168,7 @@ def test_either_ssh_server_serves_certificates(kind: str) -> None:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, done.stderr
         assert lab.folder.known_hosts.read_text().startswith("@cert-authority ")
-        if kind == "asyncssh" or initial.isolation()[0] != "none":
+        if kind == "asyncssh" or namespaces.isolation()[0] != "none":
             home = lab.node("node1").inspect()["home"]
             assert (
                 subprocess.run([*argv[:-1], "pwd"], capture_output=True, text=True, timeout=30).stdout.strip() == home
@@ -288,7 +289,7 @@ def test_up_without_an_engine_needs_no_option_and_no_root(user: Callable[[Path],
         assert told["driver"] == "local"
         assert [kernel["hostname"] for kernel in told["kernels"]] == ["node1.lab.test", "node2.lab.test"]
         assert told["seconds"] > 0
-        main = processes.identify(json.loads(lab("inspect", "node1", "--json").stdout)[0]["driver"]["pid"])
+        main = identify(json.loads(lab("inspect", "node1", "--json").stdout)[0]["driver"]["pid"])
         assert main is not None
         assert Path(f"/proc/{main.pid}").stat().st_uid == (UID if prefix else os.getuid())
     finally:

@@ -19,11 +19,11 @@ import httpx
 import pytest
 
 from lab import Lab, faults
+from lab.drivers.machines import Node
+from lab.drivers.spark_kernelspecs import ENV, SITE
 from lab.errors import FaultUnavailable, LabConflict, LabUsageError
-from lab.machines import Node
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
-from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running
 from tests.until import block_until
 
@@ -318,7 +318,7 @@ def test_an_export_has_the_daemons_logs(spark_lab: Lab, tmp_path: Path) -> None:
 
 def test_the_plan_says_what_other_clusters_would_change(spark_lab: Lab) -> None:
     """Without YARN its machine would go and the nodes be made anew; the same clusters again change nothing."""
-    plan = Lab.up(spark_lab.name, clusters=["spark"], plan_only=True)
+    plan = Lab.plan(spark_lab.name, clusters=["spark"])
     steps = {step.machine.partition(".")[0]: step for step in plan.steps}
     assert (steps["yarn-rm"].action, steps["spark-master"].action, steps["node1"].action) == (
         "remove",
@@ -326,8 +326,8 @@ def test_the_plan_says_what_other_clusters_would_change(spark_lab: Lab) -> None:
         "recreate",
     )
     assert any("daemons" in reason for reason in steps["node1"].reasons)
-    assert not Lab.up(spark_lab.name, clusters=["yarn", "spark"], plan_only=True)
-    assert not Lab.up(spark_lab.name, plan_only=True)
+    assert not Lab.plan(spark_lab.name, clusters=["yarn", "spark"])
+    assert not Lab.plan(spark_lab.name)
 
 
 def test_a_plain_lab_gains_a_cluster_and_loses_it(spark_lab: Lab) -> None:

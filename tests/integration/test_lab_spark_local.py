@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from lab import EnvironmentUnfit, Lab, faults
+from lab.drivers.local import java, processes
 from lab.errors import LabNotFound
-from lab.local import java, processes
 from lab.spark.clusters import Cluster, cluster
 from lab.state import StateFolder
 from tests.integration.client import GatewayClient
@@ -85,7 +85,7 @@ def _begun(folder: str) -> list[int]:
 def test_up_again_changes_nothing(local: Lab) -> None:
     """The same processes, the same ports; a plan says so beforehand."""
     before, env = daemons(local), local.environment()
-    assert not Lab.up(NAME, clusters=ROLES, plan_only=True)
+    assert not Lab.plan(NAME, clusters=ROLES)
     again = Lab.up(NAME, clusters=ROLES)
     assert (daemons(again), again.environment()) == (before, env)
 

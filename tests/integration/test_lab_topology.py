@@ -13,8 +13,8 @@ import docker
 import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict, LabError, LabNotReady
-from lab.containers import network
-from lab.machines import Machine
+from lab.drivers.docker import network
+from lab.drivers.machines import Machine
 from lab.names import LABEL, resource_name
 from lab.probes import probe_ssh
 from lab.topology import Limits, loads
@@ -121,19 +121,19 @@ def test_a_disk_limit_is_kept_or_refused(own: Lab) -> None:
 
 
 def test_the_plan_touches_nothing_and_is_what_happens(own: Lab, engine: Any) -> None:
-    """`plan_only` names each change and its reason; carrying it out makes exactly those machines anew."""
+    """`Lab.plan` names each change and its reason; carrying it out makes exactly those machines anew."""
     before = ids(engine)
-    assert Lab.up(NAME, topology=loads(FILE), plan_only=True).lines() == []
-    assert Lab.up(NAME, plan_only=True).lines() == []
+    assert Lab.plan(NAME, topology=loads(FILE)).lines() == []
+    assert Lab.plan(NAME).lines() == []
     changed = loads(FILE.replace("MaxSessions = 4", "MaxSessions = 5"))
-    plan = Lab.up(NAME, topology=changed, plan_only=True)
+    plan = Lab.plan(NAME, topology=changed)
     assert [(step.action, step.machine) for step in plan.changes] == [("recreate", "big1.big.test")]
     assert "MaxSessions 5" in plan.lines()[0]
     assert ids(engine) == before
     Lab.up(NAME, topology=changed)
     after = ids(engine)
     assert {name for name in after if after[name] != before[name]} == {resource_name(NAME, "big1")}
-    assert Lab.up(NAME, topology=changed, plan_only=True).lines() == []
+    assert Lab.plan(NAME, topology=changed).lines() == []
 
 
 def test_scaling_there_and_back_keeps_what_may_stay(own: Lab, engine: Any) -> None:

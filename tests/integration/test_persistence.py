@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab import Gateway, Node
-from lab.machines import ExecResult
+from lab.drivers.machines import ExecResult
 from tests.integration.client import GatewayClient, Kernel, host_of, start_on
 from tests.integration.conftest import NODES, MakeGateway
 from tests.integration.looks import kernel_files, kernel_sockets, no_kernels_left, processes

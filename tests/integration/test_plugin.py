@@ -74,7 +74,7 @@ def test_two_workers_share_one_lab(suite: Suite, own: Lab) -> None:
         """
         import httpx
         import pytest
-        from lab.stats import measure
+        from lab.observe.stats import measure
 
         @pytest.mark.parametrize("number", range(4))
         @pytest.mark.lab(nodes=1)
@@ -151,7 +151,7 @@ def test_kernels_of_a_test_s_gateways_stay_on_its_nodes(suite: Suite, own: Lab) 
         """
         import httpx
         import pytest
-        from lab.stats import measure
+        from lab.observe.stats import measure
         from lab.testing.session import kernelspecs_of
 
         def start(gateway, name):

@@ -17,6 +17,7 @@ import pytest
 
 from lab import Lab, lease
 from lab.errors import LabNotFound, LabNotReady
+from lab.lifetime import holding
 from lab.names import LABEL
 from lab.state import StateFolder
 from lab.testcontainers import SSHCluster
@@ -244,12 +245,12 @@ def group_exists(group: int) -> bool:
 
 def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: str, tmp_path: Path) -> None:
     """Owner and keeper are killed together: the machines end by their own clock when the lease is over."""
-    from lab.local.processes import Process
+    from lab.processes import Process
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
-        lease.hold(name, pid=owner.pid, seconds=15)
+        holding.hold(name, pid=owner.pid, seconds=15)
         made = Lab.up(name, nodes=1, driver="docker")
-        keeper = Process(*lease._read(name)["keeper"])
+        keeper = Process(*lease.stored(name)["keeper"])
         keeper.signal(signal.SIGKILL)
         owner.kill()
     assert made.nodes[0].state == "running"

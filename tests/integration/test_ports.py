@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from lab import Gateway, Node
-from lab.machines import Machine
+from lab.drivers.machines import Machine
 from tests.integration.client import GatewayClient, host_of
 from tests.integration.conftest import NODES
 from tests.integration.faults import cut_ssh, reconnected

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab import Lab, Node
+from lab.drivers.spark_kernelspecs import NEEDS
 from lab.spark.clusters import cluster
-from lab.spark.kernelspecs import NEEDS
 from tests.integration.client import GatewayClient, Kernel
 from tests.integration.spark_lab import (
     COUNT,

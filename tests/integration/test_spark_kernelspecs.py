@@ -14,10 +14,10 @@ import pytest
 
 from eg_distributed.kernelspecs import names
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS, convert
-from eg_distributed.launchers.spark_java import MODULE_OPTIONS
+from eg_distributed.launchers.spark.java import MODULE_OPTIONS
 from lab import Gateway, Lab
+from lab.drivers.spark_kernelspecs import ENV, SITE
 from lab.spark.clusters import cluster
-from lab.spark.kernelspecs import ENV, SITE
 from tests.integration.client import GatewayClient, GatewayError
 from tests.integration.conftest import end_gateway
 from tests.integration.spark_lab import (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.checkout import build_wheel, requirements, run_uv
+from eg_distributed.launcher_files import launcher_files
+from lab.drivers.checkout import build_wheel, requirements, run_uv
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -50,12 +51,13 @@ def run(python: Path, code: str) -> str:
 
 
 def test_it_holds_the_product_alone(wheel: Path) -> None:
-    """Nothing but `eg_distributed` and its metadata; the agent's source and the type marker among it."""
+    """Nothing but `eg_distributed` and its metadata; the agent's source, every launcher file and the type marker among it."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = next(archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     assert {name.split("/")[0].split("-")[0] for name in names} == {"eg_distributed"}
     assert {"eg_distributed/py.typed", "eg_distributed/agent/server.py", "eg_distributed/protocol.py"} <= set(names)
+    assert {f"eg_distributed/launchers/spark/{path}" for path in launcher_files()} <= set(names)
     required = {line.split()[1].split(">")[0] for line in metadata.splitlines() if line.startswith("Requires-Dist:")}
     assert required == {"asyncssh", "cryptography", "traitlets"}
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import ssh
-from eg_distributed.protocol import Message, Reader, Writer, encode, read_message
+from eg_distributed.link.links import Link
+from eg_distributed.wire import Message, Reader, Writer, encode, read_message
 from tests.until import until
 
 DEADLINE = 30.0
@@ -57,11 +57,12 @@ class Refusal(Exception):
 class Visitor:
     """A control connection to an agent, as a gateway holds one; hears events and asks."""
 
-    def __init__(self, link: ssh.Link, reader: Reader, writer: Writer, hello: Message, owner: str) -> None:
+    def __init__(self, link: Link, reader: Reader, writer: Writer, hello: Message, owner: str) -> None:
         self.link = link
         self.hello = hello
         self.owner = owner
         self.events: list[Message] = []
+        self.strays: list[Message] = []  # replies to nothing that was asked
         self.closed = False
         self._reader, self._writer = reader, writer
         self._replies: dict[int, asyncio.Future[Message]] = {}
@@ -69,7 +70,7 @@ class Visitor:
         self._hearing = asyncio.ensure_future(self._hear())
 
     @classmethod
-    async def at(cls, link: ssh.Link, owner: str = "tests", incarnation: str = "1") -> Visitor:
+    async def at(cls, link: Link, owner: str = "tests", incarnation: str = "1") -> Visitor:
         """Visit the agent behind *link*."""
         reader, writer = await link.open()
         writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))
@@ -81,16 +82,26 @@ class Visitor:
         while (message := await read_message(self._reader)) is not None:
             if "event" in message:
                 self.events.append(message)
-            else:
+            elif message["id"] in self._replies:
                 self._replies.pop(message["id"]).set_result(message)
+            else:
+                self.strays.append(message)
             async with self._news:
                 self._news.notify_all()
         self.closed = True
         async with self._news:
             self._news.notify_all()
 
+    def send(self, data: bytes) -> None:
+        """Send *data* as it is."""
+        self._writer.write(data)
+
     async def request(self, method: str, **params: Any) -> Any:
         """Ask, and return the answer; raises Refusal."""
+        return await self.ask(method, params)
+
+    async def ask(self, method: str, params: object) -> Any:
+        """Ask with *params* of any type, and return the answer; raises Refusal."""
         number = len(self._replies) + 1 + int(time.monotonic_ns())
         self._replies[number] = asyncio.get_running_loop().create_future()
         self._writer.write(encode({"id": number, "method": method, "params": params}))

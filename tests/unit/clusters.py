@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eg_distributed.cluster import Cluster
-from eg_distributed.kernel import RemoteKernel, StartRequest
+from eg_distributed.kernel import RemoteKernel
+from eg_distributed.request import StartRequest
 from tests.until import until
 
 from .agents import DEADLINE, alive, standin

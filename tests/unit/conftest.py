@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from eg_distributed import ssh
 from eg_distributed.cluster import Cluster
+from eg_distributed.link.connect import connect
 from eg_distributed.settings import Distributed
 
 from .agents import Visitor, end_agents
@@ -74,7 +74,7 @@ async def hosts(short: Path, settings: Distributed) -> AsyncIterator[Hosts]:
 @pytest_asyncio.fixture
 async def visitor(settings: Distributed) -> AsyncIterator[Visitor]:
     """A visitor of the agent of this machine, brought up for the test."""
-    link = await ssh.connect("localhost", settings)
+    link = await connect("localhost", settings)
     visitor = await Visitor.at(link)
     yield visitor
     visitor.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncssh
 
-from eg_distributed.protocol import Reader, Writer
+from eg_distributed.wire import Reader, Writer
 
 from .agents import end_agents
 from .wire import Wire

@@ -12,7 +12,9 @@ import pytest
 
 from eg_distributed.app import main
 from eg_distributed.cluster import Cluster
-from eg_distributed.kernel import RemoteKernel, StartRequest
+from eg_distributed.kernel import RemoteKernel
+from eg_distributed.protocol import Leave
+from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
 from tests.until import block_until
 
@@ -43,8 +45,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     cluster = Cluster(Distributed(), "clean-up")
     try:
         for kernel in cluster.submit(cluster.list_kernels("localhost")).result()["localhost"]:  # type: ignore[union-attr]
-            cluster.submit(cluster.end("localhost", kernel["kernel"], grace=0)).result()
-        cluster.submit(cluster.host("localhost").node.request("leave", {})).result()
+            cluster.submit(cluster.end("localhost", kernel.kernel, grace=0)).result()
+        cluster.submit(cluster.host("localhost").node.request(Leave())).result()
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)

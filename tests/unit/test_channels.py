@@ -15,9 +15,9 @@ import pytest
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import State
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
-from eg_distributed.ssh import LocalLink
 from tests.until import until
 
 from .agents import DEADLINE, Visitor

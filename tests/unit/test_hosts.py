@@ -11,6 +11,8 @@ from eg_distributed.hosts import Host, parse_hosts
 from eg_distributed.node import Node
 from eg_distributed.settings import Distributed
 
+from .node_owner import NodeOwner
+
 
 @pytest.mark.parametrize(
     ("written", "hosts"),
@@ -41,7 +43,7 @@ def test_what_can_be_no_host_is_refused(name: str) -> None:
 
 async def test_a_host_is_unhealthy_for_a_while_after_a_failure() -> None:
     """A failure counts for retry_after seconds."""
-    host = Host("a", Node("a", Distributed(), ("tests", "1"), lambda _: None, list))
+    host = Host("a", Node("a", Distributed(), ("tests", "1"), NodeOwner(Distributed())))
     assert host.is_healthy(60)
     host.node.failed(HostUnreachable("no route", host="a"))
     assert not host.is_healthy(60)
@@ -51,7 +53,6 @@ async def test_a_host_is_unhealthy_for_a_while_after_a_failure() -> None:
 
 async def test_no_kernel_counts_twice() -> None:
     """A kernel that is still starting may be told by the agent already."""
-    host = Host("a", Node("a", Distributed(), ("tests", "1"), lambda _: None, list))
+    host = Host("a", Node("a", Distributed(), ("tests", "1"), NodeOwner(Distributed())))
     host.node.running = {"1", "2"}
-    host.starting = {"2", "3"}
-    assert host.kernels == 3
+    assert host.count(starting={"2", "3"}) == 3

@@ -13,8 +13,8 @@ import pytest
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
-from eg_distributed.shipping import Shipping
 from tests.until import until
 
 from .agents import DEADLINE, STANDIN, alive, written
@@ -66,7 +66,7 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     await until("the death is told", lambda: dead)
     assert dead == [kernel]
     assert (kernel.state, kernel.exit_code, kernel.exit_log) == (State.DEAD, -9, "so long\n")
-    await until("nothing is counted", lambda: cluster.host("node1").kernels == 0)
+    await until("nothing is counted", lambda: cluster.count("node1") == 0)
 
 
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import kernelspecs, replacing
+from eg_distributed import kernelspecs
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
+from eg_distributed.enterprise_gateway import run_sh
+from eg_distributed.enterprise_gateway.client_options import check_user, for_scripts, without_clients_options
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
-from eg_distributed.shipping import check_user, for_scripts, shipping_of, without_clients_options
+from eg_distributed.launcher_files import shipping_of
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
@@ -65,7 +67,7 @@ def test_samples_are_kernelspecs_of_our_proxy(name: str) -> None:
     if name.startswith("spark_"):
         assert "launcher" in proxy["config"]
         assert "--name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}" in json.dumps(spec["env"])
-        assert shipping_of(proxy["config"], name).files
+        assert shipping_of(proxy["config"], spec["argv"], name).files
         assert kernelspecs.needs_master(spec) is name.endswith("_standalone")
 
 
@@ -181,7 +183,7 @@ def test_what_cannot_be_converted(
 
 def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
     """An EG kernelspec whose scripts are a release's own, or only on the nodes, is started by our launcher."""
-    found = replacing.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
+    found = run_sh.replacement(THEIR_ARGV, "python", {"remote_hosts": "a"}, str(tmp_path), "s")
     assert found is not None
     mode = ["--RemoteProcessProxy.spark-context-initialization-mode", "lazy"]
     assert found.argv == ["{python}", "{launcher}/spark.py", "python", "-f", "{connection_file}", *mode]
@@ -192,7 +194,7 @@ def test_launchers_of_theirs_are_replaced(tmp_path: Path) -> None:
 
 def test_their_default_mode_stays(tmp_path: Path) -> None:
     """A kernelspec that says nothing of a session gets none, as from their launchers."""
-    found = replacing.replacement(THEIR_ARGV[:-2], "python", {}, str(tmp_path), "s")
+    found = run_sh.replacement(THEIR_ARGV[:-2], "python", {}, str(tmp_path), "s")
     assert found is not None
     assert found.argv[-2:] == ["--RemoteProcessProxy.spark-context-initialization-mode", "none"]
 
@@ -209,12 +211,12 @@ def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:
     """What was changed, what is no run.sh, and what asks to be left alone is run as it is."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "run.sh").write_text("#!/bin/sh\necho mine\n")
-    assert replacing.replacement(THEIR_ARGV, "python", {}, str(tmp_path), "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "python", {}, str(tmp_path), "s") is None
     other = str(tmp_path / "other")
-    assert replacing.replacement(THEIR_ARGV, "python", {"launcher": ""}, other, "s") is None
-    assert replacing.replacement(["python", *THEIR_ARGV[1:]], "python", {}, other, "s") is None
-    assert replacing.replacement([RUN_SH, "-f", "{connection_file}"], "python", {}, other, "s") is None
-    assert replacing.replacement(THEIR_ARGV, "julia", {}, other, "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "python", {"launcher": ""}, other, "s") is None
+    assert run_sh.replacement(["python", *THEIR_ARGV[1:]], "python", {}, other, "s") is None
+    assert run_sh.replacement([RUN_SH, "-f", "{connection_file}"], "python", {}, other, "s") is None
+    assert run_sh.replacement(THEIR_ARGV, "julia", {}, other, "s") is None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_launchers_that_somebody_changed_are_not(tmp_path: Path) -> None:
 def test_a_kernelspecs_slips(config: dict[str, Any], said: str) -> None:
     """What a kernelspec says of its launcher is checked before a host is bothered."""
     with pytest.raises(RequestInvalid, match=said):
-        shipping_of(config, "s")
+        shipping_of(config, ["x"], "s")
 
 
 def test_a_clients_options_are_never_pasted() -> None:

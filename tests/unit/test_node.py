@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_asyncio
@@ -17,49 +19,63 @@ from eg_distributed.errors import (
     KernelGone,
     KernelStartFailed,
 )
-from eg_distributed.node import Node
-from eg_distributed.protocol import PROTOCOL, Message
+from eg_distributed.node import News, Node
+from eg_distributed.protocol import Exited, Found, Missing, Ping, Ready, Request, Signal, Start, Stop
 from eg_distributed.settings import Distributed
+from eg_distributed.wire import text
 from tests.until import until
 
 from .agents import DEADLINE, alive, standin
 from .conftest import Hosts
+from .node_owner import NodeOwner
 from .ssh_server import Sshd
 
+N = TypeVar("N", bound=News)
 
-class Held:
+
+@dataclass(frozen=True)
+class Dance(Request[str]):
+    """A request of a release that is yet to come."""
+
+    METHOD: ClassVar[str] = "dance"
+
+    answer = staticmethod(text())
+
+
+def start(kernel: str, *behaviours: str) -> Start:
+    """Return the request for a stand-in kernel."""
+    return Start(
+        kernel=kernel,
+        attempt="a1",
+        owner="tests",
+        host_set="",
+        argv=standin(*behaviours),
+        spec_env={},
+        env={},
+        transport="ipc",
+        key="k",
+        signature_scheme="hmac-sha256",
+        orphan_timeout=0,
+    )
+
+
+class Held(NodeOwner):
     """A node, what it told, and the kernels it is to answer for."""
 
     def __init__(self, name: str, settings: Distributed) -> None:
-        self.events: list[Message] = []
-        self.wanted: list[str] = []
-        self.node = Node(name, settings, ("tests", "1"), self.events.append, lambda: self.wanted)
+        super().__init__(settings)
+        self.node = Node(name, settings, ("tests", "1"), self)
 
-    def told(self, event: str) -> list[Message]:
-        """Return the events of that name."""
-        return [message for message in self.events if message["event"] == event]
+    def told(self, kind: type[N]) -> list[N]:
+        """Return the news of that kind."""
+        return [news for news in self.news if isinstance(news, kind)]
 
     async def start(self, kernel: str, *behaviours: str) -> int:
         """Start a kernel and return its pid."""
-        self.wanted.append(kernel)
-        described = await self.node.request(
-            "start",
-            {
-                "kernel": kernel,
-                "attempt": "a1",
-                "owner": "tests",
-                "host_set": "",
-                "argv": standin(*behaviours),
-                "spec_env": {},
-                "env": {},
-                "transport": "ipc",
-                "key": "k",
-                "signature_scheme": "hmac-sha256",
-                "orphan_timeout": 0,
-            },
-        )
-        await until("it is ready", lambda: any(message["kernel"] == kernel for message in self.told("ready")))
-        return int(described["pid"])
+        self.kernels.append(kernel)
+        described = await self.node.request(start(kernel, *behaviours))
+        await until("it is ready", lambda: any(news.kernel == kernel for news in self.told(Ready)))
+        return described.pid
 
 
 @pytest_asyncio.fixture
@@ -111,47 +127,32 @@ async def test_events_come_by_themselves(held: Held) -> None:
     await held.node.connect()
     await held.start("k1")
     assert held.node.running == {"k1"}
-    await held.node.request("signal", {"kernel": "k1", "signum": 9})
-    await until("the exit is told", lambda: held.told("exited"))
-    assert held.told("exited")[0]["exit_code"] == -9
+    await held.node.request(Signal("k1", 9))
+    await until("the exit is told", lambda: held.told(Exited))
+    assert held.told(Exited)[0].exit_code == -9
     await until("nothing is counted", lambda: held.node.running == set())
 
 
 async def test_the_agents_errors_have_their_classes(held: Held) -> None:
     """What the agent refuses becomes an error that names the host."""
     await held.node.connect()
-    refused: list[tuple[str, Message, type[AgentUnavailable | KernelGone]]] = [
-        ("signal", {"kernel": "k9", "signum": 2}, KernelGone),
-        ("dance", {}, AgentUnavailable),
-        ("start", {"kernel": "k1", "argv": ["/no"]}, KernelGone),
+    refused: list[tuple[Request[Any], type[AgentUnavailable | KernelGone]]] = [
+        (Signal("k9", 2), KernelGone),
+        (Dance(), AgentUnavailable),
+        (replace(start("k1"), argv="/no"), AgentUnavailable),  # type: ignore[arg-type]  # malformed on purpose
     ]
-    for method, params, kind in refused:
+    for request, kind in refused:
         with pytest.raises(kind, match=r"^Host node1: ") as failed:
-            await held.node.request(method, params)
+            await held.node.request(request)
         assert failed.value.host == "node1"
     with pytest.raises(KernelStartFailed, match="Cannot execute '/no/python'"):
-        await held.node.request(
-            "start",
-            {
-                "kernel": "k1",
-                "attempt": "a",
-                "owner": "o",
-                "host_set": "",
-                "argv": ["/no/python"],
-                "spec_env": {},
-                "env": {},
-                "transport": "ipc",
-                "key": "",
-                "signature_scheme": "",
-                "orphan_timeout": 0,
-            },
-        )
+        await held.node.request(replace(start("k1"), argv=["/no/python"]))
 
 
 async def test_without_a_connection_a_request_fails_at_once(held: Held) -> None:
     """Nobody waits for a host that is not there."""
     with pytest.raises(HostUnresponsive, match="Not connected"):
-        await held.node.request("ping", {})
+        await held.node.request(Ping())
     with pytest.raises(OSError, match="not connected"):
         await held.node.open()
 
@@ -161,9 +162,9 @@ async def test_a_host_that_hangs_is_unresponsive_within_the_deadline(held: Held,
     await held.node.connect()
     sshd.wire.freeze()
     with pytest.raises(HostUnresponsive, match=r"No answer to 'ping' within 0\.3 s"):
-        await held.node.request("ping", {}, timeout=0.3)
+        await held.node.request(Ping(), timeout=0.3)
     sshd.wire.thaw()
-    assert (await held.node.request("ping", {}))["pid"]
+    assert (await held.node.request(Ping())).pid
     assert held.node.connections == 1
 
 
@@ -171,8 +172,8 @@ async def test_who_waits_for_an_answer_hears_of_a_cut_at_once(held: Held, sshd: 
     """A cut is no time-out."""
     await held.node.connect()
     await held.start("k1", "ignore:SIGTERM")
-    stopping = asyncio.ensure_future(held.node.request("stop", {"kernel": "k1", "grace": 60}, timeout=60))
-    await held.node.request("ping", {})
+    stopping = asyncio.ensure_future(held.node.request(Stop("k1", grace=60), timeout=60))
+    await held.node.request(Ping())
     sshd.wire.cut()
     with pytest.raises(HostUnresponsive, match="connection was lost"):
         await asyncio.wait_for(stopping, DEADLINE)
@@ -183,7 +184,7 @@ async def test_a_cut_is_healed_and_the_kernels_are_asked_about(held: Held, sshd:
     await held.node.connect()
     await held.start("lives")
     pid = await held.start("dies")
-    held.wanted.append("never was")
+    held.kernels.append("never was")
     sshd.wire.refuse()
     sshd.wire.cut()
     await until("the cut is seen", lambda: not held.node.connected.is_set())
@@ -192,10 +193,10 @@ async def test_a_cut_is_healed_and_the_kernels_are_asked_about(held: Held, sshd:
     await sshd.wire.open()
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
     assert held.node.connections == 2
-    found = {message["kernel"]: message for message in held.told("found")}
-    assert found["lives"]["state"] == "running"
-    assert (found["dies"]["state"], found["dies"]["exit_code"]) == ("exited", -9)
-    assert found["never was"]["state"] == "missing"
+    found = {news.kernel: news for news in held.told(Found)}
+    assert found["lives"].state == "running"
+    assert (found["dies"].state, found["dies"].exit_code) == ("exited", -9)
+    assert [news.kernel for news in held.told(Missing)] == ["never was"]
     assert held.node.running == {"lives"}
 
 
@@ -205,7 +206,7 @@ async def test_without_kernels_there_is_no_way_back(held: Held, sshd: Sshd) -> N
     sshd.wire.cut()
     await until("the cut is seen", lambda: not held.node.connected.is_set())
     with pytest.raises(HostError):
-        await held.node.request("ping", {})
+        await held.node.request(Ping())
     assert sshd.wire.connections == 1
     await held.node.connect()
     assert sshd.wire.connections == 2
@@ -215,14 +216,14 @@ async def test_what_was_given_up_is_ended_at_the_next_connection(held: Held, ssh
     """A start that was abandoned does not live on; one of another attempt does."""
     await held.node.connect()
     gone, kept = await held.start("gone"), await held.start("kept")
-    held.node.mark_abandoned("gone", "a1")
-    held.node.mark_abandoned("kept", "a0")
+    held.abandoned.mark(held.node, "gone", "a1")
+    held.abandoned.mark(held.node, "kept", "a0")
     sshd.wire.cut()
     await until("it is back", lambda: held.node.connections == 2)
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
     await until("the abandoned kernel has ended", lambda: not alive(gone))
     assert alive(kept)
-    await until("both are settled", lambda: not held.node.abandoned)
+    await until("both are settled", lambda: not held.abandoned.has_any_on(held.node.name))
 
 
 async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> None:
@@ -235,7 +236,7 @@ async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> Non
         before = held.node.connections
         await until("it is back", lambda: held.node.connections > before and held.node.connected.is_set())  # noqa: B023
     assert alive(pid)
-    assert (await held.node.request("ping", {}))["running"] == 1
+    assert (await held.node.request(Ping())).running == 1
 
 
 async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd) -> None:
@@ -250,7 +251,6 @@ async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd)
 
 async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held: Held, sshd: Sshd) -> None:
     """What answers on the socket and is none of ours is an error with a remedy, and no link stays open."""
-    assert PROTOCOL == 3
     sshd.command = (
         "python3 -c 'import json,socket,sys,threading;sys.stdin.buffer.readline();s=socket.socket(socket.AF_UNIX);"
         's.bind("sock");s.listen();print(chr(30)+" eg-distributed agent "+chr(30)+json.dumps(dict(ok=True,'

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import os
 import stat
 import subprocess
 import sys
+import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 import eg_distributed.agent.boot as boot_module
-from eg_distributed import ssh
 from eg_distributed.agent.boot import MAX_PATH
 from eg_distributed.errors import AgentUnavailable
+from eg_distributed.link.agent_archive import agent_archive
+from eg_distributed.link.connect import connect
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from eg_distributed.ssh import LocalLink
 from tests.unit.agent.test_server import echoed
 from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin
 from tests.unit.conftest import Hosts
@@ -32,6 +37,7 @@ SOURCE = Path(boot_module.__file__).read_text("utf-8")
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:
     """Run the boot's source with *python*, after *before* changed its globals; return what preceded the answer, and that."""
     values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
+    values = {"older": "", "keep": "", **values}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
     done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     noise, _, answer = done.stdout.decode().partition("SENTINEL")
@@ -61,12 +67,12 @@ async def test_the_version_reaches_the_gateway(hosts: Hosts, settings: Distribut
     await hosts("node1")
     settings.python = str(old[0])
     with pytest.raises(AgentUnavailable, match=r"node1: The agent cannot run: python3 is 3\.8.*needs Python 3\.9"):
-        await ssh.connect("node1", settings)
+        await connect("node1", settings)
 
 
 async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -> None:
     """Gateways that come at the same moment find the same agent."""
-    links = await asyncio.gather(*(ssh.connect("localhost", settings) for _ in range(5)))
+    links = await asyncio.gather(*(connect("localhost", settings) for _ in range(5)))
     visitors = [await Visitor.at(link, f"gateway {number}", str(number)) for number, link in enumerate(links)]
     pids = {(await visitor.request("ping"))["pid"] for visitor in visitors}
     assert len(pids) == 1
@@ -76,7 +82,7 @@ async def test_boots_at_once_give_one_agent(home: Path, settings: Distributed) -
 
 async def test_an_agent_that_runs_is_used_again(visitor: Visitor, settings: Distributed) -> None:
     """Connecting again starts nothing."""
-    other = await Visitor.at(await ssh.connect("localhost", settings), "other", "2")
+    other = await Visitor.at(await connect("localhost", settings), "other", "2")
     assert (await other.request("ping"))["pid"] == (await visitor.request("ping"))["pid"]
     other.close()
 
@@ -90,7 +96,7 @@ async def test_an_agent_outlives_what_started_it(visitor: Visitor) -> None:
 
 def boot_of_another_release(**config: object) -> dict[str, object]:
     """Boot with the same code under another digest."""
-    archive = base64.b64encode(ssh.agent_archive()[1]).decode()
+    archive = base64.b64encode(agent_archive()[1]).decode()
     values: dict[str, Any] = {"digest": "other", "archive": archive, **config}
     return booted(**values)[1]
 
@@ -180,7 +186,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(visitor: Visitor, set
     os.kill(pid, 9)
     await visitor.ended()
     await until("the agent is dead", lambda: not alive(pid))
-    other = await Visitor.at(await ssh.connect("localhost", settings))
+    other = await Visitor.at(await connect("localhost", settings))
     assert (await other.request("ping"))["pid"] != pid
     other.close()
 
@@ -192,7 +198,7 @@ async def test_the_agent_runs_on_every_supported_python(
     """A node with any Python from 3.9 on starts a kernel, carries its channel and ends it."""
     await hosts("node1")
     settings.python = python
-    link = await ssh.connect("node1", settings)
+    link = await connect("node1", settings)
     visitor = await Visitor.at(link)
     pid = (await visitor.ready("k1", standin(python=python)))["pid"]
     _, reader, writer = await visitor.stream("k1")
@@ -205,3 +211,100 @@ async def test_the_agent_runs_on_every_supported_python(
     assert executable == Path(python).resolve()
     visitor.close()
     link.close()
+
+
+# -- an agent of the release before ------------------------------------------------------------------------------
+
+
+def agent_of_protocol(number: int) -> str:
+    """Return the agent's archive with another protocol's number, as text for a boot."""
+    _, archive = agent_archive()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as ours, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as theirs:
+        for name in ours.namelist():
+            content = ours.read(name).replace(
+                f"\nPROTOCOL = {PROTOCOL}\n".encode(), f"\nPROTOCOL = {number}\n".encode()
+            )
+            theirs.writestr(name, content)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest_asyncio.fixture
+async def earlier(home: Path) -> AsyncIterator[Visitor]:
+    """A gateway's connection to an agent of the protocol before ours."""
+    older = {"digest": "before", "protocol": str(PROTOCOL - 1), "archive": agent_of_protocol(PROTOCOL - 1)}
+    _, answer = await asyncio.to_thread(booted, **older)
+    assert answer["ok"], answer
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
+    assert visitor.hello["protocol"] == PROTOCOL - 1
+    yield visitor
+    visitor.close()
+
+
+async def test_kernels_of_an_older_agent_are_taken_over(earlier: Visitor, settings: Distributed) -> None:
+    """After an upgrade of its gateway a kernel runs on, under an agent of the new release that knows it."""
+    described = await earlier.ready("k1", standin())
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    now = await Visitor.at(await connect("localhost", settings), "tests", "now")
+    assert now.hello["protocol"] == PROTOCOL
+    found = (await now.request("adopt", kernels=["k1"]))["k1"]
+    assert (found["state"], found["pid"], found["attempt"]) == ("running", described["pid"], "a1")
+    assert (alive(described["pid"]), alive(agent)) == (True, False)
+    _, reader, writer = await now.stream("k1")
+    assert await echoed(reader, writer, b"ping") == b"ping"
+    now.close()
+
+
+async def test_an_older_agent_that_serves_a_gateway_is_used(earlier: Visitor, settings: Distributed) -> None:
+    """While another gateway of the older release has kernels there, its agent serves both, and starts kernels for both."""
+    theirs = await earlier.ready("k1", standin())
+    ours = await Visitor.at(await connect("localhost", settings), "ours", "1")
+    assert ours.hello["protocol"] == PROTOCOL - 1
+    await ours.ready("k2", standin())
+    assert {kernel["kernel"]: kernel["claimed"] for kernel in await ours.request("list")} == {"k1": True, "k2": True}
+    assert alive(theirs["pid"])
+    ours.close()
+
+
+async def test_an_idle_older_agent_leaves(earlier: Visitor, settings: Distributed) -> None:
+    """An agent of the older release without kernels makes room, as one of our own protocol does."""
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    now = await Visitor.at(await connect("localhost", settings))
+    assert now.hello["protocol"] == PROTOCOL
+    await until("the older agent has left", lambda: not alive(agent))
+    now.close()
+
+
+async def test_an_older_agent_that_stands_still_is_ended(earlier: Visitor) -> None:
+    """One that does not end when it is told to is killed: its kernels outlive it, and only its successor can find them."""
+    described = await earlier.ready("k1", standin())
+    agent = (await earlier.request("ping"))["pid"]
+    earlier.close()
+    await earlier.ended()
+    before = "space['END_DEADLINE'] = 0.2; space['end'] = lambda pid, signum: signum == 9 and space['os'].kill(pid, 9)"
+    digest, archive = agent_archive()
+    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1)}
+    _, answer = await asyncio.to_thread(booted, before, **ours)
+    assert answer["ok"], answer
+    now = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "now")
+    assert (await now.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
+    assert (alive(described["pid"]), alive(agent)) == (True, False)
+    now.close()
+
+
+async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visitor) -> None:
+    """A gateway that comes back after a cut finds the agent that keeps its output, though it answers for no kernel just now."""
+    await earlier.ready("k1", standin())
+    earlier.close()
+    await earlier.ended()
+    digest, archive = agent_archive()
+    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1), "keep": "yes"}
+    _, answer = await asyncio.to_thread(booted, **ours)
+    assert Path(str(answer["socket"])).name == f"agent-{PROTOCOL - 1}.sock"
+    back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
+    assert (await back.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
+    back.close()

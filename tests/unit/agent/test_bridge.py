@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed import ssh
 from eg_distributed.agent.bridge import CHUNK, Bridge
-from eg_distributed.bridging import BridgeClient
+from eg_distributed.link.agent_archive import agent_archive
+from eg_distributed.link.bridge import BridgeClient
 from tests.unit.agents import DEADLINE, pythons
 
 
@@ -79,7 +79,7 @@ async def test_connections_do_not_mix(echo: Path) -> None:
 async def test_floods_share_the_channel(echo: Path, short: Path, python: str) -> None:
     """Connections that all wait for a full channel get their turn, whichever Python the node has."""
     archive = short / "agent.zip"
-    archive.write_bytes(ssh.agent_archive()[1])
+    archive.write_bytes(agent_archive()[1])
     process = await asyncio.create_subprocess_exec(
         python, "-I", archive, "bridge", echo, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )

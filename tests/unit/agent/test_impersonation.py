@@ -9,23 +9,35 @@ import os
 import pwd
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from eg_distributed.agent.impersonation import check, listeners, user_of
-from eg_distributed.agent.launchers import ResponseListener
+from eg_distributed.agent.launcher_answer import ResponseListener
 from eg_distributed.agent.spawning import StartError
+from eg_distributed.protocol import Start
 from tests.unit.agents import DEADLINE, Refusal, Visitor, standin
 
 RUN_SH = "/k/bin/run.sh"
 OTHER = next(entry.pw_name for entry in pwd.getpwall() if entry.pw_uid not in (0, os.getuid()))
 
 
-def params(user: str = OTHER, *argv: str, **more: Any) -> dict[str, Any]:
+def asked(user: str = OTHER, *argv: str, enabled: str = "True", files: dict[str, str] | None = None) -> Start:
     """Return a start request as far as it says whose kernel it is."""
-    env = {"EG_IMPERSONATION_ENABLED": "True", "KERNEL_USERNAME": user}
-    return {"env": env, "argv": [*argv] or [RUN_SH], **more}
+    return Start(
+        kernel="k1",
+        attempt="a1",
+        owner="tests",
+        host_set="",
+        argv=[*argv] or [RUN_SH],
+        spec_env={},
+        env={"EG_IMPERSONATION_ENABLED": enabled, "KERNEL_USERNAME": user},
+        transport="launcher",
+        key="",
+        signature_scheme="",
+        orphan_timeout=0,
+        files=files or {},
+    )
 
 
 def sudo(folder: Path, script: str) -> dict[bytes, bytes]:
@@ -38,10 +50,10 @@ def sudo(folder: Path, script: str) -> dict[bytes, bytes]:
 
 def test_whose_kernel_it_is() -> None:
     """Another's only if the gateway impersonates, the name is not the login user's own, and no launcher of ours runs it."""
-    assert user_of(params()) == OTHER
-    assert user_of(params(getpass.getuser())) == ""
-    assert user_of(params(files={"spark.py": ""})) == ""
-    assert user_of({"env": {"EG_IMPERSONATION_ENABLED": "False", "KERNEL_USERNAME": OTHER}}) == ""
+    assert user_of(asked()) == OTHER
+    assert user_of(asked(getpass.getuser())) == ""
+    assert user_of(asked(files={"spark.py": ""})) == ""
+    assert user_of(asked(enabled="False")) == ""
 
 
 def test_who_may_answer() -> None:
@@ -60,7 +72,7 @@ def test_who_may_answer() -> None:
 )
 def test_sudo_that_allows_it(tmp_path: Path, script: str) -> None:
     """It is enough if sudo lets the login user run anything as the other one, or spark-submit alone."""
-    check(OTHER, params(), sudo(tmp_path, script))
+    check(OTHER, asked(), sudo(tmp_path, script))
 
 
 @pytest.mark.parametrize(
@@ -76,21 +88,21 @@ def test_sudo_that_allows_it(tmp_path: Path, script: str) -> None:
 def test_sudo_that_does_not(tmp_path: Path, script: str, said: str) -> None:
     """The error has both names, sudo's own words and what to write where."""
     with pytest.raises(StartError, match=f"does not let {getpass.getuser()} run a kernel as {OTHER} {said}"):
-        check(OTHER, params(), sudo(tmp_path, script))
+        check(OTHER, asked(), sudo(tmp_path, script))
 
 
 def test_a_node_without_sudo_or_the_user(tmp_path: Path) -> None:
     """What is missing is named."""
     with pytest.raises(StartError, match="sudo is not installed"):
-        check(OTHER, params(), {b"PATH": os.fsencode(tmp_path)})
+        check(OTHER, asked(), {b"PATH": os.fsencode(tmp_path)})
     with pytest.raises(StartError, match="there is no user 'no-such-user' on this node"):
-        check("no-such-user", params("no-such-user"), {})
+        check("no-such-user", asked("no-such-user"), {})
 
 
 async def test_a_plain_kernel_is_not_run_as_the_wrong_user(visitor: Visitor) -> None:
     """A kernelspec that does not become the other user is refused, instead of running with the login user's rights."""
     with pytest.raises(Refusal, match=f"would run as {getpass.getuser()}, not as {OTHER}; .*impersonation.: false"):
-        await visitor.start("k1", standin(), env=params()["env"])
+        await visitor.start("k1", standin(), env=asked().env)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

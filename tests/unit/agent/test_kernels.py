@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import ssh
 from eg_distributed.agent.kernels import LOG_CAP, TAIL
 from eg_distributed.agent.processes import OPEN_FILES
+from eg_distributed.link.connect import connect
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
 from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, written
@@ -190,7 +190,7 @@ async def test_kernelspec_values_are_expanded_on_the_node(
 ) -> None:
     """References in `spec_env` see the node's environment and the client's values; client values are data and win."""
     monkeypatch.setenv("LC_OF_THE_NODE", "here")
-    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    visitor = await Visitor.at(await connect("localhost", settings))
     spec_env = {
         "A": "${LC_OF_THE_NODE}/lib:$CLIENT",
         "B": "${NOWHERE:-default} $(id) `id`",
@@ -213,7 +213,7 @@ async def test_what_belongs_to_the_login_is_stripped(
     for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME", "SSH_CONNECTION"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("LC_KEPT", "1")
-    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    visitor = await Visitor.at(await connect("localhost", settings))
     env = (await facts(visitor, home))["env"]
     assert env["LC_KEPT"] == "1"
     assert not [name for name in env if name.startswith(("JPY_", "SSH_"))]
@@ -248,7 +248,7 @@ async def test_the_gateways_own_environment_stays_with_it(
     """On the gateway's own machine a kernel has what a login would give it, and none of the gateway's settings and secrets."""
     for name in ("EG_AUTH_TOKEN", "EG_REMOTE_PWD", "MY_SECRET"):
         monkeypatch.setenv(name, "secret")
-    visitor = await Visitor.at(await ssh.connect("localhost", settings))
+    visitor = await Visitor.at(await connect("localhost", settings))
     env = (await facts(visitor, home))["env"]
     assert "secret" not in env.values()
     assert env["PATH"] == os.environ["PATH"]
@@ -307,7 +307,7 @@ async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, sett
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1})
     try:
-        link = await ssh.connect("localhost", settings)
+        link = await connect("localhost", settings)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, before)
@@ -404,7 +404,7 @@ async def test_an_operators_log_folder_keeps_logs(visitor: Visitor, home: Path) 
         await visitor.start("k1", standin(f"say:{word}", "leave:0"), log_dir="~/logs")
         assert (await visitor.event("exited", "k1"))["log"] == f"{word}\n"
         visitor.events.clear()
-    await visitor.request("forget", kernel="k1")
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
     log = home / "logs" / "kernel-k1.log"
     assert log.read_text() == "first\nsecond\n"
     assert stat.S_IMODE(log.stat().st_mode) == 0o600

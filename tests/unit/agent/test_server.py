@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed import ssh
 from eg_distributed.agent.server import Agent, socket_path
-from eg_distributed.protocol import PROTOCOL, Reader, Writer, encode, read_message
+from eg_distributed.link.connect import connect
+from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
+from eg_distributed.wire import Reader, Writer, encode, read_message
 from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin
 from tests.until import until
 
@@ -42,18 +43,19 @@ async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
 
 async def again(settings: Distributed, owner: str = "tests", incarnation: str = "") -> Visitor:
     """Connect anew, as another process unless *incarnation* says otherwise."""
-    return await Visitor.at(await ssh.connect("localhost", settings), owner, incarnation or secrets.token_hex(4))
+    return await Visitor.at(await connect("localhost", settings), owner, incarnation or secrets.token_hex(4))
 
 
 # -- visitors ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_gateway_is_greeted_with_what_runs_here(visitor: Visitor, settings: Distributed) -> None:
-    """The greeting has the protocol's version and all kernels, whoever started them."""
+    """The greeting has the protocol's version and all kernels by id and state, whoever started them; a list says the rest."""
     await visitor.ready("k1", standin())
     other = await again(settings, "another")
     assert other.hello["protocol"] == PROTOCOL
-    (kernel,) = other.hello["kernels"]
+    assert other.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+    (kernel,) = await other.request("list")
     assert (kernel["kernel"], kernel["owner"], kernel["state"], kernel["host_set"]) == (
         "k1",
         "tests",
@@ -249,7 +251,8 @@ async def test_a_restarted_agent_finds_its_kernels(visitor: Visitor, settings: D
     await visitor.ended()
     back = await again(settings)
     assert (await back.request("ping"))["pid"] != old
-    (kernel,) = back.hello["kernels"]
+    assert [kernel["kernel"] for kernel in back.hello["kernels"]] == ["k1"]
+    (kernel,) = await back.request("list")
     assert (kernel["kernel"], kernel["pid"], kernel["state"]) == ("k1", pid, "running")
     assert alive(pid)
     answer, reader, writer = await back.stream("k1")

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from eg_distributed.agent import server
 from eg_distributed.agent.server import Agent
-from eg_distributed.protocol import encode, read_message
+from eg_distributed.wire import encode, read_message
 
 SILENCE = 0.5
 

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from lab import Lab, cli
-from lab.cli.options import DURATION, pairs, print_table
+from lab.cli.options import DURATION, pairs
+from lab.cli.output import print_table
 from lab.cli.shell import _place
 from lab.errors import LabUsageError
 from lab.state import StateFolder

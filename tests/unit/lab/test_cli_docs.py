@@ -6,7 +6,8 @@ from typing import Any
 import click
 import pytest
 
-from lab.cli import cli, reference
+from lab.cli import cli
+from lab.reference import pages
 from lab.topology import loads
 
 ROOT = Path(__file__).parents[3]
@@ -64,10 +65,10 @@ def check_fault(parameters: dict[str, Any]) -> None:
     kind(parameters["kind"]).parse(pairs(parameters["options"]))
 
 
-@pytest.mark.parametrize("page", reference.PAGES)
+@pytest.mark.parametrize("page", pages.PAGES)
 def test_the_reference_is_what_the_code_says(page: str) -> None:
-    """After a change of verbs, topology or faults: `python -m lab.cli.reference --write docs`."""
-    assert (ROOT / "docs" / page).read_text("utf-8") == reference.PAGES[page]()
+    """After a change of verbs, topology or faults: `python -m lab.reference.pages --write docs`."""
+    assert (ROOT / "docs" / page).read_text("utf-8") == pages.PAGES[page]()
 
 
 def test_every_verb_is_in_the_guide() -> None:
@@ -94,8 +95,8 @@ def test_the_topology_in_the_guide_is_one() -> None:
 
 def test_the_reference_checks_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is out of date is named with the command that mends it."""
-    assert reference.main(["--check", str(tmp_path)]) == 1
+    assert pages.main(["--check", str(tmp_path)]) == 1
     assert "--write" in capsys.readouterr().err
-    assert reference.main(["--write", str(tmp_path)]) == 0
-    assert reference.main(["--check", str(tmp_path)]) == 0
-    assert reference.main(["--frobnicate"]) == 2
+    assert pages.main(["--write", str(tmp_path)]) == 0
+    assert pages.main(["--check", str(tmp_path)]) == 0
+    assert pages.main(["--frobnicate"]) == 2

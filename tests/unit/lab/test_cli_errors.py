@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lab import Lab, error_table
-from lab.drivers import make
+from lab import Lab
+from lab.drivers.choice import make
 from lab.errors import EnvironmentUnfit, LabConflict, LabError, LabNotFound, LabNotReady, LabUsageError
+from lab.reference import errors
 from lab.state import StateFolder, locked
 from tests.unit.lab.command import run
 
@@ -157,21 +158,21 @@ def test_exit_codes_are_a_contract() -> None:
 
 def test_every_error_has_a_remedy() -> None:
     """Where nobody wrote one for the case, the kind's own says what to type next; a given one stands alone."""
-    for kind in error_table.kinds():
+    for kind in errors.kinds():
         assert "\nRemedy: `lab " in str(kind("it failed"))
         assert str(kind("it failed", remedy="mend it")) == "it failed\nRemedy: mend it"
 
 
 def test_every_kind_of_error_has_an_id_of_its_own() -> None:
     """No two classes of the lab share an id, and none inherits one."""
-    kinds = error_table.kinds()
+    kinds = errors.kinds()
     assert all("id" in vars(kind) for kind in kinds)
     assert len({kind.id for kind in kinds}) == len(kinds)
 
 
 def test_the_documented_errors_are_the_ones_that_there_are() -> None:
-    """docs/lab-errors.md is made from the classes: `python -m lab.error_table --write docs/lab-errors.md`."""
-    assert error_table.main(["--check", str(DOCS / "lab-errors.md")]) == 0
+    """docs/lab-errors.md is made from the classes: `python -m lab.reference.errors --write docs/lab-errors.md`."""
+    assert errors.main(["--check", str(DOCS / "lab-errors.md")]) == 0
 
 
 @pytest.mark.parametrize(("profile", "told"), [("hostil", "did you mean hostile"), ("refuse", "no fault of logins")])

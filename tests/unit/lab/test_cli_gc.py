@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from lab import collect
 from lab import lease as leases
-from lab.local import processes
+from lab.drivers.local import processes
+from lab.lifetime import holding
+from lab.lifetime.finding import find_labs
+from lab.lifetime.garbage import find_garbage
 from lab.names import LABEL, LABEL_ROLE, LABEL_USER
+from lab.processes import Process, identify
 from lab.state import StateFolder, locked, state_root
 from tests.unit.lab.command import run
 
@@ -85,7 +88,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine that answers, without anything on it."""
     found = Engine()
     for module in ("engine", "driver"):
-        monkeypatch.setattr(f"lab.containers.{module}.connect", lambda *_: found)
+        monkeypatch.setattr(f"lab.drivers.docker.{module}.connect", lambda *_: found)
     return found
 
 
@@ -105,14 +108,14 @@ def make_folder(name: str, made: float = OLD) -> Path:
 
 
 def what() -> list[str]:
-    return [each.what for each in collect.find_garbage()]
+    return [each.what for each in find_garbage()]
 
 
 def test_labs_are_found_by_label(engine: Engine) -> None:
     """Machines and networks of one label are one lab; what has no label is none."""
     engine.containers_there += [machine("a"), machine("a", status="exited"), machine("a", "gateway"), Thing({"x": "y"})]
     engine.networks_there += [Thing({LABEL: "a"}), Thing({LABEL: "b"})]
-    found = {lab.name: lab for lab in collect.find_labs()}
+    found = {lab.name: lab for lab in find_labs()}
     assert found.keys() == {"a", "b"}
     assert (found["a"].nodes, found["a"].gateways, found["a"].running) == (2, 1, 2)
     assert found["b"].machines == 0
@@ -124,7 +127,7 @@ def test_what_no_lab_could_be_called_is_none(engine: Engine) -> None:
     engine.networks_there += [Thing({LABEL: "Not A Lab"})]
     (state_root() / "Not A Lab").mkdir(parents=True)
     os.utime(state_root() / "Not A Lab", (OLD, OLD))
-    assert collect.find_labs() == []
+    assert find_labs() == []
     assert what() == []
 
 
@@ -138,9 +141,9 @@ def test_a_lab_in_use_is_no_garbage(engine: Engine) -> None:
 def test_a_lab_whose_lease_is_over_is_garbage(engine: Engine) -> None:
     """Its folder says when the lease ended; removing it takes the folder too."""
     engine.containers_there += [machine("a")]
-    leases.grant("a", 0)
+    holding.grant("a", 0)
     assert what() == ["the lab a"]
-    (garbage,) = collect.find_garbage()
+    (garbage,) = find_garbage()
     assert garbage.remove() == ["container thing", f"folder {StateFolder('a').path}"]
     assert engine.containers_there == []
 
@@ -148,21 +151,21 @@ def test_a_lab_whose_lease_is_over_is_garbage(engine: Engine) -> None:
 def test_a_lab_that_is_wanted_again_stays(engine: Engine) -> None:
     """Between the look and the removal an `up` may have given the lab a new lease: who removes looks once more."""
     engine.containers_there += [machine("a")]
-    leases.grant("a", 0)
-    (garbage,) = collect.find_garbage()
-    leases.grant("a", 60)
+    holding.grant("a", 0)
+    (garbage,) = find_garbage()
+    holding.grant("a", 60)
     try:
         assert garbage.remove() == []
         assert len(engine.containers_there) == 1
         assert StateFolder("a").path.exists()
     finally:
-        leases.release("a")
+        holding.release("a")
 
 
 def test_an_empty_folder_that_is_used_again_stays(engine: Engine) -> None:
     """The same for a folder of nothing: a lab of its name is there by now."""
     make_folder("gone")
-    (garbage,) = collect.find_garbage()
+    (garbage,) = find_garbage()
     engine.containers_there += [machine("gone")]
     assert garbage.remove() == []
     assert StateFolder("gone").path.exists()
@@ -194,7 +197,7 @@ def test_another_users_lab_is_not_taken_over(engine: Engine, capsys: pytest.Capt
         assert (code, "ann@desk" in err, "--name" in err) == (4, True, True)
     make_folder("lab")
     StateFolder("lab").write(StateFolder("lab").driver, "local")
-    leases.grant("lab", 60)
+    holding.grant("lab", 60)
     (row,) = json.loads(run(["ls", "--json"], capsys)[1])
     assert (row["owner"], row["expires"], row["folder"]) == ("ann", None, None)
     assert run(["down"], capsys)[0] == 0
@@ -213,12 +216,12 @@ def test_a_lab_whose_owner_died_is_garbage(engine: Engine) -> None:
     """An owner is a pid with its start time: a later process of the same number is another."""
     engine.containers_there += [machine("dead"), machine("alive")]
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owners = {"dead": processes.Process(child.pid, 1), "alive": processes.identify(child.pid)}
+    owners = {"dead": Process(child.pid, 1), "alive": identify(child.pid)}
     for name, owner in owners.items():
         assert owner is not None
         mine = leases.mine()
         lease = leases.Lease(mine.owner, mine.host, owner.pid, owner.started, 60, time.time() + 60)
-        leases._write(name, lease, None)
+        leases.write(name, lease, None)
     found = what()
     child.communicate(b"\n")
     assert found == ["the lab dead"]
@@ -266,15 +269,15 @@ def stray() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_processes_of_a_lab_that_is_gone_are_garbage(engine: Engine, stray: subprocess.Popen[bytes]) -> None:
     """The mark in their environment says whose they are; with the lab's folder there they are its own."""
-    (garbage,) = collect.find_garbage()
+    (garbage,) = find_garbage()
     assert garbage.lab == "lost"
     (state_root() / "lost" / "machines").mkdir(parents=True)
-    assert [each.lab for each in collect.find_garbage() if "processes" in each.what] == []
+    assert [each.lab for each in find_garbage() if "processes" in each.what] == []
     assert garbage.remove() == []
     (state_root() / "lost" / "machines").rmdir()
     (state_root() / "lost").rmdir()
     assert garbage.remove() == ["1 processes"]
-    assert processes.identify(stray.pid) is None
+    assert identify(stray.pid) is None
 
 
 def test_gc_says_what_it_would_remove(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:

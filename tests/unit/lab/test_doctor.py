@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lab.containers import network
 from lab.doctor import Finding, Report, engine, examination, examine, host, kernel
 from lab.doctor.findings import DOCKER, LOCAL
+from lab.drivers.docker import network
 from tests.unit.lab.command import run
 
 

@@ -11,9 +11,10 @@ import docker.errors
 import pytest
 import requests.exceptions
 
-from lab import events, keeper, lease
+from lab import events, lease
 from lab.errors import LabUsageError
-from lab.local.processes import Process, identify
+from lab.lifetime import holding, keeper
+from lab.processes import Process, identify
 from lab.state import StateFolder
 from tests.until import block_until
 
@@ -35,19 +36,19 @@ def test_a_lab_without_a_lease_stays() -> None:
     assert lease.read("mine") is None
     assert lease.expiry("mine") is None
     assert lease.labels("mine") == {}
-    lease.release("mine")
+    holding.release("mine")
 
 
 def test_labels_tell_what_the_folder_tells() -> None:
     """A fixed term is written down once, and a lab whose folder is gone is still known by its labels."""
-    granted = lease.grant("mine", 60)
+    granted = holding.grant("mine", 60)
     found = lease.from_labels(lease.labels("mine"))
     assert found is not None
     assert (found.owner, found.host, found.pid) == (granted.owner, socket.gethostname(), 0)
     assert found.expires == pytest.approx(time.time() + 60, abs=5)
     assert not found.is_over()
     assert lease.expiry("mine") == granted.expires
-    lease.release("mine")
+    holding.release("mine")
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,8 @@ def test_labels_that_no_lab_wrote_tell_nothing(labels: dict[str, str]) -> None:
 
 def test_a_term_that_has_passed_is_over() -> None:
     """A granted lease ends by the clock, and the lab is removed without anybody's doing."""
-    assert not lease.grant("mine", 3).is_over()
-    guard = Process(*lease._read("mine")["keeper"])
+    assert not holding.grant("mine", 3).is_over()
+    guard = Process(*lease.stored("mine")["keeper"])
     wait_until_gone(guard)
     assert not StateFolder("mine").path.exists()
     assert lease.Lease("x", "y", expires=time.time() - 1).is_over()
@@ -86,8 +87,8 @@ def test_an_owner_elsewhere_is_never_over_by_its_label() -> None:
 
 def test_the_keeper_removes_the_lab_when_the_owner_is_killed(child: subprocess.Popen[bytes]) -> None:
     """The owner is killed, the keeper notices by itself, and the lab's folder is gone; so is the keeper."""
-    lease.hold("mine", pid=child.pid, seconds=30)
-    kept = lease._read("mine")["keeper"]
+    holding.hold("mine", pid=child.pid, seconds=30)
+    kept = lease.stored("mine")["keeper"]
     guard = Process(*kept)
     assert guard.status
     child.kill()
@@ -98,11 +99,11 @@ def test_the_keeper_removes_the_lab_when_the_owner_is_killed(child: subprocess.P
 
 def test_the_keeper_renews(child: subprocess.Popen[bytes]) -> None:
     """While the owner lives, the term goes on."""
-    first = lease.hold("mine", pid=child.pid, seconds=3).expires
+    first = holding.hold("mine", pid=child.pid, seconds=3).expires
     assert first is not None
     block_until("the lease is renewed", lambda: (lease.expiry("mine") or 0) >= first + 1.5)
-    guard = Process(*lease._read("mine")["keeper"])
-    lease.release("mine")
+    guard = Process(*lease.stored("mine")["keeper"])
+    holding.release("mine")
     wait_until_gone(guard)
     assert StateFolder("mine").path.exists()
     assert lease.read("mine") is None
@@ -110,15 +111,15 @@ def test_the_keeper_renews(child: subprocess.Popen[bytes]) -> None:
 
 def test_holding_again_ends_the_first_keeper(child: subprocess.Popen[bytes]) -> None:
     """One lab, one keeper."""
-    lease.hold("mine", pid=child.pid)
-    first = Process(*lease._read("mine")["keeper"])
-    lease.hold("mine")
-    second = Process(*lease._read("mine")["keeper"])
+    holding.hold("mine", pid=child.pid)
+    first = Process(*lease.stored("mine")["keeper"])
+    holding.hold("mine")
+    second = Process(*lease.stored("mine")["keeper"])
     wait_until_gone(first)
     assert second.status
     assert lease.read("mine") is not None
     assert lease.read("mine").pid == os.getpid()  # type: ignore[union-attr]
-    lease.release("mine")
+    holding.release("mine")
     wait_until_gone(second)
     assert [event["kind"] for event in events.read("mine")].count("lease.held") == 2
 
@@ -127,17 +128,17 @@ def test_a_renewal_does_not_bring_a_removed_lab_back() -> None:
     """Renewing after `lab down` writes nothing."""
     me = identify(os.getpid())
     assert me is not None
-    lease._write("mine", lease.mine(), me)
-    assert lease.renew("mine", me)
+    lease.write("mine", lease.mine(), me)
+    assert holding.renew("mine", me)
     StateFolder("mine").remove()
-    assert not lease.renew("mine", me)
+    assert not holding.renew("mine", me)
     assert not StateFolder("mine").path.exists()
 
 
 def test_a_keeper_of_another_lease_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keeper whose number isn't in the lease ends without touching the lab."""
     monkeypatch.setattr(keeper, "NUMBER_SECONDS", 0.2)
-    lease._write("mine", lease.mine(), Process(1, 1))
+    lease.write("mine", lease.mine(), Process(1, 1))
     keeper.keep("mine")
     assert lease.read("mine") is not None
 
@@ -149,7 +150,7 @@ def test_a_keeper_outlives_what_fails_in_passing(
     me = identify(os.getpid())
     assert me is not None
     held = lease.mine(child.pid)
-    lease._write("mine", lease.Lease(held.owner, held.host, held.pid, held.started, 0.05, time.time() + 60), me)
+    lease.write("mine", lease.Lease(held.owner, held.host, held.pid, held.started, 0.05, time.time() + 60), me)
     failures = iter(
         [docker.errors.APIError("500"), requests.exceptions.ConnectionError("gone"), FileNotFoundError("x")]
     )
@@ -176,7 +177,7 @@ def test_a_keeper_tries_a_removal_again(monkeypatch: pytest.MonkeyPatch, capsys:
     assert me is not None
     folder = StateFolder("mine")
     folder.write(folder.driver, "docker")
-    lease._write("mine", lease.Lease("me", "here", expires=time.time() - 1), me)
+    lease.write("mine", lease.Lease("me", "here", expires=time.time() - 1), me)
     keeper.keep("mine")
     assert capsys.readouterr().out.count("could not be removed: no container engine answers") == 3
     assert folder.made_by == "docker"
@@ -188,6 +189,6 @@ def test_a_keeper_leaves_a_lab_that_is_wanted_again(monkeypatch: pytest.MonkeyPa
     me = identify(os.getpid())
     assert me is not None
     over = lease.Lease("me", "here", expires=time.time() - 1)
-    lease._write("mine", lease.Lease("me", "here", expires=time.time() + 60), me)
+    lease.write("mine", lease.Lease("me", "here", expires=time.time() + 60), me)
     assert keeper._remove("mine", over)
     assert lease.read("mine") is not None

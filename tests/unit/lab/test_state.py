@@ -1,6 +1,6 @@
 import pytest
 
-from lab.drivers import choose_driver
+from lab.drivers.choice import choose_driver
 from lab.errors import EnvironmentUnfit, LabConflict
 from lab.progress import Silent
 from lab.state import StateFolder, locked, state_root

@@ -1,6 +1,6 @@
 import pytest
 
-from lab.faults import reach, watchdog
+from lab.faults import guard, reach
 from tests.unit.lab.faults.machines import Reached
 
 
@@ -10,5 +10,5 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Reached:
     found = Reached()
     monkeypatch.setattr(reach, "carry_out", found.carry_out)
     monkeypatch.setattr(reach, "is_node", lambda machine: machine.name != "gateway")
-    monkeypatch.setattr(watchdog, "start", lambda name, folder: None)
+    monkeypatch.setattr(guard, "start", lambda name, folder: None)
     return found

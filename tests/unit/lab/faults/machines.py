@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from lab import Lab
+from lab.drivers.machines import Machine
 from lab.faults import inject, reach
 from lab.faults.model import Context
-from lab.machines import Machine
 from lab.state import StateFolder
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from lab.errors import FaultUnavailable, LabConflict, LabError, LabNotReady, LabUsageError
-from lab.faults import active, add, heal, reach, watchdog
-from lab.faults.record import Notes, due
+from lab.faults import active, add, guard, heal, reach
+from lab.faults.notes import Notes, due
 from tests.unit.lab.faults.machines import Reached, lab
 
 
@@ -105,7 +105,7 @@ def test_without_a_watchdog_nothing_is_inflicted(reached: Reached, monkeypatch: 
     def start(name: str, folder: object) -> None:
         raise LabError("no watchdog")
 
-    monkeypatch.setattr(watchdog, "start", start)
+    monkeypatch.setattr(guard, "start", start)
     with pytest.raises(LabError, match="no watchdog"):
         add(found, "refuse", found.nodes[:1])
     assert (reached.told, Notes(found.folder.path).read()) == ([], [])

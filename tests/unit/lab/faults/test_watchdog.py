@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.faults import add, fault
-from lab.faults.record import Busy, Note, Notes, alive, due, started, take
+from lab.faults import add, healing
+from lab.faults.notes import Busy, Note, Notes, alive, due, started, take
 from lab.faults.watchdog import RETRY, Patience, _due, overdue
 from tests.unit.lab.faults.machines import Reached, lab
 
@@ -46,9 +46,9 @@ def test_a_note_that_changed_meanwhile_is_not_healed(reached: Reached) -> None:
     found = lab()
     kept = add(found, "refuse", found.nodes[:1], duration=60)
     [read] = Notes(found.folder.path).read()
-    assert not fault.heal_note(found, dataclasses.replace(read, expires=1), "duration over", check=_due)
+    assert not healing.heal_note(found, dataclasses.replace(read, expires=1), "duration over", check=_due)
     assert kept.active
-    assert fault.heal_note(found, read, "", check=lambda _: "because")
+    assert healing.heal_note(found, read, "", check=lambda _: "because")
     assert not kept.active
 
 

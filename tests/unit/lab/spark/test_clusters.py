@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from lab.drivers.machines import ExecResult, Node
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.machines import ExecResult, Node
 from lab.spark.clusters import Application, Member, ResourceManager, SparkMaster, cluster, environment, report
-from lab.specs import NodeSpec
+from lab.topology.specs import NodeSpec
 from tests.unit.lab.fake_lab import fake_lab
 
 WORKERS = [

@@ -1,0 +1,120 @@
+"""Where a kernel listens: choosing the endpoints before it starts, and connecting to them afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import random
+import select
+import socket
+from pathlib import Path
+from typing import AbstractSet, Any, Optional
+
+from ..protocol import CHANNELS, Start
+from .private import write_private
+from .spawning import StartError
+
+
+def choose_endpoints(
+    directory: Path, asked: Start, taken: AbstractSet[int]
+) -> tuple[dict[str, Any], list[socket.socket]]:
+    """Choose what the kernel of a start request listens on and write its connection file into *directory*.
+
+    Returns the connection information, and ports that are held open until the kernel starts. None of *taken*: a kernel
+    that is still starting has not bound its own yet. Raises StartError without free ports.
+    """
+    held: list[socket.socket] = []
+    info: dict[str, Any] = {
+        "key": asked.key,
+        "signature_scheme": asked.signature_scheme,
+        "kernel_name": asked.kernel_name,
+        "transport": asked.transport,
+    }
+    if asked.transport == "ipc":
+        info["ip"] = str(directory / "s")
+        ports = [1, 2, 3, 4, 5]
+        for port in ports:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{info['ip']}-{port}")
+    else:
+        info["ip"] = "127.0.0.1"
+        held = _hold_ports(5, asked.port_range, taken)
+        ports = [sock.getsockname()[1] for sock in held]
+    info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
+    write_private(directory / "connection.json", json.dumps(info, indent=2).encode())
+    return info, held
+
+
+def endpoint(info: dict[str, Any], channel: str) -> tuple[str, int]:
+    """Return where *channel* listens: (path, 0) for a UNIX socket, else (address, port)."""
+    port = int(info[f"{channel}_port"])
+    if info.get("transport") == "ipc":
+        return f"{info['ip']}-{port}", 0
+    return str(info["ip"]), port
+
+
+def accepts(info: dict[str, Any], channel: str) -> bool:
+    """Whether somebody listens where *channel* leads; asked often while kernels start, so it costs no task and no waiting."""
+    address, port = endpoint(info, channel)
+    with socket.socket(socket.AF_INET if port else socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        error = probe.connect_ex((address, port) if port else address)
+        if not port:
+            return error in (0, errno.EAGAIN)  # EAGAIN: it listens, and others wait already
+        if error not in (0, errno.EINPROGRESS):
+            return False
+        poller = select.poll()  # on loopback a connection is made, or refused, by now
+        poller.register(probe, select.POLLOUT)
+        if not poller.poll(0) or probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return False
+        try:
+            return not _joined_to_itself(probe)
+        except OSError:  # it has been closed again
+            return False
+
+
+def _joined_to_itself(connection: socket.socket) -> bool:
+    """Whether TCP joined a socket to itself, as it does if it happens to give it the very port that it connects to."""
+    return bool(connection.getsockname() == connection.getpeername())
+
+
+async def connect(info: dict[str, Any], channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to *channel*; raises OSError."""
+    address, port = endpoint(info, channel)
+    if port == 0:
+        return await asyncio.open_unix_connection(address)
+    reader, writer = await asyncio.open_connection(address, port)
+    if _joined_to_itself(writer.get_extra_info("socket")):
+        writer.close()
+        raise ConnectionRefusedError
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return reader, writer
+
+
+def _hold_ports(count: int, port_range: Optional[tuple[int, int]], taken: AbstractSet[int]) -> list[socket.socket]:
+    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice."""
+    held: list[socket.socket] = []
+    if port_range:
+        candidates = [port for port in range(port_range[0], port_range[1] + 1) if port not in taken]
+        random.shuffle(candidates)
+    else:
+        candidates = [0] * (count + len(taken) + 16)
+    for port in candidates:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            sock.close()
+            continue
+        if sock.getsockname()[1] in taken:
+            sock.close()
+            continue
+        held.append(sock)
+        if len(held) == count:
+            return held
+    for sock in held:
+        sock.close()
+    raise StartError(f"no {count} free ports in the port range {port_range}", host_fault=True)

@@ -1,0 +1,94 @@
+"""What a start brings along for its launcher: files for the node, and a command for when the kernel has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Callable, Optional
+
+from . import processes, spawning
+from .private import write_private
+from .spawning import StartError
+
+ON_EXIT_DEADLINE = 15.0
+"""Seconds that the command after a kernel's end may take."""
+FOLDER = "launcher"
+"""The folder of a launcher's files, in the kernel's own; `{launcher}` in argv stands for its path."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+"""Each part of a file's path: so none is empty, hidden, or `..`, and no path is absolute."""
+_DEPTH = 4  # parts that a path may have
+_PENDING = "on_exit.json"
+
+
+class Shipment:
+    """A launcher's files on this node, and what is to be run after the kernel; owned by its Kernel.
+
+    The command waits on disk, with its environment (0600), so that it is run even if the agent that started the kernel has gone.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = directory / FOLDER
+        self._pending = directory / _PENDING
+
+    def unpack(self, files: dict[str, str]) -> None:
+        """Write *files*, each 0600, in folders of 0700; raises OSError, or StartError for a path that leads anywhere else."""
+        if not files:
+            return
+        paths = {name: name.split("/") for name in files}
+        for name, parts in paths.items():
+            if len(parts) > _DEPTH or not all(_NAME.match(part) for part in parts):
+                raise StartError(f"{name!r} is no name for a launcher's file")
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        for name, text in files.items():
+            folder = self.folder
+            for part in paths[name][:-1]:
+                folder /= part
+                folder.mkdir(mode=0o700, exist_ok=True)
+            write_private(folder / paths[name][-1], text.encode("utf-8", "surrogatepass"))
+
+    def prepare(self, argv: list[str], environment: dict[bytes, bytes]) -> None:
+        """Keep the command for the kernel's end; raises OSError."""
+        if argv:
+            env = {os.fsdecode(name): os.fsdecode(value) for name, value in environment.items()}
+            content = json.dumps({"argv": argv, "env": env}).encode("utf-8", "surrogatepass")
+            write_private(self._pending, content)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a command is still to be run."""
+        return self._pending.exists()
+
+    async def finish(self, log: Path) -> None:
+        """Run the command, if there is one, and wait for it, for as long as it may take; raises nothing."""
+        try:
+            wanted = json.loads(self._pending.read_bytes().decode("utf-8", "surrogatepass"))
+            argv = [str(word) for word in wanted["argv"]]
+            environment = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            process = await loop.run_in_executor(None, spawning.spawn, argv, environment, None, 0o077, log)
+        except (OSError, StartError) as error:
+            print(f"{argv}: {error}", file=sys.stderr, flush=True)
+        else:
+            code = await _wait(process.poll)
+            if code is None:
+                print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
+                processes.end_group(process.pid, signal.SIGKILL)
+                await loop.run_in_executor(None, process.wait)
+        with contextlib.suppress(OSError):
+            self._pending.unlink()
+
+
+async def _wait(poll: Callable[[], Optional[int]]) -> Optional[int]:
+    deadline = asyncio.get_running_loop().time() + ON_EXIT_DEADLINE
+    while (code := poll()) is None and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+    return code

@@ -1,0 +1,114 @@
+"""The streams that gateways have to this node's kernels: opened, resumed, limited, and closed when nobody comes back for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import AbstractSet, Mapping, Optional
+
+from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
+from ..streams import DEFAULT_LIMIT, Relay
+from ..wire import encode
+from .kernels import EXITED, Kernel, Notify
+
+STREAM_LINGER = 900.0
+"""Seconds for which a stream without a link is kept for its gateway to come back."""
+STALL_TOLD = 0.5
+"""Seconds, of the time between two ticks, from which on a stall is told: a PUB socket bridges shorter ones by its own queue."""
+OUTPUT_LIMIT = 256 * 1024 * 1024
+"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
+drops what a reader hasn't taken once that is 1000 messages."""
+OUTPUT_BUDGET = 512 * 1024 * 1024
+"""Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
+
+
+class Stream:
+    """One resumable stream to a kernel's channel; *owner* is the gateway that it belongs to, and its incarnation."""
+
+    def __init__(self, relay: Relay, kernel: Kernel, channel: str, owner: tuple[str, str]) -> None:
+        self.relay = relay
+        self.kernel = kernel
+        self.channel = channel
+        self.owner = owner
+        self.unlinked_since = time.monotonic()
+        self.running = asyncio.ensure_future(relay.run())
+
+
+class Streams:
+    """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`."""
+
+    def __init__(self, kernels: Mapping[str, Kernel], notify: Notify) -> None:
+        self._kernels = kernels
+        self._notify = notify
+        self._streams: dict[str, Stream] = {}
+
+    async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
+
+        Raises StreamBroken, OSError.
+        """
+        stream, refusal = self._streams.get(hello.stream), ""
+        if stream is None:
+            stream, refusal = await self._open(hello)
+        if stream is None:
+            writer.write(encode(StreamAnswer(ok=False, error=refusal).write()))
+            await writer.drain()
+            return
+        relay = stream.relay
+        await relay.unlink()
+        answer = StreamAnswer(ok=True, received=relay.flow.received, stalled=relay.take_stalled())
+        writer.write(encode(answer.write()))
+        await relay.serve(reader, writer, hello.received)
+        stream.unlinked_since = time.monotonic()
+
+    async def _open(self, hello: StreamHello) -> tuple[Optional[Stream], str]:
+        """Return a new stream, or the reason why there can be none."""
+        kernel = self._kernels.get(hello.kernel)
+        if hello.resume:
+            return None, "the agent no longer has this stream"
+        if kernel is None or not kernel.connection or kernel.state == EXITED or hello.channel not in CHANNELS:
+            return None, "no such kernel or channel"
+        try:
+            reader, writer = await kernel.connect(hello.channel)
+        except OSError as error:
+            return None, f"cannot connect to the kernel: {error}"
+        earlier = self._streams.get(hello.stream)
+        if earlier is not None:  # its gateway lost patience and came again, and that one was quicker
+            writer.close()
+            return earlier, ""
+        limit = self._output_limit() if hello.channel == "iopub" else DEFAULT_LIMIT
+        owner = (hello.gateway, hello.incarnation)
+        stream = self._streams[hello.stream] = Stream(Relay(reader, writer, limit), kernel, hello.channel, owner)
+        return stream, ""
+
+    def _output_limit(self) -> int:
+        """Return what one more stream of output may keep, so that a few slow readers can't fill the node's memory."""
+        kept = sum(stream.relay.flow.backlog for stream in self._streams.values())
+        return max(DEFAULT_LIMIT, min(OUTPUT_LIMIT, OUTPUT_BUDGET - kept))
+
+    def tick(self) -> None:
+        """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader."""
+        now = time.monotonic()
+        for stream_id, stream in list(self._streams.items()):
+            if stream.relay.linked:
+                stream.unlinked_since = now
+                stalled = stream.relay.take_stalled()
+                # The other channels have back-pressure, which loses nothing.
+                if stalled >= STALL_TOLD and stream.channel == "iopub":
+                    self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
+            elif now - stream.unlinked_since > STREAM_LINGER:
+                stream.relay.close()
+            if stream.running.done():
+                del self._streams[stream_id]
+
+    def close_of(self, kernel: Kernel) -> None:
+        """Close all streams to *kernel*."""
+        for stream in self._streams.values():
+            if stream.kernel is kernel:
+                stream.relay.close()
+
+    def close_earlier_lives(self, owner: str, living: AbstractSet[str]) -> None:
+        """Close the streams of processes of the gateway *owner* that are not among *living*: nobody is left to resume them."""
+        for stream in self._streams.values():
+            if stream.owner[0] == owner and stream.owner[1] not in living:
+                stream.relay.close()

@@ -1,0 +1,28 @@
+"""The adapter for Enterprise Gateway 3.x: a kernelspec's `class_name` is all that changes.
+
+    proxy            the process proxy: Enterprise Gateway's calls, turned into the cluster's
+    request          what Enterprise Gateway knows of a kernel, turned into a StartRequest
+    patches          what Enterprise Gateway and its pinned libraries get wrong for their users
+    run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
+    launcher_key     the cryptography of Enterprise Gateway's launchers
+    client_options   Spark options of a client, kept out of the kernelspec's
+
+Only `proxy` and `patches` import Enterprise Gateway, so the others can be used, and tested, where it is not installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .proxy import DistributedProcessProxy
+
+__all__ = ["DistributedProcessProxy"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DistributedProcessProxy":
+        from .proxy import DistributedProcessProxy
+
+        return DistributedProcessProxy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,284 @@
+"""The process proxy for Enterprise Gateway 3.x: a kernelspec's `class_name` is all that changes.
+
+Enterprise Gateway builds one proxy for each start and each restart, awaits `launch_process`, and calls everything else
+synchronously on its event loop. So nothing here waits for the network: `poll` reads cached state, and signals and
+clean-up are handed to the cluster's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import signal
+from typing import Any, ClassVar, Final
+
+from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
+from tornado.web import HTTPError
+from traitlets import TraitError
+
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError
+from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.request import check_env
+from eg_distributed.settings import Distributed
+
+from . import patches
+from .request import requested_env, start_request
+
+log = logging.getLogger(__name__)
+
+_NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
+"""Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
+_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
+
+
+class DistributedProcessProxy(RemoteProcessProxy):
+    """Runs a kernel on one of `remote_hosts`, over SSH; one instance a start, made by Enterprise Gateway."""
+
+    _cluster: ClassVar[Cluster | None] = None
+
+    def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
+        # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
+        BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
+        self.response_socket = None
+        self.start_time = None
+        self.assigned_ip: str | None = None
+        self.assigned_host = ""
+        self.comm_ip = None
+        self.comm_port = 0
+        self.tunneled_connect_info = None
+        self.tunnel_processes: dict[str, Any] = {}
+        # Any text will do: it only keeps Enterprise Gateway from writing a connection file with ports of this machine.
+        kernel_manager.response_address = "chosen on the node"
+        # Read here, on the gateway's own thread: the trait's default is the loop of whichever thread asks first.
+        self._gateway_loop = kernel_manager.loop
+        self._restarting = False
+        self._launched = False  # by one of Enterprise Gateway's launchers
+        self._kernel: RemoteKernel | None = None
+        self.cluster = self._shared_cluster(kernel_manager)
+        self._observe_restart()
+
+    @classmethod
+    def _shared_cluster(cls, kernel_manager: Any) -> Cluster:
+        """Return the gateway's one cluster, made for the first kernel."""
+        if DistributedProcessProxy._cluster is None:
+            app = getattr(getattr(kernel_manager, "parent", None), "parent", None)
+            try:
+                settings = Distributed(config=getattr(app, "config", None) or kernel_manager.config)
+            except (TraitError, ValueError) as error:  # told to who starts a kernel, since nobody else can mend it now
+                log.error("a setting is wrong, so no kernel can start: %s", error)
+                reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
+                raise HTTPError(500, reason=reason) from error
+            cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
+            atexit.register(cluster.close, end_untaken=True)
+            for name in _NO_LONGER_MEANT:
+                if os.environ.get(name):
+                    log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
+            DistributedProcessProxy._cluster = cluster
+        return DistributedProcessProxy._cluster
+
+    def _observe_restart(self) -> None:
+        """Learn whether `cleanup` belongs to a restart, which Enterprise Gateway doesn't say: then the host is kept."""
+        manager = self.kernel_manager
+        original = type(manager).cleanup_resources
+
+        def cleanup_resources(restart: bool = False) -> Any:
+            self._restarting = restart
+            return original(manager, restart=restart)
+
+        manager.cleanup_resources = cleanup_resources
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def launch_process(self, kernel_cmd: list[str], **kwargs: Any) -> DistributedProcessProxy:
+        """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
+        kwargs["env"] = requested_env(self.kernel_manager)
+        try:
+            check_env(kwargs["env"])
+            await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
+            request = start_request(
+                self.kernel_manager,
+                self.proxy_config,
+                kwargs["env"],
+                self.cluster.settings,
+                kernel_id=self.kernel_id,
+                port_range=(self.lower_port, self.upper_port) if self.upper_port else None,
+                launch_timeout=self.kernel_launch_timeout,
+            )
+            self._launched = request.transport == "launcher"
+            self._kernel = await self.cluster.run(self.cluster.start(request))
+        except DistributedError as error:
+            self._stay_listed()
+            self.log_and_raise(http_status_code=error.http_status, reason=str(error))
+        except HTTPError:  # Enterprise Gateway's own: a user who is not authorized
+            self._stay_listed()
+            raise
+        except Exception as error:  # a balancer of the site's own, say; unanswered, its kernel could never be deleted
+            log.exception("kernel %s: an error that nobody expected", self.kernel_id)
+            self._stay_listed()
+            reason = f"The start failed unexpectedly ({error!r}). See the gateway's log."
+            self.log_and_raise(http_status_code=500, reason=reason)
+        assert self._kernel is not None
+        self._kernel.on_exit = self._exited
+        self._take_over(self._kernel)
+        if self._kernel.state is State.DEAD:  # it ended between its start and our listening
+            self._exited(self._kernel)
+        return self
+
+    def _stay_listed(self) -> None:
+        """After a restart that failed, leave the kernel as dead and not as nothing, and have the restarter try again.
+
+        Jupyter's shutdown begins with an interrupt, which refuses a kernel that is None: nobody could delete or restart it
+        any more. And Enterprise Gateway leaves the restarter stopped and the kernel marked as restarting, so that
+        every later request would wait. The restarter's own limit ends its tries.
+        """
+        manager = self.kernel_manager
+        manager.kernel = self
+        if manager.restarting:
+            manager.restarting = False
+            if manager._restarter is not None:
+                manager._restarter._restarting = True  # so that the next failure counts as one more in a row
+                manager.loop.call_later(manager._restarter.time_to_dead, self._watch_again)
+
+    def _watch_again(self) -> None:
+        """Start the restarter, unless somebody has restarted or ended the kernel meanwhile: it would end the new one."""
+        manager = self.kernel_manager
+        if manager.process_proxy is self and not (manager.restarting or manager.shutting_down):
+            manager._restarter.start()
+
+    def _take_over(self, kernel: RemoteKernel) -> None:
+        """Tell the kernel manager where its kernel is: sockets on this machine, whatever the host."""
+        assert kernel.node is not None
+        self.assigned_host = self.assigned_ip = self.ip = kernel.node.name
+        self.pid = kernel.pid
+        self._connect_manager(kernel)
+        patches.renew_session_key(self.kernel_id, self.kernel_manager.session.key)
+
+    def _connect_manager(self, kernel: RemoteKernel) -> None:
+        """Give the kernel manager the endpoints. Not by the base class's method, which logs the kernel's key."""
+        manager = self.kernel_manager
+        manager.shell_port = manager.iopub_port = manager.stdin_port = manager.hb_port = manager.control_port = 0
+        manager.load_connection_info(info=kernel.connection_info)
+        manager._connection_file_written = True  # lets Jupyter's clean-up remove what it may have written
+
+    async def confirm_remote_startup(self) -> None:
+        """Nothing: `launch_process` returns only when the kernel is ready. Abstract in the base class."""
+
+    async def handle_timeout(self) -> None:
+        """Nothing, for the same reason."""
+
+    # -- state, signals, end -------------------------------------------------------------------------------------
+
+    def poll(self) -> bool | None:
+        """Return None while the kernel is not known to be dead, else False; called every 3 s, and every 0.1 s at the end."""
+        return False if self._kernel is None or self._kernel.state is State.DEAD else None
+
+    def wait(self) -> None:
+        """Return at once: Enterprise Gateway calls this on its loop, after `poll` has said that the kernel is dead."""
+
+    def send_signal(self, signum: int) -> bool | None:
+        """Send *signum* on its way to the kernel; 0 only asks whether it lives."""
+        if signum == 0 or self._kernel is None:
+            return self.poll()
+        self.cluster.submit(self._signal(self._kernel, signum))
+        return None
+
+    async def _signal(self, kernel: RemoteKernel, signum: int) -> None:
+        try:
+            await kernel.signal(signum)
+        except DistributedError as error:
+            log.warning("kernel %s: signal %d did not arrive: %s", kernel.id, signum, error)
+
+    def kill(self) -> bool | None:
+        """Send SIGKILL."""
+        return self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> bool | None:
+        """Send SIGTERM."""
+        return self.send_signal(signal.SIGTERM)
+
+    def shutdown_listener(self) -> None:
+        """Called right after a shutdown was requested: make sure that a launcher ends."""
+        if self._launched and self._kernel is not None:
+            self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
+
+    async def _end_launcher(self, kernel: RemoteKernel, attempt: str) -> None:
+        """Send SIGTERM if the launcher has not ended by itself soon; Enterprise Gateway's own proxy does so at once.
+
+        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
+        """
+        await asyncio.sleep(_LAUNCHER_GRACE)
+        if kernel.attempt == attempt and kernel.state is not State.DEAD:
+            await self._signal(kernel, signal.SIGTERM)
+
+    def cleanup(self) -> None:
+        """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
+        if not self._restarting:
+            self.cluster.call_soon(self.cluster.release_soon, self.kernel_id)
+
+    def _exited(self, kernel: RemoteKernel) -> None:
+        """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
+        self._gateway_loop.add_callback(self._wake_restarter)
+
+    async def _wake_restarter(self) -> None:
+        manager = self.kernel_manager
+        restarter = manager._restarter
+        if manager.process_proxy is not self or manager.shutting_down or restarter is None:
+            return
+        if restarter._pcallback is not None:  # it watches; else somebody is ending the kernel already
+            await restarter.poll()
+
+    # -- persistence ---------------------------------------------------------------------------------------------
+
+    def get_process_info(self) -> dict[str, Any]:
+        """Return what is kept for a restart of the gateway."""
+        info: dict[str, Any] = super().get_process_info()
+        if self._kernel is not None:
+            info["distributed"] = {
+                "host": self.assigned_host,
+                "attempt": self._kernel.attempt,
+                "launched": self._launched,
+            }
+        return info
+
+    def load_process_info(self, process_info: dict[str, Any]) -> None:
+        """Find the kernel again that an earlier process of this gateway started; does not wait for its host.
+
+        Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
+        """
+        super().load_process_info(process_info)
+        ours = process_info.get("distributed")
+        if not ours:
+            log.warning("kernel %s was started by another process proxy and cannot be found again", self.kernel_id)
+            return
+        info = self.kernel_manager.get_connection_info()
+        info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
+        adopting = self.cluster.submit(self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info))
+        try:
+            self._kernel = adopting.result(_LOCAL_DEADLINE)
+        except (DistributedError, OSError, concurrent.futures.TimeoutError) as error:
+            adopting.cancel()  # Enterprise Gateway forgets the kernel now, so we must not claim it later
+            # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
+            log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
+            return
+        self._kernel.on_exit = self._exited
+        if self._kernel.state is State.DEAD:
+            self._exited(self._kernel)
+        self.assigned_host = ours["host"]
+        # The runtime folder may have another name now, a port another owner.
+        if self._kernel.connection_info.items() - info.items():
+            self._connect_manager(self._kernel)
+        self._launched = bool(ours.get("launched"))
+        # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
+        self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
+
+
+patches.turn_nagle_off()
+patches.parse_dates_quickly()
+patches.keep_environments_apart()
+patches.say_why_restarts_fail()
+__all__ = ["DistributedProcessProxy"]

@@ -1,0 +1,1 @@
+"""The R kernel: IRkernel, with Spark's driver JVM beside it."""

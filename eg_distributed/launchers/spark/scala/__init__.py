@@ -1,0 +1,1 @@
+"""The Scala kernel: Toree in Spark's driver JVM."""

@@ -1,0 +1,68 @@
+"""The agent's code as it goes over a connection: an archive that Python runs, behind one line that starts it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import zipfile
+import zlib
+from functools import cache
+from importlib import resources
+
+from eg_distributed.protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL
+
+_PACKAGE = "eg_distributed"
+_BOOT = "boot.py"
+"""Sent as text ahead of the archive, which it unpacks: so it is not in the archive itself."""
+_SHARED = ("protocol.py", "streams.py", "wire.py")
+"""What gateways and agents have in common."""
+_MAIN = """
+import sys
+from eg_distributed.agent import bridge, server
+server.main(*sys.argv[2:]) if sys.argv[1] == "agent" else bridge.main(*sys.argv[2:])
+"""
+
+
+def _agent_files() -> dict[str, bytes]:
+    """Return the agent's files with what it shares with a gateway, by their names in the archive and in order of them."""
+    package = resources.files(_PACKAGE)
+    found = {f"{_PACKAGE}/{name}": (package / name).read_bytes() for name in _SHARED}
+    for entry in (package / "agent").iterdir():
+        if entry.name.endswith(".py") and entry.name != _BOOT:
+            found[f"{_PACKAGE}/agent/{entry.name}"] = entry.read_bytes()
+    return dict(sorted(found.items()))
+
+
+@cache
+def agent_archive() -> tuple[str, bytes]:
+    """Return the agent's code as an archive that Python runs, and its digest, which is the agent's version."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        own = {"__main__.py": _MAIN.encode(), "eg_distributed/__init__.py": b""}
+        for name, content in {**own, **_agent_files()}.items():
+            # A fixed date: the same source must give the same digest on every gateway.
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+    content = buffer.getvalue()
+    return hashlib.sha256(content).hexdigest()[:12], content
+
+
+def boot_line(*, bridge: bool, keep: bool) -> bytes:
+    """Return the one line that the node's python3 reads and executes.
+
+    With *bridge* it becomes the bridge to the agent in the end; with *keep* it leaves an older release's agent that has
+    kernels alone, see `older_agent` in agent/boot.py.
+    """
+    digest, archive = agent_archive()
+    source = (resources.files(_PACKAGE) / "agent" / _BOOT).read_text("utf-8")
+    config = {
+        "digest": digest,
+        "archive": base64.b64encode(archive).decode(),
+        "sentinel": SENTINEL.decode(),
+        "protocol": str(PROTOCOL),
+        "older": " ".join(str(protocol) for protocol in range(PROTOCOL - 1, OLDEST_PROTOCOL - 1, -1)),
+        "keep": "yes" if keep else "",
+        "bridge": "yes" if bridge else "",
+    }
+    packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
+    return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'

@@ -1,0 +1,258 @@
+"""How messages go over a connection: their framing, and the checks of what is in them. Standard library only.
+
+The agent carries this file to its node. A message is a JSON object behind its length (4 bytes, big-endian). The messages
+themselves are in `protocol.py`, as dataclasses whose fields carry checks. `Wire.read` turns JSON into such a dataclass and
+raises `Malformed` for what is missing, of another type, or larger than its bound.
+
+A malformed message is an error of that message alone: its length is known, so the next one can be read. Only a length that
+is out of bounds ends the connection (`BrokenFraming`), since where the next message begins is then unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from dataclasses import MISSING as _MISSING
+from dataclasses import field, fields, is_dataclass
+from typing import Any, Callable, Protocol, TypeVar
+
+MAX_MESSAGE = 64 * 1024 * 1024
+"""Upper bound in bytes of a message to an agent, which starts with files may need; more is a broken peer."""
+MAX_ANSWER = 1024 * 1024
+"""Upper bound in bytes of a message from an agent. The gateway parses it on the loop that carries all cells, and any cell on
+a node can speak in its agent's place, so it is as small as the largest honest message allows."""
+
+Message = dict[str, Any]
+"""A message as JSON has it: for connection information and other contents that neither end interprets."""
+_LENGTH = struct.Struct(">I")
+
+
+class Malformed(ValueError):
+    """The content of one message is invalid; the connection can go on with the next message."""
+
+
+class BrokenFraming(ValueError):
+    """A message's length is out of bounds, so the next message cannot be found: the connection has to be closed."""
+
+
+# -- checks of fields --------------------------------------------------------------------------------------------
+
+Check = Callable[[Any], Any]
+"""Returns a field's value as it is kept; raises Malformed without naming the field, which `Wire.read` adds."""
+W = TypeVar("W", bound="Wire")
+
+_TEXT = 128 * 1024  # characters of a text that has no smaller bound
+_MANY = 10_000  # entries of a list or table that has no smaller bound
+
+
+def text(limit: int = _TEXT) -> Check:
+    """Return a check for a string of at most *limit* characters."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise Malformed(f"{_kind(value)} instead of a text")
+        if len(value) > limit:
+            raise Malformed(f"a text of {len(value)} characters, at most {limit} are allowed")
+        return value
+
+    return check
+
+
+def integer(low: int, high: int) -> Check:
+    """Return a check for a whole number from *low* to *high*."""
+
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Malformed(f"{_kind(value)} instead of a whole number")
+        if not low <= value <= high:
+            raise Malformed("a number that is out of bounds")
+        return value
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """Return a check for a number from *low* to *high*; NaN and infinities fail it."""
+
+    def check(value: Any) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise Malformed(f"{_kind(value)} instead of a number")
+        if not low <= value <= high:
+            raise Malformed("a number that is out of bounds")
+        return float(value)
+
+    return check
+
+
+def flag(value: Any) -> bool:
+    """Check a boolean."""
+    if not isinstance(value, bool):
+        raise Malformed(f"{_kind(value)} instead of a boolean")
+    return value
+
+
+def optional(check: Check) -> Check:
+    """Return a check for null, or what *check* takes."""
+    return lambda value: None if value is None else check(value)
+
+
+def items(check: Check, limit: int = _MANY, least: int = 0) -> Check:
+    """Return a check for a list of *least* to *limit* entries, each of which *check* takes."""
+
+    def check_all(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise Malformed(f"{_kind(value)} instead of a list")
+        if len(value) > limit:
+            raise Malformed(f"a list of {len(value)} entries, at most {limit} are allowed")
+        if len(value) < least:
+            raise Malformed(f"a list of {len(value)} entries, at least {least} are needed")
+        return [check(entry) for entry in value]
+
+    return check_all
+
+
+def table(check: Check, limit: int = _MANY) -> Check:
+    """Return a check for an object of at most *limit* entries, each of whose values *check* takes."""
+
+    def check_all(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Malformed(f"{_kind(value)} instead of an object")
+        if len(value) > limit:
+            raise Malformed(f"an object of {len(value)} entries, at most {limit} are allowed")
+        return {name: check(entry) for name, entry in value.items()}
+
+    return check_all
+
+
+def one_of(*words: str) -> Check:
+    """Return a check for one of *words*."""
+
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise Malformed(f"{shown(value)} instead of one of {', '.join(words)}")
+        return value
+
+    return check
+
+
+def scalar(value: Any) -> Any:
+    """Check a value of connection information: text, number, boolean or null."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return text()(value)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def shown(value: Any) -> str:
+    """Return *value* for an error's text."""
+    text_of = repr(value)
+    return text_of if len(text_of) <= 80 else f"{text_of[:80]}…"
+
+
+def checked(check: Check, default: Any = _MISSING) -> Any:
+    """Declare a dataclass field that *check* guards; one with a *default* may be missing in the message."""
+    if isinstance(default, (list, dict)):
+        made = type(default)
+        return field(default_factory=made, metadata={"check": check})
+    return field(default=default, metadata={"check": check})
+
+
+class Wire:
+    """Base of all messages and of the records in them. Subclasses are frozen dataclasses whose fields `checked` declares."""
+
+    @classmethod
+    def read(cls: type[W], message: Any) -> W:
+        """Return *message*, a decoded JSON value, as this dataclass; raises Malformed, which names the field."""
+        if not isinstance(message, dict):
+            raise Malformed(f"{cls.__name__}: {_kind(message)} instead of an object")
+        values = {}
+        for each in fields(cls):  # type: ignore[arg-type]  # every subclass is a dataclass
+            if each.name in message:
+                try:
+                    values[each.name] = each.metadata["check"](message[each.name])
+                except Malformed as error:
+                    raise Malformed(f"{cls.__name__}.{each.name}: {error}") from None
+            elif each.default is _MISSING and each.default_factory is _MISSING:
+                raise Malformed(f"{cls.__name__}.{each.name} is missing")
+        return cls(**values)
+
+    def write(self) -> Message:
+        """Return this as JSON has it; a field that may be null and is null is left out."""
+        values = {}
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, each.name)
+            if value is not None or each.default is not None:
+                values[each.name] = _plain(value)
+        return values
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* without dataclasses in it, for JSON."""
+    if isinstance(value, Wire) and is_dataclass(value):
+        return value.write()
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+# -- framing -----------------------------------------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """What is needed of a reader: asyncio's StreamReader and asyncssh's SSHReader both have it."""
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return up to *n* bytes, b"" at the end."""
+        ...
+
+    async def readexactly(self, n: int) -> bytes:
+        """Return *n* bytes or raise IncompleteReadError."""
+        ...
+
+
+class Writer(Protocol):
+    """What is needed of a writer: asyncio's StreamWriter and asyncssh's SSHWriter both have it."""
+
+    def write(self, data: bytes) -> None:
+        """Queue *data*."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the queue is short again."""
+        ...
+
+    def close(self) -> None:
+        """Close after what is queued."""
+        ...
+
+
+def encode(message: Message) -> bytes:
+    """Return *message* as it goes over a connection."""
+    body = json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_message(reader: Reader, limit: int = MAX_MESSAGE) -> Message | None:
+    """Return the next message of at most *limit* bytes, or None when the peer has closed.
+
+    Raises Malformed for a message that is not a JSON object, after which the next one can be read, and BrokenFraming for one
+    that is too long.
+    """
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > limit:
+            raise BrokenFraming(f"a message of {length} bytes, at most {limit} are allowed")
+        body = await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    try:
+        message = json.loads(body.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:  # RecursionError: lists within lists, a thousand deep
+        raise Malformed(f"a message that is not JSON ({error})") from None
+    if not isinstance(message, dict):
+        raise Malformed("a message that is not an object")
+    return message

@@ -1,0 +1,335 @@
+"""Host faults: machines that hang, crash or run out of something, and their sshd."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lab.faults.catalogue.ssh import dropin, openssh_only
+from lab.faults.inside import source
+from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
+
+BOTH = ("docker", "local")
+UNLIMITED = 9223372036854771712
+"""What the kernel calls no limit of memory. The engine takes no -1 here."""
+
+SUPERVISOR = "/opt/lab/supervise.sh"
+DOWN = "/run/lab/sshd.down"
+"""While it exists, a node's supervisor starts no sshd."""
+
+RETURN: tuple[Step, ...] = (("!return",), ("@up",))
+
+
+def _fixed(apply: tuple[Step, ...], undo: tuple[Step, ...] = ()) -> Any:
+    return lambda _: Moves(apply, undo)
+
+
+# -- limits of the container -----------------------------------------------------------------------------------------------
+
+
+def _limit(context: Context, name: str) -> int:
+    """Return a limit that the container has now; 0 for none."""
+    container = context.local._container
+    container.reload()
+    return int(container.attrs["HostConfig"].get(name) or 0)
+
+
+def _memory(context: Context) -> Moves:
+    size = context.options["megabytes"] << 20
+    was, swap = _limit(context, "Memory") or UNLIMITED, _limit(context, "MemorySwap")
+    limits = {"Memory": size, "MemorySwap": size}
+    # Both, and swap as a number: on cgroup v1 the engine writes a -1 in an order that the kernel refuses.
+    back = {"Memory": was, "MemorySwap": max(was, swap)}
+    return Moves((("!limits", json.dumps(limits)),), (("!limits", json.dumps(back)),))
+
+
+def _pids(context: Context) -> Moves:
+    was = _limit(context, "PidsLimit")
+    limits, back = {"PidsLimit": context.options["limit"]}, {"PidsLimit": was if was > 0 else -1}
+    return Moves((("!limits", json.dumps(limits)),), (("!limits", json.dumps(back)),))
+
+
+def _pam(context: Context, item: str, value: int) -> Moves:
+    """Limit what each new login may have; the file sorts behind others, since the last word counts."""
+    path = f"/etc/security/limits.d/zz-{context.mark}.conf"
+    return Moves((("@write", path, f"{context.user} - {item} {value}\n", "644"),), (("@remove", path),))
+
+
+def _descriptors(context: Context) -> Moves:
+    return Moves(
+        (("@descriptors", context.folder, str(context.options["count"])),), (("@descriptors-back", context.folder),)
+    )
+
+
+# -- disks -----------------------------------------------------------------------------------------------------------------
+
+
+def _where(context: Context) -> str:
+    path = str(context.options["path"])
+    return {"home": context.home, "tmp": "/tmp"}.get(path, path)  # noqa: S108 -- the node's own
+
+
+def _full(context: Context) -> Moves:
+    path, folder = _where(context), context.folder
+    disk = f"{folder}/disk"
+    size = f"size={context.options['megabytes']}m"
+    return Moves(
+        (
+            ("@write", f"{disk}/.keep", ""),
+            ("@mount", folder, disk, "mount", "-t", "tmpfs", "-o", size, context.mark, disk),
+            ("@populate", disk, path),
+            ("@mount", folder, path, "mount", "--bind", disk, path),
+            ("@fill", path, context.mark),
+        ),
+        (("@unmount", folder),),
+    )
+
+
+def bound(context: Context, path: str, option: str = "") -> Moves:
+    """Mount *path* on itself, with a mount option of its own."""
+    folder = context.folder
+    apply: tuple[Step, ...] = (("@mount", folder, path, "mount", "--bind", path, path),)
+    if option:
+        apply += (("mount", "-o", f"remount,bind,{option}", path),)
+    return Moves(apply, (("@unmount", folder),))
+
+
+def _denied(context: Context) -> Moves:
+    return Moves((("@deny", context.home, context.folder),), (("@allow", context.home, context.folder),))
+
+
+# -- time ------------------------------------------------------------------------------------------------------------------
+
+
+def _clock(context: Context) -> Moves:
+    program, note = f"{context.folder}/clock.py", f"{context.folder}/clock.json"
+    seconds = f"{context.options['seconds']:g}"
+    return Moves(
+        (
+            ("@write", program, source("clock"), "644"),
+            ("@python", program, "jump", note, seconds, context.options["process"]),
+        ),
+        (("@python", program, "back", note),),
+    )
+
+
+def _stopped(context: Context) -> Moves:
+    return Moves((("@stop-named", context.folder, context.options["process"]),), (("@continue-named", context.folder),))
+
+
+def _killed(context: Context) -> Moves:
+    return Moves((("@kill-named", context.options["process"], context.options["signal"]),), ())
+
+
+def _process_named(context: Context) -> str:
+    return "" if context.options["process"] else "the option `process` has to name one"
+
+
+PROCESS = Option("process", "text", "", "part of its command line, or its pid; exactly one process has to match")
+
+KINDS = (
+    FaultKind(
+        "pause",
+        "host",
+        "The whole machine hangs; its connections stay open.",
+        "a login times out, and goes on once healed",
+        (
+            Mechanism("cgroup freezer", _fixed((("!pause",),), (("!unpause",),)), claims=("state",)),
+            Mechanism(
+                "SIGSTOP to all processes",
+                _fixed((("!pause",),), (("!unpause",),)),
+                claims=("state",),
+                drivers=("local",),
+            ),
+        ),
+    ),
+    FaultKind(
+        "kill",
+        "host",
+        "The machine crashes; when healed it is started again, with its disk and its address, without rules and programs of "
+        "other faults.",
+        "connections end, connects fail",
+        (Mechanism("SIGKILL to all processes", _fixed((("!kill",),), RETURN), claims=("state",), drivers=BOTH),),
+    ),
+    FaultKind(
+        "reboot",
+        "host",
+        "The machine crashes and starts at once, with its disk and its address, without rules and programs of other faults.",
+        "sessions end, a login works again, processes are new",
+        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN), RETURN), drivers=BOTH),),
+        momentary=True,
+    ),
+    FaultKind(
+        "sshd-stopped",
+        "host",
+        "Nothing listens for SSH; sessions live on.",
+        "a connect is refused",
+        (
+            Mechanism(
+                "sshd ended, its supervisor told to wait",
+                _fixed(
+                    (("@need", SUPERVISOR), ("@write", DOWN, "", "644"), ("@signal", "sshd", "TERM"), ("@down",)),
+                    (("@remove", DOWN), ("@up",)),
+                ),
+                claims=("listener",),
+            ),
+            Mechanism(
+                "sshd moved to a loopback port",
+                lambda c: dropin(c, "Port 1\nListenAddress 127.0.0.1", "silent"),
+                claims=("listener",),
+            ),
+            Mechanism(
+                "SIGTERM to sshd",
+                _fixed((("@signal", "sshd", "TERM"), ("!ended",)), RETURN),
+                claims=("listener",),
+                drivers=("local",),
+                refuse=openssh_only,
+            ),
+        ),
+    ),
+    FaultKind(
+        "sshd-hung",
+        "host",
+        "sshd accepts connections and says nothing; sessions live on.",
+        "a connect succeeds, no banner comes",
+        (
+            Mechanism(
+                "SIGSTOP to the listening sshd",
+                _fixed((("@signal", "sshd", "STOP"),), (("@signal", "sshd", "CONT"),)),
+                claims=("listener",),
+                drivers=BOTH,
+                refuse=openssh_only,
+            ),
+        ),
+    ),
+    FaultKind(
+        "sessions-killed",
+        "host",
+        "The sshd processes of all sessions are killed; what runs in them may live on.",
+        "open sessions end, a new login works",
+        (
+            Mechanism(
+                "SIGKILL to sessions' sshd",
+                _fixed((("@signal", "sessions", "KILL"),)),
+                drivers=BOTH,
+                refuse=openssh_only,
+            ),
+        ),
+        momentary=True,
+    ),
+    FaultKind(
+        "disk-full",
+        "host",
+        "No byte can be written below a path. What is written there meanwhile is gone once healed.",
+        "a write fails with ENOSPC",
+        (Mechanism("full tmpfs over the path", _full, elevated=True, claims=("mounts",)),),
+        (
+            Option("path", "text", "home", "home, tmp, or a folder's full path"),
+            Option("megabytes", "integer", 64, "size of the full disk; what is there now has to fit", 1, 1024),
+        ),
+    ),
+    FaultKind(
+        "readonly-home",
+        "host",
+        "The home can't be written to.",
+        "a write fails with EROFS, or EACCES where it can't be mounted so",
+        (
+            Mechanism("read-only bind mount", lambda c: bound(c, c.home, "ro"), elevated=True, claims=("mounts",)),
+            Mechanism("home owned by root", _denied, claims=("mounts",)),
+        ),
+    ),
+    FaultKind(
+        "noexec-tmp",
+        "host",
+        "Nothing in /tmp can be executed.",
+        "a program there fails with EACCES",
+        (
+            Mechanism(
+                "noexec bind mount",
+                lambda c: bound(c, "/tmp", "noexec"),  # noqa: S108 -- the node's own
+                elevated=True,
+                claims=("mounts",),
+            ),
+        ),
+    ),
+    FaultKind(
+        "out-of-memory",
+        "host",
+        "The machine has little memory; what asks for more is killed.",
+        "a process that grows is killed",
+        (
+            Mechanism("engine's memory limit", _memory, claims=("memory",)),
+            Mechanism(
+                "pam_limits on address space",
+                lambda c: _pam(c, "as", c.options["megabytes"] << 10),
+                claims=("memory",),
+                logins=True,
+            ),
+        ),
+        (Option("megabytes", "integer", 192, "memory that the whole machine has", 16, 1 << 20),),
+    ),
+    FaultKind(
+        "out-of-pids",
+        "host",
+        "No process can be started.",
+        "a login fails, since sshd can't fork",
+        (
+            Mechanism("engine's limit of processes", _pids, claims=("pids",)),
+            Mechanism(
+                "pam_limits on processes", lambda c: _pam(c, "nproc", c.options["limit"]), claims=("pids",), logins=True
+            ),
+        ),
+        (Option("limit", "integer", 1, "processes and threads that the machine may have", 1, 1 << 20),),
+    ),
+    FaultKind(
+        "out-of-fds",
+        "host",
+        "New logins can open few files.",
+        "opening a file in a login fails with EMFILE",
+        (
+            Mechanism(
+                "pam_limits on open files",
+                lambda c: _pam(c, "nofile", c.options["count"]),
+                claims=("nofile",),
+                logins=True,
+            ),
+        ),
+        (Option("count", "integer", 16, "files that each process may have open", 3, 1 << 20),),
+    ),
+    FaultKind(
+        "sshd-out-of-fds",
+        "host",
+        "sshd itself can open no more files.",
+        "a connect succeeds, no banner comes",
+        (Mechanism("prlimit of the listening sshd", _descriptors, claims=("sshd-nofile",)),),
+        (Option("count", "integer", 3, "files that it may have open", 3, 1 << 20),),
+    ),
+    FaultKind(
+        "process-stopped",
+        "host",
+        "One process hangs; what else runs there goes on.",
+        "it does nothing, and goes on once healed",
+        (Mechanism("SIGSTOP", _stopped, refuse=_process_named),),
+        (PROCESS,),
+    ),
+    FaultKind(
+        "process-killed",
+        "host",
+        "One process is killed.",
+        "it is gone",
+        (Mechanism("a signal", _killed, refuse=_process_named),),
+        (PROCESS, Option("signal", "text", "KILL", "which", choices=("KILL", "TERM", "INT", "SEGV"))),
+        momentary=True,
+    ),
+    FaultKind(
+        "clock-jump",
+        "host",
+        "One running process sees another time of day.",
+        "what it prints as its time is off by that much, the machine's is not",
+        (Mechanism("vDSO replaced in the process", _clock, elevated=True, claims=("clock",), refuse=_process_named),),
+        (
+            PROCESS,
+            Option("seconds", "number", 3600.0, "how far ahead; below 0: behind", -(10**9), 10**9),
+        ),
+    ),
+)

@@ -1,0 +1,1 @@
+"""Looking at machines: snapshots, leaks, statistics, timelines, the export of all that is known."""

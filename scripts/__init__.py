@@ -1,0 +1,1 @@
+"""What nox runs besides the tools of others."""

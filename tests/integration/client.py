@@ -20,6 +20,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from lab import Node
+
 Json = dict[str, Any]
 
 NO_ENV: Final[Mapping[str, str]] = MappingProxyType({})
@@ -65,12 +67,16 @@ class Result:
     @property
     def stdout(self) -> str:
         """All that was printed."""
-        return "".join(text for name, text in self.streams if name == "stdout")
+        return self.printed_to("stdout")
 
     @property
     def stderr(self) -> str:
         """All that went to stderr."""
-        return "".join(text for name, text in self.streams if name == "stderr")
+        return self.printed_to("stderr")
+
+    def printed_to(self, stream: str) -> str:
+        """Return all that was printed to *stream*: stdout or stderr."""
+        return "".join(text for name, text in self.streams if name == stream)
 
     @property
     def text(self) -> str:
@@ -117,9 +123,9 @@ class Execution:
         await self._wait(lambda: bool(self.partial.reply), timeout, "the cell's reply")
         return self.partial.reply
 
-    async def printed(self, text: str, timeout: float = CELL_SECONDS) -> None:
-        """Wait until *text* has been printed: the cell surely runs then."""
-        await self._wait(lambda: text in self.partial.stdout, timeout, f"{text!r} on stdout")
+    async def printed(self, text: str, timeout: float = CELL_SECONDS, to: str = "stdout") -> None:
+        """Wait until *text* has been printed to stdout or stderr: the cell surely runs then."""
+        await self._wait(lambda: text in self.partial.printed_to(to), timeout, f"{text!r} on {to}")
 
     async def _wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
@@ -135,7 +141,8 @@ class Execution:
                 ) from None
 
     def _so_far(self) -> str:
-        return f"reply {self.partial.reply}, stdout ...{self.partial.stdout[-200:]!r}, errors {self.partial.errors}"
+        printed = ", ".join(f"{name} ...{self.partial.printed_to(name)[-200:]!r}" for name in ("stdout", "stderr"))
+        return f"reply {self.partial.reply}, {printed}, errors {self.partial.errors}"
 
     def wake(self) -> None:
         """Have waiters look again."""
@@ -430,6 +437,11 @@ class GatewayClient:
             await self.close_kernels()
         finally:
             await self._http.aclose()
+
+
+async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
+    """Start a kernel on *node*, by the pin that a client may send."""
+    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 async def host_of(kernel: Kernel) -> str:

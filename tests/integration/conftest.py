@@ -1,4 +1,4 @@
-"""What the integration tests share: clients that clean up, machines of a test's own, and looks at what is there.
+"""What the integration tests share: hooks of pytest, clients that clean up, and machines of a test's own.
 
 Lab, nodes, gateways, and the look at what a test left behind are the lab's pytest plugin's. Tests of the product lease
 `NODES` nodes, so that two workers of xdist share one lab; a test that measures times is `alone` there.
@@ -6,15 +6,10 @@ Lab, nodes, gateways, and the look at what a test left behind are the lab's pyte
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
-import re
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import pytest
@@ -22,8 +17,11 @@ import pytest_asyncio
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import Gateway, Lab, Node
-from lab.drivers.machines import Machine
 from tests.integration.client import GatewayClient
+from tests.integration.fixtures import OWN_LAB, engine, local, own, suite
+from tests.integration.spark_lab import spark_client, spark_gateway, spark_lab
+
+__all__ = ["engine", "local", "own", "spark_client", "spark_gateway", "spark_lab", "suite"]
 
 NODES = 3
 """How many nodes a test of the product leases."""
@@ -36,15 +34,22 @@ SPREAD = (
     "test_balancing.py",
     "test_enterprise_gateway_suite.py",
     "test_faults.py",
+    "test_gateway_options.py",
     "test_lifecycle.py",
     "test_persistence.py",
     "test_ports.py",
+    "test_values.py",
 )
 """Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""
 
 
 HEAVY = ("test_lab.py", "test_lab_local.py", "test_wheel.py")
 """Files that make labs and environments of their own, and so take the processors that a test which is `alone` wants."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker that the fixtures `own` and `local` read."""
+    config.addinivalue_line("markers", OWN_LAB)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -172,128 +177,3 @@ async def client_of(extra_gateway: MakeGateway, extra_node: MakeNode) -> AsyncIt
             return made[-1]
 
         yield make
-
-
-# -- what is there ---------------------------------------------------------------------------------------------------
-
-
-async def until(
-    what: str, probe: Callable[[], Any] | Callable[[], Awaitable[Any]], timeout: float = 15, pause: float = 0.1
-) -> Any:
-    """Call *probe* (a function, run in a thread, or a coroutine function) until it returns something true; return that.
-
-    Raises AssertionError with *what* and the last answer after *timeout* seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        if asyncio.iscoroutinefunction(probe):
-            found = await probe()
-        else:
-            found = await asyncio.to_thread(probe)
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: not within {timeout:g} s, last seen {found!r}"
-        await asyncio.sleep(pause)
-
-
-def listening(machine: Machine, *, loopback: bool = False) -> set[int]:
-    """Return the TCP ports that *machine* listens on towards the network, or, with *loopback*, on its loopback alone.
-
-    Every ipykernel has one on loopback whatever its transport: the pipe on which its cells' subprocesses print.
-    """
-    lines = machine.exec(["ss", "-ltnH"]).check().stdout.splitlines()
-    ports = set()
-    for line in lines:
-        address, _, port = line.split()[3].rpartition(":")  # State Recv-Q Send-Q Local-Address:Port Peer-Address:Port
-        # 127.0.0.11 is the engine's own resolver.
-        if address != "127.0.0.11" and (address.startswith("127.") or address == "[::1]") is loopback:
-            ports.add(int(port))
-    return ports
-
-
-def processes(node: Machine) -> dict[int, str]:
-    """Return what runs for the login user on *node*, by pid: kernels and what they left; without sshd and our own."""
-    return {pid: args for pid, (_, args) in _table(node).items()}
-
-
-def _table(node: Machine) -> dict[int, tuple[int, str]]:
-    """As `processes`, each with its parent's pid before its command line."""
-    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,ppid=,stat=,args="]).stdout.splitlines()
-    found = {}
-    for line in lines:
-        pid, parent, stat, args = line.split(None, 3)
-        if not (args.startswith(_NO_KERNELS) or _LAB.search(args) or _is_ours(args) or stat.startswith("Z")):
-            found[int(pid)] = (int(parent), args)
-    return found
-
-
-_NO_KERNELS = ("sshd", "/usr/sbin/sshd", "ps -u", "timeout --foreground")
-_LAB = re.compile(r"\blab[./]local[./]")
-"""What a local node's main process and its SSH server have in their command lines."""
-
-
-_OURS = re.compile(r"/eg-distributed(-\d+-[^/]+)?/.*\.zip$")
-"""The agent's source: in the user's own folders, or, where a path would be too long for a socket, in one below /tmp."""
-
-
-def user_of(node: Machine) -> str:
-    """Return the login user of *node*."""
-    assert isinstance(node, Node)
-    return node.entry().user
-
-
-def home_of(node: Machine) -> str:
-    """Return the login user's home on *node*."""
-    return node.exec(["sh", "-c", 'echo "$HOME"']).check().stdout.strip()
-
-
-def zombies(node: Machine) -> int:
-    """Return how many ended processes nobody has waited for on *node*."""
-    return sum(line.strip().startswith("Z") for line in node.exec(["ps", "-eo", "stat="]).stdout.splitlines())
-
-
-def _is_ours(args: str) -> bool:
-    """Whether it is an agent, or a bridge, which lives as long as its gateway's SSH connection."""
-    return any(_OURS.search(word) for word in args.split())
-
-
-def _is_agent(args: str) -> bool:
-    return _is_ours(args) and "agent" in args.split()
-
-
-def agents(node: Machine) -> list[int]:
-    """Return the pids of our agents on *node*."""
-    lines = node.exec(["ps", "-u", user_of(node), "-o", "pid=,args="]).stdout.splitlines()
-    return [int(line.split(None, 1)[0]) for line in lines if _is_agent(line)]
-
-
-def kernel_files(node: Machine) -> list[str]:
-    """Return the folders of kernels that *node*'s agents keep."""
-    script = """cache="${XDG_CACHE_HOME:-$HOME/.cache}"
-        short=$(printf %s "$cache" | sha256sum | cut -c1-8)  # where a path would be too long for a socket
-        ls -d "$cache"/eg-distributed/*/k/* /tmp/eg-distributed-$(id -u)-$short/k/* 2>/dev/null"""
-    return node.exec(["sh", "-c", script]).stdout.split()
-
-
-def kernel_sockets(gateway: Machine) -> list[str]:
-    """Return the folders of kernels' sockets at *gateway*."""
-    script = "ls -d ${EG_DISTRIBUTED_RUNTIME_DIR:-/tmp/eg-distributed-*}/*/ 2>/dev/null"
-    found = gateway.exec(["sh", "-c", script]).stdout.split()
-    # Where the gateway is a process, the folder of an agent of its own is there as well.
-    return [folder for folder in found if not folder.endswith("/eg-distributed/")]
-
-
-def count_kernels(nodes: Iterable[Node]) -> Counter[str]:
-    """Return how many kernels run on each of *nodes*, by the nodes' own process tables."""
-    looked_at = list(nodes)
-    with ThreadPoolExecutor(8) as pool:
-        tables = list(pool.map(_table, looked_at))
-    return Counter({node.name: _kernels(table) for node, table in zip(looked_at, tables, strict=True)})
-
-
-def _kernels(table: Mapping[int, tuple[int, str]]) -> int:
-    """Count the kernels in a process table; one that forks to run a command is two alike for a moment, parent and child."""
-    kernels = {
-        pid: parent for pid, (parent, args) in table.items() if "ipykernel" in args and "python" in args.split()[0]
-    }
-    return sum(parent not in kernels for parent in kernels.values())

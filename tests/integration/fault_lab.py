@@ -15,12 +15,10 @@ import asyncssh
 import pytest
 
 from lab import Lab, Node, faults
-from lab.drivers.docker.engine import connect
 from lab.drivers.machines import Machine
-from lab.errors import EnvironmentUnfit
+from tests.until import block_until
 
 NAME = os.environ.get("LAB_FAULT_NAME", f"flt{os.environ.get('PYTEST_XDIST_WORKER', '')}")
-DEADLINE = 20.0
 SHORT = 0.6
 """How long nothing may come before it counts as nothing: a look at this kernel's own bridge takes milliseconds."""
 
@@ -33,14 +31,8 @@ def _made(name: str) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def broken(request: pytest.FixtureRequest) -> Lab:
+def broken(request: pytest.FixtureRequest, engine: Any) -> Lab:
     """A lab whose nodes are there to be broken; one for all test modules of faults, since each imports this."""
-    try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
     new = not _made.cache_info().currsize
     lab = _made(NAME)
     if new and not os.environ.get("LAB_KEEP"):
@@ -63,15 +55,6 @@ def node(broken: Lab) -> Iterator[Node]:
 def other(broken: Lab) -> Node:
     """A second node, to look from."""
     return broken.node("node2")
-
-
-def until(what: str, probe: Callable[[], Any], seconds: float = DEADLINE) -> Any:
-    """Call *probe* until it returns something true; fail with *what* after *seconds*."""
-    deadline = time.monotonic() + seconds
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-    return found
 
 
 # -- TCP ---------------------------------------------------------------------------------------------------------------
@@ -109,7 +92,7 @@ def open_for_ssh(node: Machine) -> bool:
 
 def greets(node: Machine) -> bool:
     """Wait until the node's sshd greets: an sshd that reads its configuration anew doesn't for a moment."""
-    return bool(until("a greeting", lambda: open_for_ssh(node)))
+    return block_until("a greeting", lambda: open_for_ssh(node))
 
 
 def inside(machine: Machine, code: str, timeout: float = 15) -> str:

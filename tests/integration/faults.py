@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from lab import Gateway, Node
 from lab.names import USER
 from tests.integration.client import Execution, GatewayClient, Kernel
-from tests.integration.conftest import until
+from tests.until import until, until_in_thread
 
 # -- SSH connections -------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,9 @@ def cut_ssh(node: Node, gateway: Gateway) -> set[str]:
 
 async def reconnected(node: Node, gateway: Gateway, earlier: set[str], timeout: float = 20) -> None:
     """Wait until *gateway* has an SSH connection to *node* that is none of *earlier*."""
-    await until(f"{gateway.name} is back on {node.name}", lambda: ssh_connections(node, gateway) - earlier, timeout)
+    await until_in_thread(
+        f"{gateway.name} is back on {node.name}", lambda: ssh_connections(node, gateway) - earlier, timeout
+    )
 
 
 # -- what is watched -------------------------------------------------------------------------------------------------

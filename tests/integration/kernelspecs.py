@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from lab import Gateway
 from lab.kernelspecs import OURS
 from lab.testing.session import kernelspecs_of
+
+SPECS = pytest.mark.parametrize("spec", ["python_distributed", "python_distributed_eg"])
+"""A plain kernelspec, and Enterprise Gateway's own launcher, unchanged."""
 
 
 def kernelspec(

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import pytest
@@ -16,12 +14,12 @@ import pytest_asyncio
 
 from eg_distributed import kernelspecs
 from lab import Gateway, Lab
-from lab.drivers.docker.engine import connect
 from lab.drivers.spark_kernelspecs import ENV, NEEDS, SITE
-from lab.errors import EnvironmentUnfit, LabError, LabNotFound
 from lab.spark.clusters import Application, Cluster, cluster
 from tests.integration.client import GatewayClient, Kernel, Result
-from tests.integration.conftest import agents, kernel_files, processes, until
+from tests.integration.fixtures import down
+from tests.integration.looks import agents, kernel_files, processes
+from tests.until import until_in_thread
 
 NAME = os.environ.get("LAB_SPARK_NAME", "spark")
 SESSION_SECONDS = 90.0
@@ -61,35 +59,14 @@ def language_of(spec: str) -> str:
     return spec.split("_")[1]
 
 
-@cache
-def _made(name: str) -> Lab | LabError:
-    """Make the lab, once: a failure is kept as well, since a second try would take each test as long as the first."""
-    try:
-        return Lab.up(name, nodes=2, driver="docker", clusters=("spark", "yarn"))
-    except LabError as error:
-        return error
-
-
-def _down() -> None:
-    with contextlib.suppress(LabNotFound):
-        Lab.attach(NAME).down()
-
-
 @pytest.fixture(scope="session")
-def spark_lab(request: pytest.FixtureRequest) -> Lab:
-    """Two nodes with a worker and a NodeManager each; one lab for all modules that import this."""
+def spark_lab(engine: Any) -> Iterator[Lab]:
+    """Two nodes with a worker and a NodeManager each; one lab for the whole session, removed even when making it fails."""
     try:
-        connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-    if not _made.cache_info().currsize and not os.environ.get("LAB_KEEP"):
-        request.config.add_cleanup(_down)  # before there is a lab: half a one is taken away as well
-    made = _made(NAME)
-    if isinstance(made, LabError):
-        raise made
-    return made
+        yield Lab.up(NAME, nodes=2, driver="docker", clusters=("spark", "yarn"))
+    finally:
+        if not os.environ.get("LAB_KEEP"):
+            down(NAME)
 
 
 def specs(**env: str) -> dict[str, dict[str, Any]]:
@@ -105,19 +82,24 @@ def spark_gateway(spark_lab: Lab) -> Iterator[Gateway]:
     gateway = spark_lab.add_gateway(name, kernelspecs=specs(), env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})
     yield gateway
     if not os.environ.get("LAB_KEEP"):
-        # Each module that imports this fixture has one of its own, of the same gateway: the first takes it away.
-        with contextlib.suppress(LabNotFound):
-            gateway.stop()
-            gateway.remove()
+        gateway.stop()
+        gateway.remove()
 
 
 @pytest_asyncio.fixture
 async def spark_client(spark_lab: Lab, spark_gateway: Gateway) -> AsyncIterator[GatewayClient]:
     """A client of `spark_gateway`; afterwards nothing of its kernels is on a node or a cluster, or the test has failed."""
-    async with GatewayClient(spark_gateway.url) as found:
+    async with client_that_leaves_nothing(spark_lab, spark_gateway) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def client_that_leaves_nothing(lab: Lab, gateway: Gateway) -> AsyncIterator[GatewayClient]:
+    """Connect to *gateway*; at the end delete the client's kernels, and wait until nothing of them is left in *lab*."""
+    async with GatewayClient(gateway.url) as found:
         yield found
         await found.close_kernels()
-        await nothing_left(spark_lab)
+        await nothing_left(lab)
 
 
 def applications(on: Cluster, kernel_id: str) -> list[Application]:
@@ -163,12 +145,17 @@ async def nothing_left(lab: Lab, seconds: float = KILLED_SECONDS) -> None:
     def look() -> list[str]:
         return [*left(lab), *(f"{role}: {app}" for role in NEEDS.values() for app in running(cluster(lab, role)))]
 
-    deadline = time.monotonic() + seconds
-    while found := await asyncio.to_thread(look):
-        if time.monotonic() > deadline:
-            await asyncio.to_thread(_clean, lab)
-            pytest.fail(f"left after {seconds:g} s: {found}")
-        await asyncio.sleep(0.2)
+    found: list[str] = []
+
+    def gone() -> bool:
+        found[:] = look()
+        return not found
+
+    try:
+        await until_in_thread("nothing is left of kernels", gone, seconds, pause=0.2)
+    except AssertionError as error:
+        await asyncio.to_thread(_clean, lab)
+        raise AssertionError(f"left after {seconds:g} s: {found}") from error
 
 
 def _clean(lab: Lab) -> None:
@@ -217,12 +204,12 @@ async def appeared(lab: Lab, file: str, timeout: float = SESSION_SECONDS) -> Non
     def look() -> bool:
         return any([node.exec(["rm", file], user="root").exit_code == 0 for node in lab.nodes])  # noqa: C419 -- of each
 
-    await until(f"{file} is there", look, timeout=timeout)
+    await until_in_thread(f"{file} is there", look, seconds=timeout)
 
 
 async def ended(on: Cluster, kernel_id: str, seconds: float) -> None:
     """Wait until the cluster has ended the kernel's applications."""
-    await until("the application has ended", lambda: not running(on, kernel_id), timeout=seconds)
+    await until_in_thread("the application has ended", lambda: not running(on, kernel_id), seconds=seconds)
 
 
 def driver(lab: Lab, kernel_id: str) -> Mapping[str, list[int]]:
@@ -234,6 +221,3 @@ def driver(lab: Lab, kernel_id: str) -> Mapping[str, list[int]]:
         if pids:
             found[node.name] = pids
     return found
-
-
-__all__ = ["agents", "spark_client", "spark_gateway", "spark_lab"]

@@ -10,8 +10,9 @@ import pytest_asyncio
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, hosts_of
-from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode, count_kernels
+from tests.integration.conftest import NODES, ClientOf, MakeGateway, MakeNode
 from tests.integration.kernelspecs import kernelspec, plain, script
+from tests.integration.looks import count_kernels
 
 pytestmark = pytest.mark.lab(nodes=NODES)
 

@@ -26,6 +26,7 @@ from lab.drivers.docker.recipe import LABEL_IMAGE
 from lab.drivers.local import ssh_servers
 from lab.errors import EnvironmentUnfit
 from lab.probes import probe_ssh
+from tests.until import block_until
 
 NAME = os.environ.get("LAB_COMMANDS_NAME", f"it-cmd-{os.getpid() % 10000}")
 NODES = ["node1.lab.test", "node2.lab.test"]
@@ -277,18 +278,20 @@ def test_logs_follow() -> None:
             if marker in line:
                 seen.set()
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    deadline = time.monotonic() + 30
-    while not seen.is_set() and time.monotonic() < deadline:
+    def ask() -> bool:
         url = lab("env", "--json").json["gateway_url"]
         with contextlib.suppress(httpx.HTTPError):
             # What it answers is of no interest: it logs the request.
             httpx.get(f"{url}/api/kernels/{marker}", timeout=5, trust_env=False)
-        seen.wait(0.5)
-    child.terminate()
-    child.communicate(timeout=10)
-    assert seen.is_set()
+        return seen.wait(0.5)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        block_until("the request is in the log that is followed", ask, 30)
+    finally:
+        child.terminate()
+        child.communicate(timeout=10)
 
 
 def test_events_tell_what_happened() -> None:
@@ -389,9 +392,7 @@ def test_a_partition_cuts_both_ways_and_heals_by_itself(own: Lab, driver: str) -
     own.node("node1").exec(probe).check()
     lab("partition", "node1|node2", "--for", "15s")
     assert own.node("node1").exec(probe).exit_code == 9
-    deadline = time.monotonic() + 40
-    while own.node("node1").exec(probe).exit_code and time.monotonic() < deadline:
-        time.sleep(0.2)
+    block_until("the partition has healed", lambda: own.node("node1").exec(probe).exit_code == 0, 40, pause=0.2)
     own.node("node1").exec(probe).check()
 
 

@@ -21,8 +21,8 @@ from tests.integration.fault_lab import (
     node,
     open_for_ssh,
     other,
-    until,
 )
+from tests.until import block_until, until_in_thread
 
 __all__ = ["broken", "node", "other"]
 
@@ -36,7 +36,7 @@ def test_a_connect_hears_nothing(broken: Lab, node: Node, fault: str, seen: str)
     """The kernel takes the connection, and nobody speaks; healed, it is greeted."""
     with add(broken, fault, [node], duration=30):
         assert knock(node) == seen
-    assert until("a greeting", lambda: open_for_ssh(node))
+    block_until("a greeting", lambda: open_for_ssh(node))
 
 
 def test_a_crashed_machine_comes_back_with_its_address(broken: Lab, node: Node) -> None:
@@ -66,7 +66,7 @@ async def test_sessions_outlive_their_listener(broken: Lab, node: Node, fault: s
         with add(broken, fault, [node], duration=30):
             assert knock(node) == seen
             assert (await connection.run("echo alive", timeout=5)).stdout == "alive\n"
-    assert await asyncio.to_thread(until, "a greeting", lambda: open_for_ssh(node))
+    await until_in_thread("a greeting", lambda: open_for_ssh(node))
 
 
 async def test_a_session_is_not_taken_for_a_later_listener(broken: Lab, node: Node) -> None:
@@ -136,27 +136,27 @@ def test_one_process_sees_another_time(broken: Lab, node: Node) -> None:
     with ticking(node) as name:
         assert abs(offset(node)) < 5
         with add(broken, "clock-jump", [node], duration=30, process=name, seconds=-7200):
-            assert until("the jump", lambda: abs(offset(node) + 7200) < 5)
+            block_until("the jump", lambda: abs(offset(node) + 7200) < 5)
             assert (
                 abs(float(login(broken, node, "date +%s")) - float(inside(node, "import time; print(time.time())"))) < 5
             )
-        assert until("the way back", lambda: abs(offset(node)) < 5)
+        block_until("the way back", lambda: abs(offset(node)) < 5)
 
 
 def test_one_process_hangs(broken: Lab, node: Node) -> None:
     """It stands still, others don't, and it goes on once healed."""
     with ticking(node) as name:
         with add(broken, "process-stopped", [node], duration=30, process=name):
-            assert until("a stop", lambda: offset(node) < -2)
+            block_until("a stop", lambda: offset(node) < -2)
             assert login(broken, node, "echo alive") == "alive"
-        assert until("the way on", lambda: offset(node) > -1)
+        block_until("the way on", lambda: offset(node) > -1)
 
 
 def test_one_process_is_killed(broken: Lab, node: Node) -> None:
     """By the name that one process alone has; nothing is left to heal."""
     with ticking(node) as name:
         assert not add(broken, "process-killed", [node], process=name).active
-        assert until("its end", lambda: node.exec(["pgrep", "-f", f"^/.* {name}$"]).exit_code == 1)
+        block_until("its end", lambda: node.exec(["pgrep", "-f", f"^/.* {name}$"]).exit_code == 1)
         with pytest.raises(FaultUnavailable, match="0 processes match"):
             add(broken, "process-killed", [node], process=name)
 
@@ -182,7 +182,7 @@ def ticking(node: Node) -> Iterator[str]:
     start = f"[sys.executable, '-c', {TICKING!r}, {name!r}], start_new_session=True, stdout=-3, stderr=-3"
     inside(node, f"import subprocess, sys\nsubprocess.Popen({start})")
     try:
-        until("its first time", lambda: node.exec(["test", "-s", "/tmp/t"]).exit_code == 0)
+        block_until("its first time", lambda: node.exec(["test", "-s", "/tmp/t"]).exit_code == 0)
         yield name
     finally:
         node.exec(["pkill", "-f", f"^/.* {name}$"])

@@ -14,7 +14,8 @@ import pytest
 from lab import Lab, LabConflict, LabNotFound, Node, events
 from lab.errors import FaultUnavailable, LabNotReady
 from lab.faults import Fault, active, add, heal, run_plan
-from tests.integration.fault_lab import broken, greets, knock, login, node, other, until
+from tests.integration.fault_lab import broken, greets, knock, login, node, other
+from tests.until import block_until
 
 __all__ = ["broken", "node", "other"]
 
@@ -48,7 +49,7 @@ def test_a_fault_heals_when_its_duration_is_over(broken: Lab, node: Node) -> Non
         process.send_signal(signal.SIGKILL)
         assert knock(node) == "refused"
         assert [fault.id for fault in active(broken)] == [identity]
-        until("healed", lambda: not active(broken))
+        block_until("healed", lambda: not active(broken))
     assert time.time() - began >= 5
     assert greets(node)
     told = [(e["kind"], e.get("reason")) for e in events.read(broken.name, began) if e.get("id") == identity]
@@ -61,7 +62,7 @@ def test_a_fault_heals_when_its_owner_dies(broken: Lab, node: Node) -> None:
         assert knock(node) == "silence"
         assert [fault.id for fault in active(broken)] == [identity]
         process.send_signal(signal.SIGKILL)
-        until("healed", lambda: not active(broken), 10)
+        block_until("healed", lambda: not active(broken), 10)
     assert greets(node)
 
 
@@ -92,7 +93,7 @@ def test_a_half_inflicted_fault_heals(broken: Lab, node: Node) -> None:
         finally:
             process.kill()
     greets(node)
-    until("healed", lambda: not active(broken))
+    block_until("healed", lambda: not active(broken))
     told = [(e["kind"], e.get("reason")) for e in events.read(broken.name, began) if e["kind"].startswith("fault.")]
     assert told == [("fault.healed", "half inflicted")]
 
@@ -194,7 +195,7 @@ def test_rules_of_others_stay(broken: Lab, node: Node) -> None:
 def test_the_watchdog_leaves_when_nothing_is_left(broken: Lab, node: Node) -> None:
     """No process stays behind once the last fault is healed."""
     add(broken, "refuse", [node], duration=60).heal()
-    until("the watchdog is gone", lambda: not watchdogs(broken), 10)
+    block_until("the watchdog is gone", lambda: not watchdogs(broken), 10)
 
 
 def watchdogs(lab: Lab) -> list[str]:

@@ -10,28 +10,16 @@ from typing import Any
 import asyncssh
 import pytest
 
-from lab import EnvironmentUnfit, Lab, Node
+from lab import Lab, Node
 from lab.errors import FaultUnavailable
 from lab.faults import active, add, catalogue, heal
 from lab.probes import ProbeFailed, probe_ssh
-from tests.integration.fault_lab import SHORT, best, connected, login_to, timed, until
+from tests.integration.fault_lab import SHORT, best, connected, login_to, timed
+from tests.until import block_until
 
 NAME = f"fltl{os.environ.get('PYTEST_XDIST_WORKER', '')}"
 
-pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of one node, with OpenSSH's server where this machine has one."""
-    try:
-        lab = Lab.up(NAME, nodes=1, driver="local")
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(240), pytest.mark.own_lab(NAME, nodes=1)]
 
 
 @pytest.fixture
@@ -79,14 +67,14 @@ def test_a_node_hangs_or_is_gone(local: Lab, node: Node, fault: str, seen: str) 
     """Its processes are stopped or killed, and run again once healed."""
     with add(local, fault, [node], duration=60):
         assert knock(node) == seen
-    assert until("a login", lambda: works(local, node))
+    block_until("a login", lambda: works(local, node))
 
 
 def test_a_node_reboots(local: Lab, node: Node) -> None:
     """At once, on the same port."""
     port = node.port
     add(local, "reboot", [node])
-    assert until("a login", lambda: works(local, node))
+    block_until("a login", lambda: works(local, node))
     assert node.port == port
 
 
@@ -95,7 +83,7 @@ def test_its_sshd_is_gone_or_hangs(local: Lab, openssh: Node, fault: str, seen: 
     """And comes back."""
     with add(local, fault, [openssh], duration=60):
         assert knock(openssh) == seen
-    assert until("a login", lambda: works(local, openssh))
+    block_until("a login", lambda: works(local, openssh))
 
 
 @pytest.mark.parametrize("fault", ["key-removed", "host-key-changed", "password-asked", "max-startups"])
@@ -103,7 +91,7 @@ def test_a_login_is_refused(local: Lab, openssh: Node, fault: str) -> None:
     """By the same settings as on a container."""
     with add(local, fault, [openssh], duration=60):
         assert not works(local, openssh)
-    assert until("a login", lambda: works(local, openssh))
+    block_until("a login", lambda: works(local, openssh))
 
 
 @pytest.mark.parametrize(

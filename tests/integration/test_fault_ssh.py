@@ -9,7 +9,8 @@ import pytest
 from lab import Lab, Node
 from lab.errors import FaultUnavailable
 from lab.faults import active, add
-from tests.integration.fault_lab import broken, connected, knock, login, node, open_for_ssh, other, until
+from tests.integration.fault_lab import broken, connected, knock, login, node, open_for_ssh, other
+from tests.until import block_until, until_in_thread
 
 __all__ = ["broken", "node", "other"]
 
@@ -53,7 +54,7 @@ def test_startups_are_exhausted(broken: Lab, node: Node) -> None:
     """sshd closes a connection before the login, since others that never log in hold all places."""
     with add(broken, "max-startups", [node], duration=30, connections=2):
         assert knock(node) in {"closed", "Exceeded MaxStartups", "ConnectionResetError"}
-    assert until("a place", lambda: open_for_ssh(node))
+    block_until("a place", lambda: open_for_ssh(node))
 
 
 async def test_sessions_are_exhausted(broken: Lab, node: Node) -> None:
@@ -93,7 +94,7 @@ async def test_an_expired_user_certificate_is_denied(broken: Lab, node: Node) ->
         with pytest.raises(asyncssh.PermissionDenied):
             async with connected(broken, node, client_keys=shown):
                 pass
-        assert await asyncio.to_thread(until, "the reason in the log", lambda: "expired" in node.read_logs(50))
+        await until_in_thread("the reason in the log", lambda: "expired" in node.read_logs(50))
     async with connected(broken, node, client_keys=shown) as connection:
         assert (await connection.run("echo in", timeout=5)).stdout == "in\n"
 
@@ -139,9 +140,9 @@ def test_a_new_openssh_has_penalties(broken: Lab) -> None:
             assert login(broken, node, "echo in") == "in"
             key = asyncssh.generate_private_key("ssh-ed25519")
             assert login(broken, node, "true", client_keys=[key]) == "PermissionDenied"
-            assert until("the penalty", lambda: not open_for_ssh(node))
+            block_until("the penalty", lambda: not open_for_ssh(node))
             assert login(broken, node, "true") != ""
-        assert until("an open door", lambda: open_for_ssh(node))
+        block_until("an open door", lambda: open_for_ssh(node))
         assert login(broken, node, "echo in") == "in"
     finally:
         node.stop()

@@ -16,9 +16,11 @@ import pytest_asyncio
 from eg_distributed.settings import Distributed
 from lab import Gateway, Node
 from lab.faults import Fault
-from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import NODES, agents, kernel_files, processes, until
+from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of, start_on
+from tests.integration.conftest import NODES
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
+from tests.integration.looks import agents, no_kernels_left, processes
+from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
 
@@ -50,10 +52,6 @@ def faulty(gateway_with: Callable[..., Gateway]) -> Gateway:
 async def faulty_client(faulty: Gateway) -> AsyncIterator[GatewayClient]:
     async with GatewayClient(faulty.url) as client:
         yield client
-
-
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 # -- a host that hangs -----------------------------------------------------------------------------------------------
@@ -121,13 +119,13 @@ async def test_a_host_that_hangs_slows_nobody_and_gives_its_start_to_another(
     # What else the machine does may fall into one measurement's worst cell; what a hung host does to others falls into each.
     found = [await slowdown()]
     while min(found) > MARGIN and len(found) < 3:
-        await until("the moved start left nothing there", lambda: len(processes(node2)) == 5, timeout=30)
+        await until_in_thread("the moved start left nothing there", lambda: len(processes(node2)) == 5, seconds=30)
         found.append(await slowdown())
     assert min(found) <= MARGIN, found
 
     for number, resident in enumerate(residents):
         assert await resident.evaluate("mine", timeout=20) == number
-    await until("the moved start left nothing there", lambda: len(processes(node2)) == 5)
+    await until_in_thread("the moved start left nothing there", lambda: len(processes(node2)) == 5)
     model_ids = {resident.id for resident in residents}
     listed = await operator_list(faulty, node2)
     assert {kernel["kernel"] for kernel in listed} == model_ids
@@ -159,7 +157,7 @@ async def test_a_restart_whose_host_hangs_moves_on_and_leaves_nothing_there(
         await kernel.restart(timeout=60)
         assert time.monotonic() - began < 6 * DEADLINE
         assert await host_of(kernel) in {nodes[0].name, nodes[2].name}
-    await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    await no_kernels_left(node, 30)
     assert await kernel.evaluate("6 * 7") == 42
 
 
@@ -173,7 +171,7 @@ async def test_a_restart_that_is_cut_off_from_its_host_leaves_nothing_there_eith
     with fault("partition", node):
         await kernel.restart(timeout=60)
         assert await host_of(kernel) != node.name
-    await until("the old kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    await no_kernels_left(node, 30)
     assert await kernel.evaluate("6 * 7") == 42
 
 
@@ -187,7 +185,7 @@ async def test_a_pinned_kernel_whose_restart_failed_can_be_restarted_or_deleted_
         restarts = await asyncio.gather(first.restart(60), second.restart(60), return_exceptions=True)
         assert all(isinstance(error, GatewayError) for error in restarts)
         assert all(node.name in str(error) for error in restarts)
-    await until("the host takes kernels again", lambda: not processes(node), timeout=30)
+    await until_in_thread("the host takes kernels again", lambda: not processes(node), seconds=30)
     await first.restart()
     assert await host_of(first) == node.name
     await second.delete()
@@ -206,7 +204,7 @@ async def test_a_kernel_that_is_deleted_while_its_host_hangs_ends_when_that_is_b
         await kernel.delete()
         assert await faulty_client.list_kernels() == []
         await until_lost(faulty, node, since=began)
-    await until("the kernel has ended", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    await no_kernels_left(node, 30)
 
 
 async def until_lost(gateway: Gateway, node: Node, since: float) -> None:
@@ -281,7 +279,7 @@ async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: Ga
     async with never_declared_dead(faulty_client, kernel):
         killed = agents(node)
         node.exec(["kill", "-KILL", *map(str, killed)]).check()
-        await until("another agent is there", lambda: set(agents(node)) - set(killed), timeout=20)
+        await until_in_thread("another agent is there", lambda: set(agents(node)) - set(killed), seconds=20)
         await kernel.handshake()
         assert await kernel.evaluate("[kept, __import__('os').getpid()]") == ["yes", pid]
         busy = await kernel.begin("print('on', flush=True)\nimport time\nwhile True: time.sleep(0.1)")
@@ -289,7 +287,7 @@ async def test_a_killed_agent_costs_no_kernel(faulty: Gateway, faulty_client: Ga
         await kernel.interrupt()
         assert (await busy.result(20)).error == "KeyboardInterrupt"
     await kernel.delete()
-    await until("the kernel has ended", lambda: not processes(node))
+    await until_in_thread("the kernel has ended", lambda: not processes(node))
 
 
 @ALONE

@@ -13,9 +13,10 @@ import pytest_asyncio
 
 from lab import EnvironmentUnfit, Gateway, Lab, Node
 from lab.faults import add
-from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import home_of, kernel_files, own_name, processes, until
+from tests.integration.client import GatewayClient, GatewayError, host_of, start_on
+from tests.integration.conftest import own_name
 from tests.integration.faults import PrintingCell, cut_ssh, never_declared_dead, reconnected
+from tests.integration.looks import home_of, no_kernels_left
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab]
 
@@ -100,10 +101,6 @@ async def client_to_all(gateway_to_all: Gateway) -> AsyncIterator[GatewayClient]
         yield client
 
 
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
-
-
 # -- every kind ------------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +123,7 @@ async def test_a_kernel_lives_its_whole_life_on_any_node(
     assert await host_of(kernel) == node.name
     assert await kernel.evaluate("'kept' in globals()") is False
     await kernel.delete()
-    await until("nothing is left", lambda: not processes(node) and not kernel_files(node))
+    await no_kernels_left(node)
 
 
 @pytest.mark.parametrize("name", ["noisy-fish", "no-forwarding"])

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,45 +13,19 @@ import docker
 import pytest
 
 from lab import Lab, LabNotFound
-from lab.drivers.docker.engine import connect
-from lab.errors import EnvironmentUnfit
 from lab.names import LABEL, resource_name
 from lab.state import StateFolder
+from tests.integration.fixtures import down
 
 NAME = f"it-lab-{os.getpid() % 10000}"
 
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    """The engine's client; without an engine these tests can't run, and CI requires one."""
-    try:
-        return connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def own(engine: Any) -> Iterator[Lab]:
-    """A lab of two nodes that only this file uses; taken away even when making it fails."""
-    try:
-        yield Lab.up(NAME, nodes=2, driver="docker")
-    finally:
-        down(NAME)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, nodes=2)]
 
 
 def cli(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run the command `lab` as a user does, with nothing on stdin."""
     argv = [sys.executable, "-c", "from lab.cli import main; main()", *arguments]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def down(name: str) -> None:
-    result = cli("down", "--name", name)
-    assert result.returncode == 0, result.stderr
 
 
 def ids(engine: Any, name: str = NAME) -> dict[str, str]:

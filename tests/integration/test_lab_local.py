@@ -19,25 +19,13 @@ from lab.processes import identify
 from lab.progress import Silent
 from lab.state import cache_root
 from lab.topology import loads
+from tests.until import block_until
 
 UID = 54321
 """Nobody's on this machine."""
 NAME = f"it-local-{os.getpid() % 10000}"
 
-pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of two nodes, taken away even when making it fails."""
-    try:
-        lab = Lab.up(NAME, nodes=2, driver="local")
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, nodes=2)]
 
 
 def test_kernels_run_without_an_engine(local: Lab) -> None:
@@ -201,10 +189,9 @@ def test_a_leased_local_lab_is_over_by_itself() -> None:
     try:
         node = lab.node("node1")
         node.extend_lease(time.time() - 1)
-        deadline = time.monotonic() + 15
-        while processes.belonging(lab.folder.path / "machines"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        block_until(
+            "all of its processes have ended", lambda: not processes.belonging(lab.folder.path / "machines"), 15
+        )
         assert "the lease is over" in node.read_logs()
     finally:
         lab.down()

@@ -24,10 +24,8 @@ from lab.drivers.spark_kernelspecs import ENV, SITE
 from lab.errors import FaultUnavailable, LabConflict, LabUsageError
 from lab.spark import logs
 from lab.spark.clusters import Application, Cluster, cluster
-from tests.integration.fault_lab import until
-from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running, spark_lab
-
-__all__ = ["spark_lab"]
+from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running
+from tests.until import block_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -142,7 +140,7 @@ def bury(on: Cluster, name: str) -> None:
         for app in running(on, name):
             path = f"{on.url}/ws/v1/cluster/apps/{app.id}/state?user.name={app.user}"
             httpx.put(path, json={"state": "KILLED"}, timeout=10, trust_env=False).raise_for_status()
-    until(f"the application of {name} has ended", lambda: not running(on, name), SESSION_SECONDS)
+    block_until(f"the application of {name} has ended", lambda: not running(on, name), SESSION_SECONDS)
     for app in applications(on, name):
         staged = f"{STAGING.replace('*', app.user)}/{app.id}"
         on.nodes[0].exec(["rm", "-rf", staged], user="root").check()
@@ -190,8 +188,8 @@ def test_a_job_runs_on_the_nodes(spark_lab: Lab, role: str) -> None:
         assert driver.name in [app["name"] for app in apps if app["state"] == "RUNNING"]
         assert resident(spark_lab) < RIG_BYTES
         assert driver.finish() == 0
-    until("the application has ended", lambda: application(on, driver.name).state == "FINISHED")
-    until("its executors are gone", lambda: not any(logs.executors(node) for node in on.nodes))
+    block_until("the application has ended", lambda: application(on, driver.name).state == "FINISHED")
+    block_until("its executors are gone", lambda: not any(logs.executors(node) for node in on.nodes))
 
 
 def resident(lab: Lab) -> int:
@@ -208,7 +206,7 @@ def test_a_lost_member_is_noticed_and_comes_back(spark_lab: Lab, fault: str, rol
     """The master says that it is gone, `status` that the lab is not whole; healing starts it again."""
     on = cluster(spark_lab, role)
     with faults.add(spark_lab, fault, [spark_lab.node("node2")]):
-        until(f"node2 is {lost}", lambda: states(on).get("node2") == lost, NOTICED_SECONDS)
+        block_until(f"node2 is {lost}", lambda: states(on).get("node2") == lost, NOTICED_SECONDS)
         assert states(on)["node1"] == on.alive
         assert "missing: node2" in said("status", "--name", spark_lab.name, expect=1)
     on.wait_ready()
@@ -238,8 +236,10 @@ def test_a_worker_takes_its_executors_along(spark_lab: Lab) -> None:
         node = spark_lab.node(name)
         other = next(each for each in on.nodes if each.name != name)
         with faults.add(spark_lab, "spark-worker-down", [node]):
-            until("its executor is gone", lambda: not logs.executors(node))
-            until("another one is there", lambda: application(on, driver.name).nodes == (other.name,), NOTICED_SECONDS)
+            block_until("its executor is gone", lambda: not logs.executors(node))
+            block_until(
+                "another one is there", lambda: application(on, driver.name).nodes == (other.name,), NOTICED_SECONDS
+            )
         assert driver.finish() == 0
     on.wait_ready()
 
@@ -258,14 +258,16 @@ def test_containers_may_stay_when_their_node_manager_dies(spark_lab: Lab) -> Non
         before = pid(node, "yarn-nodemanager")
         with faults.add(spark_lab, "yarn-nodemanager-down", [node], containers="stay"):
             assert containers(node)
-        until("a new NodeManager runs", lambda: pid(node, "yarn-nodemanager") not in ("", before), NOTICED_SECONDS)
-    until("the orphans have ended with their driver", lambda: not containers(node), NOTICED_SECONDS)
+        block_until(
+            "a new NodeManager runs", lambda: pid(node, "yarn-nodemanager") not in ("", before), NOTICED_SECONDS
+        )
+    block_until("the orphans have ended with their driver", lambda: not containers(node), NOTICED_SECONDS)
     on.wait_ready()
     with job(spark_lab, "yarn") as driver:
         driver.line()
         node = spark_lab.node(application(on, driver.name).nodes[0])
         with faults.add(spark_lab, "yarn-nodemanager-down", [node]):
-            until("they end with it", lambda: not containers(node))
+            block_until("they end with it", lambda: not containers(node))
     on.wait_ready()
 
 
@@ -291,7 +293,9 @@ def test_a_reset_node_comes_back_with_its_daemons(spark_lab: Lab) -> None:
     def others() -> bool:
         return all(pid(node, daemon) not in ("", old) for daemon, old in before.items())
 
-    until("other daemons run", others)  # the ResourceManager calls a NodeManager RUNNING for 20 s after its last word
+    block_until(
+        "other daemons run", others
+    )  # the ResourceManager calls a NodeManager RUNNING for 20 s after its last word
     for role in ROLES:
         cluster(spark_lab, role).wait_ready()
 

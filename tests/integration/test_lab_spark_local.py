@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ from lab.errors import LabNotFound
 from lab.spark.clusters import Cluster, cluster
 from lab.state import StateFolder
 from tests.integration.client import GatewayClient
-from tests.integration.fault_lab import until
+from tests.until import block_until
 
 NAME = f"it-sparkl-{os.getpid() % 10000}"
 ROLES = ("spark", "yarn")
@@ -23,21 +22,7 @@ SPECS = {"spark": "spark_python_standalone", "yarn": "spark_python_yarn_client"}
 SECONDS = 120.0
 """For a session and its first job, or a daemon's way back, on a machine of two cores that does other things as well."""
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[Lab]:
-    """A local lab of two nodes with both clusters; skips, and says why, where there is no Java."""
-    try:
-        java.find()
-        lab = Lab.up(NAME, nodes=2, driver="local", clusters=ROLES)
-    except EnvironmentUnfit as error:
-        pytest.skip(str(error))
-    try:
-        yield lab
-    finally:
-        lab.down()
+pytestmark = [pytest.mark.timeout(400), pytest.mark.own_lab(NAME, nodes=2, clusters=ROLES)]
 
 
 def states(on: Cluster) -> dict[str, str]:
@@ -80,7 +65,7 @@ async def test_a_kernel_counts_on_executors(local: Lab, role: str) -> None:
         assert application.state == "RUNNING"
         assert where <= set(application.nodes) <= {node.name for node in local.nodes}
         await client.close_kernels()
-    until("its executors are gone", lambda: not any(_begun(node.daemon_files) for node in local.nodes), SECONDS)
+    block_until("its executors are gone", lambda: not any(_begun(node.daemon_files) for node in local.nodes), SECONDS)
     assert [found.state for found in on.applications() if found.name == kernel.id] != ["RUNNING"]
 
 
@@ -109,7 +94,7 @@ def test_a_reset_node_comes_back_with_its_daemons(local: Lab) -> None:
     """Its daemons end with all else and are started again."""
     before = daemons(local)
     local.reset("node1")
-    until("they are others", lambda: _changed(local, before, "node1.lab.test"), SECONDS)
+    block_until("they are others", lambda: _changed(local, before, "node1.lab.test"), SECONDS)
     for role in ROLES:
         cluster(local, role).wait_ready(SECONDS)
     assert not _changed(local, before, "node2.lab.test")
@@ -130,7 +115,7 @@ def test_a_lost_member_is_noticed_and_comes_back(local: Lab, fault: str, role: s
     """The master says that it is gone, and healing brings it back on its ports."""
     on = cluster(local, role)
     with faults.add(local, fault, [local.node("node2")]):
-        until(f"node2 is {lost}", lambda: states(on).get("node2.lab.test") == lost, SECONDS)
+        block_until(f"node2 is {lost}", lambda: states(on).get("node2.lab.test") == lost, SECONDS)
         assert states(on)["node1.lab.test"] == on.alive
     on.wait_ready(SECONDS)
 

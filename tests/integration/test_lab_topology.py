@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ import pytest
 
 from lab import EnvironmentUnfit, Lab, LabConflict, LabError, LabNotReady
 from lab.drivers.docker import network
-from lab.drivers.docker.engine import connect
 from lab.drivers.machines import Machine
 from lab.names import LABEL, resource_name
 from lab.probes import probe_ssh
 from lab.topology import Limits, loads
+from tests.integration.fixtures import down
+from tests.until import block_until
 
 NAME = f"it-topo-{os.getpid() % 10000}"
-
-pytestmark = pytest.mark.timeout(600)
 
 FILE = """
 version = 1
@@ -50,35 +49,9 @@ MaxSessions = 4
 
 [gateways]
 """
+"""Two groups, certificates and no gateway."""
 
-
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    """The engine's client; without an engine these tests can't run, and CI requires one."""
-    try:
-        return connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def own(engine: Any) -> Iterator[Lab]:
-    """A lab of two groups, certificates and no gateway; taken away even when making it fails."""
-    try:
-        yield Lab.up(NAME, driver="docker", topology=loads(FILE))
-    finally:
-        down(NAME)
-
-
-def down(name: str) -> None:
-    from lab.drivers.choice import usable
-    from lab.lab import destroy
-    from lab.state import StateFolder
-
-    folder = StateFolder(name)
-    destroy(usable(name, folder), folder)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab(NAME, topology=loads(FILE))]
 
 
 def ids(engine: Any) -> dict[str, str]:
@@ -91,14 +64,6 @@ def ssh(lab: Lab, node: str, *command: str, options: tuple[str, ...] = ()) -> su
         pytest.skip("no ssh client on this machine")
     argv = ["ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", *options, node, *command]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
-
-
-def until(what: str, probe: Callable[[], Any], seconds: float = 20) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := probe()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
-    return found
 
 
 def test_a_file_is_what_the_lab_becomes(own: Lab) -> None:
@@ -281,7 +246,7 @@ def test_a_dead_sshd_comes_back_unless_it_shall_stay_down(own: Lab) -> None:
     node = own.node("big1")
     node.exec(["touch", "/run/lab/sshd.down"], user="root").check()
     node.exec(["pkill", "-KILL", "-x", "sshd"], user="root").check()
-    until("sshd is down", lambda: ssh(own, "big1", "true").returncode == 255)
+    block_until("sshd is down", lambda: ssh(own, "big1", "true").returncode == 255)
     assert node.state == "running"
     node.exec(["rm", "/run/lab/sshd.down"], user="root").check()
     node.wait_ready()
@@ -339,7 +304,7 @@ def test_a_leased_lab_is_over_by_itself(engine: Any) -> None:
         assert {f"{LABEL}.owner", f"{LABEL}.expires"} <= network.ensure(engine, name).attrs["Labels"].keys()
         node = lab.node("node1")
         node.extend_lease(time.time() + 1)
-        until("the node ends", lambda: node.state == "stopped")
+        block_until("the node ends", lambda: node.state == "stopped")
         assert "the lease is over" in node.read_logs()
     finally:
         down(name)

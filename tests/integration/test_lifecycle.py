@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
-import pytest_asyncio
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, GatewayError, Kernel, host_of
-from tests.integration.conftest import (
-    NODES,
-    ClientOf,
-    MakeGateway,
-    home_of,
-    kernel_files,
-    kernel_sockets,
-    listening,
-    processes,
-    until,
-    zombies,
-)
-from tests.integration.kernelspecs import argv_of, kernelspec, plain, script
+from tests.integration.conftest import NODES, ClientOf, MakeGateway
+from tests.integration.kernelspecs import SPECS, argv_of, kernelspec, plain, script
+from tests.integration.looks import kernel_files, kernel_sockets, listening, processes, zombies
+from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = pytest.mark.lab(nodes=NODES)
 
@@ -35,9 +22,6 @@ Nodes = Sequence[Node]
 Names = tuple[str, ...]
 ALONE = pytest.mark.lab(nodes=NODES, alone=True)
 """For promises of seconds: another worker's kernels would take this machine's processors meanwhile."""
-
-SPECS = pytest.mark.parametrize("spec", ["python_distributed", "python_distributed_eg"])
-"""A plain kernelspec, and Enterprise Gateway's own launcher, unchanged."""
 
 PID = "__import__('os').getpid()"
 SLEEP = "print('begin', flush=True)\nimport time\ntime.sleep(60)\nprint('end')"
@@ -78,7 +62,7 @@ async def test_an_interrupt_reaches_the_cells_subprocess(nodes: Nodes, client: G
     node = await node_of(nodes, kernel)
     cell = await kernel.begin("import subprocess\nprint('begin', flush=True)\nsubprocess.run(['sleep', '61'])")
     await cell.printed("begin")
-    await until("the subprocess is there", lambda: "sleep 61" in processes(node).values())
+    await until_in_thread("the subprocess is there", lambda: "sleep 61" in processes(node).values())
     await kernel.interrupt()
     assert (await cell.result(10)).error == "KeyboardInterrupt"
     assert "sleep 61" not in processes(node).values()
@@ -175,11 +159,11 @@ async def test_a_shutdown_leaves_nothing(nodes: Nodes, gateway: Gateway, client:
     assert len(kernel_files(node)) == 1
     assert len(socket_names(gateway)) == 5
     await kernel.delete()
-    await until("processes are gone", lambda: not processes(node))
-    await until("files are gone", lambda: not kernel_files(node))
-    await until("sockets are gone", lambda: not kernel_sockets(gateway))
+    await until_in_thread("processes are gone", lambda: not processes(node))
+    await until_in_thread("files are gone", lambda: not kernel_files(node))
+    await until_in_thread("sockets are gone", lambda: not kernel_sockets(gateway))
     assert await client.list_kernels() == []
-    await until("no zombie is left", lambda: sum(map(zombies, nodes)) <= before)
+    await until_in_thread("no zombie is left", lambda: sum(map(zombies, nodes)) <= before)
     with pytest.raises(GatewayError) as gone:
         await kernel.model()
     assert gone.value.status == 404
@@ -209,7 +193,7 @@ for port in map(int, sys.argv[2:]):
 """
     ports = listening(nodes[0]) - {22}
     nodes[1].exec(["python3", "-c", attack, nodes[0].name, *map(str, ports)])
-    await until("the launcher is alone", lambda: len(processes(nodes[0])) == 1)
+    await until_in_thread("the launcher is alone", lambda: len(processes(nodes[0])) == 1)
     assert (await kernel.execute("6 * 7")).text == "42"
 
 
@@ -244,14 +228,14 @@ async def test_a_kernel_that_is_killed_with_no_client_ends(nodes: Nodes, client:
     async def unwatched() -> bool:
         return bool((await kernel.model())["connections"] == 0)
 
-    await until("the websocket's end is seen", unwatched)
+    await until("the websocket's end is seen", unwatched, MACHINE_SECONDS, pause=0.1)
     (pid,) = [pid for pid, args in processes(node).items() if "ipykernel_launcher" in args]
     node.exec(["kill", "-9", str(pid)]).check()
 
     async def gone() -> bool:
         return await client.list_kernels() == []
 
-    await until("the kernel is gone", gone)
+    await until("the kernel is gone", gone, MACHINE_SECONDS, pause=0.1)
 
 
 # -- starts that fail --------------------------------------------------------------------------------------------------
@@ -345,231 +329,6 @@ async def test_users_are_authorized(gateway: Gateway, client: GatewayClient) -> 
     assert await kernel.evaluate("__import__('os').environ['KERNEL_USERNAME']") == "alice"
 
 
-# -- Enterprise Gateway's options --------------------------------------------------------------------------------------
-
-
-async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: ClientOf) -> None:
-    """Enterprise Gateway's culling ends an idle kernel and spares a busy one, in both kinds of kernelspec."""
-    manager = "--RemoteMappingKernelManager"
-    options = [f"{manager}.cull_idle_timeout=4", f"{manager}.cull_interval=1", f"{manager}.cull_connected=True"]
-    client = client_of(extra_gateway("culling", options=options))
-    busy = await client.start_kernel()
-    cell = await busy.begin("import time\nfor n in range(600): print(n, flush=True); time.sleep(0.1)")
-    for spec in ("python_distributed", "python_distributed_eg"):
-        idle = await client.start_kernel(spec)
-        await idle.execute("1")
-        await idle.disconnect()
-
-    async def culled() -> bool:
-        return [model["id"] for model in await client.list_kernels()] == [busy.id]
-
-    await until("the idle kernels are culled", culled, timeout=40)
-    assert not cell.partial.reply
-    await busy.interrupt()
-    assert (await cell.result()).error == "KeyboardInterrupt"
-
-
-async def test_the_working_directory(nodes: Nodes, client: GatewayClient) -> None:
-    """KERNEL_WORKING_DIR is where the kernel starts; one that the node lacks falls back to home; default is home."""
-    home = home_of(nodes[0])
-    for wanted, expected in (("/usr/share", "/usr/share"), ("/no/such/folder", home), (None, home)):
-        env = {"KERNEL_REMOTE_HOST": nodes[0].name, **({"KERNEL_WORKING_DIR": wanted} if wanted else {})}
-        kernel = await client.start_kernel(env=env)
-        assert await kernel.evaluate("__import__('os').getcwd()") == expected
-
-
-async def test_an_alternate_interrupt_signal(gateway: Gateway, client: GatewayClient) -> None:
-    """EG_ALTERNATE_SIGINT in the kernelspec is what an interrupt sends."""
-    gateway.add_kernelspec("alternate", plain(gateway, env={"EG_ALTERNATE_SIGINT": "SIGUSR2"}))
-    kernel = await client.start_kernel("alternate")
-    cell = await kernel.begin(
-        "import signal, time\ngot = []\nsignal.signal(signal.SIGUSR2, lambda *a: got.append(a[0]))\n"
-        "print('begin', flush=True)\nwhile not got: time.sleep(0.05)\nprint(*got)"
-    )
-    await cell.printed("begin")
-    await kernel.interrupt()
-    assert (await cell.result(20)).stdout.split() == ["begin", str(int(signal.SIGUSR2))]
-
-
-@pytest.fixture
-def configured(nodes: Nodes, gateway_with: Callable[..., Gateway]) -> Iterator[Gateway]:
-    """A gateway whose operator has set what goes to kernels, a folder for logs, and secrets that must not go anywhere."""
-    env = {
-        "EG_INHERITED_ENVS": "SITE,LD_MOON",
-        "EG_CLIENT_ENVS": "COLOUR",
-        "SITE": "paris $(touch /tmp/ran)",
-        "DB_PASSWORD": "secret",
-        "EG_WEBHOOK_PASSWORD": "secret",
-        "EG_REMOTE_PWD": "secret",
-        "EG_KERNEL_LOG_DIR": "/tmp/kernel-logs",
-    }
-    yield gateway_with(env=env)
-    for node in nodes:
-        node.exec(["rm", "-rf", "/tmp/kernel-logs"]).check()
-
-
-@pytest_asyncio.fixture
-async def operated(configured: Gateway) -> AsyncIterator[GatewayClient]:
-    """A client of `configured`."""
-    async with GatewayClient(configured.url) as found:
-        yield found
-
-
-async def test_the_gateways_environment_stays_there(nodes: Nodes, configured: Gateway, operated: GatewayClient) -> None:
-    """With and without `env` in the request a kernel gets inherited_envs, client_envs and KERNEL_* alone."""
-    sent = {"COLOUR": "blue", "SHAPE": "round", "KERNEL_EXTRA": "1", "EG_REMOTE_PWD": "x", "LD_PRELOAD": "/nowhere.so"}
-    without = await environment(await operated.start_kernel(env=None))
-    with_env = await environment(await operated.start_kernel(env=sent))
-    for found in (without, with_env):
-        assert "secret" not in found.values()
-        assert found["SITE"] == "paris $(touch /tmp/ran)"
-        assert found["HOME"] in {home_of(node) for node in nodes}
-        assert not {"DB_PASSWORD", "EG_WEBHOOK_PASSWORD", "EG_REMOTE_PWD", "EG_REMOTE_HOSTS", "LD_MOON"} & found.keys()
-        assert not {name for name in found if name.startswith(("JPY_PARENT", "SSH_"))}
-        assert str(Path(configured.python).parent) not in found["PATH"].split(":")
-    assert "COLOUR" not in without
-    assert (with_env["COLOUR"], with_env["KERNEL_EXTRA"]) == ("blue", "1")
-    assert not {"SHAPE", "LD_PRELOAD"} & with_env.keys()
-    assert nothing_ran(nodes, configured)
-
-
-async def test_the_operators_folder_for_logs(nodes: Nodes, operated: GatewayClient) -> None:
-    """EG_KERNEL_LOG_DIR: what a kernel printed is found there on its node, for its user alone, also after its end."""
-    kernel = await operated.start_kernel(env={"KERNEL_REMOTE_HOST": nodes[0].name})
-    await kernel.execute("import os; os.system('echo said on stdout')\nos.write(2, b'said on stderr')")
-    await kernel.delete()
-    path = f"/tmp/kernel-logs/kernel-{kernel.id}.log"
-    log = nodes[0].exec(["cat", path]).check().stdout
-    assert "said on stderr" in log
-    assert nodes[0].exec(["stat", "-c", "%a", path]).stdout == "600\n"
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-NASTY = {
-    "KERNEL_QUOTES": """it's "quoted" \\ and \\\\ '' "" \\'""",
-    "KERNEL_LINES": "one\ntwo\r\n\tthree\n",
-    "KERNEL_COMMAND": "$(touch /tmp/ran) `touch /tmp/ran` ; touch /tmp/ran & | > /tmp/ran < /etc/passwd",
-    "KERNEL_REFERENCES": "$HOME ${HOME} ${NOPE:-default} $$ %HOME% {connection_file} {kernel_id} ~ * ? [a]",
-    "KERNEL_UNICODE": "naïve 日本語 🚀 \u202e e\u0301 \x01\x7f\u2028",
-    "KERNEL_LONG": "x'\"$ü\n" * 682,
-    "KERNEL_EMPTY": "",
-    "KERNEL_SPACES": "  both ends  ",
-}
-
-
-@SPECS
-async def test_a_clients_values_arrive_as_they_are(
-    nodes: Nodes, gateway: Gateway, client: GatewayClient, spec: str
-) -> None:
-    """Quotes, newlines, commands, references and unicode in KERNEL_* arrive byte for byte and run nothing."""
-    found = await environment(await client.start_kernel(spec, env=NASTY))
-    for name, value in NASTY.items():
-        assert found[name] == value, name
-    assert nothing_ran(nodes, gateway)
-
-
-async def test_a_kernelspecs_values_are_expanded_on_the_node_once(
-    nodes: Nodes, gateway: Gateway, client: GatewayClient
-) -> None:
-    """${NAME}, $NAME and ${NAME:-default} come from the node and the client; what is put in is not looked at again."""
-    env = {
-        "AT_HOME": "${HOME}/lib:$HOME/bin",
-        "DEFAULTED": "${NOT_SET:-a default} ${KERNEL_GIVEN:-unused} [${NOT_SET}]",
-        "INSERTED": "<${KERNEL_NASTY}>",
-        "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $$HOME",
-        "SEVERAL_LINES": "a\nb\tc",
-        # 100 KiB, in a few bytes more; of a client, Enterprise Gateway takes no value of more than 4096 characters.
-        "BIG": "ü'\"`$(\n" * 12800,
-        "KERNEL_DEFAULT": "the kernelspec's",
-        "KERNEL_OVERRIDDEN": "the kernelspec's",
-    }
-    sent = {
-        "KERNEL_NASTY": "$HOME ${HOME} $(touch /tmp/ran) $$",
-        "KERNEL_GIVEN": "given",
-        "KERNEL_OVERRIDDEN": "the client's",
-    }
-    gateway.add_kernelspec("expanding", plain(gateway, env=env))
-    kernel = await client.start_kernel("expanding", env={**sent, "KERNEL_REMOTE_HOST": nodes[0].name})
-    home = home_of(nodes[0])
-    assert len(env["BIG"].encode()) >= 100 * 1024
-    expected = {
-        "AT_HOME": f"{home}/lib:{home}/bin",
-        "DEFAULTED": "a default given []",
-        "INSERTED": "<$HOME ${HOME} $(touch /tmp/ran) $$>",
-        "SHELL_TEXT": "$(touch /tmp/ran) `touch /tmp/ran` ; 'single' \"double\" 5$ $1 $HOME",
-        "SEVERAL_LINES": env["SEVERAL_LINES"],
-        "BIG": env["BIG"],
-        "KERNEL_DEFAULT": "the kernelspec's",
-        "KERNEL_OVERRIDDEN": "the client's",
-        **{name: sent[name] for name in ("KERNEL_NASTY", "KERNEL_GIVEN")},
-    }
-    for _ in ("start", "restart"):
-        found = await environment(kernel)
-        for name, value in expected.items():
-            assert found[name] == value, name
-        await kernel.restart()
-    assert nothing_ran(nodes, gateway)
-
-
-async def test_an_argument_is_one_argument(nodes: Nodes, gateway: Gateway, client: GatewayClient) -> None:
-    """The kernelspec's argv reaches the kernel word by word, through no shell."""
-    words = ["--flag=$(touch /tmp/ran)", "two words", "it's", "$HOME", "`touch /tmp/ran`", "", "{unknown}", "*"]
-    code = "import sys; sys.exit(repr(sys.argv[1:-1]))"
-    gateway.add_kernelspec("wordy", kernelspec(argv=["python3", "-c", code, *words, "{connection_file}"]))
-    with pytest.raises(GatewayError) as failed:
-        await client.start_kernel("wordy")
-    assert repr(words) in failed.value.reason
-    assert nothing_ran(nodes, gateway)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["KERNEL_X;touch /tmp/ran;", "KERNEL_A=B", "KERNEL_ X", "KERNEL_X\n", "KERNEL_X\n\n", "KERNEL_Ü", "KERNEL_$(id)"],
-)
-async def test_malformed_names_are_refused(nodes: Nodes, gateway: Gateway, client: GatewayClient, name: str) -> None:
-    """A name that no environment can hold is a 400 and starts nothing."""
-    with pytest.raises(GatewayError) as refused:
-        await client.start_kernel(env={name: "value"})
-    assert refused.value.status == 400
-    assert nothing_ran(nodes, gateway)
-    assert await client.list_kernels() == []
-
-
-@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0", "1e9"])
-async def test_a_launch_timeout_that_is_none_is_refused(client: GatewayClient, seconds: str) -> None:
-    """A KERNEL_LAUNCH_TIMEOUT by which nothing could be timed is a 400 that names it, and starts nothing."""
-    with pytest.raises(GatewayError, match="KERNEL_LAUNCH_TIMEOUT") as refused:
-        await client.start_kernel(env={"KERNEL_LAUNCH_TIMEOUT": seconds})
-    assert refused.value.status == 400
-    assert await client.list_kernels() == []
-
-
-async def test_an_environment_of_megabytes_is_refused(client: GatewayClient) -> None:
-    """More than any system lets a process begin with is a 400, before a host hears of it."""
-    with pytest.raises(GatewayError, match="environment has") as refused:
-        await client.start_kernel(env={f"KERNEL_{number}": "x" * 4000 for number in range(300)})
-    assert refused.value.status == 400
-
-
-async def test_a_nul_in_a_value_is_refused(client: GatewayClient) -> None:
-    """A value that no environment can hold is a 400 too."""
-    with pytest.raises(GatewayError, match="KERNEL_X") as refused:
-        await client.start_kernel(env={"KERNEL_X": "a\0b"})
-    assert refused.value.status == 400
-
-
-async def test_requests_at_once_keep_their_environments_apart(client: GatewayClient) -> None:
-    """Kernels of requests that overlap have the values of their own request, and a later one without any has none of them."""
-    names = [f"user{number}" for number in range(6)]
-    starts = (client.start_kernel(env={"KERNEL_USERNAME": name, "KERNEL_MARK": name}) for name in names)
-    kernels = await asyncio.gather(*starts)
-    marks = [await kernel.evaluate("__import__('os').environ['KERNEL_MARK']") for kernel in kernels]
-    assert marks == names
-    later = await client.start_kernel(env=None)
-    assert await later.evaluate("__import__('os').environ.get('KERNEL_MARK')") is None
-
-
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
@@ -577,19 +336,6 @@ async def node_of(nodes: Nodes, kernel: Kernel) -> Node:
     """Return the node that *kernel* runs on."""
     host = await host_of(kernel)
     return next(node for node in nodes if node.name == host)
-
-
-async def environment(kernel: Kernel) -> dict[str, str]:
-    """Return the environment that *kernel* was started with, in bytes from the system and not as Python's copy of it."""
-    found: dict[str, str] = await kernel.evaluate(
-        "dict(e.split('=', 1) for e in open('/proc/self/environ', 'rb').read().decode().split(chr(0)) if e)"
-    )
-    return found
-
-
-def nothing_ran(nodes: Nodes, gateway: Gateway) -> bool:
-    """Whether no value was taken for a command, on any node or at the gateway."""
-    return all(m.exec(["test", "!", "-e", "/tmp/ran"]).exit_code == 0 for m in (*nodes, gateway))
 
 
 def socket_names(gateway: Gateway) -> list[str]:

@@ -8,7 +8,9 @@ import pytest
 
 from lab import Node
 from tests.integration.client import host_of
-from tests.integration.conftest import NODES, ClientOf, MakeGateway, kernel_sockets, until
+from tests.integration.conftest import NODES, ClientOf, MakeGateway
+from tests.integration.looks import kernel_sockets
+from tests.until import until_in_thread
 
 
 @pytest.mark.lab(nodes=NODES)
@@ -27,5 +29,5 @@ async def test_localhost_needs_no_ssh(nodes: Sequence[Node], extra_gateway: Make
     await kernel.restart()
     assert await kernel.evaluate("'time' in dir()") is False
     await kernel.delete()
-    await until("the kernel's sockets go", lambda: not kernel_sockets(gateway))
+    await until_in_thread("the kernel's sockets go", lambda: not kernel_sockets(gateway))
     assert [node.read_logs().count("Accepted ") for node in nodes] == before

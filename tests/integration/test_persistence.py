@@ -12,8 +12,10 @@ import pytest
 
 from lab import Gateway, Node
 from lab.drivers.machines import ExecResult
-from tests.integration.client import GatewayClient, Kernel, host_of
-from tests.integration.conftest import NODES, MakeGateway, kernel_files, kernel_sockets, processes, until
+from tests.integration.client import GatewayClient, Kernel, host_of, start_on
+from tests.integration.conftest import NODES, MakeGateway
+from tests.integration.looks import kernel_files, kernel_sockets, no_kernels_left, processes
+from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
 
@@ -24,10 +26,6 @@ PERSISTENCE = (
     "--EnterpriseGatewayApp.availability_mode=standalone",
 )
 ClientOf = Callable[[Gateway], GatewayClient]
-
-
-async def start_on(client: GatewayClient, node: Node, kernelspec: str = "python_distributed") -> Kernel:
-    return await client.start_kernel(kernelspec, {"KERNEL_REMOTE_HOST": node.name})
 
 
 async def pid_of(kernel: Kernel) -> int:
@@ -99,7 +97,7 @@ async def test_a_killed_gateway_finds_its_kernels_again(
     assert await second.evaluate("'kept' in globals()") is False
     for kernel in found:
         await kernel.delete()
-    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
+    await until_in_thread("nothing is left on the nodes", lambda: not left(nodes), seconds=10)
 
 
 async def test_a_kernel_that_ended_while_its_gateway_was_down_is_not_taken_for_alive(
@@ -114,15 +112,15 @@ async def test_a_kernel_that_ended_while_its_gateway_was_down_is_not_taken_for_a
     await kernel.disconnect()
     await asyncio.to_thread(gateway.kill)
     node.exec(["kill", "-KILL", str(pid)]).check()
-    await until("the kernel has ended", lambda: pid not in processes(node))
+    await until_in_thread("the kernel has ended", lambda: pid not in processes(node))
     await asyncio.to_thread(gateway.start)
     after = client_of(gateway)
 
     async def forgotten() -> bool:
         return await after.list_kernels() == []
 
-    await until("the kernel is forgotten", forgotten)
-    await until("nothing is left on the node", lambda: not left(nodes))
+    await until("the kernel is forgotten", forgotten, MACHINE_SECONDS, pause=0.1)
+    await until_in_thread("nothing is left on the node", lambda: not left(nodes))
 
 
 # -- without -----------------------------------------------------------------------------------------------------------
@@ -144,7 +142,7 @@ async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
 
     assert await client_of(gateway).list_kernels() == []
     alive = await start_on(client_of(gateway), nodes[0])
-    await until("both are orphans", lambda: len(listed(gateway, "--orphans")) == 2)
+    await until_in_thread("both are orphans", lambda: len(listed(gateway, "--orphans")) == 2)
     found = {kernel["kernel"]: kernel for kernel in listed(gateway)}
     assert found.keys() == {alive.id, *(kernel.id for kernel in orphans)}
     assert found[alive.id]["claimed"]
@@ -160,7 +158,7 @@ async def test_what_a_killed_gateway_leaves_is_listed_and_ended_by_command(
     assert refused.exit_code == 1
     assert "answers for" in refused.stderr
     await alive.delete()
-    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
+    await until_in_thread("nothing is left on the nodes", lambda: not left(nodes), seconds=10)
 
 
 async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gateway: MakeGateway, nodes: Nodes) -> None:
@@ -174,7 +172,7 @@ async def test_orphans_end_by_themselves_when_their_owner_stays_away(extra_gatew
     began = time.monotonic()  # before its end: the agent sees that while the engine still waits for the container's
     await asyncio.to_thread(gateway.kill)
     assert pid in processes(node)
-    await until("the orphan is gone", lambda: not processes(node) and not kernel_files(node), timeout=30)
+    await no_kernels_left(node, 30)
     assert time.monotonic() - began >= 8
     await asyncio.to_thread(gateway.start)
 
@@ -194,5 +192,5 @@ async def test_a_gateway_that_is_stopped_takes_its_kernels_along(extra_gateway: 
     await asyncio.to_thread(gateway.stop)
     if "exit_code" in gateway.inspect():  # a container's; the local driver's stop waits without killing
         assert gateway.inspect()["exit_code"] != 137, "it had to be killed"
-    await until("nothing is left on the nodes", lambda: not left(nodes), timeout=10)
+    await until_in_thread("nothing is left on the nodes", lambda: not left(nodes), seconds=10)
     await asyncio.to_thread(gateway.start)

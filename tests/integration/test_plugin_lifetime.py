@@ -16,27 +16,16 @@ from typing import Any
 import pytest
 
 from lab import Lab, lease
-from lab.drivers.docker.engine import connect
-from lab.errors import EnvironmentUnfit, LabNotFound, LabNotReady
+from lab.errors import LabNotFound, LabNotReady
 from lab.lifetime import holding
 from lab.names import LABEL
 from lab.state import StateFolder
 from lab.testcontainers import SSHCluster
+from tests.until import block_until
 
 pytestmark = pytest.mark.timeout(600)
 
 LEASE_SECONDS = 20.0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    """The engine's client; without an engine these tests can't run, and CI requires one."""
-    try:
-        return connect()
-    except EnvironmentUnfit as error:
-        if os.environ.get("LAB_REQUIRE_DOCKER"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -235,12 +224,12 @@ def test_a_killed_owner_s_lab_is_gone_within_its_lease(
     """
     process = run(tmp_path, code, name, *workers)
     try:
-        wait_for(lambda: (tmp_path / "started").exists(), 300)
+        block_until("the test runs", (tmp_path / "started").exists, 300)
         assert things(engine, name)
         process.send_signal(signal.SIGKILL)
         process.wait(30)
-        wait_for(lambda: not things(engine, name), LEASE_SECONDS + 20)
-        wait_for(lambda: not StateFolder(name).path.exists(), 10)
+        block_until("the machines are gone", lambda: not things(engine, name), LEASE_SECONDS + 20)
+        block_until("the folder is gone", lambda: not StateFolder(name).path.exists(), 10)
     finally:
         # Workers that sleep on are ours to end.
         os.killpg(process.pid, signal.SIGKILL) if group_exists(process.pid) else None
@@ -254,13 +243,6 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def wait_for(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.1)
-
-
 def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: str, tmp_path: Path) -> None:
     """Owner and keeper are killed together: the machines end by their own clock when the lease is over."""
     from lab.processes import Process
@@ -272,7 +254,8 @@ def test_a_killed_keeper_leaves_machines_that_end_themselves(engine: Any, name: 
         keeper.signal(signal.SIGKILL)
         owner.kill()
     assert made.nodes[0].state == "running"
-    wait_for(lambda: {machine.state for machine in (*made.nodes, *made.gateways)} == {"stopped"}, 15 + 10)
+    machines = (*made.nodes, *made.gateways)
+    block_until("the machines have ended", lambda: {machine.state for machine in machines} == {"stopped"}, 15 + 10)
 
 
 # -- testcontainers ----------------------------------------------------------------------------------------------------
@@ -370,7 +353,7 @@ def test_two_sessions_share_a_lab_until_the_last_one_ends(name: str, tmp_path: P
             folder.mkdir()
             sessions.append(run(folder, code, name, "--lab-driver=local", "--lab-nodes=2"))
             stack.callback(sessions[-1].kill)
-            wait_for((folder / "started").exists, 120)
+            block_until("its test runs", (folder / "started").exists, 120)
         for folder, session in zip(folders, sessions, strict=True):
             (folder / "go").touch()
             output = session.communicate(timeout=120)[0]

@@ -12,17 +12,10 @@ import pytest
 from lab import Gateway, Node
 from lab.drivers.machines import Machine
 from tests.integration.client import GatewayClient, host_of
-from tests.integration.conftest import (
-    NODES,
-    count_kernels,
-    kernel_files,
-    kernel_sockets,
-    listening,
-    processes,
-    until,
-    zombies,
-)
+from tests.integration.conftest import NODES
 from tests.integration.faults import cut_ssh, reconnected
+from tests.integration.looks import count_kernels, kernel_files, kernel_sockets, listening, processes, zombies
+from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.lab(nodes=NODES)]
 
@@ -95,7 +88,7 @@ async def test_nothing_listens_but_ssh_on_nodes_and_http_at_the_gateway(
         for kernel in kernels:
             assert await kernel.evaluate("6 * 7") == 42
         await asyncio.gather(*(kernel.delete() for kernel in kernels))
-        await until("the kernels have ended", lambda: not sum(count_kernels(nodes).values()))
+        await until_in_thread("the kernels have ended", lambda: not sum(count_kernels(nodes).values()))
     assert seen.looks >= 3
     assert seen.ports == {gateway.name: {HTTP}, **{node.name: {SSH} for node in nodes}}
     assert seen.loopback[gateway.name] == set(), "channels are UNIX sockets, there is nothing to listen for"
@@ -134,8 +127,8 @@ async def test_nothing_is_left_after_shutdown(gateway: Gateway, client: GatewayC
             found += [f"{machine.name}: {path}" for path in temporary_files(machine) - files[machine.name]]
         return found
 
-    await until("nothing is left", lambda: not left())
-    await until("no zombie is left", lambda: all(zombies(node) <= undead[node.name] for node in nodes))
+    await until_in_thread("nothing is left", lambda: not left())
+    await until_in_thread("no zombie is left", lambda: all(zombies(node) <= undead[node.name] for node in nodes))
     # Of its own nodes alone: on the others, another worker's kernels run.
     hosts = ",".join(node.name for node in nodes)
     argv = [gateway.python, "-m", "eg_distributed", "kernels", "--json", "--hosts", hosts]
@@ -166,7 +159,7 @@ async def test_a_launcher_of_enterprise_gateway_opens_ports_of_its_own_but_the_g
         assert await kernel.evaluate("6 * 7") == 42
         opened = listening(node) - {SSH}
         await kernel.delete()
-        await until("the kernel has ended", lambda: not processes(node))
+        await until_in_thread("the kernel has ended", lambda: not processes(node))
     assert seen.ports[gateway.name] == {HTTP}
     assert RESPONSE_PORT not in seen.ports[gateway.name] | seen.loopback[gateway.name]
     assert len(opened) in {5, 6}, f"five channels, and the signal port unless the agent has closed it, not {opened}"

@@ -11,7 +11,6 @@ from lab import Lab, Node
 from lab.drivers.spark_kernelspecs import NEEDS
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel
-from tests.integration.conftest import until
 from tests.integration.spark_lab import (
     COUNT,
     KILLED_SECONDS,
@@ -22,12 +21,8 @@ from tests.integration.spark_lab import (
     role_of,
     running,
     say,
-    spark_client,
-    spark_gateway,
-    spark_lab,
 )
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
+from tests.until import until_in_thread
 
 pytestmark = pytest.mark.timeout(400)
 PLACE = {
@@ -56,7 +51,9 @@ async def application_of(lab: Lab, kernel: Kernel) -> str:
 async def over(lab: Lab, kernel: Kernel, application: str, seconds: float) -> None:
     """Wait until this application of the kernel has ended; the gateway may have started the kernel again, and so another."""
     on = cluster(lab, role_of(kernel.kernelspec))
-    await until(f"{application} has ended", lambda: application not in [app.id for app in running(on)], timeout=seconds)
+    await until_in_thread(
+        f"{application} has ended", lambda: application not in [app.id for app in running(on)], seconds=seconds
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -116,7 +113,7 @@ async def test_a_dead_nodes_application_ends(
         listed = other.exec(["ps", "-eo", "args="]).check().stdout.splitlines()
         return [args for args in listed if application in args and "CoarseGrained" in args]
 
-    await until("its executors have ended", lambda: not executors(), timeout=KILLED_SECONDS)
+    await until_in_thread("its executors have ended", lambda: not executors(), seconds=KILLED_SECONDS)
     await asyncio.to_thread(mortal.start)
     await kernel.delete()
     await nothing_left(spark_lab)

@@ -13,24 +13,24 @@ import pytest_asyncio
 
 from lab import Gateway, Lab, Node
 from lab.spark.clusters import Cluster, cluster
-from tests.integration.client import Execution, GatewayClient, GatewayError, Kernel, Result, host_of
-from tests.integration.conftest import end_gateway, processes, until
+from tests.integration.client import GatewayClient, GatewayError, Kernel, Result, host_of
+from tests.integration.conftest import end_gateway
+from tests.integration.looks import processes
 from tests.integration.spark_lab import (
     ANSWER_SECONDS,
     COUNT,
     KILLED_SECONDS,
     SESSION_SECONDS,
     STAGING,
+    client_that_leaves_nothing,
     language_of,
     nothing_left,
     role_of,
     running,
     say,
-    spark_lab,
     specs,
 )
-
-__all__ = ["spark_lab"]
+from tests.until import until_in_thread
 
 pytestmark = pytest.mark.timeout(300)
 TOLD_SECONDS = 30.0
@@ -73,10 +73,8 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
 @pytest_asyncio.fixture
 async def client(spark_lab: Lab, faulty: Gateway) -> AsyncIterator[GatewayClient]:
     """A client of `faulty`; afterwards nothing of its kernels is left."""
-    async with GatewayClient(faulty.url) as found:
+    async with client_that_leaves_nothing(spark_lab, faulty) as found:
         yield found
-        await found.close_kernels()
-        await nothing_left(spark_lab)
 
 
 async def first_cell(kernel: Kernel, code: str = COUNT["python"]) -> Result:
@@ -175,10 +173,7 @@ async def test_an_application_that_waits_for_room(spark_lab: Lab, client: Gatewa
     """A full queue: the cell says so in YARN's own words, can be interrupted, and the application ends with its kernel."""
     kernel = await client.start_kernel(YARN, env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
     cell = await kernel.begin("print(spark.range(10).count())")
-    began = time.monotonic()
-    while "ACCEPTED and waits for room: " not in cell.partial.stderr:
-        assert time.monotonic() - began < TOLD_SECONDS, cell.partial.stderr
-        await asyncio.sleep(0.1)
+    await cell.printed("ACCEPTED and waits for room: ", TOLD_SECONDS, to="stderr")
     assert "in queue root.tiny" in cell.partial.stderr
     assert "<memory:40, " in cell.partial.stderr  # what the queue may have at most, in the ResourceManager's words
     began = time.monotonic()
@@ -221,7 +216,7 @@ async def test_other_languages_are_told_what_they_wait_for_and_where_it_is(
     """A full queue is told in YARN's words; once there is a session, the cell has the address of its UI."""
     kernel = await client.start_kernel(f"spark_{language}_yarn_client", env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
     cell = await kernel.begin(code)
-    await stderr(cell, "ACCEPTED and waits for room: ")
+    await cell.printed("ACCEPTED and waits for room: ", SESSION_SECONDS, to="stderr")
     assert "in queue root.tiny" in cell.partial.stderr
     await kernel.delete()
     kernel = await client.start_kernel(f"spark_{language}_standalone")
@@ -236,19 +231,19 @@ async def test_a_kernel_that_is_killed_while_it_waits_gives_its_place_up(spark_l
     pid = int(await kernel.evaluate("__import__('os').getpid()"))
     node = spark_lab.node((await host_of(kernel)).partition(".")[0])
     cell = await kernel.begin("spark.range(10).count()")
-    await stderr(cell, "ACCEPTED and waits for room: ")
+    await cell.printed("ACCEPTED and waits for room: ", SESSION_SECONDS, to="stderr")
     on = cluster(spark_lab, "yarn")
     (waiting,) = running(on, kernel.id)
     staged = f"ls -d {STAGING}/{waiting.id}"
     assert node.exec(["sh", "-c", staged]).exit_code == 0
     node.exec(["kill", "-9", str(pid)]).check()
-    await until(
+    await until_in_thread(
         "its application has ended, and what it staged has gone",
         lambda: (
             waiting.id not in [found.id for found in running(on, kernel.id)]
             and node.exec(["sh", "-c", staged]).exit_code != 0
         ),
-        timeout=KILLED_SECONDS,
+        seconds=KILLED_SECONDS,
     )
     await kernel.delete()
 
@@ -277,14 +272,6 @@ async def test_a_master_that_takes_connections_and_says_nothing(
         on.machine.exec(["kill", "-CONT", str(pid)], user="root").check()
     await asyncio.to_thread(on.wait_ready)
     assert await kernel.evaluate("spark.range(10).count()", SESSION_SECONDS) == 10
-
-
-async def stderr(cell: Execution, text: str) -> None:
-    """Wait until *text* is in what a cell has told its user."""
-    began = time.monotonic()
-    while text not in cell.partial.stderr:
-        assert time.monotonic() - began < SESSION_SECONDS, cell.partial.stderr
-        await asyncio.sleep(0.1)
 
 
 async def test_workers_with_another_python(client: GatewayClient) -> None:

@@ -10,18 +10,13 @@ import pytest
 from lab import Gateway, Lab, faults
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, Result, host_of
-from tests.integration.conftest import until
 from tests.integration.faults import cut_ssh
 from tests.integration.spark_lab import (
     role_of,
     running,
     say,
-    spark_client,
-    spark_gateway,
-    spark_lab,
 )
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
+from tests.until import until, until_in_thread
 
 pytestmark = pytest.mark.timeout(400)
 STANDALONE, YARN = "spark_python_standalone", "spark_python_yarn_client"
@@ -53,7 +48,7 @@ async def during(kernel: Kernel) -> asyncio.Task[Result]:
     moving = asyncio.ensure_future(cell.result(JOB_SECONDS))
     # The cell shows how far it is after 3 s.
     await until(
-        "some tasks are done", lambda: any("tasks done" in str(shown) for shown in cell.partial.displays), timeout=60
+        "some tasks are done", lambda: any("tasks done" in str(shown) for shown in cell.partial.displays), seconds=60
     )
     return moving
 
@@ -70,7 +65,7 @@ async def test_a_job_outlives_a_node_of_its_executors(
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": options})
     if spec == YARN:
         await say(kernel, "sc")
-        await until("there are two executors", lambda: running(on, kernel.id)[0].containers == 3, timeout=60)
+        await until_in_thread("there are two executors", lambda: running(on, kernel.id)[0].containers == 3, seconds=60)
     busy = await during(kernel)
     (application,) = running(on, kernel.id)
     if spec == YARN:
@@ -119,7 +114,9 @@ async def test_a_cut_loses_nothing_of_a_jobs_cell(
         assert cut_ssh(node, spark_gateway)
         assert not busy.done()
         assert node.exec(["ls", done(kernel)]).exit_code != 0  # nor has it ended without our being told
-        await until("the job has ended", lambda: node.exec(["rm", done(kernel)]).exit_code == 0, timeout=JOB_SECONDS)
+        await until_in_thread(
+            "the job has ended", lambda: node.exec(["rm", done(kernel)]).exit_code == 0, seconds=JOB_SECONDS
+        )
     result = await busy
     assert result.status == "ok", result.errors
     assert result.stdout == f"begun\nsum {sum(range(TASKS))}\n"

@@ -26,13 +26,8 @@ from tests.integration.spark_lab import (
     nothing_left,
     on_executors,
     running,
-    spark_client,
-    spark_gateway,
-    spark_lab,
     specs,
 )
-
-__all__ = ["spark_client", "spark_gateway", "spark_lab"]
 
 pytestmark = pytest.mark.timeout(400)
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"

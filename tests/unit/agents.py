@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 
 from eg_distributed.link.links import Link
 from eg_distributed.wire import Message, Reader, Writer, encode, read_message
+from tests.until import until
 
 DEADLINE = 30.0
 """Seconds that a test waits for anything; only what is broken takes as long."""
@@ -168,18 +168,9 @@ class Visitor:
         self._writer.close()
 
 
-async def until(condition: Callable[[], Any], what: str = "") -> Any:
-    """Wait until *condition* returns something true, and return that; for what has no event to wait for."""
-    deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {DEADLINE:g} s: {what or condition}"
-        await asyncio.sleep(0.005)
-    return found
-
-
 async def written(path: Path) -> Any:
     """Wait until *path* exists, and return the JSON or the text in it."""
-    await until(path.exists, f"{path} exists")
+    await until(f"{path} exists", path.exists)
     text = path.read_text()
     try:
         return json.loads(text)

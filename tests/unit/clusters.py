@@ -9,8 +9,9 @@ from typing import Any
 from eg_distributed.cluster import Cluster
 from eg_distributed.kernel import RemoteKernel
 from eg_distributed.request import StartRequest
+from tests.until import until
 
-from .agents import DEADLINE, alive, standin, until
+from .agents import DEADLINE, alive, standin
 
 
 def request(kernel_id: str, hosts: str | tuple[str, ...], *behaviours: str, **params: Any) -> StartRequest:
@@ -52,7 +53,7 @@ def where(kernel: RemoteKernel) -> str:
 
 async def gone(pid: int) -> None:
     """Wait until the process *pid* has ended."""
-    await until(lambda: not alive(pid), f"process {pid} has ended")
+    await until(f"process {pid} has ended", lambda: not alive(pid))
 
 
 def kernel_folders(folder: Path) -> list[Path]:

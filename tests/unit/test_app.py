@@ -4,7 +4,6 @@ import json
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from eg_distributed.kernel import RemoteKernel
 from eg_distributed.protocol import Leave
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
+from tests.until import block_until
 
 KERNEL = """
 import json, socket, sys, time
@@ -80,12 +80,11 @@ def listed(capsys: pytest.CaptureFixture[str], *argv: str) -> list[dict[str, Any
 
 def wait_for_orphan(capsys: pytest.CaptureFixture[str], kernel: str) -> dict[str, Any]:
     """The agent learns of its gateway's end by the closed connection, a moment later."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        for found in listed(capsys, "--orphans"):
-            if found["kernel"] == kernel:
-                return found
-    raise AssertionError(f"{kernel} is listed as no orphan")
+    return block_until(
+        f"{kernel} is listed as an orphan",
+        lambda: next((found for found in listed(capsys, "--orphans") if found["kernel"] == kernel), None),
+        10,
+    )
 
 
 def test_kernels_lists_what_runs_with_its_owner(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:

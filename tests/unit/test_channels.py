@@ -18,8 +18,9 @@ from eg_distributed.kernel import State
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
+from tests.until import until
 
-from .agents import DEADLINE, Visitor, until
+from .agents import DEADLINE, Visitor
 from .clusters import answers, client, start
 from .conftest import Hosts
 
@@ -58,7 +59,7 @@ async def test_a_channel_survives_cuts(cluster: Cluster, hosts: Hosts, *, forwar
     while not traffic.done():
         before = sshd.wire.connections
         sshd.wire.cut_after(chance.randrange(200_000, 1_500_000))
-        await until(lambda: traffic.done() or sshd.wire.connections > before, "it is cut and back")  # noqa: B023
+        await until("it is cut and back", lambda: traffic.done() or sshd.wire.connections > before)  # noqa: B023
         cuts += 1
     _, back = await traffic
     assert back == data
@@ -75,9 +76,9 @@ async def test_a_network_that_hangs_loses_nothing(cluster: Cluster, hosts: Hosts
     data = os.urandom(3_000_000)
     reader, writer = await client(kernel)
     traffic = asyncio.gather(send(writer, data), reader.readexactly(len(data)))
-    await until(lambda: sshd.wire.passed > 500_000, "it is under way")
+    await until("it is under way", lambda: sshd.wire.passed > 500_000)
     sshd.wire.freeze()
-    await until(lambda: kernel.state is State.UNKNOWN, "the connection is given up")
+    await until("the connection is given up", lambda: kernel.state is State.UNKNOWN)
     sshd.wire.thaw()
     _, back = await asyncio.wait_for(traffic, DEADLINE)
     assert back == data
@@ -90,7 +91,7 @@ async def test_channels_wait_for_a_host_that_is_away(cluster: Cluster, hosts: Ho
     kernel = await start(cluster, "k1", "node1")
     sshd.wire.refuse()
     sshd.wire.cut()
-    await until(lambda: kernel.state is State.UNKNOWN, "the cut is seen")
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
     asking = asyncio.ensure_future(answers(kernel))
     await asyncio.sleep(0)
     await sshd.wire.open()
@@ -119,7 +120,7 @@ async def test_a_clients_end_reaches_the_kernel_and_back(cluster: Cluster, hosts
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
         assert await answers(kernel)
-    await until(lambda: len(list(descriptors.iterdir())) <= before, "all connections of the kernel are closed")
+    await until("all connections of the kernel are closed", lambda: len(list(descriptors.iterdir())) <= before)
 
 
 async def test_the_end_of_a_kernel_ends_its_connections(cluster: Cluster, hosts: Hosts) -> None:
@@ -165,7 +166,7 @@ async def test_a_loss_is_reported(
         assert await asyncio.wait_for(reader.read(), DEADLINE) == b""
     visitor.close()
     assert "the shell channel was interrupted for good" in caplog.text
-    await until(lambda: kernel.state is State.ALIVE)
+    await until("the kernel is known again", lambda: kernel.state is State.ALIVE)
     assert await answers(kernel)
 
 
@@ -179,7 +180,7 @@ async def test_nothing_is_reported_when_nothing_was_lost(
         for count in (200, 1500, 4000):
             sshd.wire.cut_after(count)
             assert await answers(kernel, os.urandom(5000))
-            await until(lambda: kernel.state is State.ALIVE)
+            await until("the kernel is known again", lambda: kernel.state is State.ALIVE)
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

@@ -27,8 +27,9 @@ from eg_distributed.errors import (
 from eg_distributed.kernel import State
 from eg_distributed.link.links import LocalLink
 from eg_distributed.settings import Distributed
+from tests.until import until
 
-from .agents import DEADLINE, Visitor, alive, until, written
+from .agents import DEADLINE, Visitor, alive, written
 from .clusters import answers, gone, kernel_folders, start, where
 from .conftest import Hosts
 
@@ -176,15 +177,15 @@ async def test_a_host_that_hangs_during_a_start_is_left_and_cleaned_later(
     settings.request_timeout, settings.keepalive_interval, settings.keepalive_count = 2.0, 1.0, 2
     hung, _ = await hosts("node1", "node2")
     starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2", "deaf"))
-    (folder,) = await until(lambda: kernel_folders(short / "node1"), "it starts on node1")
-    await until(lambda: (folder / "record.json").exists())
+    (folder,) = await until("it starts on node1", lambda: kernel_folders(short / "node1"))
+    await until("its record is written", lambda: (folder / "record.json").exists())
     hung.wire.freeze()
-    await until(lambda: kernel_folders(short / "node2"), "it starts on node2")
+    await until("it starts on node2", lambda: kernel_folders(short / "node2"))
     hung.wire.thaw()
-    await until(lambda: not kernel_folders(short / "node1"), "node1 is clean")
+    await until("node1 is clean", lambda: not kernel_folders(short / "node1"))
     starting.cancel()
     await asyncio.wait({starting})
-    await until(lambda: not kernel_folders(short / "node2"), "node2 is clean")
+    await until("node2 is clean", lambda: not kernel_folders(short / "node2"))
 
 
 # -- kernels that fail -------------------------------------------------------------------------------------------
@@ -226,11 +227,11 @@ async def test_a_cancelled_start_leaves_nothing(cluster: Cluster, hosts: Hosts, 
     """A client that gives up while its kernel starts leaves no process, file or count."""
     await hosts("node1")
     starting = asyncio.ensure_future(start(cluster, "k1", "node1", "deaf"))
-    await until(lambda: kernel_folders(short), "it starts")
+    await until("it starts", lambda: kernel_folders(short))
     starting.cancel()
     await asyncio.wait({starting})
-    await until(lambda: not kernel_folders(short), "its files are gone")
-    await until(lambda: not cluster.kernels and cluster.count("node1") == 0, "its count is gone")
+    await until("its files are gone", lambda: not kernel_folders(short))
+    await until("its count is gone", lambda: not cluster.kernels and cluster.count("node1") == 0)
     assert list((home / "r").iterdir()) == []
 
 
@@ -238,14 +239,14 @@ async def test_a_kernel_is_started_once_at_a_time(cluster: Cluster, hosts: Hosts
     """A request that is sent again while its kernel starts is refused, and the start goes on undisturbed."""
     await hosts("node1", "node2")
     starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2", "deaf"))
-    await until(lambda: kernel_folders(short), "it starts")
+    await until("it starts", lambda: kernel_folders(short))
     with pytest.raises(RequestInvalid, match="being started already"):
         await start(cluster, "k1", "node1 node2")
     assert len(kernel_folders(short)) == 1
     assert not starting.done()
     starting.cancel()
     await asyncio.wait({starting})
-    await until(lambda: not kernel_folders(short), "it is gone")
+    await until("it is gone", lambda: not kernel_folders(short))
 
 
 async def test_time_that_other_hosts_took_is_told(cluster: Cluster, hosts: Hosts) -> None:
@@ -292,7 +293,7 @@ async def test_a_restart_moves_on_if_its_host_is_gone(cluster: Cluster, hosts: H
     kernel = await start(cluster, "k1", "node1 node2")
     first.wire.refuse()
     first.wire.cut()
-    await until(lambda: kernel.state is State.UNKNOWN)
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
     again = await start(cluster, "k1", "node1 node2")
     assert where(again) == "node2"
     assert await answers(again)
@@ -321,12 +322,12 @@ async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
     pid = kernel.pid
     sshd.wire.refuse()
     sshd.wire.cut()
-    await until(lambda: kernel.state is State.UNKNOWN)
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
     await cluster.run(cluster.release("k1"))
     assert alive(pid)
     await sshd.wire.open()
     await gone(pid)
-    await until(lambda: not kernel_folders(short))
+    await until("its files are gone", lambda: not kernel_folders(short))
 
 
 async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
@@ -380,7 +381,7 @@ async def test_adopting_what_has_ended_is_told(clusters: Callable[..., Cluster],
     second = clusters()
     found = await second.run(second.adopt("k1", "node1", attempt, info))
     missing = await second.run(second.adopt("k2", "node1", attempt, info))
-    await until(lambda: found.state is missing.state is State.DEAD, "both are known to be dead")
+    await until("both are known to be dead", lambda: found.state is missing.state is State.DEAD)
 
 
 async def test_orphans_are_listed_and_ended(clusters: Callable[..., Cluster], hosts: Hosts, short: Path) -> None:
@@ -420,8 +421,8 @@ async def test_localhost_is_a_host_like_any_other(cluster: Cluster, settings: Di
     visitor = await Visitor.at(LocalLink(str(path)), "operator", "o")
     os.kill((await visitor.request("ping"))["pid"], 9)
     visitor.close()
-    await until(lambda: kernel.node is not None and kernel.node.connections == 2, "it is connected again")
-    await until(lambda: kernel.state is State.ALIVE)
+    await until("it is connected again", lambda: kernel.node is not None and kernel.node.connections == 2)
+    await until("the kernel is known again", lambda: kernel.state is State.ALIVE)
     assert await answers(kernel)
 
 

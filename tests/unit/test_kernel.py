@@ -15,8 +15,9 @@ from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
+from tests.until import until
 
-from .agents import DEADLINE, STANDIN, alive, until, written
+from .agents import DEADLINE, STANDIN, alive, written
 from .clusters import answers, gone, start
 from .conftest import Hosts
 from .ssh_server import Sshd
@@ -33,7 +34,12 @@ async def cut(sshd: Sshd, kernel: RemoteKernel) -> None:
     """Cut the network to the kernel's host, and wait until that is seen."""
     sshd.wire.refuse()
     sshd.wire.cut()
-    await until(lambda: kernel.state is State.UNKNOWN, "the cut is seen")
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
+
+
+async def known(kernel: RemoteKernel) -> None:
+    """Wait until it is known again whether the kernel lives."""
+    await until("it is known again", lambda: kernel.state is not State.UNKNOWN)
 
 
 async def test_a_cut_makes_a_kernel_unknown_and_never_dead(cluster: Cluster, hosts: Hosts) -> None:
@@ -45,7 +51,7 @@ async def test_a_cut_makes_a_kernel_unknown_and_never_dead(cluster: Cluster, hos
     for _ in range(3):
         await cut(sshd, kernel)
         await sshd.wire.open()
-        await until(lambda: kernel.state is not State.UNKNOWN, "it is known again")
+        await known(kernel)
         assert kernel.state is State.ALIVE
         assert await answers(kernel)
     assert dead == []
@@ -57,10 +63,10 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     kernel = await start(cluster, "k1", "node1", "say:so long")
     dead = watched(kernel)
     os.kill(kernel.pid, signal.SIGKILL)
-    await until(lambda: dead, "the death is told")
+    await until("the death is told", lambda: dead)
     assert dead == [kernel]
     assert (kernel.state, kernel.exit_code, kernel.exit_log) == (State.DEAD, -9, "so long\n")
-    await until(lambda: cluster.count("node1") == 0, "nothing is counted")
+    await until("nothing is counted", lambda: cluster.count("node1") == 0)
 
 
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:
@@ -73,7 +79,7 @@ async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: 
     await gone(kernel.pid)
     assert kernel.state is State.UNKNOWN
     await sshd.wire.open()
-    await until(lambda: dead, "the death is told")
+    await until("the death is told", lambda: dead)
     assert (kernel.state, kernel.exit_code, len(dead)) == (State.DEAD, -9, 1)
 
 
@@ -84,7 +90,7 @@ async def test_a_host_that_stays_away_is_given_up(cluster: Cluster, hosts: Hosts
     kernel = await start(cluster, "k1", "node1")
     dead = watched(kernel)
     await cut(sshd, kernel)
-    await until(lambda: dead, "it is given up")
+    await until("it is given up", lambda: dead)
     assert kernel.lost
     assert alive(kernel.pid)
     await sshd.wire.open()
@@ -201,12 +207,12 @@ async def test_a_launchers_answer_during_a_cut_is_not_lost(cluster: Cluster, hos
     starting = asyncio.ensure_future(
         start(cluster, "k1", "node1", argv=argv, transport="launcher", decrypt=lambda _: dict(info))
     )
-    await until(lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid, "it is under way")
+    await until("it is under way", lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid)
     sshd.wire.refuse()
     sshd.wire.cut()
     with await asyncio.to_thread((short / "gate").open, "w"):
         pass
-    await until((short / "answered.set").exists, "the launcher has answered")
+    await until("the launcher has answered", (short / "answered.set").exists)
     await sshd.wire.open()
     assert await answers(await asyncio.wait_for(starting, DEADLINE))
 
@@ -217,9 +223,9 @@ async def test_a_cut_during_a_start_does_not_end_it(cluster: Cluster, hosts: Hos
     await start(cluster, "k0", "node1")
     gate = short / "gate"
     starting = asyncio.ensure_future(start(cluster, "k1", "node1", argv=gated(gate, "{connection_file}")))
-    await until(lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid, "it is under way")
+    await until("it is under way", lambda: "k1" in cluster.kernels and cluster.kernels["k1"].pid)
     sshd.wire.cut()
-    await until(lambda: cluster.host("node1").node.connections == 2, "the connection is back")
+    await until("the connection is back", lambda: cluster.host("node1").node.connections == 2)
     with await asyncio.to_thread(gate.open, "w"):
         pass
     kernel = await asyncio.wait_for(starting, DEADLINE)
@@ -249,7 +255,7 @@ async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, 
     assert environment["EG_PORT_RANGE"] == "41000..42999"
     assert environment["EG_ATTEMPT"] == kernel.attempt
     await cluster.run(cluster.release("k1"))
-    await until(lambda: (short / "done").exists(), "what follows its end has run")
+    await until("what follows its end has run", lambda: (short / "done").exists())
     path.unlink()
     await start(cluster, "k2", "node1", f"facts:{path}")
     assert not {"EG_NODE", "EG_PORT_RANGE", "EG_ATTEMPT"} & set((await written(path))["env"])

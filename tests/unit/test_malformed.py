@@ -18,8 +18,9 @@ from eg_distributed.protocol import Found, Missing, Ping, Ready
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import MAX_ANSWER, encode
+from tests.until import until
 
-from .agents import Refusal, Visitor, standin, until
+from .agents import Refusal, Visitor, standin
 from .conftest import Hosts
 from .malformed_agent import WELCOME, MalformedAgent, described, honest, lead_to, reply
 from .node_owner import NodeOwner
@@ -93,7 +94,7 @@ async def test_malformed_greeting_is_a_host_error(
     with pytest.raises(AgentUnavailable, match=r"^Host node1: Its agent"):
         await held.node.connect()
     assert isinstance(held.node.last_error, HostError)
-    await until(lambda: not agent.open_links and not sshd.open_connections, "no link stays")
+    await until("no link stays", lambda: not agent.open_links and not sshd.open_connections)
 
 
 async def test_coming_back_survives_a_malformed_greeting(held: Held, agent: MalformedAgent, sshd: Sshd) -> None:
@@ -102,7 +103,7 @@ async def test_coming_back_survives_a_malformed_greeting(held: Held, agent: Malf
     await held.node.connect()
     agent.greeting = encode({**WELCOME, "kernels": [{"kernel": "k1"}]})
     sshd.wire.cut()
-    await until(lambda: isinstance(held.node.last_error, AgentUnavailable), "the nonsense is met")
+    await until("the nonsense is met", lambda: isinstance(held.node.last_error, AgentUnavailable))
     agent.greeting = encode(WELCOME)
     await asyncio.wait_for(held.node.connected.wait(), 30)
     assert [type(news) for news in held.news] == [Found, Found]
@@ -169,7 +170,7 @@ async def test_malformed_message_is_passed_over(held: Held, agent: MalformedAgen
     """What cannot be understood, or is a newer release's, changes nothing: the next event and the next reply are taken."""
     await held.node.connect()
     agent.say(noise, encode({"event": "ready", "kernel": "k1", "attempt": "a1"}))
-    await until(lambda: held.news, "the event behind it is taken")
+    await until("the event behind it is taken", lambda: held.news)
     assert held.news == [Ready("k1", "a1")]
     assert (await held.node.request(Ping())).pid == 7
     assert (held.node.connections, held.node.running) == (1, set())

@@ -23,8 +23,9 @@ from eg_distributed.node import News, Node
 from eg_distributed.protocol import Exited, Found, Missing, Ping, Ready, Request, Signal, Start, Stop
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import text
+from tests.until import until
 
-from .agents import DEADLINE, alive, standin, until
+from .agents import DEADLINE, alive, standin
 from .conftest import Hosts
 from .node_owner import NodeOwner
 from .ssh_server import Sshd
@@ -73,7 +74,7 @@ class Held(NodeOwner):
         """Start a kernel and return its pid."""
         self.kernels.append(kernel)
         described = await self.node.request(start(kernel, *behaviours))
-        await until(lambda: any(news.kernel == kernel for news in self.told(Ready)), "it is ready")
+        await until("it is ready", lambda: any(news.kernel == kernel for news in self.told(Ready)))
         return described.pid
 
 
@@ -127,9 +128,9 @@ async def test_events_come_by_themselves(held: Held) -> None:
     await held.start("k1")
     assert held.node.running == {"k1"}
     await held.node.request(Signal("k1", 9))
-    await until(lambda: held.told(Exited), "the exit is told")
+    await until("the exit is told", lambda: held.told(Exited))
     assert held.told(Exited)[0].exit_code == -9
-    await until(lambda: held.node.running == set(), "nothing is counted")
+    await until("nothing is counted", lambda: held.node.running == set())
 
 
 async def test_the_agents_errors_have_their_classes(held: Held) -> None:
@@ -186,9 +187,9 @@ async def test_a_cut_is_healed_and_the_kernels_are_asked_about(held: Held, sshd:
     held.kernels.append("never was")
     sshd.wire.refuse()
     sshd.wire.cut()
-    await until(lambda: not held.node.connected.is_set(), "the cut is seen")
+    await until("the cut is seen", lambda: not held.node.connected.is_set())
     os.kill(pid, 9)
-    await until(lambda: not alive(pid))
+    await until("the kernel has ended", lambda: not alive(pid))
     await sshd.wire.open()
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
     assert held.node.connections == 2
@@ -203,7 +204,7 @@ async def test_without_kernels_there_is_no_way_back(held: Held, sshd: Sshd) -> N
     """A host on which nothing of ours runs is not connected again until somebody wants it."""
     await held.node.connect()
     sshd.wire.cut()
-    await until(lambda: not held.node.connected.is_set(), "the cut is seen")
+    await until("the cut is seen", lambda: not held.node.connected.is_set())
     with pytest.raises(HostError):
         await held.node.request(Ping())
     assert sshd.wire.connections == 1
@@ -218,11 +219,11 @@ async def test_what_was_given_up_is_ended_at_the_next_connection(held: Held, ssh
     held.abandoned.mark(held.node, "gone", "a1")
     held.abandoned.mark(held.node, "kept", "a0")
     sshd.wire.cut()
-    await until(lambda: held.node.connections == 2, "it is back")
+    await until("it is back", lambda: held.node.connections == 2)
     await asyncio.wait_for(held.node.connected.wait(), DEADLINE)
-    await until(lambda: not alive(gone))
+    await until("the abandoned kernel has ended", lambda: not alive(gone))
     assert alive(kept)
-    await until(lambda: not held.abandoned.has_any_on(held.node.name), "both are settled")
+    await until("both are settled", lambda: not held.abandoned.has_any_on(held.node.name))
 
 
 async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> None:
@@ -233,7 +234,7 @@ async def test_repeated_cuts_are_healed_each_time(held: Held, sshd: Sshd) -> Non
         sshd.wire.cut_after(count)
         sshd.wire.cut()
         before = held.node.connections
-        await until(lambda: held.node.connections > before and held.node.connected.is_set(), "it is back")  # noqa: B023
+        await until("it is back", lambda: held.node.connections > before and held.node.connected.is_set())  # noqa: B023
     assert alive(pid)
     assert (await held.node.request(Ping())).running == 1
 
@@ -243,7 +244,7 @@ async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd)
     await held.node.connect()
     pid = await held.start("k1")
     await held.node.close()
-    await until(lambda: not sshd.open_connections, "the connection is closed")
+    await until("the connection is closed", lambda: not sshd.open_connections)
     assert alive(pid)
     assert not held.node.connected.is_set()
 
@@ -259,4 +260,4 @@ async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held:
     sshd.command = sshd.command.replace("{", "{{").replace("}", "}}")
     with pytest.raises(AgentUnavailable, match=r"does not answer|protocol"):
         await held.node.connect()
-    await until(lambda: not sshd.open_connections, "no link stays")
+    await until("no link stays", lambda: not sshd.open_connections)

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 )
 
 from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Flow, Relay, StreamBroken
+from tests.until import until
 
-from .agents import DEADLINE, until
+from .agents import DEADLINE
 
 HEADER = struct.Struct(">BI")
 BYTES = random.Random(7).randbytes(4 * CHUNK)
@@ -311,12 +312,10 @@ async def test_megabytes_survive_cuts_in_both_directions(seed: int) -> None:
         while not traffic.done():
             await streams.connect()
             passed = streams.relays[0].flow.received + streams.relays[1].flow.received
-            more = chance.randrange(1, 800_000)
+            goal = passed + chance.randrange(1, 800_000)
             await until(
-                lambda goal=passed + more: (  # type: ignore[misc]
-                    traffic.done() or sum(relay.flow.received for relay in streams.relays) >= goal
-                ),
                 "bytes pass",
+                lambda: traffic.done() or sum(relay.flow.received for relay in streams.relays) >= goal,  # noqa: B023
             )
             streams.cut()
             cuts += 1
@@ -352,13 +351,13 @@ async def test_an_unacknowledging_peer_stops_the_reading() -> None:
             heard.extend(await far[0].read(CHUNK))
 
     listening = asyncio.ensure_future(listen())
-    await until(lambda: not relay.flow.has_room, "the buffer is full")
-    await until(lambda: len(heard) >= relay.flow.backlog, "the link is idle")
+    await until("the buffer is full", lambda: not relay.flow.has_room)
+    await until("the link is idle", lambda: len(heard) >= relay.flow.backlog)
     assert relay.flow.backlog <= limit + CHUNK
     assert not sending.done()
     full = relay.flow.backlog
     far[1].write(ack(full))
-    await until(lambda: len(heard) > full + limit, "it goes on after an acknowledgement")
+    await until("it goes on after an acknowledgement", lambda: len(heard) > full + limit)
     for task in (listening, sending, running, serving):
         task.cancel()
     await asyncio.wait({listening, sending, running, serving})
@@ -370,12 +369,12 @@ async def test_a_stall_is_counted_while_it_lasts() -> None:
     """For how long a full buffer keeps the application waiting is known before the next link ends that, and told once."""
     async with pair(limit=1000) as streams:
         streams.near[1].write(BYTES[:5000])
-        await until(lambda: not streams.relays[0].flow.has_room, "the buffer is full")
+        await until("the buffer is full", lambda: not streams.relays[0].flow.has_room)
         streams.near[1].write(BYTES[5000:6000])
-        await until(lambda: streams.relays[0].take_stalled() > 0, "the stall is counted")
+        await until("the stall is counted", lambda: streams.relays[0].take_stalled() > 0)
         await streams.connect()
         assert await asyncio.wait_for(streams.far[0].readexactly(6000), DEADLINE) == BYTES[:6000]
-        await until(lambda: streams.relays[0].flow.has_room and not streams.relays[0].take_stalled(), "it is over")
+        await until("it is over", lambda: streams.relays[0].flow.has_room and not streams.relays[0].take_stalled())
 
 
 async def test_a_new_link_replaces_an_old_one() -> None:
@@ -407,7 +406,7 @@ async def test_after_unlink_what_was_received_stays() -> None:
     (_, writer), (_, peer) = await joined()
     reader = asyncio.StreamReader()
     serving = asyncio.ensure_future(relay.serve(reader, writer, 0))
-    await until(lambda: relay.linked, "the link serves")
+    await until("the link serves", lambda: relay.linked)
     for size in (1, 2, 3):
         reader.feed_data(HEADER.pack(DATA, size) + b"x" * size)
         await asyncio.sleep(0)
@@ -431,7 +430,7 @@ async def test_of_several_new_links_the_last_one_stays() -> None:
     running = asyncio.ensure_future(relay.run())
     links = [await joined() for _ in range(4)]
     serving = [asyncio.ensure_future(relay.serve(*links[0][0], 0))]
-    await until(lambda: relay.linked, "the first link serves")
+    await until("the first link serves", lambda: relay.linked)
     serving += [asyncio.ensure_future(relay.serve(*link, 0)) for link, _ in links[1:]]
     await asyncio.wait_for(asyncio.wait(serving[:-1]), DEADLINE)
     near[1].write(b"hello")

@@ -27,8 +27,9 @@ from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin, until
+from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin
 from tests.unit.conftest import Hosts
+from tests.until import until
 
 SOURCE = Path(boot_module.__file__).read_text("utf-8")
 
@@ -184,7 +185,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(visitor: Visitor, set
     pid = (await visitor.request("ping"))["pid"]
     os.kill(pid, 9)
     await visitor.ended()
-    await until(lambda: not alive(pid), "the agent is dead")
+    await until("the agent is dead", lambda: not alive(pid))
     other = await Visitor.at(await connect("localhost", settings))
     assert (await other.request("ping"))["pid"] != pid
     other.close()
@@ -274,7 +275,7 @@ async def test_an_idle_older_agent_leaves(earlier: Visitor, settings: Distribute
     await earlier.ended()
     now = await Visitor.at(await connect("localhost", settings))
     assert now.hello["protocol"] == PROTOCOL
-    await until(lambda: not alive(agent), "the older agent has left")
+    await until("the older agent has left", lambda: not alive(agent))
     now.close()
 
 

@@ -23,7 +23,8 @@ from eg_distributed.agent.processes import OPEN_FILES
 from eg_distributed.link.connect import connect
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
-from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, until, written
+from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, written
+from tests.until import until
 
 
 def folders(home: Path) -> list[Path]:
@@ -327,7 +328,7 @@ async def test_signals_reach_the_whole_group(visitor: Visitor, home: Path, signu
     outer = f"import subprocess,sys;subprocess.Popen([*{argv[:3]!r},'-','note:{home / 'two'}']);"
     outer += f"sys.argv=sys.argv[1:];exec(compile(open({argv[2]!r}).read(),{argv[2]!r},'exec'))"
     await visitor.ready("k1", [argv[0], "-ISc", outer, *argv[2:]])
-    await until(lambda: (home / "one.set").exists() and (home / "two.set").exists(), "both have their handlers")
+    await until("both have their handlers", lambda: (home / "one.set").exists() and (home / "two.set").exists())
     assert await visitor.request("signal", kernel="k1", signum=signum)
     assert await written(home / "one") == signum.name
     assert await written(home / "two") == signum.name
@@ -362,7 +363,7 @@ async def test_what_a_kernel_left_in_its_group_ends_with_it(visitor: Visitor, ho
     await visitor.start("k1", standin(f"child:{home / 'child'}", "leave:0"))
     child = int(await written(home / "child"))
     await visitor.event("exited", "k1")
-    await until(lambda: not alive(child), "the child has ended")
+    await until("the child has ended", lambda: not alive(child))
 
 
 # -- files -------------------------------------------------------------------------------------------------------
@@ -415,8 +416,8 @@ async def test_a_log_is_capped(visitor: Visitor, home: Path) -> None:
     log = home / "logs" / "kernel-k1.log"
     log.write_bytes(b"old\n" * (LOG_CAP // 4) + b"newer\n")
     await visitor.ready("k1", standin("say:newest"), log_dir="~/logs")
-    await until(lambda: log.stat().st_size < LOG_CAP, "the log is capped")
-    await until(lambda: b"newer\n" in log.read_bytes(), "its end is kept")
+    await until("the log is capped", lambda: log.stat().st_size < LOG_CAP)
+    await until("its end is kept", lambda: b"newer\n" in log.read_bytes())
     lines = log.read_bytes().splitlines()
     # The kernel appends by itself, so its line may be the first one of the file that was made empty.
     assert lines.count(b"[older output was dropped here]") == 1
@@ -456,7 +457,7 @@ async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> 
         path.write_text("{}")
     await visitor.request("stop", kernel="k1", grace=5, forget=True)
     assert await asyncio.wait_for(inner.wait(), DEADLINE) == -signal.SIGTERM
-    await until(lambda: not left.exists(), "the launcher's connection file is gone")
+    await until("the launcher's connection file is gone", lambda: not left.exists())
     assert others.exists()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.agents import Refusal, Visitor, alive, standin, until, written
+from tests.unit.agents import Refusal, Visitor, alive, standin, written
+from tests.until import until
 
 LEAVING = """
 import os, sys
@@ -66,7 +67,7 @@ async def test_the_command_after_the_end_runs_with_the_kernels_environment(visit
     assert await written(done) == {"alive": 1, "word": "from the client $HOME"}
     await visitor.request("stop", kernel="k1", grace=0, forget=True)
     await visitor.request("stop", kernel="k0", grace=0, forget=True)
-    await until(lambda: not kernel_folders(home), "its files are gone")
+    await until("its files are gone", lambda: not kernel_folders(home))
 
 
 async def test_files_stay_until_the_command_after_the_end_has_run(visitor: Visitor, home: Path) -> None:
@@ -81,8 +82,8 @@ async def test_files_stay_until_the_command_after_the_end_has_run(visitor: Visit
     assert len(kernel_folders(home)) == 1
     assert await visitor.request("leave") is False  # nor does an agent make room for another one meanwhile
     gate.write_text("go")
-    await until(done.exists, "the command has run")
-    await until(lambda: not kernel_folders(home), "its files are gone")
+    await until("the command has run", done.exists)
+    await until("its files are gone", lambda: not kernel_folders(home))
 
 
 async def test_a_restart_waits_for_nobodys_end(visitor: Visitor, home: Path) -> None:
@@ -96,7 +97,7 @@ async def test_a_restart_waits_for_nobodys_end(visitor: Visitor, home: Path) -> 
     again = await visitor.ready("k1", standin(), attempt="a2")
     assert len(kernel_folders(home)) == 2
     gate.write_text("go")
-    await until(lambda: len(kernel_folders(home)) == 1, "the first one's files are gone")
+    await until("the first one's files are gone", lambda: len(kernel_folders(home)) == 1)
     assert alive(again["pid"])
 
 
@@ -115,7 +116,7 @@ async def test_an_interrupt_may_be_another_signal(visitor: Visitor, home: Path) 
     argv = [sys.executable, "-c", script, "{connection_file}"]
     started = await visitor.ready("k1", argv, interrupt_signal="SIGUSR2")
     assert await visitor.request("signal", kernel="k1", signum=int(signal.SIGINT)) is True
-    await until(lambda: heard.exists() and heard.read_text() == "usr2", "the signal has been heard")
+    await until("the signal has been heard", lambda: heard.exists() and heard.read_text() == "usr2")
     assert alive(started["pid"])
 
 

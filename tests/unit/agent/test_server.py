@@ -20,7 +20,8 @@ from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
 from eg_distributed.wire import Reader, Writer, encode, read_message
-from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin, until
+from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin
+from tests.until import until
 
 HEADER = struct.Struct(">BI")
 
@@ -73,7 +74,7 @@ async def test_every_gateway_hears_the_load(visitor: Visitor, settings: Distribu
     def loads() -> list[list[str]]:
         return [event["kernels"] for event in other.events if event["event"] == "load"]
 
-    await until(lambda: loads() == [["k1"], []], "start and end are told")
+    await until("start and end are told", lambda: loads() == [["k1"], []])
     assert {event["event"] for event in other.events} == {"load"}
     other.close()
 
@@ -112,7 +113,7 @@ async def test_an_orphan_is_ended_after_its_time(settings: Distributed) -> None:
     forever = (await visitor.ready("forever", standin(), orphan_timeout=0))["pid"]
     kept = (await keeper.ready("kept", standin(), orphan_timeout=0.5))["pid"]
     visitor.close()
-    await until(lambda: not alive(orphan), "the orphan has ended")
+    await until("the orphan has ended", lambda: not alive(orphan))
     assert alive(forever)
     assert alive(kept)
     keeper.close()
@@ -271,7 +272,7 @@ async def test_a_restarted_agent_knows_what_ended_meanwhile(visitor: Visitor, se
     os.kill(old, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     await visitor.ended()
-    await until(lambda: not alive(pid), "the kernel has ended")
+    await until("the kernel has ended", lambda: not alive(pid))
     back = await again(settings)
     assert [kernel["state"] for kernel in back.hello["kernels"]] == ["exited"]
     back.close()
@@ -298,7 +299,7 @@ async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: 
     assert await visitor.request("leave") is False
     await visitor.request("stop", kernel="k1", grace=0, forget=True)
     assert await visitor.request("leave") is True
-    await until(lambda: not alive(pid), "the agent has left")
+    await until("the agent has left", lambda: not alive(pid))
     assert list(home.glob("eg-distributed/*/*.sock*")) == []
 
 

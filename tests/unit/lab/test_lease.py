@@ -16,6 +16,7 @@ from lab.errors import LabUsageError
 from lab.lifetime import holding, keeper
 from lab.processes import Process, identify
 from lab.state import StateFolder
+from tests.until import block_until
 
 
 @pytest.fixture
@@ -26,11 +27,8 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def wait_until_gone(process: Process | None) -> None:
-    deadline = time.monotonic() + 20
-    while process is not None and process.status:
-        assert time.monotonic() < deadline, f"{process} is still there"
-        time.sleep(0.02)
+def wait_until_gone(process: Process) -> None:
+    block_until(f"{process} is gone", lambda: not process.status)
 
 
 def test_a_lab_without_a_lease_stays() -> None:
@@ -103,10 +101,7 @@ def test_the_keeper_renews(child: subprocess.Popen[bytes]) -> None:
     """While the owner lives, the term goes on."""
     first = holding.hold("mine", pid=child.pid, seconds=3).expires
     assert first is not None
-    deadline = time.monotonic() + 20
-    while (lease.expiry("mine") or 0) < first + 1.5:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    block_until("the lease is renewed", lambda: (lease.expiry("mine") or 0) >= first + 1.5)
     guard = Process(*lease.stored("mine")["keeper"])
     holding.release("mine")
     wait_until_gone(guard)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +12,7 @@ from lab import events
 from lab.errors import LabNotReady, LabUsageError
 from lab.state import StateFolder
 from lab.testing.pool import Pool
+from tests.until import block_until
 
 NODES = ["node1", "node2", "node3"]
 
@@ -60,7 +60,7 @@ def test_a_wait_ends_when_nodes_come_back() -> None:
     taken: list[str] = []
     thread = threading.Thread(target=lambda: taken.extend(Pool("mine").acquire("whole", lambda: NODES, None)))
     thread.start()
-    time.sleep(0.3)
+    wait_for_ticket("whole")
     assert not taken
     end.send("go on")
     thread.join(20)
@@ -98,7 +98,7 @@ def test_first_come_first_served() -> None:
     wait_for_ticket("whole")
     _, later = other(small)
     wait_for_ticket("small")
-    assert not later.poll(0.3)
+    assert not later.poll()
     end.send("go on")
     assert later.recv() == "small"
     assert order == ["whole"]
@@ -106,10 +106,14 @@ def test_first_come_first_served() -> None:
 
 
 def wait_for_ticket(test: str) -> None:
-    deadline = time.monotonic() + 20
-    while not any(each["test"] == test for each in _waiting()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    """Wait until *test* has looked for nodes and got none: it is in the queue. A test leaves that after it got its nodes."""
+
+    def waits() -> bool:
+        with Pool("mine")._open() as found:
+            leased = [lease["test"] for lease in found["leases"].values()]
+            return any(each["test"] == test for each in found["waiting"]) and test not in leased
+
+    block_until(f"{test} waits for nodes", waits)
 
 
 def _waiting() -> list[dict[str, object]]:

@@ -18,9 +18,10 @@ from eg_distributed.link.connect import connect, is_gateway
 from eg_distributed.link.links import BridgedLink, Link, SSHLink
 from eg_distributed.settings import Distributed
 from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, Visitor, standin, until
+from tests.unit.agents import DEADLINE, Visitor, standin
 from tests.unit.conftest import Hosts
 from tests.unit.ssh_server import USER
+from tests.until import until
 
 
 async def drive(link: Link) -> None:
@@ -174,7 +175,7 @@ async def test_jump_hosts_are_gone_through(
     await drive(link)
     assert {sshd.name: sshd.jumped for sshd in between if sshd.jumped} == jumps
     link.close()
-    await until(lambda: not any(sshd.open_connections for sshd in (node, *between)), "all connections are closed")
+    await until("all connections are closed", lambda: not any(sshd.open_connections for sshd in (node, *between)))
 
 
 async def test_a_host_behind_a_jump_host_that_hangs_leaves_no_connection(hosts: Hosts, settings: Distributed) -> None:
@@ -187,7 +188,7 @@ async def test_a_host_behind_a_jump_host_that_hangs_leaves_no_connection(hosts: 
         with pytest.raises(HostUnreachable, match=r"^Host node1"):
             await connect("node1", settings)
     assert gate.jumped
-    await until(lambda: not gate.open_connections, "the jump host's connections are closed")
+    await until("the jump host's connections are closed", lambda: not gate.open_connections)
     node.wire.thaw()
 
 
@@ -340,10 +341,10 @@ async def test_a_cancelled_attempt_leaves_no_connection(hosts: Hosts, settings: 
     sshd.command = "exec sleep 60"
     settings.bootstrap_timeout = 2
     attempt = asyncio.ensure_future(connect("node1", settings))
-    await until(lambda: sshd.users)
+    await until("a user has logged in", lambda: sshd.users)
     attempt.cancel()
     await asyncio.wait({attempt})
-    await until(lambda: not sshd.open_connections)
+    await until("all connections are closed", lambda: not sshd.open_connections)
 
 
 async def test_a_cut_is_noticed(hosts: Hosts, settings: Distributed) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from lab.faults.inside import HAND, bundle, files, hand, source, victims
 from lab.faults.inside.clock import code
 from lab.faults.inside.steps import StepFailed, stat
+from tests.until import block_until
 
 
 def test_blocks_of_several_faults_share_a_file(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_one_process_is_stopped_and_goes_on(tmp_path: Path) -> None:
     with victim(name) as process:
         try:
             victims.stop_named(str(tmp_path), name)
-            assert becomes(process.pid, "Tt")
+            becomes(process.pid, "Tt")
             with pytest.raises(StepFailed, match="does not run"):
                 victims.stop_named(str(tmp_path), str(process.pid))
             victims.continue_named(str(tmp_path))
             victims.continue_named(str(tmp_path))
-            assert becomes(process.pid, "RS")
+            becomes(process.pid, "RS")
             with victim(name) as second:
                 with pytest.raises(StepFailed, match="2 processes match"):
                     victims.kill_named(name, "KILL")
@@ -111,12 +111,9 @@ def victim(name: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def becomes(pid: int, states: str) -> bool:
-    """Say whether the kernel's letter for a process is one of *states* before long."""
-    deadline = time.monotonic() + 20
-    while (found := stat(pid)) and found[1] not in states and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return found is not None and found[1] in states
+def becomes(pid: int, states: str) -> None:
+    """Wait until the kernel's letter for a process is one of *states*."""
+    block_until(f"process {pid} is in one of the states {states}", lambda: (found := stat(pid)) and found[1] in states)
 
 
 def test_an_undo_goes_on_behind_a_failure(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lab.lab import Lab
 from lab.observe.export import export, inspect, without_secrets
 from lab.state import StateFolder
 from lab.topology.specs import NodeSpec
+from tests.unit.lab.fake_lab import fake_lab
 
 
 class StandIn:
@@ -42,18 +43,6 @@ class StandIn:
         return {"env": ["EG_REMOTE_PWD=hunter2", "PATH=/bin"], "image": "x", "host_key": "ssh-ed25519 AAAA"}
 
 
-class FakeLab:
-    """As much of a lab as an export asks for."""
-
-    def __init__(self, gateway: StandIn, node: StandIn) -> None:
-        self.name, self.folder = "mine", StateFolder("mine")
-        self.gateways, self.nodes, self.services, self.driver = [gateway], [node], list[StandIn](), "docker"
-        self.machines = [gateway, node]
-
-    def environment(self) -> dict[str, Any]:
-        return {"name": self.name, "identity": "/path/to/key"}
-
-
 @pytest.fixture
 def lab() -> Lab:
     folder = StateFolder("mine")
@@ -62,7 +51,8 @@ def lab() -> Lab:
     events.record("mine", "up")
     events.record("mine", "fault.added", fault="loss")
     gateway = StandIn("gateway", "2026-11-22T20:42:40.5Z second\n")
-    return cast("Lab", FakeLab(gateway, StandIn("node1", "2026-11-22T20:42:39.5Z first\n2026-11-22T20:42:41Z third\n")))
+    node = StandIn("node1", "2026-11-22T20:42:39.5Z first\n2026-11-22T20:42:41Z third\n")
+    return fake_lab([node], gateways=[gateway])
 
 
 def read(path: Path) -> dict[str, str]:

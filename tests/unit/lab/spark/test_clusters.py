@@ -12,9 +12,9 @@ import pytest
 
 from lab.drivers.machines import ExecResult, Node
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.lab import Lab
 from lab.spark.clusters import Application, Member, ResourceManager, SparkMaster, cluster, environment, report
 from lab.topology.specs import NodeSpec
+from tests.unit.lab.fake_lab import fake_lab
 
 WORKERS = [
     {"host": "node1.lab.test", "state": "DEAD"},
@@ -41,13 +41,6 @@ class Machine:
 
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         return ExecResult(tuple(argv), 0, self.told, "")
-
-
-class FakeLab:
-    """As much of a lab as its clusters ask for."""
-
-    def __init__(self, services: Sequence[Machine], nodes: Sequence[Machine]) -> None:
-        self.name, self.services, self.nodes = "mine", services, nodes
 
 
 class Master:
@@ -150,7 +143,7 @@ def test_who_is_not_in_is_named_with_its_last_lines(master: Master) -> None:
 def test_a_master_that_does_not_answer_is_named(master: Master) -> None:
     """Status goes on: the cluster's line has the cause, all its nodes are missing."""
     service = Machine("yarn-rm.lab.test", "yarn-resourcemanager", master.url)
-    lab = cast("Lab", FakeLab([service], [Machine("node1.lab.test", "yarn-nodemanager")]))
+    lab = fake_lab([Machine("node1.lab.test", "yarn-nodemanager")], services=[service])
     (told,) = report(lab)
     assert "404" in told["error"]
     assert (told["kind"], told["machine"], told["missing"]) == ("yarn", "yarn-rm", ["node1.lab.test"])
@@ -161,5 +154,5 @@ def test_a_master_that_does_not_answer_is_named(master: Master) -> None:
 def test_a_cluster_that_is_not_there_says_how_to_have_it() -> None:
     """A plain lab has none, and its environment says so with empty words."""
     with pytest.raises(LabNotFound, match="--with spark"):
-        cluster(cast("Lab", FakeLab([], [])), "spark")
+        cluster(fake_lab(), "spark")
     assert environment([]) == {"spark_master": "", "spark_ui": "", "yarn_rm": "", "yarn_ui": ""}

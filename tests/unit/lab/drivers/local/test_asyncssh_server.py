@@ -12,6 +12,7 @@ import pytest
 from lab import keys
 from lab.drivers.local import programs
 from lab.drivers.local.processes import free_port
+from tests.until import until
 
 DEADLINE = 20.0
 
@@ -47,16 +48,14 @@ class _Login:
         self.port = port
 
     async def __aenter__(self) -> asyncssh.SSHClientConnection:
-        end = asyncio.get_running_loop().time() + DEADLINE
-        while True:
-            try:
-                self.connection = await asyncssh.connect("127.0.0.1", self.port, **self.options)
-            except OSError:
-                if asyncio.get_running_loop().time() > end:
-                    raise
-                await asyncio.sleep(0.05)
-            else:
-                return self.connection
+        self.connection = await until("the server takes a login", self._try, DEADLINE, pause=0.05)
+        return self.connection
+
+    async def _try(self) -> asyncssh.SSHClientConnection | None:
+        try:
+            return await asyncssh.connect("127.0.0.1", self.port, **self.options)
+        except OSError:
+            return None
 
     async def __aexit__(self, *_: object) -> None:
         self.connection.close()

@@ -16,6 +16,7 @@ from lab.drivers.local.init import is_over
 from lab.drivers.local.logs import told
 from lab.drivers.local.programs import INIT
 from lab.errors import EnvironmentUnfit, LabUsageError
+from tests.until import block_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns").exists(), reason="needs Linux")
 
@@ -74,9 +75,12 @@ def test_a_killed_machine_is_gone_whole(tmp_path: Path) -> None:
     machine.stdout.readline()
     machine.kill()
     machine.wait(timeout=10)
-    deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-f", "^sleep 61.7$"], capture_output=True, check=False).returncode == 0:
-        assert time.monotonic() < deadline, "a process outlived its machine"
+    pgrep = ["pgrep", "-f", "^sleep 61.7$"]
+    block_until(
+        "no process outlives its machine",
+        lambda: subprocess.run(pgrep, capture_output=True, check=False).returncode,
+        10,
+    )
 
 
 def test_commands_run_inside(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 
 from lab.drivers.local.programs import SUPERVISOR
 from lab.drivers.local.spark_daemons import free_ports
+from tests.until import block_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux")
 
-SECONDS = 15.0
 SERVER = """
 import os, socket, subprocess, sys
 work, port = sys.argv[1:]
@@ -27,15 +26,6 @@ with socket.create_server(("127.0.0.1", int(port))) as server:
     while True:
         server.accept()
 """
-
-
-def until(what: str, condition: Callable[[], Any]) -> Any:
-    """Return what *condition* returns as soon as it is true."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-    return found
 
 
 def lives(pid: int) -> bool:
@@ -75,8 +65,7 @@ class Supervised:
             except (OSError, IndexError):
                 return None
 
-        found: tuple[int, int] = until("it listens", look)
-        return found
+        return block_until("it listens", look)
 
     def move(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb of the supervisor's file."""
@@ -90,7 +79,7 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
     yield found
     found.main.kill()
     found.main.wait()
-    until(
+    block_until(
         "all is over", lambda: not (tmp_path / "it.pid").exists() or not lives(int((tmp_path / "it.pid").read_text()))
     )
 
@@ -100,8 +89,8 @@ def test_a_daemon_that_dies_is_started_again(supervised: Supervised) -> None:
     daemon, child = supervised.pids()
     (supervised.work / "left").touch()
     os.kill(daemon, signal.SIGKILL)
-    until("what it began has ended", lambda: not lives(child))
-    until("it is another one", lambda: supervised.pids()[0] != daemon)
+    block_until("what it began has ended", lambda: not lives(child))
+    block_until("it is another one", lambda: supervised.pids()[0] != daemon)
     assert not (supervised.work / "left").exists()
     assert str(child) in (supervised.folder / "it.log.1").read_text()
 
@@ -132,12 +121,12 @@ def test_all_ends_with_the_machine(supervised: Supervised) -> None:
     daemon, child = supervised.pids()
     supervised.main.kill()
     supervised.main.wait()
-    until("they have ended", lambda: not lives(daemon) and not lives(child))
+    block_until("they have ended", lambda: not lives(daemon) and not lives(child))
 
     def silent() -> bool:
         return supervised.move("up", "it").returncode == 0
 
-    until("nothing supervises any more", silent)
+    block_until("nothing supervises any more", silent)
 
 
 def test_it_waits_for_its_master(tmp_path: Path) -> None:
@@ -145,7 +134,7 @@ def test_it_waits_for_its_master(tmp_path: Path) -> None:
     (port,) = free_ports("127.0.0.1", 1)
     found = Supervised(tmp_path, after=["127.0.0.1", port])
     try:
-        until("the supervisor is there", (tmp_path / "control").exists)
+        block_until("the supervisor is there", (tmp_path / "control").exists)
         assert found.move("up", "it").returncode == 0
         assert not (tmp_path / "it.pid").exists()
         master = [sys.executable, "-c", SERVER, str(tmp_path), str(port)]
@@ -158,4 +147,4 @@ def test_it_waits_for_its_master(tmp_path: Path) -> None:
     finally:
         found.main.kill()
         found.main.wait()
-    until("it ends with its machine", lambda: not lives(daemon))
+    block_until("it ends with its machine", lambda: not lives(daemon))

@@ -8,8 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import SparkOptions, parse
 from eg_distributed.launchers.spark.r import command as module
 from eg_distributed.launchers.spark.r.command import backend_command, command
+from tests.until import block_until
 
 FOLDER = Path(module.__file__).parent
 
@@ -172,29 +172,21 @@ def keeper(folder: Path, code: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=env)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for *condition*."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_the_jvm_ends_with_r(tmp_path: Path) -> None:
     """The keeper holds the connection by which the JVM knows that R lives, and closes it when R was killed."""
     process = keeper(tmp_path, JVM)
-    until((tmp_path / "monitor").exists)
+    block_until("the JVM is connected to its keeper", (tmp_path / "monitor").exists)
     assert (tmp_path / "monitor").read_bytes() == struct.pack(">i", 9) + b"s" * 8 + b"\0"
     assert not (tmp_path / "in order").exists()
     process.kill()
-    until((tmp_path / "in order").exists)
+    block_until("the JVM has ended in order", (tmp_path / "in order").exists)
     process.communicate(timeout=30)
 
 
 def test_why_a_jvm_ended_is_kept_for_the_cell(tmp_path: Path) -> None:
     """Its code and its last words are in a file, and its words in the log."""
     process = keeper(tmp_path, "import sys; print('no such setting'); sys.exit(3)")
-    until((tmp_path / "rbackend.ended").exists)
+    block_until("the JVM's end is written down", (tmp_path / "rbackend.ended").exists)
     said = (tmp_path / "rbackend.ended").read_text()
     assert "ended with code 3" in said
     assert "no such setting" in said
@@ -207,7 +199,7 @@ def test_r_is_told_that_the_master_is_away(tmp_path: Path) -> None:
     process = keeper(tmp_path, JVM)
     for number in ("1", "2"):
         (tmp_path / "rbackend.asked").write_text(number)
-        until(lambda number=number: answer(tmp_path).startswith(number + "\n"))  # type: ignore[misc]
+        answered(tmp_path, number)
         assert "the Spark master can't be reached (127.0.0.1:1:" in answer(tmp_path)
     process.kill()
     process.communicate(timeout=30)
@@ -219,11 +211,16 @@ def test_what_spark_said_is_explained_to_r(tmp_path: Path) -> None:
     said = "org.apache.spark.SparkException: x\nCaused by: java.io.IOException: User: lab is not allowed to impersonate alice"
     (tmp_path / "new").write_text(f"1\n{said}\n")
     (tmp_path / "new").rename(tmp_path / "rbackend.asked")
-    until(lambda: answer(tmp_path).startswith("1\n"))
+    answered(tmp_path, "1")
     assert "Spark could not make a session (spark://127.0.0.1:1): User: lab is not allowed" in answer(tmp_path)
     assert "allow the node's user to act for others (hadoop.proxyuser.*)" in answer(tmp_path)
     process.kill()
     process.communicate(timeout=30)
+
+
+def answered(folder: Path, number: str) -> None:
+    """Wait for the keeper's answer to the question *number*."""
+    block_until(f"answer {number}", lambda: answer(folder).startswith(f"{number}\n"))
 
 
 def answer(folder: Path) -> str:

@@ -7,6 +7,7 @@ import os
 import tarfile
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,3 +115,13 @@ def remove_container(container: Any) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def unix_time(created: Any) -> float:
+    """Return the engine's time stamp (UTC, nanoseconds; or a number) as UNIX seconds, 0 if it is none."""
+    if isinstance(created, int | float):
+        return float(created)
+    try:
+        return datetime.strptime(str(created)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        return 0.0

@@ -93,6 +93,15 @@ def write_archive(
                 tar.addfile(info, io.BytesIO(content))
 
 
+def post(api: Any, path: str, data: Mapping[str, Any], *, stream: bool = False) -> Any:
+    """Ask the engine for what the low-level client *api* has no method for; return requests' answer, whatever its status.
+
+    The only place that uses docker-py's private calls. Its public `post` is plain requests': it would lack the headers that a
+    user's docker configuration (HttpHeaders) gives to every call.
+    """
+    return api._post_json(api._url(path), data=dict(data), stream=stream)
+
+
 def put_files(
     container: Any, folder: str, files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0
 ) -> None:

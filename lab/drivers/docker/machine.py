@@ -19,7 +19,7 @@ import urllib3.exceptions
 from lab.drivers.capabilities import Capability
 from lab.drivers.docker import copies
 from lab.drivers.docker.capabilities import CAPABILITIES
-from lab.drivers.docker.engine import put_files, remove_container
+from lab.drivers.docker.engine import post, put_files, remove_container
 from lab.drivers.docker.outputs import output_of
 from lab.drivers.machines import ExecResult, Limits, Machine, State, Usage, run_here
 from lab.errors import LabError, LabNotFound, LabNotReady
@@ -198,9 +198,7 @@ class ContainerMachine(Machine):
             wanted |= {"Memory": memory, "MemorySwap": max(memory, limits.swap or 0)}
         if limits.pids is not None:
             wanted["PidsLimit"] = limits.pids or -1
-        api = self._container.client.api
-        url = f"{api.base_url}/v{api.api_version}/containers/{self._container.id}/update"
-        answer = api.post(url, json=wanted, timeout=api.timeout)
+        answer = post(self._container.client.api, f"/containers/{self._container.id}/update", wanted)
         if not answer.ok:
             raise LabError(f"the engine does not change the limits of {self.name}", cause=answer.text.strip())
 

@@ -35,6 +35,11 @@ UID = 1000
 UNLIMITED = 9223372036854771712
 """What the kernel calls no limit of memory. The engine takes no -1 here."""
 
+LACKING: dict[Capability, str] = {
+    "stop-signals": "containers are paused by the cgroup freezer",
+    "sshd-main": "sshd has a supervisor here, and the container outlives it",
+}
+
 REFUSED = 126
 """The exit code of an exec that could not begin, though the program is there (without it: 127)."""
 
@@ -63,9 +68,10 @@ class ContainerMachine(Machine):
         return "running" if status == "running" else "paused" if status == "paused" else "stopped"
 
     def refusal(self, needs: Collection[Capability]) -> str:
-        """Name what a container has another way."""
-        lacking = sorted(set(needs) - self.capabilities)
-        return f"a container has no {' and no '.join(lacking)}" if lacking else ""
+        """Say what a container has in place of what it lacks."""
+        return "; ".join(
+            LACKING.get(each, f"a container has no {each}") for each in sorted(set(needs) - self.capabilities)
+        )
 
     @property
     def user(self) -> str:

@@ -14,7 +14,7 @@ The rooms, from the top; imports go downwards, and there is no circle:
     │   inside/                     what runs on machines; standard library only
     lifetime/  spark/           holding, keeper, removal, finding, garbage; Spark's and YARN's clusters, asked
     inventory.py                Inventory: a lab's machines and files, all that the four rooms above need of it
-    drivers/                    contract (Driver), machines (Machine, Node, Gateway), choice, checkout, artefacts
+    drivers/                    contract (Driver), machines (Machine, Node, Gateway), capabilities, choice, checkout, artefacts
     │   docker/                     machines as containers
     │   local/                      machines as processes; init.py and supervisor.py are standard library only
     lease.py  events.py  probes.py  kernelspecs.py  keys.py

@@ -35,6 +35,11 @@ class Inventory:
         return self._driver.kind
 
     @property
+    def is_whole(self) -> bool:
+        """Return True if the lab's machines can be all that a topology or a test may ask for."""
+        return self._driver.is_whole
+
+    @property
     def nodes(self) -> list[Node]:
         """The nodes, in whichever state: the numbered row first."""
         return self._driver.nodes()

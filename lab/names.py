@@ -48,6 +48,11 @@ def check_name(name: str, what: str = "lab") -> str:
     return name
 
 
+def is_name(text: str) -> bool:
+    """Return True if *text*, found on a label or as a folder's name, can be the name of a lab."""
+    return bool(_PATTERN.fullmatch(text))
+
+
 def short_name(name: str) -> str:
     """Return the first label of *name*: `node1` for `node1`, `node1.lab.test` and `node1.other.test`."""
     return name.partition(".")[0]

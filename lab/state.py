@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lab.errors import LabConflict
+from lab.names import is_name
 
 LOCK_SECONDS = 900.0
 """How long a second `lab up` of the same name waits for the first: longer than the slowest first build of images."""
@@ -36,6 +37,12 @@ def cache_root() -> Path:
 def locks_root() -> Path:
     """Where the locks of labs and of what they share are: below the cache, since a lock outlives its lab's folder."""
     return cache_root() / "locks"
+
+
+def lab_folders() -> list[Path]:
+    """Return the folders of this user's labs; others below the same root are somebody else's."""
+    root = state_root()
+    return sorted(each for each in root.iterdir() if each.is_dir() and is_name(each.name)) if root.is_dir() else []
 
 
 class StateFolder:

@@ -250,7 +250,7 @@ class NodeContainer:
 
     def get_wrapped_container(self) -> Any:
         """Return docker's own container; raise LabError on a driver that has none."""
-        found = getattr(self.node, "_container", None)
+        found = self.node.native
         if found is None:
             raise LabError(f"{self.node.name} is no container", remedy="SSHCluster(driver='docker')")
         return found

@@ -12,7 +12,6 @@ import click
 from lab.cli.options import Verb, Verbs, json_option
 from lab.cli.output import age, note, print_table, progress, show
 from lab.errors import EngineFailed, LabUsageError
-from lab.lifetime.finding import unix_time
 from lab.topology import daemons as kinds
 
 _CHUNK = 1 << 20
@@ -34,6 +33,7 @@ def _client(timeout: int = 120) -> Any:
 
 def _rows(client: Any) -> list[dict[str, Any]]:
     """Return every image that a lab made, newest first: tag, role, size, and the containers that use it."""
+    from lab.drivers.docker.engine import unix_time
     from lab.drivers.docker.recipe import LABEL_IMAGE
 
     users: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lab.doctor import engine, host, kernel
 from lab.doctor.findings import Finding, Report
+from lab.drivers.choice import KINDS
 from lab.errors import LabUsageError
 
 
@@ -15,7 +16,7 @@ def examine(driver: str | None = None) -> Report:
 
     Never raises for what it finds: a check that fails is a finding itself.
     """
-    if driver not in {None, "docker", "local"}:
+    if driver not in {None, *KINDS}:
         raise LabUsageError(f"there is no driver {driver!r}")
     client, found = engine.connect()
     rooms: list[tuple[str, Callable[[], Iterator[Finding]]]] = [("kernel", kernel.checks), ("host", host.checks)]

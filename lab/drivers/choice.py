@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from lab.drivers.contract import Driver
+from collections.abc import Iterator, Sequence
+
+from lab.drivers.contract import Driver, DriverKind
+from lab.drivers.docker.kind import KIND as DOCKER
+from lab.drivers.local.kind import KIND as LOCAL
 from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound, LabUsageError
 from lab.names import LABEL
 from lab.progress import Progress
 from lab.state import StateFolder
 
-KINDS = ("docker", "local")
+_TABLE: dict[str, DriverKind] = {kind.name: kind for kind in (DOCKER, LOCAL)}
+"""All drivers by their names, in the order in which a new lab tries them."""
+
+KINDS = tuple(_TABLE)
+
+
+def kinds() -> tuple[DriverKind, ...]:
+    """Return all drivers that there are, the best for a new lab first."""
+    return tuple(_TABLE.values())
+
+
+def register(kind: DriverKind) -> None:
+    """Add a driver behind all others, or put it in the place of the one of its name; for drivers outside of this package."""
+    _TABLE[kind.name] = kind
 
 
 def make(kind: str, name: str, folder: StateFolder, sshd: str = "auto") -> Driver:
@@ -16,15 +33,9 @@ def make(kind: str, name: str, folder: StateFolder, sshd: str = "auto") -> Drive
 
     *sshd* (`auto`, `openssh`, `asyncssh`) is the SSH server of local nodes.
     """
-    if kind == "docker":
-        from lab.drivers.docker.driver import DockerDriver
-
-        return DockerDriver(name, folder)
-    if kind == "local":
-        from lab.drivers.local.driver import LocalDriver
-
-        return LocalDriver(name, folder, sshd)
-    raise LabUsageError(f"there is no driver {kind!r}", remedy=f"choose one of {', '.join(KINDS)}")
+    if kind not in _TABLE:
+        raise LabUsageError(f"there is no driver {kind!r}", remedy=f"choose one of {', '.join(_TABLE)}")
+    return _TABLE[kind].make(name, folder, sshd)
 
 
 def usable(name: str, folder: StateFolder, sshd: str = "auto") -> list[Driver]:
@@ -33,12 +44,29 @@ def usable(name: str, folder: StateFolder, sshd: str = "auto") -> list[Driver]:
     The kind that made the lab's folder comes first: on a shared engine the other may have somebody else's lab of that name.
     """
     found: list[Driver] = []
-    for kind in sorted(KINDS, key=lambda each: each != folder.made_by):
+    for kind in sorted(_TABLE, key=lambda each: each != folder.made_by):
         try:
             found.append(make(kind, name, folder, sshd))
         except EnvironmentUnfit:
             continue
     return found
+
+
+def _away(drivers: Sequence[Driver]) -> Iterator[DriverKind]:
+    """Yield the drivers that may have labs, but can't be asked: *drivers* are those that can."""
+    there = {driver.kind for driver in drivers}
+    return (kind for kind in kinds() if kind.absence and kind.name not in there)
+
+
+def unseen_driver(name: str, folder: StateFolder, drivers: Sequence[Driver]) -> Driver | None:
+    """Return the driver that made the lab if it was away when *drivers* were made and is back, and none of them has the lab.
+
+    Raises EnvironmentUnfit if it is away still: the lab is known to be there, where it can't be seen.
+    """
+    made_by = next((kind for kind in _away(drivers) if kind.name == folder.made_by), None)
+    if made_by is None or any(driver.exists() for driver in drivers):
+        return None
+    return made_by.make(name, folder, "auto")
 
 
 def find_driver(name: str, folder: StateFolder) -> Driver:
@@ -47,12 +75,9 @@ def find_driver(name: str, folder: StateFolder) -> Driver:
     for driver in drivers:
         if driver.exists():
             return driver
-    unseen = ""
-    if not any(driver.kind == "docker" for driver in drivers):
-        if folder.made_by == "docker":
-            # It is known to be there, where it can't be seen; or the engine is back by now.
-            return make("docker", name, folder)
-        unseen = "and no container engine answers"
+    if (back := unseen_driver(name, folder, drivers)) is not None:
+        return back
+    unseen = ", ".join(f"and {kind.absence}" for kind in _away(drivers))
     raise LabNotFound(f"there is no lab {name}", cause=unseen, remedy=f"`lab up --name {name}`")
 
 
@@ -67,12 +92,12 @@ def not_ours(name: str, owner: str) -> LabConflict:
 
 def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Progress, sshd: str = "auto") -> Driver:
     """Return the driver for `up`: the one that has the lab; else *kind*, docker where an engine answers, or local."""
-    if kind is not None and kind not in KINDS:
+    if kind is not None and kind not in _TABLE:
         return make(kind, name, folder, sshd)
     for driver in usable(name, folder, sshd):
         if driver.exists():
             if owner := driver.stranger():
-                if "local" in {kind, folder.made_by}:
+                if {kind, folder.made_by} - {None, driver.kind}:
                     continue
                 raise not_ours(name, owner)
             if kind not in {None, driver.kind}:
@@ -84,12 +109,20 @@ def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Pr
     kind = kind or folder.made_by
     if kind is not None:
         return make(kind, name, folder, sshd)
-    try:
-        return make("docker", name, folder)
-    except EnvironmentUnfit as error:
+    return _best(name, folder, progress, sshd)
+
+
+def _best(name: str, folder: StateFolder, progress: Progress, sshd: str) -> Driver:
+    """Return the first driver that this machine can run; raise what the very first says if there is none."""
+    failure: EnvironmentUnfit | None = None
+    for each in kinds():
         try:
-            driver = make("local", name, folder, sshd)
-        except EnvironmentUnfit:
-            raise error from None
-        progress.note(f"{error.what}: this lab is local, its nodes are processes on loopback ports")
+            driver = each.make(name, folder, sshd)
+        except EnvironmentUnfit as error:
+            failure = failure or error
+            continue
+        if failure is not None:
+            progress.note(f"{failure.what}: {each.fallback}")
         return driver
+    assert failure is not None
+    raise failure

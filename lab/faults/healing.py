@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +152,7 @@ def undo(lab: Inventory, note: Note, notes: Notes) -> None:
 def _reachable(machine: Machine, steps: Sequence[tuple[str, ...]]) -> None:
     """Raise LabError when the machine's state keeps *steps* from being undone now; the watchdog tries again."""
     state = machine.state
-    if state != "running" and not (steps and steps[0][0].startswith("!")) and not reach.is_local(machine):
+    if state != "running" and not (steps and steps[0][0].startswith("!")) and not machine.changes_while_down:
         remedy = f"`lab start {short_name(machine.name)}`; the lab goes on trying"
         raise LabError(f"the fault can't be healed on {machine.name}", cause=f"it is {state}", remedy=remedy)
 
@@ -195,9 +196,10 @@ def _adopt(lab: Inventory, notes: Notes) -> None:
     """Take over the notes that nodes hold."""
 
     def look(machine: Machine) -> list[str]:
-        if machine.state != "running" or reach.is_local(machine):
+        if machine.state != "running" or not machine.keeps_notes:
             return []
-        script = 'for f in /run/lab-faults/*/note.json; do [ -f "$f" ] && cat "$f" && printf "\\0"; done; true'
+        notes = f"{shlex.quote(machine.faults_folder)}/*/note.json"
+        script = f'for f in {notes}; do [ -f "$f" ] && cat "$f" && printf "\\0"; done; true'
         return machine.exec(["sh", "-c", script], user="root").stdout.split("\0")
 
     merged: dict[str, Note] = {}

@@ -90,7 +90,7 @@ def inflict(
     )
     machines = {short_name(machine.name): machine.address for machine in lab.machines}
     contexts = [
-        Context(note.id, lab.name, lab.driver, node, parsed, note.seed + place, tuple(nodes), machines, lasts)
+        Context(note.id, lab.name, node, parsed, note.seed + place, tuple(nodes), machines, lasts)
         for place, node in enumerate(nodes)
     ]
     with locked(lab) as notes:
@@ -152,8 +152,8 @@ def _inflict_on_one(kind: FaultKind, context: Context, note: Note, notes: Notes,
         moves = _marked(mechanism.moves(context), context)
         if not (kind.momentary and moves.apply[0][0].startswith("!")):
             _answers(context)
-        # A gateway's processes have less than a node's root, so what nodes do by themselves has to come from outside.
-        elevated = mechanism.elevated or (context.driver == "docker" and not reach.is_node(node))
+        # A gateway's processes may have less than a node's root, so what nodes do by themselves has to come from outside.
+        elevated = mechanism.elevated or node.needs_privilege
         with NOTING:
             note.mechanisms[node.name] = mechanism.name
             note.undo[node.name] = [list(step) for step in moves.undo]
@@ -182,8 +182,8 @@ def _inflict_on_one(kind: FaultKind, context: Context, note: Note, notes: Notes,
 
 def _closed(kind: FaultKind, mechanism: Mechanism, context: Context) -> str:
     """Return why a mechanism can't be on this node, as far as that is known before it is tried."""
-    if context.driver not in mechanism.drivers:
-        return "nodes of a local lab share this machine's kernel, network and users"
+    if refusal := context.node.refusal(mechanism.needs):
+        return refusal
     if (mechanism.logins or kind.group in {"ssh", "login"}) and not reach.is_node(context.node):
         return "nobody logs in to a gateway"
     return mechanism.refuse(context)
@@ -192,7 +192,7 @@ def _closed(kind: FaultKind, mechanism: Mechanism, context: Context) -> str:
 def _answers(context: Context) -> None:
     """Raise LabNotReady for a machine that is down, in which nothing can be done now; before anything is noted."""
     state = context.node.state
-    if context.driver != "local" and state != "running":
+    if state != "running" and not context.node.changes_while_down:
         remedy = f"`lab start {short_name(context.node.name)}`"
         raise LabNotReady(f"{context.node.name} can't be given a fault", cause=f"it is {state}", remedy=remedy)
 
@@ -204,13 +204,13 @@ def _holder(claims: Sequence[str], node: str, others: Sequence[Note]) -> Note | 
 
 def _marked(moves: Moves, context: Context) -> Moves:
     """Let the undo end with the fault's own folder; a mechanism that acts from outside alone has none."""
-    if all(step[0].startswith("!") for step in moves.apply) and context.driver == "local":
+    if all(step[0].startswith("!") for step in moves.apply) and not context.node.keeps_notes:
         return moves
     return Moves(moves.apply, (*moves.undo, ("@remove", context.folder)))
 
 
 def _with_marker(moves: Moves, context: Context, note: Note) -> tuple[tuple[str, ...], ...]:
     """Put the marker into the node first: it tells of the fault where this side's note is lost."""
-    if context.driver == "local":
+    if not context.node.keeps_notes:
         return moves.apply
     return (("@write", f"{context.folder}/note.json", note.text()), *moves.apply)

@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lab.drivers.machines import Gateway, Machine
-from lab.errors import LabUsageError
-from lab.names import USER, short_name
+from lab.drivers.capabilities import Capability
+from lab.drivers.choice import kinds
+from lab.drivers.machines import Machine, Sshd
+from lab.errors import LabError, LabUsageError
+from lab.names import short_name
 
 Step = tuple[str, ...]
 Group = Literal["network", "host", "ssh", "login", "spark"]
@@ -83,7 +85,6 @@ class Context:
 
     fault: str
     lab: str
-    driver: str
     node: Machine
     options: Mapping[str, Any]
     seed: int
@@ -104,26 +105,24 @@ class Context:
     @property
     def folder(self) -> str:
         """The fault's own folder on the node."""
-        if self.driver == "local":
-            return f"{self.local.folder}/faults/{self.fault}"
-        return f"/run/lab-faults/{self.fault}"
+        return f"{self.node.faults_folder}/{self.fault}"
 
     @property
-    def local(self) -> Any:
-        """The node as a local lab's driver made it."""
-        return self.node
+    def sshd(self) -> Sshd:
+        """The node's SSH server; raise LabError for a machine that has none, which `refuse` has to see first."""
+        if self.node.sshd is None:
+            raise LabError(f"{self.node.name} has no SSH server")
+        return self.node.sshd
 
     @property
     def home(self) -> str:
         """The home of who logs in, or of the gateway's user."""
-        return str(self.local.facts["home"]) if self.driver == "local" else f"/home/{self.user}"
+        return self.node.home
 
     @property
     def user(self) -> str:
         """Who logs in, or who a gateway runs as. Other login users of a topology are met by no fault of logins."""
-        if self.driver == "local":
-            return str(self.local.facts["user"])
-        return "gateway" if isinstance(self.node, Gateway) else USER
+        return self.node.user
 
     def addresses(self, option: str = "peers") -> list[str]:
         """Return the addresses that an option of names means; raise LabUsageError for a name that no machine has."""
@@ -157,15 +156,15 @@ class Mechanism:
     """One way of doing it. Tried by doing: what fails is undone, and the next one's turn.
 
     *elevated*: needs capabilities that nodes don't have (mounts). *claims*: what only one fault at a time can hold on a
-    node; `refuse` returns a reason why this way is closed here, if that is known before it is tried. *logins*: it acts on
-    who logs in, so a gateway can't have it.
+    node; `refuse` returns a reason why this way is closed here, if that is known before it is tried. *needs*: the capabilities
+    that a machine must have for it (lab/drivers/capabilities.py). *logins*: it acts on who logs in, so a gateway can't have it.
     """
 
     name: str
     moves: Callable[[Context], Moves]
     elevated: bool = False
     claims: tuple[str, ...] = ()
-    drivers: tuple[str, ...] = ("docker",)
+    needs: frozenset[Capability] = frozenset()
     refuse: Callable[[Context], str] = lambda _: ""
     logins: bool = False
 
@@ -188,8 +187,10 @@ class FaultKind:
 
     @property
     def drivers(self) -> tuple[str, ...]:
-        """The drivers that can have it at all."""
-        return tuple(d for d in ("docker", "local") if any(d in m.drivers for m in self.mechanisms))
+        """The drivers whose machines can have it at all."""
+        return tuple(
+            driver.name for driver in kinds() if any(way.needs <= driver.capabilities for way in self.mechanisms)
+        )
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options with their values; raise LabUsageError for one that there isn't or that can't be."""

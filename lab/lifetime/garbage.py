@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from lab import lease as leases
-from lab.drivers.choice import make
-from lab.errors import EnvironmentUnfit
-from lab.lifetime.finding import FoundLab, find_labs, folders, is_busy, is_here, is_locked
+from lab.drivers.choice import kinds, make
+from lab.drivers.found import FoundLab
+from lab.lifetime.finding import find_labs, is_busy, is_locked
 from lab.lifetime.removal import destroy
-from lab.processes import PROC, Process
-from lab.state import StateFolder, cache_root, locked, state_root
+from lab.state import StateFolder, cache_root, lab_folders
 
 HALF_MADE_SECONDS: Final = 600.0
 """How old a half of a lab must be to be garbage: another user's `lab up`, whose lock can't be seen, makes it whole sooner."""
@@ -57,7 +55,7 @@ def _labs(labs: list[FoundLab]) -> Iterator[Garbage]:
                 there = (now for now in find_labs() if (now.name, now.driver) == (before.name, before.driver))
                 return any(not _why(now) for now in there)
 
-            remover = _remover(lab.name, lab.driver, is_wanted, own=lab.folder is not None)
+            remover = _remover(lab.name, [lab.driver], is_wanted, own=lab.folder is not None)
             yield Garbage(f"the lab {lab.name}", why, lab.name, lab.made, remover)
 
 
@@ -72,29 +70,27 @@ def _why(lab: FoundLab) -> str:
     return ""
 
 
-def _remover(name: str, kind: str, is_wanted: Callable[[], bool], *, own: bool = True) -> Callable[[], list[str]]:
-    """Return what removes the lab *name* of the driver *kind*, and this user's folder of it if that is its *own*.
+def _remover(
+    name: str, drivers: Sequence[str], is_wanted: Callable[[], bool], *, own: bool = True
+) -> Callable[[], list[str]]:
+    """Return what removes the lab *name* of these *drivers*, and this user's folder of it if that is its *own*.
 
-    By that driver alone: the name may be that of another user's lab as well.
+    By those drivers alone: the name may be that of another user's lab as well.
     """
 
     def remove() -> list[str]:
         folder = StateFolder(name)
-        return destroy([make(kind, name, folder)], folder, unless=is_wanted, keep_folder=not own)
+        return destroy([make(kind, name, folder) for kind in drivers], folder, unless=is_wanted, keep_folder=not own)
 
     return remove
 
 
 def _empty_folders(labs: list[FoundLab]) -> Iterator[Garbage]:
     """Find folders of labs that have nothing else (any more). Without the lab's own engine none is known to be empty."""
-    from lab.drivers.docker.engine import connect
-
-    try:
-        client = connect()
-    except EnvironmentUnfit:
+    if any(kind.unseen() for kind in kinds()):
         return
-    for folder in folders():
-        if not is_here(StateFolder(folder.name), client):
+    for folder in lab_folders():
+        if not all(kind.sees(StateFolder(folder.name)) for kind in kinds()):
             continue
         if not _is_empty(folder, labs) or is_busy(folder.name):
             continue
@@ -103,8 +99,9 @@ def _empty_folders(labs: list[FoundLab]) -> Iterator[Garbage]:
             return not _is_empty(folder, find_labs())
 
         why = "no engine and no process has anything of this lab"
-        # The local driver knows the sockets' folder, too.
-        remover = _remover(folder.name, "local", is_wanted)
+        # Drivers know what a lab has besides its folder (one for sockets); on a shared engine it may be another user's.
+        private = [kind.name for kind in kinds() if kind.is_private]
+        remover = _remover(folder.name, private, is_wanted)
         yield Garbage(f"the folder {folder}", why, folder.name, folder.stat().st_mtime, remover)
 
 
@@ -120,41 +117,10 @@ def _is_empty(folder: Path, labs: Iterable[FoundLab]) -> bool:
 
 
 def _strays() -> Iterator[Garbage]:
-    """Find processes that carry a local lab's mark, of a lab whose folder is gone."""
-    from lab.drivers.local import processes
-
-    if not (PROC / "self" / "environ").exists():
-        return
-    root = state_root()
-    lost: dict[str, list[Process]] = {}
-    for process in processes.belonging(root):
-        name = _lab_of(process.pid, root)
-        if name and not (root / name).exists():
-            lost.setdefault(name, []).append(process)
-    for name, members in lost.items():
-
-        def end(name: str = name) -> list[str]:
-            with locked(f"lab-{name}", what=f"the lab {name}"):
-                # An `up` may have had its time meanwhile: with a folder they are that lab's.
-                return [] if (root / name).exists() else [f"{processes.end_all(root / name, [])} processes"]
-
-        what = f"{len(members)} processes of the lab {name}"
-        yield Garbage(what, f"its folder {root / name} is gone", name, 0.0, end)
-
-
-def _lab_of(pid: int, root: Path) -> str:
-    """Return the name of the lab whose mark a process carries, nothing if it is only a descendant of one that does."""
-    from lab.drivers.local import processes
-
-    try:
-        variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    prefix = f"{processes.MARK}={root}/".encode()
-    for variable in variables:
-        if variable.startswith(prefix):
-            return os.fsdecode(variable.removeprefix(prefix)).split("/")[0]
-    return ""
+    """Find what drivers see of labs whose folder is gone."""
+    for kind in kinds():
+        for stray in kind.strays():
+            yield Garbage(stray.what, stray.why, stray.lab, 0.0, stray.remove)
 
 
 def _unpacked() -> Iterator[Garbage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lab.drivers.choice import make, not_ours, usable
+from lab.drivers.choice import not_ours, unseen_driver, usable
 from lab.drivers.contract import Driver
 from lab.lifetime import holding
 from lab.names import check_name
@@ -20,9 +20,8 @@ def remove(name: str, *, unless: Callable[[], bool] | None = None) -> list[str]:
     """
     folder = StateFolder(check_name(name))
     drivers = usable(name, folder)
-    # Without its engine a docker lab can't be seen; deleting its folder and calling it gone would be a lie.
-    if folder.made_by == "docker" and not any(driver.kind == "docker" or driver.exists() for driver in drivers):
-        make("docker", name, folder)
+    # Without its engine a docker lab can't be seen, which raises here; deleting its folder and calling it gone would be a lie.
+    unseen_driver(name, folder, drivers)
     owners = {driver.kind: driver.stranger() for driver in drivers}
     if any(owners.values()) and not folder.path.exists():
         raise not_ours(name, next(filter(None, owners.values())))

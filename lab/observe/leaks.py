@@ -13,7 +13,6 @@ from typing import Final
 
 import httpx
 
-from lab.drivers.local.machine import LocalMachine
 from lab.drivers.machines import Gateway, Machine
 from lab.errors import LabError
 from lab.lab import Lab
@@ -107,7 +106,8 @@ def _look_at(machine: Machine) -> Snapshot | str:
         state = machine.state
         if state != "running":
             return f"is {state}"
-        return of_processes(machine) if isinstance(machine, LocalMachine) else of_container(machine)
+        share = machine.share()
+        return of_container(machine) if share is None else of_processes(share)
     except LabError as error:
         return f"can't be looked at: {error}"
 

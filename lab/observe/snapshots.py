@@ -13,10 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lab.drivers.local import processes, programs
-from lab.drivers.local.machine import LocalMachine
-from lab.drivers.local.node import LocalNode
-from lab.drivers.machines import Machine
+from lab.drivers.machines import Machine, Share
 from lab.errors import LabError, LabNotReady
 from lab.processes import PROC
 
@@ -201,38 +198,26 @@ def _is_plain(line: str) -> bool:
 # -- machines that are processes --------------------------------------------------------------------------------------
 
 
-def of_processes(machine: LocalMachine) -> Snapshot:
-    """Look at a local machine: the processes with its mark, what they listen on, and the files of its folders."""
-    main = processes.main_process(machine.folder)
-    own = {process.pid: process for process in processes.belonging(machine.folder, [main])}
+def of_processes(share: Share) -> Snapshot:
+    """Look at a machine that has a share of this computer: its processes, what they listen on, and the files of its folders."""
+    own = [share.main, *share.pids]
     tables = {pid: _command(pid) for pid in own}
     sockets = {inode: pid for pid in own for inode in _inodes(pid)}
     listening, connected = {}, Counter[str]()
-    port = machine.port if isinstance(machine, LocalNode) else 0
     for local, peer, state, inode in _tcp():
         if inode in sockets and state == "0A":
             listening[f"tcp {local}"] = Path(tables[sockets[inode]].split(" ", 1)[0]).name
-        elif inode in sockets and state == "01" and local.endswith(f":{port}"):
+        elif inode in sockets and state == "01" and local.endswith(f":{share.port}"):
             # Every peer is this machine; a count is all there is.
             connected[peer.rpartition(":")[0]] += 1
-    folders = [Path(machine.facts["home"]), Path(machine.facts["run"])]
-    files = {str(path) for folder in folders for path in folder.rglob("*")}
+    files = {str(path) for folder in share.folders for path in folder.rglob("*")}
     found = [
-        Process(pid, str(os.getuid()), command, _kernel_id(pid))
-        for pid, command in tables.items()
-        if command and pid != main.pid and not command.startswith("sshd") and not programs.is_server(command)
+        Process(pid, str(os.getuid()), tables[pid], _kernel_id(pid))
+        for pid in share.pids - share.servers
+        if tables[pid]
     ]
-    guarded = {str(path): _content(path) for path in _guarded(machine) if path.is_file()}
+    guarded = {str(path): _content(path) for path in share.guarded if path.is_file()}
     return Snapshot(tuple(found), listening, frozenset(files), guarded, connections=connected)
-
-
-def _guarded(machine: LocalMachine) -> list[Path]:
-    """Return the files of a local machine that are configuration and keys."""
-    return [
-        machine.folder / "authorized_keys",
-        machine.folder / "sshd_config",
-        *Path(machine.facts["home"], ".ssh").glob("*"),
-    ]
 
 
 def _content(path: Path) -> str:

@@ -49,7 +49,7 @@ def _skip_if_unfit(item: pytest.Item, error: Exception) -> None:
     from lab.errors import EnvironmentUnfit
 
     found = item.stash[visit_key].lab
-    if isinstance(error, EnvironmentUnfit) and found is not None and found.driver == "local":
+    if isinstance(error, EnvironmentUnfit) and found is not None and not found.is_whole:
         pytest.skip(str(error))
 
 

@@ -114,8 +114,7 @@ def test_what_is_not_ready_in_time_is_named(
 ) -> None:
     """A node whose sshd lets nobody in: the probe, the node's last lines and what to type next, with exit code 5."""
     needs_openssh(driver)
-    for module in ("lab.drivers.docker.machine", "lab.drivers.local.machine"):
-        monkeypatch.setattr(f"{module}.READY_SECONDS", 3)
+    monkeypatch.setattr("lab.drivers.machines.READY_SECONDS", 3)
     file = tmp_path / "lab.toml"
     file.write_text(
         'version = 1\n[nodes.shut]\ncount = 1\n[nodes.shut.sshd]\nAllowUsers = "nobody-at-all"\n[gateways]\n'

@@ -36,7 +36,7 @@ def node(local: Lab) -> Iterator[Node]:
 @pytest.fixture
 def openssh(node: Node) -> Node:
     """The node, if its server is OpenSSH's."""
-    if not str(node.facts["argv"][-1]).endswith("sshd_config"):  # type: ignore[attr-defined]
+    if node.sshd.kind != "openssh":
         pytest.skip("this machine has no OpenSSH server: its nodes have no sshd_config to change")
     return node
 

@@ -45,6 +45,7 @@ class DockerDriver:
     """One lab on a container engine. Holds no state: every question goes to the engine."""
 
     kind = "docker"
+    is_whole = True
 
     def __init__(self, name: str, folder: StateFolder) -> None:
         self.name = name

@@ -7,6 +7,7 @@ import os
 import tarfile
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,6 +93,15 @@ def write_archive(
                 tar.addfile(info, io.BytesIO(content))
 
 
+def post(api: Any, path: str, data: Mapping[str, Any], *, stream: bool = False) -> Any:
+    """Ask the engine for what the low-level client *api* has no method for; return requests' answer, whatever its status.
+
+    The only place that uses docker-py's private calls. Its public `post` is plain requests': it would lack the headers that a
+    user's docker configuration (HttpHeaders) gives to every call.
+    """
+    return api._post_json(api._url(path), data=dict(data), stream=stream)
+
+
 def put_files(
     container: Any, folder: str, files: Mapping[str, bytes], *, mode: int = 0o644, uid: int = 0, gid: int = 0
 ) -> None:
@@ -114,3 +124,13 @@ def remove_container(container: Any) -> None:
             time.sleep(0.1)
         else:
             return
+
+
+def unix_time(created: Any) -> float:
+    """Return the engine's time stamp (UTC, nanoseconds; or a number) as UNIX seconds, 0 if it is none."""
+    if isinstance(created, int | float):
+        return float(created)
+    try:
+        return datetime.strptime(str(created)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+    except ValueError:
+        return 0.0

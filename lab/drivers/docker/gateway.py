@@ -16,7 +16,6 @@ from lab.names import (
     LABEL_DEFINITION,
     LABEL_HOSTS,
 )
-from lab.probes import probe_http
 from lab.topology.specs import GatewaySpec, gateway_spec
 
 KERNELS = "/usr/local/share/jupyter"
@@ -27,6 +26,8 @@ class ContainerGateway(ContainerMachine, Gateway):
     """An Enterprise Gateway in a container; its disk survives `kill` and `start`."""
 
     default_user = "gateway"
+    needs_privilege = True
+    own_port = 8888
 
     def __init__(self, container: Any, changed: Callable[[], None]) -> None:
         super().__init__(container, changed)
@@ -41,11 +42,7 @@ class ContainerGateway(ContainerMachine, Gateway):
     @property
     def url(self) -> str:
         """On the loopback port that the engine chose."""
-        return f"http://127.0.0.1:{self._published(8888)}"
-
-    def wait_ready(self) -> None:
-        """Wait for GET /api."""
-        self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
+        return f"http://127.0.0.1:{self._published(self.own_port)}"
 
     def write_files(self, files: Mapping[str, str]) -> None:
         """Write below /usr/local/share/jupyter, at once, running or not."""

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,43 @@ import docker.errors
 import requests.exceptions
 import urllib3.exceptions
 
+from lab.drivers.capabilities import Capability
 from lab.drivers.docker import copies
-from lab.drivers.docker.engine import put_files, remove_container
+from lab.drivers.docker.capabilities import CAPABILITIES
+from lab.drivers.docker.engine import post, put_files, remove_container
 from lab.drivers.docker.outputs import output_of
-from lab.drivers.machines import ExecResult, Machine, State, Usage
+from lab.drivers.machines import ExecResult, Limits, Machine, State, Usage, run_here
 from lab.errors import LabError, LabNotFound, LabNotReady
 from lab.names import (
     LABEL_ADDRESS,
     LABEL_MACHINE,
 )
-from lab.probes import ProbeFailed, remedy_for, wait_until
+from lab.probes import remedy_for
 
 UID = 1000
 """The login user of nodes and the gateway's user: images/*/Dockerfile."""
 
-READY_SECONDS = 60.0
-LOG_LINES = 20
+UNLIMITED = 9223372036854771712
+"""What the kernel calls no limit of memory. The engine takes no -1 here."""
+
+LACKING: dict[Capability, str] = {
+    "stop-signals": "containers are paused by the cgroup freezer",
+    "sshd-main": "sshd has a supervisor here, and the container outlives it",
+}
+
+REFUSED = 126
+"""The exit code of an exec that could not begin, though the program is there (without it: 127)."""
 
 
 class ContainerMachine(Machine):
     """What both kinds of container have in common."""
 
     default_user = "root"
+    capabilities = CAPABILITIES
 
     def __init__(self, container: Any, changed: Callable[[], None]) -> None:
+        super().__init__(changed)
         self._container = container
-        self._changed = changed
         self.short = str(container.labels[LABEL_MACHINE])
 
     @property
@@ -55,6 +66,27 @@ class ContainerMachine(Machine):
         self._reload()
         status = self._container.status
         return "running" if status == "running" else "paused" if status == "paused" else "stopped"
+
+    def refusal(self, needs: Collection[Capability]) -> str:
+        """Say what a container has in place of what it lacks."""
+        return "; ".join(
+            LACKING.get(each, f"a container has no {each}") for each in sorted(set(needs) - self.capabilities)
+        )
+
+    @property
+    def user(self) -> str:
+        """The login user of a node, the gateway's user."""
+        return self.default_user
+
+    @property
+    def home(self) -> str:
+        """In the container."""
+        return f"/home/{self.default_user}"
+
+    @property
+    def native(self) -> Any:
+        """docker-py's container."""
+        return self._container
 
     def _reload(self) -> None:
         try:
@@ -109,6 +141,72 @@ class ContainerMachine(Machine):
                 remedy=f"`lab status` says whether it hangs; give it longer (`lab exec --timeout`) or `lab restart {self.short}`",
             )
         return ExecResult(tuple(argv), int(code), *text)
+
+    def privileged_exec(self, argv: Sequence[str], timeout: float = 30) -> ExecResult:
+        """Run by the engine's privileged exec, else by entering the container's namespaces.
+
+        A node with more capabilities was rejected: all nodes would have them all the time, for the few minutes of a mount. The
+        privileged exec asks for every capability there is, so an engine that lacks one itself can't give it; root on the
+        engine's own machine can still enter the node.
+        """
+        done = self._by_engine(argv, timeout)
+        if done.exit_code != REFUSED:
+            return done
+        why = (done.stdout + done.stderr).strip()[-200:]
+        self._reload()
+        pid = int(self._container.attrs["State"]["Pid"])
+        if os.geteuid() == 0 and _is_in(pid, self._container.id):
+            enter = ["nsenter", "--target", str(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--"]
+            done = run_here([*enter, *argv], timeout)
+            if done.exit_code != REFUSED:
+                return done
+            why += f"; nsenter: {done.stderr.strip()[-200:]}"
+        raise LabError(
+            f"{self.name} can't be given the capability to mount",
+            cause=f"the engine refuses a privileged exec ({why}), and this process is not root beside the engine",
+        )
+
+    def _by_engine(self, argv: Sequence[str], timeout: float) -> ExecResult:
+        """Run with all capabilities; a thread waits, since the engine's answer has no deadline of its own."""
+        api = self._container.client.api
+        ended: list[ExecResult | Exception] = []
+
+        def execute() -> None:
+            try:
+                handle = api.exec_create(self._container.id, list(argv), user="root", privileged=True)["Id"]
+                output = api.exec_start(handle, demux=True)
+                text = [(part or b"").decode(errors="replace") for part in output]
+                ended.append(ExecResult(tuple(argv), int(api.exec_inspect(handle)["ExitCode"]), *text))
+            except Exception as error:  # noqa: BLE001 -- docker's and requests' errors have no common root
+                ended.append(error)
+
+        thread = threading.Thread(target=execute, name="lab-fault-exec", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        found = ended[0] if ended else TimeoutError(f"no answer within {timeout:.0f} s")
+        if isinstance(found, Exception):
+            raise LabNotReady(f"{self.name} does not carry out what it is told", cause=str(found))
+        return found
+
+    def limits(self) -> Limits:
+        """Ask the engine."""
+        self._reload()
+        found = self._container.attrs["HostConfig"]
+        memory, swap, pids = (int(found.get(name) or 0) for name in ("Memory", "MemorySwap", "PidsLimit"))
+        return Limits(memory, max(swap, 0), max(pids, 0))
+
+    def set_limits(self, limits: Limits) -> None:
+        """Ask the engine itself: docker-py's `update` knows no limit of processes."""
+        wanted: dict[str, int] = {}
+        if limits.memory is not None:
+            # Both, and swap as a number: on cgroup v1 the engine writes a -1 in an order that the kernel refuses.
+            memory = limits.memory or UNLIMITED
+            wanted |= {"Memory": memory, "MemorySwap": max(memory, limits.swap or 0)}
+        if limits.pids is not None:
+            wanted["PidsLimit"] = limits.pids or -1
+        answer = post(self._container.client.api, f"/containers/{self._container.id}/update", wanted)
+        if not answer.ok:
+            raise LabError(f"the engine does not change the limits of {self.name}", cause=answer.text.strip())
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
         """Return stdout and stderr of the container, nothing if it is gone."""
@@ -228,12 +326,6 @@ class ContainerMachine(Machine):
                     f"{self.name} does not start", cause=str(error.explanation), remedy=remedy_for(self.short)
                 ) from error
 
-    def start(self) -> None:
-        """Start or unpause, tell the lab of the new port, wait."""
-        self.resume()
-        self._changed()
-        self.wait_ready()
-
     def stop(self) -> None:
         """SIGTERM to init, which passes it on."""
         if self.state == "paused":
@@ -250,24 +342,16 @@ class ContainerMachine(Machine):
     def remove(self) -> None:
         """Remove the container, then tell the lab."""
         remove_container(self._container)
-        self._changed()
+        self.announce()
 
-    def _wait(self, what: str, probe: Callable[[], None]) -> None:
-        """Wait for *probe*, but not for a container that has ended meanwhile."""
-        remedy = remedy_for(self.short)
+    def end_cause(self) -> str:
+        """Return its container's exit code; as it was when the state was last asked."""
+        return f"its container ended with exit code {self._container.attrs['State']['ExitCode']}"
 
-        def attempt() -> None:
-            try:
-                probe()
-            except ProbeFailed:
-                if self.state == "stopped":
-                    code = self._container.attrs["State"]["ExitCode"]
-                    cause = f"its container ended with exit code {code}"
-                    logs = self._last_logs()
-                    raise LabNotReady(f"{what} can't succeed", cause=cause, remedy=remedy, logs=logs) from None
-                raise
 
-        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last_logs, remedy=remedy)
-
-    def _last_logs(self) -> str:
-        return self.read_logs(LOG_LINES)
+def _is_in(pid: int, container: str) -> bool:
+    """Return True if *pid* on this machine is in *container*: the engine may be on another one."""
+    try:
+        return pid > 1 and container in Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return False

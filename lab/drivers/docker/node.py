@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.drivers.docker.engine import put_files
 from lab.drivers.docker.machine import UID, ContainerMachine
-from lab.drivers.machines import Node
+from lab.drivers.machines import Node, Sshd
 from lab.keys import Authority, read_key
 from lab.names import (
     LABEL_AUTHORITY,
@@ -37,6 +37,22 @@ class ContainerNode(ContainerMachine, Node):
     def port(self) -> int:
         """Ask the engine: it gives a new one at every start; 0 while the node is down."""
         return self._published(22)
+
+    @property
+    def sshd(self) -> Sshd:
+        """OpenSSH's, as images/node has it."""
+        return Sshd(
+            "openssh",
+            22,
+            f"{self.home}/.ssh/authorized_keys",
+            "/etc/ssh/ssh_host_ed25519_key",
+            "/etc/ssh/sshd_config",
+            "/etc/ssh/sshd_config.d",
+        )
+
+    def daemon_command(self, verb: str, daemon: str, *words: str) -> tuple[str, ...]:
+        """By the supervisor in the images of nodes with daemons: images/spark."""
+        return ("/opt/lab/daemon.sh", verb, daemon, *words)
 
     def published(self, port: int) -> str:
         """On the loopback port that the engine chose."""
@@ -93,5 +109,5 @@ class ContainerNode(ContainerMachine, Node):
             # Golden has the keys of the day on which the node was made.
             self.authorize(identity)
         if woken:
-            self._changed()
+            self.announce()
         self.wait_ready()

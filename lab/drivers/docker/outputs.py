@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Any, Final
 
+from lab.drivers.docker.engine import post
+
 _HEADER: Final = struct.Struct(">BxxxL")
 STDERR: Final = 2
 
@@ -16,7 +18,7 @@ def output_of(api: Any, handle: str) -> tuple[bytes, bytes]:
     amid a piece. Not by the client's own `exec_start`: it asks for an upgrade of the connection and then reads from the socket
     past its own HTTP reader, which has by then, on a busy machine, taken in the beginning of the output with the headers.
     """
-    answer = api._post_json(api._url("/exec/{0}/start", handle), data={"Tty": False, "Detach": False}, stream=True)
+    answer = post(api, f"/exec/{handle}/start", {"Tty": False, "Detach": False}, stream=True)
     try:
         api._raise_for_status(answer)
         api._disable_socket_timeout(api._get_raw_response_socket(answer))

@@ -45,6 +45,7 @@ class LocalDriver:
     """One lab of this user's processes. Its truth is the lab's folder and /proc."""
 
     kind = "local"
+    is_whole = False
 
     def __init__(self, name: str, folder: StateFolder, sshd: str = "auto") -> None:
         self.name = name

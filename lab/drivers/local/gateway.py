@@ -9,7 +9,6 @@ from lab.drivers.local.machine import LocalMachine
 from lab.drivers.machines import Gateway
 from lab.errors import LabNotFound
 from lab.keys import HostEntry, known_hosts, ssh_config
-from lab.probes import probe_http
 from lab.topology.specs import GatewaySpec, gateway_spec
 
 
@@ -30,11 +29,7 @@ class LocalGateway(LocalMachine, Gateway):
     @property
     def url(self) -> str:
         """On the port that the gateway was made with."""
-        return f"http://127.0.0.1:{self.facts['port']}"
-
-    def wait_ready(self) -> None:
-        """Wait for GET /api."""
-        self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
+        return f"http://127.0.0.1:{self.own_port}"
 
     def _make(self, path: str, mode: int) -> Path:
         """Return a folder of the gateway's, made now if it lacks; raise LabNotFound where the gateway has been removed."""

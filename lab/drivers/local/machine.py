@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.drivers.capabilities import Capability
 from lab.drivers.local import logs, namespaces, processes, programs
+from lab.drivers.local.capabilities import CAPABILITIES
 from lab.drivers.local.files import copy, make_own
-from lab.drivers.machines import ExecResult, Machine, State, Usage
+from lab.drivers.machines import ExecResult, Limits, Machine, Share, State, Usage, run_here
 from lab.errors import LabError, LabNotFound, LabNotReady
-from lab.probes import ProbeFailed, remedy_for, wait_until
 from lab.state import locked
 
-READY_SECONDS = 60.0
-LOG_LINES = 20
 ADDRESS = "127.0.0.1"
+LACKING = "nodes of a local lab share this machine's kernel, network and users"
+"""Why a local machine has none of the capabilities that it lacks."""
 POLL_SECONDS = 0.2
 """How often a followed log is looked at."""
 
@@ -29,11 +32,58 @@ POLL_SECONDS = 0.2
 class LocalMachine(Machine):
     """One folder, one main process, and whatever that starts."""
 
+    capabilities = CAPABILITIES
+    # Its faults' folder and all that they change is below the lab's own folder, and goes with it.
+    keeps_notes = False
+    changes_while_down = True
+
     def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
+        super().__init__(changed)
         self.folder = folder
         self.short = folder.name
         self.facts: dict[str, Any] = json.loads((folder / "machine.json").read_text())
-        self._changed = changed
+        self.faults_folder = f"{folder}/faults"
+
+    def refusal(self, needs: Collection[Capability]) -> str:
+        """Say what all local machines lack."""
+        return "" if set(needs) <= self.capabilities else LACKING
+
+    @property
+    def user(self) -> str:
+        """This user, who alone can log in to an sshd that doesn't run as root."""
+        return str(self.facts.get("user") or pwd.getpwuid(os.getuid()).pw_name)
+
+    @property
+    def home(self) -> str:
+        """Below the machine's folder."""
+        return str(self.facts["home"])
+
+    @property
+    def own_port(self) -> int:
+        """The port that the machine was made with."""
+        return int(self.facts["port"])
+
+    @property
+    def main_pid(self) -> int:
+        """As the machine was last started from here, or before this object was made."""
+        return int((self.facts.get("process") or [0])[0])
+
+    def share(self) -> Share:
+        """Look at the processes with the machine's mark, and at its folders."""
+        main = processes.main_process(self.folder)
+        pids = {process.pid for process in processes.belonging(self.folder, [main])}
+        commands = {pid: " ".join(processes.argv(pid)) for pid in pids}
+        home, run = Path(self.facts["home"]), Path(self.facts["run"])
+        return Share(
+            main.pid,
+            frozenset(pids - {main.pid}),
+            frozenset(
+                pid for pid, command in commands.items() if command.startswith("sshd") or programs.is_server(command)
+            ),
+            (home, run),
+            (self.folder / "authorized_keys", self.folder / "sshd_config", *(home / ".ssh").glob("*")),
+            self.own_port if self.sshd is not None else 0,
+        )
 
     @property
     def address(self) -> str:
@@ -76,6 +126,24 @@ class LocalMachine(Machine):
             return ExecResult(tuple(argv), 127, "", str(error))
         text = [part.decode(errors="replace") for part in (done.stdout, done.stderr)]
         return ExecResult(tuple(argv), done.returncode, *text)
+
+    def privileged_exec(self, argv: Sequence[str], timeout: float = 30) -> ExecResult:
+        """Run on this side, outside of the machine's namespaces, where all that is the machine's is this user's."""
+        # Without the mark of the lab's processes: what runs here is the caller's, not the machine's.
+        env = {name: value for name, value in os.environ.items() if name != processes.MARK}
+        return run_here(argv, timeout, env)
+
+    def run_python(self, arguments: Sequence[str], *, privileged: bool = False, timeout: float = 30) -> ExecResult:
+        """Run by this interpreter, always as `privileged_exec` does."""
+        return self.privileged_exec([sys.executable, *arguments], timeout)
+
+    def limits(self) -> Limits:
+        """Refuse: nothing bounds this user's processes by machine."""
+        raise LabError(f"{self.name} has no limits", cause=LACKING)
+
+    def set_limits(self, limits: Limits) -> None:
+        """Refuse, as `limits`."""
+        raise LabError(f"{self.name} can't be given limits", cause=LACKING)
 
     def read_logs(self, tail: int | None = None, *, since: float | None = None, timestamps: bool = False) -> str:
         """Return what the main process printed, over all its starts; `init.py` puts a time in front of each line."""
@@ -190,12 +258,6 @@ class LocalMachine(Machine):
             raise LabNotFound(f"{self.name} is gone", remedy="`lab up` makes it again") from None
         make_own(Path(self.facts["run"]))
 
-    def start(self) -> None:
-        """Start or unpause, tell the lab, wait."""
-        self.resume()
-        self._changed()
-        self.wait_ready()
-
     def stop(self) -> None:
         """SIGTERM to all of the machine's processes, SIGKILL after ten seconds."""
         processes.end_all(self.folder, [self.folder], grace=10)
@@ -212,22 +274,8 @@ class LocalMachine(Machine):
             processes.end_all(self.folder, [self.folder], grace=2)
             shutil.rmtree(self.facts["run"], ignore_errors=True)
             shutil.rmtree(self.folder, ignore_errors=True)
-        self._changed()
+        self.announce()
 
-    def _wait(self, what: str, probe: Callable[[], None]) -> None:
-        """Wait for *probe*, but not for a process that has ended meanwhile."""
-        remedy = remedy_for(self.short)
-
-        def attempt() -> None:
-            try:
-                probe()
-            except ProbeFailed:
-                if self.state == "stopped":
-                    cause = "its process ended"
-                    raise LabNotReady(f"{what} can't succeed", cause=cause, remedy=remedy, logs=self._last()) from None
-                raise
-
-        wait_until(what, attempt, seconds=READY_SECONDS, logs=self._last, remedy=remedy)
-
-    def _last(self) -> str:
-        return self.read_logs(LOG_LINES)
+    def end_cause(self) -> str:
+        """Say no more: nobody has waited for the process."""
+        return "its process ended"

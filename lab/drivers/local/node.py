@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.drivers.local import processes
+from lab.drivers.local import namespaces, processes, programs
 from lab.drivers.local.daemon_plan import FOLDER
 from lab.drivers.local.files import empty, write_server_files
 from lab.drivers.local.machine import LocalMachine
 from lab.drivers.local.spark_daemons import supervisor_held
-from lab.drivers.machines import Node
+from lab.drivers.machines import Node, Sshd
 from lab.keys import HostEntry
 from lab.names import fqdn
 from lab.probes import probe_ssh
@@ -33,7 +34,29 @@ class LocalNode(LocalMachine, Node):
     @property
     def port(self) -> int:
         """The port that the node was made with."""
-        return int(self.facts["port"])
+        return self.own_port
+
+    @property
+    def sshd(self) -> Sshd:
+        """OpenSSH's, which is this user's and has one file of settings, or asyncssh's."""
+        program, *_, settings = map(str, self.facts["argv"])
+        # Not by facts["sshd"], which labs of earlier days lack.
+        is_openssh = settings.endswith("sshd_config")
+        enter: list[str] = []
+        if self.facts.get("isolation", "none") != "none":
+            enter = namespaces.command("enter", str(self.main_pid), self.home)
+        return Sshd(
+            "openssh" if is_openssh else "asyncssh",
+            self.own_port,
+            str(self.folder / "authorized_keys"),
+            str(self.folder.parents[1] / "host_keys" / self.short),
+            settings if is_openssh else "",
+            argv=(*enter, program),
+        )
+
+    def daemon_command(self, verb: str, daemon: str, *words: str) -> tuple[str, ...]:
+        """By files that the supervisor looks at, from this side."""
+        return (sys.executable, "-I", "-S", programs.SUPERVISOR, verb, self.daemon_logs, daemon, *words)
 
     @property
     def host(self) -> str:

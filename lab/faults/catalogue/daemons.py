@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from lab.drivers.local import supervisor as local
 from lab.drivers.machines import Machine, Node
-from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
-
-DAEMON = "/opt/lab/daemon.sh"
-"""In the images of nodes with daemons: images/spark."""
+from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
 
 
 def runs(machine: Machine, daemon: str) -> bool:
@@ -25,18 +19,11 @@ def _killed(daemon: str, *, leaves: str = "") -> Mechanism:
 
     def moves(context: Context) -> Moves:
         stay = ["stay"] if leaves and context.options[leaves] == "stay" else []
-        return Moves((_told(context, "down", daemon, *stay),), (_told(context, "up", daemon),))
+        node = context.node
+        assert isinstance(node, Node)  # `refuse` has seen that it runs the daemon
+        return Moves((node.daemon_command("down", daemon, *stay),), (node.daemon_command("up", daemon),))
 
-    return Mechanism(
-        "SIGKILL, its supervisor told to wait", moves, claims=(daemon,), drivers=("docker", "local"), refuse=refuse
-    )
-
-
-def _told(context: Context, verb: str, *words: str) -> Step:
-    """Return the command that tells the node's supervisor; a local one is told by files, from this side."""
-    if context.driver == "local":
-        return (sys.executable, "-I", "-S", local.__file__, verb, str(context.local.daemon_logs), *words)
-    return (DAEMON, verb, *words)
+    return Mechanism("SIGKILL, its supervisor told to wait", moves, claims=(daemon,), refuse=refuse)
 
 
 KINDS = (

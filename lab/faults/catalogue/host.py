@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
-from lab.faults.catalogue.ssh import dropin, openssh_only
+from lab.drivers.capabilities import Capability
+from lab.faults.catalogue.ssh import SYSTEM, dropin, openssh_only
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
 
-BOTH = ("docker", "local")
-UNLIMITED = 9223372036854771712
-"""What the kernel calls no limit of memory. The engine takes no -1 here."""
+PROCESSES: Final[frozenset[Capability]] = frozenset({"processes"})
+MOUNTS: Final[frozenset[Capability]] = frozenset({"mounts"})
+LIMITS: Final[frozenset[Capability]] = frozenset({"limits"})
 
 SUPERVISOR = "/opt/lab/supervise.sh"
 DOWN = "/run/lab/sshd.down"
@@ -24,28 +25,17 @@ def _fixed(apply: tuple[Step, ...], undo: tuple[Step, ...] = ()) -> Any:
     return lambda _: Moves(apply, undo)
 
 
-# -- limits of the container -----------------------------------------------------------------------------------------------
-
-
-def _limit(context: Context, name: str) -> int:
-    """Return a limit that the container has now; 0 for none."""
-    container = context.local._container
-    container.reload()
-    return int(container.attrs["HostConfig"].get(name) or 0)
+# -- limits of the machine -------------------------------------------------------------------------------------------------
 
 
 def _memory(context: Context) -> Moves:
-    size = context.options["megabytes"] << 20
-    was, swap = _limit(context, "Memory") or UNLIMITED, _limit(context, "MemorySwap")
-    limits = {"Memory": size, "MemorySwap": size}
-    # Both, and swap as a number: on cgroup v1 the engine writes a -1 in an order that the kernel refuses.
-    back = {"Memory": was, "MemorySwap": max(was, swap)}
-    return Moves((("!limits", json.dumps(limits)),), (("!limits", json.dumps(back)),))
+    size, now = context.options["megabytes"] << 20, context.node.limits()
+    back = {"memory": now.memory, "swap": now.swap}
+    return Moves((("!limits", json.dumps({"memory": size, "swap": size})),), (("!limits", json.dumps(back)),))
 
 
 def _pids(context: Context) -> Moves:
-    was = _limit(context, "PidsLimit")
-    limits, back = {"PidsLimit": context.options["limit"]}, {"PidsLimit": was if was > 0 else -1}
+    limits, back = {"pids": context.options["limit"]}, {"pids": context.node.limits().pids}
     return Moves((("!limits", json.dumps(limits)),), (("!limits", json.dumps(back)),))
 
 
@@ -134,12 +124,17 @@ KINDS = (
         "The whole machine hangs; its connections stay open.",
         "a login times out, and goes on once healed",
         (
-            Mechanism("cgroup freezer", _fixed((("!pause",),), (("!unpause",),)), claims=("state",)),
+            Mechanism(
+                "cgroup freezer",
+                _fixed((("!pause",),), (("!unpause",),)),
+                claims=("state",),
+                needs=frozenset({"freezer"}),
+            ),
             Mechanism(
                 "SIGSTOP to all processes",
                 _fixed((("!pause",),), (("!unpause",),)),
                 claims=("state",),
-                drivers=("local",),
+                needs=frozenset({"stop-signals"}),
             ),
         ),
     ),
@@ -149,14 +144,14 @@ KINDS = (
         "The machine crashes; when healed it is started again, with its disk and its address, without rules and programs of "
         "other faults.",
         "connections end, connects fail",
-        (Mechanism("SIGKILL to all processes", _fixed((("!kill",),), RETURN), claims=("state",), drivers=BOTH),),
+        (Mechanism("SIGKILL to all processes", _fixed((("!kill",),), RETURN), claims=("state",)),),
     ),
     FaultKind(
         "reboot",
         "host",
         "The machine crashes and starts at once, with its disk and its address, without rules and programs of other faults.",
         "sessions end, a login works again, processes are new",
-        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN), RETURN), drivers=BOTH),),
+        (Mechanism("SIGKILL, then a start", _fixed((("!kill",), *RETURN), RETURN)),),
         momentary=True,
     ),
     FaultKind(
@@ -172,17 +167,20 @@ KINDS = (
                     (("@remove", DOWN), ("@up",)),
                 ),
                 claims=("listener",),
+                needs=frozenset({"sshd-supervised"}),
             ),
             Mechanism(
                 "sshd moved to a loopback port",
                 lambda c: dropin(c, "Port 1\nListenAddress 127.0.0.1", "silent"),
                 claims=("listener",),
+                needs=frozenset({"network"}),
+                refuse=openssh_only,
             ),
             Mechanism(
                 "SIGTERM to sshd",
                 _fixed((("@signal", "sshd", "TERM"), ("!ended",)), RETURN),
                 claims=("listener",),
-                drivers=("local",),
+                needs=frozenset({"sshd-main"}),
                 refuse=openssh_only,
             ),
         ),
@@ -197,7 +195,6 @@ KINDS = (
                 "SIGSTOP to the listening sshd",
                 _fixed((("@signal", "sshd", "STOP"),), (("@signal", "sshd", "CONT"),)),
                 claims=("listener",),
-                drivers=BOTH,
                 refuse=openssh_only,
             ),
         ),
@@ -211,7 +208,6 @@ KINDS = (
             Mechanism(
                 "SIGKILL to sessions' sshd",
                 _fixed((("@signal", "sessions", "KILL"),)),
-                drivers=BOTH,
                 refuse=openssh_only,
             ),
         ),
@@ -222,7 +218,7 @@ KINDS = (
         "host",
         "No byte can be written below a path. What is written there meanwhile is gone once healed.",
         "a write fails with ENOSPC",
-        (Mechanism("full tmpfs over the path", _full, elevated=True, claims=("mounts",)),),
+        (Mechanism("full tmpfs over the path", _full, elevated=True, claims=("mounts",), needs=MOUNTS),),
         (
             Option("path", "text", "home", "home, tmp, or a folder's full path"),
             Option("megabytes", "integer", 64, "size of the full disk; what is there now has to fit", 1, 1024),
@@ -234,8 +230,14 @@ KINDS = (
         "The home can't be written to.",
         "a write fails with EROFS, or EACCES where it can't be mounted so",
         (
-            Mechanism("read-only bind mount", lambda c: bound(c, c.home, "ro"), elevated=True, claims=("mounts",)),
-            Mechanism("home owned by root", _denied, claims=("mounts",)),
+            Mechanism(
+                "read-only bind mount",
+                lambda c: bound(c, c.home, "ro"),
+                elevated=True,
+                claims=("mounts",),
+                needs=MOUNTS,
+            ),
+            Mechanism("home owned by root", _denied, claims=("mounts",), needs=SYSTEM),
         ),
     ),
     FaultKind(
@@ -249,6 +251,7 @@ KINDS = (
                 lambda c: bound(c, "/tmp", "noexec"),  # noqa: S108 -- the node's own
                 elevated=True,
                 claims=("mounts",),
+                needs=MOUNTS,
             ),
         ),
     ),
@@ -258,11 +261,12 @@ KINDS = (
         "The machine has little memory; what asks for more is killed.",
         "a process that grows is killed",
         (
-            Mechanism("engine's memory limit", _memory, claims=("memory",)),
+            Mechanism("engine's memory limit", _memory, claims=("memory",), needs=LIMITS),
             Mechanism(
                 "pam_limits on address space",
                 lambda c: _pam(c, "as", c.options["megabytes"] << 10),
                 claims=("memory",),
+                needs=SYSTEM,
                 logins=True,
             ),
         ),
@@ -274,9 +278,13 @@ KINDS = (
         "No process can be started.",
         "a login fails, since sshd can't fork",
         (
-            Mechanism("engine's limit of processes", _pids, claims=("pids",)),
+            Mechanism("engine's limit of processes", _pids, claims=("pids",), needs=LIMITS),
             Mechanism(
-                "pam_limits on processes", lambda c: _pam(c, "nproc", c.options["limit"]), claims=("pids",), logins=True
+                "pam_limits on processes",
+                lambda c: _pam(c, "nproc", c.options["limit"]),
+                claims=("pids",),
+                needs=SYSTEM,
+                logins=True,
             ),
         ),
         (Option("limit", "integer", 1, "processes and threads that the machine may have", 1, 1 << 20),),
@@ -291,6 +299,7 @@ KINDS = (
                 "pam_limits on open files",
                 lambda c: _pam(c, "nofile", c.options["count"]),
                 claims=("nofile",),
+                needs=SYSTEM,
                 logins=True,
             ),
         ),
@@ -301,7 +310,7 @@ KINDS = (
         "host",
         "sshd itself can open no more files.",
         "a connect succeeds, no banner comes",
-        (Mechanism("prlimit of the listening sshd", _descriptors, claims=("sshd-nofile",)),),
+        (Mechanism("prlimit of the listening sshd", _descriptors, claims=("sshd-nofile",), needs=PROCESSES),),
         (Option("count", "integer", 3, "files that it may have open", 3, 1 << 20),),
     ),
     FaultKind(
@@ -309,7 +318,7 @@ KINDS = (
         "host",
         "One process hangs; what else runs there goes on.",
         "it does nothing, and goes on once healed",
-        (Mechanism("SIGSTOP", _stopped, refuse=_process_named),),
+        (Mechanism("SIGSTOP", _stopped, needs=PROCESSES, refuse=_process_named),),
         (PROCESS,),
     ),
     FaultKind(
@@ -317,7 +326,7 @@ KINDS = (
         "host",
         "One process is killed.",
         "it is gone",
-        (Mechanism("a signal", _killed, refuse=_process_named),),
+        (Mechanism("a signal", _killed, needs=PROCESSES, refuse=_process_named),),
         (PROCESS, Option("signal", "text", "KILL", "which", choices=("KILL", "TERM", "INT", "SEGV"))),
         momentary=True,
     ),
@@ -326,7 +335,16 @@ KINDS = (
         "host",
         "One running process sees another time of day.",
         "what it prints as its time is off by that much, the machine's is not",
-        (Mechanism("vDSO replaced in the process", _clock, elevated=True, claims=("clock",), refuse=_process_named),),
+        (
+            Mechanism(
+                "vDSO replaced in the process",
+                _clock,
+                elevated=True,
+                claims=("clock",),
+                needs=PROCESSES,
+                refuse=_process_named,
+            ),
+        ),
         (
             PROCESS,
             Option("seconds", "number", 3600.0, "how far ahead; below 0: behind", -(10**9), 10**9),

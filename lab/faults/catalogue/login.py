@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lab.faults.catalogue.host import bound
-from lab.faults.catalogue.ssh import BOTH, dropin, openssh_only
+from lab.faults.catalogue.host import MOUNTS, bound
+from lab.faults.catalogue.ssh import SYSTEM, dropin, openssh_only
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
 
@@ -121,12 +121,12 @@ DISK = Option("milliseconds", "number", 20.0, "for each file that is opened, eac
 
 
 def _startup(name: str, summary: str, shows: str, moves: Callable[[Context], Moves], *options: Option) -> FaultKind:
-    mechanism = Mechanism("lines in shells' start-up files", moves, drivers=BOTH, refuse=openssh_only)
+    mechanism = Mechanism("lines in shells' start-up files", moves, refuse=openssh_only)
     return FaultKind(name, "login", summary, shows, (mechanism,), options)
 
 
 def _other_shell(name: str, path: str, what: str) -> FaultKind:
-    mechanism = Mechanism(f"usermod --shell {path}", _shell(path), claims=("shell",))
+    mechanism = Mechanism(f"usermod --shell {path}", _shell(path), claims=("shell",), needs=SYSTEM)
     return FaultKind(name, "login", f"The login shell is {what}.", "a command is read by that shell", (mechanism,))
 
 
@@ -136,7 +136,7 @@ PARTS = (
         "login",
         "sshd shows a banner before the login.",
         "ssh prints it to stderr",
-        (Mechanism("Banner", _banner, claims=("Banner",), drivers=BOTH, refuse=openssh_only),),
+        (Mechanism("Banner", _banner, claims=("Banner",), refuse=openssh_only),),
         (LINES,),
     ),
     FaultKind(
@@ -144,7 +144,7 @@ PARTS = (
         "login",
         "A message of the day.",
         "an interactive login prints it",
-        (Mechanism("/etc/motd", _motd),),
+        (Mechanism("/etc/motd", _motd, needs=SYSTEM),),
         (LINES,),
     ),
     _startup("noisy-rc", "Shells' start-up files print.", "a command's output begins with it", _noise, LINES),
@@ -161,7 +161,7 @@ PARTS = (
         "login",
         "sshd runs a command of its own, whatever was asked for.",
         "a command runs inside another one, or not at all",
-        (Mechanism("ForceCommand", _forced, claims=("ForceCommand",), drivers=BOTH, refuse=openssh_only),),
+        (Mechanism("ForceCommand", _forced, claims=("ForceCommand",), refuse=openssh_only),),
         (MODE,),
     ),
     FaultKind(
@@ -169,7 +169,7 @@ PARTS = (
         "login",
         "`python3` is a script around the real one, and says something first.",
         "running it prints that line",
-        (Mechanism("script in its place", _wrapped_python, claims=("python3",)),),
+        (Mechanism("script in its place", _wrapped_python, claims=("python3",), needs=SYSTEM),),
         (WRAPPER,),
     ),
     _startup("umask", "Another umask.", "a file that is made has other permissions", _umask, VALUE),
@@ -178,7 +178,7 @@ PARTS = (
         "login",
         "Every login has much in its environment.",
         "`env` prints that much",
-        (Mechanism("pam_env's /etc/environment", _environment),),
+        (Mechanism("pam_env's /etc/environment", _environment, needs=SYSTEM),),
         (KIB,),
     ),
     FaultKind(
@@ -186,7 +186,7 @@ PARTS = (
         "login",
         "The home is on a slow disk: each file that is opened or read waits.",
         "reading files takes that much longer",
-        (Mechanism("fanotify permission events", _slow_home, elevated=True, claims=("mounts",)),),
+        (Mechanism("fanotify permission events", _slow_home, elevated=True, claims=("mounts",), needs=MOUNTS),),
         (DISK,),
     ),
 )
@@ -220,8 +220,8 @@ KINDS = (
         "`python3` is an old one.",
         "its version",
         (
-            Mechanism("link to an older Python", _old_python, claims=("python3",)),
-            Mechanism("stand-in that knows its version only", _standin_python, claims=("python3",)),
+            Mechanism("link to an older Python", _old_python, claims=("python3",), needs=SYSTEM),
+            Mechanism("stand-in that knows its version only", _standin_python, claims=("python3",), needs=SYSTEM),
         ),
         (Option("version", "text", "3.9", "which", choices=("3.9", "3.8", "3.6", "2.7")),),
     ),
@@ -230,7 +230,7 @@ KINDS = (
         "login",
         "There is no `python3`.",
         "the command is not found",
-        (Mechanism("moved aside", _no_python, claims=("python3",)),),
+        (Mechanism("moved aside", _no_python, claims=("python3",), needs=SYSTEM),),
     ),
     FaultKind(
         "hostile",
@@ -238,8 +238,8 @@ KINDS = (
         "All of the above that can be had at once: noise, a slow csh, ForceCommand, a wrapper, a umask, a slow home.",
         "each of them",
         (
-            Mechanism("all hostile logins", _all(), elevated=True, claims=_CLAIMS),
-            Mechanism("all hostile logins but the slow home", _all("slow-home"), claims=_CLAIMS),
+            Mechanism("all hostile logins", _all(), elevated=True, claims=_CLAIMS, needs=SYSTEM | MOUNTS),
+            Mechanism("all hostile logins but the slow home", _all("slow-home"), claims=_CLAIMS, needs=SYSTEM),
         ),
         _HOSTILE,
     ),

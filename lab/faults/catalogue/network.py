@@ -7,12 +7,15 @@ slow is in shaping.py, names that don't resolve are in resolving.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from lab.drivers.capabilities import Capability
 from lab.errors import LabUsageError
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
-from lab.faults.reach import is_node, own_port
+from lab.faults.reach import is_node
 from lab.names import short_name
 
+NETWORK: Final[frozenset[Capability]] = frozenset({"network"})
 IPTABLES = ("iptables", "-w", "5")
 PEERS = Option("peers", "names", (), "machines or addresses that are met [all]")
 PORT = Option("port", "integer", 0, "TCP port; 0: the machine's own, 22 of a node, 8888 of a gateway", 0, 65535)
@@ -34,7 +37,7 @@ def chain(context: Context, rules: Sequence[Sequence[str]], hooks: Sequence[str]
 
 def port(context: Context) -> str:
     """Return the port that the option `port` means."""
-    return str(context.options["port"] or own_port(context.node))
+    return str(context.options["port"] or context.node.own_port)
 
 
 def hooks(context: Context) -> list[str]:
@@ -126,7 +129,8 @@ def _at_port(name: str, *rule: str, state: Sequence[str] = (), elsewhere: Sequen
         )
 
     named = moves(lambda p: ("-m", "conntrack", *state, "--ctdir", "ORIGINAL", "--ctorigdstport", p))
-    return Mechanism(name, named), Mechanism(f"{name} without conntrack", moves(lambda p: ("--dport", p, *elsewhere)))
+    plain = moves(lambda p: ("--dport", p, *elsewhere))
+    return Mechanism(name, named, needs=NETWORK), Mechanism(f"{name} without conntrack", plain, needs=NETWORK)
 
 
 REJECT = ("-j", "REJECT", "--reject-with", "tcp-reset")
@@ -139,13 +143,14 @@ KINDS = (
         "Packets between the named nodes and the rest vanish: both ways, one way, or by groups.",
         "connects time out, open connections hang",
         (
-            Mechanism("iptables DROP", _partition),
+            Mechanism("iptables DROP", _partition, needs=NETWORK),
             Mechanism(
                 "blackhole routes",
                 _blackhole,
+                needs=NETWORK,
                 refuse=lambda c: "" if c.options["direction"] == "both" else "routes know no direction",
             ),
-            Mechanism("cut at the nodes", lambda _: Moves((), ()), refuse=_others_cut),
+            Mechanism("cut at the nodes", lambda _: Moves((), ()), needs=NETWORK, refuse=_others_cut),
         ),
         (
             PEERS,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from lab.faults.catalogue.network import NETWORK
+from lab.faults.catalogue.ssh import SYSTEM
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
 from lab.names import fqdn, short_name
@@ -50,7 +52,7 @@ KINDS = (
         "network",
         "The node's questions for names are answered late.",
         "a look-up takes that long",
-        (Mechanism(RESOLVER, lambda c: _resolver(c, delay=c.options["milliseconds"] / 1000)),),
+        (Mechanism(RESOLVER, lambda c: _resolver(c, delay=c.options["milliseconds"] / 1000), needs=NETWORK),),
         (Option("milliseconds", "number", 2000.0, "added to each answer", 0, 60_000), NAMES),
     ),
     FaultKind(
@@ -58,7 +60,7 @@ KINDS = (
         "network",
         "Names don't resolve on the node.",
         "a look-up says that there is no such name",
-        (Mechanism(RESOLVER, lambda c: _resolver(c, missing=True)),),
+        (Mechanism(RESOLVER, lambda c: _resolver(c, missing=True), needs=NETWORK),),
         (NAMES,),
     ),
     FaultKind(
@@ -67,8 +69,8 @@ KINDS = (
         "Names lead to another address on the node.",
         "a look-up gives that address",
         (
-            Mechanism(RESOLVER, lambda c: _resolver(c, address=c.options["address"])),
-            Mechanism("lines in /etc/hosts", _hosts, refuse=_named),
+            Mechanism(RESOLVER, lambda c: _resolver(c, address=c.options["address"]), needs=NETWORK),
+            Mechanism("lines in /etc/hosts", _hosts, needs=SYSTEM, refuse=_named),
         ),
         (Option("address", "text", "192.0.2.1", "what they lead to; the default is reserved and nobody's"), NAMES),
     ),

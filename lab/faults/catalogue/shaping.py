@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from lab.faults.catalogue.network import IPTABLES, PORT, WAY, port
+from lab.faults.catalogue.network import IPTABLES, NETWORK, PORT, WAY, port
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
 
@@ -109,9 +109,10 @@ KINDS = (
                 "tc netem loss",
                 _netem_loss,
                 claims=("qdisc",),
+                needs=NETWORK,
                 refuse=lambda c: "" if c.options["direction"] == "out" else "it shapes what the node sends only",
             ),
-            Mechanism("iptables statistic", _loss),
+            Mechanism("iptables statistic", _loss, needs=NETWORK),
         ),
         (Option("percent", "number", 10.0, "packets lost of a hundred", 0.001, 100), WAY),
     ),
@@ -121,8 +122,8 @@ KINDS = (
         "What the node sends comes late, by a fixed time and a random one.",
         "an answer takes longer by that time",
         (
-            Mechanism("tc netem delay", _netem_delay, claims=("qdisc",), refuse=_whole_port),
-            Mechanism(PROXY, _proxy_delay),
+            Mechanism("tc netem delay", _netem_delay, claims=("qdisc",), needs=NETWORK, refuse=_whole_port),
+            Mechanism(PROXY, _proxy_delay, needs=NETWORK),
         ),
         (
             Option("milliseconds", "number", 100.0, "added to each answer", 0, 60_000),
@@ -136,8 +137,8 @@ KINDS = (
         "The node's line is narrow.",
         "a transfer takes its size over the rate",
         (
-            Mechanism("tc tbf", _tbf, claims=("qdisc",), refuse=_only_out),
-            Mechanism(PROXY, _proxy_rate),
+            Mechanism("tc tbf", _tbf, claims=("qdisc",), needs=NETWORK, refuse=_only_out),
+            Mechanism(PROXY, _proxy_rate, needs=NETWORK),
         ),
         (
             Option("kbit", "number", 1000.0, "kilobits a second, each way", 8, 10_000_000),
@@ -152,7 +153,7 @@ KINDS = (
         "network",
         "New connections carry so many bytes towards the client, and then hang.",
         "the transfer stops there, the connection stays open",
-        (Mechanism(PROXY, _proxy_stall),),
+        (Mechanism(PROXY, _proxy_stall, needs=NETWORK),),
         (Option("bytes", "integer", 4096, "bytes that come through", 0, 1 << 40), PORT),
     ),
 )

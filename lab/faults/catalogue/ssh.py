@@ -5,19 +5,23 @@ Those of sshd's configuration meet connections that are made after them: session
 
 from __future__ import annotations
 
+from typing import Final
+
+from lab.drivers.capabilities import Capability
 from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
 from lab.names import fqdn
 
-BOTH = ("docker", "local")
-HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+SYSTEM: Final[frozenset[Capability]] = frozenset({"system"})
 LONG_AGO = "20200101:20200102"
 """When expired certificates were valid."""
 
 
 def openssh_only(context: Context) -> str:
-    """Refuse where the node's server is not OpenSSH's."""
-    if context.driver == "local" and not str(context.local.facts["argv"][-1]).endswith("sshd_config"):
+    """Refuse where the node's server is not OpenSSH's, and on a machine without one."""
+    if context.node.sshd is None:
+        return "no sshd runs here"
+    if context.node.sshd.kind != "openssh":
         return "this node's SSH server is asyncssh's, which has no sshd_config and no process for each session"
     return ""
 
@@ -25,24 +29,25 @@ def openssh_only(context: Context) -> str:
 def dropin(context: Context, lines: str, expected: str = "") -> Moves:
     """Put *lines* before all else in sshd's configuration, where the first value wins, and make sshd read it."""
     tell: Step = ("@hup", expected) if expected else ("@hup",)
-    if context.driver == "local":
-        config = str(context.local.facts["argv"][-1])
+    sshd = context.sshd
+    if not sshd.dropins:
         return Moves(
-            (("@block", config, context.mark, lines), tell), (("@unblock", config, context.mark), ("@hup", "healed"))
+            (("@block", sshd.config, context.mark, lines), tell),
+            (("@unblock", sshd.config, context.mark), ("@hup", "healed")),
         )
-    path = f"/etc/ssh/sshd_config.d/00-fault-{context.fault}.conf"
+    path = f"{sshd.dropins}/00-fault-{context.fault}.conf"
     return Moves((("@write", path, f"{lines}\n"), tell), (("@remove", path), ("@hup", "healed")))
 
 
 def configured(name: str, lines: str, claim: str) -> Mechanism:
     """Return the mechanism that is nothing but lines of sshd's configuration."""
-    return Mechanism(name, lambda c: dropin(c, lines), claims=(claim,), drivers=BOTH, refuse=openssh_only)
+    return Mechanism(name, lambda c: dropin(c, lines), claims=(claim,), refuse=openssh_only)
 
 
 def _startups(context: Context) -> Moves:
     """Few unauthenticated connections are allowed, and somebody holds them all."""
     folder, count = context.folder, str(context.options["connections"])
-    port = str(context.local.facts["port"]) if context.driver == "local" else "22"
+    port = str(context.sshd.port)
     limit = dropin(context, f"MaxStartups {count}\nLoginGraceTime 600")
     return limit + Moves(
         (("@write", f"{folder}/holder.py", source("holder"), "644"), ("@spawn", folder, "holder", port, count)),
@@ -54,17 +59,8 @@ def _sessions(context: Context) -> Moves:
     return dropin(context, f"MaxSessions {context.options['sessions']}")
 
 
-def _keys(context: Context) -> str:
-    """Return the path of the authorized_keys that sshd reads."""
-    return (
-        f"{context.local.folder}/authorized_keys"
-        if context.driver == "local"
-        else f"{context.home}/.ssh/authorized_keys"
-    )
-
-
 def _no_key(context: Context) -> Moves:
-    path = _keys(context)
+    path = context.sshd.authorized_keys
     return Moves((("@aside", path, context.mark),), (("@back", path, context.mark),))
 
 
@@ -94,14 +90,20 @@ def _expired(context: Context) -> Moves:
     sign: Step = ("ssh-keygen", "-q", "-s", f"{folder}/ca", "-I", "lab-fault", "-V", LONG_AGO)
     if context.options["of"] == "host":
         names = f"{fqdn(context.node.name)},{context.node.address}"
-        host = (("@public", HOST_KEY, f"{folder}/host.pub"), (*sign, "-h", "-n", names, f"{folder}/host.pub"))
+        host = (
+            ("@public", context.sshd.host_key, f"{folder}/host.pub"),
+            (*sign, "-h", "-n", names, f"{folder}/host.pub"),
+        )
         return Moves((*ca, *host), ()) + dropin(context, f"HostCertificate {folder}/host-cert.pub")
-    user = (("@first-key", _keys(context), f"{folder}/user.pub"), (*sign, "-n", context.user, f"{folder}/user.pub"))
+    user = (
+        ("@first-key", context.sshd.authorized_keys, f"{folder}/user.pub"),
+        (*sign, "-n", context.user, f"{folder}/user.pub"),
+    )
     return Moves((*ca, *user), ()) + dropin(context, f"TrustedUserCAKeys {folder}/ca.pub\nAuthorizedKeysFile none")
 
 
 def _no_sftp(context: Context) -> Moves:
-    path = str(context.local.facts["argv"][-1]) if context.driver == "local" else "/etc/ssh/sshd_config"
+    path = context.sshd.config
     return Moves(
         (("@comment", path, context.mark, r"[Ss]ubsystem\s+sftp"), ("@hup",)),
         (("@uncomment", path, context.mark), ("@hup", "healed")),
@@ -125,7 +127,6 @@ KINDS = (
                 "MaxStartups, and idle connections that fill it",
                 _startups,
                 claims=("MaxStartups",),
-                drivers=BOTH,
                 refuse=openssh_only,
             ),
         ),
@@ -136,7 +137,7 @@ KINDS = (
         "ssh",
         "A connection carries few sessions (MaxSessions).",
         "a further session on an open connection is refused",
-        (Mechanism("MaxSessions", _sessions, claims=("MaxSessions",), drivers=BOTH, refuse=openssh_only),),
+        (Mechanism("MaxSessions", _sessions, claims=("MaxSessions",), refuse=openssh_only),),
         (Option("sessions", "integer", 1, "sessions on each connection; 0: none at all", 0, 10),),
     ),
     FaultKind(
@@ -149,7 +150,6 @@ KINDS = (
                 "authorized_keys moved aside",
                 _no_key,
                 claims=("authorized_keys",),
-                drivers=BOTH,
                 # asyncssh's server has read the file when it started.
                 refuse=openssh_only,
             ),
@@ -160,14 +160,14 @@ KINDS = (
         "ssh",
         "The user's account is locked and has expired.",
         "a login with the right key is denied",
-        (Mechanism("usermod --lock --expiredate", _locked, claims=("account",)),),
+        (Mechanism("usermod --lock --expiredate", _locked, claims=("account",), needs=SYSTEM),),
     ),
     FaultKind(
         "host-key-changed",
         "ssh",
         "sshd shows another host key.",
         "a client with strict host keys refuses to go on",
-        (Mechanism("HostKey", _new_host_key, claims=("HostKey",), drivers=BOTH, refuse=openssh_only),),
+        (Mechanism("HostKey", _new_host_key, claims=("HostKey",), refuse=openssh_only),),
     ),
     FaultKind(
         "certificate-expired",
@@ -176,7 +176,10 @@ KINDS = (
         "a client that trusts the authority refuses the host, or is denied",
         (
             Mechanism(
-                "authority of its own, certificate of 2020", _expired, claims=("authorized_keys", "HostCertificate")
+                "authority of its own, certificate of 2020",
+                _expired,
+                claims=("authorized_keys", "HostCertificate"),
+                needs=SYSTEM,
             ),
         ),
         (Option("of", "text", "user", "whose", choices=("user", "host")),),
@@ -206,7 +209,7 @@ KINDS = (
         "ssh",
         "sshd offers no SFTP.",
         "an SFTP session is refused, commands work",
-        (Mechanism("Subsystem taken out", _no_sftp, claims=("Subsystem",), drivers=BOTH, refuse=openssh_only),),
+        (Mechanism("Subsystem taken out", _no_sftp, claims=("Subsystem",), refuse=openssh_only),),
     ),
     FaultKind(
         "penalties",
@@ -214,11 +217,7 @@ KINDS = (
         "sshd refuses sources for a while that failed to log in (OpenSSH 9.8 and later; containers have 9.2, or what "
         "`packages` says).",
         "after a failed login, connects are closed at once",
-        (
-            Mechanism(
-                "PerSourcePenalties", _penalties, claims=("PerSourcePenalties",), drivers=BOTH, refuse=openssh_only
-            ),
-        ),
+        (Mechanism("PerSourcePenalties", _penalties, claims=("PerSourcePenalties",), refuse=openssh_only),),
         (Option("seconds", "seconds", 30.0, "how long, for each failure", 1, 3600),),
     ),
 )

@@ -4,8 +4,8 @@ SOURCE is this file behind those that it imports (`bundle`), so that nothing has
 
 STEPS is a JSON list of argv lists. A plain one is a command that has to end with 0; one whose first word begins with @ is
 a verb of this folder. All undoing verbs may be repeated and don't mind what is gone already: a restarted node has lost its
-rules and processes, not its files. FACTS: `port` of sshd; in a local lab `root` (the node's own process), `config`
-and `sshd`, the argv that runs it inside the node.
+rules and processes, not its files. FACTS: `port` where the machine serves; of one with an SSH server `config`, its sshd_config,
+and `sshd`, the argv that runs it on the node; where steps see other machines' processes `root`, the node's own first one.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Listing:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine that answers, without anything on it."""
     found = Engine()
-    for module in ("engine", "driver"):
+    for module in ("driver", "engine"):  # the driver first: it may be imported by this, and is not to keep the fake one
         monkeypatch.setattr(f"lab.drivers.docker.{module}.connect", lambda *_: found)
     return found
 

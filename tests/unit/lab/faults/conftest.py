@@ -9,6 +9,5 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Reached:
     """No machine is touched and no watchdog started; what would have been done is kept."""
     found = Reached()
     monkeypatch.setattr(reach, "carry_out", found.carry_out)
-    monkeypatch.setattr(reach, "is_node", lambda machine: machine.name != "gateway")
     monkeypatch.setattr(guard, "start", lambda name, folder: None)
     return found

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from lab import Lab
+from lab.drivers.docker.capabilities import CAPABILITIES
 from lab.drivers.machines import Machine
 from lab.faults import inject, reach
 from lab.faults.model import Context
 from lab.state import StateFolder
+from lab.topology.specs import GatewaySpec, NodeSpec
+from tests.unit.lab.memory import MemoryGateway, MemoryNode
 
 
 class Reached:
@@ -34,8 +37,10 @@ class Reached:
 
 
 def machine(name: str, address: str) -> Machine:
-    """A node that runs."""
-    return cast("Machine", SimpleNamespace(name=name, address=address, state="running"))
+    """A node that runs, and can have all that a container can."""
+    found = MemoryNode(NodeSpec(name), address)
+    found.capabilities = CAPABILITIES
+    return found
 
 
 def lab(name: str = "unit", nodes: int = 2) -> Lab:
@@ -43,7 +48,8 @@ def lab(name: str = "unit", nodes: int = 2) -> Lab:
     folder = StateFolder(name)
     folder.path.mkdir(parents=True)
     made = [machine(f"node{number}.lab.test", f"10.0.0.{10 + number}") for number in range(1, nodes + 1)]
-    gateway = SimpleNamespace(name="gateway", address="10.0.0.2", state="running")
+    gateway = MemoryGateway(GatewaySpec("gateway", ()), "10.0.0.2")
+    gateway.capabilities = CAPABILITIES
     found = SimpleNamespace(
         name=name,
         folder=folder,
@@ -60,7 +66,7 @@ def context(**options: Any) -> Context:
     """One fault on node1 of three machines."""
     node = machine("node1.lab.test", "10.0.0.11")
     machines = {"gateway": "10.0.0.2", "node1": "10.0.0.11", "node2": "10.0.0.12"}
-    return Context("abcd1234", "unit", "docker", node, options, 0, (node,), machines)
+    return Context("abcd1234", "unit", node, options, 0, (node,), machines)
 
 
 __all__ = ["Reached", "context", "inject", "lab", "machine"]

@@ -39,6 +39,9 @@ class StandIn:
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         raise LabNotReady("it does not answer")
 
+    def share(self) -> None:
+        return None
+
     def inspect(self) -> dict[str, Any]:
         return {"env": ["EG_REMOTE_PWD=hunter2", "PATH=/bin"], "image": "x", "host_key": "ssh-ed25519 AAAA"}
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lab import units
 from lab.errors import LabNotFound, LabUsageError
-from lab.topology import fields, units
+from lab.topology import fields
 from lab.topology.checks import check
 from lab.topology.model import VERSION, Topology
 

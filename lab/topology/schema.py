@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lab.topology import fields, units
+from lab import units
+from lab.topology import fields
 from lab.topology.model import Topology
 
 FILE: Final = Path(__file__).resolve().parent.parent.parent / "docs" / "lab.schema.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from lab import units
 from lab.errors import LabNotFound, LabUsageError
+from lab.names import nearest
 from lab.topology import fields
 from lab.topology.checks import check
 from lab.topology.model import VERSION, Topology
@@ -79,7 +79,7 @@ def table(kind: type[T], data: Any, path: Path_) -> T:
     known = {key.name: key for key in fields.keys(kind)}
     for name in data:
         if name not in known:
-            raise Refused((*path, name), f"unknown key {name!r}", nearest(name, known))
+            raise Refused((*path, name), f"unknown key {name!r}", advice(name, known))
     values = {}
     for key in known.values():
         if key.name in data:
@@ -94,7 +94,7 @@ def value(kind: Any, data: Any, path: Path_, said: Mapping[str, Any]) -> Any:
     kind = fields.without_none(kind)
     if options := fields.choices(kind):
         if data not in options or isinstance(data, bool):
-            raise Refused(path, f"{data!r} is none of {', '.join(map(str, options))}", nearest(str(data), options))
+            raise Refused(path, f"{data!r} is none of {', '.join(map(str, options))}", advice(str(data), options))
         return data
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return table(kind, data, path)
@@ -151,14 +151,11 @@ def _check_pattern(text: str, path: Path_, said: Mapping[str, Any]) -> None:
         raise Refused(path, f"{text!r} can't be: it must match {pattern}")
 
 
-def nearest(word: str, known: Iterable[Any]) -> str:
+def advice(word: str, known: Iterable[Any]) -> str:
     """Return advice that names the right word nearest to *word*, or all of them."""
     right = [str(each) for each in known]
-    # Lower case for comparing: MaxSessions and maxsessions are one word to whoever types it.
-    close = difflib.get_close_matches(word.lower(), [each.lower() for each in right], 1, 0.5)
-    if close:
-        return f"did you mean {next(each for each in right if each.lower() == close[0])!r}?"
-    return f"known are: {', '.join(right)}"
+    close = nearest(word, right)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(right)}"
 
 
 def spell(path: Path_) -> str:

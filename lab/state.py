@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lab import files
 from lab.errors import LabConflict
 
 LOCK_SECONDS = 900.0
@@ -77,10 +77,7 @@ class StateFolder:
     def write(self, path: Path, text: str) -> None:
         """Write *path* at once or not at all, so that an ssh that reads meanwhile sees one whole version."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        files.write(path, text)
 
     def remove(self) -> bool:
         """Delete the folder; say whether there was one."""

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from lab.drivers import checkout
 from lab.errors import EnvironmentUnfit, LabError
+from lab.files import SHARED, replacing
 from lab.progress import Progress
 from lab.state import cache_root
 
@@ -206,15 +207,11 @@ def keep(path: Path, make: Callable[[BinaryIO], None]) -> None:
     The images' lock is held, so nobody else makes the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            make(file)
-        found = _sha256(partial)
-        partial.replace(path)
-        _beside(path).write_text(f"{found}  {path.name}\n")
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, SHARED) as file:
+        make(file)
+        file.flush()
+        found = _sha256(Path(file.name))
+    _beside(path).write_text(f"{found}  {path.name}\n")
 
 
 def key_store(bundle: bytes) -> bytes:

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab import files
+
 LOCK_SECONDS = 150.0
 """Longer than the slowest fault takes to be inflicted on all nodes, which are met at once: two mechanisms of half a minute, and
 their undoing."""
@@ -104,11 +106,7 @@ class Notes:
 
     def write(self, note: Note) -> None:
         """Keep a note, at once or not at all."""
-        path = self.folder / f"{note.id}.json"
-        partial = self.folder / f".{note.id}.{os.getpid()}"
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(note.text())
-        partial.replace(path)
+        files.write(self.folder / f"{note.id}.json", note.text())
 
     def remove(self, identity: str) -> None:
         """Forget a fault that is healed."""

@@ -15,7 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from lab import events
+from lab import events, files
 from lab import lease as leases
 from lab.drivers.machines import Machine
 from lab.errors import LabError
@@ -32,11 +32,9 @@ def renew(lab_name: str, keeper: Process) -> bool:
     if lease is None or found.get("keeper") != [keeper.pid, keeper.started]:
         return False
     path = StateFolder(lab_name).path / leases.FILE
-    partial = path.with_suffix(".renewed")
     try:
         # Not by StateFolder.write: that would bring the folder of a removed lab back.
-        partial.write_text(json.dumps(found | {"expires": time.time() + lease.seconds}))
-        partial.replace(path)
+        files.write(path, json.dumps(found | {"expires": time.time() + lease.seconds}))
     except OSError:
         return False
     return True

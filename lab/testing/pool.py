@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab import events
+from lab import events, files
 from lab.errors import LabNotFound, LabNotReady, LabUsageError
 from lab.processes import Process, identify
 from lab.state import StateFolder, locked
@@ -171,6 +171,4 @@ class Pool:
             if new != text:
                 if not self._path.parent.is_dir():
                     raise LabNotFound(f"the lab {self.lab_name} is gone", remedy=f"`lab up --name {self.lab_name}`")
-                partial = self._path.with_suffix(".partial")
-                partial.write_text(new)
-                partial.replace(self._path)
+                files.write(self._path, new)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import files
 from lab.drivers.local import logs, namespaces, processes, programs
 from lab.drivers.local.files import copy, make_own
 from lab.drivers.machines import ExecResult, Machine, State, Usage
@@ -49,9 +50,7 @@ class LocalMachine(Machine):
     def save(self, **facts: Any) -> None:
         """Keep *facts* in machine.json; called by the driver and when the main process is another one."""
         self.facts |= facts
-        temporary = self.folder / ".machine.json"
-        temporary.write_text(json.dumps(self.facts, indent=2))
-        temporary.replace(self.folder / "machine.json")
+        files.write(self.folder / "machine.json", json.dumps(self.facts, indent=2))
 
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         """Run *argv* in the machine's environment; *user* has no meaning here, all is this user's."""
@@ -150,9 +149,7 @@ class LocalMachine(Machine):
 
     def extend_lease(self, until: float) -> None:
         """Write the file that the machine's init looks at."""
-        partial = self.folder / ".lease"
-        partial.write_text(f"{until:.0f}\n")
-        partial.replace(self.folder / "lease")
+        files.write(self.folder / "lease", f"{until:.0f}\n")
 
     def pause(self) -> None:
         """SIGSTOP to all of the machine's processes."""

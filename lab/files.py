@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a reader sees the old version or the new one, never half of one."""
+"""Files that several processes share: written whole or not at all, and held by one at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from filelock import FileLock, Timeout
 
 PRIVATE: Final = 0o600
 """For this user alone: what most files of a lab are, since a log or a note may hold what a kernel printed."""
@@ -42,3 +44,27 @@ def write(path: Path, content: str | bytes, permissions: int = PRIVATE) -> None:
     """Write *content* (text as UTF-8) to *path*, whole or not at all; as `replacing`."""
     with replacing(path, permissions) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+class Busy(TimeoutError):
+    """Another process has held a lock file for too long."""
+
+
+@contextlib.contextmanager
+def held(path: Path, seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock file *path*; raise Busy when it isn't free within *seconds*, FileNotFoundError where its folder is gone.
+
+    The kernel frees it when its holder ends, however that ends; the file itself stays.
+    """
+    if not path.parent.is_dir():
+        # filelock would make it, and so bring the folder of a removed lab back.
+        raise FileNotFoundError(path.parent)
+    lock = FileLock(path, mode=PRIVATE)
+    try:
+        lock.acquire(timeout=seconds, poll_interval=0.02)
+    except Timeout:
+        raise Busy(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -8,8 +8,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lab import files
 from lab.errors import LabConflict
 
@@ -93,12 +91,13 @@ def locked(name: str, *, what: str, seconds: float = LOCK_SECONDS) -> Iterator[N
     """Hold the lock *name* among all processes of this user; raise LabConflict when it isn't free in time."""
     folder = locks_root()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / f"{name}.lock", timeout=seconds):
-            yield
-    except Timeout:
-        raise LabConflict(
-            f"{what} is busy",
-            cause=f"another process has worked on it for {seconds:.0f} s",
-            remedy="wait for it, or end it",
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.held(folder / f"{name}.lock", seconds))
+        except files.Busy:
+            raise LabConflict(
+                f"{what} is busy",
+                cause=f"another process has worked on it for {seconds:.0f} s",
+                remedy="wait for it, or end it",
+            ) from None
+        yield

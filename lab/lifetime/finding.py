@@ -9,10 +9,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lab import lease as leases
 from lab.errors import EnvironmentUnfit, LabError, LabUsageError
+from lab.files import Busy, held
 from lab.names import LABEL, LABEL_MACHINE, LABEL_ROLE, LABEL_USER, check_name
 from lab.state import StateFolder, locks_root, state_root
 from lab.topology.daemons import MACHINES
@@ -199,7 +198,7 @@ def is_locked(lock: str) -> bool:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0):
+        with held(path):
             return False
-    except Timeout:
+    except Busy:
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from lab.drivers.choice import make
 from lab.errors import EnvironmentUnfit
 from lab.lifetime.finding import FoundLab, find_labs, folders, is_busy, is_here, is_locked
 from lab.lifetime.removal import destroy
-from lab.processes import PROC, Process
+from lab.processes import Process, environment
 from lab.state import StateFolder, cache_root, locked, state_root
 
 HALF_MADE_SECONDS: Final = 600.0
@@ -123,7 +122,7 @@ def _strays() -> Iterator[Garbage]:
     """Find processes that carry a local lab's mark, of a lab whose folder is gone."""
     from lab.drivers.local import processes
 
-    if not (PROC / "self" / "environ").exists():
+    if not processes.has_proc():
         return
     root = state_root()
     lost: dict[str, list[Process]] = {}
@@ -146,15 +145,8 @@ def _lab_of(pid: int, root: Path) -> str:
     """Return the name of the lab whose mark a process carries, nothing if it is only a descendant of one that does."""
     from lab.drivers.local import processes
 
-    try:
-        variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    prefix = f"{processes.MARK}={root}/".encode()
-    for variable in variables:
-        if variable.startswith(prefix):
-            return os.fsdecode(variable.removeprefix(prefix)).split("/")[0]
-    return ""
+    place = environment(pid).get(processes.MARK, "")
+    return place.removeprefix(f"{root}/").split("/")[0] if place.startswith(f"{root}/") else ""
 
 
 def _unpacked() -> Iterator[Garbage]:

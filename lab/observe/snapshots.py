@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from lab.drivers.local import processes, programs
 from lab.drivers.local.machine import LocalMachine
 from lab.drivers.local.node import LocalNode
 from lab.drivers.machines import Machine
 from lab.errors import LabError, LabNotReady
-from lab.processes import PROC
+from lab.processes import argv, environment
 
 SECONDS: Final = 30.0
 """One snapshot of a container: 0.1 s on an idle machine."""
@@ -205,20 +205,23 @@ def of_processes(machine: LocalMachine) -> Snapshot:
     """Look at a local machine: the processes with its mark, what they listen on, and the files of its folders."""
     main = processes.main_process(machine.folder)
     own = {process.pid: process for process in processes.belonging(machine.folder, [main])}
-    tables = {pid: _command(pid) for pid in own}
-    sockets = {inode: pid for pid in own for inode in _inodes(pid)}
-    listening, connected = {}, Counter[str]()
+    tables = {pid: " ".join(argv(pid)).strip() for pid in own}
+    listening: dict[str, str] = {}
+    peers = set[str]()
     port = machine.port if isinstance(machine, LocalNode) else 0
-    for local, peer, state, inode in _tcp():
-        if inode in sockets and state == "0A":
-            listening[f"tcp {local}"] = Path(tables[sockets[inode]].split(" ", 1)[0]).name
-        elif inode in sockets and state == "01" and local.endswith(f":{port}"):
-            # Every peer is this machine; a count is all there is.
-            connected[peer.rpartition(":")[0]] += 1
+    for pid in own:
+        for local, peer, status in _sockets(pid):
+            if status == psutil.CONN_LISTEN:
+                listening[f"tcp {local}"] = Path(tables[pid].split(" ", 1)[0]).name
+            elif status == psutil.CONN_ESTABLISHED and local.endswith(f":{port}"):
+                # Once for each connection: sshd's processes share its socket.
+                peers.add(peer)
+    # Every peer is this machine; a count is all there is.
+    connected = Counter(peer.rpartition(":")[0] for peer in peers)
     folders = [Path(machine.facts["home"]), Path(machine.facts["run"])]
     files = {str(path) for folder in folders for path in folder.rglob("*")}
     found = [
-        Process(pid, str(os.getuid()), command, _kernel_id(pid))
+        Process(pid, str(os.getuid()), command, environment(pid).get("KERNEL_ID", ""))
         for pid, command in tables.items()
         if command and pid != main.pid and not command.startswith("sshd") and not programs.is_server(command)
     ]
@@ -242,40 +245,12 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _command(pid: int) -> str:
-    try:
-        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""
+def _sockets(pid: int) -> Iterator[tuple[str, str, str]]:
+    """Yield (local, peer, status) of a process's IPv4 TCP sockets: on loopback there are no others here."""
+    with contextlib.suppress(psutil.Error):
+        for found in psutil.Process(pid).net_connections("tcp4"):
+            yield _address(found.laddr), _address(found.raddr), found.status
 
 
-def _kernel_id(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        for variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-            if variable.startswith(b"KERNEL_ID="):
-                return variable.removeprefix(b"KERNEL_ID=").decode(errors="replace")
-    return ""
-
-
-def _inodes(pid: int) -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):
-        for entry in (PROC / str(pid) / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = str(entry.readlink())
-                if target.startswith("socket:["):
-                    found.add(target[8:-1])
-    return found
-
-
-def _tcp() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (local, peer, state, inode) of this machine's IPv4 sockets: on loopback there are no others here."""
-    with contextlib.suppress(OSError):
-        for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
-            words = line.split()
-            yield _address(words[1]), _address(words[2]), words[3], words[9]
-
-
-def _address(text: str) -> str:
-    host, port = text.split(":")
-    return f"{socket.inet_ntoa(struct.pack('=I', int(host, 16)))}:{int(port, 16)}"
+def _address(address: tuple[str, int] | tuple[()]) -> str:
+    return "{}:{}".format(*address) if address else "0.0.0.0:0"

@@ -44,8 +44,8 @@ class LocalMachine(Machine):
     @property
     def state(self) -> State:
         """Look at the main process."""
-        status = processes.main_process(self.folder).status
-        return "stopped" if not status else "paused" if status in "Tt" else "running"
+        main = processes.main_process(self.folder)
+        return "paused" if main.is_stopped else "running" if main.status else "stopped"
 
     def save(self, **facts: Any) -> None:
         """Keep *facts* in machine.json; called by the driver and when the main process is another one."""

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from lab.errors import LabUsageError
 from lab.names import check_name, fqdn, is_meant, node_number, short_name
 from lab.topology import daemons as kinds
@@ -70,7 +72,7 @@ class NodeSpec:
 
     def definition(self) -> str:
         """Return this as one line of JSON, for a label."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
 
     def matches(self, pattern: str) -> bool:
         """Return True if *pattern* (`node1`, `node1.lab.test`, `node*`, `@role`) means this node."""
@@ -117,7 +119,7 @@ class GatewaySpec:
 
     def definition(self) -> str:
         """Return this as one line of JSON, for a label."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
 
     def serving(self, nodes: Iterable[NodeSpec]) -> GatewaySpec:
         """Return this gateway with the hosts that its patterns mean among *nodes*."""

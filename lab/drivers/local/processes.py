@@ -18,7 +18,7 @@ import psutil
 from lab.drivers.local import programs
 from lab.drivers.machines import Usage
 from lab.errors import EnvironmentUnfit, LabNotReady
-from lab.processes import Process, argv, environment, identify, look
+from lab.processes import Process, argv, environments, identify, look
 
 MARK = "EG_DISTRIBUTED_LAB"
 """Every process of a machine has this variable, with the machine's folder as its value. Kernels and agents leave their
@@ -50,8 +50,10 @@ def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
     kernel may have been given one without the mark.
     """
     members = {root.pid for root in roots if root.status}
+    # Start times first: of a pid that is another process's by the time its environment is read, the old identity is returned,
+    # which no signal reaches.
     table = {pid: facts for pid, facts in look(psutil.pids()).items() if not facts.is_over}
-    members |= {pid for pid in table if _is_below(environment(pid).get(MARK, ""), str(folder))}
+    members |= {pid for pid, variables in environments().items() if _is_below(variables.get(MARK, ""), str(folder))}
     grown = True
     while grown:
         heirs = {pid for pid, facts in table.items() if facts.parent in members} - members

@@ -10,7 +10,6 @@ each process instead of one for each lab.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import socket
 import time
@@ -19,9 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lab.errors import LabUsageError
-from lab.names import LABEL, check_name
+from lab.names import LABEL
+from lab.process_file import ProcessFile
 from lab.processes import Process, identify
-from lab.state import StateFolder
 
 LABEL_OWNER: Final = f"{LABEL}.owner"
 """`user@host/pid/start`; pid and start are 0 for a lab that belongs to a person and no process."""
@@ -122,12 +121,14 @@ def from_labels(found: Mapping[str, str]) -> Lease | None:
         return None
 
 
+def file(lab_name: str) -> ProcessFile:
+    """Return the lab's lease file."""
+    return ProcessFile(lab_name, FILE, kind="lease", what=f"the lease of the lab {lab_name}")
+
+
 def stored(lab_name: str) -> dict[str, Any]:
     """Return what the lab's lease file says, with its keeper; nothing where there is none."""
-    try:
-        found = json.loads((StateFolder(check_name(lab_name)).path / FILE).read_text())
-    except (OSError, ValueError):
-        return {}
+    found = file(lab_name).read()
     return found if isinstance(found, dict) else {}
 
 
@@ -141,6 +142,28 @@ def parse(found: Mapping[str, Any]) -> Lease | None:
 
 def write(lab_name: str, lease: Lease, keeper: Process | None) -> None:
     """Write the lab's lease file; called by lab/lifetime alone."""
-    folder = StateFolder(lab_name)
-    kept = asdict(lease) | {"keeper": [keeper.pid, keeper.started] if keeper else None}
-    folder.write(folder.path / FILE, json.dumps(kept))
+    file(lab_name).write(asdict(lease) | {"keeper": keeper.numbers if keeper else None})
+
+
+def keeper_of(lab_name: str) -> Process | None:
+    """Return the process that keeps the lab's lease, alive or not; None where the file names none."""
+    numbers = stored(lab_name).get("keeper")
+    return Process(*numbers) if numbers else None
+
+
+def renew(lab_name: str, keeper: Process) -> bool:
+    """Write the next term of a lease that *keeper* keeps; False if it doesn't (any more). Called by the keeper alone."""
+    found = stored(lab_name)
+    lease = parse(found)
+    if lease is None or found.get("keeper") != keeper.numbers:
+        return False
+    try:
+        file(lab_name).rewrite(found | {"expires": time.time() + lease.seconds})
+    except OSError:
+        return False
+    return True
+
+
+def remove(lab_name: str) -> bool:
+    """Delete the lab's lease file; return True if there was one. Called by lab/lifetime alone."""
+    return file(lab_name).remove()

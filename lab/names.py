@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from typing import Final
 
 from lab.errors import LabUsageError
@@ -77,3 +80,25 @@ def resource_name(lab: str, machine: str | None = None) -> str:
 def sort_key(name: str) -> tuple[int, str]:
     """Sort node2 before node10, and extra nodes behind the numbered ones."""
     return (node_number(name) or 1_000_000, name)
+
+
+def is_meant(pattern: str, name: str, roles: Collection[str]) -> bool:
+    """Return True if *pattern* means the node of the full name *name* with these *roles*.
+
+    A pattern is a short name, a full name, either with `*`, `?` and `[…]`, or `@role`. A short name without a `*` means a
+    node of any domain. Called by whatever chooses nodes: gateways' hosts in lab.toml, a spec's `serving`, fault plans.
+    """
+    if pattern.startswith("@"):
+        return pattern[1:] in roles
+    return fnmatchcase(short_name(name), pattern) or fnmatchcase(name, pattern)
+
+
+def nearest(word: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Return up to *count* of the *known* words that *word* may be a misspelling of, the nearest first.
+
+    Compared in lower case: MaxSessions and maxsessions are one word to the person who types it.
+    """
+    by_lower: dict[str, str] = {}
+    for each in known:
+        by_lower.setdefault(each.lower(), each)
+    return [by_lower[close] for close in difflib.get_close_matches(word.lower(), by_lower, count, 0.5)]

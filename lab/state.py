@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from lab import files
 from lab.errors import LabConflict
 from lab.names import is_name
 
@@ -84,10 +82,7 @@ class StateFolder:
     def write(self, path: Path, text: str) -> None:
         """Write *path* at once or not at all, so that an ssh that reads meanwhile sees one whole version."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        files.write(path, text)
 
     def remove(self) -> bool:
         """Delete the folder; say whether there was one."""
@@ -103,12 +98,13 @@ def locked(name: str, *, what: str, seconds: float = LOCK_SECONDS) -> Iterator[N
     """Hold the lock *name* among all processes of this user; raise LabConflict when it isn't free in time."""
     folder = locks_root()
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / f"{name}.lock", timeout=seconds):
-            yield
-    except Timeout:
-        raise LabConflict(
-            f"{what} is busy",
-            cause=f"another process has worked on it for {seconds:.0f} s",
-            remedy="wait for it, or end it",
-        ) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.held(folder / f"{name}.lock", seconds))
+        except files.Busy:
+            raise LabConflict(
+                f"{what} is busy",
+                cause=f"another process has worked on it for {seconds:.0f} s",
+                remedy="wait for it, or end it",
+            ) from None
+        yield

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lab import files
 from lab.cli.options import Verb, Verbs, json_option
 from lab.cli.output import age, note, print_table, progress, show
 from lab.errors import EngineFailed, LabUsageError
@@ -118,21 +119,19 @@ def save(file: Path, tags: tuple[str, ...]) -> None:
     api = client.api
     # docker-py saves one image a call, and layers that several share would be written once for each.
     url = f"{api.base_url}/v{api.api_version}/images/get"
-    partial = file.with_name(f".{file.name}.partial")
     written = 0
-    try:
-        with progress() as shown:
-            shown.step(f"saving {len(wanted)} images to {file}")
-            with api.get(url, params={"names": wanted}, stream=True, timeout=600) as answer, partial.open("wb") as out:
-                if not answer.ok:
-                    said = answer.text[:300]
-                    raise EngineFailed("the engine did not save the images", cause=said, remedy="`lab doctor`")
-                for chunk in answer.iter_content(_CHUNK):
-                    written += out.write(chunk)
-                    shown.detail(f"{written / 1e6:.0f} MB")
-            partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with progress() as shown:
+        shown.step(f"saving {len(wanted)} images to {file}")
+        with (
+            api.get(url, params={"names": wanted}, stream=True, timeout=600) as answer,
+            files.replacing(file, files.SHARED) as out,
+        ):
+            if not answer.ok:
+                said = answer.text[:300]
+                raise EngineFailed("the engine did not save the images", cause=said, remedy="`lab doctor`")
+            for chunk in answer.iter_content(_CHUNK):
+                written += out.write(chunk)
+                shown.detail(f"{written / 1e6:.0f} MB")
     click.echo(f"{file}: {len(wanted)} images, {written / 1e6:.0f} MB")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from lab import units
 from lab.drivers.machines import Machine, Node
 from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.lab import Lab
@@ -19,9 +19,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 AS_JSON: Final = "as_json"
 """The parameter behind `--json`; the outermost handler of errors looks for it too."""
-
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 
 
 class Verb(click.Command):
@@ -45,18 +42,16 @@ class Verbs(click.Group):
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """`15s`, `200ms`, `2m`, `1h`, `7d`, or bare seconds; the value is seconds."""
+    """A duration as `lab.units.seconds` reads it; the value is seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return seconds; click calls it with what was typed."""
-        if isinstance(value, int | float):
-            return float(value)
-        match = _DURATION.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is no duration; write it like 15s, 200ms, 2m, 1h or 7d", param, ctx)
-        return float(match.group(1)) * _UNITS[match.group(2) or "s"]
+        try:
+            return units.seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 DURATION: Final = Duration()

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from lab.errors import LabUsageError
 from lab.kernelspecs import OURS
 from lab.names import DEFAULT_GATEWAY, fqdn, node_number, short_name, sort_key
@@ -57,7 +59,7 @@ class Desired:
 
     def text(self) -> str:
         """Return this as JSON, for `from_text`."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(msgspec.to_builtins(self))
 
 
 def from_text(text: str) -> Desired | None:

@@ -10,19 +10,23 @@ import hashlib
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
+from cryptography.utils import CryptographyDeprecationWarning
+
 from lab.drivers import checkout
 from lab.errors import EnvironmentUnfit, LabError
+from lab.files import SHARED, replacing
 from lab.progress import Progress
 from lab.state import cache_root
 
@@ -34,6 +38,7 @@ PYTHON: Final = "3.11"
 JARS: Final = checkout.ROOT / "images" / "hadoop-jars"
 MAVEN_GOAL: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 MAVEN_SECONDS: Final = 900.0
+STORE_PASSWORD: Final = "changeit"  # noqa: S105 -- what Java takes for granted, and no secret
 RECIPE: Final = "1"
 """Changes when the way in which the archives are made changes."""
 
@@ -139,9 +144,9 @@ def hadoop_here(progress: Progress) -> Path:
 def _make_jars_here(maven: str, file: BinaryIO) -> None:
     """As images/hadoop-jars does it."""
     with tempfile.TemporaryDirectory(dir=folder(), prefix="hadoop-") as place:
-        jars, store = Path(place, "jars"), Path(place, "cacerts.jks")
-        store.write_bytes(key_store(checkout.ca_bundle()))
-        trust = f"-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword=changeit"
+        jars, store = Path(place, "jars"), Path(place, "cacerts.p12")
+        store.write_bytes(trust_store(checkout.ca_bundle()))
+        trust = f"-Djavax.net.ssl.trustStore={store} -Djavax.net.ssl.trustStorePassword={STORE_PASSWORD}"
         argv = [maven, "-B", "-q", "-ntp", "-f", str(JARS / "pom.xml"), f"-Dmaven.repo.local={place}/repository"]
         argv += [MAVEN_GOAL, "-DincludeScope=runtime", f"-DoutputDirectory={jars}"]
         try:
@@ -206,34 +211,34 @@ def keep(path: Path, make: Callable[[BinaryIO], None]) -> None:
     The images' lock is held, so nobody else makes the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            make(file)
-        found = _sha256(partial)
-        partial.replace(path)
-        _beside(path).write_text(f"{found}  {path.name}\n")
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, SHARED) as file:
+        make(file)
+        file.flush()
+        found = _sha256(Path(file.name))
+    _beside(path).write_text(f"{found}  {path.name}\n")
 
 
-def key_store(bundle: bytes) -> bytes:
-    """Return the certificates of a PEM *bundle* as a Java key store (JKS, password `changeit`).
+def trust_store(bundle: bytes) -> bytes:
+    """Return the certificates of a PEM *bundle* as a trust store that Java reads (PKCS #12, password `changeit`).
 
-    Java trusts its own list alone, and the tool that would add to it takes half a second for each certificate.
+    Java trusts its own list alone, and the tool that would add to it takes half a second for each certificate. The password is
+    Java's usual one: the list is not a secret.
     """
     found = re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", bundle, re.DOTALL)
-    made = int(time.time() * 1000).to_bytes(8, "big")
-    entries = b""
-    for number, pem in enumerate(found):
-        certificate = ssl.PEM_cert_to_DER_cert(pem.decode())
-        entries += (2).to_bytes(4, "big") + _text(f"authority-{number}") + made + _text("X.509")
-        entries += len(certificate).to_bytes(4, "big") + certificate
-    body = 0xFEEDFEED.to_bytes(4, "big") + (2).to_bytes(4, "big") + len(found).to_bytes(4, "big") + entries
-    # The format's own checksum; the list is no secret, and nobody's trust hangs on it.
-    check = hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + body, usedforsecurity=False)
-    return body + check.digest()
+    entries = [
+        pkcs12.PKCS12Certificate(certificate, f"authority-{number}".encode())
+        for number, pem in enumerate(found)
+        if (certificate := _certificate(pem)) is not None
+    ]
+    return pkcs12.serialize_java_truststore(entries, BestAvailableEncryption(STORE_PASSWORD.encode()))
 
 
-def _text(word: str) -> bytes:
-    return len(word).to_bytes(2, "big") + word.encode()
+def _certificate(pem: bytes) -> x509.Certificate | None:
+    """Return one certificate; None for one that breaks the standard so that nothing could check by it."""
+    with warnings.catch_warnings():
+        # Bundles still have authorities with a serial number of 0, which cryptography reads, but promises to refuse one day.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        try:
+            return x509.load_pem_x509_certificate(pem)
+        except ValueError:
+            return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from uv import find_uv_bin
 
+from lab import files
 from lab.errors import EnvironmentUnfit, LabError
 from lab.state import cache_root
 
@@ -184,9 +185,7 @@ def launcher() -> bytes:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise LabError(f"{url} is not what the lock says", cause="its sha256 differs")
         kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(content)
-        partial.replace(kept)
+        files.write(kept, content, files.SHARED)
     with tarfile.open(fileobj=BytesIO(content)) as tar:
         member = next(name for name in tar.getnames() if name.endswith(_LAUNCHER))
         file = tar.extractfile(member)

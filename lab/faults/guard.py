@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lab.errors import LabError
-from lab.faults.notes import Busy, take
+from lab.files import Busy, held
 
 PROGRAM = Path(__file__).resolve().with_name("watchdog.py")
 
@@ -18,7 +18,7 @@ def start(name: str, folder: Path) -> None:
     Raises LabError when it can't be started: a fault that nobody would heal is not to be inflicted.
     """
     try:
-        with take(folder / "faults" / "watchdog"):
+        with held(folder / "faults" / "watchdog"):
             pass
     except Busy:
         return

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lab.drivers.machines import Machine
 from lab.errors import LabConflict, LabError, LabNotFound
 from lab.faults import guard, reach
-from lab.faults.notes import Busy, Note, Notes
+from lab.faults.notes import Note, Notes
+from lab.files import Busy
 from lab.inventory import Inventory, look
 from lab.names import short_name
 

@@ -20,9 +20,10 @@ from lab.faults.catalogue.daemons import runs
 from lab.faults.catalogue.index import kind
 from lab.faults.healing import NOTING, Fault, locked, record, undo
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, seconds
-from lab.faults.notes import Note, Notes, started
+from lab.faults.notes import Note, Notes
 from lab.inventory import Inventory
 from lab.names import short_name
+from lab.processes import identify
 
 LONGEST = 7 * 24 * 3600.0
 """Seconds. A fault that should last longer is a node of another kind, not a fault."""
@@ -126,10 +127,11 @@ def _owner(owner: str | None) -> tuple[list[int] | None, str]:
     digits = words[1] if len(words) == 3 else words[0]
     if not digits.isdigit():
         raise LabUsageError(f"the owner can't be {owner!r}", remedy=f"give a pid, or {NOBODY!r} for no process")
-    began = started(int(digits))
-    if began is None:
+    process = identify(int(digits))
+    if process is None or not process.status:
         raise LabUsageError(f"the owner can't be {owner!r}", cause="there is no such process")
-    return [int(digits), began], f"{getpass.getuser()}@{socket.gethostname()}/{digits}/{began}"
+    began = process.started
+    return [process.pid, began], f"{getpass.getuser()}@{socket.gethostname()}/{digits}/{began}"
 
 
 def _inflict_on_one(kind: FaultKind, context: Context, note: Note, notes: Notes, others: Sequence[Note]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lab import units
 from lab.drivers.capabilities import Capability
 from lab.drivers.choice import kinds
 from lab.drivers.machines import Machine, Sshd
@@ -23,18 +24,16 @@ from lab.names import short_name
 
 Step = tuple[str, ...]
 Group = Literal["network", "host", "ssh", "login", "spark"]
-_SECONDS = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def seconds(value: Any, what: str) -> float:
-    """Return a duration given as a number of seconds or as `200ms`, `5s`, `2m`, `1h`; raise LabUsageError naming *what*."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    match = _SECONDS.fullmatch(str(value).strip())
-    if match is None:
-        raise LabUsageError(f"{what} can't be {value!r}", remedy="give a duration like 200ms, 5s, 2m, or seconds")
-    return float(match.group(1)) * _UNITS[match.group(2)]
+    """Return the duration *value* (a number of seconds, or `200ms`, `7d`) in seconds; raise LabUsageError naming *what*."""
+    try:
+        return units.seconds(value)
+    except ValueError:
+        raise LabUsageError(
+            f"{what} can't be {value!r}", cause="it is not a duration", remedy=f"write {units.DURATIONS}"
+        ) from None
 
 
 @dataclass(frozen=True)

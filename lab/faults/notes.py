@@ -1,28 +1,23 @@
 """What is known of active faults: a note for each in the lab's folder, written before anything is done.
 
-A note holds the undoing steps themselves, so that whoever reads it can heal. Standard library only: the watchdog reads
-notes without loading the lab.
+A note holds the undoing steps themselves, so that whoever reads it can heal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab import files
+from lab.processes import Process
+
 LOCK_SECONDS = 150.0
 """Longer than the slowest fault takes to be inflicted on all nodes, which are met at once: two mechanisms of half a minute, and
 their undoing."""
-
-
-class Busy(TimeoutError):
-    """Somebody else has worked on the lab's faults for too long."""
 
 
 @dataclass
@@ -60,18 +55,9 @@ class Note:
             raise ValueError(str(error)) from error
 
 
-def started(pid: int) -> int | None:
-    """Return the start time of a process in ticks since boot, None if there is none (or only its remains)."""
-    try:
-        fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
 def alive(owner: list[int] | None) -> bool:
-    """Say whether an owner lives; nobody's faults live on."""
-    return owner is None or started(owner[0]) == owner[1]
+    """Return True if the owner lives, or if the fault has no owner."""
+    return owner is None or bool(Process(*owner).status)
 
 
 def due(note: Note, now: float, living: bool) -> str:
@@ -104,11 +90,7 @@ class Notes:
 
     def write(self, note: Note) -> None:
         """Keep a note, at once or not at all."""
-        path = self.folder / f"{note.id}.json"
-        partial = self.folder / f".{note.id}.{os.getpid()}"
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(note.text())
-        partial.replace(path)
+        files.write(self.folder / f"{note.id}.json", note.text())
 
     def remove(self, identity: str) -> None:
         """Forget a fault that is healed."""
@@ -120,24 +102,5 @@ class Notes:
         if not self.folder.parent.is_dir():
             raise FileNotFoundError(self.folder.parent)
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        with take(self.folder / "lock", seconds):
+        with files.held(self.folder / "lock", seconds):
             yield
-
-
-@contextlib.contextmanager
-def take(path: Path, seconds: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; raise Busy when it isn't free within *seconds*. The kernel frees it when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"{path} is held by another process") from None
-            time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from lab.drivers.machines import Node
@@ -25,7 +24,7 @@ from lab.faults.healing import Fault
 from lab.faults.inject import add
 from lab.faults.model import seconds
 from lab.inventory import Inventory
-from lab.names import short_name
+from lab.names import is_meant, short_name
 
 KEYS = ("at", "fault", "nodes", "for", "options")
 GRACE = 60.0
@@ -95,9 +94,7 @@ class _Known:
         """Say whether *word*, a name, a pattern or a role, means it."""
         if self.by_name:
             return short_name(word) == short_name(self.name)
-        if word.startswith("@"):
-            return word[1:] in self.roles
-        return fnmatchcase(self.name, word) or fnmatchcase(short_name(self.name), word)
+        return is_meant(word, self.name, self.roles)
 
 
 def _end(plan: Sequence[Mapping[str, Any]]) -> float:

@@ -65,7 +65,8 @@ def overdue(notes: list[Note], now: float, patience: Patience) -> list[tuple[Not
 def watch(name: str, folder: Path, descriptor: int) -> None:
     """Heal until nothing is left to heal, or the lab's folder is gone; *descriptor* holds the watchdog's lock."""
     from lab.faults import healing
-    from lab.faults.notes import Busy, Notes
+    from lab.faults.notes import Notes
+    from lab.files import Busy
 
     notes = Notes(folder)
     patience = Patience()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from filelock import FileLock, Timeout
-
 from lab.drivers.choice import kinds
 from lab.drivers.found import FoundLab
+from lab.files import Busy, held
 from lab.state import locks_root
 
 
@@ -31,7 +30,7 @@ def is_locked(lock: str) -> bool:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0):
+        with held(path):
             return False
-    except Timeout:
+    except Busy:
         return True

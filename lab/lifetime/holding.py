@@ -6,7 +6,6 @@ lab/lease.py says what a lease is; keeper.py is the process that is started here
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -21,25 +20,8 @@ from lab.drivers.machines import Machine
 from lab.errors import LabError
 from lab.inventory import Inventory
 from lab.names import check_name
-from lab.processes import Process, identify
+from lab.processes import identify
 from lab.state import StateFolder
-
-
-def renew(lab_name: str, keeper: Process) -> bool:
-    """Write the next term of a lease that *keeper* keeps; False if it doesn't (any more). Called by the keeper alone."""
-    found = leases.stored(lab_name)
-    lease = leases.parse(found)
-    if lease is None or found.get("keeper") != [keeper.pid, keeper.started]:
-        return False
-    path = StateFolder(lab_name).path / leases.FILE
-    partial = path.with_suffix(".renewed")
-    try:
-        # Not by StateFolder.write: that would bring the folder of a removed lab back.
-        partial.write_text(json.dumps(found | {"expires": time.time() + lease.seconds}))
-        partial.replace(path)
-    except OSError:
-        return False
-    return True
 
 
 def hold(lab_name: str, *, pid: int | None = None, seconds: float = leases.TERM_SECONDS) -> leases.Lease:
@@ -89,19 +71,15 @@ def release(lab_name: str, lab: Inventory | None = None) -> None:
     Give *lab* when it shall live on, so that its machines are told. Fine if there is no lease.
     """
     end_keeper(check_name(lab_name))
-    path = StateFolder(lab_name).path / leases.FILE
-    if path.exists():
-        path.unlink(missing_ok=True)
-        if lab is not None:
-            extend(lab, leases.NEVER)
-            events.record(lab_name, "lease.released")
+    if leases.remove(lab_name) and lab is not None:
+        extend(lab, leases.NEVER)
+        events.record(lab_name, "lease.released")
 
 
 def end_keeper(lab_name: str) -> None:
     """End who watches over the lease, unless it is the calling process; called by who takes the lab away or its lease over."""
-    found = leases.stored(lab_name).get("keeper")
-    if found and found[0] != os.getpid():
-        keeper = Process(*found)
+    keeper = leases.keeper_of(lab_name)
+    if keeper is not None and keeper.pid != os.getpid():
         keeper.signal(signal.SIGTERM)
         with contextlib.suppress(ChildProcessError):
             # Ours, if this process started it: no zombie stays.

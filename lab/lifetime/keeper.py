@@ -15,7 +15,7 @@ from lab.errors import LabError, LabNotFound
 from lab.inventory import look
 from lab.lifetime import holding
 from lab.lifetime.removal import remove
-from lab.processes import identify
+from lab.processes import own
 
 _PASSING = (LabError, OSError, docker.errors.DockerException)
 """What an engine that starts anew, a full disk or a machine that goes away raises (requests' errors are OSErrors). None of it
@@ -30,8 +30,7 @@ NUMBER_SECONDS = 5.0
 
 def keep(lab_name: str) -> None:
     """Renew the lease until its owner ends, then remove the lab; end as well when the lease is another's or is gone."""
-    me = identify(os.getpid())
-    assert me is not None
+    me = own()
     deadline = time.monotonic() + NUMBER_SECONDS
     tries = 0
     while (held := lease.read(lab_name)) is not None and tries < TRIES:
@@ -45,7 +44,7 @@ def keep(lab_name: str) -> None:
             # A term of fixed length; looked at now and then, since it may be granted anew.
             time.sleep(min(PAUSE_SECONDS, max(0.1, held.expires - time.time())))
             continue
-        if not holding.renew(lab_name, me):
+        if not lease.renew(lab_name, me):
             if time.monotonic() > deadline:
                 return
             _wait_for_end(held, 0.1)

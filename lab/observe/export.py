@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Final
 from lab import events, lease
 from lab.drivers.machines import Machine
 from lab.errors import LabError
+from lab.files import replacing
 from lab.lab import Lab
 from lab.observe import stats
 from lab.observe.timeline import agent_logs, timeline
@@ -35,27 +34,18 @@ def export(lab: Lab, path: Path) -> Path:
     prefix = f"{lab.name}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     # Before the file: what goes wrong with a machine is an OSError as well, and no fault of *path*.
     files = contents(lab)
-    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A log may hold what a kernel printed: for this user alone, under a name that nobody could put something at.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        partial = Path(name)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+        with replacing(path) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
             for name, text in files.items():
                 data = text.encode()
                 member = tarfile.TarInfo(f"{prefix}/{name}")
                 member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
                 archive.addfile(member, io.BytesIO(data))
-        partial.replace(path)
     except OSError as error:
         raise LabError(
             f"the archive {path} can't be written", cause=str(error), remedy="choose another place"
         ) from error
-    finally:
-        # After the rename there is none of that name; a ^C leaves none either.
-        if partial is not None:
-            partial.unlink(missing_ok=True)
     return path
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from lab.drivers.machines import Machine, Share
 from lab.errors import LabError, LabNotReady
-from lab.processes import PROC
+from lab.processes import argv, environment
 
 SECONDS: Final = 30.0
 """One snapshot of a container: 0.1 s on an idle machine."""
@@ -200,19 +200,21 @@ def _is_plain(line: str) -> bool:
 
 def of_processes(share: Share) -> Snapshot:
     """Look at a machine that has a share of this computer: its processes, what they listen on, and the files of its folders."""
-    own = [share.main, *share.pids]
-    tables = {pid: _command(pid) for pid in own}
-    sockets = {inode: pid for pid in own for inode in _inodes(pid)}
-    listening, connected = {}, Counter[str]()
-    for local, peer, state, inode in _tcp():
-        if inode in sockets and state == "0A":
-            listening[f"tcp {local}"] = Path(tables[sockets[inode]].split(" ", 1)[0]).name
-        elif inode in sockets and state == "01" and local.endswith(f":{share.port}"):
-            # Every peer is this machine; a count is all there is.
-            connected[peer.rpartition(":")[0]] += 1
+    tables = {pid: " ".join(argv(pid)).strip() for pid in (share.main, *share.pids)}
+    listening: dict[str, str] = {}
+    peers = set[str]()
+    for pid in tables:
+        for local, peer, status in _sockets(pid):
+            if status == psutil.CONN_LISTEN:
+                listening[f"tcp {local}"] = Path(tables[pid].split(" ", 1)[0]).name
+            elif status == psutil.CONN_ESTABLISHED and local.endswith(f":{share.port}"):
+                # Once for each connection: sshd's processes share its socket.
+                peers.add(peer)
+    # Every peer is this machine; a count is all there is.
+    connected = Counter(peer.rpartition(":")[0] for peer in peers)
     files = {str(path) for folder in share.folders for path in folder.rglob("*")}
     found = [
-        Process(pid, str(os.getuid()), tables[pid], _kernel_id(pid))
+        Process(pid, str(os.getuid()), tables[pid], environment(pid).get("KERNEL_ID", ""))
         for pid in share.pids - share.servers
         if tables[pid]
     ]
@@ -227,40 +229,12 @@ def _content(path: Path) -> str:
         return ""
 
 
-def _command(pid: int) -> str:
-    try:
-        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""
+def _sockets(pid: int) -> Iterator[tuple[str, str, str]]:
+    """Yield (local, peer, status) of a process's IPv4 TCP sockets: on loopback there are no others here."""
+    with contextlib.suppress(psutil.Error):
+        for found in psutil.Process(pid).net_connections("tcp4"):
+            yield _address(found.laddr), _address(found.raddr), found.status
 
 
-def _kernel_id(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        for variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-            if variable.startswith(b"KERNEL_ID="):
-                return variable.removeprefix(b"KERNEL_ID=").decode(errors="replace")
-    return ""
-
-
-def _inodes(pid: int) -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):
-        for entry in (PROC / str(pid) / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = str(entry.readlink())
-                if target.startswith("socket:["):
-                    found.add(target[8:-1])
-    return found
-
-
-def _tcp() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (local, peer, state, inode) of this machine's IPv4 sockets: on loopback there are no others here."""
-    with contextlib.suppress(OSError):
-        for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
-            words = line.split()
-            yield _address(words[1]), _address(words[2]), words[3], words[9]
-
-
-def _address(text: str) -> str:
-    host, port = text.split(":")
-    return f"{socket.inet_ntoa(struct.pack('=I', int(host, 16)))}:{int(port, 16)}"
+def _address(address: tuple[str, int] | tuple[()]) -> str:
+    return "{}:{}".format(*address) if address else "0.0.0.0:0"

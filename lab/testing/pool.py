@@ -7,8 +7,7 @@ that wants the whole lab would otherwise wait for ever behind tests that want on
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import copy
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,8 @@ from typing import Any
 
 from lab import events
 from lab.errors import LabNotFound, LabNotReady, LabUsageError
-from lab.processes import Process, identify
-from lab.state import StateFolder, locked
+from lab.process_file import ProcessFile
+from lab.processes import Process, own
 
 FILE = "pool.json"
 LOCK_SECONDS = 30.0
@@ -51,9 +50,8 @@ class Pool:
 
     def __init__(self, lab_name: str) -> None:
         self.lab_name = lab_name
-        self._path = StateFolder(lab_name).path / FILE
-        me = identify(os.getpid())
-        assert me is not None
+        self._file = ProcessFile(lab_name, FILE, kind="pool", what=f"the pool of the lab {lab_name}")
+        me = own()
         self._me = (me.pid, me.started)
 
     def acquire(
@@ -153,13 +151,9 @@ class Pool:
     @contextlib.contextmanager
     def _open(self) -> Iterator[dict[str, Any]]:
         """Give the file's content, without the dead, to change; write it back if it was changed."""
-        what = f"the pool of the lab {self.lab_name}"
-        with locked(f"pool-{self.lab_name}", what=what, seconds=LOCK_SECONDS):
-            try:
-                text = self._path.read_text()
-            except FileNotFoundError:
-                text = "{}"
-            found: dict[str, Any] = json.loads(text)
+        with self._file.locked(LOCK_SECONDS):
+            found: dict[str, Any] = self._file.read() or {}
+            before = copy.deepcopy(found)
             leases, waiting = found.get("leases", {}), found.get("waiting", [])
             for name, each in leases.items():
                 if not Holding(**each).alive:
@@ -167,10 +161,10 @@ class Pool:
             found["leases"] = {name: each for name, each in leases.items() if Holding(**each).alive}
             found["waiting"] = [each for each in waiting if Process(each["pid"], each["started"]).status]
             yield found
-            new = json.dumps(found)
-            if new != text:
-                if not self._path.parent.is_dir():
-                    raise LabNotFound(f"the lab {self.lab_name} is gone", remedy=f"`lab up --name {self.lab_name}`")
-                partial = self._path.with_suffix(".partial")
-                partial.write_text(new)
-                partial.replace(self._path)
+            if found != before:
+                try:
+                    self._file.rewrite(found)
+                except FileNotFoundError:
+                    raise LabNotFound(
+                        f"the lab {self.lab_name} is gone", remedy=f"`lab up --name {self.lab_name}`"
+                    ) from None

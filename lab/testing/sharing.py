@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from lab import lease
@@ -14,8 +14,9 @@ from lab.errors import LabNotFound
 from lab.lab import Lab
 from lab.lifetime import holding
 from lab.lifetime.removal import remove
+from lab.process_file import ProcessFile
 from lab.processes import Process, identify
-from lab.state import StateFolder, locked
+from lab.state import StateFolder
 
 FILE: Final = "users.json"
 
@@ -29,13 +30,11 @@ class Users:
 
     def __init__(self, lab_name: str) -> None:
         self.lab_name = lab_name
-        self._path = StateFolder(lab_name).path / FILE
+        self._file = ProcessFile(lab_name, FILE, kind="session", what=f"the test session's lab {lab_name}")
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Hold the lab's lock among all sessions and clusters; raise LabConflict when it isn't free in time."""
-        with locked(f"session-{self.lab_name}", what=f"the test session's lab {self.lab_name}"):
-            yield
+        return self._file.locked()
 
     def living(self) -> list[Process] | None:
         """Return the processes that use the lab; None if no session or cluster made it, or nobody did."""
@@ -64,7 +63,7 @@ class Users:
     def _join(self, token: str, pid: int | None) -> None:
         me = [*_process(pid), token]
         rest = [each for each in self._read() or [] if each != me]
-        self._write([*rest, me])
+        self._file.write([*rest, me])
 
     def is_one(self, token: str, pid: int | None = None) -> bool:
         """Whether *pid* uses the lab by *token*."""
@@ -78,7 +77,7 @@ class Users:
         if not rest:
             self.remove()
             return
-        self._write(rest)
+        self._file.write(rest)
         owner = lease.read(self.lab_name)
         if owner is not None and [owner.pid, owner.started] not in [each[:2] for each in rest]:
             # The lab is another's from now on: it has to outlive who made it.
@@ -86,7 +85,7 @@ class Users:
 
     def forget(self) -> None:
         """Let the lab stay whoever leaves; called by `--lab-keep`, with the lock held."""
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
 
     def remove(self) -> None:
         """Remove the lab, whole or half-made."""
@@ -94,16 +93,10 @@ class Users:
 
     def _read(self) -> list[list[Any]] | None:
         """Return (pid, start time, token) of each user that lives."""
-        try:
-            found = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return None
-        return [each for each in found if Process(each[0], each[1]).status]
-
-    def _write(self, users: list[list[Any]]) -> None:
-        StateFolder(self.lab_name).write(self._path, json.dumps(users))
+        found = self._file.read()
+        return None if found is None else [each for each in found if Process(each[0], each[1]).status]
 
 
-def _process(pid: int | None) -> tuple[int, int]:
+def _process(pid: int | None) -> list[int]:
     found = identify(os.getpid() if pid is None else pid)
-    return (found.pid, found.started) if found else (0, 0)
+    return found.numbers if found else [0, 0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
 import pytest
 
+from lab.names import nearest
 from lab.testing.visit import Wish
 
 MARKER: Final = "lab"
@@ -23,7 +23,7 @@ def wish_of(item: pytest.Item, own: set[str]) -> Wish:
         return Wish(0 if "nodes" in own and "gateway" not in own else None)
     for name in marker.kwargs:
         if name not in _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, 1)
+            near = nearest(name, _KNOWN)
             hint = f"did you mean {near[0]}?" if near else f"it knows {', '.join(_KNOWN)}"
             raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.lab has no {name!r}: {hint}")
     count = marker.kwargs.get("nodes", marker.args[0] if marker.args else 1)

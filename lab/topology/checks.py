@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from lab.errors import LabUsageError
-from lab.names import check_name
+from lab.names import check_name, nearest
 from lab.topology import daemons as kinds
 from lab.topology.model import Topology
 from lab.topology.naming import gateway_names, matches, node_names
@@ -74,7 +73,7 @@ def _take(taken: dict[str, str], name: str, owner: str, path: tuple[str | int, .
 def _refer(name: str, known: Iterable[str], path: tuple[str | int, ...], table: str, refuse: Refuse) -> None:
     names = list(known)
     if name not in names:
-        close = difflib.get_close_matches(name, names, 1)
+        close = nearest(name, names)
         remedy = f"did you mean {close[0]!r}?" if close else f"add [{table}.{name}]"
         raise refuse(path, f"there is no [{table}.{name}]", remedy)
 

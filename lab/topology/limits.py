@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from lab import units
 
 
-def say(doc: str, **more: Any) -> dict[str, Any]:
-    """Return a field's metadata."""
-    return {"doc": doc, **more}
+def say(doc: str, *, example: Any = None) -> Meta:
+    """Return what a key is for, in one sentence, for the schema, the reference and errors."""
+    return Meta(description=doc, examples=None if example is None else [example])
 
 
-@dataclass(frozen=True)
-class Limits:
+def matching(pattern: str) -> Meta:
+    """Return that a text must be all of *pattern*."""
+    return Meta(pattern=f"^{pattern}$")
+
+
+def duration(minimum: float) -> Meta:
+    """Return that a number is seconds, of at least *minimum*, and may be written as `15s`."""
+    return _unit("duration", units.DURATION, minimum)
+
+
+def size(minimum: int) -> Meta:
+    """Return that a number is bytes, of at least *minimum*, and may be written as `512m`."""
+    return _unit("size", units.SIZE, minimum)
+
+
+def _unit(name: str, pattern: str, minimum: float) -> Meta:
+    # `minimum` is said of numbers alone and `pattern` of texts alone: that is how a JSON schema has it.
+    schema = {"type": ["number", "string"], "pattern": f"^{pattern}$"}
+    return Meta(ge=minimum, extra={"unit": name}, extra_json_schema=schema)
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """What one machine may use at most. The docker driver alone can limit; what its engine can't is an error."""
 
-    cpus: float | None = field(default=None, metadata=say("Processors, fractions allowed.", minimum=0.01, example=0.5))
-    memory: int | None = field(
-        default=None, metadata=say("Memory, swap included.", kind="size", minimum=16 << 20, example="512m")
-    )
-    pids: int | None = field(default=None, metadata=say("Processes and threads.", minimum=16, example=200))
-    disk: int | None = field(
-        default=None,
-        metadata=say(
-            "Size of the machine's disk; engines can do it on overlay2 over XFS with pquota, on btrfs and on zfs only.",
-            kind="size",
-            minimum=64 << 20,
-            example="2g",
-        ),
-    )
+    cpus: Annotated[float, Meta(ge=0.01), say("Processors, fractions allowed.", example=0.5)] | None = None
+    memory: Annotated[int, size(16 << 20), say("Memory, swap included.", example="512m")] | None = None
+    pids: Annotated[int, Meta(ge=16), say("Processes and threads.", example=200)] | None = None
+    disk: (
+        Annotated[
+            int,
+            size(64 << 20),
+            say(
+                "Size of the machine's disk; engines can do it on overlay2 over XFS with pquota, on btrfs and on zfs only.",
+                example="2g",
+            ),
+        ]
+        | None
+    ) = None
 
 
-@dataclass(frozen=True)
-class User:
+class User(Struct, frozen=True, forbid_unknown_fields=True):
     """One more login user of the nodes. The lab's own key may always log in as them."""
 
-    shell: Literal["bash", "csh", "fish", "sh"] = field(default="bash", metadata=say("The login shell."))
-    keys: tuple[str, ...] = field(
-        default=(), metadata=say("Public keys, whole lines, that may log in as this user beside the lab's own.")
-    )
-    groups: tuple[str, ...] = field(default=(), metadata=say("Groups beside the user's own; made if not there."))
+    shell: Annotated[Literal["bash", "csh", "fish", "sh"], say("The login shell.")] = "bash"
+    keys: Annotated[
+        tuple[str, ...], say("Public keys, whole lines, that may log in as this user beside the lab's own.")
+    ] = ()
+    groups: Annotated[tuple[str, ...], say("Groups beside the user's own; made if not there.")] = ()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-
+from lab.names import is_meant
 from lab.topology.model import GatewayGroup, NodeGroup
 
 
@@ -34,7 +33,5 @@ def expand(text: str, count: int) -> list[str]:
 
 
 def matches(pattern: str, name: str, nodes: NodeGroup) -> bool:
-    """Say whether *pattern* (`node1`, `node1.lab.test`, `node*`, `@role`) means the node *name* of the group *nodes*."""
-    if pattern.startswith("@"):
-        return pattern[1:] in nodes.roles
-    return fnmatchcase(name, pattern) or fnmatchcase(f"{name}.{nodes.domain}", pattern)
+    """Return True if *pattern* means the node *name* (short) of the group *nodes*."""
+    return is_meant(pattern, f"{name}.{nodes.domain}", nodes.roles)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
+import msgspec
+
+from lab import units
 from lab.errors import LabNotFound, LabUsageError
-from lab.topology import fields, units
+from lab.names import nearest
 from lab.topology.checks import check
 from lab.topology.model import VERSION, Topology
 
@@ -20,7 +23,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
+
+_UNIONS: Final = (Union, types.UnionType)
 
 Path_ = tuple[str | int, ...]
 
@@ -72,92 +77,111 @@ def _check_version(data: Mapping[str, Any]) -> None:
 
 
 def table(kind: type[T], data: Any, path: Path_) -> T:
-    """Return *data* as the dataclass *kind*; raise Refused."""
-    if not isinstance(data, dict):
-        raise Refused(path, "must be a table")
-    known = {key.name: key for key in fields.keys(kind)}
-    for name in data:
-        if name not in known:
-            raise Refused((*path, name), f"unknown key {name!r}", nearest(name, known))
-    values = {}
-    for key in known.values():
-        if key.name in data:
-            values[key.attribute] = value(key.type, data[key.name], (*path, key.name), key.said)
-        elif key.required:
-            raise Refused(path, f"{key.name!r} is missing", str(key.said["doc"]))
-    return kind(**values)
+    """Return *data* as *kind*, one of the classes of model.py; raise Refused.
+
+    msgspec decides what fits and makes the objects. What its errors can't tell is looked for before: which group of a table
+    of groups it was, so which line; and the right word nearest to a wrong one.
+    """
+    return msgspec.convert(_checked(kind, data, path), kind)
 
 
-def value(kind: Any, data: Any, path: Path_, said: Mapping[str, Any]) -> Any:
-    """Return *data* as *kind* (a type of a dataclass's field), checked by what is *said* about it; raise Refused."""
-    kind = fields.without_none(kind)
-    if options := fields.choices(kind):
-        if data not in options or isinstance(data, bool):
-            raise Refused(path, f"{data!r} is none of {', '.join(map(str, options))}", nearest(str(data), options))
-        return data
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return table(kind, data, path)
-    if fields.is_mapping(kind):
-        if not isinstance(data, dict):
-            raise Refused(path, "must be a table")
-        for name in data:
-            _check_pattern(name, (*path, name), said)
-        inner: Mapping[str, Any] = {}
-        return {name: value(fields.item(kind), each, (*path, name), inner) for name, each in data.items()}
-    if fields.is_list(kind):
+def _checked(kind: Any, data: Any, path: Path_) -> Any:
+    """Return *data*, which is to be a *kind*, with durations and sizes as numbers; raise Refused where msgspec refuses it."""
+    bare, says = opened(kind)
+    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+        return _checked_table(bare, _dict(data, path), path)
+    origin = typing.get_origin(bare)
+    if origin is Mapping:
+        name_kind, item_kind = typing.get_args(bare)
+        for name in _dict(data, path):
+            _checked(name_kind, name, (*path, name))
+        return {name: _checked(item_kind, each, (*path, name)) for name, each in data.items()}
+    if origin is tuple:
         if not isinstance(data, list):
             raise Refused(path, "must be a list", f"[{data!r}]")
-        return tuple(value(fields.item(kind), each, (*path, number), said) for number, each in enumerate(data))
-    return _scalar(kind, data, path, said)
+        return [_checked(typing.get_args(bare)[0], each, (*path, number)) for number, each in enumerate(data)]
+    return _checked_value(kind, says, data, path)
 
 
-def _scalar(kind: Any, data: Any, path: Path_, said: Mapping[str, Any]) -> Any:
-    if kind is Any:
-        return data
-    if "kind" in said:
-        if isinstance(data, bool) or not isinstance(data, (int, float, str)):
-            raise Refused(path, f"must be a {said['kind']}, as {said.get('example', '15s')!r}")
-        try:
-            found: Any = units.seconds(data) if said["kind"] == "duration" else units.size(data)
-        except ValueError as error:
-            raise Refused(path, str(error)) from None
-    else:
-        found = _plain(fields.alternatives(kind), data, path)
-    if "minimum" in said and found < said["minimum"]:
-        raise Refused(path, f"{data!r} is too little: {said['minimum']} is the least")
-    if isinstance(found, str):
-        _check_pattern(found, path, said)
-        if "\n" in found or "\0" in found:
+def _checked_table(kind: type[msgspec.Struct], data: dict[str, Any], path: Path_) -> dict[str, Any]:
+    known = {key.encode_name: key for key in msgspec.structs.fields(kind)}
+    for name in data:
+        if name not in known:
+            raise Refused((*path, name), f"unknown key {name!r}", advice(name, known))
+    for name, key in known.items():
+        if key.required and name not in data:
+            doc = next(say.description for say in opened(key.type)[1] if say.description)
+            raise Refused(path, f"{name!r} is missing", doc)
+    return {name: _checked(known[name].type, data[name], (*path, name)) for name in known if name in data}
+
+
+def _checked_value(kind: Any, says: Sequence[msgspec.Meta], data: Any, path: Path_) -> Any:
+    unit = next((say.extra["unit"] for say in says if say.extra), "")
+    found = _number(unit, data, says, path) if unit else data
+    try:
+        msgspec.convert(found, kind)
+    except msgspec.ValidationError:
+        raise _refused(kind, says, data, found, path) from None
+    for text in found if isinstance(found, list) else [found]:
+        if isinstance(text, str) and ("\n" in text or "\0" in text):
             raise Refused(path, "may hold no line break")
     return found
 
 
-def _plain(kinds: tuple[Any, ...], data: Any, path: Path_) -> Any:
-    words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    for kind in kinds:
-        if fields.is_list(kind) and isinstance(data, list):
-            return tuple(_plain((fields.item(kind),), each, (*path, number)) for number, each in enumerate(data))
-        if kind is float and isinstance(data, int) and not isinstance(data, bool):
-            return float(data)
-        if kind in words and isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
-            return data
-    raise Refused(path, f"must be {' or '.join(words.get(kind, 'a list') for kind in kinds)}, not {data!r}")
+def _number(unit: str, data: Any, says: Sequence[msgspec.Meta], path: Path_) -> float:
+    if isinstance(data, bool) or not isinstance(data, (int, float, str)):
+        example = next((say.examples[0] for say in says if say.examples), "15s")
+        raise Refused(path, f"must be a {unit}, as {example!r}")
+    try:
+        return units.seconds(data) if unit == "duration" else units.size(data)
+    except ValueError as error:
+        raise Refused(path, str(error)) from None
 
 
-def _check_pattern(text: str, path: Path_, said: Mapping[str, Any]) -> None:
-    pattern = said.get("pattern")
-    if pattern is not None and not re.fullmatch(pattern, text):
-        raise Refused(path, f"{text!r} can't be: it must match {pattern}")
+def _refused(kind: Any, says: Sequence[msgspec.Meta], data: Any, found: Any, path: Path_) -> Refused:
+    """Return in our words why msgspec doesn't take *data*, which is *found* where it has a unit."""
+    bare = opened(kind)[0]
+    if typing.get_origin(bare) is Literal:
+        choices = typing.get_args(bare)
+        return Refused(path, f"{data!r} is none of {', '.join(map(str, choices))}", advice(str(data), choices))
+    least = next((say.ge for say in says if say.ge is not None), None)
+    pattern = next((say.pattern for say in says if say.pattern), None)
+    try:
+        msgspec.convert(found, bare)
+    except msgspec.ValidationError:
+        kinds = typing.get_args(bare) if typing.get_origin(bare) in _UNIONS else (bare,)
+        words = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+        return Refused(path, f"must be {' or '.join(words.get(each, 'a list') for each in kinds)}, not {data!r}")
+    if pattern is not None:
+        return Refused(path, f"{data!r} can't be: it must match {pattern.removeprefix('^').removesuffix('$')}")
+    return Refused(path, f"{data!r} is too little: {least} is the least")
 
 
-def nearest(word: str, known: Iterable[Any]) -> str:
+def _dict(data: Any, path: Path_) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise Refused(path, "must be a table")
+    return data
+
+
+def opened(kind: Any) -> tuple[Any, list[msgspec.Meta]]:
+    """Return a type without `Annotated` and `| None`, and what these said of it: a file leaves out what it doesn't say."""
+    says: list[msgspec.Meta] = []
+    while True:
+        if typing.get_origin(kind) is Annotated:
+            kind, *more = typing.get_args(kind)
+            says += more
+        elif typing.get_origin(kind) in _UNIONS and type(None) in typing.get_args(kind):
+            rest = [part for part in typing.get_args(kind) if part is not type(None)]
+            kind = rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007 -- made at run time
+        else:
+            return kind, says
+
+
+def advice(word: str, known: Iterable[Any]) -> str:
     """Return advice that names the right word nearest to *word*, or all of them."""
     right = [str(each) for each in known]
-    # Lower case for comparing: MaxSessions and maxsessions are one word to whoever types it.
-    close = difflib.get_close_matches(word.lower(), [each.lower() for each in right], 1, 0.5)
-    if close:
-        return f"did you mean {next(each for each in right if each.lower() == close[0])!r}?"
-    return f"known are: {', '.join(right)}"
+    close = nearest(word, right)
+    return f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(right)}"
 
 
 def spell(path: Path_) -> str:

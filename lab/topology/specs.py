@@ -6,11 +6,12 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
+import msgspec
+
 from lab.errors import LabUsageError
-from lab.names import check_name, fqdn, node_number, short_name
+from lab.names import check_name, fqdn, is_meant, node_number, short_name
 from lab.topology import daemons as kinds
 from lab.topology.limits import Limits, User
 
@@ -71,13 +72,11 @@ class NodeSpec:
 
     def definition(self) -> str:
         """Return this as one line of JSON, for a label."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
 
     def matches(self, pattern: str) -> bool:
-        """Say whether *pattern* (`node1`, `node1.lab.test`, `node*`, `@role`) means this node."""
-        if pattern.startswith("@"):
-            return pattern[1:] in self.roles
-        return fnmatchcase(short_name(self.name), pattern) or fnmatchcase(self.name, pattern)
+        """Return True if *pattern* (`node1`, `node1.lab.test`, `node*`, `@role`) means this node."""
+        return is_meant(pattern, self.name, self.roles)
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class GatewaySpec:
 
     def definition(self) -> str:
         """Return this as one line of JSON, for a label."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True)
 
     def serving(self, nodes: Iterable[NodeSpec]) -> GatewaySpec:
         """Return this gateway with the hosts that its patterns mean among *nodes*."""

@@ -35,7 +35,7 @@ def hadoop(base_tag: str) -> Callable[[Any, Progress], Mapping[str, Path]]:
 
 
 def _make_jars(client: Any, base_tag: str, file: BinaryIO, progress: Progress) -> None:
-    recipe = Recipe("hadoop-jars", {"BASE": base_tag}, {"cacerts.jks": artefacts.key_store(checkout.ca_bundle())})
+    recipe = Recipe("hadoop-jars", {"BASE": base_tag}, {"cacerts.p12": artefacts.trust_store(checkout.ca_bundle())})
     build(client, recipe, progress)
     container = client.containers.create(recipe.tag, command=["true"])
     try:

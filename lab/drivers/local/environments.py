@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from lab import files
 from lab.drivers import checkout
 from lab.errors import EnvironmentUnfit, LabError
 from lab.progress import Progress
@@ -98,6 +99,5 @@ def _wheel() -> Path:
             if time.time() - older.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(older, ignore_errors=True)
         place.mkdir(parents=True, exist_ok=True)
-        partial = place / f"{name}.partial"
-        partial.write_bytes(content)
-        return partial.rename(place / name)
+        files.write(place / name, content, files.SHARED)
+        return place / name

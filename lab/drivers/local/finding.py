@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from lab.drivers.found import FoundLab, Stray
 from lab.drivers.local import processes
 from lab.drivers.local.driver import LocalDriver
 from lab.errors import EnvironmentUnfit, LabError
-from lab.processes import PROC, Process
+from lab.processes import Process, environment
 from lab.state import StateFolder, lab_folders, locked, state_root
 
 
@@ -41,7 +40,7 @@ def find_labs() -> Iterator[FoundLab]:
 
 def strays() -> Iterator[Stray]:
     """Yield processes that carry a local lab's mark, of a lab whose folder is gone."""
-    if not (PROC / "self" / "environ").exists():
+    if not processes.has_proc():
         return
     root = state_root()
     lost: dict[str, list[Process]] = {}
@@ -62,12 +61,5 @@ def strays() -> Iterator[Stray]:
 
 def _lab_of(pid: int, root: Path) -> str:
     """Return the name of the lab whose mark a process carries, nothing if it is only a descendant of one that does."""
-    try:
-        variables = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    prefix = f"{processes.MARK}={root}/".encode()
-    for variable in variables:
-        if variable.startswith(prefix):
-            return os.fsdecode(variable.removeprefix(prefix)).split("/")[0]
-    return ""
+    place = environment(pid).get(processes.MARK, "")
+    return place.removeprefix(f"{root}/").split("/")[0] if place.startswith(f"{root}/") else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from lab.drivers.local.machine import LocalMachine
 from lab.drivers.machines import Gateway
 from lab.errors import LabNotFound
+from lab.files import write
 from lab.keys import HostEntry, known_hosts, ssh_config
 from lab.topology.specs import GatewaySpec, gateway_spec
 
@@ -61,8 +62,4 @@ class LocalGateway(LocalMachine, Gateway):
         if certificate:
             texts[folder / "id_ed25519-cert.pub"] = f"{certificate}\n"
         for path, text in texts.items():
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            partial.touch(mode=0o600)
-            partial.write_text(text)
-            partial.replace(path)
+            write(path, text)

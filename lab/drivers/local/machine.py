@@ -14,12 +14,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import files
 from lab.drivers.capabilities import Capability
 from lab.drivers.local import logs, namespaces, processes, programs
 from lab.drivers.local.capabilities import CAPABILITIES
 from lab.drivers.local.files import copy, make_own
 from lab.drivers.machines import ExecResult, Limits, Machine, Share, State, Usage, run_here
 from lab.errors import LabError, LabNotFound, LabNotReady
+from lab.processes import argv
 from lab.state import locked
 
 ADDRESS = "127.0.0.1"
@@ -72,7 +74,7 @@ class LocalMachine(Machine):
         """Look at the processes with the machine's mark, and at its folders."""
         main = processes.main_process(self.folder)
         pids = {process.pid for process in processes.belonging(self.folder, [main])}
-        commands = {pid: " ".join(processes.argv(pid)) for pid in pids}
+        commands = {pid: " ".join(argv(pid)) for pid in pids}
         home, run = Path(self.facts["home"]), Path(self.facts["run"])
         return Share(
             main.pid,
@@ -93,15 +95,13 @@ class LocalMachine(Machine):
     @property
     def state(self) -> State:
         """Look at the main process."""
-        status = processes.main_process(self.folder).status
-        return "stopped" if not status else "paused" if status in "Tt" else "running"
+        main = processes.main_process(self.folder)
+        return "paused" if main.is_stopped else "running" if main.status else "stopped"
 
     def save(self, **facts: Any) -> None:
         """Keep *facts* in machine.json; called by the driver and when the main process is another one."""
         self.facts |= facts
-        temporary = self.folder / ".machine.json"
-        temporary.write_text(json.dumps(self.facts, indent=2))
-        temporary.replace(self.folder / "machine.json")
+        files.write(self.folder / "machine.json", json.dumps(self.facts, indent=2))
 
     def exec(self, argv: Sequence[str], user: str | None = None, timeout: float = 30) -> ExecResult:
         """Run *argv* in the machine's environment; *user* has no meaning here, all is this user's."""
@@ -218,9 +218,7 @@ class LocalMachine(Machine):
 
     def extend_lease(self, until: float) -> None:
         """Write the file that the machine's init looks at."""
-        partial = self.folder / ".lease"
-        partial.write_text(f"{until:.0f}\n")
-        partial.replace(self.folder / "lease")
+        files.write(self.folder / "lease", f"{until:.0f}\n")
 
     def pause(self) -> None:
         """SIGSTOP to all of the machine's processes."""

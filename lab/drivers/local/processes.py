@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from lab.drivers.local import programs
 from lab.drivers.machines import Usage
 from lab.errors import EnvironmentUnfit, LabNotReady
-from lab.processes import PROC, Process, identify, stat
+from lab.processes import Process, argv, environments, identify, look
 
 MARK = "EG_DISTRIBUTED_LAB"
 """Every process of a machine has this variable, with the machine's folder as its value. Kernels and agents leave their
@@ -26,9 +28,14 @@ CHAIN = 2
 """How many processes of `init.py` may stand above a machine's server."""
 
 
+def has_proc() -> bool:
+    """Return True if this machine tells what processes were started with, as Linux does in /proc."""
+    return Path("/proc/self/environ").exists()
+
+
 def require_proc() -> None:
     """Raise EnvironmentUnfit where processes can't be told apart; called before anything is started."""
-    if not (PROC / "self" / "environ").exists():
+    if not has_proc():
         raise EnvironmentUnfit(
             f"the local driver does not run on {sys.platform}",
             cause="it knows its processes by /proc",
@@ -42,44 +49,36 @@ def belonging(folder: Path, roots: Iterable[Process] = ()) -> set[Process]:
     These are the marked ones, the *roots*, and all their descendants: sshd writes its title over its environment, and a
     kernel may have been given one without the mark.
     """
-    value = f"{MARK}={folder}".encode()
-    table: dict[int, tuple[str, int, int]] = {}
     members = {root.pid for root in roots if root.status}
-    for entry in PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        pid = int(entry.name)
-        found = stat(pid)
-        if found is None or found[0] in "ZX":
-            continue
-        table[pid] = found
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(variable == value or variable.startswith(value + b"/") for variable in variables):
-            members.add(pid)
+    # Start times first: of a pid that is another process's by the time its environment is read, the old identity is returned,
+    # which no signal reaches.
+    table = {pid: facts for pid, facts in look(psutil.pids()).items() if not facts.is_over}
+    members |= {pid for pid, variables in environments().items() if _is_below(variables.get(MARK, ""), str(folder))}
     grown = True
     while grown:
-        heirs = {pid for pid, (_, parent, _) in table.items() if parent in members} - members
+        heirs = {pid for pid, facts in table.items() if facts.parent in members} - members
         members |= heirs
         grown = bool(heirs)
     members.discard(os.getpid())
-    return {Process(pid, table[pid][2]) for pid in members if pid in table}
+    return {Process(pid, table[pid].started) for pid in members if pid in table}
+
+
+def _is_below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(f"{folder}/")
 
 
 def usage(members: Iterable[Process]) -> Usage:
     """Add up processor time, resident memory and threads of *members*; those that end meanwhile count for nothing."""
-    ticks, pages, threads = 0, 0, 0
-    for process in members:
-        try:
-            fields = (PROC / str(process.pid) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += int(fields[11]) + int(fields[12])
-        threads += int(fields[17])
-        pages += int(fields[21])
-    return Usage(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"), threads)
+    seconds, memory, threads = 0.0, 0, 0
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(member.pid)
+            with process.oneshot():
+                times, resident, count = process.cpu_times(), process.memory_info().rss, process.num_threads()
+            seconds += times.user + times.system
+            memory += resident
+            threads += count
+    return Usage(seconds, memory, threads)
 
 
 def main_process(machine: Path) -> Process:
@@ -104,21 +103,12 @@ def chain(machine: Path) -> list[Process]:
 
 
 def _children(parent: int) -> list[Process]:
-    found = []
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            facts = stat(int(entry.name))
-            if facts is not None and facts[1] == parent and facts[0] not in "ZX":
-                found.append(Process(int(entry.name), facts[2]))
-    return found
-
-
-def argv(pid: int) -> list[str]:
-    """Return the command line of a process; empty when there is none."""
     try:
-        return os.fsdecode((PROC / str(pid) / "cmdline").read_bytes()).split("\0")
-    except OSError:
+        children = psutil.Process(parent).children()
+    except psutil.Error:
         return []
+    table = look(child.pid for child in children)
+    return [Process(pid, facts.started) for pid, facts in table.items() if not facts.is_over]
 
 
 def end_others(machine: Path, kept: Iterable[Process]) -> None:
@@ -141,7 +131,7 @@ def stop_all(machine: Path) -> None:
     """SIGSTOP all processes of a machine and wait until its main process stands; the kernel takes its time on a busy machine."""
     signal_all(machine, signal.SIGSTOP)
     main, deadline = main_process(machine), time.monotonic() + 5
-    while main.status not in {"", "T", "t"} and time.monotonic() < deadline:
+    while main.status and not main.is_stopped and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

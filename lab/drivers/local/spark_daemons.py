@@ -20,7 +20,7 @@ from eg_distributed import kernelspecs
 from lab.drivers.local import java, processes, programs, spark_files
 from lab.drivers.local.daemon_plan import FOLDER, Master, Plan
 from lab.drivers.spark_kernelspecs import offered
-from lab.processes import Process
+from lab.processes import Process, argv
 from lab.progress import Progress
 from lab.topology import daemons as kinds
 from lab.topology.specs import NodeSpec
@@ -58,7 +58,7 @@ def supervisor_held(folder: Path) -> Iterator[list[Process]]:
     Afterwards it goes on, and starts the daemons again. Called by `reset`.
     """
     members = processes.belonging(folder, [processes.main_process(folder)])
-    found = [process for process in members if programs.is_supervisor(processes.argv(process.pid))]
+    found = [process for process in members if programs.is_supervisor(argv(process.pid))]
     for process in found:
         process.signal(signal.SIGSTOP)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cache
 
 from lab.errors import LabUsageError
@@ -14,6 +13,7 @@ from lab.faults.catalogue.resolving import KINDS as RESOLVING
 from lab.faults.catalogue.shaping import KINDS as SHAPING
 from lab.faults.catalogue.ssh import KINDS as SSH
 from lab.faults.model import FaultKind
+from lab.names import nearest
 
 
 @cache
@@ -30,7 +30,7 @@ def kind(name: str) -> FaultKind:
     """Return one fault of the catalogue; raise LabUsageError with the nearest names."""
     found = _kinds().get(name)
     if found is None:
-        near = difflib.get_close_matches(name, _kinds(), 3, 0.5)
+        near = nearest(name, _kinds(), 3)
         remedy = f"did you mean {' or '.join(near)}?" if near else "`lab fault catalogue` names all"
         raise LabUsageError(f"there is no fault {name!r}", remedy=remedy)
     return found

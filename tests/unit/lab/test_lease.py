@@ -129,9 +129,9 @@ def test_a_renewal_does_not_bring_a_removed_lab_back() -> None:
     me = identify(os.getpid())
     assert me is not None
     lease.write("mine", lease.mine(), me)
-    assert holding.renew("mine", me)
+    assert lease.renew("mine", me)
     StateFolder("mine").remove()
-    assert not holding.renew("mine", me)
+    assert not lease.renew("mine", me)
     assert not StateFolder("mine").path.exists()
 
 

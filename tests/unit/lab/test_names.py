@@ -2,6 +2,9 @@ import pytest
 
 from lab import names
 from lab.errors import LabUsageError
+from lab.faults import resolve
+from lab.topology import NodeGroup, naming
+from lab.topology.specs import NodeSpec
 
 
 @pytest.mark.parametrize("name", ["lab", "it-1", "a", "x" * 32])
@@ -40,3 +43,40 @@ def test_two_labs_never_share_a_resource_name() -> None:
     """Containers and networks carry the lab's name."""
     assert names.resource_name("a", "node1") == "eglab-a-node1"
     assert names.resource_name("a") != names.resource_name("b")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("node1", True),
+        ("node1.x.test", True),
+        ("node*", True),
+        ("node?", True),
+        ("*.x.test", True),
+        ("@spark", True),
+        ("@yarn", False),
+        ("@", False),
+        ("node", False),
+        ("node1.lab.test", False),
+        ("Node1", False),
+    ],
+)
+def test_a_pattern_means_the_same_node_wherever_it_is_written(pattern: str, meant: bool) -> None:
+    """A gateway's hosts in lab.toml, a spec and a fault plan choose alike."""
+    assert names.is_meant(pattern, "node1.x.test", ("spark",)) is meant
+    assert naming.matches(pattern, "node1", NodeGroup(domain="x.test", roles=("spark",))) is meant
+    assert NodeSpec("node1.x.test", roles=("spark",)).matches(pattern) is meant
+    plan = [{"fault": "pause", "nodes": [pattern], "for": 1}]
+    try:
+        chosen = resolve(plan, ["node1.x.test"], roles={"node1.x.test": ("spark",)})[0].nodes
+    except LabUsageError:
+        chosen = ()
+    assert (chosen == ("node1",)) is meant
+
+
+def test_a_misspelt_word_is_near_the_right_one() -> None:
+    """Upper and lower case are one; the nearest comes first, and a strange word is near to none."""
+    assert names.nearest("maxsesions", ["MaxSessions", "MaxStartups"]) == ["MaxSessions"]
+    assert names.nearest("nod1", ["node2", "node1"], 2) == ["node1", "node2"]
+    assert names.nearest("zzz", ["node1"]) == []
+    assert names.nearest("a", []) == []

@@ -72,6 +72,32 @@ def test_the_example_is_read_whole() -> None:
         ("version = 1\n[gateways.g]\nhosts = ['@gpu']\n", 3, ["'@gpu' is no node"]),
         ("version = 1\n[nodes.gateway]\ncount = 1\nname = 'gateway'\n", 1, ["[nodes.gateway] too"]),
         ("version = 1\nname = 'A B'\n", 2, ["can't be"]),
+        ("version = 1\n[nodes.'A B']\n", 2, ["'A B' can't be: it must match [a-z0-9]"]),
+        ("version = 1\n[nodes]\na = 3\n", 3, ["nodes.a", "must be a table"]),
+        (
+            "version = 1\n[nodes.a]\n[nodes.b]\nname = 'b{n}'\nroles = ['x', 'Y']\n",
+            5,
+            ["nodes.b.roles[2]", "'Y' can't be"],
+        ),
+        ("version = 1\n[nodes.a]\nroles = 'x'\n", 3, ["must be a list", "['x']"]),
+        ("version = 1\n[nodes.a]\ncount = -1\n", 3, ["-1 is too little: 0 is the least"]),
+        ("version = 1\n[nodes.a]\ncount = 3.0\n", 3, ["must be a whole number, not 3.0"]),
+        ("version = 1\n[nodes.a.limits]\ncpus = true\n", 3, ["must be a number, not True"]),
+        (
+            "version = 1\n[nodes.a.sshd]\nBanner = 1.5\n",
+            3,
+            ["must be a string or a whole number or true or false or a list"],
+        ),
+        ("version = 1\n[nodes.a.sshd]\nAcceptEnv = ['A', 3]\n", 3, ["nodes.a.sshd.AcceptEnv", "a list"]),
+        ('version = 1\n[nodes.a.sshd]\nAcceptEnv = ["A", "B\\n"]\n', 3, ["no line break"]),
+        ('version = 1\n[nodes."a\\n"]\n', 1, ["no line break"]),
+        ("version = 1\n[nodes.a.login_env]\nA = 3\n", 3, ["nodes.a.login_env.A", "must be a string, not 3"]),
+        ("version = 1\nlease = '3 weeks'\n", 2, ["'3 weeks' is not a duration", "7d"]),
+        ("version = 1\nlease = '9s'\n", 2, ["'9s' is too little: 10 is the least"]),
+        ("version = 1\nlease = true\n", 2, ["must be a duration, as '2h'"]),
+        ("version = 1\nwith = ['sparc']\n", 2, ["with[1]", "'sparc' is none of spark, yarn", "did you mean 'spark'?"]),
+        ("version = 1\n[kernelspecs.k]\nenv = {}\n", 2, ["'argv' is missing", "command line on the node"]),
+        ("version = true\n", 1, ["reads version 1"]),
     ],
 )
 def test_what_can_not_be_is_refused_with_its_line(text: str, line: int, words: list[str]) -> None:
@@ -104,7 +130,7 @@ def test_lines_are_found_inside_tables_of_tables() -> None:
 
 
 def test_the_published_schema_is_current() -> None:
-    """docs/lab.schema.json is what the dataclasses say; `python -m lab.topology` writes it anew."""
+    """docs/lab.schema.json is what the classes of model.py say; `python -m lab.topology` writes it anew."""
     assert FILE.read_text() == text()
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 
 from lab.drivers import artefacts, checkout
 from lab.drivers.docker.hadoop import hadoop
@@ -115,16 +117,16 @@ def test_an_archive_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_java_reads_the_key_store(tmp_path: Path) -> None:
-    """It holds every authority of the bundle; Java's own tool says so where there is one, else its checksum does."""
+def test_java_reads_the_trust_store(tmp_path: Path) -> None:
+    """It holds every authority of the bundle, each as a certificate that Java trusts; its own tool says so where it is."""
     bundle = checkout.ca_bundle()
-    store = tmp_path / "cacerts.jks"
-    store.write_bytes(artefacts.key_store(bundle))
     count = bundle.count(b"-----BEGIN CERTIFICATE-----")
-    content = store.read_bytes()
-    assert int.from_bytes(content[8:12], "big") == count
-    salt = "changeit".encode("utf-16-be") + b"Mighty Aphrodite"
-    assert content[-20:] == hashlib.sha1(salt + content[:-20], usedforsecurity=False).digest()
+    store = tmp_path / "cacerts.p12"
+    store.write_bytes(artefacts.trust_store(bundle))
+    found = pkcs12.load_pkcs12(store.read_bytes(), b"changeit").additional_certs
+    given = [each.public_bytes(Encoding.DER) for each in x509.load_pem_x509_certificates(bundle)]
+    assert [each.certificate.public_bytes(Encoding.DER) for each in found] == given
+    assert [each.friendly_name for each in found] == [f"authority-{number}".encode() for number in range(count)]
     if shutil.which("keytool"):
         listed = subprocess.run(
             ["keytool", "-list", "-keystore", str(store), "-storepass", "changeit"],
@@ -134,3 +136,12 @@ def test_java_reads_the_key_store(tmp_path: Path) -> None:
             check=True,
         ).stdout
         assert f"contains {count} entries" in listed
+        assert listed.count("trustedCertEntry") == count
+
+
+def test_a_broken_certificate_is_left_out(tmp_path: Path) -> None:
+    """One line of rubbish in a machine's bundle takes no other authority with it."""
+    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    good = checkout.ca_bundle().partition(b"-----END CERTIFICATE-----")
+    found = pkcs12.load_pkcs12(artefacts.trust_store(broken + good[0] + good[1] + b"\n"), b"changeit")
+    assert [each.friendly_name for each in found.additional_certs] == [b"authority-1"]

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from lab.faults import add, healing
-from lab.faults.notes import Busy, Note, Notes, alive, due, started, take
+from lab.faults.notes import Note, Notes, alive, due
 from lab.faults.watchdog import RETRY, Patience, _due, overdue
+from lab.files import Busy, held
+from lab.processes import identify
 from tests.unit.lab.faults.machines import Reached, lab
 
 
@@ -54,9 +56,9 @@ def test_a_note_that_changed_meanwhile_is_not_healed(reached: Reached) -> None:
 
 def test_an_owner_is_a_pid_and_a_start_time() -> None:
     """A later process of the same number is not the owner; nobody's faults live on."""
-    pid = os.getpid()
-    began = started(pid)
-    assert began is not None
+    own = identify(os.getpid())
+    assert own is not None
+    pid, began = own.pid, own.started
     assert alive([pid, began])
     assert not alive([pid, began - 1])
     assert not alive([4194304999, began])
@@ -111,7 +113,7 @@ def test_a_lab_that_is_gone_gets_no_folder_back(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     """The second gives up in time."""
-    with take(tmp_path / "lock"), pytest.raises(Busy), take(tmp_path / "lock", 0.05):
+    with held(tmp_path / "lock"), pytest.raises(Busy), held(tmp_path / "lock", 0.05):
         pass
-    with take(tmp_path / "lock"):
+    with held(tmp_path / "lock"):
         pass

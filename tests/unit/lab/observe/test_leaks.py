@@ -163,13 +163,12 @@ def stray() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_local_process_tells_its_kernel_and_port(stray: subprocess.Popen[bytes]) -> None:
     """What local machines run is read from /proc: command, kernel's id, sockets."""
+    from lab import processes
     from lab.observe import snapshots
 
     assert stray.stdout is not None
     port = stray.stdout.readline().decode().strip()
-    assert snapshots._kernel_id(stray.pid) == "k-1"
-    assert "create_server" in snapshots._command(stray.pid)
-    owned = {
-        local for local, _, state, inode in snapshots._tcp() if inode in snapshots._inodes(stray.pid) and state == "0A"
-    }
+    assert processes.environment(stray.pid)["KERNEL_ID"] == "k-1"
+    assert "create_server" in " ".join(processes.argv(stray.pid))
+    owned = {local for local, _, status in snapshots._sockets(stray.pid) if status == "LISTEN"}
     assert owned == {f"127.0.0.1:{port}"}

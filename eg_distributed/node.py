@@ -263,6 +263,8 @@ class Node:
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
         self.connected.clear()
+        if self._writer is not None:
+            self._writer.close()  # a link to this machine's own agent holds no connections that it could close
         self._link = self._writer = None
         self.disconnected_at = asyncio.get_running_loop().time()
         replies, self._replies = self._replies, {}

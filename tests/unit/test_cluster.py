@@ -401,9 +401,11 @@ async def test_orphans_are_listed_and_ended(clusters: Callable[..., Cluster], ho
         assert (kernel.kernel, kernel.pid, kernel.owner) == ("k1", pid, "tests")
         return kernel.claimed is False
 
-    async with asyncio.timeout(DEADLINE):
+    async def seen() -> None:
         while not await listed():
             pass
+
+    await asyncio.wait_for(seen(), DEADLINE)
     await second.run(second.end("node1", "k1"))
     assert not alive(pid)
     assert kernel_folders(short) == []

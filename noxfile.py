@@ -147,7 +147,8 @@ def minimums(session: nox.Session) -> None:
     """
     session.run_install("uv", "lock", "--quiet", external=True)
     pins(session, "check")
-    folder = Path(session.create_tmp())
+    # Not session.create_tmp(): that sets TMPDIR, whose path would be too long for the UNIX sockets of tests.
+    folder = Path(session.virtualenv.location)
     lowest, tools, members = folder / "lowest.txt", folder / "tools.txt", ("pyproject.toml", "lab/pyproject.toml")
     # --no-config: with the pins as constraints there would be one version of each.
     plain = ("--quiet", "--no-annotate", "--no-header")

@@ -40,11 +40,14 @@ def uv_binary() -> Path:
 
 
 def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
-    """Run uv in the checkout and return its stdout; raise LabError with its last words."""
+    """Run uv and return its stdout; raise LabError with its last words.
+
+    In the checkout, but for `uv pip`: its environments are not the checkout's, whose pins would count for them.
+    """
     try:
         done = subprocess.run(
             [str(uv_binary()), *arguments],
-            cwd=ROOT,
+            cwd="/" if arguments[0] == "pip" else ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing for real would cost each login some milliseconds
@@ -235,7 +236,7 @@ def install(home: str, digest: str, archive: str) -> str:
     if not os.path.exists(path):
         temporary = "%s.%d" % (path, os.getpid())
         with open(temporary, "wb") as file:
-            file.write(base64.b64decode(archive))
+            file.write(zlib.decompress(base64.b64decode(archive)))
         os.rename(temporary, path)
         for other in os.listdir(home):  # read as a whole when its agent started
             if other.endswith(".zip") and other != digest + ".zip":

@@ -38,11 +38,12 @@ def _agent_files() -> dict[str, bytes]:
 def agent_archive() -> tuple[str, bytes]:
     """Return the agent's code as an archive that Python runs, and its digest, which is the agent's version."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         own = {"__main__.py": _MAIN.encode(), "eg_distributed/__init__.py": b""}
         for name, content in {**own, **_agent_files()}.items():
-            # A fixed date: the same source must give the same digest on every gateway.
-            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+            # A fixed date: the same source must give the same digest on every gateway. Stored: compressed as a whole on its way,
+            # the files take a fifth less than each by itself.
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content, zipfile.ZIP_STORED)
     content = buffer.getvalue()
     return hashlib.sha256(content).hexdigest()[:12], content
 
@@ -57,7 +58,7 @@ def boot_line(*, bridge: bool, keep: bool) -> bytes:
     source = (resources.files(_PACKAGE) / "agent" / _BOOT).read_text("utf-8")
     config = {
         "digest": digest,
-        "archive": base64.b64encode(archive).decode(),
+        "archive": base64.b64encode(zlib.compress(archive, 9)).decode(),
         "sentinel": SENTINEL.decode(),
         "protocol": str(PROTOCOL),
         "older": " ".join(str(protocol) for protocol in range(PROTOCOL - 1, OLDEST_PROTOCOL - 1, -1)),

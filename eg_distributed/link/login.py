@@ -34,7 +34,7 @@ async def log_in(host: str, settings: Distributed) -> asyncssh.SSHClientConnecti
     while True:
         remaining = deadline - asyncio.get_running_loop().time()
         try:
-            return await asyncio.wait_for(_connect_ssh(host, settings), max(remaining, 0.1))
+            return await _connect_within(max(remaining, 0.1), host, settings)
         except (asyncssh.ConnectionLost, ConnectionResetError) as error:
             if deadline - asyncio.get_running_loop().time() < 1:
                 raise _login_error(error, host, settings) from error
@@ -43,6 +43,27 @@ async def log_in(host: str, settings: Distributed) -> asyncssh.SSHClientConnecti
             raise
         except (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError) as error:
             raise _login_error(error, host, settings) from error
+
+
+async def _connect_within(seconds: float, host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
+    """Return a connection that is made within *seconds*; raises asyncio.TimeoutError, and what the attempt raises.
+
+    Not by asyncio.wait_for: up to Python 3.11 it may take a result in place of a cancellation that comes in the same moment.
+    asyncssh uses it as well, so an attempt can end with a connection after it was cancelled, and that one has to be closed.
+    """
+    attempt = asyncio.ensure_future(_connect_ssh(host, settings))
+    try:
+        done, _ = await asyncio.wait({attempt}, timeout=seconds)
+        if not done:
+            raise asyncio.TimeoutError
+        return attempt.result()
+    except BaseException:  # cancellation included
+        while not attempt.done():
+            attempt.cancel()
+            await asyncio.wait({attempt}, timeout=1.0)
+        if not attempt.cancelled() and attempt.exception() is None:
+            attempt.result().abort()
+        raise
 
 
 async def _connect_ssh(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ from tests.unit.conftest import Hosts
 from tests.until import until
 
 SOURCE = Path(boot_module.__file__).read_text("utf-8")
+
+
+def packed(archive: bytes) -> str:
+    """Return *archive* as a boot's configuration has it."""
+    return base64.b64encode(zlib.compress(archive)).decode()
 
 
 def booted(before: str = "", python: str = sys.executable, **config: object) -> tuple[str, dict[str, object]]:
@@ -96,7 +102,7 @@ async def test_an_agent_outlives_what_started_it(visitor: Visitor) -> None:
 
 def boot_of_another_release(**config: object) -> dict[str, object]:
     """Boot with the same code under another digest."""
-    archive = base64.b64encode(agent_archive()[1]).decode()
+    archive = packed(agent_archive()[1])
     values: dict[str, Any] = {"digest": "other", "archive": archive, **config}
     return booted(**values)[1]
 
@@ -174,7 +180,7 @@ def test_another_folder_is_used_where_the_first_one_cannot_be(
 
 async def test_an_agent_that_ends_at_its_start_says_why(home: Path) -> None:
     """An archive that cannot run is an error with the agent's own last words, not a time-out."""
-    _, answer = await asyncio.to_thread(booted, archive="bm8gYXJjaGl2ZQ==")
+    _, answer = await asyncio.to_thread(booted, archive=packed(b"no archive"))
     assert answer["ok"] is False
     assert "the agent ended at its start (exit code 1)" in str(answer["error"])
     assert "SyntaxError" in str(answer["error"])
@@ -226,7 +232,7 @@ def agent_of_protocol(number: int) -> str:
                 f"\nPROTOCOL = {PROTOCOL}\n".encode(), f"\nPROTOCOL = {number}\n".encode()
             )
             theirs.writestr(name, content)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return packed(buffer.getvalue())
 
 
 @pytest_asyncio.fixture
@@ -287,7 +293,7 @@ async def test_an_older_agent_that_stands_still_is_ended(earlier: Visitor) -> No
     await earlier.ended()
     before = "space['END_DEADLINE'] = 0.2; space['end'] = lambda pid, signum: signum == 9 and space['os'].kill(pid, 9)"
     digest, archive = agent_archive()
-    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1)}
+    ours = {"digest": digest, "archive": packed(archive), "older": str(PROTOCOL - 1)}
     _, answer = await asyncio.to_thread(booted, before, **ours)
     assert answer["ok"], answer
     now = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "now")
@@ -302,7 +308,7 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     earlier.close()
     await earlier.ended()
     digest, archive = agent_archive()
-    ours = {"digest": digest, "archive": base64.b64encode(archive).decode(), "older": str(PROTOCOL - 1), "keep": "yes"}
+    ours = {"digest": digest, "archive": packed(archive), "older": str(PROTOCOL - 1), "keep": "yes"}
     _, answer = await asyncio.to_thread(booted, **ours)
     assert Path(str(answer["socket"])).name == f"agent-{PROTOCOL - 1}.sock"
     back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")

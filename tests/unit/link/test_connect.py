@@ -347,6 +347,23 @@ async def test_a_cancelled_attempt_leaves_no_connection(hosts: Hosts, settings: 
     await until("all connections are closed", lambda: not sshd.open_connections)
 
 
+async def test_cancellation_at_any_moment_of_a_login_leaves_no_connection(hosts: Hosts, settings: Distributed) -> None:
+    """Also where it comes in the very moment in which the login succeeds."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "exec sleep 60"
+    for turns in range(60):
+        sshd.users.clear()
+        attempt = asyncio.ensure_future(connect("node1", settings))
+        await until("a user logs in", lambda: sshd.users, pause=0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        await asyncio.wait({attempt})
+        await until(
+            f"all connections are closed, {turns} turns after the login began", lambda: not sshd.open_connections
+        )
+
+
 async def test_a_cut_is_noticed(hosts: Hosts, settings: Distributed) -> None:
     """A link whose connection is gone says so, and opens nothing any more."""
     (sshd,) = await hosts("node1")

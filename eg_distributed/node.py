@@ -133,12 +133,13 @@ class Node:
                 raise HostUnresponsive(
                     "the connection was lost again at once", host=self.name, remedy="check the network to the host"
                 )
+        # Not narrower: whatever ends the attempt, no link may stay; and starts move on to the next host, and coming back goes on,
+        # only after a HostError.
         except BaseException as error:
             if link is not None:
                 link.close()
             if isinstance(error, HostError) or not isinstance(error, Exception):
                 raise
-            # Not narrower: starts move on to the next host, and coming back goes on, only after a HostError.
             log.exception("%s: an unexpected error", self.name)
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"

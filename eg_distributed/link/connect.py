@@ -207,6 +207,8 @@ async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:
             host=host,
             remedy="the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
         )
+    for place in answer.get("passed_over", [])[:4]:
+        log.warning("%s: its agent is not in %s", host, str(place)[:300])
     return str(answer["socket"])
 
 

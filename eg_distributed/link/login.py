@@ -359,13 +359,10 @@ def _options(
         "env": configuration.set_env,
         "request_pty": False,
     }
-    for keyword, argument, names in (
-        ("kexalgorithms", "kex_algs", configuration.key_exchanges),
-        ("macs", "mac_algs", configuration.macs),
-        ("pubkeyacceptedalgorithms", "signature_algs", configuration.public_key_algorithms),
-    ):
-        if keyword in configuration.chosen:
-            options[argument] = list(names)
+    # Where ssh_config says nothing, key exchanges and MACs are ssh's own: asyncssh would take some that ssh no longer does.
+    options["kex_algs"], options["mac_algs"] = list(configuration.key_exchanges), list(configuration.macs)
+    if "pubkeyacceptedalgorithms" in configuration.chosen:
+        options["signature_algs"] = list(configuration.public_key_algorithms)
     for keyword, names in (
         ("Ciphers", configuration.ciphers),
         ("HostKeyAlgorithms", configuration.host_key_algorithms),

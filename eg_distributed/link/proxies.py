@@ -13,6 +13,9 @@ __all__ = ["ProxyProcess"]
 
 _MOST_HEARD: Final = 4096
 """Bytes of its last words that are kept."""
+_HEARD_AT_ONCE: Final = 65536
+_PAUSE: Final = 0.1
+"""Seconds between two looks at complaints beyond that many bytes."""
 _LAST_WORDS_SECONDS: Final = 1.0
 """For a proxy's complaint and its end after the connection broke."""
 
@@ -20,12 +23,13 @@ _LAST_WORDS_SECONDS: Final = 1.0
 class ProxyProcess:
     """A running ProxyCommand; `socket` is the way to the host. The login owns it, and its connection afterwards."""
 
-    def __init__(self, process: asyncio.subprocess.Process, way: socket.socket, passes_socket: bool) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, way: socket.socket, complaints: int, passes_socket: bool
+    ) -> None:
         self.socket = way
         self.passes_socket = passes_socket
         self._process = process
-        self._heard = b""
-        self._hearing = asyncio.ensure_future(self._hear())
+        self._complaints = _Complaints(complaints)
 
     @classmethod
     async def start(cls, command: str, *, passes_socket: bool = False) -> ProxyProcess:
@@ -34,6 +38,8 @@ class ProxyProcess:
         Its complaints go into a buffer of their own: asyncssh's ProxyCommand has no shell, and mixes them into SSH's stream.
         """
         ours, theirs = socket.socketpair()
+        # Not asyncio's own pipe: what is left in it when nobody reads any more keeps `wait` from ever ending.
+        complaints, complaining = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 os.environ.get("SHELL") or "/bin/sh",
@@ -42,16 +48,18 @@ class ProxyProcess:
                 f"exec {command}",
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
-                stderr=asyncio.subprocess.PIPE,
+                stderr=complaining,
                 start_new_session=True,
             )
         except BaseException:  # cancellation included: nothing may stay open
             ours.close()
+            os.close(complaints)
             raise
         finally:
             theirs.close()
+            os.close(complaining)
         ours.setblocking(False)
-        return cls(process, ours, passes_socket)
+        return cls(process, ours, complaints, passes_socket)
 
     async def connected(self) -> socket.socket:
         """Return the socket to speak SSH over: the proxy's own, or the one that it passes (ProxyUseFdpass); raises OSError."""
@@ -75,9 +83,11 @@ class ProxyProcess:
     async def last_words(self) -> str:
         """Return what it complained of and how it ended, empty if it said nothing and still runs."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._hearing), _LAST_WORDS_SECONDS)
+            await asyncio.wait_for(self._complaints.ended.wait(), _LAST_WORDS_SECONDS)
             await asyncio.wait_for(self._process.wait(), _LAST_WORDS_SECONDS)
-        lines = [line.strip() for line in self._heard.decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in self._complaints.heard.decode("utf-8", "replace").splitlines() if line.strip()
+        ]
         said = f"said {lines[-1][-300:]!r}" if lines else ""
         code = self._process.returncode
         ended = "" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
@@ -86,7 +96,7 @@ class ProxyProcess:
     def close(self) -> None:
         """End it and all that it started; asyncssh calls this when the connection is closed."""
         self.socket.close()
-        self._hearing.cancel()
+        self._complaints.close()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -97,11 +107,43 @@ class ProxyProcess:
         """Wait until it is gone, which SIGKILL makes soon."""
         await self._process.wait()
 
-    async def _hear(self) -> None:
-        """Keep the end of what it complains of, for as long as it runs: a full pipe would stop it."""
-        assert self._process.stderr is not None
-        while chunk := await self._process.stderr.read(4096):
-            self._heard = (self._heard + chunk)[-_MOST_HEARD:]
+
+class _Complaints:
+    """The end of what a proxy says on stderr, read for as long as it runs, since a full pipe would stop it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.heard = b""
+        self.ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._descriptor: int | None = descriptor
+        self._read = 0
+        os.set_blocking(descriptor, False)
+        self._loop.add_reader(descriptor, self._take)
+
+    def close(self) -> None:
+        """Read no more; what was heard stays."""
+        if self._descriptor is not None:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+        self.ended.set()
+
+    def _take(self) -> None:
+        if self._descriptor is None:
+            return
+        chunk = os.read(self._descriptor, 4096)
+        if not chunk:
+            self.close()
+            return
+        self.heard = (self.heard + chunk)[-_MOST_HEARD:]
+        self._read += len(chunk)
+        if self._read > _HEARD_AT_ONCE:  # one that never stops complaining can't have this loop for itself
+            self._loop.remove_reader(self._descriptor)
+            self._loop.call_later(_PAUSE, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if self._descriptor is not None:
+            self._loop.add_reader(self._descriptor, self._take)
 
 
 def _set(future: asyncio.Future[None]) -> None:

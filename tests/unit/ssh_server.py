@@ -29,6 +29,9 @@ class Sshd:
         """What the login shell runs; around it, or in its place, a test may put noise."""
         self.env: dict[str, str] = {}
         self.users: list[str] = []
+        self.patience = asyncio.Event()
+        """Logins are answered while it is set; a host whose PAM takes its time has it cleared."""
+        self.patience.set()
         self.jumped = 0  # connections to other hosts through this one
         self.forwarded = 0  # channels to UNIX sockets, opened or refused
         self.key = asyncssh.generate_private_key("ssh-ed25519")
@@ -168,8 +171,9 @@ class _Visit(asyncssh.SSHServer):
         if self._connection is not None:
             self._sshd.lost(self._connection)
 
-    def begin_auth(self, username: str) -> bool:
+    async def begin_auth(self, username: str) -> bool:
         self._sshd.users.append(username)
+        await self._sshd.patience.wait()
         return True
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:

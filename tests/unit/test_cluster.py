@@ -170,6 +170,57 @@ async def test_a_hung_host_costs_its_deadline_and_no_bystander(
     hung.wire.thaw()
 
 
+async def test_a_slow_login_is_left_to_itself_and_is_no_fault(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """A start that may go elsewhere does so, while the login of a slow host goes on; the host is not marked as failed."""
+    settings.connect_timeout = 1.0
+    slow, _ = await hosts("node1", "node2")
+    slow.patience.clear()
+    assert where(await start(cluster, "k1", "node1 node2")) == "node2"
+    assert cluster.host("node1").node.last_error is None
+    assert where(await start(cluster, "k2", "node1 node2")) == "node2"
+    slow.patience.set()
+    await asyncio.wait_for(cluster.host("node1").node.connected.wait(), DEADLINE)
+    assert len(slow.users) == 1
+    assert where(await start(cluster, "k3", "node1", pin="node1")) == "node1"
+
+
+async def test_a_pinned_start_waits_for_a_slow_login(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+    """Where a start has no other host, a login that makes progress may take longer than the connect timeout."""
+    settings.connect_timeout = 0.5
+    (slow,) = await hosts("node1")
+    slow.patience.clear()
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1"))
+    await until("the login is slow", cluster.host("node1").node.is_slow)
+    slow.patience.set()
+    assert where(await starting) == "node1"
+
+
+async def test_where_all_others_fail_a_slow_login_is_waited_for(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """A host that was left for its slow login takes the kernel after all, if no other can."""
+    settings.connect_timeout = 0.5
+    slow, broken = await hosts("node1", "node2")
+    slow.patience.clear()
+    broken.wire.refuse()
+    starting = asyncio.ensure_future(start(cluster, "k1", "node1 node2"))
+    await until("the other has failed", lambda: cluster.host("node2").node.last_error)
+    slow.patience.set()
+    assert where(await starting) == "node1"
+
+
+async def test_a_host_is_one_by_all_its_spellings(cluster: Cluster, hosts: Hosts) -> None:
+    """Capitals and a dot at the end make no second connection and no second count; pins may use them as well."""
+    (sshd,) = await hosts("node1")
+    for number, name in enumerate(("node1", "NODE1.", "Node1")):
+        assert where(await start(cluster, f"k{number}", "node1", pin=name)) == "node1"
+    assert where(await start(cluster, "k4", "NODE1")) == "node1"
+    assert sshd.wire.connections == 1
+    assert cluster.count("NODE1") == 4
+
+
 async def test_a_host_that_hangs_during_a_start_is_left_and_cleaned_later(
     cluster: Cluster, hosts: Hosts, settings: Distributed, short: Path
 ) -> None:

@@ -24,6 +24,9 @@ from .node_owner import NodeOwner
         ("['a', \"b\"]", ("a", "b")),
         ("", ()),
         ([], ()),
+        ("Node1,node1,NODE1.,node2", ("Node1", "node2")),
+        ("::1,0:0:0:0:0:0:0:1,FE80::1%eth0,fe80::1%eth0", ("::1", "FE80::1%eth0")),
+        ("[::1]", ("::1",)),
         ("10.0.0.1,::1,fe80::1%eth0,my_host.example", ("10.0.0.1", "::1", "fe80::1%eth0", "my_host.example")),
     ],
 )
@@ -39,6 +42,21 @@ def test_what_can_be_no_host_is_refused(name: str) -> None:
     """A name that could be an option or a command reaches no ssh."""
     with pytest.raises(RequestInvalid, match="is no host name"):
         parse_hosts([name])
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "port"),
+    [
+        ("node1:22", "node1", "22"),
+        ("node1.example.org:2222", "node1.example.org", "2222"),
+        ("[fe80::1]:22", "fe80::1", "22"),
+    ],
+)
+def test_a_port_is_refused_with_the_way_to_say_it(name: str, host: str, port: str) -> None:
+    """A port in a list of hosts belongs into ssh_config, and the error has the two lines to write."""
+    with pytest.raises(RequestInvalid, match="has a port") as refused:
+        parse_hosts(["a", name])
+    assert f"`Host {host}` and `Port {port}`" in str(refused.value)
 
 
 async def test_a_host_is_unhealthy_for_a_while_after_a_failure() -> None:

@@ -1,0 +1,350 @@
+"""The ways to a host, the keys that are offered, and what a login that goes wrong says; the host is a real SSH server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused
+from eg_distributed.link.aside import aside
+from eg_distributed.link.configuration import Configuration, Hop, own_user
+from eg_distributed.link.connect import is_here
+from eg_distributed.link.dial import dial, look_up
+from eg_distributed.link.identities import identities_of
+from eg_distributed.link.known_hosts import host_keys_of
+from eg_distributed.link.login import Progress, log_in
+from eg_distributed.link.revoked import RevokedKeys
+from eg_distributed.settings import Distributed
+from tests.unit.conftest import Hosts
+from tests.unit.ssh_server import USER, Sshd
+from tests.until import until, until_in_thread
+
+
+def of_home(sshd: Sshd, home: Path, more: str = "") -> Distributed:
+    """Put the host's part into ~/.ssh/config, behind *more*, and return settings that name no file."""
+    (home / ".ssh/config").write_text(more + sshd.config())
+    return Distributed()
+
+
+# -- what was checked is what is used ----------------------------------------------------------------------------------
+
+
+async def test_the_homes_ssh_config_leads_the_login(hosts: Hosts, home: Path) -> None:
+    """Without Distributed.ssh_config, user, port, key and jump host come from ~/.ssh/config."""
+    node, gate = await hosts("node1", "gate")
+    (home / ".ssh/config").write_text(f"Host node1\n  ProxyJump gate\n{node.config()}{gate.config()}")
+    connection = await log_in("node1", Distributed())
+    assert (node.users, gate.jumped) == ([USER], 1)
+    connection.close()
+
+
+async def test_no_file_of_known_hosts_trusts_nobody(hosts: Hosts, home: Path) -> None:
+    """`UserKnownHostsFile none` in ~/.ssh/config turns no check off, as it does not for ssh."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home, "Host *\n  UserKnownHostsFile none\n  GlobalKnownHostsFile none\n")
+    with pytest.raises(HostKeyRejected, match="ssh_config names no file of known hosts"):
+        await log_in("node1", settings)
+    assert sshd.users == []
+
+
+async def test_every_file_of_known_hosts_is_named(hosts: Hosts, home: Path) -> None:
+    """The error lists all files that were looked into, with what was wrong with each, and bad lines by number."""
+    (sshd,) = await hosts("node1")
+    (home / "first").write_text("node9.lab.te\n")
+    settings = of_home(
+        sshd, home, f"Host *\n  UserKnownHostsFile {home}/first {home}/second\n  GlobalKnownHostsFile {home}\n"
+    )
+    with pytest.raises(HostKeyRejected) as refused:
+        await log_in("node1", settings)
+    said = str(refused.value)
+    assert f"{home}/first, {home}/second (missing), {home} (Is a directory)" in said
+    assert f"{home}/first line 1 is passed over: the line is cut off" in said
+    assert f"put its key into {home}/first" in said
+
+
+async def test_a_refused_login_lists_what_was_offered_and_what_was_not(hosts: Hosts, home: Path) -> None:
+    """Keys that were tried are named with their fingerprints, those that can't be used with the reason."""
+    (sshd,) = await hosts("node1")
+    (sshd.folder / "authorized").write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_public_key())
+    (home / "broken").write_text("garbage")
+    locked = asyncssh.generate_private_key("ssh-ed25519").export_private_key("pkcs8-pem", "secret")
+    (home / "locked").write_bytes(locked)
+    for name in ("broken", "locked"):
+        (home / name).chmod(0o600)
+    more = f"Host *\n  IdentityFile {home}/missing\n  IdentityFile {home}/broken\n  IdentityFile {home}/locked\n"
+    with pytest.raises(LoginRefused) as refused:
+        await log_in("node1", of_home(sshd, home, more))
+    said = str(refused.value)
+    assert f"offered: {sshd.folder}/id ({sshd.user_key.get_fingerprint()})" in said
+    assert f"{home}/missing (missing)" in said
+    assert f"{home}/locked (encrypted: give it to ssh-agent)" in said
+
+
+# -- proxies -----------------------------------------------------------------------------------------------------------
+
+
+def proxied(sshd: Sshd, home: Path, command: str) -> Distributed:
+    """Return settings by which the host is reached through *command*."""
+    return of_home(sshd, home, f"Host node1\n  ProxyCommand {command}\n")
+
+
+PIPE = """
+import os, socket, sys, threading
+host = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def back():
+    while data := host.recv(65536):
+        os.write(1, data)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    host.sendall(data)
+"""
+"""A proxy without other programs: both directions between its ends and the host."""
+
+
+def proxy(home: Path, before: str = "") -> str:
+    """Return a ProxyCommand that runs *before* in its shell, and then leads to the host."""
+    (home / "pipe.py").write_text(PIPE)
+    (home / "proxy.sh").write_text(f"{before}\nexec {sys.executable} {home}/pipe.py $1\n")
+    return f"sh {home}/proxy.sh %p"
+
+
+@pytest.mark.parametrize(
+    "before", ["", "exec 2>/dev/null", "echo noise >&2", "(sleep 0.05; echo noise >&2) &", "yes >&2 &"]
+)
+async def test_a_proxys_noise_does_not_matter(hosts: Hosts, home: Path, before: str) -> None:
+    """What a ProxyCommand says on stderr, or that it closes it, does not disturb the login."""
+    (sshd,) = await hosts("node1")
+    connection = await log_in("node1", proxied(sshd, home, proxy(home, before)))
+    assert (await connection.run("echo hi")).stdout == "hi\n"
+    connection.close()
+    await connection.wait_closed()
+
+
+async def test_a_proxy_is_a_line_for_the_shell(hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables, substitutions, redirections and comments mean what they mean to the user's shell."""
+    (sshd,) = await hosts("node1")
+    monkeypatch.setenv("SCRIPT", "proxy.sh")
+    line = proxy(home).replace("proxy.sh", "$SCRIPT").replace("%p", "$(printf %%s %p) ${NOPE:-x} 2>/dev/null # Ann's")
+    (await log_in("node1", proxied(sshd, home, line))).close()
+    assert sshd.users == [USER]
+
+
+async def test_what_a_proxy_says_is_in_the_error(hosts: Hosts, home: Path) -> None:
+    """A proxy that fails is quoted, with its exit code and the command line, and at once."""
+    (sshd,) = await hosts("node1")
+    with pytest.raises(HostUnreachable) as failed:
+        await log_in("node1", proxied(sshd, home, "sh -c 'echo bastion says no >&2; exit 3'"))
+    said = str(failed.value)
+    assert "ProxyCommand said 'bastion says no' and ended with code 3" in said
+    assert "exit 3" in said
+
+
+async def test_a_proxy_ends_with_its_connection(hosts: Hosts, home: Path) -> None:
+    """Closing the connection, and giving the attempt up, ends the proxy and what it started."""
+    (sshd,) = await hosts("node1")
+    pid_file = home / "pid"
+    connection = await log_in("node1", proxied(sshd, home, proxy(home, f"echo $$ >{pid_file}")))
+    pid = int(pid_file.read_text())
+    connection.close()
+    await until_in_thread("the proxy is gone", lambda: not Path(f"/proc/{pid}").exists())
+    pid_file.unlink()
+    line = proxy(home, f"echo $$ >{pid_file}; exec sleep 600")
+    attempt = asyncio.ensure_future(log_in("node1", proxied(sshd, home, line)))
+    await until("the proxy runs", lambda: pid_file.exists() and pid_file.read_text().strip())
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    pid = int(pid_file.read_text())
+    await until_in_thread("the proxy is gone", lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_jump_hosts_that_name_each_other_are_refused(hosts: Hosts, home: Path) -> None:
+    """A circle of jump hosts ends with an error, not never; nothing stays open."""
+    node, one, two = await hosts("node1", "one", "two")
+    circle = "Host node1\n  ProxyJump one\nHost one\n  ProxyJump two\nHost two\n  ProxyJump one\n"
+    (home / ".ssh/config").write_text(circle + node.config() + one.config() + two.config())
+    try:
+        (await log_in("node1", Distributed())).close()
+    except HostUnreachable as error:
+        assert "jump host" in str(error)  # noqa: PT017 - either end is right: it was left out, or refused
+    await until("all connections are closed", lambda: not any(each.open_connections for each in (node, one, two)))
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_login_may_take_its_time(hosts: Hosts, home: Path) -> None:
+    """Once sshd has answered, the connect timeout no longer counts."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.connect_timeout = 0.5
+    sshd.patience.clear()
+    progress = Progress()
+    attempt = asyncio.ensure_future(log_in("node1", settings, progress))
+    await asyncio.wait({attempt}, timeout=1.0)
+    assert not attempt.done()
+    assert progress.answered
+    sshd.patience.set()
+    (await attempt).close()
+
+
+async def test_a_login_that_never_ends_says_how_far_it_came(hosts: Hosts, home: Path) -> None:
+    """The error has what was done, in which time, and what it was doing."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.login_timeout = 0.5
+    sshd.patience.clear()
+    with pytest.raises(
+        HostUnreachable,
+        match=r"login was not over after 0\.5 s: connected in \d.* s, sshd answered in .*it was logging in",
+    ):
+        await log_in("node1", settings)
+    await until("the connection is closed", lambda: not sshd.open_connections)
+
+
+async def test_ssh_configs_timeout_counts(home: Path) -> None:
+    """ConnectTimeout is honoured where the setting says nothing, and the error tells a silent host from a dead one."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        (home / ".ssh/config").write_text(f"Host node1\n  HostName 127.0.0.1\n  Port {port}\n  ConnectTimeout 1\n")
+        with pytest.raises(
+            HostUnreachable, match=r"connected in .*; no answer within 1 s while waiting for sshd's first words"
+        ):
+            await log_in("node1", Distributed())
+
+
+@pytest.fixture
+def deaf() -> Iterator[tuple[str, int]]:
+    """An address that lets nobody in: its queue is full, so that the system answers no more attempts."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.2", 0))
+        server.listen(0)
+        address = server.getsockname()
+        fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(address)
+            fillers.append(filler)
+        yield address
+        for filler in fillers:
+            filler.close()
+
+
+async def test_all_addresses_of_a_name_are_tried(deaf: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that drops packets costs a quarter of a second, not the host."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", deaf[1]))
+        server.listen()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", deaf),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", server.getsockname()),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        way = await dial(await look_up("anything", deaf[1], socket.AF_UNSPEC, 1), 30)
+        assert way.getpeername() == server.getsockname()
+        way.close()
+
+
+async def test_addresses_that_refuse_are_said_before_those_that_are_silent(deaf: tuple[str, int]) -> None:
+    """Of several failures the one that says most is told."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        target = closed.getsockname()
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    with pytest.raises(ConnectionRefusedError):
+        await dial([(*kind, deaf), (*kind, target)], 0.5)
+    with pytest.raises(asyncio.TimeoutError):
+        await dial([(*kind, deaf)], 0.2)
+
+
+async def test_what_hangs_hangs_once() -> None:
+    """A look-up that never comes back takes one thread, however often it is asked for, and nobody else's."""
+    release, calls = threading.Event(), []
+
+    def hang() -> str:
+        calls.append(1)
+        release.wait()
+        return "late"
+
+    waiting = [asyncio.ensure_future(aside("hangs", hang)) for _ in range(50)]
+    assert await asyncio.wait_for(aside("other", lambda: "quick"), 5) == "quick"
+    waiting[0].cancel()
+    release.set()
+    assert await asyncio.gather(*waiting[1:]) == ["late"] * 49
+    assert len(calls) == 1
+
+
+# -- this machine ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "here"),
+    [
+        ("localhost", {}, True),
+        ("LOCALHOST.", {}, True),
+        ("127.0.0.1", {}, True),
+        (socket.gethostname(), {}, True),
+        ("node1", {}, False),
+        ("127.0.0.1", {"port": 2222}, False),
+        ("localhost", {"hostname": "node1.lab.test"}, False),
+        ("localhost", {"user": "svc"}, False),
+        ("localhost", {"jumps": (Hop("gate"),)}, False),
+        ("localhost", {"proxy_command": "nc gate 22"}, False),
+        ("tunnel", {"hostname": "127.0.0.1", "port": 2222}, False),
+    ],
+)
+async def test_this_machine_is_a_shortcut_only_for_its_own_user(
+    host: str, changes: dict[str, object], *, here: bool
+) -> None:
+    """Another user, port, proxy or name in ssh_config means SSH: kernels never silently get the gateway's own account."""
+    values = {"hostname": host.lower(), "port": 22, "user": own_user(), **changes}
+    assert await is_here(host, Configuration(host=host, **values)) is here  # type: ignore[arg-type]
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_that_hangs_costs_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped ssh-agent is passed over and named; files are offered all the same."""
+    monkeypatch.setattr("eg_distributed.link.identities._SECONDS", 0.3)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(home / "agent"))
+        agent.listen()
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(str(home / "id"))
+        (home / "id").chmod(0o600)
+        found = await identities_of(
+            Configuration("a", "a", 22, "u", identities=(home / "id",), identity_agent=str(home / "agent"))
+        )
+    assert len(found.pairs) == 1
+    assert found.passed_over == [f"ssh-agent at {home}/agent (it does not answer)"]
+    found.close()
+
+
+async def test_known_types_are_offered_first(home: Path) -> None:
+    """The algorithms of keys on file come first, then the others, so that a changed type is told as a changed key."""
+    key = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+    (home / "kh").write_text(f"a {key.export_public_key().decode()}")
+    names = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256")
+    configuration = Configuration("a", "a", 22, "u", known_hosts=(home / "kh",), host_key_algorithms=names)
+    keys = await host_keys_of(configuration)
+    assert keys.algorithms(configuration) == ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519", "ecdsa-sha2-nistp256"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"SSHKRL\n\0", b"SSHKRL\n\0\0\0\0\1", b"SSHKRL\n\0\0\0\0\2" + b"\0" * 60, b"nonsense\n"]
+)
+def test_a_broken_list_of_revoked_keys_is_refused(home: Path, data: bytes) -> None:
+    """What can't be read revokes everything, as with ssh: the reader says so instead of passing it over."""
+    (home / "krl").write_bytes(data)
+    with pytest.raises(ValueError, match=r".*"):
+        RevokedKeys.read(home / "krl")

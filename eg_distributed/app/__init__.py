@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="command", required=True)
     kernels = verbs.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
     kernels.add_argument("--orphans", action="store_true", help="only those that no gateway answers for now")
-    end = verbs.add_parser("end", parents=[common], help="end one kernel: no process of it stays, and no file but its log")
+    end = verbs.add_parser(
+        "end", parents=[common], help="end one kernel: no process of it stays, and no file but its log"
+    )
     end.add_argument("--force", action="store_true", help="even if a gateway answers for it")
     end.add_argument("host", metavar="HOST")
     end.add_argument("kernel", metavar="KERNEL", help="its id, as `kernels` shows it")

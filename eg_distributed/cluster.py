@@ -320,8 +320,14 @@ class Cluster:
             given = self.settings.runtime_dir
             token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
             folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found = folder.lstat()
+            except OSError as error:
+                raise DistributedError(
+                    f"{folder} cannot be made for kernels' sockets ({error.strerror})",
+                    remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
+                ) from error
             if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
                 raise DistributedError(
                     f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"

@@ -3,6 +3,7 @@
     jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
+    jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
 
@@ -33,7 +34,7 @@ from eg_distributed.hosts import HostSet, parse_hosts
 from eg_distributed.kernelspecs import commands
 from eg_distributed.settings import Distributed
 
-from . import logs
+from . import doctor, logs
 
 __all__ = ["main"]
 
@@ -58,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "kernels":
             return _list(cluster, hosts, orphans=options.orphans, as_json=options.json)
+        if options.command == "doctor":
+            named = parse_hosts([name for word in options.host for name in word.split(",")])
+            return doctor.run(cluster, named or hosts, as_json=options.json)
         if options.command == "logs":
             how = {"follow": options.follow, "previous": options.previous, "as_json": options.json}
             return logs.show(cluster, hosts, options.kernel, **how)
@@ -108,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     how = log.add_mutually_exclusive_group()
     how.add_argument("-f", "--follow", action="store_true", help="go on until the kernel ends")
     how.add_argument("--previous", action="store_true", help="of the start before the last one, as after a restart")
+    examined = verbs.add_parser(
+        "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
+    )
+    examined.add_argument("host", metavar="HOST", nargs="*", help="default: all of the gateway's hosts")
     commands.add_parsers(verbs)
     return parser
 

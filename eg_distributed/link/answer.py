@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from eg_distributed.errors import AgentUnavailable
 from eg_distributed.protocol import SENTINEL
-from eg_distributed.wire import Reader
+from eg_distributed.wire import Message, Reader
 
 BLANK_LINES = b"\n" * 3
 """Sent ahead of the agent: a start-up file that reads its input takes a line of these, and not of the agent."""
@@ -47,24 +47,40 @@ class BootAnswer:
         self._host = host
         self._sent = sent
         self._exit_code = exit_code
+        self.noise = 0
+        """Bytes that the login printed before the answer."""
+        self.last_noise = ""
+        """The end of those."""
         self._tail = b""  # the end of what came on stdout
         self._noise = 0  # bytes
 
     async def read_within(self, seconds: float) -> str:
         """Return the path of the agent's socket; raises AgentUnavailable, also where it has not come after *seconds*."""
+        answer = await self.message_within(seconds)
+        if not answer["ok"]:
+            raise self._unavailable(
+                f"the agent cannot run: {answer['error']}",
+                "the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
+            )
+        return str(answer["socket"])
+
+    async def message_within(self, seconds: float) -> Message:
+        """Return the message behind the sentinel; raises AgentUnavailable, also where it has not come after *seconds*."""
         try:
             return await asyncio.wait_for(self._read(), seconds)
         except asyncio.TimeoutError:
             raise self._silence(seconds) from None
 
-    async def _read(self) -> str:
+    async def _read(self) -> Message:
         while SENTINEL not in self._tail:
             chunk = await self._stdout.read(65536)
             self._noise += len(chunk)
             self._tail = self._tail[-_KEPT:] + chunk
             if not chunk or self._noise > _MAX_NOISE or self._is_echo(chunk):
                 raise await self._refusal(ended=not chunk)
-        said = self._tail.partition(SENTINEL)[2]
+        noise, _, said = self._tail.partition(SENTINEL)
+        self.noise = self._noise - len(SENTINEL) - len(said)
+        self.last_noise = _shown(noise)
         while b"\n" not in said:
             chunk = await self._stdout.read(65536)
             said += chunk
@@ -72,13 +88,8 @@ class BootAnswer:
                 raise self._unavailable(
                     "the agent's answer is cut off", "check whether the node ends what logins start"
                 )
-        answer = json.loads(said.partition(b"\n")[0])
-        if not answer["ok"]:
-            raise self._unavailable(
-                f"the agent cannot run: {answer['error']}",
-                "the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
-            )
-        return str(answer["socket"])
+        message: Message = json.loads(said.partition(b"\n")[0])
+        return message
 
     def _is_echo(self, said: bytes) -> bool:
         """Return True if *said* has a piece of what was sent in it."""

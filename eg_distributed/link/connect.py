@@ -56,6 +56,11 @@ def is_gateway(name: str) -> bool:
             return False
 
 
+async def is_this_machine(host: str) -> bool:
+    """Return True if *host* is served without SSH."""
+    return is_gateway(host) or await _is_full_name(host)
+
+
 async def _is_full_name(name: str) -> bool:
     """Whether *name* is this machine's own name with its domain; looked up only where it begins like the short one."""
     bare, own = name.lower().rstrip("."), socket.gethostname().lower()
@@ -81,7 +86,7 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False) -> Li
 
     Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
     """
-    if is_gateway(host) or await _is_full_name(host):
+    if await is_this_machine(host):
         return await _connect_locally(host, settings, keep)
     connection = await log_in(host, settings)
     try:
@@ -114,7 +119,7 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False) -> Li
 
 async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, keep: bool) -> str:
     """Have an agent on the node and return its socket's path there."""
-    process, answer = await _execute(connection, host, settings, boot_line(bridge=False, keep=keep))
+    process, answer = await execute(connection, host, settings, boot_line(bridge=False, keep=keep))
     try:
         return await answer.read_within(settings.bootstrap_timeout)
     finally:
@@ -135,16 +140,19 @@ async def _try_forwarding(connection: asyncssh.SSHClientConnection, path: str) -
 
 
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, keep: bool) -> Link:
-    process, answer = await _execute(connection, host, settings, boot_line(bridge=True, keep=keep))
+    process, answer = await execute(connection, host, settings, boot_line(bridge=True, keep=keep))
     await answer.read_within(settings.bootstrap_timeout)
     client = BridgeClient(Shielded(process.stdout), ShieldedWriter(process.stdin))
     return BridgedLink(connection, client)
 
 
-async def _execute(
+async def execute(
     connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, line: bytes
 ) -> tuple[asyncssh.SSHClientProcess[bytes], BootAnswer]:
-    """Have the node's python3 read *line*; return its process, and what reads its answer. Raises AgentUnavailable."""
+    """Have the node's python3 read *line*; return its process, and what reads its answer. Raises AgentUnavailable.
+
+    Called here, and by `examination` for the doctor.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SESSION_DEADLINE
     while True:
@@ -176,6 +184,24 @@ async def _exit_code(process: asyncssh.SSHClientProcess[bytes]) -> int | None:
 
 async def _connect_locally(host: str, settings: Distributed, keep: bool) -> Link:
     """Bring the same agent up on this machine, without SSH."""
+    process, answer = await execute_here(host, boot_line(bridge=False, keep=keep))
+    try:
+        path = await answer.read_within(settings.bootstrap_timeout)
+        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
+    except AgentUnavailable:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            process.kill()
+        raise
+    except asyncio.TimeoutError:
+        process.kill()
+        raise AgentUnavailable(
+            "no agent answered on this machine", host=host, remedy="check its load and disk"
+        ) from None
+    return LocalLink(path)
+
+
+async def execute_here(host: str, line: bytes) -> tuple[asyncio.subprocess.Process, BootAnswer]:
+    """Have a python3 of this machine read *line*, as `execute` does over SSH."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
@@ -190,19 +216,5 @@ async def _connect_locally(host: str, settings: Distributed, keep: bool) -> Link
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    line = boot_line(bridge=False, keep=keep)
-    try:
-        process.stdin.write(line)
-        answer = BootAnswer(process.stdout, process.stderr, host, line, process.wait)
-        path = await answer.read_within(settings.bootstrap_timeout)
-        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
-    except AgentUnavailable:
-        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-            process.kill()
-        raise
-    except asyncio.TimeoutError:
-        process.kill()
-        raise AgentUnavailable(
-            "no agent answered on this machine", host=host, remedy="check its load and disk"
-        ) from None
-    return LocalLink(path)
+    process.stdin.write(line)
+    return process, BootAnswer(process.stdout, process.stderr, host, line, process.wait)

@@ -444,15 +444,21 @@ class Agent:
             return (entry.kernel, entry.attempt) == (asked.kernel, asked.attempt)
 
         loop = asyncio.get_running_loop()
+        missing = None
         try:
             for kernel in self._here():
                 if is_asked(kernel.log_entry()):
-                    return (await kernel.read_part(asked.position, asked.size)).write()
+                    try:
+                        return (await kernel.read_part(asked.position, asked.size)).write()
+                    except FileNotFoundError as error:  # it may just have been moved to those that are kept
+                        missing = error
             for log in await self._kept(asked.kernel):
                 if is_asked(log.entry):
                     reading = loop.run_in_executor(None, log.read_part, asked.position, asked.size)
                     found: LogPart = await asyncio.wait_for(reading, LOG_DEADLINE)
                     return found.write()
+            if missing is not None:
+                raise missing
         except asyncio.TimeoutError:
             raise LogUnreadable(f"the disk with the log of kernel {asked.kernel} does not answer") from None
         except OSError as error:

@@ -82,7 +82,11 @@ async def test_an_operators_log_stays_where_it_is(visitor: Visitor, home: Path) 
         visitor.events.clear()
     await visitor.request("stop", kernel="k1", grace=0, forget=True)
     assert (await whole(visitor, "k1", "a1"))[0] == "second\n"
-    (home / "logs" / "kernel-k1.log").unlink()
+    await visitor.ready("k2", standin(), log_dir="~/logs")
+    for name in ("k1", "k2"):
+        (home / "logs" / f"kernel-{name}.log").unlink()
+    with pytest.raises(Refusal, match=r"the log of kernel k2 cannot be read: .*No such file"):
+        await whole(visitor, "k2", "a1")
     with pytest.raises(Refusal, match=r"the log of kernel k1 cannot be read: .*No such file") as refused:
         await whole(visitor, "k1", "a1")
     assert refused.value.kind == "log"

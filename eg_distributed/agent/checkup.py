@@ -1,7 +1,7 @@
 """What a node says of itself to `jupyter distributed doctor`: its Python, the agent's place there, locks, limits, clock and disk.
 
 Sent as text behind boot.py, whose functions it is given, and run by the same python3; so it keeps to what every Python 3 can
-read. Nothing is started or changed. Prints a sentinel and one line of JSON.
+read. Nothing is started, and nothing made but the agent's folder, as by a boot. Prints a sentinel and one line of JSON.
 """
 
 import contextlib

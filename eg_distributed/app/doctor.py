@@ -299,6 +299,11 @@ async def _take(name: str, taking: Awaitable[Step], seconds: float, host: str) -
         step = Step(name, "failed", error.cause, remedy=error.remedy)
         if not error.remedy:
             step.said = str(error)
+    # What one host's examination stumbles over must not hide what was found of the others.
+    except Exception as error:  # noqa: BLE001
+        step = Step(
+            name, "failed", f"an unexpected error: {error!r}", remedy="see whether a newer release is well there"
+        )
     if step.seconds is None and step.status != "skipped":
         step.seconds = time.monotonic() - began
     return step

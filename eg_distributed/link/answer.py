@@ -57,9 +57,9 @@ class BootAnswer:
     async def read_within(self, seconds: float) -> str:
         """Return the path of the agent's socket; raises AgentUnavailable, also where it has not come after *seconds*."""
         answer = await self.message_within(seconds)
-        if not answer["ok"]:
+        if not answer.get("ok") or not isinstance(answer.get("socket"), str):
             raise self._unavailable(
-                f"the agent cannot run: {answer['error']}",
+                f"the agent cannot run: {answer.get('error')}",
                 "the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
             )
         return str(answer["socket"])
@@ -88,7 +88,12 @@ class BootAnswer:
                 raise self._unavailable(
                     "the agent's answer is cut off", "check whether the node ends what logins start"
                 )
-        message: Message = json.loads(said.partition(b"\n")[0])
+        try:
+            message = json.loads(said.partition(b"\n")[0])
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            raise self._unavailable("the agent's answer is malformed", "check what `python3` is on that host")
         return message
 
     def _is_echo(self, said: bytes) -> bool:

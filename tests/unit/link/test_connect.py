@@ -342,6 +342,15 @@ async def test_a_shell_that_complains_of_what_it_was_sent_is_said(hosts: Hosts, 
         await connect("node1", settings)
 
 
+@pytest.mark.parametrize("answer", ["nonsense", "[]", "{{}}", '{{"ok": true}}', "[" * 20000])
+async def test_an_answer_that_is_none_is_a_host_error(hosts: Hosts, settings: Distributed, answer: str) -> None:
+    """Whatever stands behind the sentinel, the error is one that lets the next host be tried."""
+    (sshd,) = await hosts("node1")
+    sshd.command = f"printf '\\036 eg-distributed agent \\036%s\\n' '{answer}'"
+    with pytest.raises(AgentUnavailable, match=r"^Host node1: (The agent's answer is malformed|The agent cannot run)"):
+        await connect("node1", settings)
+
+
 async def test_a_login_that_goes_on_printing_costs_the_bootstrap_deadline(hosts: Hosts, settings: Distributed) -> None:
     """What it printed last is told with it; the rest is not kept."""
     (sshd,) = await hosts("node1")

@@ -19,7 +19,9 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError, HostKeyRejected, HostUnresponsive, LoginRefused
 from eg_distributed.hosts import HostSet
 from eg_distributed.link import examination
+from eg_distributed.link.dial import Address
 from eg_distributed.link.examination import Checkup, Login, Way
+from eg_distributed.link.login import connect_seconds
 from eg_distributed.request import StartRequest
 
 _AT_ONCE = 16  # hosts that are examined side by side
@@ -76,6 +78,7 @@ class _Case:
         self._cluster = cluster
         self._open = open_things
         self._way: Way | None = None
+        self._addresses: list[Address] = []
         self._banner: asyncio.StreamReader | None = None
         self._login: Login | None = None
         self._refusal: LoginRefused | None = None
@@ -83,21 +86,20 @@ class _Case:
 
     @property
     def _is_local(self) -> bool:
-        return self._way is not None and self._way.local
+        return self._way is not None and self._way.here
 
     # -- the way there -------------------------------------------------------------------------------------------
 
     async def config(self) -> Step:
         """What the settings and ssh_config say, and who read it."""
         way = self._way = await examination.read_way(self.host, self.settings)
-        if way.local:
-            return Step("config", "ok", "this machine, reached without SSH")
+        if way.here:
+            return Step("config", "ok", "this machine, and the gateway's own user: reached without SSH")
+        found = way.configuration
         through = f" through {way.proxy}" if way.proxy else ""
-        keys = f"{way.identities} keys" + " and ssh-agent" * way.agent if way.identities else "ssh-agent" * way.agent
+        notes = f"; {'; '.join(found.notes[:3])}" if found.notes else ""
         return Step(
-            "config",
-            "ok",
-            f"{way.user}@{way.host_name}:{way.port}{through}; {keys or 'no key of its own'}; {way.reader}",
+            "config", "ok", f"{found.user}@{found.hostname}:{found.port}{through}, as read by {found.reader}{notes}"
         )
 
     async def name(self) -> Step:
@@ -105,16 +107,17 @@ class _Case:
         if (skipped := self._skipped("name")) is not None:
             return skipped
         assert self._way is not None
-        found = await examination.look_up(self._way, self.host)
-        return Step("name", "ok", ", ".join(found[:4]) + ", …" * (len(found) > 4))
+        self._addresses = await examination.find_addresses(self._way, self.settings)
+        shown = list(dict.fromkeys(str(address[4][0]) for address in self._addresses))
+        return Step("name", "ok", ", ".join(shown[:4]) + ", …" * (len(shown) > 4))
 
     async def tcp(self) -> Step:
         """Whether the SSH port accepts."""
         if (skipped := self._skipped("tcp")) is not None:
             return skipped
         assert self._way is not None
-        self._banner = await self._open.enter_async_context(examination.tcp(self._way, self.host))
-        return Step("tcp", "ok", f"port {self._way.port} accepts")
+        self._banner = await self._open.enter_async_context(examination.tcp(self._way, self._addresses, self.settings))
+        return Step("tcp", "ok", f"port {self._way.configuration.port} accepts")
 
     async def banner(self) -> Step:
         """Which SSH server answers."""
@@ -133,7 +136,7 @@ class _Case:
             self._refusal = error
             return Step("key", "ok", "trusted")
         self._open.callback(self._login.connection.abort)
-        return Step("key", "ok", f"trusted: {self._login.key}")
+        return Step("key", "ok", f"trusted: {self._login.key}", self._login.seconds.get("exchanging keys"))
 
     async def login(self) -> Step:
         """Whether the host lets us in."""
@@ -142,7 +145,7 @@ class _Case:
         if self._refusal is not None:
             raise self._refusal
         assert self._login is not None
-        return Step("login", "ok", f"as {self._login.user}")
+        return Step("login", "ok", f"as {self._login.user}", self._login.seconds.get("logging in"))
 
     def _skipped(self, step: str) -> Step | None:
         """Return the step that can't be taken by itself: there is none on this machine, nor around a proxy."""
@@ -244,16 +247,26 @@ class _Case:
     @property
     def kernel_seconds(self) -> float:
         """How long the dry run may take."""
-        return self.settings.connect_timeout + self.settings.bootstrap_timeout + _KERNEL_DEADLINE
+        return self.login_seconds + self.settings.bootstrap_timeout + _KERNEL_DEADLINE
+
+    @property
+    def connect_seconds(self) -> float:
+        """How long TCP, and sshd's first words, may take."""
+        return connect_seconds(self.settings, self._way.configuration if self._way else None)
+
+    @property
+    def login_seconds(self) -> float:
+        """How long a login may take by the settings."""
+        return 2 * self.connect_seconds + self.settings.login_timeout
 
 
 _STEPS: tuple[tuple[str, Callable[[_Case], Awaitable[Step]], Callable[[_Case], float]], ...] = (
-    ("config", _Case.config, lambda case: _LOCAL_DEADLINE),
-    ("name", _Case.name, lambda case: _LOCAL_DEADLINE),
-    ("tcp", _Case.tcp, lambda case: case.settings.connect_timeout),
-    ("banner", _Case.banner, lambda case: case.settings.connect_timeout),
-    # The login and the dry run have deadlines of their own, whose errors say more.
-    ("key", _Case.key, lambda case: case.settings.connect_timeout + _LOCAL_DEADLINE),
+    ("config", _Case.config, lambda case: 2 * _LOCAL_DEADLINE),
+    ("name", _Case.name, lambda case: case.connect_seconds + _LOCAL_DEADLINE),
+    # Some have deadlines of their own, whose errors say more.
+    ("tcp", _Case.tcp, lambda case: 2 * case.connect_seconds + _LOCAL_DEADLINE),
+    ("banner", _Case.banner, lambda case: case.connect_seconds),
+    ("key", _Case.key, lambda case: case.login_seconds + _LOCAL_DEADLINE),
     ("login", _Case.login, lambda case: _LOCAL_DEADLINE),
     ("shell", _Case.shell, lambda case: 2 * case.settings.bootstrap_timeout + _LOCAL_DEADLINE),
     ("python", _Case.python, lambda case: _LOCAL_DEADLINE),
@@ -312,7 +325,6 @@ async def _take(name: str, taking: Awaitable[Step], seconds: float, host: str) -
 _LATE = {
     "config": "see what ssh_config has to be waited for: `Match exec`, or files on a mount that hangs",
     "name": "check DNS: the resolver does not answer",
-    "tcp": "check that the host is up, and that nothing drops packets to its SSH port",
     "banner": "check the host's load: the port accepts, but sshd says nothing",
 }
 """What to do where a step ran out of time."""

@@ -19,9 +19,11 @@ from eg_distributed.settings import Distributed
 
 from .agent_archive import boot_line
 from .answer import BLANK_LINES, BootAnswer
+from .aside import aside
 from .bridge import BridgeClient
+from .configuration import Configuration, configuration_of, own_user
 from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink
-from .login import log_in
+from .login import Progress, log_in
 
 log = logging.getLogger(__name__)
 if logging.getLogger("asyncssh").level == logging.NOTSET:
@@ -56,19 +58,13 @@ def is_gateway(name: str) -> bool:
             return False
 
 
-async def is_this_machine(host: str) -> bool:
-    """Return True if *host* is served without SSH."""
-    return is_gateway(host) or await _is_full_name(host)
-
-
 async def _is_full_name(name: str) -> bool:
     """Whether *name* is this machine's own name with its domain; looked up only where it begins like the short one."""
     bare, own = name.lower().rstrip("."), socket.gethostname().lower()
     if "." in own or not bare.startswith(f"{own}."):
         return False
-    loop = asyncio.get_running_loop()
     with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
-        return bare == (await asyncio.wait_for(loop.run_in_executor(None, socket.getfqdn), _NAME_DEADLINE)).lower()
+        return bare == (await asyncio.wait_for(aside("own name", socket.getfqdn), _NAME_DEADLINE)).lower()
     return False
 
 
@@ -79,16 +75,34 @@ async def _is_full_name(name: str) -> bool:
 _CODE = 'import sys;exec(next(filter(bytes.strip,sys.stdin.buffer),b""))'
 
 
-async def connect(host: str, settings: Distributed, *, keep: bool = False) -> Link:
+async def is_here(host: str, configuration: Configuration) -> bool:
+    """Return True if a login to *host* would lead to this very user on this machine, so that no SSH is needed.
+
+    The name alone does not say so: 127.0.0.1 with another port is a tunnel, ssh_config may lead `localhost` elsewhere, and a user
+    who is not the gateway's own would silently become it. Called by `connect`, and by `doctor`.
+    """
+    return (
+        configuration.hostname.rstrip(".") == host.lower().rstrip(".")
+        and configuration.port == 22
+        and configuration.user == own_user()
+        and not configuration.jumps
+        and not configuration.proxy_command
+        and (is_gateway(host) or await _is_full_name(host))
+    )
+
+
+async def connect(host: str, settings: Distributed, *, keep: bool = False, progress: Progress | None = None) -> Link:
     """Connect to *host* and have an agent there; raises a HostError that says what stands in the way.
 
-    *keep*: this gateway has been connected to an agent of an older release there, which may hold output for it.
+    *keep*: this gateway has been connected to an agent of an older release there, which may hold output for it. *progress* tells
+    others how far it has come.
 
     Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
     """
-    if await is_this_machine(host):
+    if await is_here(host, await configuration_of(host, settings)):
+        log.info("%s is this machine, and the login is the gateway's own: kernels run here, without SSH", host)
         return await _connect_locally(host, settings, keep)
-    connection = await log_in(host, settings)
+    connection = await log_in(host, settings, progress)
     try:
         path = await _bootstrap(connection, host, settings, keep)
         try:

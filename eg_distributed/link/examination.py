@@ -7,14 +7,11 @@ here as it is: the login, and the command by which python3 is run.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import asyncssh
 
@@ -23,92 +20,73 @@ from eg_distributed.settings import Distributed
 from eg_distributed.wire import Malformed, Wire, checked, flag, integer, items, number, text
 
 from .agent_archive import checkup_line
-from .connect import execute, execute_here, is_this_machine
-from .login import log_in
+from .configuration import Configuration, configuration_of
+from .connect import execute, execute_here, is_here
+from .dial import Address, dial, look_up
+from .login import Progress, connect_seconds, log_in
 
 _MAX_BANNER = 8192  # bytes that an SSH server may say before and with its version
 
 
 @dataclass
 class Way:
-    """What a login to a host uses, and where that was found."""
+    """What a login to a host uses."""
 
-    host_name: str
-    port: int
-    user: str
-    reader: str
-    """Who read ssh_config, and which files."""
-    local: bool = False
+    configuration: Configuration
+    here: bool
     """Whether the host is this machine, which needs no SSH."""
-    proxy: str = ""
-    """The jump hosts, or the command, that the connection goes through."""
-    known_hosts: list[str] = field(default_factory=list)
-    identities: int = 0
-    """Keys from files."""
-    agent: bool = False
-    """Whether there is an ssh-agent to ask."""
+
+    @property
+    def proxy(self) -> str:
+        """The jump hosts, or the command, that the connection goes through; empty for none."""
+        found = self.configuration
+        if found.jumps:
+            return f"jump host {', '.join(hop.host for hop in found.jumps)}"
+        return f"command {found.proxy_command}" if found.proxy_command else ""
 
 
 async def read_way(host: str, settings: Distributed) -> Way:
     """Return what the settings and ssh_config say of *host*; raises HostError where they can't be used."""
-    if await is_this_machine(host):
-        return Way(host, 0, "", "nothing is read", local=True)
-    file = Path(settings.ssh_config or "~/.ssh/config").expanduser()
-    read = functools.partial(
-        asyncssh.SSHClientConnectionOptions, host=host, config=[str(file)] if settings.ssh_config else ()
-    )
-    try:
-        found = await asyncio.get_running_loop().run_in_executor(None, read)
-    except (OSError, ValueError, asyncssh.Error) as error:
-        raise HostUnreachable(
-            f"ssh_config cannot be used ({error})", host=host, remedy=f"correct {file}, or the file that it names"
-        ) from error
-    named = [str(name) for name in found.known_hosts] if isinstance(found.known_hosts, (list, tuple)) else []
-    return Way(
-        host_name=found.host,
-        port=settings.port or found.port,
-        user=settings.user or found.username,
-        reader=f"asyncssh from {file}" if file.exists() else f"no {file}",
-        proxy=_proxy(found),
-        known_hosts=named or [str(Path("~/.ssh/known_hosts").expanduser())],
-        identities=len(found.client_keys or ()),
-        agent=bool(found.agent_path or os.environ.get("SSH_AUTH_SOCK")),
-    )
+    configuration = await configuration_of(host, settings)
+    return Way(configuration, await is_here(host, configuration))
 
 
-def _proxy(found: asyncssh.SSHClientConnectionOptions) -> str:
-    if isinstance(found.tunnel, str) and found.tunnel.lower() != "none":
-        return f"jump host {found.tunnel}"
-    if found.proxy_command:
-        command = found.proxy_command
-        return f"command {command if isinstance(command, str) else ' '.join(command)}"
-    return ""
-
-
-async def look_up(way: Way, host: str) -> list[str]:
+async def find_addresses(way: Way, settings: Distributed) -> list[Address]:
     """Return the addresses of the host's name, in the order in which they are tried; raises HostUnreachable."""
-    loop = asyncio.get_running_loop()
+    found = way.configuration
+    seconds = connect_seconds(settings, found)
     try:
-        found = await loop.getaddrinfo(way.host_name, way.port, type=socket.SOCK_STREAM)
+        return await look_up(found.hostname, found.port, found.family, seconds)
+    except asyncio.TimeoutError:
+        raise HostUnreachable(
+            f"looking up {found.hostname} took longer than {seconds:g} s", host=found.host, remedy="check DNS"
+        ) from None
     except OSError as error:
         raise HostUnreachable(
-            f"its name {way.host_name} does not resolve ({error.strerror})",
-            host=host,
+            f"its name {found.hostname} does not resolve ({error.strerror or error})",
+            host=found.host,
             remedy="check remote_hosts, DNS and /etc/hosts",
         ) from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @asynccontextmanager
-async def tcp(way: Way, host: str) -> AsyncIterator[asyncio.StreamReader]:
+async def tcp(way: Way, addresses: list[Address], settings: Distributed) -> AsyncIterator[asyncio.StreamReader]:
     """Hold a TCP connection to the host's SSH port; raises HostUnreachable."""
+    found = way.configuration
+    seconds = connect_seconds(settings, found)
     try:
-        reader, writer = await asyncio.open_connection(way.host_name, way.port)
+        reader, writer = await asyncio.open_connection(sock=await dial(addresses, seconds, found.bind_address))
+    except asyncio.TimeoutError:
+        raise HostUnreachable(
+            f"no answer from port {found.port} within {seconds:g} s",
+            host=found.host,
+            remedy="check that the host is up, and that nothing drops packets to its SSH port",
+        ) from None
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno else str(error)
         raise HostUnreachable(
-            f"cannot connect to port {way.port} ({cause})",
-            host=host,
+            f"cannot connect to port {found.port} ({cause})",
+            host=found.host,
             remedy="check that sshd runs there and its port is open",
         ) from error
     try:
@@ -143,18 +121,21 @@ class Login:
     key: str
     """The host's key: its type and fingerprint."""
     user: str
-    version: str
+    seconds: dict[str, float]
+    """What each phase took, by the names that `login.Progress` gives them."""
 
 
 async def log_in_as_starts_do(host: str, settings: Distributed) -> Login:
     """Log in; raises HostError. The caller closes the connection."""
-    connection = await log_in(host, settings)
+    progress = Progress()
+    connection = await log_in(host, settings, progress)
+    progress.enter("over")
     key = connection.get_server_host_key()
     return Login(
         connection,
         f"{key.get_algorithm()} {key.get_fingerprint()}" if key is not None else "by Kerberos",
         str(connection.get_extra_info("username")),
-        str(connection.get_extra_info("server_version")),
+        dict(progress.steps),
     )
 
 

@@ -49,4 +49,5 @@ def test_each_quote_of_the_page_is_what_the_code_says(quote: str) -> None:
     """Every text in quotation marks stands in the code, with the page's “…” where the code fills a value in."""
     # A value may be empty, or text around a value be formatted: the parts between values have to be one literal's, in order.
     parts = [re.escape(part.strip()) for part in _plain(quote).split("…") if part.strip(" .:")]
-    assert re.search("[^\n]*".join(parts), told_by_the_code()), f"no error says {quote!r}"
+    is_told = re.search("[^\n]*".join(parts), told_by_the_code()) is not None
+    assert is_told, f"no error says {quote!r}"

@@ -116,7 +116,7 @@ class Kernel:
             self._fail(explain(error, asked.argv))
             raise StartError(explain(error, asked.argv), host_fault=error.errno not in KERNELS_FAULT) from error
         except BaseException as error:  # cancellation included
-            self._fail(str(error))
+            self._fail(str(error) or "the start was given up")
             raise
         self.save()
         self.watch()

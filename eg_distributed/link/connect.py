@@ -102,7 +102,9 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
     if await is_here(host, await configuration_of(host, settings)):
         log.info("%s is this machine, and the login is the gateway's own: kernels run here, without SSH", host)
         return await _connect_locally(host, settings, keep)
+    progress = progress or Progress()
     connection = await log_in(host, settings, progress)
+    progress.enter("waiting for python3, which runs after the login's start-up files")
     try:
         path = await _bootstrap(connection, host, settings, keep)
         try:

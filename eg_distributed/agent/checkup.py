@@ -18,9 +18,9 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # see boot.py
     from types import ModuleType
-    from typing import Callable
+    from typing import Any, Callable
 
-PROBE_DEADLINE = 3  # seconds for each thing that a disk may hold up
+PROBE_DEADLINE = 8  # seconds for each thing that a disk may hold up
 
 
 def checkup(boot: "ModuleType", config: "dict[str, str]") -> None:
@@ -69,10 +69,10 @@ def processes() -> int:
 def place(boot: "ModuleType", protocol: str) -> "dict[str, object]":
     """Return the agent's folder, whether locks work there, whether an agent is there, and the free bytes of its disk."""
     try:
-        folder = str(within(boot.folder))
+        folder, passed_over = within(boot.folder)
     except OSError as error:
         return {"why": str(error)}
-    found = {"folder": folder, "lock": "", "agent": False, "free": -1}  # type: dict[str, object]
+    found = {"folder": folder, "lock": "", "agent": False, "free": -1, "passed_over": passed_over[:4]}  # type: dict[str, object]
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder)
         found["free"] = disk.f_bavail * disk.f_frsize
@@ -94,7 +94,7 @@ def lock(path: str) -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def within(function: "Callable[[], object]") -> object:
+def within(function: "Callable[[], Any]") -> "Any":
     """Return what *function* returns; raises OSError if that takes too long, where the system can be interrupted."""
 
     def late(signum: int, frame: object) -> None:

@@ -183,6 +183,9 @@ class _Case:
         agent = "an agent is there" if report.agent else "no agent yet"
         free = f", {_size(report.free)} free" if report.free >= 0 else ""
         said = f"{report.folder}, {agent}{free}"
+        if report.passed_over:
+            said += f"; passed over: {'; '.join(report.passed_over)}"
+            return Step("place", "warning", said, remedy="see what is wrong with the place that was passed over")
         if 0 <= report.free < _LITTLE_DISK:
             return Step("place", "warning", said, remedy="free disk space there: kernels' logs and files need some")
         return Step("place", "ok", said)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable
 
 from eg_distributed.errors import AgentUnavailable
 from eg_distributed.protocol import SENTINEL
 from eg_distributed.wire import Message, Reader
+
+log = logging.getLogger(__name__)
 
 BLANK_LINES = b"\n" * 3
 """Sent ahead of the agent: a start-up file that reads its input takes a line of these, and not of the agent."""
@@ -62,6 +65,9 @@ class BootAnswer:
                 f"the agent cannot run: {answer.get('error')}",
                 "the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
             )
+        passed_over = answer.get("passed_over")
+        for place in passed_over[:4] if isinstance(passed_over, list) else ():
+            log.warning("%s: its agent is not in %s", self._host, str(place)[:300])
         return str(answer["socket"])
 
     async def message_within(self, seconds: float) -> Message:

@@ -159,6 +159,8 @@ class Report(Wire):
     """The node's clock, in seconds since the epoch."""
     folder: str = checked(text(4096), "")
     """The agent's; empty: there is none, for the reason *why*."""
+    passed_over: list[str] = checked(items(text(4096), 10), [])
+    """Better places that would not do, with the reason."""
     why: str = checked(text(4096), "")
     lock: str = checked(text(4096), "")
     """What is wrong with locks in the folder."""

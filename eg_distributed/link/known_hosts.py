@@ -91,15 +91,13 @@ async def host_keys_of(configuration: Configuration) -> HostKeys:
     if configuration.known_hosts_command:
         lines = await _ask_command(configuration)
         _sort(configuration, [("KnownHostsCommand", lines)], keys)
-    await _withdraw_revoked(configuration, keys)
+    for path in configuration.revoked_host_keys:
+        await _withdraw_revoked(configuration, path, keys)
     return keys
 
 
-async def _withdraw_revoked(configuration: Configuration, keys: HostKeys) -> None:
-    """Take what RevokedHostKeys names out of the trusted keys; a file that can't be read trusts none, as with ssh."""
-    path = configuration.revoked_host_keys
-    if path is None:
-        return
+async def _withdraw_revoked(configuration: Configuration, path: Path, keys: HostKeys) -> None:
+    """Take what a file of RevokedHostKeys names out of the trusted keys; one that can't be read trusts none, as with ssh."""
     try:
         revoked = await asyncio.wait_for(aside(("revoked", path), lambda: RevokedKeys.read(path)), _SECONDS)
     except (OSError, ValueError, asyncio.TimeoutError) as error:
@@ -142,15 +140,15 @@ def _read(configuration: Configuration) -> HostKeys:
 def _sort(configuration: Configuration, texts: Iterable[tuple[str, str]], keys: HostKeys) -> None:
     """Put the keys that *texts* have for the host where they belong.
 
-    Those for host and port come first; as with ssh, a key for the name alone counts for another port where no key of that type is
-    known for the port itself.
+    Those for host and port come first; as with ssh, a key for the name alone counts for another port where no plain key is known
+    for the port itself.
     """
     name, with_port = _names(configuration)
     lines = [(file, number, line) for file, text in texts for number, line in enumerate(text.split("\n"), 1)]
     exact = list(_matching(lines, with_port, keys.notes))
     loose = list(_matching(lines, name, [])) if name != with_port else []
-    types = {key.algorithm for marker, key in exact if not marker}
-    for marker, key in [*exact, *(each for each in loose if each[0] or each[1].algorithm not in types)]:
+    is_known = any(not marker for marker, _ in exact)
+    for marker, key in [*exact, *(each for each in loose if each[0] or not is_known)]:
         if marker == "@revoked":
             keys.revoked.append(key)
         elif marker == "@cert-authority":

@@ -153,6 +153,8 @@ async def test_a_home_without_a_place_is_told(cluster: Cluster, hosts: Hosts, mo
     found = await examined(cluster)
     place = next(step for step in found.steps if step.name == "place")
     assert place.said.startswith("/tmp/eg-distributed-")  # the fallback
+    assert "passed over: /proc/nowhere" in place.said
+    assert found.mend.startswith("place: ")
     assert found.usable
 
 

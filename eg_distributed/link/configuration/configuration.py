@@ -58,7 +58,7 @@ class Configuration:
     host_key_alias: str = ""
     known_hosts: tuple[Path, ...] = ()
     """The user's files, then the system's, in ssh's order."""
-    revoked_host_keys: Path | None = None
+    revoked_host_keys: tuple[Path, ...] = ()
     known_hosts_command: str = ""
     identities: tuple[Path, ...] = ()
     certificates: tuple[Path, ...] = ()
@@ -250,7 +250,7 @@ def _interpret(
 
     def paths(keyword: str) -> tuple[Path, ...]:
         found = []
-        for value in values.get(keyword, []):
+        for value in _words_of(values, keyword) if keyword == "revokedhostkeys" else values.get(keyword, []):
             if value.lower() == "none":
                 continue
             try:
@@ -275,7 +275,7 @@ def _interpret(
         user=user,
         host_key_alias=first("hostkeyalias"),
         known_hosts=_files(values, "userknownhostsfile") + _files(values, "globalknownhostsfile"),
-        revoked_host_keys=next(iter(paths("revokedhostkeys")), None),
+        revoked_host_keys=paths("revokedhostkeys"),
         known_hosts_command=first("knownhostscommand"),
         identities=paths("identityfile"),
         certificates=paths("certificatefile"),
@@ -320,12 +320,15 @@ def _unquoted(value: str) -> str:
 
 
 def _files(values: Values, keyword: str) -> tuple[Path, ...]:
+    return tuple(Path(_tilde(word)) for word in _words_of(values, keyword) if word.lower() != "none")
+
+
+def _words_of(values: Values, keyword: str) -> list[str]:
     """Return the files of a list, which `ssh -G` prints with blanks between them, also where a name has blanks itself."""
-    found: list[Path] = []
+    found: list[str] = []
     for value in values.get(keyword, []):
-        words = value.split("\t") if "\t" in value else _joined(value.split(" "))
-        found += [Path(_tilde(word)) for word in words if word and word.lower() != "none"]
-    return tuple(found)
+        found += [word for word in (value.split("\t") if "\t" in value else _joined(value.split(" "))) if word]
+    return found
 
 
 def _joined(words: list[str]) -> list[str]:

@@ -36,7 +36,9 @@ _IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk
 _LISTS = frozenset({"identityfile", "certificatefile", "sendenv"})
 _LINES = frozenset({"proxycommand", "knownhostscommand", "remotecommand", "localcommand"})
 """Keywords whose value is the rest of the line as it stands."""
-_WORDS = frozenset({"userknownhostsfile", "globalknownhostsfile", "setenv", "canonicaldomains", "rekeylimit"})
+_WORDS = frozenset(
+    {"userknownhostsfile", "globalknownhostsfile", "setenv", "canonicaldomains", "rekeylimit", "revokedhostkeys"}
+)
 """Keywords that take several words."""
 _TIMES = frozenset({"connecttimeout", "serveraliveinterval"})
 _FLAGS = {
@@ -57,7 +59,7 @@ _FLAGS = {
 _NUMBERS = frozenset({"serveralivecountmax", "requiredrsasize", "canonicalizemaxdots"})
 _STRINGS = frozenset(
     {
-        *("hostname", "user", "hostkeyalias", "revokedhostkeys", "identityagent", "pkcs11provider", "bindaddress"),
+        *("hostname", "user", "hostkeyalias", "identityagent", "pkcs11provider", "bindaddress"),
         *("bindinterface", "preferredauthentications", "tag"),
     }
 )

@@ -7,7 +7,6 @@ import contextlib
 import enum
 import logging
 import shlex
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
-_LAST_LINES, _LAST_CHARACTERS = 5, 500  # of a kernel's output that are logged when it ends by itself
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -88,7 +86,6 @@ class RemoteKernel:
         self._abandoned = abandoned
         self._ready = False
         self._exited = False
-        self._unasked = True  # if it ends now, nobody has told it to
         self._changed = asyncio.Event()
         self._unverified = False  # adopted, and the node has not spoken yet
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
@@ -175,23 +172,9 @@ class RemoteKernel:
         if self._exited:
             return
         self._exited, self.exit_code, self.exit_log = True, exit_code, tail
-        if self._ready and self._unasked and exit_code:
-            self._tell_end(exit_code, tail)
         self.died_at = asyncio.get_running_loop().time()
         if self._ready and self.on_exit is not None:
             self.on_exit(self)
-
-    def _tell_end(self, exit_code: int, tail: str) -> None:
-        """Log how a kernel ended by itself: Enterprise Gateway restarts it, and says neither that nor why."""
-        last = " | ".join(line.strip() for line in tail.splitlines()[-_LAST_LINES:])[-_LAST_CHARACTERS:]
-        log.warning(
-            "kernel %s on %s %s; its output ends with %r; all of it: %s, after a restart with --previous",
-            self.id,
-            self.node.name if self.node is not None else "no node",
-            exit_text(exit_code),
-            last,
-            logs_command(self.id),
-        )
 
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
@@ -234,7 +217,6 @@ class RemoteKernel:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node, self.attempt = node, attempt
         self._ready = self._exited = self.lost = False
-        self._unasked = True
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         try:
@@ -355,7 +337,6 @@ class RemoteKernel:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
         if self._exited or self.node is None:
             return False
-        self._unasked = self._unasked and signum not in (signal.SIGTERM, signal.SIGKILL)
         try:
             return await self.node.request(Signal(self.id, signum))
         except KernelGone:
@@ -365,7 +346,6 @@ class RemoteKernel:
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
         if self.node is not None and not self._exited:
-            self._unasked = False
             answer = await self.node.request(
                 Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
             )

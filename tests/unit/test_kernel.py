@@ -69,29 +69,6 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     await until("nothing is counted", lambda: cluster.count("node1") == 0)
 
 
-async def test_an_end_that_nobody_asked_for_is_logged_with_its_last_words(
-    cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Host, signal, last output, and the command that prints all of it; an end that was asked for is no news."""
-    await hosts("node1")
-    kernel = await start(cluster, "k1", "node1", "say:out of memory")
-    dead = watched(kernel)
-    os.kill(kernel.pid, signal.SIGKILL)
-    await until("the death is told", lambda: dead)
-    (told,) = [record.getMessage() for record in caplog.records if "k1 on node1" in record.getMessage()]
-    assert told.startswith(
-        "kernel k1 on node1 was killed by signal 9; its output ends with 'out of memory'; all of it: "
-    )
-    assert told.endswith("`jupyter distributed logs k1`, after a restart with --previous")
-    caplog.clear()
-    kernels = [await start(cluster, name, "node1") for name in ("k2", "k3", "k4")]
-    await cluster.run(kernels[0].stop())
-    await cluster.run(kernels[1].signal(signal.SIGKILL))
-    await until("its end is known", lambda: kernels[1].state is State.DEAD)
-    await cluster.run(cluster.release("k4"))
-    assert [record.getMessage() for record in caplog.records if "its output ends" in record.getMessage()] == []
-
-
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:
     """Unknown as long as nobody can know, then dead with its code, and told once."""
     (sshd,) = await hosts("node1")

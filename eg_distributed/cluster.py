@@ -34,7 +34,7 @@ from .errors import (
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .node import News, Node
-from .protocol import Listed, ListKernels, Stop
+from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
 from .settings import Distributed
 from .wire import Message
@@ -352,8 +352,14 @@ class Cluster:
             given = self.settings.runtime_dir
             token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
             folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found = folder.lstat()
+            except OSError as error:
+                raise DistributedError(
+                    f"{folder} cannot be made for kernels' sockets ({error.strerror})",
+                    remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
+                ) from error
             if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
                 raise DistributedError(
                     f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
@@ -384,7 +390,7 @@ class Cluster:
         return kernel
 
     async def release(self, kernel_id: str) -> None:
-        """End the kernel, if it still runs, and forget it: no process, no socket, no file, no count is left."""
+        """End the kernel, if it still runs, and forget it: no process, no socket, no count and no file but its log is left."""
         kernel = self.kernels.pop(kernel_id, None)
         if kernel is not None:
             node = kernel.node
@@ -416,6 +422,46 @@ class Cluster:
 
         names = parse_hosts(hosts)
         return dict(zip(names, await asyncio.gather(*(ask(name) for name in names)), strict=True))
+
+    async def find_logs(
+        self, kernel: str, hosts: HostSet | str, *, newest: bool = True
+    ) -> dict[str, list[LogEntry] | HostError]:
+        """Ask each of *hosts* for the logs of kernels whose ids begin with *kernel*; for `jupyter distributed logs`.
+
+        With *newest* a kernel of just that id that has not ended is all that was looked for: hosts that have not answered by then
+        are not waited for, and not in the answer.
+        """
+
+        async def ask(name: str) -> list[LogEntry] | HostError:
+            node = self.host(name).node
+            try:
+                await node.connect()
+                found = await node.request(FindLogs(kernel))
+            except HostError as error:
+                return error
+            return found
+
+        asking = {asyncio.ensure_future(ask(name)): name for name in parse_hosts(hosts)}
+        answers: dict[str, list[LogEntry] | HostError] = {}
+        pending = set(asking)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    answer = answers[asking[task]] = task.result()
+                    starts = [] if isinstance(answer, HostError) else answer
+                    if newest and any(start.kernel == kernel and start.state != "exited" for start in starts):
+                        return answers
+        finally:
+            for task in pending:
+                task.cancel()
+        return answers
+
+    async def read_log_part(self, host: str, kernel: str, attempt: str, position: int) -> LogPart:
+        """Return what *attempt* of *kernel* printed from *position* on. Raises HostError, or KernelGone where no log is."""
+        node = self.host(host).node
+        await node.connect()
+        return await node.request(ReadLogPart(kernel, attempt, position))
 
     async def end(self, host: str, kernel_id: str, grace: float = 5.0) -> None:
         """End a kernel on *host*, whoever started it; for orphans. Raises KernelGone or HostError."""

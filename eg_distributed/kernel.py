@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ class RemoteKernel:
             # Names of Enterprise Gateway's own, for what only the gateway knows; Spark drivers are reached by them.
             low, high = request.port_range or (0, 0)
             known = {"EG_NODE": node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
-            env = {**env, **known}
+            env = {"KERNEL_ID": self.id, **env, **known}  # an id of the gateway's own is there already
         if transport == "auto":
             transport = "ipc" if request.language.lower() == "python" else "tcp"
         return Start(
@@ -275,9 +276,10 @@ class RemoteKernel:
                 return
             if self._exited:
                 raise KernelStartFailed(
-                    f"the kernel {_exit_text(self.exit_code)} before it was ready",
+                    f"the kernel {exit_text(self.exit_code)} before it was ready",
                     host=node.name,
-                    remedy="its output says why; the kernelspec's argv and env are what was run",
+                    remedy="its output says why; the kernelspec's argv and env are what was run. All of its output: "
+                    + logs_command(self.id),
                     exit_code=self.exit_code,
                     log=self.exit_log,
                 )
@@ -320,7 +322,7 @@ class RemoteKernel:
         return KernelStartTimeout(
             f"the kernel was not ready within {request.launch_timeout:g} s",
             host=node.name,
-            remedy="raise KERNEL_LAUNCH_TIMEOUT if it needs longer, else see its output",
+            remedy=f"raise KERNEL_LAUNCH_TIMEOUT if it needs longer, else see its output: {logs_command(self.id)}",
             log=tail,
         )
 
@@ -371,7 +373,13 @@ class RemoteKernel:
         return await self.node.request(ReadLog(self.id, size))
 
 
-def _exit_text(code: int | None) -> str:
+def exit_text(code: int | None) -> str:
+    """Say how a kernel with the exit code *code* ended; -N: by signal N, None: unknown."""
     if code is None:
         return "ended"
     return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+
+
+def logs_command(kernel_id: str) -> str:
+    """Return the command that prints a kernel's log, for errors."""
+    return f"`jupyter distributed logs {shlex.quote(kernel_id)}`"

@@ -397,6 +397,14 @@ class Node:
             return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
         if kind == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
+        if kind == "log":
+            return AgentUnavailable(text, host=self.name, remedy="check that file and its disk, on that host")
+        if kind == "malformed" and text.startswith("no method "):
+            return AgentUnavailable(
+                "its agent is of an older release, which cannot answer this",
+                host=self.name,
+                remedy="it makes room for the new one when its kernels have ended",
+            )
         return AgentUnavailable(f"its agent failed: {text}", host=self.name, remedy="see agent.log on the host")
 
     async def open(self) -> tuple[Reader, Writer]:

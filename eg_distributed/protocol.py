@@ -314,6 +314,66 @@ class ReadLog(Request[str]):
 
 
 @dataclass(eq=False, repr=False)
+class LogEntry(Wire):
+    """The log of one start of a kernel, which runs or has ended."""
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID))
+    state: str = checked(text(_ID))
+    """starting, running or exited."""
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
+    start_time: float = checked(number(0, 1e12))
+    """Seconds since the epoch."""
+    end_time: float = checked(number(0, 1e12), 0.0)
+    """The same of its end; 0: it has not ended."""
+
+
+@dataclass(eq=False, repr=False)
+class FindLogs(Request["list[LogEntry]"]):
+    """Ask for the logs of the kernels whose ids begin with *kernel*: of those that run, and of those that ended lately.
+
+    Sent for `jupyter distributed logs`. An agent of an older release has no such method, and says so.
+    """
+
+    METHOD: ClassVar[str] = "logs"
+    MOST: ClassVar[int] = 200
+    """Entries of one answer, the newest ones."""
+
+    kernel: str = checked(text(_ID))
+
+    answer = staticmethod(items(_record(LogEntry)))
+
+
+@dataclass(eq=False, repr=False)
+class LogPart(Wire):
+    """The answer to `ReadLogPart`."""
+
+    text: str = checked(text(MAX_ANSWER))
+    position: int = checked(integer(0, 1 << 62))
+    """Where the next part begins."""
+    ended: bool = checked(flag)
+    """Whether nothing will follow: the kernel has ended, and this is the end of its log."""
+    exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)), None)
+
+
+@dataclass(eq=False, repr=False)
+class ReadLogPart(Request[LogPart]):
+    """Ask for what a kernel printed from *position* on, which is counted in bytes; sent for `jupyter distributed logs`.
+
+    Where that was dropped because the log outgrew its cap, the part begins with the oldest that is left.
+    """
+
+    METHOD: ClassVar[str] = "log_part"
+
+    kernel: str = checked(text(_ID))
+    attempt: str = checked(text(_ID))
+    position: int = checked(integer(0, 1 << 62), 0)
+    size: int = checked(integer(16, MAX_ANSWER // 8), MAX_ANSWER // 8)
+
+    answer = staticmethod(LogPart.read)
+
+
+@dataclass(eq=False, repr=False)
 class Pong(Wire):
     """The answer to `Ping`."""
 
@@ -342,7 +402,8 @@ class Leave(Request[bool]):
 
 
 _REQUESTS: dict[str, type[Request[Any]]] = {
-    kind.METHOD: kind for kind in (Start, SetEndpoints, Signal, Stop, Adopt, ListKernels, ReadLog, Ping, Leave)
+    kind.METHOD: kind
+    for kind in (Start, SetEndpoints, Signal, Stop, Adopt, ListKernels, ReadLog, FindLogs, ReadLogPart, Ping, Leave)
 }
 
 

@@ -50,7 +50,8 @@ class Distributed(Configurable):
         "python3", help="The nodes' interpreter for the agent: Python 3.9 or later, nothing else needed."
     ).tag(config=True, env="EG_DISTRIBUTED_PYTHON")
     log_dir = Unicode(
-        "", help="Folder for kernels' logs on the nodes; empty: the agent's own, removed with the kernel."
+        "",
+        help="Folder for kernels' logs on the nodes; empty: the agent's own, which keeps them for a day after a kernel's end.",
     ).tag(config=True, env="EG_KERNEL_LOG_DIR")
     load_balancer = Unicode(
         "", help="Name of a load balancer from an entry point; empty: the gateway's own load_balancing_algorithm."

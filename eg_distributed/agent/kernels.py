@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -15,12 +16,13 @@ import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
-from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, Ready, Start
+from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
 from . import impersonation, processes
 from .endpoints import accepts, choose_endpoints, connect
+from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
-from .logs import cap, log_size, tail
+from .logs import cap, log_size, part, tail
 from .private import write_private
 from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
 
@@ -52,6 +54,7 @@ class Kernel:
         self.pid = 0
         self.started = ""
         self.start_time = time.time()
+        self.end_time = 0.0
         self.owner = ""
         self.host_set = ""
         self.attempt = ""
@@ -69,6 +72,8 @@ class Kernel:
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
         self._log_start = 0
+        self._log_base = 0  # bytes of the log that its cap has cost so far
+        self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
         self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
@@ -108,10 +113,10 @@ class Kernel:
                 port.close()
             await self._spawn(environment, asked.cwd, umask, open_files)
         except OSError as error:
-            self._fail()
+            self._fail(explain(error, asked.argv))
             raise StartError(explain(error, asked.argv), host_fault=error.errno not in KERNELS_FAULT) from error
-        except BaseException:  # cancellation included
-            self._fail()
+        except BaseException as error:  # cancellation included
+            self._fail(str(error) or "the start was given up")
             raise
         self.save()
         self.watch()
@@ -138,10 +143,14 @@ class Kernel:
         self.response = payload
         self._notify(self, Answered(self.id, self.attempt, payload))
 
-    def _fail(self) -> None:
-        """Leave nothing of a start that failed, nor anybody who waits for the kernel's end."""
-        self.state = EXITED
+    def _fail(self, why: str) -> None:
+        """Leave nothing of a start that failed but *why*, as its log, nor anybody who waits for the kernel's end."""
+        self.state, self.end_time = EXITED, time.time()
         self.exited.set()
+        # Our own folder, whatever the operator's: that may be what failed, or hang.
+        self.log, self.keep_log, self._log_start = self.directory / "kernel.log", False, 0
+        with contextlib.suppress(OSError):
+            write_private(self.log, f"not started: {why}\n".encode("utf-8", "replace"))
         self.discard()
 
     async def _open_log(self, log_dir: Optional[str]) -> None:
@@ -241,7 +250,7 @@ class Kernel:
 
     async def _watch_exit(self) -> None:
         code = await processes.exit_code(self.pid, self.started, is_child=self._process is not None)
-        self.state, self.exit_code = EXITED, code
+        self.state, self.exit_code, self.end_time = EXITED, code, time.time()
         self._leftovers = bool(processes.group_members(self.pid))
         self._stop_listening()
         self.save()
@@ -272,9 +281,11 @@ class Kernel:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
         while self.state != EXITED:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
-                if await _on_disk(cap, self.log, LOG_CAP):
-                    self._log_start = 0
-                    self.save()
+                async with self._log_lock:
+                    if dropped := await _on_disk(cap, self.log, LOG_CAP):
+                        self._log_start = 0
+                        self._log_base += dropped
+                        self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
 
@@ -284,6 +295,15 @@ class Kernel:
             return str(await _on_disk(tail, self.log, self._log_start, size))
         except (OSError, asyncio.TimeoutError):
             return ""
+
+    async def read_part(self, position: int, size: int) -> LogPart:
+        """Return what it printed from *position* on, up to *size* bytes; raises OSError and asyncio.TimeoutError."""
+        ended = self.state == EXITED  # seen before the log is read: what is printed after that is nothing
+        async with self._log_lock:
+            told, behind = await _on_disk(
+                functools.partial(part, final=ended), self.log, self._log_start, self._log_base, position, size
+            )
+        return LogPart(told, behind, ended and behind == position, self.exit_code)
 
     # -- signals, end --------------------------------------------------------------------------------------------
 
@@ -326,7 +346,7 @@ class Kernel:
             self._listener = None
 
     def discard(self) -> None:
-        """Remove every file of the kernel; it must have ended, or never begun.
+        """Remove every file of the kernel but its log, which is kept for a while; it must have ended, or never begun.
 
         If something of its group still runs, or is still to be run after its end, they go after that.
         """
@@ -334,6 +354,9 @@ class Kernel:
         if self.pid and (self.shipment.pending or self._leftovers):
             self._unwanted = True
             return
+        if not self.discarded:
+            log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
+            keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
         shutil.rmtree(self.directory, ignore_errors=True)
         if self.transport == "launcher":
             remove_connection_files(self.id, self.temporary)
@@ -356,6 +379,10 @@ class Kernel:
             log_path=str(self.log),
         )
 
+    def log_entry(self) -> LogEntry:
+        """Return what `jupyter distributed logs` is told of this start."""
+        return LogEntry(self.id, self.attempt, self.state, self.exit_code, self.start_time, self.end_time)
+
     def save(self) -> None:
         """Write the record, so that a restarted agent finds the kernel again."""
         record = {
@@ -370,6 +397,8 @@ class Kernel:
             "interrupt_signal": self.interrupt_signal,
             "keep_log": self.keep_log,
             "log_start": self._log_start,
+            "log_base": self._log_base,
+            "end_time": self.end_time,
             "orphan_timeout": self.orphan_timeout,
         }
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
@@ -393,12 +422,14 @@ class Kernel:
             kernel.temporary = record.get("temporary", kernel.temporary)
             kernel._users = frozenset(record.get("users", kernel._users))
             kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
+            kernel._log_base, kernel.end_time = record.get("log_base", 0), record.get("end_time", 0.0)
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if kernel.state != EXITED and not processes.is_running(kernel.pid, kernel.started):
             kernel.state = EXITED
         if kernel.state == EXITED:
+            kernel.end_time = kernel.end_time or time.time()
             kernel.exited.set()
         return kernel
 

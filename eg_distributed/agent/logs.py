@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from pathlib import Path
 
@@ -15,18 +16,39 @@ def log_size(path: Path) -> int:
         return 0
 
 
-def cap(path: Path, limit: int) -> bool:
-    """Drop the older half of a log of more than *limit* bytes; return whether it had so many. Raises OSError."""
+_DROPPED = b"[older output was dropped here]\n"
+
+
+def cap(path: Path, limit: int) -> int:
+    """Drop the older half of a log of more than *limit* bytes; return by how many bytes it moved, 0: not at all.
+
+    Raises OSError.
+    """
     if path.stat().st_size <= limit:
-        return False
+        return 0
     with open(path, "r+b") as log:
-        log.seek(-limit // 2, os.SEEK_END)
+        begin = log.seek(-limit // 2, os.SEEK_END)
         kept = log.read()
         kept += log.read()  # what came meanwhile: the kernel appends by itself
         log.truncate(0)
     with open(path, "ab") as log:
-        log.write(b"[older output was dropped here]\n" + kept)
-    return True
+        log.write(_DROPPED + kept)
+    return begin - len(_DROPPED)
+
+
+def part(path: Path, start: int, base: int, position: int, size: int, *, final: bool) -> tuple[str, int]:
+    """Return up to *size* bytes of the log from *position* on, as text, and where the next part begins. Raises OSError.
+
+    Positions count from the log's first byte ever; *base* bytes of it are not in the file any more, and what is before the
+    offset *start* of the file is of earlier starts. A character that is not there as a whole waits for its rest, unless the
+    log is *final*.
+    """
+    with open(path, "rb") as log:
+        begin = log.seek(max(start, position - base))
+        data = log.read(size)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoded = decoder.decode(data, final=final and len(data) < size)
+    return decoded, base + begin + len(data) - len(decoder.getstate()[0])
 
 
 def tail(path: Path, start: int, size: int) -> str:

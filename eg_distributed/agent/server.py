@@ -19,6 +19,7 @@ from ..protocol import (
     Adopt,
     ControlHello,
     Exited,
+    FindLogs,
     Found,
     KernelBrief,
     KernelEvent,
@@ -26,9 +27,12 @@ from ..protocol import (
     Listed,
     ListKernels,
     Load,
+    LogEntry,
+    LogPart,
     Ping,
     Pong,
     ReadLog,
+    ReadLogPart,
     Request,
     SetEndpoints,
     Signal,
@@ -42,8 +46,8 @@ from ..protocol import (
 )
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
-from . import processes
-from .kernels import EXITED, STARTING, Kernel
+from . import kept_logs, processes
+from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
 from .spawning import StartError
 from .streams import Streams
 
@@ -52,6 +56,8 @@ IDLE = 300.0
 EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
 TICK = 1.0
+SWEEP = 60.0
+"""Seconds between two looks at the logs that are kept of kernels which have ended."""
 BACKLOG = 1024
 """Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
 FOLDER_KEPT = 3600.0
@@ -63,6 +69,10 @@ which has nothing to send to it, would not notice for hours."""
 
 class UnknownKernel(Exception):
     """A request names a kernel that is not here."""
+
+
+class LogUnreadable(Exception):
+    """A log is known, and cannot be read."""
 
 
 class Gateway:
@@ -112,6 +122,8 @@ class Agent:
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
         self._visitors = 0
+        self._swept = -SWEEP  # when the kept logs were last looked at: at first they are at once
+        self._sweeping: asyncio.Future[None] | None = None
         self._finishing: list[Kernel] = []  # ended and forgotten, with something still to be run after them
         self._ending: set[asyncio.Task[None]] = set()
         self._methods: dict[type[Request[Any]], Callable[[Gateway, Any], Any]] = {
@@ -122,6 +134,8 @@ class Agent:
             Adopt: self._adopt,
             ListKernels: self._list,
             ReadLog: self._log,
+            FindLogs: self._find_logs,
+            ReadLogPart: self._log_part,
             Ping: self._ping,
             Leave: self._leave_now,
         }
@@ -180,11 +194,21 @@ class Agent:
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
         self.streams.tick()
+        if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
+            self._swept = now
+            self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
         if self.kernels or self._visitors or self._finishing:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()
+
+    def _sweep(self) -> None:
+        """Remove kept logs that are too old, or too many; in a thread, since the disk may hang."""
+        try:
+            kept_logs.sweep(self.directory)
+        except OSError as error:
+            print(f"kept logs cannot be cleaned: {error}", file=sys.stderr, flush=True)
 
     def _end_orphan_soon(self, kernel: Kernel) -> None:
         self._orphans.add(kernel.id)
@@ -208,6 +232,7 @@ class Agent:
         kernel.discard()
         if not kernel.discarded:
             self._finishing.append(kernel)
+        self._swept = -SWEEP  # its log is one more that is kept
         self._tell_load()
 
     def _let_go(self, kernel: Kernel) -> None:
@@ -308,6 +333,8 @@ class Agent:
             gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
         except UnknownKernel as error:
             gateway.send({"id": number, "error": str(error), "kind": "gone"})
+        except LogUnreadable as error:
+            gateway.send({"id": number, "error": str(error), "kind": "log"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
             gateway.send({"id": number, "error": repr(error), "kind": "internal"})
 
@@ -393,6 +420,52 @@ class Agent:
 
     async def _log(self, gateway: Gateway, asked: ReadLog) -> str:
         return await self._kernel(asked.kernel).read_tail(asked.size)
+
+    def _here(self) -> list[Kernel]:
+        """Return the kernels whose logs are where the kernels write them."""
+        return [*self.kernels.values(), *(kernel for kernel in self._finishing if not kernel.discarded)]
+
+    async def _kept(self, kernel_id: str) -> list[kept_logs.KeptLog]:
+        """Return the logs that are kept of kernels whose ids begin with *kernel_id*; raises LogUnreadable."""
+        call = asyncio.get_running_loop().run_in_executor(None, kept_logs.find, self.directory, kernel_id)
+        try:
+            return await asyncio.wait_for(call, LOG_DEADLINE)
+        except asyncio.TimeoutError:
+            raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} does not answer") from None
+        except OSError as error:
+            raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} cannot be read: {error}") from error
+
+    async def _find_logs(self, gateway: Gateway, asked: FindLogs) -> list[Message]:
+        here = [kernel.log_entry() for kernel in self._here() if kernel.id.startswith(asked.kernel)]
+        kept = [log.entry for log in await self._kept(asked.kernel)]
+        newest = sorted([*here, *kept], key=lambda entry: -entry.start_time)[: FindLogs.MOST]
+        return [entry.write() for entry in newest]
+
+    async def _log_part(self, gateway: Gateway, asked: ReadLogPart) -> Message:
+        def is_asked(entry: LogEntry) -> bool:
+            return (entry.kernel, entry.attempt) == (asked.kernel, asked.attempt)
+
+        loop = asyncio.get_running_loop()
+        missing = None
+        try:
+            for kernel in self._here():
+                if is_asked(kernel.log_entry()):
+                    try:
+                        return (await kernel.read_part(asked.position, asked.size)).write()
+                    except FileNotFoundError as error:  # it may just have been moved to those that are kept
+                        missing = error
+            for log in await self._kept(asked.kernel):
+                if is_asked(log.entry):
+                    reading = loop.run_in_executor(None, log.read_part, asked.position, asked.size)
+                    found: LogPart = await asyncio.wait_for(reading, LOG_DEADLINE)
+                    return found.write()
+            if missing is not None:
+                raise missing
+        except asyncio.TimeoutError:
+            raise LogUnreadable(f"the disk with the log of kernel {asked.kernel} does not answer") from None
+        except OSError as error:
+            raise LogUnreadable(f"the log of kernel {asked.kernel} cannot be read: {error}") from error
+        raise UnknownKernel(f"no log of kernel {asked.kernel!r} is there")
 
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
         return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()

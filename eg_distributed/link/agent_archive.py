@@ -13,8 +13,8 @@ from importlib import resources
 from eg_distributed.protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL
 
 _PACKAGE = "eg_distributed"
-_BOOT = "boot.py"
-"""Sent as text ahead of the archive, which it unpacks: so it is not in the archive itself."""
+_BOOT, _CHECKUP = "boot.py", "checkup.py"
+"""Sent as text, the former ahead of the archive, which it unpacks: so they are not in the archive itself."""
 _SHARED = ("protocol.py", "streams.py", "wire.py")
 """What gateways and agents have in common."""
 _MAIN = """
@@ -29,7 +29,7 @@ def _agent_files() -> dict[str, bytes]:
     package = resources.files(_PACKAGE)
     found = {f"{_PACKAGE}/{name}": (package / name).read_bytes() for name in _SHARED}
     for entry in (package / "agent").iterdir():
-        if entry.name.endswith(".py") and entry.name != _BOOT:
+        if entry.name.endswith(".py") and entry.name not in (_BOOT, _CHECKUP):
             found[f"{_PACKAGE}/agent/{entry.name}"] = entry.read_bytes()
     return dict(sorted(found.items()))
 
@@ -55,7 +55,7 @@ def boot_line(*, bridge: bool, keep: bool) -> bytes:
     kernels alone, see `older_agent` in agent/boot.py.
     """
     digest, archive = agent_archive()
-    source = (resources.files(_PACKAGE) / "agent" / _BOOT).read_text("utf-8")
+    source = _source(_BOOT)
     config = {
         "digest": digest,
         "archive": base64.b64encode(zlib.compress(archive, 9)).decode(),
@@ -65,5 +65,21 @@ def boot_line(*, bridge: bool, keep: bool) -> bytes:
         "keep": "yes" if keep else "",
         "bridge": "yes" if bridge else "",
     }
-    packed = base64.b64encode(zlib.compress(f"{source}\nboot({config!r})\n".encode(), 9))
+    return _packed(f"{source}\nboot({config!r})\n")
+
+
+def checkup_line() -> bytes:
+    """Return the one line that has the node's python3 say what the doctor wants to know; see agent/checkup.py."""
+    config = {"sentinel": SENTINEL.decode(), "protocol": str(PROTOCOL)}
+    given = f"import types\nboot = types.ModuleType('boot')\nexec({_source(_BOOT)!r}, vars(boot))\n"
+    return _packed(f"{given}{_source(_CHECKUP)}\ncheckup(boot, {config!r})\n")
+
+
+def _source(name: str) -> str:
+    return (resources.files(_PACKAGE) / "agent" / name).read_text("utf-8")
+
+
+def _packed(source: str) -> bytes:
+    """Return a line of Python that executes *source*."""
+    packed = base64.b64encode(zlib.compress(source.encode(), 9))
     return b'import base64,zlib;exec(zlib.decompress(base64.b64decode(b"' + packed + b'")))\n'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
-import json
 import logging
 import os
 import shlex
@@ -15,11 +15,10 @@ import sys
 import asyncssh
 
 from eg_distributed.errors import AgentUnavailable, HostUnreachable
-from eg_distributed.protocol import SENTINEL
 from eg_distributed.settings import Distributed
-from eg_distributed.wire import Reader
 
 from .agent_archive import boot_line
+from .answer import BLANK_LINES, BootAnswer
 from .aside import aside
 from .bridge import BridgeClient
 from .configuration import Configuration, configuration_of, own_user
@@ -33,8 +32,6 @@ if logging.getLogger("asyncssh").level == logging.NOTSET:
 
 _LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 """What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
-_MAX_NOISE = 256 * 1024
-"""Bytes that a login may print before the agent's answer."""
 _NAME_DEADLINE = 2.0
 """Seconds for looking up this machine's own full name."""
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
@@ -73,7 +70,9 @@ async def _is_full_name(name: str) -> bool:
 
 # No character in it means anything to sh, csh or fish inside single quotes; the code itself comes on stdin.
 # -I: a login's folder may hold a json.py, and its environment a PYTHONPATH.
-_COMMAND = "-I -c 'import sys;exec(sys.stdin.buffer.readline())'"
+# The first line that is not blank: start-up files may read some. As an argument it could not be swallowed, but it is nearly as
+# long as Linux lets one be, and all users of the node would see it in their `ps`.
+_CODE = 'import sys;exec(next(filter(bytes.strip,sys.stdin.buffer),b""))'
 
 
 async def is_here(host: str, configuration: Configuration) -> bool:
@@ -103,21 +102,23 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
     if await is_here(host, await configuration_of(host, settings)):
         log.info("%s is this machine, and the login is the gateway's own: kernels run here, without SSH", host)
         return await _connect_locally(host, settings, keep)
+    progress = progress or Progress()
     connection = await log_in(host, settings, progress)
+    progress.enter("waiting for python3, which runs after the login's start-up files")
     try:
-        path = await asyncio.wait_for(_bootstrap(connection, host, settings, keep), settings.bootstrap_timeout)
+        path = await _bootstrap(connection, host, settings, keep)
         try:
             await asyncio.wait_for(_try_forwarding(connection, path), settings.request_timeout)
         except asyncssh.ChannelOpenError as error:
             log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
-            return await asyncio.wait_for(_bridge(connection, host, settings, keep), settings.bootstrap_timeout)
+            return await _bridge(connection, host, settings, keep)
         return SSHLink(connection, path)
     except asyncio.TimeoutError:
         connection.abort()
         raise AgentUnavailable(
-            f"the login worked, but no agent answered in time ({settings.bootstrap_timeout:g} s for its start)",
+            "the login worked, but sshd opened neither a session nor a way to the agent in time",
             host=host,
-            remedy="check the node's load and disk, and what its shell does at a login",
+            remedy="check the node's load, and sshd's log",
         ) from None
     except asyncssh.Error as error:
         connection.abort()
@@ -134,9 +135,9 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
 
 async def _bootstrap(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, keep: bool) -> str:
     """Have an agent on the node and return its socket's path there."""
-    process = await _execute(connection, host, settings, boot_line(bridge=False, keep=keep))
+    process, answer = await execute(connection, host, settings, boot_line(bridge=False, keep=keep))
     try:
-        return await _read_answer(process.stdout, process.stderr, host)
+        return await answer.read_within(settings.bootstrap_timeout)
     finally:
         process.close()
 
@@ -155,22 +156,27 @@ async def _try_forwarding(connection: asyncssh.SSHClientConnection, path: str) -
 
 
 async def _bridge(connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, keep: bool) -> Link:
-    process = await _execute(connection, host, settings, boot_line(bridge=True, keep=keep))
-    await _read_answer(process.stdout, process.stderr, host)
+    process, answer = await execute(connection, host, settings, boot_line(bridge=True, keep=keep))
+    await answer.read_within(settings.bootstrap_timeout)
     client = BridgeClient(Shielded(process.stdout), ShieldedWriter(process.stdin))
     return BridgedLink(connection, client)
 
 
-async def _execute(
+async def execute(
     connection: asyncssh.SSHClientConnection, host: str, settings: Distributed, line: bytes
-) -> asyncssh.SSHClientProcess[bytes]:
+) -> tuple[asyncssh.SSHClientProcess[bytes], BootAnswer]:
+    """Have the node's python3 read *line*; return its process, and what reads its answer. Raises AgentUnavailable.
+
+    Called here, and by `examination` for the doctor.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SESSION_DEADLINE
     while True:
         try:
             # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
-            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
-                f"{shlex.quote(settings.python)} {_COMMAND}", encoding=None
+            process: asyncssh.SSHClientProcess[bytes] = await asyncio.wait_for(
+                connection.create_process(f"{shlex.quote(settings.python)} -I -c '{_CODE}'", encoding=None),
+                settings.bootstrap_timeout,
             )
         except asyncssh.ChannelOpenError as error:
             if loop.time() < deadline:  # with MaxSessions 1, sshd may still be closing our session before this one
@@ -182,43 +188,41 @@ async def _execute(
                 remedy="raise MaxSessions in the host's sshd_config",
             ) from error
         with contextlib.suppress(OSError):  # it has ended already; what it said is read next
-            process.stdin.write(line)
-        return process
+            process.stdin.write(BLANK_LINES + line)
+        ended = functools.partial(_exit_code, process)
+        return process, BootAnswer(process.stdout, process.stderr, host, line, ended)
 
 
-async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:
-    """Return the socket's path out of the boot's answer, skipping what the login printed before it."""
-    heard = b""
-    while SENTINEL not in heard or b"\n" not in heard.partition(SENTINEL)[2]:
-        chunk = await stdout.read(65536)
-        heard += chunk
-        if not chunk or len(heard) > _MAX_NOISE:
-            complaint = (await stderr.read(4096) if not chunk else b"") or heard[-400:]
-            raise AgentUnavailable(
-                f"no agent could be started: the login said {complaint.decode('utf-8', 'replace').strip()[-400:]!r}",
-                host=host,
-                remedy="install python3 (3.9 or later) on the host, or name the interpreter in Distributed.python; a forced "
-                "command or a restricted shell must let it run",
-            )
-    answer = json.loads(heard.partition(SENTINEL)[2].partition(b"\n")[0])
-    if not answer["ok"]:
-        raise AgentUnavailable(
-            f"the agent cannot run: {answer['error']}",
-            host=host,
-            remedy="the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
-        )
-    for place in answer.get("passed_over", [])[:4]:
-        log.warning("%s: its agent is not in %s", host, str(place)[:300])
-    return str(answer["socket"])
+async def _exit_code(process: asyncssh.SSHClientProcess[bytes]) -> int | None:
+    await process.wait_closed()
+    return process.returncode
 
 
 async def _connect_locally(host: str, settings: Distributed, keep: bool) -> Link:
     """Bring the same agent up on this machine, without SSH."""
+    process, answer = await execute_here(host, boot_line(bridge=False, keep=keep))
+    try:
+        path = await answer.read_within(settings.bootstrap_timeout)
+        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
+    except AgentUnavailable:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            process.kill()
+        raise
+    except asyncio.TimeoutError:
+        process.kill()
+        raise AgentUnavailable(
+            "no agent answered on this machine", host=host, remedy="check its load and disk"
+        ) from None
+    return LocalLink(path)
+
+
+async def execute_here(host: str, line: bytes) -> tuple[asyncio.subprocess.Process, BootAnswer]:
+    """Have a python3 of this machine read *line*, as `execute` does over SSH."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         "-c",
-        "import sys;exec(sys.stdin.buffer.readline())",
+        _CODE,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -228,13 +232,5 @@ async def _connect_locally(host: str, settings: Distributed, keep: bool) -> Link
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    try:
-        process.stdin.write(boot_line(bridge=False, keep=keep))
-        path = await asyncio.wait_for(_read_answer(process.stdout, process.stderr, host), settings.bootstrap_timeout)
-        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
-    except asyncio.TimeoutError:
-        process.kill()
-        raise AgentUnavailable(
-            "no agent answered on this machine", host=host, remedy="check its load and disk"
-        ) from None
-    return LocalLink(path)
+    process.stdin.write(line)
+    return process, BootAnswer(process.stdout, process.stderr, host, line, process.wait)

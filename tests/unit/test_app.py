@@ -3,7 +3,10 @@
 import json
 import secrets
 import shutil
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from eg_distributed.app import main
 from eg_distributed.cluster import Cluster
+from eg_distributed.errors import KernelStartFailed
 from eg_distributed.kernel import RemoteKernel
 from eg_distributed.protocol import Leave
 from eg_distributed.request import StartRequest
@@ -27,6 +31,7 @@ for channel in ("shell", "iopub", "stdin", "hb", "control"):
     listening.bind("%s-%d" % (info["ip"], info[channel + "_port"]))
     listening.listen()
     held.append(listening)
+print("hello", flush=True)
 time.sleep(300)
 """
 """A kernel as far as the agent can tell: it listens on its five channels."""
@@ -188,3 +193,118 @@ def test_a_wrong_command_line_says_what_is_wrong(
     code, _, err = run(capsys, *options)
     assert code == 2
     assert names in err
+
+
+# -- logs --------------------------------------------------------------------------------------------------------
+
+
+def fail(cluster: Cluster) -> KernelStartFailed:
+    """Start a kernel that ends before it is ready, and return the error."""
+    argv = [sys.executable, "-c", "print('no licence'); raise SystemExit(3)", "{connection_file}"]
+    request = StartRequest(f"k-{secrets.token_hex(4)}", argv, ("localhost",), language="python", key="abc")
+    with pytest.raises(KernelStartFailed) as failed:
+        cluster.submit(cluster.start(request)).result()
+    return failed.value
+
+
+def test_logs_prints_what_a_running_kernel_printed(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """`logs` takes an id, or how it begins, and prints the kernel's output to stdout alone."""
+    kernel = start(gateway)
+    block_until("the kernel has printed", lambda: run(capsys, "logs", kernel.id)[1], 10)
+    assert run(capsys, "logs", kernel.id) == (0, "hello\n", "")
+    assert run(capsys, "logs", kernel.id[:-2]) == (0, "hello\n", "")
+    code, out, _ = run(capsys, "logs", "--json", kernel.id)
+    answer = json.loads(out)
+    assert (code, answer["host"], answer["kernel"], answer["state"]) == (0, "localhost", kernel.id, "running")
+    assert answer["log"] == "hello\n"
+
+
+def test_logs_has_those_of_kernels_that_are_gone(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """After a kernel's end its log is still printed, and how it ended is said beside it."""
+    kernel = start(gateway)
+    block_until("the kernel has printed", lambda: run(capsys, "logs", kernel.id)[1], 10)
+    gateway.submit(gateway.release(kernel.id)).result()
+    assert listed(capsys) == []
+    code, out, err = run(capsys, "logs", kernel.id)
+    assert (code, out) == (0, "hello\n")
+    assert err.startswith(f"kernel {kernel.id} on localhost was killed by signal ")
+
+
+def test_a_start_that_failed_names_the_command_that_shows_its_log(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of a kernel that ended before it was ready has the very command, which prints all of its output."""
+    command = str(fail(gateway)).split("`")[1]
+    assert command.startswith("jupyter distributed logs k-")
+    code, out, err = run(capsys, *command.split()[2:])
+    assert (code, out) == (0, "no licence\n")
+    assert "exited with code 3" in err
+
+
+def test_following_a_log_ends_with_the_kernel(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--follow` prints what comes, and ends by itself when the kernel does."""
+    kernel = start(gateway)
+    ending = threading.Timer(1.0, lambda: gateway.submit(kernel.stop()).result())
+    ending.start()
+    code, out, err = run(capsys, "logs", "--follow", kernel.id)
+    ending.join()
+    assert (code, out) == (0, "hello\n")
+    assert err == f"kernel {kernel.id} on localhost was killed by signal 15\n"
+
+
+def test_an_interrupt_of_following_is_no_failure_of_ours(gateway: Cluster, home: Path) -> None:
+    """Ctrl-C ends `logs --follow` with the shell's own code for it, without a traceback."""
+    kernel = start(gateway)
+    argv = [sys.executable, "-m", "eg_distributed", "logs", "--follow", kernel.id]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "hello\n"
+        following.send_signal(signal.SIGINT)
+        _, err = following.communicate(timeout=30)
+    assert (following.returncode, err) == (130, "")
+
+
+def test_the_log_of_the_start_before_is_there_after_a_restart(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--previous` prints the log of the start before the last one, and says so where there is none."""
+    kernel = start(gateway)
+    code, _, err = run(capsys, "logs", "--previous", kernel.id)
+    assert code == 1
+    assert f"no log of an earlier start of kernel {kernel.id} is kept" in err.lower()
+    block_until("the kernel has printed", lambda: run(capsys, "logs", kernel.id)[1], 10)
+    gateway.submit(kernel.stop()).result()
+    argv = [sys.executable, "-c", KERNEL.replace("hello", "hello again"), "{connection_file}"]
+    request = StartRequest(kernel.id, argv, ("localhost",), language="python", key="abc")
+    gateway.submit(gateway.start(request)).result()
+    block_until("it has printed again", lambda: run(capsys, "logs", kernel.id)[1] == "hello again\n", 10)
+    assert run(capsys, "logs", "--previous", kernel.id)[:2] == (0, "hello\n")
+
+
+def test_an_id_that_means_several_kernels_is_refused_by_naming_them(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How several ids begin is none of them."""
+    kernels = sorted(start(gateway).id for _ in range(2))
+    code, out, err = run(capsys, "logs", "k-")
+    assert (code, out) == (1, "")
+    assert f"2 kernels have ids that begin with k-: {', '.join(kernels)}" in err
+
+
+def test_a_log_that_is_nowhere_is_said_with_the_hosts_that_were_asked(
+    gateway: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unknown id, and a host that could not be asked, are told apart."""
+    code, _, err = run(capsys, "logs", "nobody")
+    assert code == 1
+    assert "no kernel's id is nobody, or begins so, on localhost." in err.lower()
+    code, _, err = run(capsys, "logs", "--hosts", "localhost,no-such-host.invalid", "nobody")
+    assert code == 1
+    assert "on localhost. these could not be asked: host no-such-host.invalid: its name does not resolve" in err.lower()
+    code, _, err = run(capsys, "logs", "--hosts", "no-such-host.invalid", "nobody")
+    assert code == 1
+    assert err.lower().startswith("error: host no-such-host.invalid: its name does not resolve")
+    kernel = start(gateway)
+    block_until("the kernel has printed", lambda: run(capsys, "logs", kernel.id)[1], 10)
+    code, out, _ = run(capsys, "logs", "--hosts", "localhost,no-such-host.invalid", kernel.id)
+    assert (code, out) == (0, "hello\n")

@@ -137,6 +137,14 @@ async def test_a_host_without_python_is_passed_over(cluster: Cluster, hosts: Hos
     assert where(await start(cluster, "k1", "node1 node2")) == "node2"
 
 
+async def test_a_login_that_gets_nowhere_is_said_when_the_launch_timeout_ends(cluster: Cluster, hosts: Hosts) -> None:
+    """A start-up file that waits takes the launch's time, and the error says how far the login had come."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "exec sleep 60"
+    with pytest.raises(NoHostAvailable, match="it is waiting for python3, which runs after the login's start-up files"):
+        await start(cluster, "k1", "node1", launch_timeout=1.0)
+
+
 async def test_when_all_fail_each_is_named(cluster: Cluster, hosts: Hosts, home: Path) -> None:
     """The error has every host with its own cause, and nothing is left."""
     first, second = await hosts("node1", "node2")

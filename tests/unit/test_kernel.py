@@ -254,6 +254,7 @@ async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, 
     assert environment["EG_NODE"] == "node1"
     assert environment["EG_PORT_RANGE"] == "41000..42999"
     assert environment["EG_ATTEMPT"] == kernel.attempt
+    assert environment["KERNEL_ID"] == "k1"
     await cluster.run(cluster.release("k1"))
     await until("what follows its end has run", lambda: (short / "done").exists())
     path.unlink()

@@ -14,7 +14,7 @@ import pytest_asyncio
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import AgentUnavailable, HostError
 from eg_distributed.node import Node
-from eg_distributed.protocol import Found, Missing, Ping, Ready
+from eg_distributed.protocol import FindLogs, Found, Missing, Ping, Ready
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import MAX_ANSWER, encode
@@ -144,6 +144,18 @@ async def test_malformed_reply_fails_its_own_request(held: Held, agent: Malforme
     agent.answers = honest
     assert (await held.node.request(Ping())).pid == 7
     assert held.node.connections == 1
+
+
+async def test_an_agent_of_an_older_release_says_that_it_has_no_such_method(held: Held, agent: MalformedAgent) -> None:
+    """A request that came with a newer release is refused with the way out, and the connection stays."""
+    await held.node.connect()
+    agent.answers = lambda request: [
+        encode({"id": request["id"], "error": f"no method {request['method']!r}", "kind": "malformed"})
+    ]
+    with pytest.raises(AgentUnavailable, match=r"^Host node1: Its agent is of an older release"):
+        await held.node.request(FindLogs("k1"))
+    agent.answers = honest
+    assert (await held.node.request(Ping())).pid == 7
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,10 @@ async def test_without_forwarding_all_goes_through_one_channel(hosts: Hosts, set
         "printf 'Welcome!\\n\\033[1mMaintenance on Sunday\\n'; printf '\\377\\376\\n'; exec {command}",
         "printf 'no newline at the end'; exec {command}",
         "head -c 100000 /dev/zero; exec {command}",
+        "head -c 1000000 /dev/urandom; exec {command}",
+        "head -c 2000000 /dev/zero; printf '\\036 eg-distributed'; exec {command}",
+        "read answer; exec {command}",
+        "read name; read password; exec {command}",
         "echo noise >&2; exec {command}",
         "cd /; umask 000; exec {command}",
         "unset HOME; exec {command}",
@@ -292,7 +296,6 @@ async def test_a_host_that_hangs_behind_the_login_costs_the_bootstrap_deadline(
     [
         ("echo 'sh: python3: command not found' >&2; exit 127", "python3: command not found"),
         ("echo 'This account is currently not available.'; exit 1", "currently not available"),
-        ("exit 1", "said ''"),
         ("yes", "y"),
     ],
 )
@@ -304,6 +307,59 @@ async def test_what_the_login_said_is_passed_on(hosts: Hosts, settings: Distribu
         await connect("node1", settings)
     assert said in str(failed.value)
     assert "install python3" in str(failed.value).lower()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+async def test_a_login_that_ends_without_a_word_is_told_by_its_code(
+    hosts: Hosts, settings: Distributed, code: int
+) -> None:
+    """`[ -z "$PS1" ] && exit 1` prints nothing: how the login ended is all there is to say, with what is usual there."""
+    (sshd,) = await hosts("node1")
+    sshd.command = f"exit {code}"
+    with pytest.raises(AgentUnavailable, match=f"started: the login ended with code {code} without a word") as failed:
+        await connect("node1", settings)
+    assert '[ -z "$PS1" ] && exit' in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "command", ["exec cat", "echo Welcome; exec cat >&2 & sleep 0.2; exec cat", "read a b; cat; exit 2"]
+)
+async def test_a_login_that_replaces_the_command_is_said(hosts: Hosts, settings: Distributed, command: str) -> None:
+    """What was sent for python3 comes back, in full or in an error: start-up files run another program in its place."""
+    (sshd,) = await hosts("node1")
+    sshd.command = command
+    with pytest.raises(AgentUnavailable, match="start-up files replace the command by another program") as failed:
+        await connect("node1", settings)
+    assert "`ssh node1 echo hello`" in str(failed.value)
+    assert len(str(failed.value)) < 500
+
+
+async def test_a_shell_that_complains_of_what_it_was_sent_is_said(hosts: Hosts, settings: Distributed) -> None:
+    """A shell that takes the agent for a command of its own prints it on stderr, and ends."""
+    (sshd,) = await hosts("node1")
+    sshd.command = 'read a; read b; read c; read d; echo "zsh: parse error near $d" >&2; exit 1'
+    with pytest.raises(AgentUnavailable, match="start-up files replace the command by another program"):
+        await connect("node1", settings)
+
+
+@pytest.mark.parametrize("answer", ["nonsense", "[]", "{{}}", '{{"ok": true}}', "[" * 20000])
+async def test_an_answer_that_is_none_is_a_host_error(hosts: Hosts, settings: Distributed, answer: str) -> None:
+    """Whatever stands behind the sentinel, the error is one that lets the next host be tried."""
+    (sshd,) = await hosts("node1")
+    sshd.command = f"printf '\\036 eg-distributed agent \\036%s\\n' '{answer}'"
+    with pytest.raises(AgentUnavailable, match=r"^Host node1: (The agent's answer is malformed|The agent cannot run)"):
+        await connect("node1", settings)
+
+
+async def test_a_login_that_goes_on_printing_costs_the_bootstrap_deadline(hosts: Hosts, settings: Distributed) -> None:
+    """What it printed last is told with it; the rest is not kept."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "while :; do echo waiting for the licence server; sleep 0.1; done"
+    settings.bootstrap_timeout = 0.5
+    with pytest.raises(
+        AgentUnavailable, match=r"no agent answered in time .* at last '.*waiting for the licence server'"
+    ):
+        await connect("node1", settings)
 
 
 async def test_a_missing_interpreter_is_said(hosts: Hosts, settings: Distributed) -> None:

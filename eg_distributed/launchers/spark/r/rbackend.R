@@ -59,11 +59,14 @@ backend$garbage <- character()
   interrupted
 }
 
+# The command that prints this kernel's log, where its gateway runs.
+.log_command <- function() paste0("`jupyter distributed logs ", Sys.getenv("KERNEL_ID", "KERNEL"), "`")
+
 .gone <- function() {
   reason <- backend$ended()
   host <- Sys.info()[["nodename"]]
   if (!nzchar(reason)) reason <- "Spark's JVM does not answer"
-  paste0(host, ": ", reason, "; see the kernel's log, and restart the kernel for a new session")
+  paste0(host, ": ", reason, "; see the kernel's log (", .log_command(), "), and restart the kernel for a new session")
 }
 
 # Wait until *link* can be read; returns FALSE when *deadline* has passed.
@@ -159,7 +162,8 @@ print.jobj <- function(x, ...) {
   if (answer$status >= 0L) return(answer$value)
   if (nzchar(answer$value)) stop(.shortened(answer$value), call. = FALSE)
   kinds <- vapply(arguments, function(value) class(value)[[1]], "")
-  text <- paste0("there is no ", if (static) paste0(object, "."), method, "(", paste(kinds, collapse = ", "), "); see the kernel's log")
+  called <- paste0(if (static) paste0(object, "."), method, "(", paste(kinds, collapse = ", "), ")")
+  text <- paste0("there is no ", called, "; see the kernel's log (", .log_command(), ")")
   stop(structure(class = c("spark_unmatched", "error", "condition"), list(message = text, call = NULL)))
 }
 

@@ -11,6 +11,8 @@ suspendInterrupts(local({
     quit("no", 1L)
   }
 
+  log_command <- function() paste0("`jupyter distributed logs ", Sys.getenv("KERNEL_ID", "KERNEL"), "`")
+
   # -- the JVM -----------------------------------------------------------------------------------------------------------------
 
   # Why there is no JVM any more; "" while there is one.
@@ -27,7 +29,7 @@ suspendInterrupts(local({
       reason <- jvm_ended()
       if (nzchar(reason)) stop(host, ": ", reason, "; correct the kernelspec's options, and restart the kernel", call. = FALSE)
       if (Sys.time() > deadline) {
-        stop(host, ": Spark's JVM has not started within ", limit, " s; see the kernel's log", call. = FALSE)
+        stop(host, ": Spark's JVM has not started within ", limit, " s; see the kernel's log (", log_command(), ")", call. = FALSE)
       }
       Sys.sleep(0.05)
     }

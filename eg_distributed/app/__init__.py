@@ -1,7 +1,9 @@
-"""The operator's commands: what runs on the hosts, whichever gateway started it, the end of it, and kernelspecs.
+"""The operator's commands: what runs on the hosts, whichever gateway started it, its log, the end of it, and kernelspecs.
 
     jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for
     jupyter distributed end HOST KERNEL              end one
+    jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
+    jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
 
@@ -26,17 +28,22 @@ from traitlets import TraitError
 from traitlets.config import Config
 from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
-from .cluster import Cluster
-from .errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
-from .hosts import HostSet, parse_hosts
-from .kernelspecs import commands
-from .settings import Distributed
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
+from eg_distributed.hosts import HostSet, parse_hosts
+from eg_distributed.kernelspecs import commands
+from eg_distributed.settings import Distributed
+
+from . import doctor, logs
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the process's exit code: 0, 1 if a host or a kernel failed, 2 for a wrong command line."""
+    """Run one command; return the process's exit code.
+
+    0, 1 if a host or a kernel failed, 2 for a wrong command line, 130 for Ctrl-C.
+    """
     options = _parser().parse_args(argv)
     if options.command == "kernelspecs":
         return commands.run(options)
@@ -52,12 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "kernels":
             return _list(cluster, hosts, orphans=options.orphans, as_json=options.json)
+        if options.command == "doctor":
+            named = parse_hosts([name for word in options.host for name in word.split(",")])
+            return doctor.run(cluster, named or hosts, as_json=options.json)
+        if options.command == "logs":
+            how = {"follow": options.follow, "previous": options.previous, "as_json": options.json}
+            return logs.show(cluster, hosts, options.kernel, **how)
         return _end(cluster, options.host, options.kernel, force=options.force, as_json=options.json)
     except DistributedError as error:
         if options.json:
             print(json.dumps({"error": str(error), "host": error.host}))
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell has it
+    except BrokenPipeError:  # `logs … | head`: Python's own flush at the end must not complain of it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     finally:
         cluster.close()
 
@@ -79,10 +97,25 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="command", required=True)
     kernels = verbs.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
     kernels.add_argument("--orphans", action="store_true", help="only those that no gateway answers for now")
-    end = verbs.add_parser("end", parents=[common], help="end one kernel: no process and no file of it stays")
+    end = verbs.add_parser(
+        "end", parents=[common], help="end one kernel: no process of it stays, and no file but its log"
+    )
     end.add_argument("--force", action="store_true", help="even if a gateway answers for it")
     end.add_argument("host", metavar="HOST")
     end.add_argument("kernel", metavar="KERNEL", help="its id, as `kernels` shows it")
+    log = verbs.add_parser(
+        "logs",
+        parents=[common],
+        help="print a kernel's log: while it runs and for a day after its end",
+    )
+    log.add_argument("kernel", metavar="KERNEL", help="its id, or how it begins")
+    how = log.add_mutually_exclusive_group()
+    how.add_argument("-f", "--follow", action="store_true", help="go on until the kernel ends")
+    how.add_argument("--previous", action="store_true", help="of the start before the last one, as after a restart")
+    examined = verbs.add_parser(
+        "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
+    )
+    examined.add_argument("host", metavar="HOST", nargs="*", help="default: all of the gateway's hosts")
     commands.add_parsers(verbs)
     return parser
 

@@ -74,6 +74,13 @@ class Distributed(Configurable):
         help="Start Enterprise Gateway's own Spark kernelspecs (run.sh, unchanged) by our launcher, which works on current "
         "versions and needs nothing of the kernelspec on the nodes.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLACE_LAUNCHERS")
+    folder_limit = Integer(
+        32 * 1024 * 1024,
+        min=0,
+        max=1 << 32,
+        help="Bytes that a kernelspec's folder may have to be brought to the nodes, where its argv names `{resource_dir}`. 0: "
+        "none is, and the path is the gateway's.",
+    ).tag(config=True, env="EG_DISTRIBUTED_FOLDER_LIMIT")
     connect_timeout = Float(5.0, min=0.1, help="Seconds for a connection to a host, login included.").tag(
         config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT"
     )

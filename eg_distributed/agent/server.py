@@ -19,6 +19,7 @@ from ..protocol import (
     Adopt,
     ControlHello,
     Exited,
+    FolderHello,
     Found,
     KernelBrief,
     KernelEvent,
@@ -45,6 +46,7 @@ from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_mes
 from . import processes
 from .kernels import EXITED, STARTING, Kernel
 from .spawning import StartError
+from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
 
 IDLE = 300.0
@@ -105,6 +107,7 @@ class Agent:
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify)
+        self._spec_folders = SpecFolders(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
         self._last_tick = time.monotonic()
@@ -230,6 +233,8 @@ class Agent:
                 await self._serve_gateway(ControlHello.read(hello), reader, writer)
             elif hello.get("type") == "stream":
                 await self.streams.serve(StreamHello.read(hello), reader, writer)
+            elif hello.get("type") == "folder":
+                await self._spec_folders.receive(FolderHello.read(hello), reader, writer)
         except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
             print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
         finally:
@@ -302,6 +307,8 @@ class Agent:
             gateway.send({"id": number, "result": result})
         except Malformed as error:
             gateway.send({"id": number, "error": str(error), "kind": "malformed"})
+        except FolderMissing as error:
+            gateway.send({"id": number, "error": str(error), "kind": "folder"})
         except StartError as error:
             gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
         except UnknownKernel as error:
@@ -319,6 +326,7 @@ class Agent:
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
         kernel_id = asked.kernel
+        spec_folder = self._spec_folders.find(asked.spec_folder)
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
@@ -329,7 +337,8 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start(asked, self._ports_taken(), umask=self.umask, open_files=self.open_files)
+            taken = self._ports_taken()
+            await kernel.start(asked, taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files)
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise

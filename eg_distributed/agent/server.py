@@ -43,7 +43,7 @@ from ..protocol import (
 )
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
-from . import processes
+from . import memory, processes
 from .kernels import EXITED, STARTING, Kernel
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -441,6 +441,7 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
     agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:
+        memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it
         # asyncio.Event must be made where its loop runs on Python 3.9.
         agent._leave = asyncio.Event()
         await agent.run(listening)

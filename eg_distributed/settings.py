@@ -113,6 +113,12 @@ class Distributed(Configurable):
         min=1024 * 1024,
         help="Bytes that the gateway keeps of each stream until the node has acknowledged them.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLAY_LIMIT")
+    websocket_message_limit = Integer(
+        256 * 1024 * 1024,
+        min=1024,
+        help="Bytes that one message of a client to a kernel may have, such as a file in an upload widget; a larger one closes "
+        "its websocket. The notebook server in front of the gateway has a limit of its own.",
+    ).tag(config=True, env="EG_DISTRIBUTED_WEBSOCKET_MESSAGE_LIMIT")
     gateway_id = Unicode(
         "", help="What nodes know this gateway's kernels by; must differ between gateways. Empty: host name and port."
     ).tag(config=True, env="EG_DISTRIBUTED_GATEWAY_ID")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from lab.doctor.findings import DOCKER, Finding
 from lab.doctor.probing import megabytes_free, tool
-from lab.errors import EnvironmentUnfit, LabConflict, LabError
+from lab.errors import EnvironmentUnfit, LabError
 
 TESTED_API: Final = (1, 41)
 """What the lab is tested with (Docker Engine 20.10); older engines may do."""
@@ -103,15 +103,17 @@ def _disk(client: Any) -> Finding:
 def _subnet(client: Any) -> Finding:
     from lab.drivers.docker import network
 
-    taken = network.taken_by_engine(client.networks.list())
-    table = Path("/proc/net/route")
-    if table.exists():
-        taken.update(network.routes(table.read_text()))
+    taken, routed = network.taken_by_engine(client.networks.list()), network.own_routes()
     try:
-        subnet = network.choose("lab", taken)
-    except LabConflict as error:
-        return Finding("subnet", "missing", error.cause, "`lab gc`, `docker network prune`", DOCKER)
-    return Finding("subnet", "ok", f"{subnet} is free in {network.POOL}", drivers=DOCKER)
+        subnet = network.choose("lab", taken, routed, network.pools())
+    except LabError as error:
+        return Finding("subnet", "missing", error.cause or error.what, error.remedy, DOCKER)
+    covering = sorted(owner for owner, net in routed.items() if subnet.overlaps(net))
+    if covering:
+        found = f"{subnet} would be taken from {', '.join(covering)}: what is there is out of reach while a lab is"
+        remedy = f"name a pool that nothing leads to, by {network.POOL_VARIABLE} or `pool` in lab.toml"
+        return Finding("subnet", "warning", found, remedy, DOCKER)
+    return Finding("subnet", "ok", f"{subnet} is free", drivers=DOCKER)
 
 
 def _images(client: Any) -> Finding:

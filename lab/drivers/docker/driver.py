@@ -87,7 +87,7 @@ class DockerDriver:
         self.folder.write(self.folder.engine, engine_id(self._client))
         self._images = images.ensure(self._client, progress, {(node.image, node.packages) for node in nodes})
         progress.step("network")
-        network.ensure(self._client, self.name)
+        network.ensure(self._client, self.name, self.folder.of_pool)
 
     def reasons(self, spec: NodeSpec | GatewaySpec) -> list[str]:
         """Compare the container's labels with what would be made now."""
@@ -199,7 +199,7 @@ class DockerDriver:
         variant = (spec.image, spec.packages) if isinstance(spec, NodeSpec) else ("node", ())
         if images.key(variant[1], variant[0]) not in self._images:
             self._images = {**self._images, **images.ensure(self._client, Silent(), [variant])}
-        net = network.ensure(self._client, self.name)
+        net = network.ensure(self._client, self.name, self.folder.of_pool)
         short = short_name(spec.name)
         with self._addressing:
             address = self._promised[short] = self._address_in(net, short, spec)

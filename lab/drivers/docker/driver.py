@@ -12,7 +12,7 @@ import docker.errors
 from lab import lease
 from lab.drivers.docker import images, network
 from lab.drivers.docker.blueprints import Blueprint, Blueprints, unlimited
-from lab.drivers.docker.engine import connect, engine_id, put_files, remove_container
+from lab.drivers.docker.engine import connect, engine_id, put_files, remove_container, security
 from lab.drivers.docker.gateway import ContainerGateway
 from lab.drivers.docker.node import ContainerNode
 from lab.drivers.machines import Gateway, Node
@@ -53,6 +53,7 @@ class DockerDriver:
         self.changed: Callable[[], None] = _nothing
         self._client = connect()
         self._on_engine()
+        self._is_rootless = "rootless" in security(self._client)
         self._images: dict[str, str] = {}
         # Two nodes made at once must not choose the same free address: a promised one has no container yet.
         self._addressing = threading.Lock()
@@ -192,7 +193,7 @@ class DockerDriver:
         return network.address_for(subnet, machine, role, set(taken.values()))
 
     def _blueprints(self, tags: Mapping[str, str], net: Any) -> Blueprints:
-        return Blueprints(self.name, self.folder, tags, str(net.id))
+        return Blueprints(self.name, self.folder, tags, str(net.id), sets_limits=not self._is_rootless)
 
     def _container(self, spec: NodeSpec | GatewaySpec) -> Any:
         """Return the machine's container, made now unless one of exactly this spec and image is there."""

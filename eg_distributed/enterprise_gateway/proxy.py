@@ -156,6 +156,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager.kernel = self
         if manager.restarting:
             manager.restarting = False
+            manager.execution_state = (
+                "dead"  # not what its last message said, "busy" as a rule; a later start says what it is
+            )
             if manager._restarter is not None:
                 manager._restarter._restarting = True  # so that the next failure counts as one more in a row
                 manager.loop.call_later(manager._restarter.time_to_dead, self._watch_again)

@@ -135,6 +135,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
+        pruning = loop.run_in_executor(None, self._spec_folders.prune)
+        # Whatever it raises: a folder that stays is tried again by the next agent.
+        pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():

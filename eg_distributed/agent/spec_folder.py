@@ -93,7 +93,12 @@ class SpecFolders:
         return self._folders / digest[:16]  # short, since it is seen in argv, and in tracebacks of what lies in it
 
     def prune(self) -> None:
-        """Remove folders that nothing has used for long, and the longest unused ones above the budget; called in a thread."""
+        """Remove folders that nothing has used for long, and the longest unused ones above the budget.
+
+        Called in a thread: when the agent starts, and after each folder that was brought.
+        """
+        if not self._folders.is_dir():
+            return
         used = set()
         for link in self._kernels.glob(f"*/{LINK}"):
             with contextlib.suppress(OSError):

@@ -73,7 +73,11 @@ async def unless_client_leaves(kernel_id: str, starting: Awaitable[T]) -> T:
 
 
 def notice_departures(handler: Any) -> None:
-    """Have *handler*, whose `post` starts kernels, see that its client goes away; called once for each class, at import."""
+    """Have *handler*, whose `post` starts kernels, see that its client goes away; called once for each class, at import.
+
+    That is in the middle of the first request for a kernel of ours, since nothing imports a process proxy before: its client is
+    not noticed.
+    """
     post: Callable[..., Awaitable[None]] = handler.post
     closed: Callable[..., None] = handler.on_connection_close
 

@@ -31,6 +31,7 @@ async def test_a_start_whose_client_leaves_is_cancelled(nodes: Nodes, gateway: G
     argv = ["/bin/sh", "-c", 'sleep 71; exec "$@"', "sh", *argv_of(gateway, "python_distributed")]
     gateway.add_kernelspec("slow", kernelspec(argv=argv))
     kernel = {"name": "slow"}
+    await (await client.start_kernel()).delete()  # a gateway's first request begins before our adapter is loaded
     session = {"path": "a.ipynb", "type": "notebook", "name": "", "kernel": kernel}
     for path, asked in (("kernels", {**kernel, "env": {}}), ("kernels", kernel), ("sessions", session)):
         async with httpx.AsyncClient(timeout=None, trust_env=False) as http:

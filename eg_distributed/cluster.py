@@ -31,7 +31,7 @@ from .errors import (
     OutOfTime,
     RequestInvalid,
 )
-from .hosts import Host, HostSet, parse_hosts
+from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .node import News, Node
 from .protocol import Listed, ListKernels, Stop
@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
+_LOOK = 0.5
+"""Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
@@ -157,10 +159,11 @@ class Cluster:
     # -- hosts ---------------------------------------------------------------------------------------------------
 
     def host(self, name: str) -> Host:
-        """Return what is known of the host *name*; the first time, nothing is."""
-        host = self.hosts.get(name)
+        """Return what is known of the host *name*, by whatever spelling; the first time, nothing is."""
+        known_as = canonical_name(name)
+        host = self.hosts.get(known_as)
         if host is None:
-            host = self.hosts[name] = Host(name, Node(name, self.settings, self.identity, self))
+            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self))
         return host
 
     # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
@@ -247,17 +250,21 @@ class Cluster:
         """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own."""
         errors: list[HostError] = []
         tried: set[str] = set()
+        slow: list[Host] = []
         while True:
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
+            elif slow and self._candidates(request) <= tried:
+                host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
                 host = await self._pick(request, tried, errors)
-            tried.add(host.name)
+            tried.add(canonical_name(host.name))
+            patient = self._candidates(request) <= tried
             self._starts[kernel.id].host = host.name
             try:
-                await self._connect(host, deadline)
+                await self._connect(host, deadline, patient=patient)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
@@ -266,6 +273,8 @@ class Cluster:
                 log.warning("kernel %s: %s could not take it: %s", kernel.id, host.name, error)
                 if not isinstance(error, OutOfTime):  # a client's short launch timeout says nothing of the host
                     host.node.failed(error)
+                elif not patient:
+                    slow.append(host)
                 errors.append(error)
                 kernel.node = None
             else:
@@ -275,30 +284,52 @@ class Cluster:
             finally:
                 self._starts[kernel.id].host = ""
 
-    async def _connect(self, host: Host, deadline: float) -> None:
-        """Connect within what is left of the start's time."""
-        remaining = deadline - asyncio.get_running_loop().time()
+    @staticmethod
+    def _candidates(request: StartRequest) -> set[str]:
+        names = (request.pin,) if request.pin is not None else request.hosts
+        return {canonical_name(name) for name in names}
+
+    async def _connect(self, host: Host, deadline: float, *, patient: bool) -> None:
+        """Connect within what is left of the start's time; not *patient*, leave a slow login for another host.
+
+        That login goes on, and says nothing against the host: the next start may find it connected.
+        """
+        loop, node = asyncio.get_running_loop(), host.node
+        connecting = asyncio.ensure_future(node.connect())
         try:
-            await asyncio.wait_for(host.node.connect(), max(remaining, 0.1))
-        except asyncio.TimeoutError:
+            while not connecting.done() and loop.time() < deadline and (patient or not node.is_slow()):
+                await asyncio.wait({connecting}, timeout=max(min(deadline - loop.time(), _LOOK), 0.1))
+            if connecting.done():
+                return connecting.result()
+        finally:
+            connecting.cancel()
+        done = node.progress.say()
+        so_far = f": {done}, it is {node.progress.phase}" if done else f": it is {node.progress.phase}"
+        if loop.time() < deadline:
             raise OutOfTime(
-                "not connected when the launch timeout ended",
+                f"its login takes long{so_far}",
                 host=host.name,
-                remedy="check the host; raise the launch timeout",
-            ) from None
+                remedy="see why logins take so long there (PAM, DNS, homes)",
+            )
+        raise OutOfTime(
+            f"not connected when the launch timeout ended{so_far}",
+            host=host.name,
+            remedy="check the host; raise the launch timeout",
+        )
 
     async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError]) -> Host:
         """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
         names = (request.pin,) if request.pin is not None else request.hosts
-        candidates = [self.host(name) for name in names if name not in tried]
+        # By this host set's own spelling, which is the one that its balancer knows.
+        candidates = {name: self.host(name) for name in names if canonical_name(name) not in tried}
         if not candidates:
             raise NoHostAvailable(errors)
         if request.pin is not None:
-            return candidates[0]
-        healthy = [host for host in candidates if host.is_healthy(self.settings.retry_after)]
+            return candidates[request.pin]
+        healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
-            await self._learn_counts(healthy)
-        views = [HostView(host.name, self.count(host.name), host in healthy) for host in (healthy or candidates)]
+            await self._learn_counts(list(healthy.values()))
+        views = [HostView(name, self.count(name), name in healthy) for name in (healthy or candidates)]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
@@ -306,7 +337,8 @@ class Cluster:
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
-        return self.host(host).count({kernel_id for kernel_id, start in self._starts.items() if start.host == host})
+        known = self.host(host)
+        return known.count({kernel_id for kernel_id, start in self._starts.items() if start.host == known.name})
 
     async def _learn_counts(self, hosts: list[Host]) -> None:
         """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""

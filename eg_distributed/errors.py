@@ -4,6 +4,7 @@
     ├── HostError                    the host's fault: a start moves on to the next candidate
     │   ├── HostUnreachable          no such name, no route, refused, or silent past the connect deadline
     │   │   └── OutOfTime            not connected when the launch timeout ended; the host itself may be well
+    │   ├── SSHConfigInvalid         ssh_config, or what it names for this host, cannot be used
     │   ├── HostKeyRejected          the host's key is unknown, or differs from the one on file
     │   ├── LoginRefused             the host turned down every way to log in
     │   ├── AgentUnavailable         logged in, but no agent: no python3, too old, forced command, full disk
@@ -40,6 +41,7 @@ __all__ = [
     "OutOfTime",
     "RequestInvalid",
     "RequestRefused",
+    "SSHConfigInvalid",
 ]
 
 
@@ -83,6 +85,10 @@ class HostUnreachable(HostError):
 
 class OutOfTime(HostUnreachable):
     """The launch timeout ended before there was a connection; that says nothing of the host, which stays a candidate."""
+
+
+class SSHConfigInvalid(HostError):
+    """The gateway's ssh_config says nothing usable of this host; nothing was sent to it."""
 
 
 class HostKeyRejected(HostError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 import time
 from collections.abc import Iterable
@@ -12,22 +14,45 @@ from .errors import RequestInvalid
 from .node import Node
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_.:%-]{1,253}\Z")
+_WITH_PORT = re.compile(r"\[*(?:\[(?P<address>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)\]?")
 HostSet = tuple[str, ...]
 """The hosts that a kernelspec may use, in the order in which they were written."""
 
 
-def parse_hosts(value: str | Iterable[str]) -> HostSet:
-    """Return the host set that *value* (a comma-separated string, or a list) names: stripped, without doubles.
+def canonical_name(name: str) -> str:
+    """Return the one spelling of a host's name: lower case, no dot at the end, addresses in their short form.
 
-    Raises RequestInvalid for a name that can be no host's, such as one that begins with a dash.
+    Two spellings of one machine would be two connections that take each other's place, and two counts.
+    """
+    bare = name.strip().lower().rstrip(".")
+    address, percent, zone = bare.partition("%")
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(address)) + percent + zone
+    return bare
+
+
+def parse_hosts(value: str | Iterable[str]) -> HostSet:
+    """Return the host set that *value* (a comma-separated string, or a list) names: stripped, and each machine's name once.
+
+    Of several spellings of a name the first one stays, since blocks of ssh_config go by the spelling. Raises RequestInvalid for
+    what is not the name of a host, such as one that begins with a dash, or that has a port.
     """
     parts = value.split(",") if isinstance(value, str) else value
-    names = [part.strip().strip("[]\"'") for part in parts]
-    hosts = tuple(dict.fromkeys(name for name in names if name))
-    for name in hosts:
-        if not _NAME.match(name):
+    hosts: dict[str, str] = {}
+    for part in parts:
+        name = part.strip().strip("\"'")
+        if found := _WITH_PORT.fullmatch(name):
+            host, port = found["address"] or found["host"], found["port"]
+            raise RequestInvalid(
+                f"{name!r} has a port, and hosts are named without",
+                remedy=f"write `Host {host}` and `Port {port}` into ssh_config, or set EG_SSH_PORT for all hosts",
+            )
+        name = name.strip("[]\"'")
+        if name and not _NAME.match(name):
             raise RequestInvalid(f"{name!r} is no host name", remedy="check remote_hosts and KERNEL_REMOTE_HOST")
-    return hosts
+        if name:
+            hosts.setdefault(canonical_name(name), name)
+    return tuple(hosts.values())
 
 
 @dataclass
@@ -38,8 +63,10 @@ class Host:
     node: Node
 
     def is_healthy(self, retry_after: float) -> bool:
-        """Whether the host may be tried like any other: no failure within the last *retry_after* seconds."""
+        """Return True if the host may be tried like any other: no failure in the last *retry_after* seconds, no slow login."""
         node = self.node
+        if node.is_slow():
+            return False
         return node.last_error is None or time.monotonic() - node.failed_at > retry_after
 
     def count(self, starting: AbstractSet[str]) -> int:

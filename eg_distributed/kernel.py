@@ -329,7 +329,7 @@ class RemoteKernel:
         """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""
         if not node.connected.is_set():
             try:
-                await asyncio.wait_for(node.connect(), self._settings.connect_timeout)
+                await asyncio.wait_for(node.connect(), self._settings.connect_seconds())
             except asyncio.TimeoutError:
                 raise HostUnresponsive(
                     "the connection was lost while the kernel started",

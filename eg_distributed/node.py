@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
 from .link.links import Link
+from .link.login import Progress
 from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -39,6 +40,8 @@ _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 """Seconds between attempts to come back, each with up to half as much again of jitter."""
 _IDLE_BACKOFF = 60.0
 """The same where only ended kernels wait for the host: it may have been taken away for good."""
+_STEADY = 2.0
+"""Seconds that a connection has to last for the next one to be made at once."""
 _MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
@@ -88,9 +91,13 @@ class Node:
         self.protocol = PROTOCOL  # what the agent speaks
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
+        self._connected_at = 0.0
+        self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
         self._identity = identity
         self._owner = owner
+        self.progress = Progress()
+        """How far the last attempt to connect has come."""
         self._link: Link | None = None
         self._writer: Writer | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -112,9 +119,18 @@ class Node:
         if self.connected.is_set():
             return
         if self._connecting is None:
+            self.progress = Progress()
             self._connecting = asyncio.ensure_future(self._connect())
             self._connecting.add_done_callback(self._connect_ended)
         await asyncio.shield(self._connecting)
+
+    def is_slow(self) -> bool:
+        """Return True if an attempt to connect has got an answer from the host, and takes longer than a dead one would."""
+        return (
+            self._connecting is not None
+            and self.progress.answered
+            and time.monotonic() - self.progress.began > self._settings.connect_seconds()
+        )
 
     def _connect_ended(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
@@ -129,7 +145,7 @@ class Node:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
         link: Link | None = None
         try:
-            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL)
+            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -148,6 +164,7 @@ class Node:
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
             ) from error
+        self._connected_at = asyncio.get_running_loop().time()
         self.connected.set()
 
     async def _greet(self, link: Link) -> None:
@@ -155,7 +172,7 @@ class Node:
         owner, incarnation = self._identity
         try:
             reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
-            writer.write(encode(ControlHello(owner, incarnation, PROTOCOL).write()))
+            writer.write(encode(ControlHello(owner, incarnation, PROTOCOL, self.name).write()))
             answer = await asyncio.wait_for(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
             if answer is None:
                 raise ConnectionError("it closed the connection")
@@ -272,6 +289,10 @@ class Node:
             self._writer.close()  # a link to this machine's own agent holds no connections that it could close
         self._link = self._writer = None
         self.disconnected_at = asyncio.get_running_loop().time()
+        if self.disconnected_at - self._connected_at > _STEADY:
+            self._backoff = 0.0
+        else:  # whatever cuts it off at once would do so again, five times a second and for ever
+            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.done():
@@ -313,6 +334,9 @@ class Node:
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
         backoff, said = _FIRST_BACKOFF, ""
+        if self._backoff > _FIRST_BACKOFF:
+            log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
+            await asyncio.sleep(self._backoff)
         while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
                 await self.connect()

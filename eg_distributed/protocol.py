@@ -84,6 +84,8 @@ class ControlHello(Wire):
     """One life of its process."""
     protocol: int = checked(integer(0, 1 << 16), OLDEST_PROTOCOL)
     """What the gateway speaks; version 3 did not say so."""
+    host: str = checked(text(_ID), "?")
+    """The name by which the gateway knows this host: a machine may be listed by two, each with a connection of its own."""
     type: str = checked(one_of("control"), "control")
 
 

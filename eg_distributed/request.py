@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import RequestInvalid, RequestRefused
-from .hosts import HostSet, parse_hosts
+from .hosts import HostSet, canonical_name, parse_hosts
 from .launcher_files import Shipping
 from .wire import Message
 
@@ -156,7 +156,7 @@ def check_pin(pin: str | None, hosts: Collection[str], *, allow_any_host: bool) 
 
     Called by the cluster for each start, so that no adapter can forget it.
     """
-    if pin is not None and pin not in hosts and not allow_any_host:
+    if pin is not None and canonical_name(pin) not in map(canonical_name, hosts) and not allow_any_host:
         raise RequestRefused(
             f"KERNEL_REMOTE_HOST={pin} is none of this kernel's hosts ({', '.join(hosts)})",
             remedy="name one of them, or have the operator set Distributed.allow_any_host",

@@ -43,9 +43,9 @@ class Distributed(Configurable):
     gss = Bool(False, help="Log in by Kerberos (needs asyncssh's gssapi extra).").tag(
         config=True, env="EG_REMOTE_GSS_SSH"
     )
-    ssh_config = Unicode("", help="ssh_config file to honour; empty: ~/.ssh/config.").tag(
-        config=True, env="EG_DISTRIBUTED_SSH_CONFIG"
-    )
+    ssh_config = Unicode(
+        "", help="ssh_config file to honour, as by `ssh -F`; empty: ~/.ssh/config and /etc/ssh/ssh_config."
+    ).tag(config=True, env="EG_DISTRIBUTED_SSH_CONFIG")
     python = Unicode(
         "python3", help="The nodes' interpreter for the agent: Python 3.9 or later, nothing else needed."
     ).tag(config=True, env="EG_DISTRIBUTED_PYTHON")
@@ -81,9 +81,14 @@ class Distributed(Configurable):
         help="Bytes that a kernelspec's folder may have to be brought to the nodes, where its argv names `{resource_dir}`. 0: "
         "none is, and the path is the gateway's.",
     ).tag(config=True, env="EG_DISTRIBUTED_FOLDER_LIMIT")
-    connect_timeout = Float(5.0, min=0.1, help="Seconds for a connection to a host, login included.").tag(
-        config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT"
-    )
+    connect_timeout = Float(
+        0.0,
+        min=0.0,
+        help="Seconds for TCP, for each address of a host, and for sshd's first words; 0: ConnectTimeout of ssh_config, else 5.",
+    ).tag(config=True, env="EG_DISTRIBUTED_CONNECT_TIMEOUT")
+    login_timeout = Float(
+        30.0, min=0.1, help="Seconds for the login once sshd has answered: a slow host is not a dead one."
+    ).tag(config=True, env="EG_DISTRIBUTED_LOGIN_TIMEOUT")
     bootstrap_timeout = Float(20.0, min=0.1, help="Seconds for the agent to come up on a node after the login.").tag(
         config=True, env="EG_DISTRIBUTED_BOOTSTRAP_TIMEOUT"
     )
@@ -137,6 +142,10 @@ class Distributed(Configurable):
                     setattr(self, name, _parse(trait, value))
                 except TraitError as error:
                     raise ValueError(f"{trait.metadata['env']}={value!r} is out of range: {error}") from None
+
+    def connect_seconds(self) -> float:
+        """Return the seconds for TCP and sshd's first words where ssh_config does not say."""
+        return self.connect_timeout or 5.0
 
     def identity(self, port: int = 0) -> str:
         """Return what nodes know this gateway by; *port* is its HTTP port, to tell two gateways of one machine apart."""

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -21,38 +22,45 @@ import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing for real would cost each login some milliseconds
-    from typing import Callable
+    from typing import IO, Callable
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
+PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 OLDEST = (3, 9)
 # Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
 MAX_PATH = 60
 
 
-def private(path: str) -> bool:
-    """Make *path* a folder that is ours alone, or return False."""
+def private(path: str) -> None:
+    """Make *path* a folder that is ours alone and will do for an agent; raises OSError that says what it lacks."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise OSError("it is not a folder of this user")
+    os.chmod(path, 0o700)
+    probe = os.path.join(path, "probe-%d" % os.getpid())
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            return False
-        os.chmod(path, 0o700)
-        probe = os.path.join(path, "probe-%d" % os.getpid())
         with open(probe, "wb") as file:
             file.write(b"x")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:  # a home on a network whose lock service is down
+                raise OSError("locks fail there (%s)" % error.strerror) from None
         os.unlink(probe)
         # Some file systems that homes are on know no sockets.
         with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listening:
-            listening.bind(probe)
-        os.unlink(probe)
-        return True
-    except OSError:
-        return False
+            try:
+                listening.bind(probe)
+            except OSError as error:
+                raise OSError("sockets fail there (%s)" % error.strerror) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(probe)
 
 
-def folder() -> str:
-    """Return the agent's folder: in the home, one for each node since homes may be shared, else in /tmp.
+def places() -> "list[str]":
+    """Return where an agent's folder may be: in the home, one for each node since homes may be shared, else in /tmp.
 
     Not $XDG_RUNTIME_DIR: logind empties it when the login ends, and the agent stays.
     """
@@ -62,11 +70,61 @@ def folder() -> str:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     # The fallback's name is the home's too: one user may have several, in containers and in tests.
     token = hashlib.sha256(cache.encode()).hexdigest()[:8]
-    candidates = [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d-%s" % (os.getuid(), token)]
+    return [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d-%s" % (os.getuid(), token)]
+
+
+def try_place(path: str) -> str:
+    """Return "agent" if one listens in the folder *path*, "" if one could be started there, else what stands in the way."""
+    if not os.path.isabs(path):
+        return "it is not a whole path"
+    if len(path) > MAX_PATH:
+        return "its name is longer than %d characters" % MAX_PATH
+    try:
+        if os.path.isdir(path) and os.lstat(path).st_uid == os.getuid():
+            sockets = [name for name in os.listdir(path) if name.startswith("agent-") and name.endswith(".sock")]
+            if any(answers(os.path.join(path, name)) for name in sockets):
+                return "agent"
+        private(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def folder() -> "tuple[str, list[str]]":
+    """Return the agent's folder, and why others would not do; raises OSError that names each of them.
+
+    One in which an agent listens comes first: kernels are where it is. Each place is tried by a process of its own, since a home
+    whose server is gone, or whose locks are, lets nobody go who touches it.
+    """
+    candidates, tries, said = places(), {}, {}
     for path in candidates:
-        if len(path) <= MAX_PATH and os.path.isabs(path) and private(path):
-            return path
-    raise OSError("no writable private folder among %s" % ", ".join(candidates))
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                os.write(theirs, (try_place(path) or "ok").encode("utf-8", "replace")[:1000])
+            finally:
+                os._exit(0)
+        os.close(theirs)
+        tries[path] = (pid, ours)
+    deadline = time.time() + PLACE_DEADLINE
+    for path, (pid, ours) in tries.items():
+        if select.select([ours], [], [], max(deadline - time.time(), 0))[0]:
+            said[path] = os.read(ours, 1000).decode("utf-8", "replace")
+            os.waitpid(pid, 0)
+        else:
+            said[path] = "nothing there answers within %d s" % PLACE_DEADLINE
+            end(pid, signal.SIGKILL)  # not waited for: the kernel may hold it until the server is back
+        os.close(ours)
+    for wanted in ("agent", "ok"):
+        for path in candidates:
+            if said[path] == wanted:
+                return path, [
+                    "%s: %s" % (other, said[other]) for other in candidates if said[other] not in ("agent", "ok")
+                ]
+    raise OSError(
+        "no folder will do for the agent: %s" % "; ".join("%s: %s" % (path, said[path]) for path in candidates)
+    )
 
 
 def answers(path: str) -> bool:
@@ -245,6 +303,22 @@ def install(home: str, digest: str, archive: str) -> str:
     return path
 
 
+def take(lock: "IO[str]") -> None:
+    """Lock *lock* against other logins that boot; raises OSError, since a lock that is never given would hold up the login."""
+
+    def taken() -> bool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise OSError("locks fail in %s (%s)" % (os.path.dirname(lock.name), error.strerror)) from None
+        return True
+
+    if not wait_until(taken, START_DEADLINE):
+        raise OSError("another login has held the lock %s for %d s" % (lock.name, START_DEADLINE))
+
+
 def boot(config: "dict[str, str]") -> None:
     """Answer with the agent's socket; then, in bridge mode, become the bridge to it."""
     umask = os.umask(0o077)
@@ -252,18 +326,19 @@ def boot(config: "dict[str, str]") -> None:
     try:
         if sys.version_info < OLDEST:
             raise OSError("python3 is %s, the agent needs 3.9 or later" % sys.version.split()[0])
-        home = folder()
+        home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
         if not is_wanted(path, config["digest"]):
             with open(os.path.join(home, "lock"), "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                take(lock)
                 if not answers(path):
                     older = older_agent(home, config["older"].split(), bool(config["keep"]))
                     if not older:
                         start(home, archive, config["digest"], path, umask)
                     path = older or path
         answer = {"ok": True, "socket": path, "python": sys.version.split()[0], "node": socket.gethostname()}
+        answer["passed_over"] = passed_over
     except Exception as error:  # noqa: BLE001 - whatever it is must reach the gateway, which has no other way to know
         answer = {"ok": False, "error": "%s" % (error,)}
     out = os.fdopen(os.dup(1), "wb")

@@ -70,9 +70,10 @@ class UnknownKernel(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, owner: str, incarnation: str, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, owner: str, incarnation: str, host: str, writer: asyncio.StreamWriter) -> None:
         self.owner = owner
         self.incarnation = incarnation
+        self.host = host  # the name that it has for this machine
         self.kernels: set[str] = set()  # the kernels it answers for
         self.heard = time.monotonic()
         self._writer = writer
@@ -248,9 +249,10 @@ class Agent:
     async def _serve_gateway(
         self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        gateway = Gateway(hello.gateway, hello.incarnation, writer)
+        gateway = Gateway(hello.gateway, hello.incarnation, hello.host, writer)
         for earlier in list(self.gateways):
-            if (earlier.owner, earlier.incarnation) == (gateway.owner, gateway.incarnation):
+            # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.
+            if (earlier.owner, earlier.incarnation, earlier.host) == (gateway.owner, gateway.incarnation, gateway.host):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
         self.streams.close_earlier_lives(gateway.owner, living)

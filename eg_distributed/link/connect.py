@@ -20,9 +20,11 @@ from eg_distributed.settings import Distributed
 from eg_distributed.wire import Reader
 
 from .agent_archive import boot_line
+from .aside import aside
 from .bridge import BridgeClient
+from .configuration import Configuration, configuration_of, own_user
 from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink
-from .login import log_in
+from .login import Progress, log_in
 
 log = logging.getLogger(__name__)
 if logging.getLogger("asyncssh").level == logging.NOTSET:
@@ -64,9 +66,8 @@ async def _is_full_name(name: str) -> bool:
     bare, own = name.lower().rstrip("."), socket.gethostname().lower()
     if "." in own or not bare.startswith(f"{own}."):
         return False
-    loop = asyncio.get_running_loop()
     with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
-        return bare == (await asyncio.wait_for(loop.run_in_executor(None, socket.getfqdn), _NAME_DEADLINE)).lower()
+        return bare == (await asyncio.wait_for(aside("own name", socket.getfqdn), _NAME_DEADLINE)).lower()
     return False
 
 
@@ -75,16 +76,34 @@ async def _is_full_name(name: str) -> bool:
 _COMMAND = "-I -c 'import sys;exec(sys.stdin.buffer.readline())'"
 
 
-async def connect(host: str, settings: Distributed, *, keep: bool = False) -> Link:
+async def is_here(host: str, configuration: Configuration) -> bool:
+    """Return True if a login to *host* would lead to this very user on this machine, so that no SSH is needed.
+
+    The name alone does not say so: 127.0.0.1 with another port is a tunnel, ssh_config may lead `localhost` elsewhere, and a user
+    who is not the gateway's own would silently become it. Called by `connect`, and by `doctor`.
+    """
+    return (
+        configuration.hostname.rstrip(".") == host.lower().rstrip(".")
+        and configuration.port == 22
+        and configuration.user == own_user()
+        and not configuration.jumps
+        and not configuration.proxy_command
+        and (is_gateway(host) or await _is_full_name(host))
+    )
+
+
+async def connect(host: str, settings: Distributed, *, keep: bool = False, progress: Progress | None = None) -> Link:
     """Connect to *host* and have an agent there; raises a HostError that says what stands in the way.
 
-    *keep*: this gateway has been connected to an agent of an older release there, which may hold output for it.
+    *keep*: this gateway has been connected to an agent of an older release there, which may hold output for it. *progress* tells
+    others how far it has come.
 
     Called by Node, at most once at a time for a host. Cancellation: closes what was opened.
     """
-    if is_gateway(host) or await _is_full_name(host):
+    if await is_here(host, await configuration_of(host, settings)):
+        log.info("%s is this machine, and the login is the gateway's own: kernels run here, without SSH", host)
         return await _connect_locally(host, settings, keep)
-    connection = await log_in(host, settings)
+    connection = await log_in(host, settings, progress)
     try:
         path = await asyncio.wait_for(_bootstrap(connection, host, settings, keep), settings.bootstrap_timeout)
         try:
@@ -188,6 +207,8 @@ async def _read_answer(stdout: Reader, stderr: Reader, host: str) -> str:
             host=host,
             remedy="the agent needs Python 3.9 or later and a writable ~/.cache or /tmp on the host",
         )
+    for place in answer.get("passed_over", [])[:4]:
+        log.warning("%s: its agent is not in %s", host, str(place)[:300])
     return str(answer["socket"])
 
 

@@ -1,226 +1,520 @@
-"""Logging in to a host: asyncssh's options, jump hosts, host keys, and what each failure of a login means."""
+"""Logging in to a host, through whatever ssh_config puts in between, and what each failure of a login means."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
+import dataclasses
+import logging
 import os
 import random
 import socket
-from pathlib import Path
+import time
 from typing import Any
 
 import asyncssh
 
-from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused
+from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
 from eg_distributed.settings import Distributed
 
-_CIPHERS = (
-    "aes256-gcm@openssh.com",
-    "aes128-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes256-ctr",
-    "aes128-ctr",
-)
-"""AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
+from .configuration import Configuration, Hop, configuration_of
+from .dial import dial, look_up
+from .identities import Identities, identities_of
+from .known_hosts import HostKeys, host_keys_of
+from .proxies import ProxyProcess
+
+__all__ = ["Progress", "connect_seconds", "log_in"]
+
+log = logging.getLogger(__name__)
+
+_LOOK = 0.05
+"""Seconds between two looks at how far a login has come; asyncssh tells nobody that sshd's banner has arrived."""
+_MOST_HOPS = 16
+"""Jump hosts in a row; ssh has no limit and jumps for ever where two name each other."""
 
 
-async def log_in(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
-    """Return an authenticated connection, within `connect_timeout`; raises HostError. Called by `ssh.connect`.
+@dataclasses.dataclass
+class Progress:
+    """How far a login has come, for messages, and for the node, which tells a slow host from a dead one by it."""
 
-    A connection that sshd drops unheard (MaxStartups) is tried again in time.
+    phase: str = "reading ssh_config"
+    answered: bool = False
+    """True once the host's sshd has said its first words."""
+    steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)
+    """Each finished phase with its seconds."""
+    configuration: Configuration | None = None
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    _since: float = dataclasses.field(default_factory=time.monotonic)
+
+    def enter(self, phase: str) -> None:
+        """End the phase that is under way, and begin *phase*."""
+        now = time.monotonic()
+        self.steps.append((self.phase, now - self._since))
+        self.phase, self._since = phase, now
+
+    def say(self) -> str:
+        """Return what is done, as part of a sentence: `connected in 0.01 s, sshd answered in 0.20 s`."""
+        words = {_CONNECTING: "connected in", _BANNER: "sshd answered in", _KEYS: "keys were exchanged in"}
+        return ", ".join(f"{words[phase]} {seconds:.2f} s" for phase, seconds in self.steps if phase in words)
+
+
+_NAME, _CONNECTING = "looking the name up", "connecting"
+_BANNER, _KEYS, _LOGIN = "waiting for sshd's first words", "exchanging keys", "logging in"
+
+
+class _CertificateUnknown(Exception):
+    """The host showed a certificate whose authority is unknown; it may have a plain key that is known."""
+
+
+def connect_seconds(settings: Distributed, configuration: Configuration | None) -> float:
+    """Return the seconds for TCP and banner: the setting, else ssh_config's ConnectTimeout, else five."""
+    said = configuration.connect_timeout if configuration and not settings.connect_timeout else 0
+    return said or settings.connect_seconds()
+
+
+async def log_in(host: str, settings: Distributed, progress: Progress | None = None) -> asyncssh.SSHClientConnection:
+    """Return an authenticated connection; raises HostError. Called by `connect`, and by `doctor`.
+
+    Deadlines: the connect timeout for the name, for each address, and for sshd's first words; the login timeout for all that
+    comes after these, since a host that answers and takes its time is not dead. A connection that sshd drops unheard
+    (MaxStartups) is tried again for as long as the connect timeout lasts. Cancellation closes what was opened.
     """
-    deadline = asyncio.get_running_loop().time() + settings.connect_timeout
-    while True:
-        remaining = deadline - asyncio.get_running_loop().time()
-        try:
-            return await _connect_within(max(remaining, 0.1), host, settings)
-        except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-            if deadline - asyncio.get_running_loop().time() < 1:
-                raise _login_error(error, host, settings) from error
-            await asyncio.sleep(random.uniform(0.1, 0.5))
-        except HostError:
-            raise
-        except (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError) as error:
-            raise _login_error(error, host, settings) from error
-
-
-async def _connect_within(seconds: float, host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
-    """Return a connection that is made within *seconds*; raises asyncio.TimeoutError, and what the attempt raises.
-
-    Not by asyncio.wait_for: up to Python 3.11 it may take a result in place of a cancellation that comes in the same moment.
-    asyncssh uses it as well, so an attempt can end with a connection after it was cancelled, and that one has to be closed.
-    """
-    attempt = asyncio.ensure_future(_connect_ssh(host, settings))
-    try:
-        done, _ = await asyncio.wait({attempt}, timeout=seconds)
-        if not done:
-            raise asyncio.TimeoutError
-        return attempt.result()
-    except BaseException:  # cancellation included
-        while not attempt.done():
-            attempt.cancel()
-            await asyncio.wait({attempt}, timeout=1.0)
-        if not attempt.cancelled() and attempt.exception() is None:
-            attempt.result().abort()
-        raise
-
-
-async def _connect_ssh(host: str, settings: Distributed) -> asyncssh.SSHClientConnection:
-    given: dict[str, Any] = {}  # for the host alone, and for none of its jump hosts
-    if settings.user and not settings.gss:
-        given["username"] = settings.user
-    if settings.port:
-        given["port"] = settings.port
-    if settings.password and not settings.gss:
-        given["password"] = settings.password
-    return await _connect_through(host, settings, given, ())
-
-
-def _options(settings: Distributed) -> dict[str, Any]:
-    """Return asyncssh's options that hosts and jump hosts have in common."""
-    options: dict[str, Any] = {
-        "encryption_algs": list(_CIPHERS),
-        "keepalive_interval": settings.keepalive_interval,
-        "keepalive_count_max": settings.keepalive_count,
-        "connect_timeout": settings.connect_timeout,
-        "login_timeout": settings.connect_timeout,
-    }
-    if settings.gss:
-        options["gss_auth"] = True
-    if settings.ssh_config:
-        options["config"] = [str(Path(settings.ssh_config).expanduser())]
-    return options
-
-
-async def _connect_through(
-    host: str,
-    settings: Distributed,
-    given: dict[str, Any],
-    behind: tuple[str, ...],
-    jump: asyncssh.SSHClientConnection | None = None,
-) -> asyncssh.SSHClientConnection:
-    """Connect to *host* through *jump*, or through the jump hosts that ssh_config names for it.
-
-    *given* are options of this host alone; *behind* are the hosts that wait for this one. asyncssh could follow ProxyJump by
-    itself, but leaves the connection to the jump host open whenever an attempt is given up in time, and jumps for ever where
-    `Host *` names a jump host.
-    """
-    options = {**_options(settings), **given}
+    progress = progress or Progress()
     loop = asyncio.get_running_loop()
+    began = loop.time()
+    configuration = await configuration_of(host, settings)
+    progress.configuration = configuration
+    deadline = began + connect_seconds(settings, configuration)
+    while True:
+        try:
+            return await _log_in_through(configuration, settings, progress, ())
+        except (asyncssh.ConnectionLost, ConnectionResetError) as error:
+            if deadline - loop.time() < 1:
+                raise _login_error(error, configuration, settings, progress) from error
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+            progress.answered = False
+
+
+async def _log_in_through(
+    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+) -> asyncssh.SSHClientConnection:
+    """Log in by the way that *configuration* names; *behind* are the hosts that wait for this one.
+
+    Raises HostError, and ConnectionLost or ConnectionResetError for a connection that was dropped and may be tried again.
+    """
+    host = configuration.host
+    way: ProxyProcess | asyncssh.SSHClientConnection | None = None
+    identities: Identities | None = None
     try:
-        read = functools.partial(asyncssh.SSHClientConnectionOptions, host=host, **options)
-        found = await loop.run_in_executor(None, read)  # files, on a home that may be slow
-        if found.known_hosts is None:  # `UserKnownHostsFile none`, by which asyncssh means not to look at keys at all
-            options["known_hosts"] = []
-        hops = _parse_hops(found.tunnel) if jump is None else []
-        waiting = (*behind, host)
-        if hops and not any(hop in waiting for hop, _ in hops):  # `Host *` names a jump host for itself as well
-            jump = await _jump(hops, settings, waiting)
-        connection = await asyncssh.connect(host, tunnel=jump, **options)
-    except BaseException as error:  # cancellation included: no connection to a jump host may be left behind
-        if jump is not None:
-            jump.abort()
-        if isinstance(error, asyncssh.HostKeyNotVerifiable):
-            raise _host_key_error(error, host, found.known_hosts) from error
+        keys = await host_keys_of(configuration)
+        for note in (*configuration.notes, *keys.notes):
+            log.log(logging.DEBUG if behind else logging.INFO, "%s: %s", host, note)
+        identities = await identities_of(configuration)
+        for certificates in (True, False):
+            try:
+                way, given = await _open_way(configuration, settings, progress, behind)
+                connection = await _shake_hands(
+                    configuration, settings, keys, identities, progress, given, certificates
+                )
+                break
+            except _CertificateUnknown:
+                # As ssh does: a host whose certificate is of no known authority is asked for its plain key.
+                if way is not None:
+                    way.abort()
+                    way = None
+    except BaseException as error:  # cancellation included: no connection, proxy or agent may be left behind
+        words = ""
+        if isinstance(way, ProxyProcess) and not isinstance(error, asyncio.CancelledError):
+            words = await way.last_words()
+        if way is not None:
+            way.abort()
+        if isinstance(error, HostError) or not isinstance(error, Exception):
+            raise
+        if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not words:
+            raise
+        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)):
+            raise _login_error(error, configuration, settings, progress, keys, identities, words) from error
         raise
-    connection.set_tunnel(jump)  # it goes with the connection
+    finally:
+        if identities is not None:
+            identities.close()
+    if way is not None:
+        connection.set_tunnel(way)  # it goes with the connection
     return connection
 
 
-async def _jump(
-    hops: list[tuple[str, dict[str, Any]]], settings: Distributed, behind: tuple[str, ...]
-) -> asyncssh.SSHClientConnection:
-    """Return a connection to the last of *hops*, each reached through the one before it."""
-    connection: asyncssh.SSHClientConnection | None = None
-    for host, given in hops:
+async def _open_way(
+    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+) -> tuple[ProxyProcess | asyncssh.SSHClientConnection | None, dict[str, Any]]:
+    """Return what has to be closed with the connection, and asyncssh's arguments for the way: a socket or a jump host."""
+    seconds = connect_seconds(settings, configuration)
+    waiting = (*behind, configuration.host)
+    hops = [
+        hop for hop in configuration.jumps if hop.host not in waiting
+    ]  # `Host *` names a jump host for itself as well
+    if len(waiting) > _MOST_HOPS:
+        raise SSHConfigInvalid(
+            f"more than {_MOST_HOPS} jump hosts stand in a row: {', '.join(waiting)}",
+            host=waiting[0],
+            remedy="correct ProxyJump in ssh_config",
+        )
+    if configuration.jumps and not hops and behind and len(configuration.jumps) > 1:
+        raise SSHConfigInvalid(
+            f"its jump hosts lead back to it: {', '.join(waiting)}",
+            host=waiting[0],
+            remedy="correct ProxyJump in ssh_config",
+        )
+    if hops:
+        jump = await _jump(hops, settings, progress, waiting)
+        progress.enter(_CONNECTING)
+        return jump, {"tunnel": jump, "host": configuration.hostname}
+    if configuration.proxy_command:
+        progress.enter(_CONNECTING)
+        proxy = await ProxyProcess.start(configuration.proxy_command, passes_socket=configuration.proxy_passes_socket)
         try:
-            connection = await _connect_through(host, settings, given, behind, connection)
+            return proxy, {"sock": await asyncio.wait_for(proxy.connected(), seconds)}
+        except BaseException:  # cancellation included: it is nobody's yet
+            proxy.close()
+            raise
+    progress.enter(_NAME)
+    addresses = await look_up(configuration.hostname, configuration.port, configuration.family, seconds)
+    progress.enter(_CONNECTING)
+    return None, {"sock": await dial(addresses, seconds, configuration.bind_address)}
+
+
+async def _jump(
+    hops: list[Hop], settings: Distributed, progress: Progress, behind: tuple[str, ...]
+) -> asyncssh.SSHClientConnection:
+    """Return a connection to the last of *hops*, each reached through the one before it.
+
+    asyncssh could follow ProxyJump by itself, but leaves the connection to the jump host open whenever an attempt is given up in
+    time, and jumps for ever where `Host *` names a jump host.
+    """
+    connection: asyncssh.SSHClientConnection | None = None
+    for hop in hops:
+        inner = Progress()
+        progress.phase = f"logging in to the jump host {hop.host}"
+        try:
+            found = await configuration_of(hop.host, settings, hop)
+            if connection is not None:  # the chain says how this one is reached, whatever its own block says
+                found = dataclasses.replace(found, jumps=(), proxy_command="")
+                connection = await _log_in_behind(connection, found, settings, inner)
+            else:
+                connection = await _log_in_through(found, settings, inner, behind)
         except (asyncssh.ConnectionLost, ConnectionResetError):  # tried again, as with any host
             raise
-        except (HostError, asyncssh.Error, OSError, asyncio.TimeoutError) as error:
-            known = error if isinstance(error, HostError) else _login_error(error, host, settings)
+        except HostError as error:
             raise HostUnreachable(
-                f"its jump host {host} cannot be used: {known.cause}", host=behind[0], remedy=known.remedy
+                f"its jump host {hop.host} cannot be used: {error.cause}", host=behind[0], remedy=error.remedy
             ) from error
     assert connection is not None
     return connection
 
 
-def _parse_hops(value: object) -> list[tuple[str, dict[str, Any]]]:
-    """Return the hops in ProxyJump's *value*, each as its host and options."""
-    if not isinstance(value, str) or value.lower() == "none":
-        return []
-    return [_parse_hop(hop.strip()) for hop in value.split(",")]
+async def _log_in_behind(
+    jump: asyncssh.SSHClientConnection, configuration: Configuration, settings: Distributed, progress: Progress
+) -> asyncssh.SSHClientConnection:
+    """Log in to a jump host through the one before it, which is closed with it, or with the failure."""
+    identities: Identities | None = None
+    keys: HostKeys | None = None
+    try:
+        keys = await host_keys_of(configuration)
+        identities = await identities_of(configuration)
+        progress.enter(_CONNECTING)
+        given = {"tunnel": jump, "host": configuration.hostname}
+        connection = await _shake_hands(configuration, settings, keys, identities, progress, given, certificates=True)
+    except BaseException as error:  # cancellation included: no connection may be left behind
+        jump.abort()
+        if isinstance(error, _CertificateUnknown):
+            raise HostKeyRejected(
+                "its certificate is of an unknown authority",
+                host=configuration.host,
+                remedy="add its authority to known_hosts",
+            ) from error
+        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)) and not isinstance(
+            error, (HostError, asyncssh.ConnectionLost, ConnectionResetError)
+        ):
+            raise _login_error(error, configuration, settings, progress, keys, identities) from error
+        raise
+    finally:
+        if identities is not None:
+            identities.close()
+    connection.set_tunnel(jump)
+    return connection
 
 
-def _parse_hop(hop: str) -> tuple[str, dict[str, Any]]:
-    """Return host, and options, of `[user@]host[:port]`."""
-    user, _, address = hop.removeprefix("ssh://").rpartition("@")
-    host, port = address, ""
-    if address.startswith("["):  # an IPv6 address, whose colons are none of a port
-        host, _, port = address[1:].partition("]")
-        port = port.lstrip(":")
-    elif address.count(":") == 1:
-        host, _, port = address.partition(":")
-    given: dict[str, Any] = {"username": user} if user else {}
-    if port:
-        given["port"] = int(port)
-    return host, given
+# -- the handshake -------------------------------------------------------------------------------------------------
 
 
-def _host_key_error(error: asyncssh.HostKeyNotVerifiable, host: str, files: Any) -> HostKeyRejected:
-    """Say which file to mend; *files* are those that asyncssh looked into, () for its default."""
-    named = [str(file) for file in files] if isinstance(files, (list, tuple)) else []
-    file = named[0] if named else str(Path("~/.ssh/known_hosts").expanduser())
-    return HostKeyRejected(
-        f"its SSH host key is not trusted ({error.reason})",
-        host=host,
-        remedy=f"compare the host's fingerprint, then put its key into {file} on the gateway; if the host was reinstalled, "
-        "remove the old key there",
-    )
+class _Witness(asyncssh.SSHClient):
+    """Knows the connection before asyncssh's connect returns it."""
+
+    connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self.connection = conn
 
 
-def _login_error(error: Exception, host: str, settings: Distributed) -> HostError:
+async def _shake_hands(
+    configuration: Configuration,
+    settings: Distributed,
+    keys: HostKeys,
+    identities: Identities,
+    progress: Progress,
+    given: dict[str, Any],
+    certificates: bool,
+) -> asyncssh.SSHClientConnection:
+    """Speak SSH over the way of *given*, up to the end of the login; raises what asyncssh raises, and asyncio.TimeoutError.
+
+    Not by asyncio.wait_for: up to Python 3.11 it may take a result in place of a cancellation that comes in the same moment.
+    asyncssh uses it as well, so an attempt can end with a connection after it was cancelled, and that one has to be closed.
+    """
+    witness = _Witness()
+    options = _options(configuration, settings, keys, identities, certificates)
+    if "sock" in given:
+        progress.enter(_BANNER)
+    attempt = asyncio.ensure_future(asyncssh.connect(client_factory=lambda: witness, **{**options, **given}))
+    try:
+        await _watch(attempt, witness, settings, configuration, progress)
+        return attempt.result()
+    except BaseException as error:  # cancellation included
+        while not attempt.done():
+            attempt.cancel()
+            await asyncio.wait({attempt}, timeout=1.0)
+        if not attempt.cancelled() and attempt.exception() is None:
+            attempt.result().abort()
+        if (way := given.get("sock")) is not None:
+            way.close()  # where the attempt ended before asyncssh had taken it
+        if isinstance(error, asyncssh.HostKeyNotVerifiable) and certificates and "CA" in str(error) and keys.trusted:
+            raise _CertificateUnknown from error
+        raise
+
+
+async def _watch(
+    attempt: asyncio.Task[asyncssh.SSHClientConnection],
+    witness: _Witness,
+    settings: Distributed,
+    configuration: Configuration,
+    progress: Progress,
+) -> None:
+    """Wait for *attempt*, with the deadline of each phase; raises asyncio.TimeoutError."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + connect_seconds(settings, configuration)
+    behind_jump = progress.phase == _CONNECTING
+    while not attempt.done():
+        if loop.time() >= deadline:
+            raise asyncio.TimeoutError
+        await asyncio.wait({attempt}, timeout=min(_LOOK, max(deadline - loop.time(), 0.001)))
+        connection = witness.connection
+        if connection is None:
+            continue
+        if behind_jump and progress.phase == _CONNECTING:
+            progress.enter(_BANNER)
+        # Not by get_extra_info: behind a jump host that has the jump host's own version.
+        if progress.phase == _BANNER and getattr(connection, "_server_version", None):
+            progress.enter(_KEYS)
+            progress.answered = True
+            deadline = loop.time() + settings.login_timeout
+        if progress.phase == _KEYS and connection.get_server_host_key() is not None:
+            progress.enter(_LOGIN)
+
+
+def _options(
+    configuration: Configuration, settings: Distributed, keys: HostKeys, identities: Identities, certificates: bool
+) -> dict[str, Any]:
+    """Return asyncssh's arguments, all of them explicit: it reads no file by itself."""
+    kerberos = settings.gss or configuration.kerberos
+    password = settings.password if settings.password and not settings.gss and configuration.password else None
+    options: dict[str, Any] = {
+        "config": None,
+        "host": configuration.hostname,
+        "port": configuration.port,
+        "username": configuration.user,
+        "password": password,
+        "password_auth": password is not None,
+        "kbdint_auth": password is not None and configuration.keyboard,
+        "public_key_auth": bool(identities.pairs),
+        "client_keys": identities.pairs or None,
+        "agent_path": None,
+        "gss_auth": kerberos,
+        "gss_kex": kerberos,
+        "gss_delegate_creds": configuration.kerberos_delegation,
+        "host_based_auth": configuration.host_based,
+        "client_host_keysign": configuration.host_based,
+        "known_hosts": (keys.trusted, keys.authorities, keys.revoked),
+        "host_key_alias": configuration.host_key_alias or None,
+        "server_host_key_algs": keys.algorithms(configuration, certificates=certificates),
+        "x509_trusted_certs": None,
+        "x509_trusted_cert_paths": [],
+        "encryption_algs": list(configuration.ciphers),
+        "compression_algs": ["zlib@openssh.com", "none"] if configuration.compression else ["none"],
+        "tcp_keepalive": configuration.tcp_keepalive,
+        "keepalive_interval": settings.keepalive_interval,
+        "keepalive_count_max": settings.keepalive_count,
+        # Both phases have deadlines of ours, since asyncssh's can't be told apart.
+        "connect_timeout": None,
+        "login_timeout": 0,
+        "tunnel": None,
+        "proxy_command": None,
+        "send_env": list(configuration.send_env),
+        "env": configuration.set_env,
+        "request_pty": False,
+    }
+    for keyword, argument, names in (
+        ("kexalgorithms", "kex_algs", configuration.key_exchanges),
+        ("macs", "mac_algs", configuration.macs),
+        ("pubkeyacceptedalgorithms", "signature_algs", configuration.public_key_algorithms),
+    ):
+        if keyword in configuration.chosen:
+            options[argument] = list(names)
+    for keyword, names in (
+        ("Ciphers", configuration.ciphers),
+        ("HostKeyAlgorithms", configuration.host_key_algorithms),
+        ("KexAlgorithms", configuration.key_exchanges),
+    ):
+        if not names:
+            raise SSHConfigInvalid(
+                f"{keyword} of ssh_config leaves nothing that the gateway's SSH library (asyncssh) has",
+                host=configuration.host,
+                remedy=f"add another one to {keyword}",
+            )
+    if configuration.preferred:
+        options["preferred_auth"] = list(configuration.preferred)
+    if configuration.rekey_bytes:
+        options["rekey_bytes"] = configuration.rekey_bytes
+    if configuration.rekey_seconds:
+        options["rekey_seconds"] = configuration.rekey_seconds
+    return options
+
+
+# -- what a failure means ------------------------------------------------------------------------------------------
+
+
+def _login_error(
+    error: Exception,
+    configuration: Configuration,
+    settings: Distributed,
+    progress: Progress,
+    keys: HostKeys | None = None,
+    identities: Identities | None = None,
+    proxy_words: str = "",
+) -> HostError:
     """Say which of the many ways to fail a login this is."""
-    user = settings.user or "the gateway's own user (or ssh_config's User)"
-    if isinstance(error, asyncssh.PermissionDenied):
-        methods = ["public keys and ssh-agent"]
-        methods += ["password (EG_REMOTE_PWD)"] * bool(settings.password) + ["Kerberos"] * settings.gss
-        return LoginRefused(
-            f"it refused to log in {user}; offered: {', '.join(methods)} ({error.reason})",
+    host = configuration.host
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return _host_key_error(error, host, keys)
+    if isinstance(error, asyncssh.PermissionDenied) or "Too many authentication failures" in str(error):
+        return _refusal(error, configuration, settings, identities)
+    if proxy_words:
+        return HostUnreachable(
+            f"its ProxyCommand {proxy_words} ({configuration.proxy_command})",
             host=host,
-            user=settings.user,
-            remedy="put the gateway's public key into ~/.ssh/authorized_keys of that user on the host, or correct EG_REMOTE_USER",
+            remedy="run that line in a shell of the gateway's user, and correct ssh_config",
+        )
+    if isinstance(error, asyncssh.KeyExchangeFailed):
+        return HostUnreachable(
+            f"the SSH handshake failed ({error.reason})", host=host, remedy=_algorithm_remedy(str(error), configuration)
         )
     if isinstance(error, asyncssh.Error):
         return HostUnreachable(
             f"the SSH handshake failed ({error.reason})", host=host, remedy="check sshd on the host and its log"
         )
     if isinstance(error, asyncio.TimeoutError):
-        return HostUnreachable(
-            f"no SSH login within {settings.connect_timeout:g} s",
-            host=host,
-            remedy="check that the host is up and not overloaded, and that nothing drops packets to its SSH port",
-        )
+        return _too_late(configuration, settings, progress)
     if isinstance(error, socket.gaierror):
         return HostUnreachable(
-            f"its name does not resolve ({error.strerror})", host=host, remedy="check remote_hosts, DNS and /etc/hosts"
-        )
-    if isinstance(error, FileNotFoundError):
-        return HostKeyRejected(
-            f"a file that ssh_config names is missing ({error.filename})",
+            f"its name does not resolve ({error.strerror})"
+            + (f": {configuration.hostname}" if configuration.hostname != host.lower() else ""),
             host=host,
-            remedy="create it or correct ssh_config",
+            remedy="check remote_hosts, DNS and /etc/hosts",
         )
-    if isinstance(error, ValueError):  # KeyImportError and ConfigParseError are such
-        return LoginRefused(
-            f"a key or ssh_config of the gateway cannot be used ({error})",
+    if isinstance(error, ValueError):
+        return SSHConfigInvalid(
+            f"ssh_config cannot be used ({error})",
             host=host,
-            remedy="correct the ssh_config, or decrypt the key or give it to ssh-agent",
+            remedy=f"compare with `ssh -G {host}`, and correct ssh_config",
         )
     # asyncio's own text is "Connect call failed" and hides what the system said.
     cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return HostUnreachable(
         f"cannot connect ({cause})", host=host, remedy="check that sshd runs there and its port is open"
     )
+
+
+def _too_late(configuration: Configuration, settings: Distributed, progress: Progress) -> HostUnreachable:
+    done, seconds = progress.say(), connect_seconds(settings, configuration)
+    before = f"{done}; " if done else ""
+    if progress.answered:
+        return HostUnreachable(
+            f"the login was not over after {settings.login_timeout:g} s: {before}it was {progress.phase}",
+            host=configuration.host,
+            remedy="see why logins take so long there (PAM, DNS, a home that hangs), or raise Distributed.login_timeout",
+        )
+    return HostUnreachable(
+        f"no SSH login: {before}no answer within {seconds:g} s while {progress.phase}",
+        host=configuration.host,
+        remedy="check that the host is up and not overloaded, and that nothing drops packets to its SSH port; "
+        "ConnectTimeout in ssh_config, or Distributed.connect_timeout, gives it longer",
+    )
+
+
+def _host_key_error(error: asyncssh.HostKeyNotVerifiable, host: str, keys: HostKeys | None) -> HostKeyRejected:
+    """Say which files were looked into, and which one to mend."""
+    files = keys.files if keys else []
+    file = next(
+        (name for name in files if "(" not in name), files[0].partition(" (")[0] if files else "~/.ssh/known_hosts"
+    )
+    looked = f"; looked into: {', '.join(files)}" if files else "; ssh_config names no file of known hosts"
+    notes = f"; {'; '.join(keys.notes[:3])}" if keys and keys.notes else ""
+    return HostKeyRejected(
+        f"its SSH host key is not trusted ({error.reason}{looked}{notes})",
+        host=host,
+        remedy=f"compare the host's fingerprint, then put its key into {file} on the gateway; if the host was reinstalled, "
+        "remove the old key there",
+    )
+
+
+def _refusal(
+    error: Exception, configuration: Configuration, settings: Distributed, identities: Identities | None
+) -> LoginRefused:
+    offered = list(identities.offered) if identities else []
+    offered += ["password (EG_REMOTE_PWD)"] * bool(settings.password)
+    offered += ["Kerberos"] * (settings.gss or (configuration.kerberos and _has_kerberos()))
+    offered += ["host-based"] * configuration.host_based
+    passed = identities.passed_over if identities else []
+    left_out = f"; not used: {', '.join(passed[:8])}" if passed else ""
+    many = "Too many" in str(error)
+    return LoginRefused(
+        f"it refused to log in {configuration.user}; offered: {', '.join(offered[:8]) or 'nothing'}{left_out} "
+        f"({getattr(error, 'reason', error)})",
+        host=configuration.host,
+        user=configuration.user,
+        remedy="set IdentitiesOnly and IdentityFile in ssh_config, so that fewer keys are offered"
+        if many
+        else "put the gateway's public key into ~/.ssh/authorized_keys of that user on the host, or correct EG_REMOTE_USER",
+    )
+
+
+def _has_kerberos() -> bool:
+    try:
+        import gssapi  # type: ignore[import-not-found]  # noqa: F401 - an extra of asyncssh's
+    except ImportError:
+        return False
+    return True
+
+
+_REMEDIES = (
+    ("encryption", "Ciphers"),
+    ("key exchange", "KexAlgorithms"),
+    ("MAC", "MACs"),
+    ("host key", "HostKeyAlgorithms"),
+    ("compression", "Compression"),
+)
+
+
+def _algorithm_remedy(text: str, configuration: Configuration) -> str:
+    """Return the line of ssh_config that would agree with the host, out of asyncssh's `sent …, received …`."""
+    keyword = next((keyword for word, keyword in _REMEDIES if f"matching {word}" in text), "")
+    theirs = text.rpartition("received ")[2].strip().split(",")[0] if "received " in text else ""
+    if not keyword or not theirs:
+        return "check sshd on the host and its log"
+    return f"write `{keyword} +{theirs}` below `Host {configuration.host}` in ssh_config, if that algorithm is to be trusted"

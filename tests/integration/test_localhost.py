@@ -16,7 +16,7 @@ from tests.until import until_in_thread
 @pytest.mark.lab(nodes=NODES)
 async def test_localhost_needs_no_ssh(nodes: Sequence[Node], extra_gateway: MakeGateway, client_of: ClientOf) -> None:
     """A gateway whose only host is localhost runs, interrupts, restarts and ends kernels on itself, and logs in nowhere."""
-    gateway = extra_gateway("alone", env={"EG_REMOTE_HOSTS": "localhost"}, hosts=["localhost"])
+    gateway = extra_gateway("alone", env={"EG_REMOTE_HOSTS": "localhost", "EG_REMOTE_USER": ""}, hosts=["localhost"])
     before = [node.read_logs().count("Accepted ") for node in nodes]
     client = client_of(gateway)
     kernel = await client.start_kernel()

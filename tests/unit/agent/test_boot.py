@@ -167,7 +167,7 @@ def test_another_folder_is_used_where_the_first_one_cannot_be(
             (home / "elsewhere").mkdir()
             node.symlink_to(home / "elsewhere")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    script = f"space = {{}}; exec({SOURCE!r}, space); print(space['folder']())"
+    script = f"space = {{}}; exec({SOURCE!r}, space); print(space['folder']()[0])"
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     chosen = Path(done.stdout.decode().strip())
     try:
@@ -314,3 +314,72 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
     assert (await back.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
     back.close()
+
+
+LOCKS = """
+import errno, time
+real = space['fcntl'].flock
+def flock(file, operation):
+    if {where!r} in file.name:
+        {what}
+    return real(file, operation)
+space['fcntl'].flock = flock
+space['PLACE_DEADLINE'] = 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raise OSError(errno.ENOLCK, 'No locks available')", "locks fail there (No locks available)"),
+        ("raise OSError(errno.EIO, 'Input/output error')", "locks fail there (Input/output error)"),
+        ("time.sleep(600)", "nothing there answers within 1 s"),
+    ],
+)
+def test_locks_that_fail_or_hang_cost_their_folder_alone(home: Path, what: str, said: str) -> None:
+    """A home without working locks is passed over for /tmp, and the answer says which folder and why."""
+    before = f"exec({LOCKS.format(where='/eg-distributed/', what=what)!r})"
+    _, answer = booted(before, digest=agent_archive()[0], archive=packed(agent_archive()[1]))
+    assert answer["ok"] is True, answer
+    assert str(answer["socket"]).startswith("/tmp/eg-distributed-")
+    passed_over = str(answer["passed_over"])
+    assert said in passed_over
+    assert passed_over.startswith(f"['{home}/")
+
+
+def test_where_no_folder_will_do_each_is_named(home: Path) -> None:
+    """The error has every folder that was tried, with what was wrong with it."""
+    before = f"exec({LOCKS.format(where='/', what='raise OSError(errno.ENOLCK, str())')!r})"
+    _, answer = booted(before)
+    assert answer["ok"] is False
+    assert "no folder will do for the agent" in str(answer["error"])
+    assert f"{home}/eg-distributed/" in str(answer["error"])
+    assert "; /tmp/eg-distributed-" in str(answer["error"])
+
+
+async def test_an_agent_is_found_where_it_is(visitor: Visitor, home: Path, settings: Distributed) -> None:
+    """A home that would not do for a new agent is no reason to start one elsewhere while one lives there: it has the kernels."""
+    before = f"exec({LOCKS.format(where='/eg-distributed/', what='raise OSError(errno.ENOLCK, str())')!r})"
+    digest, archive = agent_archive()
+    _, answer = await asyncio.to_thread(booted, before, digest=digest, archive=packed(archive))
+    assert answer["ok"] is True
+    assert str(answer["socket"]).startswith(f"{home}/")
+    other = await Visitor.at(LocalLink(str(answer["socket"])), "gateway", "2")
+    assert (await other.request("ping"))["pid"] == (await visitor.request("ping"))["pid"]
+    other.close()
+
+
+def test_a_lock_that_is_never_given_is_named(home: Path) -> None:
+    """Another login that holds the lock for ever costs a deadline, and the error has its path."""
+    before = (
+        "exec('''import fcntl, socket, os\n"
+        "path = space['places']()[0]\n"
+        "os.makedirs(path, exist_ok=True)\n"
+        "held = open(path + '/lock', 'w')\n"
+        "fcntl.flock(held, fcntl.LOCK_EX)\n"
+        "space['START_DEADLINE'] = 0.5''')"
+    )
+    _, answer = booted(before, digest=agent_archive()[0], archive=packed(agent_archive()[1]))
+    assert answer["ok"] is False
+    assert "another login has held the lock" in str(answer["error"])
+    assert f"{home}/" in str(answer["error"])

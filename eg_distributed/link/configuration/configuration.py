@@ -1,0 +1,408 @@
+"""Everything that a login to one host will use, read once: what was checked is what is used."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import hashlib
+import logging
+import os
+import re
+import socket
+import time
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eg_distributed.errors import SSHConfigInvalid
+from eg_distributed.link.aside import aside
+from eg_distributed.settings import Distributed
+
+from .algorithms import DEFAULTS, OUR_CIPHERS, known
+from .ask import Refused, Unable, ask_ssh, find_ssh
+from .reader import Values, read_files
+from .tokens import Unexpandable, expand_path, expand_tokens, home_folder
+
+__all__ = ["Configuration", "Hop", "configuration_of", "own_user"]
+
+log = logging.getLogger(__name__)
+
+_KEPT_SECONDS = 5.0
+"""For which an answer counts: long enough for a start on many hosts, short enough for an edit to count at once."""
+_MOST_KEPT = 2048
+_AT_ONCE = 8
+"""Children that read configurations at the same time."""
+_READ_SECONDS = 15.0
+_FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One jump host of ProxyJump, as it is written there: user and port are empty and 0 where its own configuration says them."""
+
+    host: str
+    user: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What `ssh` would use for *host*, with the gateway's own settings in front; paths and commands are expanded."""
+
+    host: str
+    """As it stands in the list of hosts."""
+    hostname: str
+    """Where to connect to, in lower case."""
+    port: int
+    user: str
+    host_key_alias: str = ""
+    known_hosts: tuple[Path, ...] = ()
+    """The user's files, then the system's, in ssh's order."""
+    revoked_host_keys: tuple[Path, ...] = ()
+    known_hosts_command: str = ""
+    identities: tuple[Path, ...] = ()
+    certificates: tuple[Path, ...] = ()
+    identities_only: bool = False
+    identity_agent: str = ""
+    """The agent's socket; empty for none."""
+    pkcs11_provider: str = ""
+    proxy_command: str = ""
+    """A line for the user's shell; empty for none."""
+    proxy_passes_socket: bool = False
+    jumps: tuple[Hop, ...] = ()
+    """Jump hosts in the order in which they are gone through."""
+    family: int = socket.AF_UNSPEC
+    bind_address: str = ""
+    connect_timeout: float = 0.0
+    """Seconds, as ConnectTimeout says; 0 where it says nothing."""
+    ciphers: tuple[str, ...] = ()
+    macs: tuple[str, ...] = ()
+    key_exchanges: tuple[str, ...] = ()
+    host_key_algorithms: tuple[str, ...] = ()
+    public_key_algorithms: tuple[str, ...] = ()
+    authority_algorithms: tuple[str, ...] = ()
+    chosen: frozenset[str] = frozenset()
+    """Keywords whose list of algorithms is not ssh's default."""
+    smallest_rsa_key: int = 1024
+    public_key: bool = True
+    password: bool = True
+    keyboard: bool = True
+    host_based: bool = False
+    kerberos: bool = False
+    kerberos_delegation: bool = False
+    preferred: tuple[str, ...] = ()
+    compression: bool = False
+    rekey_bytes: int = 0
+    rekey_seconds: int = 0
+    tcp_keepalive: bool = True
+    send_env: tuple[str, ...] = ()
+    set_env: dict[str, str] = field(default_factory=dict)
+    reader: str = ""
+    """Who read ssh_config: `ssh -G`, or our own reader and why."""
+    notes: tuple[str, ...] = ()
+    """What was passed over, with file and line."""
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """What `%x` means in values that are expanded later."""
+        return _tokens(self.host, self.hostname, self.port, self.user, self.host_key_alias, "")
+
+
+def _tokens(host: str, hostname: str, port: int, user: str, alias: str, jump: str) -> dict[str, str]:
+    name = socket.gethostname()
+    local = own_user()
+    digest = hashlib.sha1(f"{name}{hostname}{port}{user}{jump}".encode())  # noqa: S324 - OpenSSH's %C
+    return {
+        "C": digest.hexdigest(),
+        "d": home_folder(),
+        "h": hostname,
+        "i": str(os.getuid()),
+        "j": jump,
+        "k": alias or host,
+        "L": name.partition(".")[0],
+        "l": name,
+        "n": host,
+        "p": str(port),
+        "r": user,
+        "u": local,
+    }
+
+
+def own_user() -> str:
+    """Return the name of the user that the gateway runs as, or its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+class _Kept:
+    """Answers of one event loop, for a few seconds, and the children that it may have at once."""
+
+    def __init__(self) -> None:
+        self.at_once = asyncio.Semaphore(_AT_ONCE)
+        self.answers: dict[tuple[str, ...], tuple[float, Configuration]] = {}
+
+
+_kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = weakref.WeakKeyDictionary()
+_said: set[str] = set()
+
+
+async def configuration_of(host: str, settings: Distributed, hop: Hop | None = None) -> Configuration:
+    """Return what a login to *host* uses; raises SSHConfigInvalid. For a jump host, *hop* has what ProxyJump says of it.
+
+    Called before each login, and by `doctor`. The gateway's user and port count for hosts, and not for their jump hosts.
+    Cancellation ends the child that reads.
+    """
+    user, port = (hop.user, hop.port) if hop else ("" if settings.gss else settings.user, settings.port)
+    kept = _kept.setdefault(asyncio.get_running_loop(), _Kept())
+    key = (host, user, str(port), settings.ssh_config, os.environ.get("HOME", ""), os.environ.get("PATH", ""))
+    async with kept.at_once:
+        made, found = kept.answers.get(key, (0.0, None))
+        if found is not None and time.monotonic() - made < _KEPT_SECONDS:
+            return found
+        found = await _read(host, settings.ssh_config, user, port)
+        if len(kept.answers) >= _MOST_KEPT:
+            kept.answers.clear()
+        kept.answers[key] = (time.monotonic(), found)
+        return found
+
+
+async def _read(host: str, file: str, user: str, port: int) -> Configuration:
+    ssh, reader, defaults, notes = find_ssh(), "", None, []
+    try:
+        values: Values | None = None
+        if ssh is not None:
+            try:
+                values = await ask_ssh(ssh, host, file, user, port)
+                defaults = await _defaults(ssh)
+                reader = f"{ssh} -G"
+            except Unable as error:
+                reader = f"our own reader, since ssh cannot ({error})"
+        if values is None:
+            reader = reader or "our own reader, since there is no ssh on PATH"
+            reading = await asyncio.wait_for(
+                aside(("ssh_config", host), lambda: read_files(host, file, user, port)), _READ_SECONDS
+            )
+            values, notes = reading.values, reading.notes
+        _say_once(f"ssh_config is read by {reader}")
+        return _interpret(host, values, defaults or DEFAULTS, reader, notes)
+    except asyncio.TimeoutError:
+        raise SSHConfigInvalid(
+            "reading ssh_config took too long",
+            host=host,
+            remedy=f"see what `ssh -G {host}` waits for, such as a command of Match exec or a home that hangs",
+        ) from None
+    except Refused as error:
+        raise SSHConfigInvalid(
+            f"ssh refuses its configuration: {error}",
+            host=host,
+            remedy=f"correct that line; `ssh -G {host}` says the same",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SSHConfigInvalid(
+            f"ssh_config cannot be used ({error})", host=host, remedy="correct ssh_config, or Distributed.ssh_config"
+        ) from error
+
+
+_ssh_defaults: dict[str, dict[str, tuple[str, ...]]] = {}
+
+
+async def _defaults(ssh: str) -> dict[str, tuple[str, ...]]:
+    """Return the algorithms that this ssh uses where no file says anything: `ssh -G` does not tell a default from a choice."""
+    if ssh not in _ssh_defaults:
+        values = await ask_ssh(ssh, "defaults", "/dev/null")
+        _ssh_defaults[ssh] = {keyword: tuple(values.get(keyword, [""])[0].split(",")) for keyword in DEFAULTS}
+    return _ssh_defaults[ssh]
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        log.info(text)
+
+
+def _interpret(
+    host: str, values: Values, defaults: dict[str, tuple[str, ...]], reader: str, notes: list[str]
+) -> Configuration:
+    """Make the object of what `ssh -G` or our reader says; raises ValueError for what nothing can be made of."""
+
+    def first(keyword: str) -> str:
+        value = values.get(keyword, [""])[0]
+        return "" if value.lower() == "none" else value
+
+    def flag(keyword: str, default: str) -> bool:
+        return (values.get(keyword, [default])[0].lower() or default) in (
+            "yes",
+            "true",
+            "unbound",
+            "host-bound",
+            "always",
+        )
+
+    hostname, port, user = (
+        first("hostname").lower() or host.lower(),
+        int(first("port") or 22),
+        first("user") or own_user(),
+    )
+    jump = first("proxyjump").strip('"')
+    tokens = _tokens(host, hostname, port, user, first("hostkeyalias"), jump)
+
+    def paths(keyword: str) -> tuple[Path, ...]:
+        found = []
+        for value in _words_of(values, keyword) if keyword == "revokedhostkeys" else values.get(keyword, []):
+            if value.lower() == "none":
+                continue
+            try:
+                found.append(Path(expand_path(_unquoted(value), tokens)))
+            except Unexpandable as error:
+                notes.append(f"{keyword} {value} is passed over: {error}")
+        return tuple(dict.fromkeys(found))
+
+    algorithms = {keyword: tuple(values.get(keyword, [""])[0].split(",")) for keyword in DEFAULTS}
+    chosen = frozenset(
+        keyword
+        for keyword, names in algorithms.items()
+        if set(names) ^ set(defaults[keyword]) or (names != defaults[keyword] and names != DEFAULTS[keyword])
+    )
+    hop_tokens = {name: tokens[name] for name in "hnpr"}
+    command = first("proxycommand")
+    rekey = (first("rekeylimit") or "0 0").replace("\t", " ").split()
+    return Configuration(
+        host=host,
+        hostname=hostname,
+        port=port,
+        user=user,
+        host_key_alias=first("hostkeyalias"),
+        known_hosts=_files(values, "userknownhostsfile") + _files(values, "globalknownhostsfile"),
+        revoked_host_keys=paths("revokedhostkeys"),
+        known_hosts_command=first("knownhostscommand"),
+        identities=paths("identityfile"),
+        certificates=paths("certificatefile"),
+        identities_only=flag("identitiesonly", "no"),
+        identity_agent=_agent(values.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
+        pkcs11_provider=first("pkcs11provider"),
+        proxy_command=expand_tokens(command, hop_tokens) if command else "",
+        proxy_passes_socket=flag("proxyusefdpass", "no"),
+        jumps=() if command else _hops(expand_tokens(jump, hop_tokens)),
+        family=_FAMILIES.get(first("addressfamily"), socket.AF_UNSPEC),
+        bind_address=first("bindaddress"),
+        connect_timeout=float(first("connecttimeout") or 0),
+        ciphers=_ciphers(algorithms["ciphers"], "ciphers" in chosen),
+        macs=known("macs", algorithms["macs"]),
+        key_exchanges=known("kexalgorithms", algorithms["kexalgorithms"]),
+        host_key_algorithms=known("hostkeyalgorithms", algorithms["hostkeyalgorithms"]),
+        public_key_algorithms=known("pubkeyacceptedalgorithms", algorithms["pubkeyacceptedalgorithms"]),
+        authority_algorithms=known("casignaturealgorithms", algorithms["casignaturealgorithms"]),
+        chosen=chosen,
+        smallest_rsa_key=int(first("requiredrsasize") or 1024),
+        public_key=flag("pubkeyauthentication", "yes"),
+        password=flag("passwordauthentication", "yes"),
+        keyboard=flag("kbdinteractiveauthentication", "yes"),
+        host_based=flag("hostbasedauthentication", "no"),
+        kerberos=flag("gssapiauthentication", "no"),
+        kerberos_delegation=flag("gssapidelegatecredentials", "no"),
+        preferred=tuple(name for name in first("preferredauthentications").split(",") if name),
+        compression=flag("compression", "no"),
+        rekey_bytes=_scaled(rekey[0]),
+        rekey_seconds=int(rekey[1]) if len(rekey) > 1 and rekey[1].isdigit() else 0,
+        tcp_keepalive=flag("tcpkeepalive", "yes"),
+        send_env=tuple(values.get("sendenv", [])),
+        set_env=_environment(values.get("setenv", [])),
+        reader=reader,
+        notes=tuple(notes),
+    )
+
+
+def _unquoted(value: str) -> str:
+    """Return *value* without the quotes that `ssh -G` may leave around it."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _files(values: Values, keyword: str) -> tuple[Path, ...]:
+    return tuple(Path(_tilde(word)) for word in _words_of(values, keyword) if word.lower() != "none")
+
+
+def _words_of(values: Values, keyword: str) -> list[str]:
+    """Return the files of a list, which `ssh -G` prints with blanks between them, also where a name has blanks itself."""
+    found: list[str] = []
+    for value in values.get(keyword, []):
+        found += [word for word in (value.split("\t") if "\t" in value else _joined(value.split(" "))) if word]
+    return found
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Return *words* with those joined that make the name of a file that is there, where one alone is none."""
+    found: list[str] = []
+    start = 0
+    while start < len(words):
+        end = start + 1
+        if not Path(_tilde(words[start])).exists():
+            for further in range(start + 2, len(words) + 1):
+                if Path(_tilde(" ".join(words[start:further]))).exists():
+                    end = further
+                    break
+        found.append(" ".join(words[start:end]))
+        start = end
+    return found
+
+
+def _tilde(path: str) -> str:
+    return home_folder().rstrip("/") + path[1:] if path == "~" or path.startswith("~/") else path
+
+
+def _agent(value: str, tokens: dict[str, str]) -> str:
+    """Return the socket of IdentityAgent: a path, `none`, SSH_AUTH_SOCK, or the name of another variable behind `$`."""
+    value = _unquoted(value)
+    if value.lower() == "none":
+        return ""
+    if value == "SSH_AUTH_SOCK":
+        return os.environ.get("SSH_AUTH_SOCK", "")
+    if value.startswith("$") and not value.startswith("${"):
+        return os.environ.get(value[1:], "")
+    return expand_path(value, tokens)
+
+
+def _hops(value: str) -> tuple[Hop, ...]:
+    if not value or value.lower() == "none":
+        return ()
+    return tuple(_hop(part.strip()) for part in value.split(","))
+
+
+def _hop(text: str) -> Hop:
+    """Return what `[ssh://][user@]host[:port][/]` says; raises ValueError."""
+    bare = re.sub(r"^ssh://", "", text).rstrip("/")
+    found = re.fullmatch(r"(?:(?P<user>.*)@)?(?:\[(?P<address>[^\]]+)\]|(?P<host>[^@\[\]:]+))(?::(?P<port>\d+))?", bare)
+    address6 = re.fullmatch(
+        r"(?:(?P<user>.*)@)?(?P<address>[0-9A-Fa-f:%.\w]*:[0-9A-Fa-f:%.\w]*:[0-9A-Fa-f:%.\w]*)", bare
+    )
+    if found is None and address6 is not None:
+        return Hop(address6["address"], address6["user"] or "")
+    if found is None or int(found["port"] or 1) not in range(1, 65536):
+        raise ValueError(f"{text!r} of ProxyJump is not [user@]host[:port]")
+    return Hop(found["address"] or found["host"], found["user"] or "", int(found["port"] or 0))
+
+
+def _ciphers(names: tuple[str, ...], chosen: bool) -> tuple[str, ...]:
+    """Return those that are used: as ssh_config says, else all that ssh has, in the order that serves a gateway best."""
+    if chosen:
+        return known("ciphers", names)
+    return known("ciphers", [*(name for name in OUR_CIPHERS if name in names), *names])
+
+
+def _scaled(text: str) -> int:
+    """Return the bytes of RekeyLimit: `1G`, `512M`, or a number."""
+    found = re.fullmatch(r"(\d+)([KMGkmg]?)", text)
+    return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found[2].lower()] if found else 0
+
+
+def _environment(lines: list[str]) -> dict[str, str]:
+    """Return the variables of SetEnv, which `ssh -G` prints on one line without quotes."""
+    found: dict[str, str] = {}
+    for line in lines:
+        words = line.split("\t") if "\t" in line else re.split(r" (?=[A-Za-z_][A-Za-z0-9_]*=)", line)
+        for word in words:
+            name, equals, value = word.partition("=")
+            if equals:
+                found.setdefault(name, value)
+    return found

@@ -1,0 +1,79 @@
+"""A TCP connection to a host: all addresses of its name are tried, each with the whole deadline (RFC 8305)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from .aside import aside
+
+__all__ = ["dial", "look_up"]
+
+_STAGGER = 0.25
+"""Seconds after which the next address is tried beside the one before it."""
+_MOST_ADDRESSES = 16
+
+Address = tuple[int, int, int, str, Any]
+
+
+async def look_up(hostname: str, port: int, family: int, seconds: float) -> list[Address]:
+    """Return the addresses of *hostname*, families in turn; raises OSError, or asyncio.TimeoutError after *seconds*.
+
+    A name that does not resolve is a socket.gaierror.
+    """
+
+    def find() -> list[Address]:
+        return list(socket.getaddrinfo(hostname, port, family, socket.SOCK_STREAM))
+
+    found = await asyncio.wait_for(aside(("name", hostname, port, family), find), seconds)
+    first = [each for each in found if each[0] == found[0][0]]
+    others = [each for each in found if each[0] != found[0][0]]
+    turns = [each for pair in zip(first, others, strict=False) for each in pair]
+    return (turns + first[len(others) :] + others[len(first) :])[:_MOST_ADDRESSES]
+
+
+async def dial(addresses: list[Address], seconds: float, bind_address: str = "") -> socket.socket:
+    """Return a connected socket to the first of *addresses* that answers within *seconds* of its own attempt.
+
+    Raises the first address's OSError, or asyncio.TimeoutError where none answered at all.
+    """
+    attempts: list[asyncio.Task[socket.socket]] = []
+    waiting = list(addresses)
+    try:
+        while waiting or any(not attempt.done() for attempt in attempts):
+            if waiting:
+                attempts.append(asyncio.ensure_future(_dial_one(waiting.pop(0), seconds, bind_address)))
+            pending = {attempt for attempt in attempts if not attempt.done()}
+            if pending:
+                await asyncio.wait(pending, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in attempts:
+                if attempt.done() and not attempt.cancelled() and attempt.exception() is None:
+                    attempts.remove(attempt)
+                    return attempt.result()
+        errors = [attempt.exception() for attempt in attempts]
+        # One that was refused says more than one that was silent.
+        refused = [error for error in errors if not isinstance(error, asyncio.TimeoutError)]
+        raise (refused[0] if refused else None) or asyncio.TimeoutError()
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+        if attempts:
+            await asyncio.wait(attempts)
+        for attempt in attempts:
+            if not attempt.cancelled() and attempt.exception() is None:
+                attempt.result().close()
+
+
+async def _dial_one(address: Address, seconds: float, bind_address: str) -> socket.socket:
+    family, kind, protocol, _, target = address
+    way = socket.socket(family, kind, protocol)
+    try:
+        way.setblocking(False)
+        if bind_address:
+            way.bind((bind_address, 0))
+        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(way, target), seconds)
+    except BaseException:  # cancellation included: nothing may stay open
+        way.close()
+        raise
+    return way

@@ -1,0 +1,91 @@
+"""RevokedHostKeys: a list of public keys, or a key revocation list as `ssh-keygen -k` makes it (PROTOCOL.krl of OpenSSH)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncssh
+
+__all__ = ["RevokedKeys"]
+
+_MAGIC = b"SSHKRL\n\0"
+_CERTIFICATES, _EXPLICIT, _SHA1, _SIGNATURE, _SHA256, _EXTENSION = 1, 2, 3, 4, 5, 255
+
+
+@dataclass
+class RevokedKeys:
+    """The keys that a file revokes: whole, or by their digests."""
+
+    keys: list[asyncssh.SSHKey] = field(default_factory=list)
+    blobs: set[bytes] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+    names_certificates: bool = False
+    """True if certificates are revoked by their number or name."""
+
+    @classmethod
+    def read(cls, path: Path) -> RevokedKeys:
+        """Return what *path* revokes; raises OSError, and ValueError for a revocation list that is broken."""
+        data = path.read_bytes()
+        found = cls()
+        if data.startswith(_MAGIC):
+            found._take_list(data)
+        else:
+            for line in data.decode("utf-8", "surrogateescape").splitlines():
+                if line.strip() and not line.lstrip().startswith("#"):
+                    found._take_key(line.strip().encode("utf-8", "surrogateescape"))
+        return found
+
+    def has(self, blob: bytes) -> bool:
+        """Return True if the public key with this encoding is revoked."""
+        return (
+            blob in self.blobs
+            or hashlib.sha1(blob).digest() in self.digests  # noqa: S324 - the format's own
+            or hashlib.sha256(blob).digest() in self.digests
+        )
+
+    def _take_key(self, line: bytes) -> None:
+        key = asyncssh.import_public_key(line)  # a ValueError revokes all, as with ssh: nobody knows what was meant
+        self.keys.append(key)
+        self.blobs.add(key.public_data)
+
+    def _take_list(self, data: bytes) -> None:
+        # magic, format version (4 bytes), number, date and flags (8 each), then reserved and comment as strings
+        if int.from_bytes(data[8:12], "big") != 1:
+            raise ValueError("the version of the revocation list is unknown")
+        rest = 12 + 24
+        for _ in range(2):
+            rest += 4 + int.from_bytes(data[rest : rest + 4], "big")
+        if rest > len(data):
+            raise ValueError("the revocation list is cut off")
+        while rest < len(data):
+            kind, section = data[rest], _string(data, rest + 1)
+            rest += 5 + len(section)
+            if kind == _CERTIFICATES:
+                self.names_certificates = True
+            elif kind == _EXPLICIT:
+                self.blobs.update(_strings(section))
+            elif kind in (_SHA1, _SHA256):
+                self.digests.update(_strings(section))
+            elif kind == _SIGNATURE:
+                return  # ssh does not check it either unless it is told whose it must be
+            elif kind != _EXTENSION:
+                raise ValueError(f"the revocation list has a section of unknown kind {kind}")
+
+
+def _string(data: bytes, start: int) -> bytes:
+    length = int.from_bytes(data[start : start + 4], "big")
+    value = data[start + 4 : start + 4 + length]
+    if len(data) < start + 4 or len(value) != length:
+        raise ValueError("the revocation list is cut off")
+    return value
+
+
+def _strings(section: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(section):
+        value = _string(section, start)
+        yield value
+        start += 4 + len(value)

@@ -1,0 +1,126 @@
+"""Every login goes as it goes with `ssh`: some two hundred set-ups of other people, each tried by both, with real sshds."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import Gateway, Node
+from tests.integration.conftest import MakeGateway
+from tests.integration.ssh_table.cases import CASES, Case
+
+FOLDER = Path(__file__).with_name("ssh_table")
+PYTHON = "/opt/gateway/bin/python"
+ROWS_SECONDS = 900.0
+
+
+@pytest.fixture
+def client_machine(nodes: list[Node], extra_gateway: MakeGateway) -> Gateway:
+    """A gateway's container whose ~/.ssh and /etc/ssh are this test's own."""
+    gateway = extra_gateway("table", hosts=[nodes[0].name])
+    gateway.exec(["chown", "-R", "gateway", "/etc/ssh"], user="root").check()
+    gateway.exec(["bash", "-c", (FOLDER / "keys.sh").read_text("utf-8")], timeout=60).check()
+    return gateway
+
+
+@pytest.fixture
+def values(nodes: list[Node], client_machine: Gateway) -> Iterator[dict[str, str]]:
+    """What stands for `{…}` in cases; the node has its further sshds meanwhile."""
+    node, script = nodes[0], (FOLDER / "servers.sh").read_text("utf-8")
+    public = client_machine.exec(
+        ["bash", "-c", "cd ~/keys && cat good.pub good_rsa.pub good_ecdsa.pub good_pem.pub locked.pub"]
+    ).check()
+    authority = client_machine.exec(["bash", "-c", "cat ~/keys/user_ca.pub"]).check()
+    try:
+        made = node.exec(
+            ["bash", "-c", script, "servers.sh", public.stdout.strip(), authority.stdout.strip()],
+            user="root",
+            timeout=60,
+        ).check()
+        found = dict(line.split(" ", 1) for line in made.stdout.splitlines())
+        for name in ("other", "other_rsa"):
+            line = client_machine.exec(["bash", "-c", f"cut -d' ' -f1,2 ~/keys/{name}.pub"]).check()
+            found[name] = line.stdout.strip()
+        found |= {"node": node.name, "short": node.short_name, "address": node.address, "hashed": hashed(node.name)}
+        write_revocations(client_machine, found)
+        yield found
+    finally:
+        node.exec(["bash", "-c", script, "servers.sh", "end"], user="root", timeout=60).check()
+
+
+def hashed(name: str) -> str:
+    """Return *name* as `ssh-keygen -H` would write it."""
+    salt = b"0123456789abcdefghij"
+    digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+
+
+def write_revocations(gateway: Gateway, values: dict[str, str]) -> None:
+    """Make the key revocation lists that cases name."""
+    script = (
+        "cd ~/keys && printf '%s\\n' \"$1\" >host.txt && printf '%s\\n' \"$2\" >other.txt && "
+        "ssh-keygen -q -k -f host.krl host.txt && ssh-keygen -q -k -f other.krl other.txt && "
+        "printf 'sha256: %s\\n' \"$(ssh-keygen -lf host.txt | cut -d' ' -f2)\" >digest.txt && "
+        "printf 'hash: %s\\n' \"$(ssh-keygen -lf host.txt | cut -d' ' -f2)\" >digest.txt && "
+        "ssh-keygen -q -k -f digest.krl digest.txt"
+    )
+    gateway.exec(["bash", "-c", script, "krl", values["ed25519"], values["other"]]).check()
+
+
+def rows(gateway: Gateway, values: dict[str, str], cases: dict[str, Case], folder: Path) -> list[dict[str, Any]]:
+    """Run *cases* in the gateway's container and return what came of each."""
+    data = {"values": values, "cases": {name: as_json(case) for name, case in cases.items()}}
+    (folder / "cases.json").write_text(json.dumps(data))
+    (folder / "run.py").write_text((FOLDER / "run.py").read_text("utf-8"))
+    for name in ("cases.json", "run.py"):
+        gateway.copy_in(folder / name, "/home/gateway")
+    done = gateway.exec([PYTHON, "/home/gateway/run.py", "/home/gateway"], timeout=ROWS_SECONDS)
+    assert done.exit_code == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def as_json(case: Case) -> dict[str, Any]:
+    """Return *case* as JSON takes it: bytes as text that becomes the same bytes again."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "surrogateescape")
+        if isinstance(value, dict):
+            return {name: plain(each) for name, each in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in dataclasses.asdict(case).items()}
+
+
+def judge(row: dict[str, Any], case: Case, reader: str) -> str:
+    """Return what is wrong with a row, empty if our login did what ssh did, or differs as the case says."""
+    theirs, ours = row["ssh"], row[reader]
+    if theirs == ours:
+        return ""
+    if (case.kinder and ours and not theirs) or (case.stricter and theirs and not ours):
+        return ""
+    return f"{row['name']} ({reader}): ssh {theirs or row['complaint']!r}, ours {ours or row[f'{reader}: error']!r}"
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.lab(nodes=1)
+def test_every_login_goes_as_with_ssh(client_machine: Gateway, values: dict[str, str], tmp_path: Path) -> None:
+    """The same user gets in, or nobody does, for each set-up, whoever reads ssh_config; every refusal names the host."""
+    found = rows(client_machine, values, CASES, tmp_path)
+    assert [row["name"] for row in found] == list(CASES)
+    wrong = [judge(row, CASES[row["name"]], reader) for row in found for reader in ("ssh -G", "our own")]
+    (tmp_path / "rows.json").write_text(json.dumps(found, indent=1))
+    assert [each for each in wrong if each] == []
+    assert all(
+        values["node"] in row["ssh -G: error"] or "Host " in row["ssh -G: error"] for row in found if not row["ssh -G"]
+    )
+    logged_in = sum(bool(row["ssh"]) for row in found)
+    assert logged_in > len(found) / 3, "most logins fail: the set-up of this test is broken"

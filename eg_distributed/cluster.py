@@ -15,7 +15,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
 from .settings import Distributed
+from .spec_folder import SpecFolders
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Cluster:
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
         self._abandoned = Abandoned(settings.orphan_timeout)
+        self._spec_folders = SpecFolders(settings.folder_limit)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -130,6 +132,7 @@ class Cluster:
 
         with contextlib.suppress(concurrent.futures.TimeoutError):
             self.submit(close_nodes()).result(_CLOSE_DEADLINE)
+        self._spec_folders.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_DEADLINE)
 
@@ -205,6 +208,10 @@ class Cluster:
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
+        if request.shipping.brings_folder:
+            # Before a restart ends anything: a folder that can't be brought must not cost a kernel that runs.
+            folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
+            request = replace(request, shipping=replace(request.shipping, folder=folder))
         earlier = self.kernels.get(request.kernel_id)
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
@@ -368,7 +375,8 @@ class Cluster:
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity, self._abandoned)
+        prefix = self.prefix(kernel_id)
+        return RemoteKernel(kernel_id, self.settings, prefix, self.identity, self._abandoned, self._spec_folders)
 
     async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.

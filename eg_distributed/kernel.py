@@ -22,10 +22,11 @@ from .errors import (
     KernelStartFailed,
     KernelStartTimeout,
 )
-from .node import News, Node
+from .node import FolderMissing, News, Node
 from .protocol import (
     FOLDERS_PROTOCOL,
     Answered,
+    Description,
     Exited,
     Found,
     KernelEvent,
@@ -41,6 +42,7 @@ from .protocol import (
 )
 from .request import StartRequest
 from .settings import Distributed
+from .spec_folder import SpecFolders, named
 from .wire import Message, Reader, Writer
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,13 @@ class RemoteKernel:
     """
 
     def __init__(
-        self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str], abandoned: Abandoned
+        self,
+        kernel_id: str,
+        settings: Distributed,
+        prefix: Path,
+        identity: tuple[str, str],
+        abandoned: Abandoned,
+        spec_folders: SpecFolders,
     ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
@@ -84,6 +92,7 @@ class RemoteKernel:
         self._settings = settings
         self._identity = identity
         self._abandoned = abandoned
+        self._spec_folders = spec_folders
         self._ready = False
         self._exited = False
         self._changed = asyncio.Event()
@@ -220,9 +229,10 @@ class RemoteKernel:
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         try:
-            self.pid = (await node.request(self._start_message(node, request))).pid
+            self.pid = (await self._ask_to_start(node, request, deadline)).pid
             await self._await_ready(node, request, deadline)
-        except KernelError:
+        except KernelError as error:
+            _explain_folder(error, request)
             await self._abandoned.end(node, self.id, attempt)
             raise
         except (HostError, asyncio.CancelledError):
@@ -230,16 +240,30 @@ class RemoteKernel:
             raise
         self._changed.set()
 
+    async def _ask_to_start(self, node: Node, request: StartRequest, deadline: float) -> Description:
+        """Have the agent start the kernel; bring the kernelspec's folder if it is not there. Raises HostError, KernelError."""
+        start = self._start_message(node, request)
+        try:
+            return await node.request(start)
+        except FolderMissing:
+            if request.shipping.folder is None:
+                raise
+            await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
+            return await node.request(start)
+
     def _start_message(self, node: Node, request: StartRequest) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
         shipping, env, transport = request.shipping, request.env, request.transport
+        folder = shipping.folder
+        needs_folders = folder is not None or any("/" in name for name in shipping.files)
+        if node.protocol < FOLDERS_PROTOCOL and needs_folders:
+            what = "the kernelspec's folder" if folder is not None else "this launcher"
+            raise AgentUnavailable(
+                f"an agent of an older release is there, which serves another gateway and cannot take {what}",
+                host=node.name,
+                remedy="upgrade that gateway too, or let its kernels on this host end",
+            )
         if shipping.files:
-            if node.protocol < FOLDERS_PROTOCOL and any("/" in name for name in shipping.files):
-                raise AgentUnavailable(
-                    "an agent of an older release is there, which serves another gateway and cannot take this launcher",
-                    host=node.name,
-                    remedy="upgrade that gateway too, or let its kernels on this host end",
-                )
             # Names of Enterprise Gateway's own, for what only the gateway knows; Spark drivers are reached by them.
             low, high = request.port_range or (0, 0)
             known = {"EG_NODE": node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
@@ -265,6 +289,7 @@ class RemoteKernel:
             files=dict(shipping.files),
             interrupt_signal=shipping.interrupt_signal,
             on_exit=list(shipping.on_exit),
+            spec_folder=folder.digest if folder is not None else "",
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
@@ -371,6 +396,24 @@ class RemoteKernel:
         if self.node is None:
             raise KernelGone("the kernel is on no node", remedy="start it again")
         return await self.node.request(ReadLog(self.id, size))
+
+
+def _explain_folder(error: KernelError, request: StartRequest) -> None:
+    """Add to *error*'s remedy what `{resource_dir}` is, if the error or the kernel's output names a file there."""
+    shipping = request.shipping
+    folder = shipping.folder
+    shown = folder.digest[:16] if folder is not None else shipping.resource_dir
+    if not shown or shown not in f"{error.cause} {getattr(error, 'log', '')}":
+        return
+    if folder is None:
+        why = f"{shipping.resource_dir} is the kernelspec's folder on the gateway, and is not brought to hosts: install it there"
+        why += ' at the same path, or let it be brought ("bring_folder", Distributed.folder_limit)'
+    else:
+        why = f"{shown} is a copy of the kernelspec's folder {folder.path} on the gateway"
+        if folder.left_out:
+            why += f", without {named(folder.left_out)}"
+        why += '; where the hosts hold the folder themselves, set "bring_folder": false in its process proxy config'
+    error.remedy = f"{error.remedy}; {why}" if error.remedy else why
 
 
 def exit_text(code: int | None) -> str:

@@ -46,6 +46,10 @@ _MISSED = 3  # signs of life that an agent may leave unanswered
 _PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
 
 
+class FolderMissing(AgentUnavailable):
+    """The kernelspec's folder is not on the node: to be brought, and the start asked for again."""
+
+
 class Owner(Protocol):
     """What a node asks of the Cluster, which holds it."""
 
@@ -395,6 +399,8 @@ class Node:
             )
         if kind == "host":
             return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
+        if kind == "folder":
+            return FolderMissing(text, host=self.name, remedy="free disk space on the host")
         if kind == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
         if kind == "log":

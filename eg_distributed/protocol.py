@@ -5,6 +5,7 @@ connection is for:
 
     control   requests, replies and events of one gateway, as messages, until either side closes
     stream    one of a kernel's ZMQ connections, as the frames of `streams.py`, resumable under the stream's id
+    folder    a kernelspec's folder for the node to keep: its archive, as bytes, if the agent wants it
 
 Requests carry `id`, `method` and `params`; replies `id` and `result` or `error`; events `event` and their fields. Each
 message is a dataclass, read with the bounds of its fields (see `wire.py`). Unknown fields, methods and events are those of a
@@ -40,11 +41,11 @@ from .wire import (
 PROTOCOL = 4
 """Version of everything in this file, in streams.py and of the agent's requests: one more for whatever an older gateway or
 agent would not understand. Version 4: names of a launcher's files may have folders; the greeting names kernels by id and
-state only."""
+state only; gateways bring kernelspecs' folders."""
 OLDEST_PROTOCOL = PROTOCOL - 1
 """The oldest version that a gateway still speaks with an agent that cannot make room for a new one."""
 FOLDERS_PROTOCOL = 4
-"""The version from which on a launcher's files may lie in folders."""
+"""The version from which on a launcher's files may lie in folders, and kernelspecs' folders be brought."""
 
 CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 """A kernel's five channels, in the order of their ports in an `ipc` connection file (1 to 5)."""
@@ -129,6 +130,27 @@ class StreamAnswer(Wire):
     received: int = checked(integer(0, 1 << 62), 0)
     stalled: float = checked(number(0, 1e12), 0.0)
     """Seconds for which the kernel's socket could not be read while the gateway was away."""
+    error: str | None = checked(optional(text()), None)
+
+
+@dataclass(eq=False, repr=False)
+class FolderHello(Wire):
+    """Announces the archive of a kernelspec's folder; sent by a gateway's SpecFolders when a start was answered with `folder`."""
+
+    digest: str = checked(text(_ID))
+    """SHA-256 of the archive, as hex digits."""
+    size: int = checked(integer(0, 1 << 32))
+    """Bytes of the archive, which follow if the agent wants them."""
+    type: str = checked(one_of("folder"), "folder")
+
+
+@dataclass(eq=False, repr=False)
+class FolderAnswer(Wire):
+    """The agent's answer to a FolderHello, and once more when it has the archive: whether the folder is there now, or why not."""
+
+    ok: bool = checked(flag)
+    wanted: bool = checked(flag, False)
+    """Whether the archive is to be sent."""
     error: str | None = checked(optional(text()), None)
 
 
@@ -223,6 +245,8 @@ class Start(Request[Description]):
     """The name of the signal that stands for SIGINT; empty: SIGINT itself."""
     on_exit: list[str] = checked(items(text()), [])
     """argv to be run on the node after the kernel has ended."""
+    spec_folder: str = checked(text(_ID), "")
+    """The digest of the folder that `{resource_dir}` in argv stands for; empty: it was filled in by the gateway."""
 
     answer = staticmethod(Description.read)
 
@@ -429,7 +453,8 @@ class Reply(Wire):
     result: Any = checked(lambda value: value, None)
     error: str | None = checked(optional(text(MAX_ANSWER)), None)
     kind: str = checked(text(_ID), "")
-    """start: the kernel's fault; host: another host might do better; gone: no such kernel; malformed, internal."""
+    """start: the kernel's fault; host: another host might do better; folder: the kernelspec's folder has to be brought first;
+    gone: no such kernel; malformed, internal."""
 
 
 # -- events ------------------------------------------------------------------------------------------------------

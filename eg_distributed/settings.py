@@ -75,6 +75,13 @@ class Distributed(Configurable):
         help="Start Enterprise Gateway's own Spark kernelspecs (run.sh, unchanged) by our launcher, which works on current "
         "versions and needs nothing of the kernelspec on the nodes.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLACE_LAUNCHERS")
+    folder_limit = Integer(
+        32 * 1024 * 1024,
+        min=0,
+        max=1 << 32,
+        help="Bytes that a kernelspec's folder may have to be brought to the nodes, where its argv names `{resource_dir}`. 0: "
+        "none is, and the path is the gateway's.",
+    ).tag(config=True, env="EG_DISTRIBUTED_FOLDER_LIMIT")
     connect_timeout = Float(
         0.0,
         min=0.0,
@@ -112,6 +119,12 @@ class Distributed(Configurable):
         min=1024 * 1024,
         help="Bytes that the gateway keeps of each stream until the node has acknowledged them.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLAY_LIMIT")
+    websocket_message_limit = Integer(
+        256 * 1024 * 1024,
+        min=1024,
+        help="Bytes that one message of a client to a kernel may have, such as a file in an upload widget; a larger one closes "
+        "its websocket. The notebook server in front of the gateway has a limit of its own.",
+    ).tag(config=True, env="EG_DISTRIBUTED_WEBSOCKET_MESSAGE_LIMIT")
     gateway_id = Unicode(
         "", help="What nodes know this gateway's kernels by; must differ between gateways. Empty: host name and port."
     ).tag(config=True, env="EG_DISTRIBUTED_GATEWAY_ID")

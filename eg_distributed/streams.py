@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import struct
 from collections import deque
-from typing import Optional
+from typing import Callable, Optional
 
 from .wire import Reader, Writer
 
@@ -39,14 +39,53 @@ class StreamBroken(Exception):
     """The peer violated the stream's protocol, or asks for bytes that are no longer kept."""
 
 
+class Budget:
+    """What many flows may keep together: *limit* bytes, however many they are.
+
+    Each may keep as much as all of them leave free. So one alone gets half of it, n that want more get 1/(n+1) each, and there
+    is always something left for one that comes later. A limit that is fixed when a flow begins cannot do that: those that began
+    before a flood would have been promised all of it, each. Only CHUNK is every flow's own, so that readers who keep pace go on
+    even where others, whose readers are gone, have taken all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept = 0
+        self._waiting: set[Callable[[], None]] = set()  # what to call when there is more room
+
+    def share(self) -> int:
+        """Return what a flow may keep now."""
+        return max(self.limit - self.kept, CHUNK)
+
+    def take(self, count: int) -> None:
+        """A flow keeps *count* bytes more."""
+        self.kept += count
+
+    def give_back(self, count: int) -> None:
+        """A flow keeps *count* bytes less: those that wait may look whether they have room."""
+        self.kept -= count
+        if count:
+            for look in list(self._waiting):
+                look()
+
+    def wait(self, look: Callable[[], None]) -> None:
+        """Call *look* whenever room comes back, until `leave`."""
+        self._waiting.add(look)
+
+    def leave(self, look: Callable[[], None]) -> None:
+        """Call *look* no more."""
+        self._waiting.discard(look)
+
+
 class Flow:
     """One end of a resumable stream, without I/O: fed by its caller, asked for what to send.
 
-    *limit* is in bytes. All offsets count payload bytes from the stream's beginning.
+    *limit* is in bytes; *budget* is shared with others. All offsets count payload bytes from the stream's beginning.
     """
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, limit: int = DEFAULT_LIMIT, budget: Optional[Budget] = None) -> None:
         self.limit = limit
+        self.budget = budget
         self.received = 0  # delivered to the local socket: what a resume tells the peer
         self.over = False  # the peer's FIN came, and all before it is delivered
         self.finish_pending = False  # the peer's FIN came
@@ -66,7 +105,8 @@ class Flow:
     @property
     def has_room(self) -> bool:
         """Whether more may be read from the local socket."""
-        return not self.finished and self.backlog < self.limit
+        limit = self.limit if self.budget is None else min(self.limit, self.budget.share())
+        return not self.finished and self.backlog < limit
 
     @property
     def complete(self) -> bool:
@@ -85,14 +125,25 @@ class Flow:
                 self._chunks[-1] += data
             else:
                 self._chunks.append(data)
-            self._end += len(data)
+            self._extend(len(data))
+
+    def _extend(self, count: int) -> None:
+        self._end += count
+        if self.budget is not None:
+            self.budget.take(count)
+
+    def leave_budget(self) -> None:
+        """The stream is over, and what it keeps will be gone with it: leave its share to the others."""
+        budget, self.budget = self.budget, None
+        if budget is not None:
+            budget.give_back(self.backlog)
 
     def finish(self) -> None:
         """The local socket is at its end: send FIN after all data."""
         if not self.finished:
             self.finished = True
             self._chunks.append(b"\0")  # FIN's byte in the count; never sent as data
-            self._end += 1
+            self._extend(1)
 
     def attach(self, peer_received: int) -> None:
         """A new link is up, and the peer has delivered *peer_received* bytes: go on from there."""
@@ -106,12 +157,15 @@ class Flow:
 
     def _drop(self, offset: int) -> None:
         """Forget what lies before *offset*: the peer has it."""
+        before = self._acked
         while self._chunks and self._acked + len(self._chunks[0]) <= offset:
             self._acked += len(self._chunks.popleft())
         if self._acked < offset:
             self._chunks[0] = self._chunks[0][offset - self._acked :]
             self._acked = offset
         self._sent = max(self._sent, self._acked)
+        if self.budget is not None:
+            self.budget.give_back(self._acked - before)
 
     def next_frame(self) -> bytes | None:
         """Return the next DATA or FIN frame for the link, or None if all has been sent."""
@@ -200,8 +254,14 @@ class Relay:
     their owner runs as tasks. `closed` is set when the stream is over in both senses: nothing is left to deliver.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int = DEFAULT_LIMIT) -> None:
-        self.flow = Flow(limit)
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        limit: int = DEFAULT_LIMIT,
+        budget: Optional[Budget] = None,
+    ) -> None:
+        self.flow = Flow(limit, budget)
         self.closed = asyncio.Event()
         self._stalled = 0.0  # see take_stalled
         self._full_since: Optional[float] = None
@@ -226,7 +286,7 @@ class Relay:
                 if not self.flow.has_room:
                     self._room.clear()
                     self._full_since = loop.time()
-                    await self._room.wait()
+                    await self._wait_for_room()
                     self._stalled += loop.time() - self._full_since
                     self._full_since = None
                     continue
@@ -243,6 +303,18 @@ class Relay:
             await self.closed.wait()
         finally:
             self.close()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the peer has acknowledged enough, or others have left enough of the budget."""
+        budget = self.flow.budget
+        if budget is None:
+            await self._room.wait()
+            return
+        budget.wait(self._room_if_any)
+        try:
+            await self._room.wait()
+        finally:
+            budget.leave(self._room_if_any)
 
     @property
     def linked(self) -> bool:
@@ -411,6 +483,7 @@ class Relay:
 
     def _shut(self) -> None:
         self.closed.set()
+        self.flow.leave_budget()
         self._room.set()
         self._wake.set()
         self._writer.close()

@@ -70,6 +70,8 @@ class Lab(Inventory):
             desired = desire(lab._driver, folder, nodes, topology, clusters)
             # First of all: whoever finds half a lab must know whom to ask for the other half.
             folder.write(folder.driver, lab.driver)
+            if topology is not None:
+                folder.write(folder.pool, topology.pool or "")
             run.lease(lab, lease if lease is not None else given.lease)
             lab._converge(desired, progress)
         return lab

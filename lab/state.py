@@ -57,6 +57,8 @@ class StateFolder:
         """`docker` or `local`: whose lab this folder is, for who looks while the engine is away."""
         self.engine = self.path / "engine"
         """The id of the container engine that a docker lab is on: another one knows nothing of it."""
+        self.pool = self.path / "pool"
+        """The network that the lab's own is taken of, if its lab.toml names one."""
         self.wanted = self.path / "wanted.json"
         """What an `up` that has not ended yet makes of the lab, for the one that goes on from there."""
         self.host_keys = self.path / "host_keys"
@@ -78,6 +80,14 @@ class StateFolder:
             return self.engine.read_text().strip() or None
         except OSError:
             return None
+
+    @property
+    def of_pool(self) -> str:
+        """The pool that the lab's lab.toml names; empty where it names none."""
+        try:
+            return self.pool.read_text().strip()
+        except OSError:
+            return ""
 
     def write(self, path: Path, text: str) -> None:
         """Write *path* at once or not at all, so that an ssh that reads meanwhile sees one whole version."""

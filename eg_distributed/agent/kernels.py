@@ -86,12 +86,18 @@ class Kernel:
     # -- starting ------------------------------------------------------------------------------------------------
 
     async def start(
-        self, asked: Start, taken: AbstractSet[int] = frozenset(), *, umask: int = -1, open_files: int = -1
+        self,
+        asked: Start,
+        taken: AbstractSet[int] = frozenset(),
+        *,
+        spec_folder: Optional[Path] = None,
+        umask: int = -1,
+        open_files: int = -1,
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
-        *taken* are ports that other kernels were given, bound by now or not. *umask* and *open_files* (the soft limit) are the
-        login's; -1: the agent's own.
+        *taken* are ports that other kernels were given, bound by now or not. *spec_folder* is what
+        `{resource_dir}` stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -105,6 +111,7 @@ class Kernel:
             await self._check_user(asked, environment)
             self.shipment.unpack(asked.files)
             substitutions, held = await self._substitutions(asked, taken)
+            substitutions |= self.shipment.use(spec_folder)
             self.argv = [fill(argument, substitutions) for argument in asked.argv]
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
             self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)

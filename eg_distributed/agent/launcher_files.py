@@ -1,4 +1,4 @@
-"""What a start brings along for its launcher: files for the node, and a command for when the kernel has ended."""
+"""What a start brings along: a launcher's files, a link to the kernelspec's folder, a command for when the kernel has ended."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Callable, Optional
 from . import processes, spawning
 from .private import write_private
 from .spawning import StartError
+from .spec_folder import LINK
 
 ON_EXIT_DEADLINE = 15.0
 """Seconds that the command after a kernel's end may take."""
@@ -34,6 +35,7 @@ class Shipment:
 
     def __init__(self, directory: Path) -> None:
         self.folder = directory / FOLDER
+        self._link = directory / LINK
         self._pending = directory / _PENDING
 
     def unpack(self, files: dict[str, str]) -> None:
@@ -51,6 +53,14 @@ class Shipment:
                 folder /= part
                 folder.mkdir(mode=0o700, exist_ok=True)
             write_private(folder / paths[name][-1], text.encode("utf-8", "surrogatepass"))
+
+    def use(self, spec_folder: Optional[Path]) -> dict[str, str]:
+        """Keep *spec_folder* for as long as the kernel's own folder; return what argv wants filled in. Raises OSError."""
+        if spec_folder is None:
+            return {}
+        self._link.unlink(missing_ok=True)
+        self._link.symlink_to(spec_folder)
+        return {"resource_dir": str(spec_folder)}
 
     def prepare(self, argv: list[str], environment: dict[bytes, bytes]) -> None:
         """Keep the command for the kernel's end; raises OSError."""

@@ -20,6 +20,7 @@ from ..protocol import (
     ControlHello,
     Exited,
     FindLogs,
+    FolderHello,
     Found,
     KernelBrief,
     KernelEvent,
@@ -46,9 +47,10 @@ from ..protocol import (
 )
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
-from . import kept_logs, processes
+from . import kept_logs, memory, processes
 from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
 from .spawning import StartError
+from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
 
 IDLE = 300.0
@@ -116,6 +118,7 @@ class Agent:
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify)
+        self._spec_folders = SpecFolders(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
         self._last_tick = time.monotonic()
@@ -147,6 +150,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._restore()
+        pruning = loop.run_in_executor(None, self._spec_folders.prune)
+        # Whatever it raises: a folder that stays is tried again by the next agent.
+        pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():
@@ -256,6 +262,8 @@ class Agent:
                 await self._serve_gateway(ControlHello.read(hello), reader, writer)
             elif hello.get("type") == "stream":
                 await self.streams.serve(StreamHello.read(hello), reader, writer)
+            elif hello.get("type") == "folder":
+                await self._spec_folders.receive(FolderHello.read(hello), reader, writer)
         except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
             print(f"connection ended: {error!r}", file=sys.stderr, flush=True)
         finally:
@@ -329,6 +337,8 @@ class Agent:
             gateway.send({"id": number, "result": result})
         except Malformed as error:
             gateway.send({"id": number, "error": str(error), "kind": "malformed"})
+        except FolderMissing as error:
+            gateway.send({"id": number, "error": str(error), "kind": "folder"})
         except StartError as error:
             gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
         except UnknownKernel as error:
@@ -348,6 +358,7 @@ class Agent:
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
         kernel_id = asked.kernel
+        spec_folder = self._spec_folders.find(asked.spec_folder)
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
@@ -358,7 +369,8 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start(asked, self._ports_taken(), umask=self.umask, open_files=self.open_files)
+            taken = self._ports_taken()
+            await kernel.start(asked, taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files)
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
@@ -507,6 +519,7 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
     agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:
+        memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it
         # asyncio.Event must be made where its loop runs on Python 3.9.
         agent._leave = asyncio.Event()
         await agent.run(listening)

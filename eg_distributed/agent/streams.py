@@ -7,7 +7,7 @@ import time
 from typing import AbstractSet, Mapping, Optional
 
 from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
-from ..streams import DEFAULT_LIMIT, Relay
+from ..streams import DEFAULT_LIMIT, Budget, Relay
 from ..wire import encode
 from .kernels import EXITED, Kernel, Notify
 
@@ -16,10 +16,10 @@ STREAM_LINGER = 900.0
 STALL_TOLD = 0.5
 """Seconds, of the time between two ticks, from which on a stall is told: a PUB socket bridges shorter ones by its own queue."""
 OUTPUT_LIMIT = 256 * 1024 * 1024
-"""Bytes that are kept of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
+"""Bytes that are kept, at most, of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
 drops what a reader hasn't taken once that is 1000 messages."""
-OUTPUT_BUDGET = 512 * 1024 * 1024
-"""Bytes that all streams of output may keep together; when they do, new ones get DEFAULT_LIMIT."""
+BUDGET = 512 * 1024 * 1024
+"""Bytes that all streams may keep together, however many there are; see Budget."""
 
 
 class Stream:
@@ -41,6 +41,7 @@ class Streams:
         self._kernels = kernels
         self._notify = notify
         self._streams: dict[str, Stream] = {}
+        self._budget = Budget(BUDGET)
 
     async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
@@ -76,15 +77,11 @@ class Streams:
         if earlier is not None:  # its gateway lost patience and came again, and that one was quicker
             writer.close()
             return earlier, ""
-        limit = self._output_limit() if hello.channel == "iopub" else DEFAULT_LIMIT
+        limit = OUTPUT_LIMIT if hello.channel == "iopub" else DEFAULT_LIMIT
         owner = (hello.gateway, hello.incarnation)
-        stream = self._streams[hello.stream] = Stream(Relay(reader, writer, limit), kernel, hello.channel, owner)
+        relay = Relay(reader, writer, limit, self._budget)
+        stream = self._streams[hello.stream] = Stream(relay, kernel, hello.channel, owner)
         return stream, ""
-
-    def _output_limit(self) -> int:
-        """Return what one more stream of output may keep, so that a few slow readers can't fill the node's memory."""
-        kept = sum(stream.relay.flow.backlog for stream in self._streams.values())
-        return max(DEFAULT_LIMIT, min(OUTPUT_LIMIT, OUTPUT_BUDGET - kept))
 
     def tick(self) -> None:
         """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader."""

@@ -3,6 +3,9 @@
     proxy            the process proxy: Enterprise Gateway's calls, turned into the cluster's
     request          what Enterprise Gateway knows of a kernel, turned into a StartRequest
     patches          what Enterprise Gateway and its pinned libraries get wrong for their users
+    departed         starts whose client has gone away
+    limits           how large a websocket's messages may be
+    status_line      errors as HTTP's status line can have them
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
     launcher_key     the cryptography of Enterprise Gateway's launchers
     client_options   Spark options of a client, kept out of the kernelspec's

@@ -15,7 +15,11 @@ import os
 import signal
 from typing import Any, ClassVar, Final
 
+from enterprise_gateway.mixins import JSONErrorsMixin
+from enterprise_gateway.services.kernels.handlers import MainKernelHandler
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
+from enterprise_gateway.services.sessions.handlers import SessionRootHandler
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
 from traitlets import TraitError
 
@@ -26,13 +30,18 @@ from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
 from . import patches
+from .departed import ClientGone, notice_departures, unless_client_leaves
+from .limits import limit_messages
 from .request import requested_env, start_request
+from .status_line import keep_reasons
 
 log = logging.getLogger(__name__)
 
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_CLIENT_GONE: Final = 499
+"""The status of a request whose client has gone, as web servers log it: HTTP has none, since nobody is there to read it."""
 _LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
@@ -73,6 +82,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 log.error("a setting is wrong, so no kernel can start: %s", error)
                 reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
                 raise HTTPError(500, reason=reason) from error
+            limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
             atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:
@@ -110,7 +120,13 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 launch_timeout=self.kernel_launch_timeout,
             )
             self._launched = request.transport == "launcher"
-            self._kernel = await self.cluster.run(self.cluster.start(request))
+            starting = self.cluster.run(self.cluster.start(request))
+            self._kernel = await unless_client_leaves(self.kernel_id, starting)
+        except ClientGone:
+            self._stay_listed()
+            reason = f"Kernel {self.kernel_id}: its client went away while it started, so the start was cancelled."
+            log.warning("%s", reason)
+            raise HTTPError(_CLIENT_GONE, reason=reason) from None
         except DistributedError as error:
             self._stay_listed()
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
@@ -140,6 +156,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager.kernel = self
         if manager.restarting:
             manager.restarting = False
+            manager.execution_state = (
+                "dead"  # not what its last message said, "busy" as a rule; a later start says what it is
+            )
             if manager._restarter is not None:
                 manager._restarter._restarting = True  # so that the next failure counts as one more in a row
                 manager.loop.call_later(manager._restarter.time_to_dead, self._watch_again)
@@ -277,6 +296,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
 
 
+keep_reasons(JSONErrorsMixin)
+for _handler in (MainKernelHandler, SessionRootHandler):
+    notice_departures(_handler)
 patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()

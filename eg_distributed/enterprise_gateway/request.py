@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from eg_distributed.hosts import parse_hosts
-from eg_distributed.launcher_files import shipping_of
+from eg_distributed.launcher_files import may_bring_folder, shipping_of
 from eg_distributed.request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
 from eg_distributed.settings import Distributed
 
@@ -101,9 +101,13 @@ def start_request(
     words = spec.argv
     if replaced is not None:
         words, config, spec_env = replaced.argv, replaced.config, {**spec_env, **replaced.env}
-    argv = _argv(words, manager, kernel_id)
+    # Not under impersonation: what is the login user's alone, another user cannot read.
+    brings_folder = may_bring_folder(config, manager.kernel_name, settings.folder_limit) and not impersonates
+    argv = _argv(words, manager, kernel_id, brings_folder=brings_folder)
     launcher = waits_for_answer(argv, manager.kernel_name)
-    shipping = shipping_of(config, argv, manager.kernel_name)
+    shipping = shipping_of(
+        config, argv, manager.kernel_name, resource_dir=spec.resource_dir, brings_folder=brings_folder
+    )
     if shipping.files:
         spec_env = without_clients_options(spec_env)
     else:
@@ -145,12 +149,18 @@ def _replacement(manager: KernelManager, config: Mapping[str, Any], settings: Di
     return replacement(spec.argv, spec.language or "", config, spec.resource_dir, manager.kernel_name)
 
 
-def _argv(words: list[str], manager: KernelManager, kernel_id: str) -> list[str]:
-    """Return *words* and the client's further arguments, filled in as far as the gateway knows."""
+def _argv(words: list[str], manager: KernelManager, kernel_id: str, *, brings_folder: bool) -> list[str]:
+    """Return *words* and the client's further arguments, filled in as far as the gateway knows.
+
+    With *brings_folder* the node fills `{resource_dir}` in.
+    """
     arguments = manager._launch_args
     argv = [*words, *arguments.get("extra_arguments", [])]
     values = {name: value for name, value in arguments.items() if isinstance(value, str)}
-    values.update(prefix=sys.prefix, resource_dir=manager.kernel_spec.resource_dir, kernel_id=kernel_id)
+    values.update(prefix=sys.prefix, kernel_id=kernel_id)
+    values.pop("resource_dir", None)
+    if not brings_folder:
+        values["resource_dir"] = manager.kernel_spec.resource_dir
     values["port_range"] = manager.port_range or "0..0"
     if any("{public_key}" in argument for argument in argv):
         values["public_key"] = _launcher_key().public_key

@@ -6,11 +6,14 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lab.doctor.findings import DOCKER, Finding
 from lab.doctor.probing import megabytes_free, tool
-from lab.errors import EnvironmentUnfit, LabConflict, LabError
+from lab.errors import EnvironmentUnfit, LabError
+
+if TYPE_CHECKING:
+    from lab.drivers.docker.engine import Address
 
 TESTED_API: Final = (1, 41)
 """What the lab is tested with (Docker Engine 20.10); older engines may do."""
@@ -26,15 +29,19 @@ def connect() -> tuple[Any | None, Finding]:
     from lab.drivers.docker import engine
 
     try:
+        where = engine.address()
+    except EnvironmentUnfit as error:
+        return None, Finding("engine", "missing", f"{error.what}: {error.cause}", error.remedy, DOCKER)
+    try:
         client = engine.connect(10)
         told, info = client.version(), client.info()
     except EnvironmentUnfit as error:
-        return None, _unreachable(error.cause)
+        return None, _unreachable(error.cause, where)
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        return None, _unreachable(str(error))
+        return None, _unreachable(str(error), where)
     found = (
         f"{_product(told)} {told.get('Version')} (API {told.get('ApiVersion')}), "
-        f"{info.get('Driver')}, cgroup v{info.get('CgroupVersion', '1')}, {info.get('NCPU')} CPUs"
+        f"{info.get('Driver')}, cgroup v{info.get('CgroupVersion', '1')}, {info.get('NCPU')} CPUs, at {where}"
     )
     return client, Finding("engine", "ok", found, drivers=DOCKER)
 
@@ -44,33 +51,37 @@ def _product(told: dict[str, Any]) -> str:
     return str(components[0].get("Name") or "engine")
 
 
-def _unreachable(cause: str) -> Finding:
-    """Say why no engine answers: there is none, it is down, or this user may not ask it."""
-    address = os.environ.get("DOCKER_HOST", "")
-    path = Path(address.removeprefix("unix://") if address.startswith("unix://") else "/var/run/docker.sock")
-    if address and not address.startswith("unix://"):
-        found, remedy = f"{address} does not answer", "see that DOCKER_HOST is right, or unset it"
+def _unreachable(cause: str, where: Address) -> Finding:
+    """Say why no engine answers at *where*: there is none, it is down, or this user may not ask it."""
+    from lab.drivers.docker.engine import DEFAULT
+
+    path = where.socket
+    elsewhere = "" if where.url == DEFAULT else f", or see that {where.source} names the right engine"
+    if path is None:
+        found = f"{where} does not answer: {cause[-160:]}"
+        remedy = f"see that {where.source} names the right engine, and that it runs"
     elif not path.exists():
         installed = tool("dockerd") or tool("podman")
-        found = f"there is no {path}" + (f", though {installed} is installed" if installed else "")
+        found = f"there is no {path} ({where.source})" + (f", though {installed} is installed" if installed else "")
         remedy = (
             "start the engine (`systemctl start docker`, Docker Desktop)" if installed else "install Docker or podman"
         )
-        remedy += "; or use the driver that needs none: `lab up --driver local`"
+        remedy += f"{elsewhere}; or use the driver that needs none: `lab up --driver local`"
     elif not stat.S_ISSOCK(path.stat().st_mode):
-        found, remedy = f"{path} is no socket", "see that DOCKER_HOST is right, or unset it"
+        found, remedy = f"{path} is no socket ({where.source})", f"see that {where.source} names the right engine"
     elif not os.access(path, os.R_OK | os.W_OK):
-        found = f"this user may not use {path}"
+        found = f"this user may not use {path} ({where.source})"
         remedy = "`sudo usermod -aG docker $USER` and log in anew, or rootless docker; or `lab up --driver local`"
     else:
-        found = f"{path} is there, but nothing answers: {cause[-160:]}"
-        remedy = "start the engine (`systemctl start docker`); or `lab up --driver local`"
+        found = f"{path} ({where.source}) is there, but nothing answers: {cause[-160:]}"
+        remedy = f"start the engine (`systemctl start docker`){elsewhere}; or `lab up --driver local`"
     return Finding("engine", "missing", found, remedy, DOCKER)
 
 
 def checks(client: Any) -> Iterator[Finding]:
     """Yield what can be asked of an engine that answers."""
     yield _api(client)
+    yield _security(client)
     yield _disk(client)
     yield _subnet(client)
     yield _images(client)
@@ -84,6 +95,22 @@ def _api(client: Any) -> Finding:
             "engine API", "warning", f"{version}; the lab is tested with {tested}", "update the engine", DOCKER
         )
     return Finding("engine API", "ok", version, drivers=DOCKER)
+
+
+def _security(client: Any) -> Finding:
+    """Say what of the engine's protection machines may notice."""
+    from lab.drivers.docker import engine
+
+    there = engine.security(client)
+    words = {"rootless": "rootless", "userns": "userns-remap", "selinux": "SELinux"}
+    found = ", ".join(f"{word}: {'yes' if name in there else 'no'}" for name, word in words.items())
+    if "rootless" in there:
+        remedy = (
+            "limits need cgroup v2, its controllers delegated to this user (`systemctl --user show -p "
+            "DelegateControllers`); machines have this user's limit of open files"
+        )
+        return Finding("engine security", "warning", found, remedy, DOCKER)
+    return Finding("engine security", "ok", found, drivers=DOCKER)
 
 
 def _disk(client: Any) -> Finding:
@@ -103,15 +130,17 @@ def _disk(client: Any) -> Finding:
 def _subnet(client: Any) -> Finding:
     from lab.drivers.docker import network
 
-    taken = network.taken_by_engine(client.networks.list())
-    table = Path("/proc/net/route")
-    if table.exists():
-        taken.update(network.routes(table.read_text()))
+    taken, routed = network.taken_by_engine(client.networks.list()), network.own_routes()
     try:
-        subnet = network.choose("lab", taken)
-    except LabConflict as error:
-        return Finding("subnet", "missing", error.cause, "`lab gc`, `docker network prune`", DOCKER)
-    return Finding("subnet", "ok", f"{subnet} is free in {network.POOL}", drivers=DOCKER)
+        subnet = network.choose("lab", taken, routed, network.pools())
+    except LabError as error:
+        return Finding("subnet", "missing", error.cause or error.what, error.remedy, DOCKER)
+    covering = sorted(owner for owner, net in routed.items() if subnet.overlaps(net))
+    if covering:
+        found = f"{subnet} would be taken from {', '.join(covering)}: what is there is out of reach while a lab is"
+        remedy = f"name a pool that nothing leads to, by {network.POOL_VARIABLE} or `pool` in lab.toml"
+        return Finding("subnet", "warning", found, remedy, DOCKER)
+    return Finding("subnet", "ok", f"{subnet} is free", drivers=DOCKER)
 
 
 def _images(client: Any) -> Finding:

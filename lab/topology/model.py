@@ -21,6 +21,7 @@ TEMPLATE: Final = r"[a-z0-9-]*(\{n\})?[a-z0-9-]*"
 DOMAIN_PATTERN: Final = r"[a-z0-9-]+(\.[a-z0-9-]+)*"
 PACKAGE: Final = r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+:~-]+|/[a-z][a-z-]*)?"
 LOGIN: Final = r"[a-z_][a-z0-9_-]{0,30}"
+POOL: Final = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}"
 KERNELSPEC: Final = "[A-Za-z0-9_-][A-Za-z0-9._-]*"
 
 Name = Annotated[str, matching(NAME)]
@@ -172,6 +173,18 @@ class Topology(Struct, frozen=True, forbid_unknown_fields=True, rename={"cluster
             float,
             duration(10),
             say("The lab ends by itself this long after the `up` that read it; by default it stays.", example="2h"),
+        ]
+        | None
+    ) = None
+    pool: (
+        Annotated[
+            str,
+            matching(POOL),
+            say(
+                "The network (/8 to /24) that a docker lab's /24 is taken of, when the lab is made; LAB_POOL wins. By default "
+                "10.213.0.0/16, 172.30.0.0/16 and 192.168.200.0/21 are tried.",
+                example="172.31.0.0/16",
+            ),
         ]
         | None
     ) = None

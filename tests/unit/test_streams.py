@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Flow, Relay, StreamBroken
+from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Budget, Flow, Relay, StreamBroken
 from tests.until import until
 
 from .agents import DEADLINE
@@ -166,6 +166,48 @@ def test_a_flow_says_when_it_has_no_room() -> None:
     flow.feed(ack(500))
     assert flow.has_room
     assert flow.backlog == 999
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 200])
+def test_all_flows_keep_no_more_than_their_budget(count: int) -> None:
+    """However many there are when the flood comes, and all of them opened before it: together they stay within it."""
+    budget = Budget(100 * CHUNK)
+    flows = [Flow(limit=1 << 40, budget=budget) for _ in range(count)]
+    wanting = True
+    while wanting:
+        wanting = False
+        for flow in flows:
+            if flow.has_room:
+                flow.push(bytes(CHUNK // 4))
+                wanting = True
+    kept = sum(flow.backlog for flow in flows)
+    assert kept == budget.kept
+    own = count * CHUNK  # without which one whose reader keeps pace could not go on
+    assert kept <= max(budget.limit, own) + CHUNK
+    if count < 100:
+        late = Flow(limit=1 << 40, budget=budget)
+        assert late.has_room  # something is left for who comes later
+        late.push(bytes(CHUNK))
+        assert max(flow.backlog for flow in flows) - min(flow.backlog for flow in flows) <= CHUNK  # and nobody has all
+
+
+def test_a_flows_share_comes_back() -> None:
+    """With an acknowledgement, a resume, the peer's word on the end, and when the stream is over with something unread."""
+    budget = Budget(1 << 30)
+    flow, left = Flow(budget=budget), Flow(budget=budget)
+    for each in (flow, left):
+        each.push(BYTES[:1000])
+        each.finish()
+        while each.next_frame() is not None:
+            pass
+    assert budget.kept == 2 * 1001
+    flow.feed(ack(300))
+    flow.attach(700)
+    assert budget.kept == 301 + 1001
+    flow.attach(1001)
+    left.leave_budget()
+    left.leave_budget()
+    assert budget.kept == 0
 
 
 @pytest.mark.parametrize("offset", [0, 99, 201])
@@ -363,6 +405,27 @@ async def test_an_unacknowledging_peer_stops_the_reading() -> None:
     await asyncio.wait({listening, sending, running, serving})
     for _, writer in (near, far):
         writer.close()
+
+
+async def test_room_that_others_leave_is_taken() -> None:
+    """A stream that waits because others keep the budget's bytes goes on when one of them is over, without word from its peer."""
+    budget = Budget(4 * CHUNK)
+    hogging = Flow(limit=1 << 40, budget=budget)
+    hogging.push(bytes(8 * CHUNK))
+    near, local = await joined()
+    relay = Relay(*local, 1 << 40, budget)
+    running = asyncio.ensure_future(relay.run())
+    sending = asyncio.ensure_future(send(near[1], bytes(3 * CHUNK)))
+    await until("its own chunk is full", lambda: not relay.flow.has_room)
+    assert CHUNK <= relay.flow.backlog < 2 * CHUNK
+    hogging.leave_budget()
+    await until("it goes on", lambda: relay.flow.backlog >= 2 * CHUNK)
+    relay.close()
+    await asyncio.wait_for(running, DEADLINE)
+    assert budget.kept == 0
+    sending.cancel()
+    await asyncio.wait({sending})
+    near[1].close()
 
 
 async def test_a_stall_is_counted_while_it_lasts() -> None:

@@ -34,6 +34,11 @@ from lab.topology.specs import GatewaySpec, NodeSpec, differences
 
 CERTIFIED: Final = ("TrustedUserCAKeys /etc/ssh/lab_ca.pub", "HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub")
 
+OPEN_FILES: Final = {"Name": "nofile", "Soft": 1024, "Hard": 16384}
+"""A machine's limits of open files. Else a container inherits its engine's: some have 10^9, and a program that closes every
+descriptor that there may be then takes minutes. The soft one is what most logins get. The hard one is enough for hundreds of
+kernels, and low enough for engines that run confined themselves, which may not raise their own (20000, say)."""
+
 SHARED: Final = "shared"
 """The volume of machines with daemons, at /shared: what a file system of a cluster is elsewhere."""
 
@@ -90,13 +95,19 @@ class Blueprint:
 
 
 class Blueprints:
-    """Draws blueprints for one lab; *tags* are the images, *network* is the id of its network. Touches nothing."""
+    """Draws blueprints for one lab; *tags* are the images, *network* is the id of its network. Touches nothing.
 
-    def __init__(self, lab: str, folder: StateFolder, tags: Mapping[str, str], network: str) -> None:
+    Without *sets_limits* machines have the engine's own limits of open files: one without root may not raise them.
+    """
+
+    def __init__(
+        self, lab: str, folder: StateFolder, tags: Mapping[str, str], network: str, *, sets_limits: bool = True
+    ) -> None:
         self._lab = lab
         self._folder = folder
         self._tags = tags
         self._network = network
+        self._ulimits = {"ulimits": [OPEN_FILES]} if sets_limits else {}
 
     def make(self, spec: NodeSpec | GatewaySpec, address: str) -> Blueprint:
         """Return the container for *spec* at *address*."""
@@ -126,6 +137,7 @@ class Blueprints:
             "environment": environment,
             "cap_add": ["NET_ADMIN"],
             "ports": {"22/tcp": ("127.0.0.1", None)},
+            **self._ulimits,
             **limited(spec.limits),
         }
         if spec.daemons:
@@ -144,6 +156,7 @@ class Blueprints:
             # For faults between a gateway and its nodes; Enterprise Gateway's own user has none of it.
             "cap_add": ["NET_ADMIN"],
             "ports": {"8888/tcp": ("127.0.0.1", None)},
+            **self._ulimits,
             **limited(spec.limits),
         }
         labels = {LABEL_HOSTS: ",".join(spec.hosts), LABEL_DEFINITION: spec.definition()}

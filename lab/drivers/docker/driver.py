@@ -12,7 +12,7 @@ import docker.errors
 from lab import lease
 from lab.drivers.docker import images, network
 from lab.drivers.docker.blueprints import Blueprint, Blueprints, unlimited
-from lab.drivers.docker.engine import connect, engine_id, put_files, remove_container
+from lab.drivers.docker.engine import connect, engine_id, put_files, remove_container, security
 from lab.drivers.docker.gateway import ContainerGateway
 from lab.drivers.docker.node import ContainerNode
 from lab.drivers.machines import Gateway, Node
@@ -53,6 +53,7 @@ class DockerDriver:
         self.changed: Callable[[], None] = _nothing
         self._client = connect()
         self._on_engine()
+        self._is_rootless = "rootless" in security(self._client)
         self._images: dict[str, str] = {}
         # Two nodes made at once must not choose the same free address: a promised one has no container yet.
         self._addressing = threading.Lock()
@@ -87,7 +88,7 @@ class DockerDriver:
         self.folder.write(self.folder.engine, engine_id(self._client))
         self._images = images.ensure(self._client, progress, {(node.image, node.packages) for node in nodes})
         progress.step("network")
-        network.ensure(self._client, self.name)
+        network.ensure(self._client, self.name, self.folder.of_pool)
 
     def reasons(self, spec: NodeSpec | GatewaySpec) -> list[str]:
         """Compare the container's labels with what would be made now."""
@@ -192,14 +193,14 @@ class DockerDriver:
         return network.address_for(subnet, machine, role, set(taken.values()))
 
     def _blueprints(self, tags: Mapping[str, str], net: Any) -> Blueprints:
-        return Blueprints(self.name, self.folder, tags, str(net.id))
+        return Blueprints(self.name, self.folder, tags, str(net.id), sets_limits=not self._is_rootless)
 
     def _container(self, spec: NodeSpec | GatewaySpec) -> Any:
         """Return the machine's container, made now unless one of exactly this spec and image is there."""
         variant = (spec.image, spec.packages) if isinstance(spec, NodeSpec) else ("node", ())
         if images.key(variant[1], variant[0]) not in self._images:
             self._images = {**self._images, **images.ensure(self._client, Silent(), [variant])}
-        net = network.ensure(self._client, self.name)
+        net = network.ensure(self._client, self.name, self.folder.of_pool)
         short = short_name(spec.name)
         with self._addressing:
             address = self._promised[short] = self._address_in(net, short, spec)

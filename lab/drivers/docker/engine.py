@@ -2,57 +2,142 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import tarfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import docker
 import docker.errors
+import docker.tls
 import requests.exceptions
-from docker.context import ContextAPI
 
 from lab.errors import EnvironmentUnfit
 
 TIMEOUT = 120
 """Seconds for one call to the engine; creating a container on a busy disk takes seconds, never minutes."""
 
+DEFAULT = "unix:///var/run/docker.sock"
+"""Where an engine is if nothing else is said."""
+
 PING_SECONDS = 10
 """How long an engine may take for its first answer: one that hangs is as good as none, and every verb would wait for it."""
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where an engine is asked for, and who says so."""
+
+    url: str
+    source: str
+    """In words, for people who wonder why this one."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """More for docker-py; empty: it finds the engine by itself."""
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.source})"
+
+    @property
+    def socket(self) -> Path | None:
+        """The path of a UNIX socket; None for an engine that is reached otherwise."""
+        return Path(self.url.removeprefix("unix://")) if self.url.startswith("unix://") else None
+
+
+def address() -> Address:
+    """Return where the engine is, as the docker CLI has it: DOCKER_HOST, then DOCKER_CONTEXT, then the current context.
+
+    Raises EnvironmentUnfit for a context that there is not: another engine than the one that was meant would be used. docker-py
+    knows neither DOCKER_CONTEXT nor contexts of a folder without a config.json, so the few files are read here.
+    """
+    if host := os.environ.get("DOCKER_HOST"):
+        return Address(host if "://" in host else f"tcp://{host}", "DOCKER_HOST")
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    name, source = os.environ.get("DOCKER_CONTEXT", ""), "DOCKER_CONTEXT"
+    if not name:
+        name, source = _current_context(folder / "config.json"), f"the current context in {folder / 'config.json'}"
+    if name in {"", "default"}:
+        return Address(DEFAULT, "the default" if not name else f"the context default, by {source}")
+    identity = hashlib.sha256(name.encode()).hexdigest()
+    meta = folder / "contexts" / "meta" / identity / "meta.json"
+    try:
+        endpoint = json.loads(meta.read_bytes())["Endpoints"]["docker"]
+        url = str(endpoint.get("Host") or DEFAULT)
+        skips_verification = bool(endpoint.get("SkipTLSVerify"))
+    except FileNotFoundError:
+        raise _no_context(name, source, f"there is no {meta}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_context(name, source, f"{meta} is not readable: {error!r}") from error
+    settings: dict[str, Any] = {"base_url": url}
+    certificates = folder / "contexts" / "tls" / identity / "docker"
+    if certificates.is_dir():
+        settings["tls"] = _tls(certificates, verify=not skips_verification)
+    if url.startswith("ssh://"):
+        settings["use_ssh_client"] = True
+    return Address(url, f"the context {name}, by {source}", settings)
+
+
+def _current_context(config: Path) -> str:
+    """Return the name in docker's *config*; "" where it names none or cannot be read, which the CLI takes for none as well."""
+    try:
+        found = json.loads(config.read_bytes())
+        return str(found.get("currentContext") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _no_context(name: str, source: str, cause: str) -> EnvironmentUnfit:
+    return EnvironmentUnfit(
+        f"docker's context {name!r} cannot be used",
+        cause=f"{source} names it, and {cause}",
+        remedy="`docker context ls` shows those that there are; correct DOCKER_CONTEXT, or `docker context use NAME`",
+    )
+
+
+def _tls(folder: Path, *, verify: bool) -> Any:
+    """Return what docker-py wants to know of a context's certificates in *folder*."""
+    certificate, key, authority = (folder / name for name in ("cert.pem", "key.pem", "ca.pem"))
+    return docker.tls.TLSConfig(
+        client_cert=(str(certificate), str(key)) if certificate.exists() and key.exists() else None,
+        ca_cert=str(authority) if authority.exists() else None,
+        verify=verify,
+    )
+
+
 def connect(timeout: int = TIMEOUT) -> Any:
-    """Return a client of the engine that DOCKER_HOST or the docker CLI's context names; raise EnvironmentUnfit.
+    """Return a client of the engine at `address`; raise EnvironmentUnfit.
 
     *timeout* is for each call, in seconds; for a stream it is the time without a byte.
     """
-    arguments: dict[str, Any] = {}
-    if not os.environ.get("DOCKER_HOST"):
-        try:
-            context = ContextAPI.get_current_context()
-        except (docker.errors.DockerException, OSError, ValueError):
-            context = None
-        # Engines in a virtual machine (on a Mac, say) are known by their context only.
-        if context is not None and context.name != "default" and context.Host:
-            arguments["base_url"] = context.Host
+    found = address()
     try:
         first = min(timeout, PING_SECONDS)
-        client = docker.DockerClient(timeout=first, version="auto", **arguments) if arguments else None
-        client = client or docker.from_env(timeout=first, version="auto")
+        if found.settings:
+            client = docker.DockerClient(timeout=first, version="auto", **found.settings)
+        else:
+            client = docker.from_env(timeout=first, version="auto")
         client.ping()
         client.api.timeout = timeout
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise EnvironmentUnfit(
             "no container engine answers",
-            cause=str(error),
+            cause=f"{found}: {error}",
             remedy="start one (dockerd, Docker Desktop, podman's docker socket) and see that `docker version` works "
             "for this user, or use the driver that needs none: `lab up --driver local`",
         ) from error
     return client
+
+
+def security(client: Any) -> set[str]:
+    """Return what the engine protects its machine by (`rootless`, `userns`, `selinux`, `seccomp` …), as it says itself."""
+    options = client.info().get("SecurityOptions") or []
+    return {str(option).partition(",")[0].removeprefix("name=") for option in options}
 
 
 def engine_id(client: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,19 @@ import docker
 import docker.errors
 
 from lab import lease
-from lab.errors import LabConflict
+from lab.errors import LabConflict, LabUsageError
 from lab.names import LABEL, LABEL_USER, node_number, resource_name, short_name
 
 Network = ipaddress.IPv4Network
 
-POOL = ipaddress.ip_network("10.213.0.0/16")
-"""Where labs live: outside what engines, home routers and most clusters take by default."""
+POOLS = tuple(ipaddress.IPv4Network(pool) for pool in ("10.213.0.0/16", "172.30.0.0/16", "192.168.200.0/21"))
+"""Where labs live, tried in turn: outside what engines, home routers and most clusters take by default, and in three ranges,
+since companies give one of them or another to a VPN."""
+POOL_VARIABLE = "LAB_POOL"
+"""The variable that names another pool, for this machine; it wins over a lab.toml's `pool`."""
+BROADEST_ROUTE = 8
+"""Routes to more than a /8 say nothing of a single network: a VPN writes the default route as 0.0.0.0/1 and 128.0.0.0/1, so that
+it wins over the one that is there."""
 
 GATEWAY_OFFSET = 2
 NODE_OFFSET = 10
@@ -27,28 +34,81 @@ EXTRA_OFFSET = 180
 there are more of them."""
 
 
-def candidates(name: str) -> list[Network]:
-    """Return the /24s to try for the lab *name*, beginning at one of its own so that labs seldom ask for the same."""
-    subnets = [net for net in POOL.subnets(new_prefix=24) if isinstance(net, Network)]
-    begin = hashlib.sha256(name.encode()).digest()[0]
-    return subnets[begin:] + subnets[:begin]
+def pools(given: str = "") -> tuple[Network, ...]:
+    """Return the pools to try: LAB_POOL, else *given* (of a lab.toml), else POOLS. Raises LabUsageError for what is no pool."""
+    text = os.environ.get(POOL_VARIABLE) or given
+    if not text:
+        return POOLS
+    try:
+        pool = ipaddress.IPv4Network(text.strip())
+    except ValueError as error:
+        source = POOL_VARIABLE if os.environ.get(POOL_VARIABLE) else "the lab's `pool`"
+        raise LabUsageError(f"{source} is no network: {error}", remedy="write it as 172.31.0.0/16") from None
+    if not BROADEST_ROUTE <= pool.prefixlen <= 24:
+        raise LabUsageError(
+            f"{pool} is no pool for labs", remedy="a lab takes a /24 of it: choose a network of /8 to /24"
+        )
+    return (pool,)
 
 
-def choose(name: str, taken: Mapping[str, Network]) -> Network:
-    """Return the first candidate that overlaps nothing of *taken* (owner: subnet), or say who owns what clashes."""
-    for candidate in candidates(name):
-        if not any(candidate.overlaps(other) for other in taken.values()):
+def candidates(name: str, pool: Network) -> list[Network]:
+    """Return the /24s of *pool* to try for the lab *name*, beginning at one of its own so that labs seldom ask for the same.
+
+    Of a pool larger than a /16, the first 256 from there on.
+    """
+    count = 1 << (24 - pool.prefixlen)
+    digest = hashlib.sha256(name.encode()).digest()
+    begin = int.from_bytes(digest[: 1 if count <= 256 else 2], "big") % count
+    first = int(pool.network_address)
+    numbers = ((begin + step) % count for step in range(min(count, 256)))
+    return [ipaddress.IPv4Network((first + (number << 8), 24)) for number in numbers]
+
+
+def choose(
+    name: str,
+    networks: Mapping[str, Network],
+    routed: Mapping[str, Network] | None = None,
+    among: Sequence[Network] = POOLS,
+) -> Network:
+    """Return a /24 for the lab *name*, or raise LabConflict, which says who has the pools.
+
+    The first that overlaps nothing of *networks* (the engine's) and *routed* (this machine's routes), both by owner. If there
+    is none, the first that lies whole in broader routes: the lab's own, more specific route wins over them, so the lab works, and
+    hides a /24 of what a VPN leads to, most of which is empty. An engine refuses what overlaps its own networks.
+    """
+    routed = routed or {}
+    free = [
+        candidate
+        for pool in among
+        for candidate in candidates(name, pool)
+        if not any(candidate.overlaps(net) for net in networks.values())
+    ]
+    for candidate in free:
+        if not any(candidate.overlaps(net) for net in routed.values()):
             return candidate
-    owners = sorted(owner for owner, net in taken.items() if net.overlaps(ipaddress.IPv4Network(POOL)))
+    for candidate in free:
+        if all(net.prefixlen < candidate.prefixlen for net in routed.values() if candidate.overlaps(net)):
+            return candidate
     raise LabConflict(
-        f"no /24 of {POOL} is free for the lab {name!r}",
-        cause=f"taken by {', '.join(owners)}",
-        remedy="remove one of them (`docker network ls`, `lab down --name …`)",
+        f"no /24 of {' or '.join(map(str, among))} is free for the lab {name!r}",
+        cause="; ".join(_owners(pool, {**networks, **routed}) for pool in among),
+        remedy=f"name another pool, {POOL_VARIABLE}=… in the environment or `pool` in lab.toml, or remove what is not needed "
+        "(`lab down --name …`, `docker network rm …`)",
     )
 
 
+def _owners(pool: Network, taken: Mapping[str, Network]) -> str:
+    """Say who has *pool*: those that cover it whole, else how many share it, and a few of them."""
+    whole = sorted(owner for owner, net in taken.items() if pool.subnet_of(net))
+    if whole:
+        return f"{pool} is taken by {', '.join(whole)}"
+    parts = sorted(owner for owner, net in taken.items() if pool.overlaps(net))
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return f"{pool} is shared by {', '.join(parts[:3])}{more}"
+
+
 def routes(table: str) -> dict[str, Network]:
-    """Return the destinations in the text of /proc/net/route, by interface and address; the default route is none."""
+    """Return the destinations in the text of /proc/net/route, by interface and address; none that is broader than a /8."""
     found: dict[str, Network] = {}
     for line in table.splitlines()[1:]:
         fields = line.split()
@@ -56,10 +116,16 @@ def routes(table: str) -> dict[str, Network]:
             continue
         address = int.from_bytes(bytes.fromhex(fields[1]), "little")
         mask = int.from_bytes(bytes.fromhex(fields[7]), "little")
-        if mask:
+        if mask.bit_count() >= BROADEST_ROUTE:
             net = ipaddress.IPv4Network((address & mask, mask.bit_count()))
             found[f"the route to {net} by {fields[0]}"] = net
     return found
+
+
+def own_routes() -> dict[str, Network]:
+    """Return this machine's routes; none where it has no /proc/net/route."""
+    table = Path("/proc/net/route")
+    return routes(table.read_text()) if table.exists() else {}
 
 
 def taken_by_engine(networks: Iterable[Any]) -> dict[str, Network]:
@@ -72,7 +138,9 @@ def taken_by_engine(networks: Iterable[Any]) -> dict[str, Network]:
             except ValueError:
                 continue
             if isinstance(net, Network):
-                found[f"the network {network.name} ({net})"] = net
+                labels = network.attrs.get("Labels") or {}
+                whose = f", the lab {labels[LABEL]} of {labels.get(LABEL_USER, 'somebody')}" if LABEL in labels else ""
+                found[f"the network {network.name} ({net}{whose})"] = net
     return found
 
 
@@ -82,8 +150,8 @@ def find(client: Any, name: str) -> Any | None:
     return found[0] if found else None
 
 
-def ensure(client: Any, name: str) -> Any:
-    """Return the lab's network, made now if it is not there."""
+def ensure(client: Any, name: str, pool: str = "") -> Any:
+    """Return the lab's network, made now, in *pool* if that is named, if it is not there."""
     existing = find(client, name)
     if existing is not None:
         return existing
@@ -94,19 +162,17 @@ def ensure(client: Any, name: str) -> Any:
             cause=f"it lacks the label {LABEL}={name}, so it isn't this lab's",
             remedy=f"`docker network rm {resource}` if nobody needs it, or choose another name for the lab",
         )
-    taken = taken_by_engine(client.networks.list())
-    table = Path("/proc/net/route")
-    if table.exists():
-        taken.update(routes(table.read_text()))
+    among = pools(pool)
+    taken, routed = taken_by_engine(client.networks.list()), own_routes()
     while True:
-        subnet = choose(name, taken)
-        pool = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
+        subnet = choose(name, taken, routed, among)
+        addresses = docker.types.IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))
         try:
             return client.networks.create(
                 resource,
                 driver="bridge",
                 check_duplicate=True,
-                ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                ipam=docker.types.IPAMConfig(pool_configs=[addresses]),
                 labels={LABEL: name, LABEL_USER: lease.me(), **lease.labels(name)},
             )
         except docker.errors.APIError as error:

@@ -104,11 +104,17 @@ def test_the_environment_of_the_gateway_stays_there(monkeypatch: pytest.MonkeyPa
 
 
 def test_argv_is_filled_in_as_far_as_the_gateway_knows() -> None:
-    """The kernelspec's folder, the kernel's id and the client's own arguments are filled in; `python` is the node's."""
+    """The kernel's id and the client's own arguments are filled in; `python` and the kernelspec's folder are the node's."""
     words = ["{python}", "{prefix}", "{resource_dir}", "{kernel_id}", "{port_range}", "{mine}", "{connection_file}"]
-    arguments = {"mine": "x", "python": "/gateway/python", "extra_arguments": ["--more"], "env": {}}
+    arguments = {
+        "mine": "x",
+        "python": "/gateway/python",
+        "resource_dir": "/evil",
+        "extra_arguments": ["--more"],
+        "env": {},
+    }
     request = made(Manager(Spec(words), port_range=None, _launch_args=arguments))
-    filled = ["{python}", sys.prefix, "/kernels/mine", "k1", "0..0", "x", "{connection_file}", "--more"]
+    filled = ["{python}", sys.prefix, "{resource_dir}", "k1", "0..0", "x", "{connection_file}", "--more"]
     assert request.argv == filled
 
 
@@ -168,3 +174,25 @@ def test_a_pin_is_one_host(sent: dict[str, str], said: str) -> None:
     """What a client names as its host is checked before any host is bothered."""
     with pytest.raises(RequestInvalid, match=said):
         made(Manager(_launch_args={"env": sent}))
+
+
+def test_the_kernelspecs_folder_is_left_to_the_node() -> None:
+    """`{resource_dir}` becomes the node's copy, unless the folder is not brought: then it is the gateway's path."""
+    spec = Spec(argv=["{resource_dir}/run.sh", "-f", "{connection_file}"])
+    brought = made(Manager(spec))
+    assert brought.argv[0] == "{resource_dir}/run.sh"
+    assert (brought.shipping.brings_folder, brought.shipping.resource_dir) == (True, "/kernels/mine")
+    for request in (made(Manager(spec), bring_folder=False), made(Manager(spec), Distributed(folder_limit=0))):
+        assert request.argv[0] == "/kernels/mine/run.sh"
+        assert (request.shipping.brings_folder, request.shipping.resource_dir) == (False, "/kernels/mine")
+    assert not made(Manager()).shipping.resource_dir
+    with pytest.raises(RequestInvalid, match="bring_folder"):
+        made(Manager(spec), bring_folder="no")
+
+
+def test_another_user_gets_the_gateways_path() -> None:
+    """Under impersonation the copy, which is the login user's alone, would be out of the kernel's reach."""
+    spec = Spec(argv=["{resource_dir}/run.sh", "-f", "{connection_file}"])
+    env = {"KERNEL_USERNAME": "bob"}
+    request = made(Manager(spec, impersonation_enabled=True, _launch_args={"env": env}))
+    assert request.argv[0] == "/kernels/mine/run.sh"

@@ -2,6 +2,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +63,8 @@ def test_why_no_engine_answers_is_told_apart(tmp_path: Path, monkeypatch: pytest
 
 
 def client(**told: Any) -> Any:
-    networks = [SimpleNamespace(name="corp", attrs={"IPAM": {"Config": [{"Subnet": str(network.POOL)}]}})]
+    subnets = [{"Subnet": str(pool)} for pool in network.POOLS]
+    networks = [SimpleNamespace(name="corp", attrs={"IPAM": {"Config": subnets}})]
     listing = networks if told.pop("full", False) else []
     return SimpleNamespace(
         version=lambda: {"ApiVersion": told.get("api", "1.41")},
@@ -77,12 +79,24 @@ def test_an_old_engine_is_a_warning() -> None:
     assert engine._api(client(api="1.43")).state == "ok"
 
 
-def test_a_taken_subnet_names_its_owner() -> None:
-    """Where no subnet is free, the finding says who has them."""
+def test_a_taken_subnet_names_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no subnet is free, the finding says who has them, and how to take another pool."""
+    monkeypatch.setattr(network, "own_routes", dict)
     found = engine._subnet(client(full=True))
     assert found.state == "missing"
     assert "the network corp" in found.found
+    assert "LAB_POOL" in found.remedy
     assert engine._subnet(client()).state == "ok"
+
+
+def test_a_subnet_of_a_vpns_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab can be made there, and hides what the VPN leads to."""
+    vpn = {"the route to 10.0.0.0/8 by tun0": IPv4Network("10.0.0.0/8")}
+    monkeypatch.setattr(network, "own_routes", lambda: vpn)
+    assert engine._subnet(client()).state == "ok"
+    monkeypatch.setenv("LAB_POOL", "10.213.0.0/16")
+    found = engine._subnet(client())
+    assert (found.state, "by tun0" in found.found, "LAB_POOL" in found.remedy) == ("warning", True, True)
 
 
 @pytest.mark.parametrize(("free", "state"), [(100, "missing"), (2000, "warning"), (9000, "ok")])

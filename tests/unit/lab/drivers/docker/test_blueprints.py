@@ -44,6 +44,14 @@ def test_equal_specs_are_equal_containers(drawn: Blueprints) -> None:
     assert len({each.fingerprint for each in (first, *others)}) == 6
 
 
+def test_limits_of_open_files_are_the_labs_own(drawn: Blueprints) -> None:
+    """Whatever the engine's are, nodes and gateways have those of a machine; an engine without root may not set them."""
+    for spec in (NodeSpec("node1.lab.test"), GatewaySpec("gateway", ())):
+        assert drawn.make(spec, ADDRESS).settings["ulimits"] == [{"Name": "nofile", "Soft": 1024, "Hard": 16384}]
+    rootless = Blueprints("x", StateFolder("x"), TAGS, "network-id", sets_limits=False)
+    assert "ulimits" not in rootless.make(NodeSpec("node1.lab.test"), ADDRESS).settings
+
+
 def test_what_differs_is_said_in_words(drawn: Blueprints) -> None:
     """A plan's reasons come from the labels that the container has."""
     old = container(drawn.make(NodeSpec("node1.lab.test"), ADDRESS))

@@ -3,11 +3,12 @@
     proxy            the process proxy: Enterprise Gateway's calls, turned into the cluster's
     request          what Enterprise Gateway knows of a kernel, turned into a StartRequest
     patches          what Enterprise Gateway and its pinned libraries get wrong for their users
+    reconnects       clients that connect to their kernel again: nothing is lost, and no cell waits for ever
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
     launcher_key     the cryptography of Enterprise Gateway's launchers
     client_options   Spark options of a client, kept out of the kernelspec's
 
-Only `proxy` and `patches` import Enterprise Gateway, so the others can be used, and tested, where it is not installed.
+Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not installed.
 """
 
 from __future__ import annotations

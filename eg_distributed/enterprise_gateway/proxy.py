@@ -25,7 +25,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import patches
+from . import patches, reconnects
 from .request import requested_env, start_request
 
 log = logging.getLogger(__name__)
@@ -277,6 +277,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
 
 
+reconnects.install()  # before others wrap what it compares
 patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()

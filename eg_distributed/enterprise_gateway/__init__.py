@@ -8,7 +8,8 @@
     launcher_key     the cryptography of Enterprise Gateway's launchers
     client_options   Spark options of a client, kept out of the kernelspec's
 
-Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not installed.
+Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not
+installed.
 """
 
 from __future__ import annotations

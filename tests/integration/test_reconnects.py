@@ -8,7 +8,7 @@ import json
 import socket
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,10 +18,8 @@ from websockets.exceptions import ConnectionClosed
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.kernelspecs import argv_of
+from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, until
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.lab(nodes=1)]
 
@@ -127,46 +125,6 @@ class Reader:
         return self.numbers
 
 
-class Silencer:
-    """A proxy on a port of this machine that, once `silent`, keeps its connections and passes nothing on."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.silent = False
-        self.swallowed = 0
-        """Bytes that came and were not passed on."""
-        self._target = (host, port)
-        self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._target)
-        self._writers += [writer, back]
-        self._tasks |= {asyncio.create_task(self._pass(reader, back)), asyncio.create_task(self._pass(there, writer))}
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                if self.silent:
-                    self.swallowed += len(data)
-                else:
-                    writer.write(data)
-        if not self.silent:
-            writer.close()
-
-
 @pytest.fixture
 async def kernel(client: GatewayClient, nodes: Sequence[Node]) -> Kernel:
     """A kernel on a node."""
@@ -218,7 +176,7 @@ async def test_what_a_dead_connection_swallowed_is_sent_again(gateway: Gateway, 
         request = await session.run(first, PRINTING)
         before = Reader(first, request)
         await before.reached(20)
-        silencer.silent = True
+        await silencer.sleep()
         swallowed = silencer.swallowed
         await until("something was swallowed", lambda: silencer.swallowed > swallowed + 10_000)
         async with session.connect() as second:
@@ -266,7 +224,7 @@ async def test_connections_are_counted(gateway: Gateway, kernel: Kernel) -> None
 
 
 def test_a_handler_that_we_do_not_know_is_left_alone(gateway: Gateway) -> None:
-    """Where one method of jupyter_server's or Enterprise Gateway's handler is another, none is replaced, and the log says which."""
+    """Where one method of the handler is another, none is replaced, and the log says which."""
     found = gateway.exec([gateway.python, "-c", OTHER_HANDLER]).check()
     assert "on_close differs" in found.stderr
     assert "jupyter_server 1.24.0" in found.stderr

@@ -19,9 +19,9 @@ _ADD = """(code) => {
     notebook.activeCell.model.sharedModel.setSource(code);
     return notebook.activeCellIndex;
 }"""
-_IDLE = """() => {
+_CONNECTED = """(states) => {
     const context = window.jupyterapp.shell.currentWidget?.context?.sessionContext;
-    return context?.kernelDisplayStatus === 'idle' && context.session?.kernel?.connectionStatus === 'connected';
+    return states.includes(context?.kernelDisplayStatus) && context.session?.kernel?.connectionStatus === 'connected';
 }"""
 _CLOSE_ALL = """async () => {
     for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
@@ -70,9 +70,10 @@ class JupyterLab:
         return notebook
 
     def open(self, path: str) -> Notebook:
-        """Open a notebook that is there, and wait until it shows."""
+        """Open a notebook that is there, and wait until it shows and is connected to its kernel, which may be busy."""
         self.command("docmanager:open", path=path)
         self.page.locator(f"{_PANEL} .jp-Cell").first.wait_for()
+        self.page.wait_for_function(_CONNECTED, arg=["busy", "idle"])
         return Notebook(self)
 
     def clear(self) -> None:
@@ -100,7 +101,11 @@ class Notebook:
 
         What is run before that, JupyterLab drops without a word; the indicator in the toolbar is idle already while it starts.
         """
-        self.page.wait_for_function(_IDLE)
+        self.page.wait_for_function(_CONNECTED, arg=["idle"])
+
+    def save(self) -> None:
+        """Save it; JupyterLab's command would ask for a name first."""
+        self.page.evaluate("async () => { await window.jupyterapp.shell.currentWidget.context.save(); }")
 
     def add(self, code: str) -> Cell:
         """Write *code* into the last cell, which is empty, and select it."""

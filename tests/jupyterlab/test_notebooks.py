@@ -118,7 +118,7 @@ def test_a_page_is_reloaded_while_a_cell_prints(own: Lab, jupyterlab: JupyterLab
     path = notebook.path
     cell = notebook.run("lines = []\n" + printing(60, 0.1).replace("time.sleep", "lines.append(number); time.sleep"))
     cell.reached(10)
-    jupyterlab.command("docmanager:save")
+    notebook.save()
     jupyterlab.page.reload()
     jupyterlab.loaded()
     again = jupyterlab.open(path)
@@ -130,7 +130,7 @@ def test_two_tabs_share_a_kernel(jupyterlab: JupyterLab, open_tab: Callable[[str
     """Each shows the output of its own cells, whole, also when the other one closes in the middle."""
     notebook = jupyterlab.fresh()
     cell = notebook.run(printing(60, 0.1))
-    jupyterlab.command("docmanager:save")
+    notebook.save()
     second = open_tab("second")
     other = second.open(notebook.path)
     theirs = other.run("print('second', number)")
@@ -144,7 +144,10 @@ def test_two_tabs_share_a_kernel(jupyterlab: JupyterLab, open_tab: Callable[[str
 
 
 def test_a_laptop_sleeps(own: Lab, jupyterlab: JupyterLab, path: SlowPath) -> None:
-    """A minute of silence, and connections that are gone without a word: the cell's lines are all there, in order."""
+    """A minute of silence, and connections that are gone without a word: the cell's lines are all there, in order.
+
+    One that came just before the silence could not be confirmed any more, and may be there twice.
+    """
     notebook = jupyterlab.fresh()
     lines = int(ASLEEP) + 10
     cell = notebook.run(printing(lines, 1.0))
@@ -155,7 +158,9 @@ def test_a_laptop_sleeps(own: Lab, jupyterlab: JupyterLab, path: SlowPath) -> No
     path.wake()
     cell.reached(lines - 1)
     cell.ended()
-    assert cell.numbers() == list(range(lines))
+    shown = cell.numbers()
+    assert list(dict.fromkeys(shown)) == list(range(lines))
+    assert len(shown) <= lines + 1
     notebook.run("print('awake', number)").shows(f"awake {lines - 1}")
 
 

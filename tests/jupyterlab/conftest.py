@@ -30,7 +30,7 @@ PERSISTENCE = (
     "--FileKernelSessionManager.enable_persistence=True",
     "--EnterpriseGatewayApp.availability_mode=standalone",
 )
-CHROMIUM = "chromium"
+CHROMIUM = ("chromium", "google-chrome")
 T = TypeVar("T")
 
 
@@ -136,8 +136,8 @@ def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium: Playwright's own would have to be fetched."""
-    executable = shutil.which(CHROMIUM)
+    """Debian's Chromium, or the Chrome that is there: Playwright's own would have to be fetched."""
+    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if executable is None:
         if os.environ.get("LAB_REQUIRE_DOCKER"):
             pytest.fail("Chromium is missing. Remedy: apt-get install chromium")

@@ -18,7 +18,7 @@ from tests.jupyterlab.conftest import SlowPath
 from tests.jupyterlab.notebook import SECONDS, JupyterLab
 from tests.until import block_until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.own_lab("jupyterlab", nodes=2)]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab("jupyterlab", nodes=2)]
 
 NOTEBOOKS = 20
 FIRST_OUTPUT = 2.0

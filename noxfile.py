@@ -64,8 +64,8 @@ os.environ["PATH"] = os.pathsep.join(
 )
 
 
-def install(session: nox.Session) -> None:
-    """Install the locked development environment, the project and the lab into the session's own environment.
+def install(session: nox.Session, group: str = "dev") -> None:
+    """Install a locked dependency group, the project and the lab into the session's own environment.
 
     First uv makes uv.lock if it has to, and scripts/pins.py sees to it that the lock has pinned files only.
     """
@@ -76,7 +76,8 @@ def install(session: nox.Session) -> None:
         "sync",
         "--quiet",
         "--locked",
-        "--group=dev",
+        "--no-default-groups",
+        f"--group={group}",
         f"--python={session.virtualenv.location}",
         env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
     )
@@ -241,6 +242,17 @@ def spark(session: nox.Session) -> None:
     install(session)
     suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))
     session.run("pytest", *(session.posargs or suites))
+
+
+@nox.session(default=False)
+def jupyterlab(session: nox.Session) -> None:
+    """Work with notebooks in JupyterLab, in Chromium, through the lab's gateway; needs an engine and Debian's `chromium`.
+
+    In an environment of its own: JupyterLab takes jupyter_server 2, and what our other tests need may not. The gateway has its
+    jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium; `.ci/run` runs it.
+    """
+    install(session, "jupyterlab")
+    session.run("pytest", "tests/jupyterlab", *session.posargs)
 
 
 @nox.session(default=False)

@@ -34,6 +34,7 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "gateway": ("--group", "gateway", "--no-default-groups"),
     "node": ("--only-group", "node"),
     "spark": ("--only-group", "spark"),
+    "jupyterlab": ("--group", "jupyterlab", "--no-default-groups"),
 }
 """How uv is asked for each group; one that includes another comes after it."""
 INCLUDED = {"spark": "node"}

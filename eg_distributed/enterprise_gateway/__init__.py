@@ -6,11 +6,13 @@
     departed         starts whose client has gone away
     limits           how large a websocket's messages may be
     status_line      errors as HTTP's status line can have them
+    reconnects       clients that connect to their kernel again: nothing is lost, and no cell waits for ever
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
     launcher_key     the cryptography of Enterprise Gateway's launchers
     client_options   Spark options of a client, kept out of the kernelspec's
 
-Only `proxy` and `patches` import Enterprise Gateway, so the others can be used, and tested, where it is not installed.
+Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not
+installed.
 """
 
 from __future__ import annotations

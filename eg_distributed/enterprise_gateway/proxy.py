@@ -29,7 +29,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import patches
+from . import patches, reconnects
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
 from .request import requested_env, start_request
@@ -296,6 +296,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
 
 
+reconnects.install()  # before others wrap what it compares
 keep_reasons(JSONErrorsMixin)
 for _handler in (MainKernelHandler, SessionRootHandler):
     notice_departures(_handler)

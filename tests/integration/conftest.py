@@ -38,6 +38,7 @@ SPREAD = (
     "test_lifecycle.py",
     "test_persistence.py",
     "test_ports.py",
+    "test_reconnects.py",
     "test_values.py",
 )
 """Files whose tests share no machines of their own: xdist gives them to its workers one by one, others as a whole."""

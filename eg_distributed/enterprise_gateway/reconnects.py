@@ -1,0 +1,655 @@
+"""A client that connects to its kernel again finds what it left: jupyter_server's websocket handler, with other ends.
+
+A client names its session in the websocket's address. When it comes again with the same session, the connection before may be
+open still: JupyterLab's server opens one, drops it and opens the next within a second; a laptop wakes up, and nothing has
+told the gateway that the old connection is dead. jupyter_server 1.x then closes the old connection and waits for its end:
+five seconds for a peer that is gone, or for ever if it was not open yet. At its end the old connection leaves its channels to
+the next, but goes on using them: its first handshake with the kernel takes the next one's callbacks away, and messages end in
+a closed websocket. A connection that was never open leaves no channels at all (`KeyError: 'iopub'`). Channels that are made
+instead have the session for their ZMQ identity, as the old ones had, and a kernel's ROUTER ignores the second of one name.
+In each case the first cell of a notebook waits for ever.
+
+    arrives   ──►  asks the kernel  ──►  opens             ──►  serves                   ──►  ends
+    is now the     (pre_get, up to       takes what is left     keeps each message until     leaves its channels and what
+    latest of      a minute)             of its session, or     the client's pong says       was not delivered to the next
+    its session                          makes channels         that it came                 of its session, or closes them
+
+Here the connection before serves until the next one opens. Then the next takes over, in one step of the loop:
+
+- its channels, so what is in them or on its way to them stays in order, and a reply finds the way that its request came;
+- what was sent to it, and the client did not confirm. A connection that is cut without a word swallows all that is sent for
+  minutes, and only the client's answers to our pings tell what came. A client that is still there is asked once more before;
+  what one that was cut off got in its last 50 ms, and could not confirm any more, comes twice.
+
+A connection that ends before the next one comes leaves both behind: if the kernel has no other client in jupyter_server's own
+buffer, which gets a bound here, and otherwise, if it was cut off, in one of ours (`_Away`).
+
+The order of arrival counts: a connection that was slower than a later one of its session does not open at all. Channels are
+used as long as none is closed and the kernel has the ports that they were made for.
+
+Rejected: new channels for each connection, which lose the answer to whatever was asked over the old ones; waiting for the end
+of the old connection, with whatever deadline, which is waiting for a peer that is gone.
+
+All of it replaces methods of a class of jupyter_server 1.24, the last release that Enterprise Gateway 3.x accepts. `install`
+compares the text of each with the one that we know, and leaves the class as it is where one differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import inspect
+import json
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from enterprise_gateway.services.kernels import handlers
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
+from tornado.web import HTTPError
+from traitlets import log
+
+KNOWN: Final = {
+    "_on_zmq_reply": "3db0af7871f78ab87593e4dbb3114d99ba12407e66a083ce49b2c4eeadbd78e5",
+    "_register_session": "f74620e4a220f0fb9735a07d820bcf7bede836dac7084165526790b6cf0d74a8",
+    "create_stream": "c5ad658b20bf05a074afcdae12703acfaf5f1fde3f2df60df3b1c52f3556375b",
+    "get": "38c7fda94fa31272bdbef357fabaa6c42ba010eebf80415be4369d8b870aa1f3",
+    "on_close": "17beefe9ce92a2d61dc62a86b7cb285cf7f45f1242702ec40f13c69a260377bb",
+    "on_message": "608fa71766c406853fd297a7fb572ff9f294477768db23703b7f9cf9e8b8657d",
+    "open": "a0c530414ade4f55a0f5b9994f58d803ff419021a688452bc8410b03f93b1e73",
+    "request_kernel_info": "b4edbc7038bd64d7cbc4e999c226ec605111ea5218d79b7b7ccbe734fce06a18",
+}
+"""The methods that are replaced or wrapped, and the sha256 of each one's text in jupyter_server 1.24.0."""
+KEPT_BYTES: Final = 16 << 20
+"""What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
+_NUDGE_AGAIN: Final = 0.5
+"""Seconds without an answer after which a kernel is asked again: its sockets may have been connected after the question."""
+_CONFIRM_DELAY: Final = 0.05
+"""Seconds between a message and the ping that asks whether it came: one ping for all that is sent meanwhile."""
+_MARK: Final = b"came:"
+"""How our pings begin; the empty ones are jupyter_server's, to find dead peers."""
+_LAST_WORD: Final = 0.25
+"""Seconds that a client has to confirm what it got from a connection that is about to be replaced; a dead one takes them all."""
+_AWAY_SECONDS: Final = 600.0
+"""How long channels wait for a session that was cut off while other clients of the kernel stay."""
+_LOOK_AGAIN: Final = 5.0
+"""Seconds between two looks whether the kernel of such channels is still there."""
+_CLOSE_FRAME: Final = 0x8
+
+Message = tuple[str, list[bytes]]
+"""The channel, and the parts as they came from the kernel."""
+
+
+class Kept:
+    """Messages for a client, oldest first, up to KEPT_BYTES; the oldest give way, and `lost` counts them.
+
+    It takes the place of the list in jupyter_server's buffer for a kernel without clients, which has no bound.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        """How many messages gave way."""
+        self._messages: deque[tuple[int, str, list[bytes]]] = deque()
+        self._bytes = 0
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter([(channel, parts) for _, channel, parts in self._messages])
+
+    @property
+    def number(self) -> int:
+        """The number of the newest message that was ever appended; the first is 1."""
+        return self._number
+
+    def append(self, message: Message) -> None:
+        """Keep *message*, at the expense of the oldest."""
+        channel, parts = message
+        self._number += 1
+        self._messages.append((self._number, channel, parts))
+        self._bytes += _size(parts)
+        while self._bytes > KEPT_BYTES:
+            self._drop_oldest()
+            self.lost += 1
+
+    def drop_to(self, number: int) -> None:
+        """Drop the messages up to that *number*: they came, and those of them that gave way are not lost."""
+        oldest = self._messages[0][0] if self._messages else self._number + 1
+        self.lost = min(self.lost, max(0, oldest - 1 - number))
+        while self._messages and self._messages[0][0] <= number:
+            self._drop_oldest()
+
+    def extend(self, other: Kept) -> None:
+        """Append what *other* keeps, and count what it lost."""
+        self.lost += other.lost
+        for message in other:
+            self.append(message)
+
+    def _drop_oldest(self) -> None:
+        self._bytes -= _size(self._messages.popleft()[2])
+
+
+def _size(parts: list[bytes]) -> int:
+    """Return how many bytes a message holds, roughly."""
+    return 200 + sum(len(part) for part in parts)
+
+
+class _Connection:
+    """What we note of one websocket's handler, from its arrival to its end."""
+
+    def __init__(self, handler: Any) -> None:
+        # A handler that was open when the patch came has channels, and is as good as ours.
+        self.opened: bool = bool(handler.channels)
+        """The kernel counts it among its clients, and it has channels."""
+        self.serving: bool = self.opened
+        """The kernel answered: what it says goes to the client at once."""
+        self.replaced = False
+        """A later connection of the session has its channels."""
+        self.closed = False
+        """Its end was noted."""
+        self.protocol: Any = None
+        """tornado's half of the websocket, which the handler forgets before it says that it ended."""
+        self.unsent = Kept()
+        """What is for the client, and was not written yet."""
+        self.unconfirmed = Kept()
+        """What was written, and the client has not confirmed."""
+        self.nudging: asyncio.Task[None] | None = None
+        self.asking: asyncio.TimerHandle | None = None
+        """The next ping that asks what came."""
+        self.settled: asyncio.Future[None] | None = None
+        """Done when all that was sent is confirmed; the next connection waits for it."""
+
+    def left(self) -> Kept:
+        """Return what the client did not get, as far as is known."""
+        left = Kept()
+        if not self.said_goodbye():
+            left.extend(self.unconfirmed)
+        left.extend(self.unsent)
+        return left
+
+    def said_goodbye(self) -> bool:
+        """Return True if the client ended the connection itself, and so had read what we sent."""
+        # tornado sets client_terminated for cuts as well; only the last frame tells the two apart.
+        return getattr(self.protocol, "_frame_opcode", None) == _CLOSE_FRAME
+
+    def stop(self) -> None:
+        """End what goes on for this connection."""
+        self.serving = False
+        if self.nudging is not None:
+            self.nudging.cancel()
+        if self.asking is not None:
+            self.asking.cancel()
+            self.asking = None
+        if self.settled is not None and not self.settled.done():
+            self.settled.set_result(None)
+
+
+class _Away:
+    """The channels of a session that was cut off, and what comes on them, until it is back or for _AWAY_SECONDS."""
+
+    def __init__(self, session_key: str, handler: Any, channels: dict[str, Any], kept: Kept) -> None:
+        self.channels = channels
+        self.kept = kept
+        self._session_key = session_key
+        self._kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + _AWAY_SECONDS
+        self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
+        for channel, stream in channels.items():
+            stream.on_recv(functools.partial(self._keep, channel))
+
+    def _keep(self, channel: str, parts: list[bytes]) -> None:
+        self.kept.append((channel, parts))
+
+    def _look(self) -> None:
+        if self._kernel_id in self._manager and self._loop.time() < self._until:
+            self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
+        else:
+            _close_channels(self.channels)
+            _away.pop(self._session_key, None)
+
+    def taken(self) -> dict[str, Any]:
+        """Return the channels, whose callbacks are the caller's from now on."""
+        self._timer.cancel()
+        return self.channels
+
+
+_latest: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""The handler that arrived last, by session; the one that serves is in jupyter_server's `_open_sessions`."""
+
+
+_away: dict[str, _Away] = {}
+"""What waits for sessions that were cut off, by session; jupyter_server's own buffer is for a kernel without any client."""
+
+
+def _of(handler: Any) -> _Connection:
+    """Return what is noted of *handler*."""
+    noted = vars(handler).get("_distributed")
+    if not isinstance(noted, _Connection):
+        noted = handler._distributed = _Connection(handler)
+    return noted
+
+
+def install() -> None:
+    """Replace the ends of jupyter_server's websocket handler; called when our process proxy is imported, before other patches.
+
+    Where a method's text is not the one that we know, nothing is replaced, and the log says so.
+    """
+    other = sorted(name for name, digest in KNOWN.items() if _digest(name) != digest)
+    other += sorted((KNOWN.keys() | {"on_pong"}) & vars(handlers.ZMQChannelsHandler).keys() - {"get"})
+    if other:
+        log.get_logger().warning(
+            "The websocket handler of this Enterprise Gateway or jupyter_server is not the one we know (%s differs), so it stays"
+            " as it is: the first cell of a notebook in JupyterLab may wait for ever. Remedy: Enterprise Gateway 3.3.0 with"
+            " jupyter_server 1.24.0.",
+            ", ".join(other),
+        )
+        return
+    ZMQChannelsHandler.get = _forgetting_at_its_end(ZMQChannelsHandler.get)
+    ZMQChannelsHandler._register_session = _register_session
+    ZMQChannelsHandler.request_kernel_info = _asking_on_control_too(ZMQChannelsHandler.request_kernel_info)
+    ZMQChannelsHandler.create_stream = _create_stream
+    ZMQChannelsHandler.open = _open
+    ZMQChannelsHandler._on_zmq_reply = _keeping_until_confirmed(ZMQChannelsHandler._on_zmq_reply)
+    ZMQChannelsHandler.on_message = _while_channels_are_open(ZMQChannelsHandler.on_message)
+    ZMQChannelsHandler.on_pong = _on_pong
+    ZMQChannelsHandler.on_close = _on_close
+
+
+def _digest(name: str) -> str:
+    """Return the sha256 of a method's text, empty where there is none to read."""
+    try:
+        return hashlib.sha256(inspect.getsource(getattr(ZMQChannelsHandler, name)).encode()).hexdigest()
+    except (AttributeError, OSError, TypeError):
+        return ""
+
+
+# --- arrival
+
+
+def _forgetting_at_its_end(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `get`, which lasts as long as the connection: one that fails before it is open has no other end."""
+
+    @functools.wraps(original)
+    async def get(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            await original(self, *args, **kwargs)
+        finally:
+            _forget(self)
+
+    return get
+
+
+def _forget(handler: Any) -> None:
+    """Let an earlier connection of the session open, if *handler* was the latest."""
+    session_key: str = handler.session_key
+    if _latest.get(session_key) is handler:
+        del _latest[session_key]
+
+
+async def _register_session(self: Any) -> None:
+    """Note that this connection is the latest of its session; the one before serves until this one opens."""
+    self.session_key = f"{self.kernel_id}:{self.session.session}"
+    _latest[self.session_key] = self
+
+
+def _asking_on_control_too(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `request_kernel_info`: a kernel that runs a cell answers on its control channel only.
+
+    A gateway that was started again knows of no answer, and would have a client wait a minute for the cell's end.
+    """
+
+    @functools.wraps(original)
+    def request_kernel_info(self: Any) -> Any:
+        answered = original(self)
+        if self.kernel_info_channel is not None and not answered.done():
+            control = self.kernel_manager.connect_control(self.kernel_id)
+            control.on_recv(self._handle_kernel_info_reply)
+            self.session.send(control, "kernel_info_request")
+            answered.add_done_callback(lambda _: control.close())
+        return answered
+
+    return request_kernel_info
+
+
+# --- opening
+
+
+def _create_stream(self: Any) -> None:
+    """Make the four channels, under a name that no other connection has.
+
+    jupyter_server names them by the session. A kernel may learn of the end of a connection later than of the next one's
+    beginning, and ignores the second of one name.
+    """
+    identity = uuid.uuid4().hex.encode()  # of shell and stdin alike: the kernel asks for input where the cell came from
+    kernel = self.kernel_manager.get_kernel(self.kernel_id)
+    for channel in ("iopub", "shell", "control", "stdin"):
+        connect = getattr(self.kernel_manager, f"connect_{channel}")
+        self.channels[channel] = stream = connect(self.kernel_id, identity=identity)
+        stream.channel = channel
+        stream.ports, stream.process = kernel.ports, kernel.kernel
+
+
+async def _open(self: Any, kernel_id: str) -> None:
+    """Take over what is left of the session, or make channels; then serve, as soon as the kernel answers on them."""
+    super(ZMQChannelsHandler, self).open()  # starts the pings that find dead peers
+    connection, manager = _of(self), self.kernel_manager
+    connection.protocol = self.ws_connection
+    predecessor = self._open_sessions.get(self.session_key)
+    if predecessor is not None:
+        await _settle(predecessor)
+    if connection.closed or _latest.get(self.session_key, self) is not self:
+        # Its client has gone already, or has come again since.
+        self.log.info("Not opening a connection that a later one has replaced: %s", self.session_key)
+        if predecessor is not None and _of(predecessor).serving:
+            _serve(predecessor, _of(predecessor))
+        self.close()
+        return
+    try:
+        serving = _take_over(self, connection)
+    except HTTPError as error:
+        # The kernel ended meanwhile. Websockets know no such answer, so the connection ends as well.
+        self.log.warning("Error opening stream: %s", error)
+        self.close()
+        return
+    manager.add_restart_callback(kernel_id, self.on_kernel_restarted)
+    manager.add_restart_callback(kernel_id, self.on_restart_failed, "dead")
+    if not serving:
+        connection.nudging = asyncio.create_task(_nudge(self, connection))
+        await asyncio.wait({connection.nudging})
+        if not connection.nudging.cancelled():
+            connection.nudging.result()
+        connection.nudging = None
+    if not _of(self).closed and not _of(self).replaced:
+        _serve(self, connection)
+
+
+def _take_over(self: Any, connection: _Connection) -> bool:
+    """Give *self* channels, and what its session did not get so far; return True if the kernel has answered on them.
+
+    Raise tornado's HTTPError if the kernel has ended.
+    """
+    manager, kernel_id = self.kernel_manager, self.kernel_id
+    kernel = manager.get_kernel(kernel_id)
+    self.session.key = kernel.session.key  # a restart while this connection was on its way may have changed it
+    manager.notify_connect(kernel_id)
+    connection.opened = True
+    predecessor = self._open_sessions.get(self.session_key)
+    self._open_sessions[self.session_key] = self
+    serving = False
+    buffered = manager.get_buffer(kernel_id, self.session_key)  # drops what is there of another session
+    if buffered:
+        self.log.info("Restoring connection for %s", self.session_key)
+        self.channels = buffered["channels"]
+        _keep_buffered(connection.unsent, buffered["buffer"])
+        serving = True
+    away = _away.pop(self.session_key, None)
+    if away:
+        self.log.info("Restoring connection for %s", self.session_key)
+        _close_channels(self.channels)
+        self.channels, serving = away.taken(), True
+        connection.unsent.extend(away.kept)
+    if predecessor is not None and predecessor is not self and _of(predecessor).opened:
+        self.log.info("Replacing connection: %s", self.session_key)
+        serving = _of(predecessor).serving
+        _close_channels(self.channels)
+        self.channels = _hand_over(predecessor, connection.unsent)
+    if not _usable(self.channels, kernel.ports):
+        _close_channels(self.channels)
+        self.channels = {}
+        self.create_stream()
+        return False
+    # ZMQ connects to a kernel that was started again on the same ports, but not at once.
+    iopub = self.channels["iopub"]
+    serving = serving and getattr(iopub, "process", None) is kernel.kernel
+    iopub.process = kernel.kernel
+    return serving
+
+
+def _keep_buffered(kept: Kept, buffered: Any) -> None:
+    """Keep what came while no client was there: ours, or jupyter_server's list from before the patch."""
+    if isinstance(buffered, Kept):
+        kept.extend(buffered)
+    else:
+        for message in buffered:
+            kept.append(message)
+
+
+def _usable(channels: dict[str, Any], ports: list[int]) -> bool:
+    """Return True if all channels are there, open, and lead to the kernel's *ports* of today."""
+    return len(channels) == 4 and all(
+        not stream.closed() and getattr(stream, "ports", ports) == ports for stream in channels.values()
+    )
+
+
+async def _settle(handler: Any) -> None:
+    """Send no more to *handler*'s client, and give it a moment to confirm what it has: that need not be sent again.
+
+    What comes meanwhile waits in the channels' sockets. One whose client is there answers within a round trip.
+    """
+    connection = _of(handler)
+    if not connection.serving:
+        return
+    for stream in handler.channels.values():
+        if not stream.closed():
+            stream.on_recv(None)
+    if connection.unconfirmed:
+        connection.settled = asyncio.get_running_loop().create_future()
+        _ask_what_came(handler, connection)
+        await asyncio.wait({connection.settled}, timeout=_LAST_WORD)
+        connection.settled = None
+
+
+def _hand_over(handler: Any, unsent: Kept) -> dict[str, Any]:
+    """Return the channels of *handler*, which serves no more, and add to *unsent* what its client did not get.
+
+    What its client had sent already is still passed on: the closing handshake comes after it, and both use the same channels.
+    """
+    connection = _of(handler)
+    connection.stop()
+    connection.replaced = True
+    connection.opened = False
+    for stream in handler.channels.values():
+        if not stream.closed():
+            stream.on_recv(None)
+    unsent.extend(connection.left())
+    _sign_off(handler)
+    handler.close()  # tornado cuts it after five seconds without an answer; no one waits for that
+    channels: dict[str, Any] = handler.channels
+    return channels
+
+
+def _sign_off(handler: Any) -> None:
+    """Have the kernel count *handler* among its clients no more."""
+    manager, kernel_id = handler.kernel_manager, handler.kernel_id
+    if kernel_id in manager:
+        manager.notify_disconnect(kernel_id)
+        manager.remove_restart_callback(kernel_id, handler.on_kernel_restarted)
+        manager.remove_restart_callback(kernel_id, handler.on_restart_failed, "dead")
+
+
+def _close_channels(channels: dict[str, Any]) -> None:
+    """Close each channel that is open."""
+    for stream in channels.values():
+        if not stream.closed():
+            stream.on_recv(None)
+            stream.close()
+
+
+async def _nudge(handler: Any, connection: _Connection) -> None:
+    """Ask the kernel who it is until it answers and its output comes: then the subscription is there, and no output is missed.
+
+    Unlike jupyter_server's, this ends for good when the channels go to another connection, and keeps output that is not about
+    its own questions. After `kernel_info_timeout` the client is served all the same: cut off, it would come again for the same.
+    """
+    manager, kernel_id, iopub = handler.kernel_manager, handler.kernel_id, handler.channels["iopub"]
+    kernel, loop = manager.get_kernel(kernel_id), asyncio.get_running_loop()
+    if getattr(kernel, "execution_state", None) == "busy":
+        return  # it would answer at the end of the cell
+    answered, heard = loop.create_future(), loop.create_future()
+    questions: set[str] = set()
+
+    def settle(future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    def on_iopub(parts: list[bytes]) -> None:
+        settle(heard)
+        if _parent(handler, parts).get("msg_id") not in questions:
+            connection.unsent.append(("iopub", parts))
+
+    # Channels of its own: the client is not to see the answers.
+    asked = (kernel.connect_shell(), kernel.connect_control())
+    deadline = loop.time() + handler.kernel_info_timeout
+    try:
+        iopub.on_recv(on_iopub)
+        for stream in asked:
+            stream.on_recv(lambda _: settle(answered))
+        while not (answered.done() and heard.done()):
+            gone = connection.closed or connection.protocol.is_closing() or kernel_id not in manager
+            if gone or any(stream.closed() for stream in (*asked, iopub)):
+                return
+            if loop.time() > deadline:
+                handler.log.warning("Kernel %s does not answer; serving its client all the same", kernel_id)
+                return
+            for stream in asked:
+                questions.add(handler.session.send(stream, "kernel_info_request")["header"]["msg_id"])
+            await asyncio.wait({answered, heard}, timeout=_NUDGE_AGAIN)
+    finally:
+        for stream in asked:
+            if not stream.closed():
+                stream.close()
+        if not (connection.replaced or connection.closed or iopub.closed()):
+            iopub.stop_on_recv()  # what comes now waits in the socket until `_serve`
+
+
+def _parent(handler: Any, parts: list[bytes]) -> dict[str, Any]:
+    """Return the header of the request that an iopub message belongs to, empty if there is none to read."""
+    try:
+        _, fed = handler.session.feed_identities(parts)
+        parent = json.loads(fed[2])  # signature, header, parent
+    except (ValueError, IndexError):
+        return {}
+    return parent if isinstance(parent, dict) else {}
+
+
+# --- service
+
+
+def _serve(handler: Any, connection: _Connection) -> None:
+    """Send what is kept for the client, then all that comes."""
+    connection.serving = True
+    kept, connection.unsent = connection.unsent, Kept()
+    if kept:
+        handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
+    if kept.lost:
+        _tell_loss(handler, connection, kept)
+    for channel, parts in kept:
+        try:
+            handler._on_zmq_reply(handler.channels[channel], parts)
+        except Exception:
+            # Whatever is wrong with one message (of before a restart that changed the key, say) is an error of that one.
+            handler.log.warning("A message on %s cannot be passed on", channel, exc_info=True)
+    for stream in handler.channels.values():
+        stream.on_recv_stream(handler._on_zmq_reply)
+
+
+def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
+    """Say in the cell's own output how many messages are missing."""
+    if handler.ws_connection is None or handler.ws_connection.is_closing():
+        connection.unsent.lost += kept.lost  # for the next connection to tell
+        return
+    parents = (_parent(handler, parts) for channel, parts in kept if channel == "iopub")
+    text = f"{kept.lost} messages are missing here: more than {KEPT_BYTES >> 20} MiB came while the client was away."
+    handler.write_stderr(text, next(parents, {}))
+
+
+def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `_on_zmq_reply`: what is written to a client is kept until it says that it came."""
+
+    @functools.wraps(original)
+    def _on_zmq_reply(self: Any, stream: Any, msg_list: list[bytes]) -> None:
+        connection = _of(self)
+        message = (stream.channel, msg_list)
+        if connection.closed or self.ws_connection is None or self.ws_connection.is_closing():
+            connection.unsent.append(message)  # its end is on its way
+            return
+        connection.unconfirmed.append(message)
+        original(self, stream, msg_list)
+        if connection.asking is None:
+            loop = asyncio.get_running_loop()
+            connection.asking = loop.call_later(_CONFIRM_DELAY, _ask_what_came, self, connection)
+
+    return _on_zmq_reply
+
+
+def _ask_what_came(handler: Any, connection: _Connection) -> None:
+    """Send a ping after the newest message: its pong confirms all messages up to there."""
+    connection.asking = None
+    if handler.ws_connection is not None and not handler.ws_connection.is_closing():
+        handler.ping(_MARK + str(connection.unconfirmed.number).encode())
+
+
+def _on_pong(self: Any, data: bytes) -> None:
+    """Drop what the client has confirmed; any pong is a sign of life."""
+    super(ZMQChannelsHandler, self).on_pong(data)
+    if data.startswith(_MARK) and data[len(_MARK) :].isdigit():
+        connection = _of(self)
+        connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
+        if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
+            connection.settled.set_result(None)
+
+
+def _while_channels_are_open(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap `on_message`: a connection that was replaced uses its successor's channels, which may be closed by now."""
+
+    @functools.wraps(original)
+    def on_message(self: Any, ws_msg: Any) -> None:
+        if any(stream.closed() for stream in self.channels.values()):
+            self.log.debug("Received message on closed channels %r", self)
+            return
+        original(self, ws_msg)
+
+    return on_message
+
+
+# --- the end
+
+
+def _on_close(self: Any) -> None:
+    """Leave the channels to the session's next connection if no client is left, else close them; may be called twice."""
+    connection = _of(self)
+    self.log.debug("Websocket closed %s", self.session_key)
+    connection.closed = True
+    connection.stop()
+    _forget(self)
+    if connection.opened:
+        connection.opened = False
+        _leave(self, connection)
+    if not self._close_future.done():
+        self._close_future.set_result(None)
+
+
+def _leave(handler: Any, connection: _Connection) -> None:
+    """Do what the end of an open connection that was not replaced takes."""
+    manager, kernel_id = handler.kernel_manager, handler.kernel_id
+    if handler._open_sessions.get(handler.session_key) is handler:
+        del handler._open_sessions[handler.session_key]
+    _sign_off(handler)
+    channels, handler.channels = handler.channels, {}
+    if kernel_id not in manager or not _usable(channels, manager.get_kernel(kernel_id).ports):
+        _close_channels(channels)
+    elif manager._kernel_connections.get(kernel_id, 0) <= 0:
+        manager.start_buffering(kernel_id, handler.session_key, channels)
+        if manager.buffer_offline_messages:
+            manager._kernel_buffers[kernel_id]["buffer"] = connection.left()
+    elif manager.buffer_offline_messages and (not connection.said_goodbye() or handler.session_key in _latest):
+        # It was cut off, or the next one of its session is on its way.
+        _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left())
+    else:
+        _close_channels(channels)

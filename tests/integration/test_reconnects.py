@@ -1,0 +1,231 @@
+"""A client that comes again to its kernel, with its session, finds all that it left, however its connection before ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from lab import Gateway, Node
+from tests.integration.client import GatewayClient, Kernel, start_on
+from tests.integration.kernelspecs import argv_of
+from tests.silencer import Silencer
+from tests.until import PROCESS_SECONDS, until
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.lab(nodes=1)]
+
+LINES = 300
+PRINTING = f"""
+import time
+for number in range({LINES}):
+    print(number, flush=True)
+    time.sleep(0.01)
+"""
+
+OTHER_HANDLER = """
+import logging
+from traitlets import log
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler as Handler
+
+log.get_logger().addHandler(logging.StreamHandler())
+Handler.on_close = lambda self: None
+before = dict(vars(Handler))
+from eg_distributed.enterprise_gateway import reconnects
+
+reconnects.install()
+print(dict(vars(Handler)) == before)
+"""
+
+
+class Session:
+    """One session of a client: as many connections to one kernel as it likes."""
+
+    def __init__(self, gateway: Gateway, kernel: Kernel) -> None:
+        self.id = uuid.uuid4().hex
+        address = urlsplit(gateway.url)
+        self.host, self.port = address.hostname or "", address.port or 80
+        self.path = f"/api/kernels/{kernel.id}/channels?session_id={self.id}"
+
+    def connect(self, port: int | None = None) -> connect:
+        """Open a connection, through this machine's *port* if one is named; an async context manager."""
+        url = f"ws://{self.host if port is None else '127.0.0.1'}:{port or self.port}{self.path}"
+        return connect(
+            url, open_timeout=PROCESS_SECONDS, close_timeout=1, max_size=None, ping_interval=None, proxy=None
+        )
+
+    async def dropped(self, *, opened: bool) -> socket.socket:
+        """Return a connection that is never read, nor closed; with *opened*, after the gateway has opened it."""
+        loop = asyncio.get_running_loop()
+        dropped = await asyncio.to_thread(socket.create_connection, (self.host, self.port), PROCESS_SECONDS)
+        dropped.setblocking(False)
+        lines = (
+            f"GET {self.path} HTTP/1.1",
+            f"Host: {self.host}:{self.port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+        await loop.sock_sendall(dropped, "".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        if opened:
+            assert b" 101 " in await asyncio.wait_for(loop.sock_recv(dropped, 64), PROCESS_SECONDS)
+        return dropped
+
+    async def run(self, connection: ClientConnection, code: str) -> str:
+        """Send a cell; return its request's id."""
+        request = uuid.uuid4().hex
+        header = {
+            "msg_id": request,
+            "msg_type": "execute_request",
+            "username": "test",
+            "session": self.id,
+            "version": "5.3",
+        }
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}
+        await connection.send(json.dumps({**message, "channel": "shell"}))
+        return request
+
+
+class Reader:
+    """Reads a connection until the cell *request* has ended, or the connection has."""
+
+    def __init__(self, connection: ClientConnection, request: str) -> None:
+        self.numbers: list[int] = []
+        """What the cell has printed over this connection, in the order in which it came."""
+        self._request = request
+        self._reading = asyncio.create_task(self._read(connection))
+
+    async def _read(self, connection: ClientConnection) -> None:
+        missing = {"execute_reply", "idle"}
+        with contextlib.suppress(ConnectionClosed):
+            while missing:
+                message: dict[str, Any] = json.loads(await connection.recv())
+                if message["parent_header"].get("msg_id") == self._request:
+                    missing -= {message["msg_type"], message["content"].get("execution_state", "")}
+                    if message["msg_type"] == "stream":
+                        self.numbers += [int(number) for number in message["content"]["text"].split()]
+
+    async def reached(self, number: int) -> None:
+        """Wait until the cell has printed *number*."""
+        await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number])
+
+    async def ended(self) -> list[int]:
+        """Wait for the end of the cell or of the connection, and return what was printed."""
+        await asyncio.wait_for(self._reading, PROCESS_SECONDS)
+        return self.numbers
+
+
+@pytest.fixture
+async def kernel(client: GatewayClient, nodes: Sequence[Node]) -> Kernel:
+    """A kernel on a node."""
+    return await start_on(client, nodes[0])
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_session_that_connects_twice_gets_its_output(gateway: Gateway, kernel: Kernel, opened: bool) -> None:
+    """As JupyterLab's server does: it drops a connection without a word, open or not yet, and opens another."""
+    await runs_after_a_dropped_connection(Session(gateway, kernel), opened)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_enterprise_gateways_own_kernels_answer_as_well(
+    gateway: Gateway, client: GatewayClient, opened: bool
+) -> None:
+    """What holds for a kernel on a node holds for one that Enterprise Gateway starts beside itself."""
+    spec = {"display_name": "local", "language": "python", "argv": argv_of(gateway, "python_distributed")}
+    gateway.add_kernelspec("python_local", spec)
+    await client.start_kernel()  # the gateway imports our process proxy with the first kernel of ours
+    await runs_after_a_dropped_connection(Session(gateway, await client.start_kernel("python_local")), opened)
+
+
+async def runs_after_a_dropped_connection(session: Session, opened: bool) -> None:
+    """Assert that a cell runs over a connection that follows one that was dropped."""
+    with contextlib.closing(await session.dropped(opened=opened)):
+        async with session.connect() as connection:
+            assert await Reader(connection, await session.run(connection, "print(1)")).ended() == [1]
+
+
+async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
+    """The connection before delivers until the next one opens, and that one goes on where it stopped."""
+    session = Session(gateway, kernel)
+    async with session.connect() as first:
+        request = await session.run(first, PRINTING)
+        before = Reader(first, request)
+        await before.reached(20)
+        (await session.dropped(opened=False)).close()  # it comes between the two, and is neither
+        async with session.connect() as second:
+            after = await Reader(second, request).ended()
+        assert await before.ended() + after == list(range(LINES))
+        assert after
+
+
+async def test_what_a_dead_connection_swallowed_is_sent_again(gateway: Gateway, kernel: Kernel) -> None:
+    """A connection that is cut without a word, as by a laptop's sleep, takes nothing with it."""
+    session = Session(gateway, kernel)
+    async with Silencer(session.host, session.port) as silencer, session.connect(silencer.port) as first:
+        request = await session.run(first, PRINTING)
+        before = Reader(first, request)
+        await before.reached(20)
+        await silencer.sleep()
+        swallowed = silencer.swallowed
+        await until("something was swallowed", lambda: silencer.swallowed > swallowed + 10_000)
+        async with session.connect() as second:
+            after = await Reader(second, request).ended()
+        # What came shortly before the cut could not be confirmed any more, and so comes again.
+        assert after == list(range(after[0], LINES))
+        assert 0 < after[0] <= before.numbers[-1] + 1
+
+
+async def test_a_session_that_is_cut_off_is_waited_for_while_others_stay(gateway: Gateway, kernel: Kernel) -> None:
+    """One of two tabs loses its connection in a printing cell, and finds each line when it is back."""
+    session, other = Session(gateway, kernel), Session(gateway, kernel)
+    async with other.connect() as stays:
+        async with session.connect() as first:
+            request = await session.run(first, PRINTING)
+            watching, before = Reader(stays, request), Reader(first, request)
+            await before.reached(20)
+            first.transport.abort()
+            await before.ended()
+        await watching.reached(LINES // 2)
+        async with session.connect() as second:
+            after = await Reader(second, request).ended()
+        assert after == list(range(after[0], LINES))
+        assert 0 < after[0] <= before.numbers[-1] + 1
+        await watching.reached(LINES - 1)
+        assert watching.numbers == list(range(LINES))
+
+
+async def test_connections_are_counted(gateway: Gateway, kernel: Kernel) -> None:
+    """Those that were dropped, replaced or never open are not counted among a kernel's clients: culling goes by that number."""
+    session = Session(gateway, kernel)
+
+    async def connections() -> int:
+        return int((await kernel.model())["connections"])
+
+    async def are(number: int) -> bool:
+        return await connections() == number
+
+    with contextlib.closing(await session.dropped(opened=True)):
+        (await session.dropped(opened=False)).close()
+        async with session.connect() as connection:
+            await Reader(connection, await session.run(connection, "print(1)")).ended()
+            assert await are(1)
+    await until("no connection is counted", lambda: are(0))
+
+
+def test_a_handler_that_we_do_not_know_is_left_alone(gateway: Gateway) -> None:
+    """Where one method of the handler is another, none is replaced, and the log says which."""
+    found = gateway.exec([gateway.python, "-c", OTHER_HANDLER]).check()
+    assert "on_close differs" in found.stderr
+    assert "jupyter_server 1.24.0" in found.stderr
+    assert found.stdout.split() == ["True"]

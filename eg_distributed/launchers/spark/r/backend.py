@@ -1,7 +1,7 @@
 """Keeps the JVM beside an R kernel: starts it, holds the connection by which it knows that R lives, ends it with R.
 
-Besides, it answers R, by files in the launcher's folder, whether the cluster can be reached, and tells what a
-waiting cell waits for.
+Besides, it answers R, by files in the launcher's folder, whether the cluster can be reached, what an error of Spark's means and
+why no task runs, and tells what a waiting cell waits for.
 
 Run by `command.py` before it becomes R: `python3 backend.py R_PID FOLDER java …`. R itself can't hold that connection:
 the JVM ends if it isn't made within ten seconds, and R may be busy with a cell then.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
 import struct
@@ -27,10 +28,13 @@ from typing import IO, Optional
 PORTS = "rbackend"
 """File in the launcher's folder that the JVM writes: where it listens, and the secret that it wants to hear."""
 ENDED = "rbackend.ended"
-"""File that says why there is no JVM any more."""
+"""File that says why there is no JVM any more; with host and remedy, if those are known."""
 ASKED, ANSWER, NEWS = "rbackend.asked", "rbackend.answer", "rbackend.news"
-"""What R asks before it makes a session (a number) or when Spark could not (a number, and Spark's words), the answer (the
-number, and the reason why there is none), and what is new while `ASKED` is there."""
+"""What R asks before it makes a session (a number), when Spark could not (a number, and Spark's words) or when no task runs
+(a number, `STUCK`, and what is known of executors), the answer (the number, and the reason), and what is new while `ASKED` is
+there."""
+STUCK = "stuck"
+_STACK = re.compile(r"\s+(?:at |\.\.\. \d+ more)")
 _TAIL = 15  # lines of what the JVM said last
 _GRACE = 2.0  # seconds for the JVM to end by itself once R has
 _LOOK = 0.05
@@ -60,15 +64,34 @@ def main(arguments: list[str]) -> int:
         _end(jvm, monitor)
         return 0
     reader.join(1.0)
-    _write(folder / ENDED, f"Spark's JVM has ended with code {jvm.returncode}\n" + "\n".join(said))
+    refusal = "" if (folder / PORTS).exists() else _refusal(folder)
+    _write(folder / ENDED, refusal or f"Spark's JVM has ended with code {jvm.returncode}\n" + "\n".join(said))
     return 1
+
+
+def _refusal(folder: Path) -> str:
+    """Return what is wrong with the cluster's configuration, with host and remedy; "" if nothing is.
+
+    Asked once a JVM has ended before it said where it listens: Spark refuses to start without one, in words of Java.
+    """
+    from ..checks import check_configuration
+    from ..errors import LaunchError
+    from ..options import parse
+
+    try:
+        check_configuration(parse([], os.environ, str(folder)))
+    except LaunchError as error:
+        return str(error)
+    return ""
 
 
 def _pass_on(output: IO[bytes], log: IO[bytes], said: deque[str]) -> None:
     for line in output:
         log.write(line)
         log.flush()
-        said.append(line.decode("utf-8", "replace").rstrip())
+        text = line.decode("utf-8", "replace").rstrip()
+        if not _STACK.match(text):
+            said.append(text)
 
 
 def _attend(folder: Path) -> None:
@@ -77,6 +100,7 @@ def _attend(folder: Path) -> None:
     from ..errors import LaunchError
     from ..options import parse
     from ..reasons import explain
+    from ..stuck import say
     from ..watch import Watch
 
     options = parse([], os.environ, str(folder))
@@ -88,9 +112,13 @@ def _attend(folder: Path) -> None:
         except OSError:
             continue
         if asked and asked != answered:
-            refusal = str(explain(RuntimeError(failure), options)) if failure else ""
+            refusal = ""
             try:
-                if not failure:
+                if failure.startswith(f"{STUCK}\n"):
+                    refusal = say(failure.partition("\n")[2])
+                elif failure:
+                    refusal = str(explain(RuntimeError(failure), options))
+                else:
                     check_cluster(options)
             except LaunchError as error:
                 refusal = str(error)

@@ -2,16 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from tests.integration.client import GatewayClient
-from tests.integration.spark_lab import ANSWER_SECONDS, COUNT, SESSION_SECONDS, language_of, say
+from lab import Lab
+from lab.spark.clusters import cluster
+from tests.integration.client import GatewayClient, Kernel, Result
+from tests.integration.spark_lab import ANSWER_SECONDS, COUNT, SESSION_SECONDS, language_of, running, say
 
 pytestmark = pytest.mark.timeout(400)
-R = "spark_R_standalone"
+SCALA, R = "spark_scala_standalone", "spark_R_standalone"
+LONG = "\n".join(
+    f"case class C{i}(a: Int, b: String) {{ def f(x: Int) = List(x, a).map(_ + {i}).sum }}" for i in range(40)
+)
+"""Code that the compiler works on for a second or more."""
 
 
-@pytest.mark.parametrize("spec", [R])
+async def interrupt_until_it_ends(kernel: Kernel, code: str) -> Result:
+    """Run a cell, and interrupt it again and again from the moment it is sent, whatever the kernel is doing with it then."""
+    cell = asyncio.ensure_future(kernel.execute(code, SESSION_SECONDS))
+    while not cell.done():
+        await kernel.interrupt()
+        await asyncio.wait([cell], timeout=0.05)
+    return cell.result()
+
+
+async def test_a_scala_cell_is_answered_whenever_it_is_interrupted(spark_client: GatewayClient) -> None:
+    """Interrupts that come before the cell, in the compiler or in the user's code end that cell; the next one runs as ever."""
+    kernel = await spark_client.start_kernel(SCALA)
+    for number in range(6):
+        await say(kernel, f"val x = {number}")
+        result = await interrupt_until_it_ends(kernel, f"{LONG if number % 2 else ''}\nThread.sleep(60000)")
+        assert result.status == "error"
+        assert "Interrupted" in str(result.reply)
+        assert (await kernel.execute("println(x + 1)", ANSWER_SECONDS)).stdout.endswith(f"{number + 1}\n")
+
+
+async def test_a_scala_cell_is_answered_whatever_throws(spark_client: GatewayClient) -> None:
+    """Errors without words, in a result's own words or of the JVM end their cell alone, with the error before `idle`."""
+    kernel = await spark_client.start_kernel(SCALA)
+    for code in (
+        "throw new RuntimeException()",
+        "throw new StackOverflowError()",
+        "new Object { override def toString: String = throw new NoClassDefFoundError() }",
+        "no such code",
+        "List(1, 2",
+    ):
+        result = await kernel.execute(code, SESSION_SECONDS)
+        assert result.status == "error", code
+        assert result.errors, code  # what comes after `idle` isn't heard
+        after = await kernel.execute("val y = 1", ANSWER_SECONDS)
+        assert after.status == "ok"
+        assert "lastException" not in str(after.displays)
+    assert (await kernel.execute("  \n", ANSWER_SECONDS)).status == "ok"
+    assert (await say(kernel, "1 + 1")).displays  # it, too, comes before `idle`
+
+
+async def test_a_scala_kernel_answers_what_front_ends_ask(spark_client: GatewayClient) -> None:
+    """Requests of which Toree knows nothing have a reply: a front end waits for it."""
+    kernel = await spark_client.start_kernel(SCALA)
+    await kernel.ask("inspect_request", {"code": "spark", "cursor_pos": 3, "detail_level": 0}, SESSION_SECONDS)
+    history = {"output": False, "raw": True, "hist_access_type": "tail", "n": 10, "session": 0, "start": 0, "stop": 0}
+    await kernel.ask("history_request", history, ANSWER_SECONDS)
+    await kernel.ask("comm_info_request", {}, ANSWER_SECONDS)
+    await kernel.ask("comm_info_request", {"target_name": "jupyter.widget"}, ANSWER_SECONDS)
+
+
+async def test_scala_cells_leave_a_session_that_does_not_come(spark_lab: Lab, spark_client: GatewayClient) -> None:
+    """However often cells that wait for a session are interrupted: each ends, the kernel answers, one session is under way."""
+    kernel = await spark_client.start_kernel("spark_scala_yarn_client", env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
+    for _ in range(4):
+        cell = await kernel.begin(COUNT["scala"])
+        await cell.printed("ACCEPTED and waits for room: ", SESSION_SECONDS, to="stderr")
+        await kernel.interrupt()
+        assert (await cell.result(ANSWER_SECONDS)).status == "error"
+        assert (await kernel.execute("println(1 + 1)", ANSWER_SECONDS)).stdout.endswith("2\n")
+    assert len(running(cluster(spark_lab, "yarn"), kernel.id)) == 1
+    # A builder of the notebook's own waits in a lock of Spark's for the same session: the session goes, and the cell ends.
+    cell = await kernel.begin('println("begun"); org.apache.spark.sql.SparkSession.builder.getOrCreate()')
+    await cell.printed("begun", SESSION_SECONDS)
+    await kernel.interrupt()
+    assert (await cell.result(SESSION_SECONDS)).status == "error"
+
+
+@pytest.mark.parametrize("spec", [SCALA, R])
 async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: GatewayClient, spec: str) -> None:
     """A job that no executor takes says so in the cell that began it, also where that made the session; an interrupt ends it."""
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": "--executor-memory 8g"})

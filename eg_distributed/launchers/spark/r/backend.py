@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import signal
 import socket
 import struct
@@ -21,27 +20,30 @@ import sys
 import threading
 import time
 import types
-from collections import deque
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from ..last_words import LastWords
 
 PORTS = "rbackend"
 """File in the launcher's folder that the JVM writes: where it listens, and the secret that it wants to hear."""
 ENDED = "rbackend.ended"
-"""File that says why there is no JVM any more; with host and remedy, if those are known."""
+"""File that says why there is no JVM any more, with host and remedy where the JVM was there at all."""
 ASKED, ANSWER, NEWS = "rbackend.asked", "rbackend.answer", "rbackend.news"
 """What R asks before it makes a session (a number), when Spark could not (a number, and Spark's words) or when no task runs
 (a number, `STUCK`, and what is known of executors), the answer (the number, and the reason), and what is new while `ASKED` is
 there."""
 STUCK = "stuck"
-_STACK = re.compile(r"\s+(?:at |\.\.\. \d+ more)")
-_TAIL = 15  # lines of what the JVM said last
 _GRACE = 2.0  # seconds for the JVM to end by itself once R has
 _LOOK = 0.05
 
 
 def main(arguments: list[str]) -> int:
     """Run the JVM until it or R ends."""
+    from ..last_words import LastWords
+    from ..reasons import explain_end
+
     parent, folder, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are R's; an ignored signal stays ignored in the JVM
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> int:
         _write(folder / ENDED, f"{command[0]} can't be run: {error.strerror}")
         return 1
     assert jvm.stdout is not None
-    said: deque[str] = deque(maxlen=_TAIL)
+    said = LastWords()
     reader = threading.Thread(target=_pass_on, args=(jvm.stdout, sys.stderr.buffer, said), daemon=True)
     reader.start()
     threading.Thread(target=_attend, args=(folder,), daemon=True).start()
@@ -64,8 +66,9 @@ def main(arguments: list[str]) -> int:
         _end(jvm, monitor)
         return 0
     reader.join(1.0)
-    refusal = "" if (folder / PORTS).exists() else _refusal(folder)
-    _write(folder / ENDED, refusal or f"Spark's JVM has ended with code {jvm.returncode}\n" + "\n".join(said))
+    started = (folder / PORTS).exists()
+    when = "while the kernel ran" if started else "at its start"
+    _write(folder / ENDED, ("" if started else _refusal(folder)) or str(explain_end(when, jvm.returncode, said.told())))
     return 1
 
 
@@ -85,13 +88,11 @@ def _refusal(folder: Path) -> str:
     return ""
 
 
-def _pass_on(output: IO[bytes], log: IO[bytes], said: deque[str]) -> None:
+def _pass_on(output: IO[bytes], log: IO[bytes], said: LastWords) -> None:
     for line in output:
         log.write(line)
         log.flush()
-        text = line.decode("utf-8", "replace").rstrip()
-        if not _STACK.match(text):
-            said.append(text)
+        said.add(line.decode("utf-8", "replace").rstrip())
 
 
 def _attend(folder: Path) -> None:

@@ -66,6 +66,7 @@ backend$garbage <- character()
 .gone <- function() {
   reason <- backend$ended()
   host <- Sys.info()[["nodename"]]
+  if (startsWith(reason, paste0(host, ": "))) return(paste0(reason, "; restart the kernel for a new session"))
   if (!nzchar(reason)) reason <- "Spark's JVM does not answer"
   paste0(host, ": ", reason, "; see the kernel's log, and restart the kernel for a new session")
 }

@@ -25,7 +25,7 @@ suspendInterrupts(local({
     deadline <- Sys.time() + limit
     while (!file.exists(path)) {
       reason <- jvm_ended()
-      if (startsWith(reason, paste0(host, ": "))) stop(reason, call. = FALSE) # with its remedy
+      if (startsWith(reason, paste0(host, ": "))) stop(reason, "; then restart the kernel", call. = FALSE)
       if (nzchar(reason)) stop(host, ": ", reason, "; correct the kernelspec's options, and restart the kernel", call. = FALSE)
       if (Sys.time() > deadline) {
         stop(host, ": Spark's JVM has not started within ", limit, " s; see the kernel's log", call. = FALSE)

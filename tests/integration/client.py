@@ -321,6 +321,18 @@ class Kernel:
         """Run a cell and wait for its end."""
         return await (await self.begin(code, stdin=stdin, on_stream=on_stream, keep=keep)).result(timeout)
 
+    async def ask(self, kind: str, content: Mapping[str, Any], timeout: float = CELL_SECONDS) -> None:
+        """Send a `*_request` on the shell channel, and wait for its reply; raise TimeoutError if there is none."""
+        await self.connect()
+        msg_id = await self._send(kind, content)
+        deadline = time.monotonic() + timeout
+        while kind.replace("_request", "_reply") not in self._heard.get(msg_id, set()):
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), deadline - time.monotonic())
+            except asyncio.TimeoutError:
+                raise TimeoutError(f"kernel {self.id} has not answered {kind} within {timeout:g} s") from None
+
     async def evaluate(self, expression: str, timeout: float = CELL_SECONDS) -> Any:
         """Return the value of a Python *expression*, carried as JSON so that nothing is lost on the way."""
         result = await self.execute(f"import json as _j; print(_j.dumps({expression}))", timeout)

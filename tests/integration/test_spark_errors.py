@@ -59,6 +59,8 @@ def faulty(spark_lab: Lab) -> Iterator[Gateway]:
     }.items():
         opts = f"--master {master} --deploy-mode client --name ${{KERNEL_ID:-ERROR__NO__KERNEL_ID}}"
         wrong[name] = specs(SPARK_OPTS=opts)[STANDALONE]
+    wrong["R_no_hadoop"] = specs()["spark_R_yarn_client"]
+    del wrong["R_no_hadoop"]["env"]["HADOOP_CONF_DIR"]
     site = specs(SPARK_CONF_DIR=SITE)[YARN]
     says = "export " + " ".join(f"{name}={site['env'].pop(name)}" for name in ("HADOOP_CONF_DIR", "JAVA_HOME"))
     fill = f"mkdir -p {SITE}; cp /opt/spark/conf/spark-defaults.conf {SITE}; echo '{says}' > {SITE}/spark-env.sh"
@@ -167,6 +169,16 @@ async def test_a_session_that_cannot_be(
     assert remedy in told(result)
     assert ".lab.test: " in told(result)
     assert await kernel.evaluate("40 + 3") == 43
+
+
+async def test_r_without_a_yarn_configuration(client: GatewayClient) -> None:
+    """Where Spark's JVM itself refuses to start, an R cell is told what a Python cell is, and nothing of Java's."""
+    kernel = await client.start_kernel("R_no_hadoop")
+    result = await first_cell(kernel, COUNT["R"])
+    assert result.status == "error"
+    assert ".lab.test: there is no YARN configuration" in told(result)
+    assert "set HADOOP_CONF_DIR" in told(result)
+    assert "Exception" not in told(result)
 
 
 async def test_an_application_that_waits_for_room(spark_lab: Lab, client: GatewayClient) -> None:

@@ -244,7 +244,7 @@ PLUGINS = (
 
 
 class ScalaNotebook(Notebook):
-    """Toree. It sends results and errors beside the `idle` that ends an output, in any order, so these cells print."""
+    """Toree, started by `spark_scala.java`."""
 
     async def answer_at_once(self) -> None:
         await self._interrupt_early()

@@ -25,18 +25,23 @@ _TO_HADOOP = b"GET / HTTP/1.0\r\n\r\n"
 """What Hadoop's RPC server answers whatever the cluster's security is: that it is no web server."""
 
 
+def check_configuration(options: SparkOptions) -> None:
+    """Raise LaunchError if there is no YARN configuration where one is needed; asks nobody."""
+    if options.on_yarn and not ResourceManagers.of(options.env).addresses:
+        raise LaunchError(
+            "there is no YARN configuration (HADOOP_CONF_DIR and YARN_CONF_DIR name no folder with a yarn-site.xml)",
+            "set HADOOP_CONF_DIR in the kernelspec's env to the folder with the cluster's client configuration",
+        )
+
+
 def check_cluster(options: SparkOptions) -> None:
     """Raise LaunchError if the master or the ResourceManager can't be reached, or the queue takes no application."""
     if options.master.startswith("spark://"):
         remedy = "start the master, or correct --master in SPARK_OPTS"
         _reach(_masters(options.master), _TO_SPARK, "the Spark master", remedy)
     elif options.on_yarn:
+        check_configuration(options)
         managers = ResourceManagers.of(options.env)
-        if not managers.addresses:
-            raise LaunchError(
-                "there is no YARN configuration (HADOOP_CONF_DIR and YARN_CONF_DIR name no folder with a yarn-site.xml)",
-                "set HADOOP_CONF_DIR in the kernelspec's env to the folder with the cluster's client configuration",
-            )
         remedy = "start the ResourceManager, or correct yarn.resourcemanager.* in the node's yarn-site.xml"
         _reach(managers.addresses, _TO_HADOOP, "YARN's ResourceManager", remedy)
         _check_queue(managers, options.settings.get("spark.yarn.queue", "default"))

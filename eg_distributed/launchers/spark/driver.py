@@ -13,6 +13,7 @@ from typing import Mapping, Optional
 
 from .errors import LaunchError
 from .options import SparkOptions
+from .properties import conf_dir
 from .waiting import within
 
 _RESOLVE_DEADLINE = 2.0  # seconds for the node's own name; a resolver that hangs must not hold up the kernel
@@ -38,8 +39,25 @@ def settle(options: SparkOptions) -> SparkOptions:
             options.env["SPARK_LOCAL_DIRS"] = str(scratch)
             # Not by spark.driver.defaultJavaOptions, which are the languages' own to say.
             given = options.env.get("SPARK_SUBMIT_OPTS", "")
-            options.env["SPARK_SUBMIT_OPTS"] = f"{shlex.quote(f'-Djava.io.tmpdir={scratch}')} {given}".strip()
+            own = [f"-Djava.io.tmpdir={scratch}"]
+            if not _has_metastore(options):
+                own.append(
+                    f"-Dderby.system.home={scratch}"
+                )  # else two drivers of one user on a node are in each other's way
+            options.env["SPARK_SUBMIT_OPTS"] = f"{shlex.join(own)} {given}".strip()
     return options.with_settings(added)
+
+
+def _has_metastore(options: SparkOptions) -> bool:
+    """Return True if a site or a user says where Hive keeps its tables' names; else that is a Derby in a folder of its own."""
+    env = options.env
+    folders = [
+        str(conf_dir(env)),
+        *(env.get(name, "") for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "HIVE_CONF_DIR")),
+    ]
+    if any(folder and (Path(folder) / "hive-site.xml").exists() for folder in folders):
+        return True
+    return any(name.endswith((".ConnectionURL", "hive.metastore.uris")) for name in options.settings)
 
 
 def _containers_env(given: str) -> dict[str, str]:
@@ -65,12 +83,14 @@ def driver_host(options: SparkOptions) -> str:
     """Return the name under which executors reach this node.
 
     The gateway's name for it, or its own, if that means the address that this node has on the way to the cluster; else the
-    address itself. A name that means 127.0.1.1, as Debian's /etc/hosts has it, is worth nothing to others.
+    address itself. A name that means 127.0.1.1, as Debian's /etc/hosts has it, is worth nothing to others, even if it means the
+    right address besides: the driver would listen at the first one.
     """
     address = _address_towards(_cluster_host(options))
     names = [options.env.get("EG_NODE", ""), socket.gethostname(), _fqdn()]
     for name in sorted((name for name in dict.fromkeys(names) if name), key=lambda name: "." not in name):
-        if address in _addresses(name):
+        found = _addresses(name)
+        if address in found and (_LOOPBACK.match(address) or not any(_LOOPBACK.match(other) for other in found)):
             return name
     return address
 
@@ -120,7 +140,9 @@ def _fqdn() -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    return any(address.startswith("127.") or address == "::1" for address in _addresses(host))
+    """Return True if all addresses of *host* are loopback: then there is no other one at which to listen."""
+    found = _addresses(host)
+    return bool(found) and all(address.startswith("127.") or address == "::1" for address in found)
 
 
 def _ports(options: SparkOptions) -> dict[str, str]:

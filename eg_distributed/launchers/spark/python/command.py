@@ -10,6 +10,10 @@ from pathlib import Path
 from ..errors import LaunchError
 from ..java import core_version
 from ..options import SparkOptions
+from .py_files import check
+
+_WORKERS = ("spark.pyspark.python", "PYSPARK_PYTHON")
+"""Where the executors' interpreter is named, which is the driver's, too, where nothing else is."""
 
 
 def command(options: SparkOptions) -> list[str]:
@@ -17,6 +21,7 @@ def command(options: SparkOptions) -> list[str]:
     env = options.env
     if options.mode != "none":
         core_version(options.spark_home)  # a wrong SPARK_HOME is an error of the start, not of the first cell
+    check(options.settings, os.getcwd())
     python = driver_python(options)
     env["PYSPARK_SUBMIT_ARGS"] = shlex.join([*options.submit, "pyspark-shell"])
     env["EG_SPARK_MODE"] = options.mode
@@ -40,6 +45,12 @@ def driver_python(options: SparkOptions) -> str:
     where, python = next(((name, value) for name, value in named.items() if value), ("", "python3"))
     if shutil.which(python or "", path=env.get("PATH", os.defpath)) is None:
         said = f"{where}={python}" if where else "python3"
+        if where in _WORKERS and not os.path.isabs(python or ""):
+            # Of an archive (--archives env.tar.gz#environment): it is unpacked where executors work, and nowhere else.
+            raise LaunchError(
+                f"the driver's interpreter is not there ({said} is the executors')",
+                "set PYSPARK_DRIVER_PYTHON in the kernelspec's env to the driver's own, same minor version, with ipykernel",
+            )
         raise LaunchError(
             f"the driver's interpreter is not there ({said})",
             "set PYSPARK_PYTHON in the kernelspec's env to an interpreter with ipykernel, at the same path on every node",

@@ -1,7 +1,7 @@
 """Keeps the JVM beside an R kernel: starts it, holds the connection by which it knows that R lives, ends it with R.
 
-Besides, it answers R, by files in the launcher's folder, whether the cluster can be reached, and tells what a
-waiting cell waits for.
+Besides, it answers R, by files in the launcher's folder, whether the cluster can be reached, what an error of Spark's means and
+why no task runs, and tells what a waiting cell waits for.
 
 Run by `command.py` before it becomes R: `python3 backend.py R_PID FOLDER java …`. R itself can't hold that connection:
 the JVM ends if it isn't made within ten seconds, and R may be busy with a cell then.
@@ -20,24 +20,30 @@ import sys
 import threading
 import time
 import types
-from collections import deque
 from pathlib import Path
-from typing import IO, Optional
+from typing import IO, TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from ..last_words import LastWords
 
 PORTS = "rbackend"
 """File in the launcher's folder that the JVM writes: where it listens, and the secret that it wants to hear."""
 ENDED = "rbackend.ended"
-"""File that says why there is no JVM any more."""
+"""File that says why there is no JVM any more, with host and remedy where the JVM was there at all."""
 ASKED, ANSWER, NEWS = "rbackend.asked", "rbackend.answer", "rbackend.news"
-"""What R asks before it makes a session (a number) or when Spark could not (a number, and Spark's words), the answer (the
-number, and the reason why there is none), and what is new while `ASKED` is there."""
-_TAIL = 15  # lines of what the JVM said last
+"""What R asks before it makes a session (a number), when Spark could not (a number, and Spark's words) or when no task runs
+(a number, `STUCK`, and what is known of executors), the answer (the number, and the reason), and what is new while `ASKED` is
+there."""
+STUCK = "stuck"
 _GRACE = 2.0  # seconds for the JVM to end by itself once R has
 _LOOK = 0.05
 
 
 def main(arguments: list[str]) -> int:
     """Run the JVM until it or R ends."""
+    from ..last_words import LastWords
+    from ..reasons import explain_end
+
     parent, folder, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are R's; an ignored signal stays ignored in the JVM
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -47,7 +53,7 @@ def main(arguments: list[str]) -> int:
         _write(folder / ENDED, f"{command[0]} can't be run: {error.strerror}")
         return 1
     assert jvm.stdout is not None
-    said: deque[str] = deque(maxlen=_TAIL)
+    said = LastWords()
     reader = threading.Thread(target=_pass_on, args=(jvm.stdout, sys.stderr.buffer, said), daemon=True)
     reader.start()
     threading.Thread(target=_attend, args=(folder,), daemon=True).start()
@@ -60,15 +66,33 @@ def main(arguments: list[str]) -> int:
         _end(jvm, monitor)
         return 0
     reader.join(1.0)
-    _write(folder / ENDED, f"Spark's JVM has ended with code {jvm.returncode}\n" + "\n".join(said))
+    started = (folder / PORTS).exists()
+    when = "while the kernel ran" if started else "at its start"
+    _write(folder / ENDED, ("" if started else _refusal(folder)) or str(explain_end(when, jvm.returncode, said.told())))
     return 1
 
 
-def _pass_on(output: IO[bytes], log: IO[bytes], said: deque[str]) -> None:
+def _refusal(folder: Path) -> str:
+    """Return what is wrong with the cluster's configuration, with host and remedy; "" if nothing is.
+
+    Asked once a JVM has ended before it said where it listens: Spark refuses to start without one, in words of Java.
+    """
+    from ..checks import check_configuration
+    from ..errors import LaunchError
+    from ..options import parse
+
+    try:
+        check_configuration(parse([], os.environ, str(folder)))
+    except LaunchError as error:
+        return str(error)
+    return ""
+
+
+def _pass_on(output: IO[bytes], log: IO[bytes], said: LastWords) -> None:
     for line in output:
         log.write(line)
         log.flush()
-        said.append(line.decode("utf-8", "replace").rstrip())
+        said.add(line.decode("utf-8", "replace").rstrip())
 
 
 def _attend(folder: Path) -> None:
@@ -77,6 +101,7 @@ def _attend(folder: Path) -> None:
     from ..errors import LaunchError
     from ..options import parse
     from ..reasons import explain
+    from ..stuck import say
     from ..watch import Watch
 
     options = parse([], os.environ, str(folder))
@@ -88,9 +113,13 @@ def _attend(folder: Path) -> None:
         except OSError:
             continue
         if asked and asked != answered:
-            refusal = str(explain(RuntimeError(failure), options)) if failure else ""
+            refusal = ""
             try:
-                if not failure:
+                if failure.startswith(f"{STUCK}\n"):
+                    refusal = say(failure.partition("\n")[2])
+                elif failure:
+                    refusal = str(explain(RuntimeError(failure), options))
+                else:
                     check_cluster(options)
             except LaunchError as error:
                 refusal = str(error)

@@ -6,6 +6,8 @@
 #
 # Sourced into an environment of its own by spark_r.R, together with rbackend_wire.R.
 
+.first_look <- 3 # seconds that a call goes on before it is looked for its tasks, each second
+.idle <- 10 # seconds without a single task under way after which it is said that nothing moves
 .grace <- 5 # seconds that a call has to end after its jobs were cancelled, before its connection is given up
 .again <- 0.5 # seconds between two cancellations meanwhile
 .chunk <- 262144L
@@ -13,7 +15,8 @@
 .max_error_lines <- 12L
 
 # port and secret, once start() has waited for the JVM; ended(): why there is none any more ("" while there is); ask(), asked(),
-# news(): before, after and while a session is made; explain(text): what Spark's words for its failure mean.
+# news(): before, after and while a session is made; explain(text): what Spark's words for its failure mean; stuck(ever, driver,
+# reasons): say that no task runs.
 backend <- new.env()
 backend$main <- NULL # the connection that calls go over
 backend$control <- NULL # the one that cancels
@@ -34,6 +37,7 @@ backend$garbage <- character()
   link$buffer <- raw()
   link$position <- 0L
   link$quiet <- TRUE # whether an interrupt has to wait until there is an answer
+  link$late <- FALSE # whether one has come meanwhile
   .send(link, .string(backend$secret))
   if (!identical(.take_string(link, Sys.time() + 30), "ok")) stop("Spark's JVM does not know this kernel", call. = FALSE)
   link
@@ -65,6 +69,7 @@ backend$garbage <- character()
 .gone <- function() {
   reason <- backend$ended()
   host <- Sys.info()[["nodename"]]
+  if (startsWith(reason, paste0(host, ": "))) return(paste0(reason, "; restart the kernel for a new session"))
   if (!nzchar(reason)) reason <- "Spark's JVM does not answer"
   paste0(host, ": ", reason, "; see the kernel's log (", .log_command(), "), and restart the kernel for a new session")
 }
@@ -76,8 +81,15 @@ backend$garbage <- character()
     if (left <= 0) return(FALSE)
     # A select is interrupted even where interrupts are suspended; nothing has been read then, and it is begun again.
     look <- function() allowInterrupts(socketSelect(list(link$socket), FALSE, min(left, 1)))
-    if (if (link$quiet) tryCatch(look(), interrupt = function(later) FALSE) else look()) return(TRUE)
-    if (!link$quiet) backend$news()
+    later <- function(condition) {
+      link$late <- TRUE
+      FALSE
+    }
+    if (if (link$quiet) tryCatch(look(), interrupt = later) else look()) return(TRUE)
+    if (!link$quiet) {
+      backend$news()
+      .look_for_tasks(link)
+    }
   }
 }
 
@@ -111,7 +123,10 @@ backend$garbage <- character()
 `$.jobj` <- function(x, name) {
   if (name == "id") return(get("id", envir = x, inherits = FALSE))
   force(x)
-  function(...) sparkR.callJMethod(x, name, ...)
+  shown <- .shown[[name]]
+  original <- function(...) sparkR.callJMethod(x, name, ...)
+  # Another object than a Dataset may have such a method as well.
+  if (is.null(shown)) original else function(...) tryCatch(shown(x, ...), spark_unmatched = function(e) original(...))
 }
 
 print.jobj <- function(x, ...) {
@@ -172,6 +187,9 @@ print.jobj <- function(x, ...) {
 # Wait for an answer, and leave it where it is.
 .await <- function(link) {
   link$quiet <- FALSE
+  link$began <- link$moved <- Sys.time()
+  link$completed <- 0L
+  link$stuck <- FALSE # whether it has been said
   while (.peek_status(link) == 1L) .take(link, 4L)
 }
 
@@ -217,6 +235,63 @@ print.jobj <- function(x, ...) {
 }
 
 # Tasks of cancelled jobs are interrupted, too: a property of the JVM's thread, which each connection keeps one of.
+# While a call over *link* goes on: say, once, that none of its tasks gets an executor. Asked over the connection that cancels; an
+# interrupt that comes meanwhile is the call's.
+.look_for_tasks <- function(link) {
+  now <- Sys.time()
+  if (is.null(backend$context) || is.null(backend$control)) return()
+  if (difftime(now, link$began, units = "secs") < .first_look) return()
+  tryCatch({
+    tracker <- .aside(backend$context, "statusTracker")
+    stages <- unlist(.aside(tracker, "getActiveStageIds"))
+    busy <- FALSE
+    completed <- 0L
+    for (id in stages) {
+      stage <- .aside(.aside(tracker, "getStageInfo", as.integer(id)), "get")
+      busy <- busy || .aside(stage, "numActiveTasks") > 0L
+      completed <- completed + .aside(stage, "numCompletedTasks")
+    }
+    if (busy || !length(stages) || completed != link$completed) {
+      link$moved <- now
+      link$completed <- completed
+      link$stuck <- FALSE
+    } else if (!link$stuck && difftime(now, link$moved, units = "secs") > .idle) {
+      link$stuck <- TRUE
+      .tell_stuck()
+    }
+  }, error = function(e) NULL) # a stage or a context that has ended meanwhile
+  if (backend$control$late) {
+    backend$control$late <- FALSE
+    stop(.interrupt)
+  }
+}
+
+.tell_stuck <- function() {
+  ever <- FALSE
+  reasons <- character()
+  conf <- .aside(backend$context, "getConf")
+  driver <- vapply(c("spark.driver.host", "spark.driver.port"), function(name) .aside(conf, "get", name, ""), "")
+  tryCatch({
+    executors <- .aside(.aside(backend$context, "statusStore"), "executorList", FALSE)
+    for (i in seq_len(.aside(executors, "size")) - 1L) {
+      executor <- .aside(executors, "apply", i)
+      ever <- ever || .aside(executor, "id") != "driver"
+      reason <- .aside(.aside(executor, "removeReason"), "toString")
+      if (startsWith(reason, "Some(")) reasons <- c(reasons, substr(reason, 6L, nchar(reason) - 1L))
+    }
+  }, error = function(e) ever <<- TRUE) # not this release's: the words that hold of any
+  backend$stuck(ever, paste(driver, collapse = ":"), reasons)
+}
+
+# A call beside the one that goes on.
+.aside <- function(object, method, ...) {
+  link <- backend$control
+  if (.send(link, .request(FALSE, object$id, method, list(...)))) link$late <- TRUE
+  answer <- .answer(link, Sys.time() + .grace)
+  if (answer$status < 0L) stop(answer$value, call. = FALSE)
+  answer$value
+}
+
 .settle <- function() {
   if (is.null(backend$context)) return()
   pair <- list("spark.job.interruptOnCancel", "true")

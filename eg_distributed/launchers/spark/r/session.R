@@ -3,14 +3,20 @@
 
 backend$session <- NULL
 
-# Return the SparkSession, made at the first call: SparkSession.builder().getOrCreate() in the kernel's JVM.
-.session <- function() {
-  if (is.null(backend$session)) {
+# Return the SparkSession, made at the first call: SparkSession.builder().getOrCreate() in the kernel's JVM, with the *settings* (a
+# list of texts by their names) beside the kernelspec's, and Hive's catalog if *hive*.
+.session <- function(settings = list(), hive = FALSE) {
+  if (!.lives()) {
+    backend$session <- backend$context <- NULL
     backend$start()
     on.exit(backend$asked())
     backend$ask()
-    builder <- sparkR.callJStatic("org.apache.spark.sql.SparkSession", "builder")
-    session <- tryCatch(sparkR.callJMethod(builder, "getOrCreate"), error = function(e) {
+    session <- tryCatch({
+      builder <- sparkR.callJStatic("org.apache.spark.sql.SparkSession", "builder")
+      for (name in names(settings)) sparkR.callJMethod(builder, "config", name, settings[[name]])
+      if (hive) sparkR.callJMethod(builder, "enableHiveSupport")
+      sparkR.callJMethod(builder, "getOrCreate")
+    }, error = function(e) {
       stop(backend$explain(conditionMessage(e)), call. = FALSE)
     })
     context <- sparkR.callJMethod(session, "sparkContext")
@@ -21,6 +27,12 @@ backend$session <- NULL
     backend$announce(context)
   }
   backend$session
+}
+
+# Whether there is a session, and spark$stop() has not ended it. Of a JVM that doesn't answer the next call says more.
+.lives <- function() {
+  if (is.null(backend$session)) return(FALSE)
+  !isTRUE(tryCatch(sparkR.callJMethod(backend$context, "isStopped"), error = function(e) FALSE))
 }
 
 .java_context <- function() {
@@ -47,6 +59,51 @@ collect <- function(x) {
   columns[empty] <- list(logical())
   as.data.frame(columns, optional = TRUE, stringsAsFactors = FALSE)
 }
+
+# -- what Spark prints, which would be in the kernel's log otherwise -------------------------------------------------------------
+
+# The first rows, as text: showDF(df), df$show(5L), df$show(FALSE).
+showDF <- function(x, numRows = 20L, truncate = TRUE, vertical = FALSE) {
+  if (is.logical(numRows)) {
+    truncate <- numRows
+    numRows <- 20L
+  }
+  width <- if (is.logical(truncate)) if (truncate) 20L else 0L else as.integer(truncate)
+  cat(sparkR.callJMethod(x, "showString", as.integer(numRows), width, vertical))
+  invisible()
+}
+
+printSchema <- function(x, ...) {
+  cat(sparkR.callJMethod(sparkR.callJMethod(x, "schema"), "treeString", ...))
+  invisible()
+}
+
+# How Spark will get at the rows; *extended*: TRUE, or one of Spark's modes ("formatted", "cost", ...).
+explain <- function(x, extended = FALSE) {
+  mode <- if (is.character(extended)) extended else if (extended) "extended" else "simple"
+  plan <- sparkR.callJMethod(x, "queryExecution")
+  cat(sparkR.callJStatic("org.apache.spark.sql.api.python.PythonSQLUtils", "explainString", plan, mode), "\n", sep = "")
+  invisible()
+}
+
+.shown <- list(show = showDF, printSchema = printSchema, explain = explain)
+
+# The first *n* rows as a data.frame.
+head.jobj <- function(x, n = 6L, ...) collect(sparkR.callJMethod(x, "limit", as.integer(n)))
+
+.needs_sparkr <- function(name) {
+  force(name)
+  function(...) stop(
+    Sys.info()[["nodename"]], ": ", name, " needs the package SparkR; install it on the nodes and the workers, and set ",
+    "EG_R_SESSION=sparkr in the kernelspec's env", call. = FALSE
+  )
+}
+createDataFrame <- .needs_sparkr("createDataFrame")
+as.DataFrame <- .needs_sparkr("as.DataFrame")
+dapply <- .needs_sparkr("dapply")
+dapplyCollect <- .needs_sparkr("dapplyCollect")
+gapply <- .needs_sparkr("gapply")
+gapplyCollect <- .needs_sparkr("gapplyCollect")
 
 # Call *func* with each element of *list*, on the executors, and return the results: one task an element, each in an R of its
 # own, which needs R on the workers and nothing else. Packages that *func* uses have to be there, too.
@@ -115,6 +172,10 @@ spark.lapply <- function(list, func) {
   out <- stdout()
   input <- file("stdin", "r")
   parent <- Sys.getpid()
+  # One that is killed cleans nothing up: its temporary files go with the executor's folder, not into /tmp.
+  unlink(tempdir(), recursive = TRUE)
+  Sys.setenv(TMPDIR = getwd())
+  tempdir(check = TRUE)
   while (length(line <- readLines(input, 1L))) {
     beats <- parallel::mcparallel(repeat {
       Sys.sleep(1)
@@ -153,7 +214,61 @@ sparkR.conf <- function(key, defaultValue) {
   stats::setNames(list(value), key)
 }
 
-sparkR.session <- function(...) .session()
+# Make the session with settings of the notebook's own; of a session that is there already, change what can be changed. What is
+# not in force then is told.
+sparkR.session <- function(master = "", appName = "", sparkHome = "", sparkConfig = list(), sparkJars = "", sparkPackages = "",
+                           enableHiveSupport = FALSE, ...) {
+  settings <- lapply(c(as.list(sparkConfig), list(...)), .setting)
+  if (nzchar(master)) settings[["spark.master"]] <- master
+  if (nzchar(appName)) settings[["spark.app.name"]] <- appName
+  if (any(nzchar(sparkJars))) settings[["spark.jars"]] <- paste(sparkJars, collapse = ",")
+  if (any(nzchar(sparkPackages))) settings[["spark.jars.packages"]] <- paste(sparkPackages, collapse = ",")
+  of_jvm <- names(settings) %in% .of_jvm
+  late <- settings[of_jvm & !vapply(names(settings), function(name) identical(settings[[name]], backend$given[[name]]), NA)]
+  settings <- settings[!of_jvm]
+  before <- .lives()
+  session <- .session(settings, enableHiveSupport)
+  host <- Sys.info()[["nodename"]]
+  if (nzchar(sparkHome) && sparkHome != Sys.getenv("SPARK_HOME")) late[["sparkHome"]] <- sparkHome
+  if (length(late)) message(
+    host, ": not in force, since Spark's JVM was started without: ", paste(names(late), late, sep = "=", collapse = ", "),
+    "; put that into SPARK_OPTS or KERNEL_EXTRA_SPARK_OPTS as spark-submit's options, and restart the kernel"
+  )
+  ignored <- if (before) .unchanged(session, settings, enableHiveSupport)
+  if (length(ignored)) message(
+    host, ": not in force, since the session was there before: ", paste(ignored, collapse = ", "),
+    "; call sparkR.session.stop() first"
+  )
+  invisible(session)
+}
+
+# Settings that Spark reads when its JVM starts, and at no other time.
+.of_jvm <- c(
+  paste0("spark.driver.", c("memory", "memoryOverhead", "extraJavaOptions", "defaultJavaOptions", "extraClassPath", "extraLibraryPath")),
+  paste0("spark.jars", c("", ".packages", ".excludes", ".repositories", ".ivy", ".ivySettings"))
+)
+
+.setting <- function(value) {
+  if (is.logical(value)) tolower(as.character(value)) else format(value, scientific = FALSE, trim = TRUE, justify = "none")
+}
+
+# Have *settings* in force in the living *session*, and return what can't be, as texts.
+.unchanged <- function(session, settings, hive) {
+  conf <- sparkR.callJMethod(session, "conf")
+  first <- sparkR.callJMethod(sparkR.callJMethod(session, "sparkContext"), "getConf")
+  if (hive) settings[["spark.sql.catalogImplementation"]] <- "hive"
+  found <- lapply(names(settings), function(name) {
+    of_session <- startsWith(name, "spark.sql.") || startsWith(name, "spark.hadoop.") || !startsWith(name, "spark.")
+    if (of_session && tryCatch({
+      sparkR.callJMethod(conf, "set", name, settings[[name]])
+      TRUE
+    }, error = function(e) FALSE)) return(NULL)
+    now <- if (of_session) sparkR.callJMethod(conf, "get", name, "") else sparkR.callJMethod(first, "get", name, "")
+    if (identical(now, settings[[name]])) return(NULL)
+    paste0(name, "=", settings[[name]], " (it is ", if (nzchar(now)) now else "not set", ")")
+  })
+  unlist(found)
+}
 
 sparkR.session.stop <- function() {
   if (!is.null(backend$session)) sparkR.callJMethod(backend$session, "stop")

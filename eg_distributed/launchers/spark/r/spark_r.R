@@ -27,6 +27,7 @@ suspendInterrupts(local({
     deadline <- Sys.time() + limit
     while (!file.exists(path)) {
       reason <- jvm_ended()
+      if (startsWith(reason, paste0(host, ": "))) stop(reason, "; then restart the kernel", call. = FALSE)
       if (nzchar(reason)) stop(host, ": ", reason, "; correct the kernelspec's options, and restart the kernel", call. = FALSE)
       if (Sys.time() > deadline) {
         stop(host, ": Spark's JVM has not started within ", limit, " s; see the kernel's log (", log_command(), ")", call. = FALSE)
@@ -69,6 +70,12 @@ suspendInterrupts(local({
     told <- if (nzchar(jvm_ended())) "" else keepers_answer(text)
     if (nzchar(told)) told else text
   }
+  # Say why no task runs, in the same words as in a Python kernel.
+  tell_stuck <- function(ever, driver, reasons) {
+    on.exit(unlink(file.path(folder, "rbackend.asked")))
+    told <- keepers_answer("stuck", if (ever) "true" else "false", driver, gsub("\\s+", " ", reasons))
+    if (nzchar(told)) message(told)
+  }
   told <- 0L
   tell_news <- function() {
     path <- file.path(folder, "rbackend.news")
@@ -87,6 +94,9 @@ suspendInterrupts(local({
   client$backend$explain <- explained
   client$backend$asked <- function() unlink(file.path(folder, "rbackend.asked"))
   client$backend$news <- tell_news
+  client$backend$stuck <- tell_stuck
+  given <- strsplit(Sys.getenv("EG_R_CONF"), "\n", fixed = TRUE)[[1]]
+  client$backend$given <- as.list(stats::setNames(sub("^[^=]*=", "", given), sub("=.*", "", given)))
   client$backend$worker_r <- Sys.getenv("EG_R_WORKER", "Rscript")
   client$backend$announce <- function(context) {
     address <- client$sparkR.callJMethod(client$sparkR.callJMethod(context, "uiWebUrl"), "toString")
@@ -103,7 +113,7 @@ suspendInterrupts(local({
     if (wanted == "builtin") {
       for (name in grep("^backend$|jobj$", ls(client), value = TRUE, invert = TRUE)) assign(name, get(name, client), offered)
       lockEnvironment(client)
-      for (name in c("$.jobj", "print.jobj")) {
+      for (name in c("$.jobj", "print.jobj", "head.jobj")) {
         registerS3method(sub(".jobj", "", name, fixed = TRUE), "jobj", get(name, client, inherits = FALSE))
       }
       session <- client$.session

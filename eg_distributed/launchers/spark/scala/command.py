@@ -19,8 +19,12 @@ from ..options import SparkOptions, split_variable
 SOURCE = "scala/spark_scala.java"
 INTERRUPT = "USR2"
 """The signal that interrupts a cell; the kernelspecs say the same as `interrupt_signal`."""
-_JAVA_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
-"""The fastest start. A kernel's driver mostly waits for executors; whoever computes in it says otherwise."""
+_JAVA_OPTIONS = (
+    "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 "
+    "-Dscala.concurrent.context.numThreads=64 -Dscala.concurrent.context.maxThreads=64"
+)
+"""The fastest start; a kernel's driver mostly waits for executors, and who computes in it says otherwise. And Scala's global pool
+has more threads than the node has cores: Toree makes its answers on it, which cells must not take by futures that only wait."""
 _FOR_MAGICS = "--add-opens=java.base/java.util.jar=ALL-UNNAMED"
 """Without it, Toree finds none of its magics on Java 17."""
 _JAR = "toree-assembly*.jar"

@@ -12,18 +12,30 @@ import java.net.URL;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Enumeration;
+import java.util.HashSet;
 import java.util.Iterator;
 import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.jar.JarEntry;
 
+import akka.actor.ActorRef;
+import akka.actor.ActorSelection;
+import akka.actor.ActorSystem;
+import akka.actor.Props;
 import com.typesafe.config.Config;
 import org.apache.logging.log4j.LogManager;
 import org.apache.logging.log4j.core.LogEvent;
 import org.apache.logging.log4j.core.LoggerContext;
 import org.apache.logging.log4j.core.appender.AbstractAppender;
+import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
+import org.apache.spark.SparkStageInfo;
 import org.apache.spark.scheduler.ActiveJob;
+import org.apache.spark.sql.SparkSession;
+import org.apache.spark.status.api.v1.ExecutorSummary;
 import org.apache.toree.boot.CommandLineOptions;
 import org.apache.toree.boot.KernelBootstrap;
 import org.apache.toree.boot.layer.InterpreterManager;
@@ -31,12 +43,25 @@ import org.apache.toree.boot.layer.StandardBareInitialization;
 import org.apache.toree.boot.layer.StandardComponentInitialization;
 import org.apache.toree.boot.layer.StandardHandlerInitialization;
 import org.apache.toree.boot.layer.StandardHookInitialization;
+import org.apache.toree.comm.CommManager;
+import org.apache.toree.comm.CommStorage;
+import org.apache.toree.global.ExecuteRequestState;
+import org.apache.toree.global.ExecutionCounter;
 import org.apache.toree.interpreter.ExecuteError;
 import org.apache.toree.interpreter.Interpreter;
 import org.apache.toree.kernel.api.Kernel;
+import org.apache.toree.kernel.api.KernelOptions;
+import org.apache.toree.kernel.interpreter.scala.ScalaInterpreter;
+import org.apache.toree.kernel.protocol.v5.HeaderBuilder;
+import org.apache.toree.kernel.protocol.v5.KernelMessage;
+import org.apache.toree.kernel.protocol.v5.content.ExecuteRequest;
+import org.apache.toree.kernel.protocol.v5.handler.BaseHandler;
+import org.apache.toree.kernel.protocol.v5.handler.ExecuteRequestHandler;
 import org.apache.toree.kernel.protocol.v5.kernel.ActorLoader;
 import org.apache.toree.plugins.Plugin;
 import org.apache.toree.plugins.PluginManager;
+import org.apache.toree.plugins.dependencies.Dependency;
+import org.apache.toree.plugins.dependencies.DependencyManager;
 import org.apache.toree.utils.TaskManager;
 import sun.misc.Signal;
 import sun.misc.SignalHandler;
@@ -50,8 +75,11 @@ import sun.misc.SignalHandler;
  * Toree's own interrupt makes a Spark session where there is none yet, only to cancel its jobs; disturbs the next cell where none is
  * running; leaves the cancelled jobs' tasks on the executors until they end by themselves; and, on SIGINT, ends the kernel when
  * it comes twice within three seconds. Nor does it tell Spark where a notebook's own classes are, so that no results of such a
- * class could be collected. Read by Janino, which every Spark has and which compiles this at the kernel's start: no
- * lambdas, no jar to build, nothing to install.
+ * class could be collected. And whatever Toree throws where it has taken a cell leaves that cell, and all that come after it,
+ * without an answer, as does a wait for a session on the threads that answers are made on.
+ *
+ * Read by Janino, which every Spark has and which compiles this at the kernel's start: no lambdas, no jar to build, nothing to
+ * install.
  *
  * One file, and not named after its class: Janino's SimpleCompiler reads a single compilation unit, whatever its name, and gets
  * the name of the class to run as an argument of its own (`command.py`).
@@ -64,9 +92,15 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     /** Milliseconds between two looks for a new session: its first results take longer. */
     private static final long SESSION_LOOK = 100;
 
-    /** How often, and how far apart, an interrupted cell is looked at for jobs that it begins only now. */
-    private static final int AGAIN = 25;
-    private static final long AGAIN_LOOK = 200;
+    /** Milliseconds that an interrupted cell is followed for: jobs that it begins only now, a compiler that isn't done yet. */
+    private static final long FOLLOWED = 5000;
+    /** Milliseconds between two looks meanwhile. */
+    private static final long AGAIN_LOOK = 100;
+    /** Milliseconds after which a cell that is interrupted may still wait for a session in Spark's own locks. */
+    private static final long LOCKS_GRACE = 1000;
+    /** Milliseconds between two looks for tasks, and without a single one under way until that is said. */
+    private static final long TASKS_LOOK = 1000;
+    private static final long TASKS_IDLE = 10000;
 
     private final Late late = new Late();
 
@@ -88,19 +122,23 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         new Start(options.toConfig(), kernel.late).initialize().waitForTermination().shutdown();
     }
 
-    /** Called by the JVM in a thread of its own for each signal; one at a time, a second interrupt finds the first one done. */
-    public synchronized void handle(Signal signal) {
+    /** Called by the JVM in a thread of its own for each signal. */
+    public void handle(Signal signal) {
         try {
-            interrupt();
+            // Whose interrupt it is, is known now: it may have to wait for one before it, and another cell runs then.
+            Object cell = late.interrupted();
+            if (cell != null) {
+                end(cell);
+            }
         } catch (Throwable error) { // whatever a release of Toree or Spark does otherwise, an interrupt must not end the kernel
             System.err.println("interrupt: " + error);
         }
     }
 
-    private void interrupt() throws Exception {
+    /** End a cell that runs; one at a time, a second interrupt finds the first one done. */
+    synchronized void end(Object cell) throws Exception { // not private: Janino would drop `synchronized`
         Interpreter interpreter = late.interpreter();
-        if (interpreter == null) {
-            late.giveUp();
+        if (!late.runs(cell)) {
             return;
         }
         TaskManager cells = tasks(interpreter);
@@ -108,25 +146,37 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             interpreter.interrupt();
             return;
         }
-        if (!cells.isExecutingTask()) {
-            return;
-        }
         if (cancelJobs()) {
-            long end = System.currentTimeMillis() + JOBS_GRACE;
-            while (System.currentTimeMillis() < end) {
-                if (!cells.isExecutingTask()) {
+            long grace = System.currentTimeMillis() + JOBS_GRACE;
+            while (System.currentTimeMillis() < grace) {
+                if (!late.runs(cell)) {
                     return;
                 }
                 Thread.sleep(LOOK);
             }
         }
-        interruptThreads();
-        // A job that was still being planned, or comes next in a loop of the JVM's, is not the next cell's yet.
-        for (int i = 0; i < AGAIN && cells.isExecutingTask(); i++) {
+        long began = System.currentTimeMillis();
+        boolean interrupted = interruptThreads(false);
+        while (late.runs(cell) && System.currentTimeMillis() < began + FOLLOWED) {
             Thread.sleep(AGAIN_LOOK);
-            if (cells.isExecutingTask()) {
-                cancelJobs();
+            if (!late.runs(cell)) {
+                return;
             }
+            // Its thread may not have it yet, or be in the compiler.
+            interrupted = interrupted || interruptThreads(false);
+            // A job that was still being planned, or comes next in a loop of the JVM's, is not the next cell's yet.
+            cancelJobs();
+            if (System.currentTimeMillis() > began + LOCKS_GRACE && late.sessions != null && isBlocked()) {
+                late.sessions.giveUp(); // a builder of the cell's own waits in a lock for it, which nothing interrupts
+            }
+        }
+        if (!late.runs(cell)) {
+            return;
+        }
+        if (!interrupted) {
+            interruptThreads(true);
+        } else if (!cells.isExecutingTask()) {
+            late.release(cell); // its task is over, and what makes an answer of it has failed
         }
     }
 
@@ -151,9 +201,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
     }
 
-    /** Returns what shows text as stderr of the cell that came last; null if there is no such thing. */
-    private PrintStream cell() {
-        return late.interpreter() == null ? null : late.kernel.err();
+    /** Returns what shows text as stderr of a cell. Toree's own `err` stays with the cell that a thread has first used it in. */
+    private PrintStream stderr(Object cell) throws Exception {
+        Kernel kernel = late.kernel;
+        Object stream = kernel.factory((KernelMessage) cell, kernel.factory$default$2()).newKernelOutputStream("stderr", false);
+        return new PrintStream((java.io.OutputStream) stream, true, "UTF-8");
     }
 
     /** Returns what runs the cells; null for an interpreter that isn't Scala's, or another release's. */
@@ -201,29 +253,68 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         return null;
     }
 
-    private void interruptThreads() {
+    /**
+     * Interrupt the threads of cells that run code of the cell's own, or all of them if *anywhere*; returns whether there were any.
+     *
+     * An interrupt closes the files that the compiler reads and writes under its hands, and it keeps what it makes of that.
+     */
+    private boolean interruptThreads(boolean anywhere) {
+        boolean any = false;
+        Iterator threads = cellThreads().iterator();
+        while (threads.hasNext()) {
+            Thread thread = (Thread) threads.next();
+            if (anywhere || isIn(thread, "$line")) { // as the interpreter names the classes that it makes of cells
+                thread.interrupt();
+                any = true;
+            }
+        }
+        return any;
+    }
+
+    /** Whether a cell waits for a lock. */
+    private boolean isBlocked() {
+        Iterator threads = cellThreads().iterator();
+        while (threads.hasNext()) {
+            if (((Thread) threads.next()).getState() == Thread.State.BLOCKED) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /** Returns the context that is being made, or whose making was broken off; null if there is none. */
+    private static SparkContext beingMade() throws Exception {
+        java.lang.reflect.Field field = org.apache.spark.SparkContext$.class.getDeclaredField("contextBeingConstructed");
+        field.setAccessible(true);
+        scala.Option being = (scala.Option) field.get(org.apache.spark.SparkContext$.MODULE$);
+        return being.isEmpty() ? null : (SparkContext) being.get();
+    }
+
+    private static List cellThreads() {
         Thread[] threads = new Thread[4 * Thread.activeCount() + 64];
         ThreadGroup root = Thread.currentThread().getThreadGroup();
         while (root.getParent() != null) {
             root = root.getParent();
         }
+        List found = new ArrayList();
         int count = root.enumerate(threads, true);
         for (int i = 0; i < count; i++) {
-            if (runsCell(threads[i])) {
-                threads[i].interrupt();
+            if (isIn(threads[i], "org.apache.toree.utils.TaskManager") && isIn(threads[i], "org.apache.toree.kernel.interpreter.")) {
+                found.add(threads[i]);
             }
         }
+        return found;
     }
 
-    private static boolean runsCell(Thread thread) {
+    /** Whether a thread is in code of a class whose name begins like that. */
+    private static boolean isIn(Thread thread, String name) {
         StackTraceElement[] frames = thread.getStackTrace();
-        boolean pooled = false;
-        boolean cell = false;
         for (int i = 0; i < frames.length; i++) {
-            pooled |= frames[i].getClassName().startsWith("org.apache.toree.utils.TaskManager");
-            cell |= frames[i].getClassName().startsWith("org.apache.toree.kernel.interpreter.");
+            if (frames[i].getClassName().startsWith(name)) {
+                return true;
+            }
         }
-        return pooled && cell;
+        return false;
     }
 
     /** Toree's start, but for the order of its parts: the interpreter comes last, in a thread of its own. */
@@ -251,7 +342,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 Object downloader = torees("initializeDependencyDownloader", new Object[] {config});
                 Object plugins = torees("createPluginManager", new Object[] {config, interpreters, downloader});
                 Object[] parts = {config, actorLoader, interpreters, comms._3(), plugins};
-                Kernel kernel = (Kernel) torees("initializeKernel", parts);
+                Kernel theirs = (Kernel) torees("initializeKernel", parts);
+                Kernel kernel = ours(theirs, config, actorLoader, interpreters, comms._3(), plugins);
+                // A front end asks which comms there are; of no target at all, Toree can't say that there are none.
+                ((CommStorage) comms._1()).setTargetCommIds("", scala.collection.immutable.Vector$.MODULE$.empty());
                 loadPlugins(config, (PluginManager) plugins);
                 initializeSparkContext(config, kernel);
                 Interpreter proxy = late.begin(interpreters, kernel);
@@ -262,6 +356,61 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             } catch (Exception error) { // a method of Toree's that is not there, or failed
                 throw new IllegalStateException(error);
             }
+        }
+
+        /** Return our own kernel, put in the place that Toree's has among what its magics are given. */
+        private Kernel ours(
+            Kernel theirs, Config config, ActorLoader loader, InterpreterManager interpreters, Object comms, Object plugins
+        ) {
+            Kernel kernel = new OneSession(config, loader, interpreters, (CommManager) comms, (PluginManager) plugins);
+            late.sessions = ((OneSession) kernel).sessions;
+            DependencyManager known = ((PluginManager) plugins).dependencyManager();
+            Iterator all = scala.collection.JavaConverters.asJavaIterator(known.toSeq().toList().iterator());
+            while (all.hasNext()) {
+                Dependency dependency = (Dependency) all.next();
+                if (dependency.value() == theirs) {
+                    known.remove(dependency.name());
+                    known.add(new Dependency(dependency.name(), dependency.type(), kernel));
+                }
+            }
+            return kernel;
+        }
+
+        public ActorLoader createActorLoader(ActorSystem system) {
+            return new Ways(system);
+        }
+
+        /** As Toree's, and what answers the messages that Toree leaves unanswered. */
+        public void initializeHandlers(
+            ActorSystem system,
+            ActorLoader loader,
+            Kernel kernel,
+            Interpreter interpreter,
+            PluginManager plugins,
+            org.apache.toree.magic.MagicManager magics,
+            org.apache.toree.comm.CommRegistrar registrar,
+            CommStorage comms,
+            scala.collection.mutable.Map responses
+        ) {
+            Object[] all = {this, system, loader, kernel, interpreter, plugins, magics, registrar, comms, responses};
+            try {
+                Method[] methods = StandardHandlerInitialization.class.getMethods();
+                for (int i = 0; i < methods.length; i++) {
+                    if (methods[i].getName().equals("initializeHandlers$")) { // a trait's super call, which Java has no word for
+                        methods[i].invoke(null, all);
+                    }
+                }
+            } catch (Exception error) { // another release of Toree
+                throw new IllegalStateException(error);
+            }
+            List alone = Arrays.asList(new Object[] {loader});
+            system.actorOf(actor(Unanswered.class, alone), "inspect_request");
+            system.actorOf(actor(Unanswered.class, alone), "history_request");
+            system.actorOf(actor(Cells.class, Arrays.asList(new Object[] {loader, kernel})), Ways.CELLS);
+        }
+
+        private static Props actor(Class type, List arguments) {
+            return Props.apply(type, scala.collection.JavaConverters.asScalaBuffer(arguments).toList());
         }
 
         /** None: Toree's interrupts are not wanted, neither on SIGINT nor on another signal. */
@@ -330,6 +479,245 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
     }
 
+    /** Which way messages go to their actors. */
+    private static final class Ways implements ActorLoader {
+        static final String CELLS = "cells";
+        /**
+         * What goes to the front end's screen. Toree has an actor for each type of message, which is run when it is its turn: so what
+         * came before the `idle` that ends a cell is overtaken by that, and a front end drops it. One actor keeps the order.
+         */
+        private static final Set SHOWN = new HashSet(Arrays.asList(new Object[] {
+            "clear_output", "display_data", "error", "execute_input", "execute_result", "status", "stream",
+            "outgoing_comm_open", "outgoing_comm_msg", "outgoing_comm_close"}));
+        private static final Set ANSWERS = new HashSet(Arrays.asList(new Object[] {"inspect_reply", "history_reply"}));
+
+        private final ActorSystem system;
+
+        Ways(ActorSystem system) {
+            this.system = system;
+        }
+
+        public ActorSelection load(scala.Enumeration.Value kind) {
+            String name = kind.toString();
+            if (SHOWN.contains(name)) {
+                name = "io_pub";
+            } else if (ANSWERS.contains(name)) {
+                name = "shell";
+            } else if (name.equals("execute_request")) {
+                name = CELLS;
+            }
+            return system.actorSelection("/user/" + name);
+        }
+
+        /** Answer a request. */
+        void answer(KernelMessage request, String type, String content) {
+            scala.collection.immutable.Map none = scala.collection.immutable.Map$.MODULE$.empty();
+            Object answer = new KernelMessage(
+                request.ids(), "", HeaderBuilder.create(type, ""), request.header(), none, content);
+            system.actorSelection("/user/kernel_message_relay").tell(answer, ActorRef.noSender());
+        }
+
+        static scala.concurrent.Future done() {
+            return scala.concurrent.Future$.MODULE$.successful(null);
+        }
+    }
+
+    /** Answers what Toree knows the names of, and nothing else: a front end would wait for it. */
+    public static final class Unanswered extends BaseHandler {
+        private final Ways ways;
+
+        public Unanswered(ActorLoader ways) {
+            super(ways);
+            this.ways = (Ways) ways;
+        }
+
+        public scala.concurrent.Future process(KernelMessage request) {
+            if (request.header().msg_type().equals("inspect_request")) {
+                String nothing = "{\"status\": \"ok\", \"found\": false, \"data\": {}, \"metadata\": {}}";
+                ways.answer(request, "inspect_reply", nothing);
+            } else {
+                ways.answer(request, "history_reply", "{\"status\": \"ok\", \"history\": []}");
+            }
+            return Ways.done();
+        }
+    }
+
+    /** As Toree's, but for a cell without anything in it, of which Toree says ClassCastException. */
+    public static final class Cells extends ExecuteRequestHandler {
+        private final Ways ways;
+
+        public Cells(ActorLoader ways, Kernel kernel) {
+            super(ways, kernel);
+            this.ways = (Ways) ways;
+        }
+
+        public scala.concurrent.Future process(KernelMessage request) {
+            if (!isEmpty(request)) {
+                return super.process(request);
+            }
+            int number = ExecutionCounter.incr(request.header().session());
+            String rest = ", \"payload\": [], \"user_expressions\": {}}";
+            ways.answer(request, "execute_reply", "{\"status\": \"ok\", \"execution_count\": " + number + rest);
+            return Ways.done();
+        }
+
+        private static boolean isEmpty(KernelMessage request) {
+            try {
+                Object content = play.api.libs.json.Json.parse(request.contentString()).as(ExecuteRequest.executeRequestReads());
+                return ((ExecuteRequest) content).code().trim().isEmpty();
+            } catch (RuntimeException error) { // no such message: Toree says what is wrong with it
+                return false;
+            }
+        }
+    }
+
+    /** Toree's kernel, but for its sessions. */
+    public static final class OneSession extends Kernel {
+        final Sessions sessions = new Sessions(this);
+
+        OneSession(
+            Config config, ActorLoader loader, InterpreterManager interpreters, CommManager comms, PluginManager plugins
+        ) {
+            super(config, loader, interpreters, comms, plugins);
+        }
+
+        /** What `spark`, `sc`, `sqlContext` and the magics come to. */
+        public SparkSession sparkSession() {
+            return sessions.session();
+        }
+    }
+
+    /**
+     * At most one session under way for the whole kernel, on a thread of its own: cells that want one join, and an interrupt of a cell
+     * ends its waiting alone.
+     *
+     * Toree begins another wait for each use of `spark`, on the pool that has one thread a core and makes the answers of all cells:
+     * after as many interrupts as there are cores, nothing of the kernel is answered until the session is there.
+     */
+    private static final class Sessions {
+        private final Kernel kernel;
+        private final ThreadGroup group = Thread.currentThread().getThreadGroup();
+        private Attempt underWay;
+        private int waiting;
+
+        Sessions(Kernel kernel) {
+            this.kernel = kernel;
+        }
+
+        /** Return the session, as Spark's builder would, made now if there is none; raises what Spark does, or the interrupt. */
+        SparkSession session() {
+            SparkSession there = living();
+            if (there != null) {
+                return there;
+            }
+            Attempt attempt = join();
+            try {
+                return (SparkSession) attempt.outcome().get();
+            } finally {
+                leave();
+            }
+        }
+
+        /** This thread's session, or the kernel's, unless it has been stopped; without Spark's own locks. */
+        private static SparkSession living() {
+            scala.Option[] found = {
+                org.apache.spark.sql.SparkSession$.MODULE$.getActiveSession(),
+                org.apache.spark.sql.SparkSession$.MODULE$.getDefaultSession()};
+            for (int i = 0; i < found.length; i++) {
+                if (!found[i].isEmpty() && !((SparkSession) found[i].get()).sparkContext().isStopped()) {
+                    return (SparkSession) found[i].get();
+                }
+            }
+            return null;
+        }
+
+        synchronized Attempt join() {
+            if (underWay == null) {
+                underWay = new Attempt(this);
+                // Not in the group of the cell's own threads: what Spark prints meanwhile is for the log.
+                Thread thread = new Thread(group, underWay, "spark-session");
+                underWay.thread = thread;
+                thread.setDaemon(true);
+                thread.start();
+            }
+            waiting++;
+            return underWay;
+        }
+
+        synchronized void leave() {
+            waiting--;
+        }
+
+        synchronized void ended(Attempt attempt) {
+            underWay = null;
+        }
+
+        /** Return whether a session is under way that no cell waits for. */
+        synchronized boolean isAlone() {
+            return underWay != null && waiting == 0;
+        }
+
+        /** Have the session that is under way given up. */
+        synchronized void giveUp() {
+            if (underWay != null) {
+                underWay.thread.interrupt();
+            }
+        }
+    }
+
+    /** One session, under way. */
+    private static final class Attempt implements Runnable {
+        private final Sessions sessions;
+        private scala.util.Try outcome;
+        Thread thread;
+
+        Attempt(Sessions sessions) {
+            this.sessions = sessions;
+        }
+
+        public void run() {
+            scala.util.Try made;
+            try {
+                SparkConf conf = sessions.kernel.createSparkConf(new SparkConf());
+                made = new scala.util.Success(SparkSession.builder().config(conf).getOrCreate());
+            } catch (Throwable error) { // whatever it is, it is the cell's to see
+                made = new scala.util.Failure(error);
+                if (error instanceof InterruptedException) {
+                    stopHalf();
+                }
+            }
+            sessions.ended(this);
+            synchronized (this) {
+                outcome = made;
+                notifyAll();
+            }
+        }
+
+        /** An interrupt is the one failure after which Spark doesn't stop what it has made so far. */
+        private static void stopHalf() {
+            try {
+                SparkContext half = beingMade();
+                if (half != null) {
+                    half.stop();
+                }
+            } catch (Throwable error) { // it was no whole one
+                System.err.println("a session that was given up: " + error);
+            }
+        }
+
+        /** Wait for its end. As a Try: what Spark throws isn't declared. */
+        synchronized scala.util.Try outcome() {
+            try {
+                while (outcome == null) {
+                    wait();
+                }
+                return outcome;
+            } catch (InterruptedException error) {
+                return new scala.util.Failure(error);
+            }
+        }
+    }
+
     /** The interpreter, which Toree's messages get to when it is there; what needs none of it goes through at once. */
     private static final class Late implements InvocationHandler, Runnable {
         private static final String SQL_CONTEXT = "def sqlContext: org.apache.spark.sql.SQLContext = spark.sqlContext";
@@ -338,9 +726,15 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
         private InterpreterManager interpreters;
         private Kernel kernel;
+        Sessions sessions;
         private Interpreter coming;
         private Interpreter there;
-        private boolean givenUp;
+        /** The cell that runs, by the message that brought it, and the one that was begun last. */
+        private Object cell;
+        private Object last;
+        private Thread cellThread;
+        /** The cell that has been interrupted; it may be one that has been received and isn't here yet. */
+        private Object interrupted;
 
         /** Returns the interpreter, or null before it is there. */
         synchronized Interpreter interpreter() {
@@ -387,39 +781,186 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             }
         }
 
-        /** Interrupt the cell that waits for the interpreter, if there is one. */
-        synchronized void giveUp() {
-            givenUp = true;
+        /** An interrupt has come: returns the cell that it has to end, null if it need not, or not yet. */
+        synchronized Object interrupted() {
+            if (cell == null) {
+                Object received = received();
+                if (received != last) {
+                    interrupted = received; // on its way here; kept for it
+                }
+                return null;
+            }
+            interrupted = cell;
             notifyAll();
+            return there == null ? null : cell;
+        }
+
+        /** Return the message that brought the cell which has been received last; null before the first one. */
+        private static Object received() {
+            scala.Option message = ExecuteRequestState.lastKernelMessage();
+            return message.isEmpty() ? null : message.get();
+        }
+
+        /** Return the cell that runs, null if there is none. */
+        synchronized Object cell() {
+            return there == null ? null : cell;
+        }
+
+        synchronized boolean runs(Object cell) {
+            return cell == this.cell;
+        }
+
+        synchronized boolean isInterrupted(Object cell) {
+            return cell == interrupted;
+        }
+
+        /** Have a cell answered whose answer doesn't come. */
+        synchronized void release(Object cell) {
+            if (cell == this.cell) {
+                cellThread.interrupt();
+            }
+        }
+
+        synchronized Object begins() {
+            Object received = received();
+            cell = received == null || received == last ? new Object() : received;
+            last = received;
+            cellThread = Thread.currentThread();
+            return cell;
+        }
+
+        synchronized void ends() {
+            cell = null;
+            cellThread = null;
+            Thread.interrupted(); // of `release`, if that was too late
         }
 
         public Object invoke(Object proxy, Method method, Object[] arguments) throws Throwable {
-            if (method.getName().equals("postInit")) {
+            String name = method.getName();
+            if (name.equals("postInit")) {
                 return null;
             }
-            boolean atOnce = AT_ONCE.contains(method.getName()) || method.getName().indexOf("$default$") > 0;
-            if (!atOnce && !await(method.getName().equals("interpret"))) {
-                scala.collection.immutable.List nowhere = scala.collection.immutable.Nil$.MODULE$;
-                String name = InterruptedException.class.getName();
-                Object error = new ExecuteError(name, "interrupted before the interpreter was there", nowhere);
-                return new scala.Tuple2(org.apache.toree.interpreter.Results$Error$.MODULE$, new scala.util.Right(error));
+            if (name.equals("interpret")) {
+                return interpret(method, arguments);
+            }
+            if (!AT_ONCE.contains(name) && name.indexOf("$default$") < 0) {
+                await(null);
             }
             try {
                 return method.invoke(coming, arguments);
             } catch (InvocationTargetException error) {
+                // Like a cell, what Toree throws here would leave this and all later ones of its kind unanswered.
+                if (name.equals("completion")) {
+                    return new scala.Tuple2(arguments[1], scala.collection.immutable.Nil$.MODULE$);
+                }
+                if (name.equals("isComplete")) {
+                    return new scala.Tuple2("unknown", "");
+                }
                 throw error.getCause();
             }
         }
 
-        /** Wait for the interpreter; returns whether it is there, which it isn't for a *cell* that has been interrupted. */
-        synchronized boolean await(boolean cell) throws InterruptedException { // not private: Janino would drop `synchronized`
-            if (cell) {
-                givenUp = false;
+        /**
+         * Run a cell. Whatever happens there is a result: what is thrown here ends the actor that Toree has waiting for it, and
+         * neither this cell nor any later one would be answered.
+         */
+        private Object interpret(Method method, Object[] arguments) {
+            Object cell = begins();
+            try {
+                if (!await(cell)) {
+                    String what = interpreter() == null ? "the interpreter was there" : "it began";
+                    return failure(InterruptedException.class.getName(), "interrupted before " + what);
+                }
+                boolean ours = coming instanceof ScalaInterpreter;
+                return whole(cell, ours ? run((String) arguments[0], arguments[1]) : method.invoke(coming, arguments));
+            } catch (Throwable error) {
+                boolean wrapped = error instanceof InvocationTargetException || error instanceof ExecutionException;
+                Throwable cause = wrapped && error.getCause() != null ? error.getCause() : error;
+                if (isInterrupted(cell)) {
+                    return failure(InterruptedException.class.getName(), "the cell was interrupted");
+                }
+                cause.printStackTrace(); // to the kernel's log
+                return failure(cause.getClass().getName(), cause.getMessage());
+            } finally {
+                ends();
             }
-            while (there == null && !(cell && givenUp)) {
+        }
+
+        /**
+         * As Toree's, on this thread alone. Toree makes a result on the pool of all futures: of what Scala takes for fatal, such as a
+         * NoClassDefFoundError in a result's own toString, nothing comes there, and of an error that printed nothing None.get.
+         */
+        private Object run(String code, Object silent) throws Exception {
+            ScalaInterpreter interpreter = (ScalaInterpreter) coming;
+            scala.concurrent.Future task = interpreter.interpretAddTask(code, ((Boolean) silent).booleanValue());
+            try {
+                return result(interpreter, scala.concurrent.Await.result(task, scala.concurrent.duration.Duration$.MODULE$.Inf()));
+            } finally {
+                interpreter.lastResultOut().reset(); // `lastException = null`, of Toree's own bookkeeping, isn't the next cell's
+            }
+        }
+
+        private static Object failure(String name, String value) {
+            scala.collection.immutable.List nowhere = scala.collection.immutable.Nil$.MODULE$;
+            Object error = new ExecuteError(name, value == null ? "" : value, nowhere);
+            return new scala.Tuple2(org.apache.toree.interpreter.Results$Error$.MODULE$, new scala.util.Right(error));
+        }
+
+        /** Return a *result* of Toree's; an error without a message, which it can't write down, with one. */
+        private Object whole(Object cell, Object result) {
+            Object second = ((scala.Tuple2) result)._2();
+            if (second instanceof scala.util.Right && ((scala.util.Right) second).value() instanceof ExecuteError) {
+                ExecuteError error = (ExecuteError) ((scala.util.Right) second).value();
+                boolean wordless = error.value() == null || error.value().isEmpty();
+                if (wordless && error.stackTrace().isEmpty() && isInterrupted(cell)) { // of which the interpreter has printed nothing
+                    return failure(InterruptedException.class.getName(), "the cell was interrupted");
+                }
+                if (error.value() == null) {
+                    Object named = new ExecuteError(error.name(), "", error.stackTrace());
+                    return new scala.Tuple2(((scala.Tuple2) result)._1(), new scala.util.Right(named));
+                }
+            }
+            return result;
+        }
+
+        private Object result(ScalaInterpreter interpreter, Object outcome) throws Exception {
+            String printed = interpreter.lastResultOut().toString("UTF-8").trim();
+            interpreter.lastResultOut().reset();
+            scala.Tuple3 parts = interpreter.prepareResult(
+                printed, KernelOptions.showTypes(), KernelOptions.noTruncation(), KernelOptions.showOutput());
+            scala.Option value = (scala.Option) parts._1();
+            scala.Option definitions = (scala.Option) parts._2();
+            scala.Option text = (scala.Option) parts._3();
+            if (!definitions.isEmpty()) {
+                kernel.display().content("text/plain", (String) definitions.get());
+            }
+            if (outcome.toString().equals("Error")) {
+                Object error = interpreter.interpretConstructExecuteError(text.isEmpty() ? printed : (String) text.get());
+                return new scala.Tuple2(org.apache.toree.interpreter.Results$Error$.MODULE$, new scala.util.Right(error));
+            }
+            if (!text.isEmpty()) {
+                kernel.display().content("text/plain", (String) text.get());
+            }
+            if (outcome.toString().equals("Incomplete")) {
+                return failure("Syntax Error.", "at its end something is still open: a bracket, a text or a comment");
+            }
+            scala.collection.immutable.Map shown = scala.collection.immutable.Map$.MODULE$.empty();
+            if (!value.isEmpty()) {
+                Iterator types = jupyter.Displayers.display(value.get()).entrySet().iterator();
+                while (types.hasNext()) {
+                    Map.Entry type = (Map.Entry) types.next();
+                    shown = shown.updated(type.getKey(), type.getValue());
+                }
+            }
+            return new scala.Tuple2(org.apache.toree.interpreter.Results$Success$.MODULE$, new scala.util.Left(shown));
+        }
+
+        /** Wait for the interpreter; returns whether it is there, and the *cell* that waits, if it is one, not interrupted. */
+        synchronized boolean await(Object cell) throws InterruptedException { // not private: Janino would drop `synchronized`
+            while (there == null && (cell == null || cell != interrupted)) {
                 wait();
             }
-            return there != null && !(cell && givenUp);
+            return cell == null || cell != interrupted;
         }
     }
 
@@ -452,6 +993,15 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         private final SparkScalaKernel kernel;
         private Object watched;
         private Process watch;
+        /** What was said last of a session under way, and the cell that it was said to. */
+        private String news;
+        private Object told;
+        /** The cell whose tasks are looked for, when the last look was, and when the last sign that something moves. */
+        private Object looked;
+        private long lastLook;
+        private long moved;
+        private int done;
+        private boolean stuck;
 
         Words(SparkScalaKernel kernel) {
             super(NAME, null, null, true, null);
@@ -460,27 +1010,94 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
 
         public void run() {
-            SparkContext told = null;
+            SparkContext known = null;
             while (true) {
                 try {
                     Thread.sleep(SESSION_LOOK);
                     listen();
                     SparkContext active = active();
-                    if (active != null && active != told) {
-                        endWatch();
-                        PrintStream cell = kernel.cell();
-                        if (cell != null) {
-                            cell.println(announcement(active));
-                            told = active;
-                        }
-                    } else if (active == null) {
+                    if (active == null) {
                         watchNew();
+                        repeat();
+                        continue;
                     }
-                } catch (IllegalArgumentException noCell) { // a session that no cell has asked for: said to the first one
+                    endWatch();
+                    Object cell = kernel.late.cell();
+                    if (active != known && cell instanceof KernelMessage) { // else it is said to the next one
+                        kernel.stderr(cell).println(announcement(active));
+                        known = active;
+                    }
+                    lookForTasks(active, cell);
                 } catch (Throwable error) { // another release of Toree or Spark: there are no words then, and the session is as good
                     System.err.println("words on the session: " + error);
                     return;
                 }
+            }
+        }
+
+        /** Say to the cell that runs, once, that its jobs get no executor. */
+        private void lookForTasks(SparkContext active, Object cell) throws Exception {
+            long now = System.currentTimeMillis();
+            if (cell == null || now < lastLook + TASKS_LOOK) {
+                return;
+            }
+            lastLook = now;
+            boolean any = false;
+            boolean busy = cell != looked;
+            int completed = 0;
+            int[] stages = active.statusTracker().getActiveStageIds();
+            for (int i = 0; i < stages.length; i++) {
+                scala.Option stage = active.statusTracker().getStageInfo(stages[i]);
+                if (!stage.isEmpty()) {
+                    any = true;
+                    busy |= ((SparkStageInfo) stage.get()).numActiveTasks() > 0;
+                    completed += ((SparkStageInfo) stage.get()).numCompletedTasks();
+                }
+            }
+            looked = cell;
+            if (busy || !any || completed != done) {
+                moved = now;
+                done = completed;
+                stuck = false;
+            } else if (!stuck && now > moved + TASKS_IDLE && cell instanceof KernelMessage) {
+                stuck = true;
+                Process process = tell("stuck");
+                process.getOutputStream().write(executors(active).getBytes("UTF-8"));
+                process.getOutputStream().close();
+                pass(process, false);
+            }
+        }
+
+        /** What is known of executors: whether there ever was one, where they find the driver, why those went that have gone. */
+        private static String executors(SparkContext active) {
+            boolean ever = false;
+            StringBuilder gone = new StringBuilder();
+            scala.collection.Seq executors = active.statusStore().executorList(false);
+            for (int i = 0; i < executors.size(); i++) {
+                ExecutorSummary executor = (ExecutorSummary) executors.apply(i);
+                ever |= !executor.id().equals("driver");
+                if (!executor.removeReason().isEmpty()) {
+                    gone.append(String.valueOf(executor.removeReason().get()).replaceAll("\\s+", " ")).append("\n");
+                }
+            }
+            SparkConf conf = active.getConf();
+            return ever + "\n" + conf.get("spark.driver.host", "") + ":" + conf.get("spark.driver.port", "") + "\n" + gone;
+        }
+
+        /** Say *line* to the cell that waits for a session, and keep it for one that comes to wait later; null: what is kept. */
+        synchronized void say(String line) throws Exception {
+            Object cell = kernel.late.cell();
+            news = line == null ? news : line;
+            boolean waits = cell instanceof KernelMessage && (kernel.late.sessions == null || !kernel.late.sessions.isAlone());
+            if (waits && news != null && (line != null || cell != told)) {
+                told = cell;
+                kernel.stderr(cell).println(news);
+            }
+        }
+
+        private void repeat() throws Exception {
+            if (watch != null) {
+                say(null);
             }
         }
 
@@ -500,18 +1117,17 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
         /** Begin to tell of a session that is being made, if there is one that has not been begun to be told of. */
         private void watchNew() throws Exception {
-            java.lang.reflect.Field field = org.apache.spark.SparkContext$.class.getDeclaredField("contextBeingConstructed");
-            field.setAccessible(true);
-            scala.Option being = (scala.Option) field.get(org.apache.spark.SparkContext$.MODULE$);
-            if (being.isEmpty() || being.get() == watched) {
+            SparkContext being = beingMade();
+            if (being == null || being == watched) {
                 return;
             }
-            watched = being.get();
+            watched = being;
+            news = null;
             final Process process = tell("watch");
             watch = process;
             Thread reader = new Thread(new Runnable() {
                 public void run() {
-                    pass(process);
+                    pass(process, true);
                 }
             }, NAME);
             reader.setDaemon(true);
@@ -538,7 +1154,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 Process process = tell("explain");
                 process.getOutputStream().write(text.toString().getBytes("UTF-8"));
                 process.getOutputStream().close();
-                pass(process);
+                pass(process, false);
             } catch (Exception error) { // then the cell has Spark's own words alone
                 System.err.println("words on the session: " + error);
             }
@@ -549,14 +1165,16 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
         }
 
-        /** Pass each line of a process on to the cell. */
-        private void pass(Process process) {
+        /** Pass each line of a process on to the cell; *news* also to those that come to wait later. */
+        private void pass(Process process, boolean news) {
             try {
                 BufferedReader lines = new BufferedReader(new InputStreamReader(process.getInputStream(), "UTF-8"));
                 for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-                    PrintStream cell = kernel.cell();
-                    if (cell != null) {
-                        cell.println(line);
+                    Object cell = kernel.late.cell();
+                    if (news) {
+                        say(line);
+                    } else if (cell instanceof KernelMessage) {
+                        kernel.stderr(cell).println(line);
                     }
                 }
             } catch (Exception ended) { // the process has been ended meanwhile, or there is no cell yet

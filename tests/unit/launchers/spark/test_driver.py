@@ -95,6 +95,25 @@ def test_the_python_kernel_comes_first(home: Path) -> None:
         command(options(home, PYSPARK_PYTHON="/nowhere/python"))
 
 
+def test_an_interpreter_in_an_archive_is_the_executors(home: Path) -> None:
+    """Where PYSPARK_PYTHON is a path in an archive, the driver needs an interpreter of its own, which is what is said."""
+    with pytest.raises(
+        LaunchError, match=r"PYSPARK_PYTHON=\./environment/bin/python is the exec.*set PYSPARK_DRIVER_PYTHON"
+    ):
+        command(options(home, PYSPARK_PYTHON="./environment/bin/python"))
+
+
+def test_a_missing_py_file_ends_the_start(home: Path) -> None:
+    """A local file that --py-files names and that is not there is named; those of HDFS and the web are Spark's to find."""
+    found = options(home, f"--py-files hdfs:///x.py,file://{home}/no.zip", PYSPARK_PYTHON="/usr/bin/env")
+    with pytest.raises(
+        LaunchError, match=rf"there is no file {home}/no.zip, which --py-files names; correct --py-files"
+    ):
+        command(found)
+    (home / "no.zip").touch()
+    assert command(found)
+
+
 def test_the_drivers_name_is_one_that_reaches_it(home: Path) -> None:
     """The address on the way to the master counts: a name is taken only if it means that one."""
     assert driver_host(options(home, EG_NODE="localhost")) == "localhost"
@@ -131,8 +150,20 @@ def test_a_cluster_by_a_loopback_name_is_none(home: Path, monkeypatch: pytest.Mo
     assert driver_host(options(home, "--master spark://127.0.0.1:7077")) == "127.0.0.1"
 
 
+def test_a_name_that_also_means_loopback_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /etc/hosts has 127.0.1.1 and the real address for one name, the driver is known by the address, and listens."""
+    known = {"node1": ["127.0.1.1", "10.9.9.9"], "m": ["10.9.9.1"]}
+    monkeypatch.setattr(driver, "_addresses", lambda name: known.get(name, [name] if name else []))
+    monkeypatch.setattr(driver, "_address_towards", lambda host: "10.9.9.9")
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    found = settle(options(home, "--master spark://m:7077", EG_NODE="node1")).settings
+    assert (found["spark.driver.host"], found["spark.driver.bindAddress"]) == ("10.9.9.9", "0.0.0.0")
+    assert not driver._is_loopback("node1")
+    assert not driver._is_loopback("")
+
+
 def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
-    """One folder a start, so that it can be removed after it; a user's own choice stays."""
+    """One folder a start, so that it can be removed after it, with Hive's own files in it; a user's or a site's choice stays."""
     found = options(home, EG_ATTEMPT="abc123")
     settled = settle(found)
     folder = scratch_folder(found.env)
@@ -140,7 +171,11 @@ def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
     try:
         assert folder.stat().st_mode & 0o777 == 0o700
         assert settled.env["SPARK_LOCAL_DIRS"] == str(folder)
-        assert settled.env["SPARK_SUBMIT_OPTS"] == f"-Djava.io.tmpdir={folder}"
+        own = f"-Djava.io.tmpdir={folder} -Dderby.system.home={folder}"
+        assert settled.env["SPARK_SUBMIT_OPTS"] == own
+        (home / "spark/conf/hive-site.xml").touch()
+        sites = settle(options(home, EG_ATTEMPT="abc123")).env["SPARK_SUBMIT_OPTS"]
+        assert "derby" not in sites  # the site says where tables' names are
     finally:
         folder.rmdir()
     assert scratch_folder({"EG_ATTEMPT": "../../etc"}) is None

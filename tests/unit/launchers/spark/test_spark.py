@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,31 @@ def test_scripts_of_a_language_find_what_all_share(folder: Path, python: str) ->
     done = subprocess.run(argv, input=said, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stderr
     assert "Spark could not make a session (local[2]): User: lab is not allowed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            "false\nnode1:4711\n",
+            "its executors don't reach the driver at node1:4711; wait, end other applications, or ask for less",
+        ),
+        (
+            "true\nnode1:4711\n",
+            "no executor, no free core or no memory for this application; wait, end other applications",
+        ),
+        ("true\nnode1:4711\nlost\nexit 52\n", "executors come and go, 2 so far, the last: exit 52"),
+    ],
+)
+def test_drivers_that_are_no_python_say_why_no_task_runs(folder: Path, asked: str, told: str) -> None:
+    """What a JVM knows of executors becomes one line: the host, the cause as far as it is known, the remedy."""
+    argv = ["python3", str(folder / "scala" / "tell.py"), "stuck"]
+    env = {"PATH": "/usr/bin:/bin", "SPARK_HOME": "/opt/spark", "SPARK_OPTS": "--master local[2]"}
+    done = subprocess.run(argv, input=asked, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{socket.gethostname()}: no task runs: ")
+    assert told in line
 
 
 def test_after_the_end_temporary_files_go(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import SparkOptions, parse
 from eg_distributed.launchers.spark.r import command as module
 from eg_distributed.launchers.spark.r.command import backend_command, command
+from eg_distributed.launchers.spark.reasons import stuck
 from tests.until import block_until
 
 FOLDER = Path(module.__file__).parent
@@ -154,7 +156,7 @@ open("in order", "w").close()
 """Stands in for the JVM: the file that it writes, and the connection by which it learns of R's end."""
 
 
-def keeper(folder: Path, code: str) -> subprocess.Popen[bytes]:
+def keeper(folder: Path, code: str, opts: str = "--master spark://127.0.0.1:1") -> subprocess.Popen[bytes]:
     """Start R's stand-in, a shell that waits, with the keeper of a "JVM" that runs *code* as its child."""
     script = 'python="$1"; shift; "$python" "$0" $$ "$@" & cat'
     argv = [
@@ -168,7 +170,8 @@ def keeper(folder: Path, code: str) -> subprocess.Popen[bytes]:
         "-c",
         code,
     ]
-    env = {**os.environ, "SPARK_HOME": str(folder), "SPARK_OPTS": "--master spark://127.0.0.1:1"}
+    env = {name: value for name, value in os.environ.items() if name not in ("HADOOP_CONF_DIR", "YARN_CONF_DIR")}
+    env.update(SPARK_HOME=str(folder), SPARK_OPTS=opts)
     return subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder, env=env)
 
 
@@ -184,14 +187,28 @@ def test_the_jvm_ends_with_r(tmp_path: Path) -> None:
 
 
 def test_why_a_jvm_ended_is_kept_for_the_cell(tmp_path: Path) -> None:
-    """Its code and its last words are in a file, and its words in the log."""
-    process = keeper(tmp_path, "import sys; print('no such setting'); sys.exit(3)")
+    """Its code and its last words are in a file, without Java's stack, and all that it said is in the log."""
+    process = keeper(tmp_path, r"import sys; print('no such setting\n\tat org.acme.Main(Main.java)'); sys.exit(3)")
     block_until("the JVM's end is written down", (tmp_path / "rbackend.ended").exists)
     said = (tmp_path / "rbackend.ended").read_text()
-    assert "ended with code 3" in said
+    assert said.startswith(f"{socket.gethostname()}: Spark's JVM ended at its start (exit code 3): ")
     assert "no such setting" in said
+    assert "org.acme" not in said
     process.kill()
-    assert b"no such setting" in process.communicate(timeout=30)[1]
+    assert b"no such setting\n\tat org.acme" in process.communicate(timeout=30)[1]
+
+
+def test_a_jvm_that_finds_no_yarn_configuration_is_explained(tmp_path: Path) -> None:
+    """Spark's JVM refuses to start without one, in words of Java; the cell is told what a Python or Scala kernel says."""
+    process = keeper(tmp_path, "import sys; sys.exit('Exception in thread \"main\" HADOOP_CONF_DIR')", "--master yarn")
+    block_until("the JVM's end is written down", (tmp_path / "rbackend.ended").exists)
+    said = (tmp_path / "rbackend.ended").read_text()
+    assert said.startswith(f"{socket.gethostname()}: there is no YARN configuration")
+    assert said.endswith(
+        "; set HADOOP_CONF_DIR in the kernelspec's env to the folder with the cluster's client configuration"
+    )
+    process.kill()
+    process.communicate(timeout=30)
 
 
 def test_r_is_told_that_the_master_is_away(tmp_path: Path) -> None:
@@ -214,6 +231,17 @@ def test_what_spark_said_is_explained_to_r(tmp_path: Path) -> None:
     answered(tmp_path, "1")
     assert "Spark could not make a session (spark://127.0.0.1:1): User: lab is not allowed" in answer(tmp_path)
     assert "allow the node's user to act for others (hadoop.proxyuser.*)" in answer(tmp_path)
+    process.kill()
+    process.communicate(timeout=30)
+
+
+def test_r_is_told_that_no_task_runs(tmp_path: Path) -> None:
+    """What R knows of executors is answered with the words of a Python kernel, and with the host."""
+    process = keeper(tmp_path, JVM)
+    (tmp_path / "new").write_text("1\nstuck\nfalse\nnode1:4711\n")
+    (tmp_path / "new").rename(tmp_path / "rbackend.asked")
+    answered(tmp_path, "1")
+    assert answer(tmp_path) == f"1\n{socket.gethostname()}: {stuck(False, [], 'node1:4711')}\n"
     process.kill()
     process.communicate(timeout=30)
 

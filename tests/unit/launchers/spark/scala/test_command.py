@@ -73,6 +73,8 @@ def test_the_driver_becomes_toree_with_our_interrupts(home: Path) -> None:
     assert argv[at + 8 :] == ["--sparkcontext", "a b", "--magic-url", "x"]
     assert "--add-opens=java.base/java.util.jar=ALL-UNNAMED" in argv
     assert "-XX:+UseSerialGC" in argv
+    # Toree's answers need the threads that a cell's futures may all be waiting on.
+    assert "-Dscala.concurrent.context.numThreads=64" in argv
     assert "spark.job.interruptOnCancel=true" in argv
     assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
 

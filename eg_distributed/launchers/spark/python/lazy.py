@@ -22,7 +22,9 @@ class Awaited(Protocol):
     session: Any
     """Spark's session; None while there is none."""
     inspecting: bool
-    """Whether the kernel's main thread answers a completion or an inspection, and no cell."""
+    """Whether the kernel's main thread answers a completion or an inspection."""
+    cell_runs: bool
+    """Whether a cell runs, whose display of a name waits for it."""
 
     def wait(self) -> None:
         """Return when the session is there; raises LaunchError, KeyboardInterrupt."""
@@ -94,8 +96,10 @@ class Lazy:
         return type(self._lazy_real()) if self._lazy_there() else self._lazy_class() or Lazy
 
     def __repr__(self) -> str:
-        looked_at = self._lazy_inspected() or threading.current_thread() is not threading.main_thread()
-        return self._lazy_pending() if looked_at and not self._lazy_there() else repr(self._lazy_real())
+        session: Awaited = object.__getattribute__(self, "_lazy_session")
+        main = threading.current_thread() is threading.main_thread()
+        waits = main and session.cell_runs and not session.inspecting
+        return repr(self._lazy_real()) if waits or self._lazy_there() else self._lazy_pending()
 
     def __str__(self) -> str:
         return str(self._lazy_real()) if self._lazy_there() else self._lazy_pending()

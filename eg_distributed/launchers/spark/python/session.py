@@ -48,7 +48,7 @@ class Session:
     def __init__(self, folder: str, wanted: bool, log: int, eager: bool = False) -> None:
         self.wanted = wanted
         self.session: Any = None
-        self.inspecting = False
+        self.inspecting = self.cell_runs = False
         self._eager = eager
         self._log = log
         self._folder = folder
@@ -237,6 +237,14 @@ class Session:
             shell.user_ns_hidden.update(dict.fromkeys(NAMES))
             self._put_in_place()
         self._cancellation.begin()
+        inspect = getattr(shell, "_inspect", None)
+        if inspect is not None:  # `spark?` in a cell
+
+            def inspected(*arguments: Any, **named: Any) -> Any:
+                with self.inspected():
+                    return inspect(*arguments, **named)
+
+            shell._inspect = inspected
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
 
@@ -325,6 +333,7 @@ class Session:
             print(said, file=sys.stderr, flush=True)  # what a cell prints on stdout is its own
 
     def _before_cell(self, info: Any = None) -> None:
+        self.cell_runs = True
         self._follow(self.context())
         self._activate()
         if self._to_say and _USES.search(getattr(info, "raw_cell", "") or ""):
@@ -333,6 +342,7 @@ class Session:
         self._progress.cell_begins(getattr(self._shell, "kernel", None))
 
     def _after_cell(self, result: Any = None) -> None:
+        self.cell_runs = False
         self._progress.cell_ends()
         error = getattr(result, "error_in_exec", None)
         advice = advise(error) if error is not None else ""
@@ -343,11 +353,11 @@ class Session:
     @contextlib.contextmanager
     def inspected(self) -> Iterator[None]:
         """Answer a completion or an inspection within it, on the main thread: nothing waits for a session."""
-        self.inspecting = True
+        before, self.inspecting = self.inspecting, True
         try:
             yield
         finally:
-            self.inspecting = False
+            self.inspecting = before
 
     # -- interrupts and the end ----------------------------------------------------------------------------------
 

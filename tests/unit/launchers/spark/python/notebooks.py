@@ -195,6 +195,8 @@ class Shell:
         self.user_ns, self.user_ns_hidden, self.hooks, self.events = {}, {}, {}, self
     def register(self, name, hook):
         self.hooks[name] = hook
+    def _inspect(self, method, name):
+        self.inspected = self.user_ns[name].stop.__name__
 
 def cell(code):
     '''Run a cell as IPython does; return what it raised, and what it said on stderr.'''
@@ -239,6 +241,7 @@ shell = Shell()
 session.offer(shell)
 session.start()  # as after the kernel's first answer
 ns = shell.user_ns
+ns["get_ipython"] = lambda: shell
 """
 
 

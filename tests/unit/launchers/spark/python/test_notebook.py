@@ -168,8 +168,11 @@ def test_looking_never_waits_for_a_cluster(tmp_path: Path) -> None:
             assert "range" in dir(ns["spark"]) and ns["spark"].range.__doc__ == "Return a range."
             assert "applicationId" not in dir(ns["sc"]) and "stop" in dir(ns["sc"])
             assert "still to come" in repr(ns["spark"]) and not hasattr(ns["spark"], "nothing")
+        assert "still to come" in repr(ns["spark"])  # an expression that a front end sends along
         ok("from pyspark.sql import SparkSession\\nassert isinstance(spark, SparkSession) and not isinstance(sc, SparkSession)")
         ok("assert 'still to come' in str(spark) and not hasattr(spark, '__len__') and 'range' in dir(spark)")
+        ok("get_ipython()._inspect('pinfo', 'spark')")
+        assert shell.inspected == "stop"
         assert session._attempt is None
         """,
         FULL=str(tmp_path / "full"),

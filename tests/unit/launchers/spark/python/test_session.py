@@ -51,6 +51,7 @@ class Soon(Session):
 def test_a_placeholder_is_what_it_stands_for() -> None:
     """Attributes, `with`, comparison and display all wait for the real thing and are answered by it; so is a test of its type."""
     session = Soon()
+    session.cell_runs = True
     lazy: Any = Lazy(session, "spark")
     assert session.waits == 0
     assert lazy.answer == 42

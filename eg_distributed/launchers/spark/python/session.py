@@ -87,8 +87,9 @@ class Session:
 
     def _warm(self) -> None:
         """Start the JVM, which takes the longest; what is wrong with it is told to the cell that uses it."""
-        with contextlib.suppress(LaunchError):
-            self._gateway_for(self._settled({}))
+        with contextlib.suppress(LaunchError), self._jvm:
+            if self._gateway is None:  # else a cell was faster, with options of its own
+                self._gateway_for(self._settled({}))
 
     def _begin(self) -> Attempt:
         """Return the attempt that is under way, or a new one; imports pyspark on the caller's thread."""
@@ -422,7 +423,7 @@ def _interrupts_later() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
         if came:
             signal.raise_signal(signal.SIGINT)
 

@@ -109,6 +109,8 @@ def test_what_only_a_jvms_start_can_take_counts_too(tmp_path: Path, mode: str) -
         assert "not in force" not in said, said
         last = jvms()[-1]
         assert "-Xmx700m" in last and "spark.jars.packages=a:b:1" in last and "showConsoleProgress=false" in last, last
+        session._warm()  # a thread that comes late
+        assert session._gateway.runs and jvms()[-1] == last
         """,
         MODE=mode,
     )

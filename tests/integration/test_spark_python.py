@@ -88,10 +88,7 @@ async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: Gatew
     cell = await kernel.begin("spark.range(9).count()")
     await nothing_runs(cell)
     said = str(cell.partial.displays[-1]["text/plain"])
-    assert (
-        "no executor, no free core or no memory for this application, or its executors don't reach the driver at "
-        in said
-    )
+    assert "its executors don't reach the driver at node" in said
     assert ".lab.test: no task runs" in said
     await kernel.interrupt()
     assert (await cell.result(ANSWER_SECONDS)).status == "error"
@@ -99,8 +96,8 @@ async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: Gatew
 
 async def test_executors_that_come_and_go_are_told(spark_client: GatewayClient) -> None:
     """Where each executor ends as soon as it is there, the cell is told why the last one went, and not to ask for less."""
-    options = "--conf spark.shuffle.service.enabled=true --conf spark.dynamicAllocation.enabled=false"
-    kernel = await spark_client.start_kernel(YARN, env={"KERNEL_EXTRA_SPARK_OPTS": options})
+    options = "--conf spark.shuffle.service.enabled=true"  # of which there is none
+    kernel = await spark_client.start_kernel(STANDALONE, env={"KERNEL_EXTRA_SPARK_OPTS": options})
     cell = await kernel.begin("spark.range(9).repartition(2).count()")
     await nothing_runs(cell)
     await until(

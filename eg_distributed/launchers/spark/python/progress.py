@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,8 @@ _FIRST, _EVERY = 3.0, 1.0
 _IDLE = 10.0  # seconds without a single task under way after which it is said that nothing moves
 _SETTLED = 0.3  # seconds that Spark may take to know what the cell has been told already
 _LAST = 1.0  # seconds for the last look, which the end of the cell waits for
+_ORDERED = re.compile(r"killed by driver|decommission|idle", re.IGNORECASE)
+"""Why executors go that are sent away: dynamic allocation has its own reasons."""
 _OFF = ("0", "off", "false", "no")
 
 
@@ -102,11 +105,13 @@ def _why_stuck(context: Any) -> str:
         found = [listed.apply(number) for number in range(listed.size())]
         executors = [each for each in found if each.id() != "driver"]
         ever = bool(executors)
-        if not any(each.isActive() for each in executors):
-            gone = sorted(
-                (each for each in executors if each.removeReason().isDefined()), key=lambda each: _number(each.id())
-            )
-            reasons = [str(each.removeReason().get()) for each in gone]
+        gone = sorted(
+            (each for each in executors if each.removeReason().isDefined()), key=lambda each: _number(each.id())
+        )
+        # The next one may be starting at this moment, whose end is as near.
+        reasons = [
+            reason for reason in (str(each.removeReason().get()) for each in gone) if not _ORDERED.search(reason)
+        ]
     return f"{socket.gethostname()}: {stuck(ever, reasons, driver)}"
 
 

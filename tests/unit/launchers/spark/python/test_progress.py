@@ -93,7 +93,7 @@ class Sequence:
     def apply(self, number: int) -> Any:
         name, reason = self.entries[number]
         removed = SimpleNamespace(isDefined=lambda: bool(reason), get=lambda: reason)
-        return SimpleNamespace(id=lambda: name, isActive=lambda: not reason, removeReason=lambda: removed)
+        return SimpleNamespace(id=lambda: name, removeReason=lambda: removed)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,10 @@ class Sequence:
     [
         ((("driver", ""),), "or its executors don't reach the driver at n1:4040; wait"),
         ((("driver", ""), ("0", "")), "no free core or no memory for this application; wait, end other applications"),
+        (
+            (("0", "Executor 0 on node1 killed by driver."), ("1", "Executor decommission: idle"), ("2", "")),
+            "no free core or no memory for this application; wait, end other applications",
+        ),
         (
             (
                 ("driver", ""),

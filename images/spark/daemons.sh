@@ -18,7 +18,7 @@ work=([spark-worker]=/var/lib/spark/ [yarn-nodemanager]=/var/lib/yarn/)
 
 # Golden is taken at the node's first start, and must hold nothing of ours.
 until [ -e /opt/lab/golden.tar ]; do read -rt 0.1 -u "$ear"; done
-install -d -m 1777 /shared /shared/staging 2> /dev/null
+install -d -m 1777 /shared /shared/staging /shared/warehouse 2> /dev/null
 
 for name in "${names[@]}"; do
     pid[$name]=0

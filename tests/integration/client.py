@@ -55,7 +55,7 @@ class Result:
     streams: list[tuple[str, str]] = field(default_factory=list)
     """(stdout or stderr, text)."""
     displays: list[Json] = field(default_factory=list)
-    """MIME bundles of display_data and execute_result."""
+    """MIME bundles of display_data, its updates, and execute_result."""
     errors: list[Json] = field(default_factory=list)
     """Content of error messages on iopub."""
 
@@ -158,7 +158,7 @@ class Execution:
                 self.partial.streams.append((content["name"], content["text"]))
             if self._on_stream is not None:
                 self._on_stream(content["name"], content["text"])
-        elif kind in ("display_data", "execute_result"):
+        elif kind in ("display_data", "update_display_data", "execute_result"):
             self.partial.displays.append(content["data"])
         elif kind == "error":
             self.partial.errors.append(content)

@@ -126,6 +126,21 @@ class SparkOptions:
         changed = {**self.__dict__, "submit": submit + self.submit, "settings": {**new, **self.settings}}
         return SparkOptions(**changed)
 
+    def overridden(self, given: Mapping[str, str]) -> SparkOptions:
+        """Return the same with the settings *given* in place of what was said of them before."""
+        kept: list[str] = []
+        words = iter(self.submit)
+        for flag in words:
+            if flag in SWITCHES:
+                kept.append(flag)
+                continue
+            value = next(words)
+            name = value.partition("=")[0] if flag == "--conf" else FLAGS.get(flag, "")
+            kept += [] if name in given else [flag, value]
+        added = [word for name, value in given.items() for word in ("--conf", f"{name}={value}")]
+        changed = {**self.__dict__, "submit": (*kept, *added), "settings": {**self.settings, **given}}
+        return SparkOptions(**changed)
+
 
 def parse(arguments: Sequence[str], env: Mapping[str, str], folder: str) -> SparkOptions:
     """Return what *arguments* (of the launcher, behind the language) and the kernel's *env* say; raises LaunchError."""

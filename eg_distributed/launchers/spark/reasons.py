@@ -126,9 +126,9 @@ def stuck(ever: bool, reasons: Sequence[str], driver: str) -> str:
         )
     if not ever:
         return (
-            "no task runs: the cluster has no executor, no free core or no memory for this application, or its executors "
-            f"don't reach the driver at {driver}; wait, end other applications, or ask for less (--executor-memory, "
-            "--executor-cores), or correct spark.driver.host, or open the driver's port to the workers"
+            "no task runs: the cluster has no executor, no free core or no memory for this application, its executors don't "
+            f"start, or its executors don't reach the driver at {driver}; wait, end other applications, or ask for less "
+            "(--executor-memory, --executor-cores), or see their logs, or correct spark.driver.host"
         )
     return (
         "no task runs: the cluster has no executor, no free core or no memory for this application; wait, end other "

@@ -37,6 +37,7 @@ class Master:
         self.folder = machines / kinds.MACHINES[kind]
         self.spark_conf = self.folder / "spark-conf"
         self.hadoop_conf = self.folder / "hadoop-conf"
+        self.warehouse = self.folder / "warehouse"
         self.staging = self.folder / "staging"
         """What a file system of a cluster is elsewhere: all machines are this user's, on one disk."""
         try:
@@ -151,7 +152,8 @@ class Plan:
     def _spark_defaults(self, kind: kinds.Kind) -> str:
         text = (_IMAGES / "spark" / "spark-defaults.conf").read_text()
         text = text.replace("/opt/spark/", f"{spark_files.home()}/")
-        return text.replace("/shared/staging", str(self._masters[kind].staging))
+        master = self._masters[kind]
+        return text.replace("/shared/staging", str(master.staging)).replace("/shared/warehouse", str(master.warehouse))
 
     # -- YARN ----------------------------------------------------------------------------------------------------------
 

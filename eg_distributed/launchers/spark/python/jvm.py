@@ -12,12 +12,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from ..driver import scratch_folder
 from ..errors import LaunchError
 from ..java import submit_command
+from ..last_words import Log
 from ..options import SparkOptions
+from ..reasons import explain_end
 
 _NOISE = {
     "": "KeyboardInterrupt while sending command.",
@@ -28,13 +30,16 @@ _START_DEADLINE = 60.0  # seconds for a JVM to say where it listens, on a node u
 
 
 class Gateway:
-    """Spark's JVM and the way to it; owned by the kernel's Session, started once."""
+    """One JVM of Spark's and the way to it; owned by the kernel's Session, started once."""
 
     def __init__(self, options: SparkOptions, log: int) -> None:
-        self._options = options
+        self.options = options
+        """What the JVM is started with."""
         self._log = log
+        self._said = self._unsaid = Log(log)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._folder = ""
+        self._address: Optional[tuple[int, str]] = None
 
     @property
     def runs(self) -> bool:
@@ -46,15 +51,16 @@ class Gateway:
         if self.runs:
             return
         env = dict(os.environ)
-        command = submit_command(self._options, main_class=None, resource="pyspark-shell")
-        env.update({name: value for name, value in self._options.env.items() if name.startswith(("SPARK_", "LD_"))})
+        command = submit_command(self.options, main_class=None, resource="pyspark-shell")
+        env.update({name: value for name, value in self.options.env.items() if name.startswith(("SPARK_", "LD_"))})
         env.pop("SPARK_OPTS", None)
-        scratch = scratch_folder(
-            os.environ
-        )  # removed after the kernel, even if it is killed before the JVM has answered
+        # The folder is removed after the kernel, even if it is killed before the JVM has answered.
+        scratch = scratch_folder(os.environ)
         inside = str(scratch) if scratch is not None and scratch.is_dir() else None
+        self._address = None
         self._folder = tempfile.mkdtemp(prefix="eg-spark-", dir=inside)
         env["_PYSPARK_DRIVER_CONN_INFO_PATH"] = str(Path(self._folder) / "gateway")
+        self._said = self._unsaid = Log(self._log)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -72,59 +78,71 @@ class Gateway:
         # Reaped when it ends, whenever that is: ipykernel waits for zombies when it shuts down.
         threading.Thread(target=self._process.wait, name="spark-jvm", daemon=True).start()
 
-    def connect(self) -> None:
-        """Have pyspark use this JVM; returns when it is connected. Raises LaunchError if the JVM ended, or says nothing."""
-        from pyspark import SparkContext
+    def connect(self, context_class: Any, initialize: Callable[[], None]) -> None:
+        """Have pyspark use this JVM; returns when it is connected. Raises LaunchError if the JVM ended, or says nothing.
 
-        with SparkContext._lock:  # a cell that makes a session itself would start a second JVM meanwhile
-            theirs = getattr(SparkContext._gateway, "proc", None)
-            if SparkContext._gateway is not None and theirs is self._process:
-                return
-            if SparkContext._gateway is not None and (theirs is None or theirs.poll() is None):
-                self.end(0)  # the user's own came first, and is what pyspark uses
-                return
-            SparkContext._gateway = SparkContext._jvm = None  # of a JVM that has ended
-            self._connect(SparkContext)
-
-    def _connect(self, context_class: Any) -> None:
+        *context_class* is pyspark's SparkContext, whose lock the caller holds; *initialize* is its own way to a JVM. An interrupt
+        leaves the JVM to the next call.
+        """
         port, secret = self._read_address()
         given = {"PYSPARK_GATEWAY_PORT": str(port), "PYSPARK_GATEWAY_SECRET": secret}
         os.environ.update(given)
         try:
-            context_class._ensure_initialized()
+            initialize()
         finally:
             for name in given:  # for this one call: a process of the user's own has a JVM of its own
                 os.environ.pop(name, None)
-        for name, said in _NOISE.items():
-            logging.getLogger(name).addFilter(lambda record, said=said: record.msg != said)  # type: ignore[misc]
         context_class._gateway.proc = self._process
 
+    def is_of(self, context_class: Any) -> bool:
+        """Return True if it is this JVM that pyspark uses."""
+        gateway = context_class._gateway
+        return gateway is not None and self._process is not None and getattr(gateway, "proc", None) is self._process
+
     def _read_address(self) -> tuple[int, str]:
+        if self._address is not None:
+            return self._address
         assert self._process is not None
         path = Path(self._folder) / "gateway"
         deadline = time.monotonic() + _START_DEADLINE
-        try:
-            while not path.exists():
-                if self._process.poll() is not None:
-                    raise LaunchError(
-                        f"Spark's JVM ended at its start (exit code {self._process.returncode})",
-                        "see the kernel's log for what it said",
-                    )
-                if time.monotonic() > deadline:
-                    self._process.kill()
-                    raise LaunchError(
-                        f"Spark's JVM did not listen within {_START_DEADLINE:g} s", "check the node's load and memory"
-                    )
-                time.sleep(0.02)
-            said = path.read_bytes()  # it appears whole: Spark renames it into place
-            (port, length) = struct.unpack_from("!ii", said)
-            return port, said[8 : 8 + length].decode()
-        finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        while not path.exists():
+            if self._process.poll() is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise self.obituary("at its start")
+            if time.monotonic() > deadline:
+                self.end(0)
+                raise LaunchError(
+                    f"Spark's JVM did not listen within {_START_DEADLINE:g} s", "check the node's load and memory"
+                )
+            time.sleep(0.02)
+        said = path.read_bytes()  # it appears whole: Spark renames it into place
+        (port, length) = struct.unpack_from("!ii", said)
+        self._address = port, said[8 : 8 + length].decode()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return self._address
+
+    def ended(self, seconds: float) -> bool:
+        """Return True if the JVM has ended, or does within *seconds*: its connections close before it has gone."""
+        deadline = time.monotonic() + seconds
+        while self.runs and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return not self.runs
+
+    def obituary(self, when: str) -> LaunchError:
+        """Return what to say of the JVM's end: its exit code, what it said last, and the remedy."""
+        assert self._process is not None
+        return explain_end(when, self._process.returncode, self._said.words().told())
+
+    def errors(self) -> list[str]:
+        """Return what Spark has logged as errors since the JVM's start, or since the last call."""
+        said, self._unsaid = self._unsaid.words().errors(), Log(self._log)
+        return said
 
     def end(self, grace: float) -> None:
         """Have the JVM end, and kill it after *grace* seconds; its hooks end the application meanwhile."""
         process = self._process
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
         if process is None or process.poll() is not None:
             return
         process.terminate()
@@ -132,6 +150,12 @@ class Gateway:
             process.wait(grace)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def hush() -> None:
+    """Keep what py4j logs of interrupted calls out of cells; called once, when the kernel starts."""
+    for name, said in _NOISE.items():
+        logging.getLogger(name).addFilter(lambda record, said=said: record.msg != said)  # type: ignore[misc]
 
 
 def _ignore_interrupts() -> None:

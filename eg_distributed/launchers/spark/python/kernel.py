@@ -1,6 +1,7 @@
-"""The Python kernel of a Spark driver: ipykernel, with a session in the background and interrupts that reach Spark's jobs.
+"""The Python kernel of a Spark driver: ipykernel, with Spark's JVM in the background and interrupts that reach Spark's jobs.
 
-Run by the driver's interpreter in place of `ipykernel_launcher`. The kernel answers before Spark is even imported.
+Run by the driver's interpreter in place of `ipykernel_launcher`. The kernel answers before Spark is even imported, which
+cells do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 if TYPE_CHECKING:
     from .session import Session
 
-_LATEST_START = 2.0  # seconds after which a lazy session is begun, even if nobody has said a word to the kernel
+_LATEST_START = 2.0  # seconds after which a lazy session's JVM is started, even if nobody has said a word to the kernel
 
 
 _IPYKERNEL = "ipykernel.ipkernel.IPythonKernel"
@@ -45,7 +46,13 @@ def kernel_class(session: Session, name: str) -> Any:
 
         def post_handler_hook(self) -> None:
             super().post_handler_hook()
-            session.start()  # the kernel has answered something: now Spark may have the processor
+            session.start()  # the kernel has answered something: now Spark's JVM may have the processor
+
+        def do_complete(self, *arguments: Any, **named: Any) -> Any:
+            return inspect(super().do_complete, *arguments, **named)
+
+        def do_inspect(self, *arguments: Any, **named: Any) -> Any:
+            return inspect(super().do_inspect, *arguments, **named)
 
         def _interrupted(self, signum: int, frame: Any) -> None:
             session.cancel_jobs_soon()
@@ -77,6 +84,16 @@ def kernel_class(session: Session, name: str) -> Any:
             answer = super().do_shutdown(restart)
             return await answer if hasattr(answer, "__await__") else answer
 
+    def inspect(answer: Any, *arguments: Any, **named: Any) -> Any:
+        """Return what *answer* does, with a session that nobody waits for; it may be a coroutine, of a class of the user's."""
+        with session.inspected():
+            found = answer(*arguments, **named)
+        return found if not hasattr(found, "__await__") else awaited(found)
+
+    async def awaited(found: Any) -> Any:
+        with session.inspected():
+            return await found
+
     def child_runs(child: Any) -> bool:
         try:
             return bool(child.status() != psutil.STATUS_ZOMBIE)
@@ -93,7 +110,8 @@ def main(arguments: list[str], folder: str) -> None:
     mode = os.environ.pop("EG_SPARK_MODE", "lazy")
     named = os.environ.pop("EG_SPARK_KERNEL_CLASS", "")
     # ipykernel will lead everything that is written to 1 and 2 into cells; what Spark's JVM logs belongs into the kernel's log.
-    session = Session(folder, wanted=mode != "none", log=os.dup(2))
+    session = Session(folder, wanted=mode != "none", log=os.dup(2), eager=mode == "eager")
+    session.attach()
     if mode == "eager":
         session.start()
     from ipykernel.kernelapp import IPKernelApp

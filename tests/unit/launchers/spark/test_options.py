@@ -196,3 +196,16 @@ def test_impersonation() -> None:
     )
     with pytest.raises(LaunchError, match="only YARN runs applications for others"):
         options("--master spark://m:7077", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
+
+
+def test_settings_in_place_of_others() -> None:
+    """What is said again replaces flags and settings of the same meaning, wherever they stand; the rest stays."""
+    env = {
+        "SPARK_HOME": "/s",
+        "SPARK_OPTS": "--verbose --driver-memory 1g --conf spark.jars.packages=a:b:1 --jars x.jar",
+    }
+    found = parse(["-f", "/c"], env, "/l").overridden({"spark.driver.memory": "2g", "spark.jars.packages": "c:d:1"})
+    assert found.settings["spark.driver.memory"] == "2g"
+    assert found.submit[:3] == ("--verbose", "--jars", "x.jar")
+    assert found.submit[-4:] == ("--conf", "spark.driver.memory=2g", "--conf", "spark.jars.packages=c:d:1")
+    assert "1g" not in found.submit

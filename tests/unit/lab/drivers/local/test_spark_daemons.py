@@ -69,4 +69,5 @@ def test_the_images_configuration_is_the_local_one_too(tmp_path: Path) -> None:
     assert "closed" in files["capacity-scheduler.xml"]
     defaults = files["spark-defaults.conf"]
     assert f"file://{tmp_path}/yarn-rm/staging" in defaults
+    assert f"file://{tmp_path}/yarn-rm/warehouse" in defaults
     assert not [text for text in (defaults, files["core-site.xml"]) if "/opt/" in text or "/var/lib" in text]

@@ -2,120 +2,78 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-
-from eg_distributed.launchers.spark.options import SparkOptions, parse
-from eg_distributed.launchers.spark.python.jvm import Gateway
-
-DEADLINE = 30.0
-JAVA = """#!/bin/sh
-printf '\\000\\000\\020\\000\\000\\000\\000\\003abc' > "$_PYSPARK_DRIVER_CONN_INFO_PATH.new"
-mv "$_PYSPARK_DRIVER_CONN_INFO_PATH.new" "$_PYSPARK_DRIVER_CONN_INFO_PATH"
-exec cat
-"""
-"""Stands in for Java: says where it listens, as Spark does, and lives as long as its input."""
+from tests.unit.launchers.spark.python.notebooks import run
 
 
-class SparkContext:
-    """pyspark's, as far as its way to a JVM goes."""
-
-    _lock = threading.RLock()
-    _gateway: Any = None
-    _jvm: Any = None
-
-    @classmethod
-    def _ensure_initialized(cls) -> None:
-        with cls._lock:
-            if cls._gateway is None:
-                port, secret = os.environ["PYSPARK_GATEWAY_PORT"], os.environ["PYSPARK_GATEWAY_SECRET"]
-                cls._gateway = SimpleNamespace(address=(port, secret), proc=None)
-                cls._jvm = object()
-
-
-@pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SparkOptions:
-    """Options of a Spark and a Java as far as names go, with a pyspark that has no JVM yet."""
-    for name in ("spark/jars", "java/bin"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "spark/jars/spark-core_2.12-3.5.9.jar").touch()
-    java = tmp_path / "java/bin/java"
-    java.write_text(JAVA)
-    java.chmod(0o755)
-    monkeypatch.setitem(sys.modules, "pyspark", SimpleNamespace(SparkContext=SparkContext))
-    monkeypatch.setattr(SparkContext, "_gateway", None)
-    monkeypatch.delenv("EG_ATTEMPT", raising=False)
-    env = {
-        "SPARK_HOME": str(tmp_path / "spark"),
-        "JAVA_HOME": str(tmp_path / "java"),
-        "SPARK_OPTS": "--master local[1]",
-    }
-    return parse([], env, "/launcher")
+def test_a_jvm_that_has_ended_is_replaced(tmp_path: Path) -> None:
+    """pyspark holds on to a dead JVM for ever; the next session has a new one, and no trace of it is in the environment."""
+    run(
+        tmp_path,
+        """
+        ok("spark.range(1)")
+        from pyspark import SparkContext
+        first = SparkContext._gateway.proc
+        assert first is session._gateway._process
+        first.kill()
+        first.wait()
+        ok("spark.stop()")
+        ok("spark.range(1)")
+        assert SparkContext._gateway.proc is session._gateway._process is not first
+        assert len(jvms()) == 2 and "PYSPARK_GATEWAY_SECRET" not in os.environ
+        """,
+    )
 
 
-@pytest.fixture
-def gateways(options: SparkOptions) -> Iterator[tuple[Gateway, Gateway]]:
-    """Two, one after the other, as a kernel's session makes them."""
-    both = Gateway(options, 2), Gateway(options, 2)
-    yield both
-    for gateway in both:
-        gateway.end(0)
+def test_a_users_own_jvm_is_the_one(tmp_path: Path) -> None:
+    """A cell that gave pyspark a JVM of its own keeps it, and so does the session that is made later."""
+    run(
+        tmp_path,
+        """
+        ok('''
+        from types import SimpleNamespace
+        from pyspark import SparkContext
+        mine = SimpleNamespace(proc=None, jvm=object())
+        SparkContext._ensure_initialized(gateway=mine)
+        '''.replace("        ", ""))
+        ok("spark.range(1)\\nassert SparkContext._gateway is mine")
+        """,
+    )
 
 
-def process(gateway: Gateway) -> subprocess.Popen[bytes]:
-    """Return the JVM's process."""
-    assert gateway._process is not None
-    return gateway._process
+def test_an_interrupt_leaves_a_jvm_that_starts_to_the_next_cell(tmp_path: Path) -> None:
+    """A builder in mode `none` waits for its JVM on the main thread; interrupted there, the next one gets the same JVM."""
+    (tmp_path / "sleepy").touch()
+    run(
+        tmp_path,
+        """
+        def interrupt():
+            while session._gateway is None or not session._gateway.runs:
+                time.sleep(0.005)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        error, _ = cell("from pyspark.sql import SparkSession\\nSparkSession.builder.getOrCreate()")
+        assert isinstance(error, KeyboardInterrupt), error
+        os.remove(os.environ["SLEEPY"])
+        ok("SparkSession.builder.getOrCreate()")
+        assert len(jvms()) == 1
+        """,
+        MODE="none",
+        SLEEPY=str(tmp_path / "sleepy"),
+    )
 
 
-def test_a_jvm_that_has_ended_is_replaced(gateways: tuple[Gateway, Gateway]) -> None:
-    """pyspark holds on to a dead JVM for ever; the next attempt has a new one, and no trace of it is in the environment."""
-    first, second = gateways
-    first.start()
-    first.connect()
-    assert SparkContext._gateway.address == ("4096", "abc")
-    assert SparkContext._gateway.proc is process(first)
-    before = SparkContext._gateway
-    first.connect()
-    assert SparkContext._gateway is before
-    process(first).kill()
-    process(first).wait(DEADLINE)
-    assert not first.runs
-    second.start()
-    second.connect()
-    assert SparkContext._gateway is not before
-    assert SparkContext._gateway.proc is process(second)
-    assert "PYSPARK_GATEWAY_SECRET" not in os.environ
-
-
-def test_a_users_own_jvm_is_the_one(gateways: tuple[Gateway, Gateway], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell that made a session first keeps its JVM, and ours ends."""
-    mine = SimpleNamespace(proc=SimpleNamespace(poll=lambda: None))
-    monkeypatch.setattr(SparkContext, "_gateway", mine)
-    gateway = gateways[0]
-    gateway.start()
-    gateway.connect()
-    process(gateway).wait(DEADLINE)
-    assert SparkContext._gateway is mine
-
-
-def test_a_cell_that_makes_a_session_meanwhile_waits_for_ours(gateways: tuple[Gateway, Gateway]) -> None:
-    """Whoever wants a JVM while ours starts gets ours, and starts none beside it."""
-    gateway = gateways[0]
-    gateway.start()
-    with SparkContext._lock:  # what a cell holds while it looks for a JVM
-        connecting = threading.Thread(target=gateway.connect)
-        connecting.start()
-        assert SparkContext._gateway is None
-    connecting.join(DEADLINE)
-    SparkContext._ensure_initialized()
-    found: Any = SparkContext._gateway
-    assert found.proc is process(gateway)
+def test_options_that_a_cell_has_changed_count(tmp_path: Path) -> None:
+    """PYSPARK_SUBMIT_ARGS that a cell sets before it uses Spark are those of the JVM, though one was started before."""
+    run(
+        tmp_path,
+        """
+        while not os.path.exists(os.environ["JVMS"]):
+            time.sleep(0.005)
+        ok("import os\\nos.environ['PYSPARK_SUBMIT_ARGS'] = '--master local[1] --name k --packages a:b:1 pyspark-shell'")
+        ok("spark.range(1)")
+        assert "--packages a:b:1" in jvms()[-1] and len(jvms()) == 2
+        """,
+    )

@@ -70,6 +70,65 @@ def test_the_last_line_is_how_it_ended() -> None:
     assert kernel.shown.empty()
 
 
+def test_a_cell_that_makes_its_context_itself_is_watched() -> None:
+    """The first cell shows its stages, too: there is no context yet when it begins."""
+    contexts: list[Tracker] = []
+    kernel = Kernel()
+    progress = Progress(lambda: contexts[0] if contexts else None)
+    progress.cell_begins(kernel)
+    contexts.append(Tracker())
+    assert kernel.shown.get(timeout=DEADLINE)[1] == "Spark stage 3: 20 of 24 tasks done, 2 running"
+    progress.cell_ends()
+
+
+class Sequence:
+    """A sequence, an option, and an executor of Scala's, as py4j hands them out."""
+
+    def __init__(self, *entries: tuple[str, str]) -> None:
+        self.entries = entries
+
+    def size(self) -> int:
+        return len(self.entries)
+
+    def apply(self, number: int) -> Any:
+        name, reason = self.entries[number]
+        removed = SimpleNamespace(isDefined=lambda: bool(reason), get=lambda: reason)
+        return SimpleNamespace(id=lambda: name, removeReason=lambda: removed)
+
+
+@pytest.mark.parametrize(
+    ("executors", "told"),
+    [
+        ((("driver", ""),), "or its executors don't reach the driver at n1:4040; wait"),
+        ((("driver", ""), ("0", "")), "no free core or no memory for this application; wait, end other applications"),
+        (
+            (("0", "Executor 0 on node1 killed by driver."), ("1", "Executor decommission: idle"), ("2", "")),
+            "no free core or no memory for this application; wait, end other applications",
+        ),
+        (
+            (
+                ("driver", ""),
+                ("0", "x"),
+                ("9", "Unable to create executor due to\n  Connection refused"),
+                ("10", "it: shuffle"),
+            ),
+            "executors come and go, 3 so far, the last: it: shuffle; interrupt the cell, and check what it says",
+        ),
+        (
+            (("0", "x"), ("1", "Command exited with code 52")),
+            "(an executor ran out of Java memory (exit code 52)); have",
+        ),
+    ],
+)
+def test_why_no_task_runs_is_what_spark_knows_of_executors(executors: tuple[tuple[str, str], ...], told: str) -> None:
+    """That none has come, that all are busy, and why those went that have gone, each with its own remedy."""
+    store = SimpleNamespace(executorList=lambda active: Sequence(*executors))
+    sc = SimpleNamespace(statusStore=lambda: store)
+    conf = {"spark.driver.host": "n1", "spark.driver.port": "4040"}
+    context = SimpleNamespace(getConf=lambda: conf, _jsc=SimpleNamespace(sc=lambda: sc))
+    assert told in module._why_stuck(context)
+
+
 @pytest.mark.parametrize(("setting", "lines"), [("", 2), ("off", 1)])
 def test_a_job_that_does_not_begin_is_always_told(monkeypatch: pytest.MonkeyPatch, setting: str, lines: int) -> None:
     """That no task runs is said with the host and the remedy, even where progress is turned off."""

@@ -10,12 +10,17 @@ import os
 import random
 import select
 import socket
+import struct
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
 
 from ..protocol import CHANNELS, Start
+from . import sockets
 from .private import write_private
 from .spawning import StartError
+
+_CREDENTIALS = struct.Struct("3i")
+"""What SO_PEERCRED tells of the process that listens: pid, user id, group id."""
 
 
 def choose_endpoints(
@@ -74,6 +79,25 @@ def accepts(info: dict[str, Any], channel: str) -> bool:
             return not _joined_to_itself(probe)
         except OSError:  # it has been closed again
             return False
+
+
+def listening_process(info: dict[str, Any], likely: int) -> Optional[int]:
+    """Return the pid of the process that listens for the kernel of connection information *info*, None if it can't be told.
+
+    *likely* is the process that was executed for it. Called in a thread, since many processes may have to be looked at.
+    """
+    for channel in CHANNELS:
+        address, port = endpoint(info, channel)
+        if port:
+            return sockets.listening_process(address, port, likely)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(address)
+            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid = int(_CREDENTIALS.unpack(peer)[0])
+            if pid:  # 0: it is in a namespace that we can't see into
+                return pid
+    return None
 
 
 def _joined_to_itself(connection: socket.socket) -> bool:

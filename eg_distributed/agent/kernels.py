@@ -17,12 +17,13 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, Ready, Start
 from . import impersonation, processes
-from .endpoints import accepts, choose_endpoints, connect
+from .endpoints import accepts, choose_endpoints, connect, listening_process
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import cap, log_size, tail
 from .private import write_private
 from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
+from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
@@ -30,6 +31,8 @@ LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
 LOG_DEADLINE = 5.0
 """Seconds for one look at a log."""
+WRAPPER_GRACE = 5.0
+"""Seconds that a wrapper may run on after its kernel has ended, to tidy up and to say how that ended."""
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
@@ -59,7 +62,8 @@ class Kernel:
         self.transport = "ipc"
         self.temporary = "/tmp"  # where its launcher puts temporary files
         self.connection: dict[str, Any] = {}
-        self.interrupt_pid = 0
+        self.family = Family(0, "")
+        self.interrupt_pid = 0  # what a launcher named
         self.interrupt_started = ""
         self.interrupt_signal = 0
         self.shipment = Shipment(directory)
@@ -68,6 +72,7 @@ class Kernel:
         self.keep_log = False
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
+        self._learned = asyncio.Event()  # set once it is known which process is the kernel
         self._log_start = 0
         self._notify = notify
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -79,6 +84,10 @@ class Kernel:
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- starting ------------------------------------------------------------------------------------------------
+
+    @property
+    def _connection_file(self) -> str:
+        return str(self.directory / "connection.json")
 
     async def start(
         self, asked: Start, taken: AbstractSet[int] = frozenset(), *, umask: int = -1, open_files: int = -1
@@ -124,7 +133,7 @@ class Kernel:
 
     async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> tuple[dict[str, str], list[socket.socket]]:
         """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
-        given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
+        given = {"connection_file": self._connection_file, "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
             self._users = impersonation.listeners(impersonation.user_of(asked))
@@ -163,6 +172,7 @@ class Kernel:
         self.pid = self._process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
         self.started = processes.start_time(self.pid) or "ended"
+        self.family = Family(self.pid, self.started)
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -176,8 +186,21 @@ class Kernel:
             return
         self._own(self._watch_exit())
         self._own(self._cap_log())
+        if self.family.kernel is not None:
+            self._learned.set()
         if self.state == STARTING and self.connection:
             self._own(self._watch_ready())
+        elif self.state == RUNNING and self.family.kernel is None:  # a record of an older release
+            self._own(self._learn())
+
+    async def _learn(self) -> None:
+        """Learn which process is the kernel, once it listens. A launcher's kernel is the one that the launcher named."""
+        if self.transport != "launcher":
+            loop = asyncio.get_running_loop()
+            listening = await loop.run_in_executor(None, listening_process, self.connection, self.pid)
+            await loop.run_in_executor(None, self.family.learn, listening, self._connection_file)
+            self.save()
+            self._learned.set()
 
     def _own(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -229,6 +252,9 @@ class Kernel:
         if self.transport == "launcher" and not owners(self.connection) <= self._users:
             self._refuse_answer()
             return
+        await self._learn()
+        if self.exited.is_set():
+            return
         self.state = RUNNING
         self.save()
         self._notify(self, Ready(self.id, self.attempt))
@@ -240,19 +266,66 @@ class Kernel:
         self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
-        code = await processes.exit_code(self.pid, self.started, is_child=self._process is not None)
+        code = await self._ended()
+        # At once, while the numbers of its groups are certainly theirs.
+        rest = self.family.rest()
         self.state, self.exit_code = EXITED, code
-        self._leftovers = bool(processes.group_members(self.pid))
+        self._leftovers = bool(rest)
         self._stop_listening()
         self.save()
         self.exited.set()
         self._notify(self, Exited(self.id, self.attempt, exit_code=code, log=await self.read_tail()))
-        await self._end_leftovers()
+        await self._end_leftovers(rest)
         await self._finish()
+
+    async def _ended(self) -> Optional[int]:
+        """Wait until the kernel has ended; return its exit code, or the one that its wrapper makes of it.
+
+        The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
+        """
+        executed = asyncio.ensure_future(
+            processes.exit_code(self.pid, self.started, is_child=self._process is not None)
+        )
+        learned = asyncio.ensure_future(self._learned.wait())
+        try:
+            await asyncio.wait({executed, learned}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._learned.is_set() and not await self._is_left_alone(failed=bool(executed.result())):
+                return await executed
+            kernel = self.family.kernel
+            if kernel is None or not self.family.is_wrapped:
+                return await executed
+            ended = asyncio.ensure_future(processes.exit_code(kernel.pid, kernel.started, is_child=False))
+            await asyncio.wait({executed, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if executed.done():
+                await asyncio.wait({ended}, timeout=1.0)
+                if not ended.done():  # what a wrapper says that ended long before its kernel is of something else
+                    return await ended
+            await asyncio.wait({executed}, timeout=WRAPPER_GRACE)
+            code = ended.result()
+            return code if code is not None or not executed.done() else executed.result()
+        finally:
+            learned.cancel()
+            executed.cancel()
+
+    async def _is_left_alone(self, failed: bool) -> bool:
+        """Wait for a kernel whose wrapper ended before it listened; return False if there is none, or it ends as well.
+
+        A wrapper that *failed* has left nothing that is worth waiting for; what it left is only found, to be ended.
+        """
+        loop = asyncio.get_running_loop()
+        while self.transport != "launcher":
+            found = await loop.run_in_executor(None, self.family.find_starting, self._connection_file)
+            if failed or not found:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._learned.wait(), 0.2)
+            if self._learned.is_set():
+                break
+        return self._learned.is_set()
 
     async def _finish_late(self) -> None:
         if processes.start_time(self.pid) is None:  # else another process has its pid now, and its group
-            await self._end_leftovers()
+            await self._end_leftovers(self.family.rest())
         await self._finish()
 
     async def _finish(self) -> None:
@@ -262,9 +335,9 @@ class Kernel:
         if self._unwanted:
             self.discard()
 
-    async def _end_leftovers(self) -> None:
-        """End what the kernel left in its process group: listeners of launchers, children of cells."""
-        await processes.end_leftovers(self.pid)
+    async def _end_leftovers(self, rest: list[processes.Process]) -> None:
+        """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
+        await self.family.end_rest(rest)
         if self._process is not None:
             self._process.wait()
 
@@ -290,19 +363,25 @@ class Kernel:
     def send_signal(self, signum: int) -> bool:
         """Signal the kernel; return False if it has ended.
 
-        Deadly signals go to the whole group. Others do too, except behind a launcher that named the interpreter's pid: there the
-        group holds processes (spark-submit, the launcher's listener) which an interrupt would kill.
+        Deadly signals go to its whole group and to its wrappers'. Others go to the kernel and what it started in its group:
+        wrappers (see `wrappers.py`), and behind a launcher that named the interpreter's pid spark-submit and the launcher's
+        listener, would die of an interrupt.
         """
         if signum == signal.SIGINT and self.interrupt_signal:
             # What its kernelspec has instead, for the kernel alone: a JVM beside it may not take it for the same thing.
-            return processes.signal_process(self.pid, self.started, self.interrupt_signal, group=False)
+            kernel = self.family.kernel or self.family.executed
+            return processes.signal_one(kernel.pid, kernel.started, self.interrupt_signal)
         if signum not in (signal.SIGKILL, signal.SIGTERM) and self.interrupt_pid:
             delivered = processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
             if signum == signal.SIGINT and processes.catches(self.interrupt_pid, signal.SIGUSR2):
                 # As the launcher's own listener would: its handler cancels Spark's jobs.
                 processes.signal_process(self.interrupt_pid, self.interrupt_started, signal.SIGUSR2, group=False)
             return delivered
-        delivered = processes.signal_process(self.pid, self.started, signum, group=True)
+        if signum not in (signal.SIGKILL, signal.SIGTERM):
+            return self.family.interrupt(signum)
+        if self.state == STARTING and self.transport != "launcher":
+            self.family.find_starting(self._connection_file)
+        delivered = self.family.end(signum)
         if self.interrupt_pid and self.interrupt_pid != self.pid:
             delivered |= processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
         return delivered
@@ -366,6 +445,7 @@ class Kernel:
             "temporary": self.temporary,
             "users": sorted(self._users),
             "connection": self.connection,
+            "family": self.family.write(),
             "interrupt": [self.interrupt_pid, self.interrupt_started],
             "interrupt_signal": self.interrupt_signal,
             "keep_log": self.keep_log,
@@ -387,6 +467,8 @@ class Kernel:
             for name in ("attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time"):
                 setattr(kernel, name, record[name])
             kernel.started, kernel.transport = record["started"], record["transport"]
+            kernel.family = Family(kernel.pid, kernel.started)
+            kernel.family.read(record.get("family"))
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
             kernel.interrupt_signal = record["interrupt_signal"]
@@ -396,11 +478,17 @@ class Kernel:
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if kernel.state != EXITED and not processes.is_running(kernel.pid, kernel.started):
+        if kernel.state != EXITED and not (kernel.family.is_running() or kernel._is_starting()):
             kernel.state = EXITED
         if kernel.state == EXITED:
             kernel.exited.set()
         return kernel
+
+    def _is_starting(self) -> bool:
+        """Return True if a kernel that was starting when its agent ended may still become one, without its wrapper."""
+        if self.state != STARTING or self.transport == "launcher":
+            return False
+        return self.family.find_starting(self._connection_file)
 
 
 def _shown(argv: list[str]) -> list[str]:

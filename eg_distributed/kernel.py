@@ -219,7 +219,10 @@ class RemoteKernel:
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         try:
-            self.pid = (await node.request(self._start_message(node, request))).pid
+            started = await node.request(self._start_message(node, request))
+            self.pid = started.pid
+            if started.warning:
+                log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
             await self._await_ready(node, request, deadline)
         except KernelError:
             await self._abandoned.end(node, self.id, attempt)

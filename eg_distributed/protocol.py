@@ -54,6 +54,8 @@ SENTINEL = b"\x1e eg-distributed agent \x1e"
 
 R = TypeVar("R")
 _ID, _PATH = 256, 4096  # characters of an identifier, of a path
+WARNING = 3 * _PATH
+"""Characters of a warning that comes with a start."""
 
 
 def _ports(value: Any) -> tuple[int, int] | None:
@@ -153,6 +155,14 @@ class Description(Wire):
 
 
 @dataclass(eq=False, repr=False)
+class Started(Description):
+    """The answer to `Start`."""
+
+    warning: str = checked(text(WARNING), "")
+    """What the user should know of the start: a working directory other than the one that was asked for."""
+
+
+@dataclass(eq=False, repr=False)
 class Listed(Description):
     """An entry of the answer to `ListKernels`."""
 
@@ -192,7 +202,7 @@ class Request(Wire, Generic[R]):
 
 
 @dataclass(eq=False, repr=False)
-class Start(Request[Description]):
+class Start(Request[Started]):
     """Start a kernel. Sent by RemoteKernel.start_on, for each attempt; the agent answers when the process exists."""
 
     METHOD: ClassVar[str] = "start"
@@ -222,7 +232,7 @@ class Start(Request[Description]):
     on_exit: list[str] = checked(items(text()), [])
     """argv to be run on the node after the kernel has ended."""
 
-    answer = staticmethod(Description.read)
+    answer = staticmethod(Started.read)
 
 
 @dataclass(eq=False, repr=False)
@@ -367,6 +377,8 @@ class Reply(Wire):
     error: str | None = checked(optional(text(MAX_ANSWER)), None)
     kind: str = checked(text(_ID), "")
     """start: the kernel's fault; host: another host might do better; gone: no such kernel; malformed, internal."""
+    remedy: str = checked(text(_PATH), "")
+    """What to do about the error, where the agent knows better than by its kind."""
 
 
 # -- events ------------------------------------------------------------------------------------------------------

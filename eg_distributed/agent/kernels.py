@@ -22,7 +22,7 @@ from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import cap, log_size, tail
 from .private import write_private
-from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
+from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn, step
 from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
@@ -70,6 +70,7 @@ class Kernel:
         self.discarded = False
         self.log = directory / "kernel.log"
         self.keep_log = False
+        self.warning = ""  # what whoever started it should know
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
         self._learned = asyncio.Event()  # set once it is known which process is the kernel
@@ -102,23 +103,24 @@ class Kernel:
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = f"write the kernel's files into {self.directory}"
         try:
+            with step(files):
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             environment = kernel_environment(asked.spec_env, asked.env)
             self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
             await self._check_user(asked, environment)
-            self.shipment.unpack(asked.files)
-            substitutions, held = await self._substitutions(asked, taken)
+            with step(files):
+                self.shipment.unpack(asked.files)
+                substitutions, held = await self._substitutions(asked, taken)
             self.argv = [fill(argument, substitutions) for argument in asked.argv]
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
-            self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
+            with step(files):
+                self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
             await self._open_log(asked.log_dir)
             for port in held:
                 port.close()
             await self._spawn(environment, asked.cwd, umask, open_files)
-        except OSError as error:
-            self._fail()
-            raise StartError(explain(error, asked.argv), host_fault=error.errno not in KERNELS_FAULT) from error
         except BaseException:  # cancellation included
             self._fail()
             raise
@@ -158,7 +160,8 @@ class Kernel:
             self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
             self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
         try:
-            self._log_start = await _on_disk(log_size, self.log)
+            with step(f"make the folder of the kernel's log, {self.log.parent}", host_fault=False, remedy=LOG_REMEDY):
+                self._log_start = await _on_disk(log_size, self.log)
         except asyncio.TimeoutError:
             text = f"the folder of its log, {self.log.parent}, does not answer"
             raise StartError(text, host_fault=True) from None
@@ -166,10 +169,10 @@ class Kernel:
     async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int) -> None:
         # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
         loop = asyncio.get_running_loop()
-        self._process = await loop.run_in_executor(
+        process, self.warning = await loop.run_in_executor(
             None, spawn, self.argv, environment, cwd, umask, self.log, open_files
         )
-        self.pid = self._process.pid
+        self._process, self.pid = process, process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
         self.started = processes.start_time(self.pid) or "ended"
         self.family = Family(self.pid, self.started)

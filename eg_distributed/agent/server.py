@@ -16,6 +16,7 @@ from typing import Any, Callable
 from ..protocol import (
     CHANNELS,
     PROTOCOL,
+    WARNING,
     Adopt,
     ControlHello,
     Exited,
@@ -33,6 +34,7 @@ from ..protocol import (
     SetEndpoints,
     Signal,
     Start,
+    Started,
     Stop,
     Stopped,
     StreamHello,
@@ -303,7 +305,8 @@ class Agent:
         except Malformed as error:
             gateway.send({"id": number, "error": str(error), "kind": "malformed"})
         except StartError as error:
-            gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
+            kind = "host" if error.host_fault else "start"
+            gateway.send({"id": number, "error": str(error), "kind": kind, "remedy": error.remedy})
         except UnknownKernel as error:
             gateway.send({"id": number, "error": str(error), "kind": "gone"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
@@ -336,7 +339,7 @@ class Agent:
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = time.monotonic()
-        return kernel.describe().write()
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""

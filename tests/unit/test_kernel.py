@@ -242,6 +242,26 @@ async def test_a_second_start_of_a_failing_kernel_tells_its_own_words(cluster: C
         assert failed.value.log == f"{word}\n"
 
 
+async def test_a_folder_that_is_not_there_is_told_in_the_gateways_log(
+    cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel starts all the same; who looks for its files learns where it is, and on which host."""
+    await hosts("node1")
+    await start(cluster, "k1", "node1", cwd="/of/a/laptop")
+    (warning,) = [each.getMessage() for each in caplog.records if "started in" in each.getMessage()]
+    assert warning.startswith(
+        "kernel k1: node1: working directory /of/a/laptop does not exist on this node: started in"
+    )
+
+
+async def test_a_remedy_of_the_nodes_is_the_remedy(cluster: Cluster, hosts: Hosts) -> None:
+    """What the node knows better than by the kind of its error comes in place of the general advice."""
+    await hosts("node1")
+    with pytest.raises(KernelStartFailed, match="not found on the node's PATH") as failed:
+        await start(cluster, "k1", "node1", argv=["sitepython", "{connection_file}"])
+    assert "/opt/site/bin:${PATH}" in failed.value.remedy
+
+
 async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """Its start has the host's name, the ports and the attempt in its environment; a plain kernelspec's has none of them."""
     await hosts("node1")

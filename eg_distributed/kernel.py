@@ -136,6 +136,7 @@ class RemoteKernel:
     def _take_event(self, event: KernelEvent) -> None:
         if isinstance(event, Ready):
             self._ready = True
+            self.pid = event.pid or self.pid
         elif isinstance(event, Answered):
             self._take_response(event.payload)
         elif isinstance(event, Exited):

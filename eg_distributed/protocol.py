@@ -404,6 +404,9 @@ class Ready(KernelEvent):
 
     EVENT: ClassVar[str] = "ready"
 
+    pid: int = checked(integer(0, 1 << 31), 0)
+    """The process that was executed, which may be another one than at the start; 0: as it was told then."""
+
 
 @dataclass(eq=False, repr=False)
 class Exited(KernelEvent):

@@ -17,10 +17,10 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, Ready, Start
 from . import impersonation, processes
-from .endpoints import accepts, choose_endpoints, connect, listening_process
+from .endpoints import accepts, choose_endpoints, connect, is_address_taken, listening_process
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
-from .logs import cap, log_size, tail
+from .logs import append, cap, log_size, tail
 from .private import write_private
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn, step
 from .wrappers import Family
@@ -31,6 +31,10 @@ LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
 LOG_DEADLINE = 5.0
 """Seconds for one look at a log."""
+TAKEN_PORT_CHECK = 1.0
+"""Seconds between two looks at whether a kernel that is not ready yet complains of a port that another program has."""
+TAKEN_PORT_PATIENCE = 2.0
+"""Seconds that such a kernel has to help itself, before it is started on other ports."""
 WRAPPER_GRACE = 5.0
 """Seconds that a wrapper may run on after its kernel has ended, to tidy up and to say how that ended."""
 TAIL = 4096
@@ -81,6 +85,9 @@ class Kernel:
         self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
+        self._held: list[socket.socket] = []  # its ports, until it has them itself
+        self._start_again: Optional[Callable[[], Any]] = None  # on other ports; until it is ready, and once
+        self._stopping = False
         self._leftovers = False  # something of its process group is being ended
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,12 +98,12 @@ class Kernel:
         return str(self.directory / "connection.json")
 
     async def start(
-        self, asked: Start, taken: AbstractSet[int] = frozenset(), *, umask: int = -1, open_files: int = -1
+        self, asked: Start, taken: Callable[[], AbstractSet[int]], *, umask: int = -1, open_files: int = -1
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
-        *taken* are ports that other kernels were given, bound by now or not. *umask* and *open_files* (the soft limit) are the
-        login's; -1: the agent's own.
+        *taken* returns the ports that other kernels were given, bound by now or not. *umask* and *open_files* (the soft
+        limit) are the login's; -1: the agent's own.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -112,15 +119,23 @@ class Kernel:
             await self._check_user(asked, environment)
             with step(files):
                 self.shipment.unpack(asked.files)
-                substitutions, held = await self._substitutions(asked, taken)
+                substitutions = await self._substitutions(asked, taken())
             self.argv = [fill(argument, substitutions) for argument in asked.argv]
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
             with step(files):
                 self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
             await self._open_log(asked.log_dir)
-            for port in held:
-                port.close()
             await self._spawn(environment, asked.cwd, umask, open_files)
+
+            async def start_again() -> None:
+                with step(files):
+                    self.connection, self._held = choose_endpoints(self.directory, asked, taken())
+                # Not held this time: what complains may be a kernel that cannot share a port even with who does not listen.
+                self._release_ports()
+                await self._spawn(environment, asked.cwd, umask, open_files)
+
+            if self._held:
+                self._start_again = start_again
         except BaseException:  # cancellation included
             self._fail()
             raise
@@ -133,16 +148,22 @@ class Kernel:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, impersonation.check, user, asked, environment)
 
-    async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> tuple[dict[str, str], list[socket.socket]]:
-        """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
+    async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> dict[str, str]:
+        """Choose endpoints, and hold their ports until the kernel is ready; return what argv wants filled in."""
         given = {"connection_file": self._connection_file, "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
             self._users = impersonation.listeners(impersonation.user_of(asked))
             self._listener = ResponseListener(self._take_response, self._users)
-            return {**given, "response_address": await self._listener.open()}, []
-        self.connection, held = choose_endpoints(self.directory, asked, taken)
-        return given, held
+            return {**given, "response_address": await self._listener.open()}
+        self.connection, self._held = choose_endpoints(self.directory, asked, taken)
+        return given
+
+    def _release_ports(self) -> None:
+        """Let the ports go that were held for the kernel."""
+        for port in self._held:
+            port.close()
+        self._held = []
 
     def _take_response(self, payload: str) -> None:
         """Hand a launcher's answer on. It answers once, so it is kept for a gateway that is cut off just now."""
@@ -152,6 +173,7 @@ class Kernel:
     def _fail(self) -> None:
         """Leave nothing of a start that failed, nor anybody who waits for the kernel's end."""
         self.state = EXITED
+        self._release_ports()
         self.exited.set()
         self.discard()
 
@@ -200,10 +222,12 @@ class Kernel:
         """Learn which process is the kernel, once it listens. A launcher's kernel is the one that the launcher named."""
         if self.transport != "launcher":
             loop = asyncio.get_running_loop()
+            family = self.family
             listening = await loop.run_in_executor(None, listening_process, self.connection, self.pid)
-            await loop.run_in_executor(None, self.family.learn, listening, self._connection_file)
-            self.save()
-            self._learned.set()
+            await loop.run_in_executor(None, family.learn, listening, self._connection_file)
+            if family is self.family:  # else it has been started again meanwhile
+                self.save()
+                self._learned.set()
 
     def _own(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -242,25 +266,33 @@ class Kernel:
 
     async def _watch_ready(self) -> None:
         """Push `ready` as soon as all five sockets accept; a process on this machine is asked, so it is asked often."""
+        family = self.family
         waiting = list(CHANNELS)
         pause = 0.002
-        while waiting and self.state == STARTING:
+        patience = _Patience(self)
+        while waiting and self.state == STARTING and family is self.family:
             if accepts(self.connection, waiting[0]):
                 waiting.pop(0)
             else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
+                if self._start_again is not None and await patience.is_over(len(waiting)):
+                    self.send_signal(signal.SIGKILL)  # what watches its exit starts it again
+        if family is not self.family:
+            return
         if self.state != STARTING:
             return
         if self.transport == "launcher" and not owners(self.connection) <= self._users:
             self._refuse_answer()
             return
         await self._learn()
-        if self.exited.is_set():
+        if self.exited.is_set() or family is not self.family:
             return
         self.state = RUNNING
+        self._start_again = None
+        self._release_ports()
         self.save()
-        self._notify(self, Ready(self.id, self.attempt))
+        self._notify(self, Ready(self.id, self.attempt, self.pid))
 
     def _refuse_answer(self) -> None:
         """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
@@ -272,7 +304,10 @@ class Kernel:
         code = await self._ended()
         # At once, while the numbers of its groups are certainly theirs.
         rest = self.family.rest()
+        if await self._started_again(rest):
+            return
         self.state, self.exit_code = EXITED, code
+        self._release_ports()
         self._leftovers = bool(rest)
         self._stop_listening()
         self.save()
@@ -280,6 +315,32 @@ class Kernel:
         self._notify(self, Exited(self.id, self.attempt, exit_code=code, log=await self.read_tail()))
         await self._end_leftovers(rest)
         await self._finish()
+
+    async def _started_again(self, rest: list[processes.Process]) -> bool:
+        """Start a kernel again that ended because another program had one of its ports; return True if it was started.
+
+        Between the choice of a port and the kernel's own listening, what else runs on the node can take it.
+        """
+        if self.state != STARTING or self._start_again is None or self._stopping:
+            return False
+        start_again, self._start_again = self._start_again, None
+        if not is_address_taken(await self.read_tail()):
+            return False
+        await self._end_leftovers(rest)
+        if self._stopping:
+            return False
+        try:
+            said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
+            await _on_disk(append, self.log, said)
+            self._log_start = await _on_disk(log_size, self.log)
+            await start_again()
+        except (StartError, OSError, asyncio.TimeoutError) as error:
+            print(f"kernel {self.id} was not started again: {error!r}", file=sys.stderr, flush=True)
+            return False
+        self.save()
+        self._own(self._watch_exit())
+        self._own(self._watch_ready())
+        return True
 
     async def _ended(self) -> Optional[int]:
         """Wait until the kernel has ended; return its exit code, or the one that its wrapper makes of it.
@@ -393,6 +454,7 @@ class Kernel:
         """End the kernel: SIGTERM, and SIGKILL after *grace* seconds; returns once it has ended."""
         if self.state == EXITED:
             return
+        self._stopping = True
         if grace > 0 and self.send_signal(signal.SIGTERM):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), grace)
@@ -492,6 +554,25 @@ class Kernel:
         if self.state != STARTING or self.transport == "launcher":
             return False
         return self.family.find_starting(self._connection_file)
+
+
+class _Patience:
+    """How long a kernel is waited for that complains of a port which another program has, and does not end by itself."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._looked = self._since = time.monotonic()
+        self._waiting = 0
+
+    async def is_over(self, waiting: int) -> bool:
+        """Return True if the kernel has complained for a while and *waiting*, its channels that are not open, are no fewer."""
+        now = time.monotonic()
+        if waiting != self._waiting:
+            self._since, self._waiting = now, waiting
+        if now - self._looked < TAKEN_PORT_CHECK:
+            return False
+        self._looked = now
+        return now - self._since > TAKEN_PORT_PATIENCE and is_address_taken(await self._kernel.read_tail())
 
 
 def _shown(argv: list[str]) -> list[str]:

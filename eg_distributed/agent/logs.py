@@ -15,6 +15,12 @@ def log_size(path: Path) -> int:
         return 0
 
 
+def append(path: Path, line: bytes) -> None:
+    """Add a *line* of our own to the log. Raises OSError."""
+    with open(path, "ab") as log:
+        log.write(line)
+
+
 def cap(path: Path, limit: int) -> bool:
     """Drop the older half of a log of more than *limit* bytes; return whether it had so many. Raises OSError."""
     if path.stat().st_size <= limit:

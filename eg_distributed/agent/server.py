@@ -332,7 +332,7 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            await kernel.start(asked, self._ports_taken(), umask=self.umask, open_files=self.open_files)
+            await kernel.start(asked, self._ports_taken, umask=self.umask, open_files=self.open_files)
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise

@@ -43,7 +43,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
-        BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
+        try:
+            BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
+        except (RuntimeError, ValueError) as error:  # its checks of settings, unanswered: "Unknown server error"
+            reason = " ".join(f"A setting of this kernelspec or of the gateway is invalid: {error}".split())
+            raise HTTPError(500, reason=reason) from error
         self.response_socket = None
         self.start_time = None
         self.assigned_ip: str | None = None
@@ -139,6 +143,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager = self.kernel_manager
         manager.kernel = self
         if manager.restarting:
+            manager.execution_state = "dead"  # else the last that its kernel said, for ever
             manager.restarting = False
             if manager._restarter is not None:
                 manager._restarter._restarting = True  # so that the next failure counts as one more in a row

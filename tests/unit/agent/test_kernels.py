@@ -393,6 +393,67 @@ async def test_ports_of_a_range_are_given_once(visitor: Visitor, home: Path) -> 
     assert [len(each) for each in (*ports, ports[0] | ports[1])] == [5, 5, 10]
 
 
+async def test_ports_are_held_until_the_kernel_has_them(visitor: Visitor, home: Path) -> None:
+    """No other program is given a kernel's port while that kernel starts, and the kernel can listen on it all the same."""
+    gate = home / "gate"
+    await visitor.start("k1", gated(gate), transport="tcp")
+    info = json.loads((folders(home)[0] / "connection.json").read_text())
+    for channel in CHANNELS:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", info[f"{channel}_port"]))
+    gate.write_text("")
+    await visitor.event("ready", "k1")
+
+
+def gated(gate: Path) -> list[str]:
+    """Return the argv of a stand-in that begins once *gate* is there."""
+    wait = f"import os, sys, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-ISc", wait, *standin()]
+
+
+async def test_ports_can_be_had_again_at_once(visitor: Visitor, home: Path) -> None:
+    """Connections that a kernel has closed keep its ports for a minute (TIME_WAIT), but not from a kernel."""
+    ports = free_range(5)
+    for stream in ("s1", "s2"):
+        visitor.events.clear()
+        await visitor.ready("k1", standin(), transport="tcp", port_range=ports)
+        _, _, writer = await visitor.stream("k1", stream=stream)
+        writer.write(b"\0\0\0\0\3bye")
+        await visitor.event("exited", "k1")
+        writer.close()
+
+
+async def test_without_free_ports_the_remedy_is_named(visitor: Visitor) -> None:
+    """Another host, or more ports: what helps is said, with the range."""
+    with pytest.raises(Refusal, match=r"no 5 free ports in the port range 1\.\.3") as refused:
+        await visitor.start("k1", standin(), transport="tcp", port_range=[1, 3])
+    assert "widen the port range" in refused.value.remedy
+
+
+@pytest.mark.parametrize("behaviour", ["refused", "complains"])
+async def test_a_port_that_another_took_costs_no_start(visitor: Visitor, home: Path, behaviour: str) -> None:
+    """A kernel that ends, or waits, because one of its ports is taken is started once more on others, within the same start."""
+    described = await visitor.start("k1", standin(f"{behaviour}:{home / 'once'}"), transport="tcp")
+    event = await visitor.event("ready", "k1")
+    assert event["attempt"] == "a1"
+    assert [e["event"] for e in visitor.events if e.get("kernel") == "k1"] == ["ready"]
+    (listed,) = await visitor.request("list")
+    assert listed["pid"] != described["pid"]
+    assert event["pid"] == listed["pid"]
+    assert not alive(described["pid"])
+    answer, _, writer = await visitor.stream("k1", "hb")
+    assert answer["ok"]
+    writer.close()
+
+
+async def test_a_port_that_stays_taken_is_told(visitor: Visitor) -> None:
+    """The second time the kernel's own words are the answer."""
+    await visitor.start("k1", standin("say:Address already in use", "leave:1"), transport="tcp")
+    event = await visitor.event("exited", "k1")
+    assert (event["exit_code"], event["log"]) == (1, "Address already in use\n")
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
+
+
 async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, settings: Distributed) -> None:
     """An agent that was started by a background job, with SIGINT ignored and blocked, has kernels that can be interrupted."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

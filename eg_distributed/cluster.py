@@ -37,6 +37,7 @@ from .node import News, Node
 from .protocol import Listed, ListKernels, Stop
 from .request import StartRequest, check_pin
 from .settings import Distributed
+from .transports import Transports
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Cluster:
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
         self._abandoned = Abandoned(settings.orphan_timeout)
+        self._transports = Transports()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -330,7 +332,9 @@ class Cluster:
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(kernel_id, self.settings, self.prefix(kernel_id), self.identity, self._abandoned)
+        return RemoteKernel(
+            kernel_id, self.settings, self.prefix(kernel_id), self.identity, self._abandoned, self._transports
+        )
 
     async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.

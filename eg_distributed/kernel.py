@@ -40,12 +40,16 @@ from .protocol import (
 )
 from .request import StartRequest
 from .settings import Distributed
+from .transports import Transports
 from .wire import Message, Reader, Writer
 
 log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
+PROVING = 1.0
+"""Seconds that a kernel which may not take UNIX sockets has to run on them before its first start counts."""
+_SHORT_LIFE = 3.0  # seconds: one that ends within them may have ended for its transport
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -67,7 +71,13 @@ class RemoteKernel:
     """
 
     def __init__(
-        self, kernel_id: str, settings: Distributed, prefix: Path, identity: tuple[str, str], abandoned: Abandoned
+        self,
+        kernel_id: str,
+        settings: Distributed,
+        prefix: Path,
+        identity: tuple[str, str],
+        abandoned: Abandoned,
+        transports: Transports,
     ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
@@ -78,12 +88,17 @@ class RemoteKernel:
         self.exit_code: int | None = None
         self.exit_log = ""
         self.died_at = 0.0  # in the loop's time
+        self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
         self._abandoned = abandoned
+        self._transports = transports
         self._ready = False
+        self._starting = False
+        self._unproven: list[str] = []  # the argv of a kernel that is on UNIX sockets, and may not take them
+        self._started_at = 0.0  # in the loop's time
         self._exited = False
         self._changed = asyncio.Event()
         self._unverified = False  # adopted, and the node has not spoken yet
@@ -173,7 +188,11 @@ class RemoteKernel:
             return
         self._exited, self.exit_code, self.exit_log = True, exit_code, tail
         self.died_at = asyncio.get_running_loop().time()
-        if self._ready and self.on_exit is not None:
+        if not self._ready or self._starting:
+            return
+        if self._unproven and not self.end_expected and self.died_at - self._started_at < _SHORT_LIFE:
+            self._note_need_of_ports(self._unproven)
+        if self.on_exit is not None:
             self.on_exit(self)
 
     def give_up(self) -> None:
@@ -188,7 +207,11 @@ class RemoteKernel:
         """Wait until a stream can be opened (the kernel runs), or resumed (its node is connected)."""
         while True:
             node = self.node
-            if node is not None and node.connected.is_set() and (resuming or (self._ready and not self._exited)):
+            if (
+                node is not None
+                and node.connected.is_set()
+                and (resuming or (self._ready and not self._exited and not self._starting))
+            ):
                 return
             self._changed.clear()
             waiting = [asyncio.ensure_future(self._changed.wait())]
@@ -215,27 +238,78 @@ class RemoteKernel:
         """
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
-        self.node, self.attempt = node, attempt
-        self._ready = self._exited = self.lost = False
-        self._response, self._decrypt = None, request.decrypt
-        self.key, self.signature_scheme = request.key, request.signature_scheme
+        self.node = node
+        transport = self._transports.choose(request.transport, request.language, request.argv)
+        may_need_ports = (
+            request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.argv)
+        )
+        self._unproven = request.argv if may_need_ports else []
+        self._starting = True
         try:
-            started = await node.request(self._start_message(node, request))
-            self.pid = started.pid
-            if started.warning:
-                log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
-            await self._await_ready(node, request, deadline)
+            try:
+                await self._start_attempt(node, request, attempt, transport, deadline)
+            except KernelStartFailed:
+                if not (may_need_ports and self._exited and self.died_at - self._started_at < _SHORT_LIFE):
+                    raise
+                self._unproven = []
+                await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
+                self._note_need_of_ports(request.argv)
+            else:
+                if may_need_ports:
+                    self._transports.note(request.argv, takes_sockets=True)
         except KernelError:
-            await self._abandoned.end(node, self.id, attempt)
+            await self._abandoned.end(node, self.id, self.attempt)
             raise
         except (HostError, asyncio.CancelledError):
-            self._abandoned.end_soon(node, self.id, attempt)  # not waited for: a hanging host must not hold up the move
+            self._abandoned.end_soon(
+                node, self.id, self.attempt
+            )  # not waited for: a hanging host must not hold up the move
             raise
+        finally:
+            self._starting = False
         self._changed.set()
 
-    def _start_message(self, node: Node, request: StartRequest) -> Start:
+    async def _start_attempt(
+        self, node: Node, request: StartRequest, attempt: str, transport: str, deadline: float
+    ) -> None:
+        """Start the kernel on *transport*; return once it is ready, and has proved itself. Raises as `start_on`."""
+        self.attempt = attempt
+        self._ready = self._exited = self.lost = self.end_expected = False
+        self._response, self._decrypt = None, request.decrypt
+        self.key, self.signature_scheme = request.key, request.signature_scheme
+        self._started_at = asyncio.get_running_loop().time()
+        started = await node.request(self._start_message(node, request, transport))
+        self.pid = started.pid
+        if started.warning:
+            log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
+        await self._await_ready(node, request, deadline)
+        if self._unproven:
+            await self._prove(node)
+
+    async def _prove(self, node: Node) -> None:
+        """Wait for a kernel that could end at once, after it has opened its sockets; raises KernelStartFailed if it does."""
+        proved_at = asyncio.get_running_loop().time() + PROVING
+        while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), remaining)
+        if self._exited:
+            raise self._start_failed(node, "as soon as it was ready")
+
+    def _note_need_of_ports(self, argv: list[str]) -> None:
+        """Start kernels of *argv* on loopback ports from now on, and tell the operator how to have it so from the first start."""
+        self._transports.note(argv, takes_sockets=False)
+        self._unproven = []
+        log.warning(
+            "kernel %s: it ended soon after its start on UNIX sockets, which not every kernel takes: kernels of this kernelspec "
+            'are started on loopback ports from now on. Put "transport": "tcp" into the config of its process proxy. argv: %s',
+            self.id,
+            argv,
+        )
+
+    def _start_message(self, node: Node, request: StartRequest, transport: str) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
-        shipping, env, transport = request.shipping, request.env, request.transport
+        shipping, env = request.shipping, request.env
         if shipping.files:
             if node.protocol < FOLDERS_PROTOCOL and any("/" in name for name in shipping.files):
                 raise AgentUnavailable(
@@ -247,8 +321,6 @@ class RemoteKernel:
             low, high = request.port_range or (0, 0)
             known = {"EG_NODE": node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
             env = {**env, **known}
-        if transport == "auto":
-            transport = "ipc" if request.language.lower() == "python" else "tcp"
         return Start(
             kernel=self.id,
             attempt=self.attempt,
@@ -278,13 +350,7 @@ class RemoteKernel:
             if self._ready:
                 return
             if self._exited:
-                raise KernelStartFailed(
-                    f"the kernel {_exit_text(self.exit_code)} before it was ready",
-                    host=node.name,
-                    remedy="its output says why; the kernelspec's argv and env are what was run",
-                    exit_code=self.exit_code,
-                    log=self.exit_log,
-                )
+                raise self._start_failed(node, "before it was ready")
             if self._response is not None:
                 info, self._response = self._response, None
                 self.key = info.get("key", "")
@@ -303,6 +369,15 @@ class RemoteKernel:
             except asyncio.TimeoutError:
                 if deadline - loop.time() > 0:
                     await self._probe(node)
+
+    def _start_failed(self, node: Node, when: str) -> KernelStartFailed:
+        return KernelStartFailed(
+            f"the kernel {_exit_text(self.exit_code)} {when}",
+            host=node.name,
+            remedy="its output says why; the kernelspec's argv and env are what was run",
+            exit_code=self.exit_code,
+            log=self.exit_log,
+        )
 
     async def _probe(self, node: Node) -> None:
         """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""

@@ -31,6 +31,8 @@ LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
 LOG_DEADLINE = 5.0
 """Seconds for one look at a log."""
+SETTLING = 0.05
+"""Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
 TAKEN_PORT_CHECK = 1.0
 """Seconds between two looks at whether a kernel that is not ready yet complains of a port that another program has."""
 TAKEN_PORT_PATIENCE = 2.0
@@ -273,6 +275,9 @@ class Kernel:
         while waiting and self.state == STARTING and family is self.family:
             if accepts(self.connection, waiting[0]):
                 waiting.pop(0)
+                if not waiting:
+                    await asyncio.sleep(SETTLING)
+                    waiting = [channel for channel in CHANNELS if not accepts(self.connection, channel)]
             else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)

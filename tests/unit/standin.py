@@ -128,11 +128,29 @@ def complains(path: str) -> None:
         deaf("")
 
 
+def count(path: str) -> None:
+    """Add an x to a file."""
+    with open(path, "a") as file:
+        file.write("x")
+
+
+def ports(when: str) -> None:
+    """Take no UNIX sockets: end with code 9 before (ports:at once) or as soon as all are open (ports:late)."""
+    with open(sys.argv[1]) as file:
+        info = json.load(file)
+    if info["transport"] == "ipc":
+        if when == "late":
+            listen(info)
+            time.sleep(0.3)
+        sys.stderr.write("RuntimeError: Invalid argument\n")
+        os._exit(9)
+
+
 others: list[socket.socket] = []
 children: list[subprocess.Popen[bytes]] = []
 BEHAVIOURS = {
     function.__name__: function
-    for function in (ignore, note, say, flood, facts, child, leave, die, deaf, answer, refused, complains)
+    for function in (ignore, note, say, flood, facts, child, leave, die, deaf, answer, refused, complains, ports, count)
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed import kernel as kernel_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
@@ -17,7 +18,7 @@ from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
 from tests.until import until
 
-from .agents import DEADLINE, STANDIN, alive, written
+from .agents import DEADLINE, STANDIN, alive, standin, written
 from .clusters import answers, gone, start
 from .conftest import Hosts
 from .ssh_server import Sshd
@@ -170,6 +171,64 @@ async def test_the_transport_follows_the_language(
     assert info["transport"] == transport
     assert kernel.connection_info["transport"] == "ipc"
     assert await answers(kernel)
+
+
+@pytest.mark.parametrize("when", ["at once", "late"])
+async def test_a_kernel_that_takes_no_sockets_gets_ports(
+    cluster: Cluster,
+    hosts: Hosts,
+    short: Path,
+    when: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that aborts on UNIX sockets, ready or not, is started on ports in the same start, and from the first next time."""
+    monkeypatch.setattr(kernel_module, "PROVING", 10.0)
+    await hosts("node1")
+    runs = short / "runs"
+    argv = standin(f"count:{runs}", f"ports:{when}")
+    kernel = await start(cluster, "k1", "node1", argv=argv)
+    dead = watched(kernel)
+    assert await answers(kernel)
+    assert runs.read_text() == "xx"
+    (warning,) = [each.getMessage() for each in caplog.records if "loopback ports" in each.getMessage()]
+    assert '"transport": "tcp"' in warning
+    await start(cluster, "k2", "node1", argv=argv)
+    assert runs.read_text() == "xxx"
+    assert dead == []
+
+
+async def test_a_kernel_that_fails_on_ports_as_well_says_why(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """What was wrong was not the transport: the error is the kernel's, and nothing is concluded from it."""
+    await hosts("node1")
+    argv = standin(f"count:{short / 'runs'}", "say:no module", "leave:1")
+    for runs in ("xx", "xxxx"):
+        with pytest.raises(KernelStartFailed, match=r"exited with code 1 before it was ready.*no module"):
+            await start(cluster, "k1", "node1", argv=argv)
+        assert (short / "runs").read_text() == runs
+    assert cluster.kernels == {}
+
+
+@pytest.mark.parametrize("params", [{"transport": "ipc"}, {"argv_name": "ipykernel"}])
+async def test_a_known_transport_is_not_changed(
+    cluster: Cluster, hosts: Hosts, short: Path, params: dict[str, str]
+) -> None:
+    """A kernelspec that names its transport keeps it, and so does ipykernel, which takes UNIX sockets."""
+    await hosts("node1")
+    name = params.pop("argv_name", "other")
+    argv = [*standin(f"count:{short / 'runs'}", "leave:1"), f"say:{name}"]
+    with pytest.raises(KernelStartFailed):
+        await start(cluster, "k1", "node1", argv=argv, **params)
+    assert (short / "runs").read_text() == "x"
+
+
+async def test_a_kernel_that_ends_soon_after_its_start_gets_ports_the_next_time(cluster: Cluster, hosts: Hosts) -> None:
+    """Its sockets were open and it counted as ready: the restart is what mends it."""
+    await hosts("node1")
+    argv = standin("ports:late")
+    kernel = await start(cluster, "k1", "node1", argv=argv)
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    assert await answers(await start(cluster, "k1", "node1", argv=argv))
 
 
 async def test_a_launchers_answer_makes_the_connection(cluster: Cluster, hosts: Hosts, short: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too l
 PROVING = 1.0
 """Seconds that a kernel which may not take UNIX sockets has to run on them before its first start counts."""
 _SHORT_LIFE = 3.0  # seconds: one that ends within them may have ended for its transport
+_LAST_WORDS = 2000  # characters of a kernel's output that are told with its death
+_SIGNAL_HINT = " Signal 9 is also how a host that is out of memory ends a process."
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -87,6 +90,7 @@ class RemoteKernel:
         self.signature_scheme = "hmac-sha256"
         self.exit_code: int | None = None
         self.exit_log = ""
+        self.death = ""  # what is said of an end that was not asked for
         self.died_at = 0.0  # in the loop's time
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
@@ -190,16 +194,37 @@ class RemoteKernel:
         self.died_at = asyncio.get_running_loop().time()
         if not self._ready or self._starting:
             return
-        if self._unproven and not self.end_expected and self.died_at - self._started_at < _SHORT_LIFE:
+        if not self.end_expected:
+            self._tell_death()
+        if self._unproven and not self.end_expected and self._is_short_lived() and exit_code != 0:
             self._note_need_of_ports(self._unproven)
         if self.on_exit is not None:
             self.on_exit(self)
+
+    def _is_short_lived(self) -> bool:
+        """Return True if the kernel ended so soon after its start that its transport may be why, and was not killed."""
+        was_killed = self.exit_code in (-signal.SIGKILL, -signal.SIGTERM)
+        return self._exited and not was_killed and self.died_at - self._started_at < _SHORT_LIFE
+
+    def _tell_death(self) -> None:
+        """Say how a kernel ended that nobody asked to: it may be started again at once, and its log goes with it."""
+        host = self.node.name if self.node is not None else "its host"
+        hint = _SIGNAL_HINT if self.exit_code == -signal.SIGKILL else ""
+        words = self.exit_log.strip()[-_LAST_WORDS:]
+        self.death = f"The kernel {_exit_text(self.exit_code)} on {host}.{hint}"
+        if words:
+            self.death += f" Its last output:\n{words}"
+        log.warning("kernel %s: %s", self.id, self.death)
+
+    def expect_end(self) -> None:
+        """Take the next end of the kernel as asked for; called by adapters when they have told the kernel itself to end."""
+        self.end_expected = True
 
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
         if self.node is not None and not self._exited:
             self._abandoned.end_soon(self.node, self.id, self.attempt)
-            self.lost = True
+            self.lost = self.end_expected = True
             self._die(None, "")
             self._changed.set()
 
@@ -249,7 +274,7 @@ class RemoteKernel:
             try:
                 await self._start_attempt(node, request, attempt, transport, deadline)
             except KernelStartFailed:
-                if not (may_need_ports and self._exited and self.died_at - self._started_at < _SHORT_LIFE):
+                if not (may_need_ports and self._is_short_lived()):
                     raise
                 self._unproven = []
                 await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
@@ -275,6 +300,7 @@ class RemoteKernel:
         """Start the kernel on *transport*; return once it is ready, and has proved itself. Raises as `start_on`."""
         self.attempt = attempt
         self._ready = self._exited = self.lost = self.end_expected = False
+        self.death = ""
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
@@ -414,6 +440,8 @@ class RemoteKernel:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
         if self._exited or self.node is None:
             return False
+        if signum in (signal.SIGTERM, signal.SIGKILL):
+            self.end_expected = True
         try:
             return await self.node.request(Signal(self.id, signum))
         except KernelGone:
@@ -423,6 +451,7 @@ class RemoteKernel:
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
         if self.node is not None and not self._exited:
+            self.end_expected = True
             answer = await self.node.request(
                 Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
             )
@@ -433,6 +462,7 @@ class RemoteKernel:
 
         A node that is out of reach is told as soon as it is back.
         """
+        self.end_expected = True
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
             self._abandoned.mark(self.node, self.id, self.attempt)

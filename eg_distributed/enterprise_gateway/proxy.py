@@ -207,7 +207,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return self.send_signal(signal.SIGTERM)
 
     def shutdown_listener(self) -> None:
-        """Called right after a shutdown was requested: make sure that a launcher ends."""
+        """Called right after a shutdown was requested: make sure that a launcher ends, and that no end is a surprise."""
+        if self._kernel is not None:
+            self._kernel.expect_end()
         if self._launched and self._kernel is not None:
             self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
 
@@ -232,7 +234,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
     async def _wake_restarter(self) -> None:
         manager = self.kernel_manager
         restarter = manager._restarter
-        if manager.process_proxy is not self or manager.shutting_down or restarter is None:
+        if manager.process_proxy is not self or manager.shutting_down:
+            return
+        if self._kernel is not None and self._kernel.death:
+            patches.tell_clients(self.kernel_id, self._kernel.death)
+        if restarter is None:
             return
         if restarter._pcallback is not None:  # it watches; else somebody is ending the kernel already
             await restarter.poll()
@@ -286,4 +292,5 @@ patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
+patches.note_cells()
 __all__ = ["DistributedProcessProxy"]

@@ -70,6 +70,31 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     await until("nothing is counted", lambda: cluster.count("node1") == 0)
 
 
+async def test_a_death_is_said_in_the_log(cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
+    """Host, signal and last words of a kernel that nobody asked to end, once; nothing of one that was asked to."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "say:LAST WORDS")
+    os.kill(kernel.pid, signal.SIGKILL)
+    await until("the death is told", lambda: kernel.death)
+    assert kernel.death.startswith("The kernel was killed by signal 9 on node1.")
+    assert kernel.death.endswith("Its last output:\nLAST WORDS")
+    said = [each.getMessage() for each in caplog.records if "LAST WORDS" in each.getMessage()]
+    assert said == [f"kernel k1: {kernel.death}"]
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    assert kernel.death == ""
+    assert await cluster.run(kernel.signal(signal.SIGTERM))
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    kernel.expect_end()
+    os.kill(kernel.pid, signal.SIGTERM)
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    await cluster.run(kernel.stop())
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    await cluster.run(cluster.release("k1"))
+    assert not [each for each in caplog.records if "ASKED" in each.getMessage()]
+
+
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:
     """Unknown as long as nobody can know, then dead with its code, and told once."""
     (sshd,) = await hosts("node1")

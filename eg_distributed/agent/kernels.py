@@ -407,8 +407,8 @@ class Kernel:
     async def _end_leftovers(self, rest: list[processes.Process]) -> None:
         """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
         await self.family.end_rest(rest)
-        if self._process is not None:
-            self._process.wait()
+        if self._process is not None:  # in a thread: not even SIGKILL ends what waits for a disk
+            await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
 
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""

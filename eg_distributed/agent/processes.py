@@ -211,11 +211,12 @@ async def _strangers_code(pid: int, descriptor: int) -> Optional[int]:
 
 
 def _zombies_code(pid: int) -> Optional[int]:
-    """Return the exit code of a zombie, None if it has been reaped. 0 may mean that we must not know."""
+    """Return the exit code of a zombie, None if it has been reaped, or for 0, which may also mean that we must not know."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
-        return os.waitstatus_to_exitcode(int(fields[49])) if fields[0] == b"Z" and int(fields[49]) else None
+        status = int(fields[49]) if fields[0] == b"Z" else 0
+        return os.waitstatus_to_exitcode(status) if status else None
     except (OSError, ValueError, IndexError):
         return None
 

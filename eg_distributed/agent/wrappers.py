@@ -15,7 +15,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any, Iterable, Optional
+from typing import Any, Optional
 
 from . import processes
 from .processes import Process
@@ -45,6 +45,9 @@ class Family:
 
     def learn(self, listening: Optional[int], connection_file: str) -> None:
         """Take the process that is *listening* for the kernel; without one, look at the tree of processes. Raises nothing."""
+        if listening == self.executed.pid:  # no wrapper, as a rule: no look at all processes delays that start
+            self.kernel, self.wrappers = self.executed, []
+            return
         running = processes.all_running()
         found = None if listening is None else running.get(listening)
         if found is None or not self._is_younger(found):  # a server that was there before is not ours to end
@@ -168,8 +171,10 @@ class Family:
         found = (each for each in processes.all_running().values() if self._is_younger(each))
         return [each for each in found if each.group == self.executed.pid or groups.get(each.group) == each.session]
 
-    async def end_rest(self, rest: Iterable[Process]) -> None:
+    async def end_rest(self, rest: list[Process]) -> None:
         """End *rest*, which `rest` returned just now: SIGTERM, and SIGKILL a second later for what is there then."""
+        if not rest:
+            return
         for each in rest:
             processes.signal_one(each.pid, each.started, signal.SIGTERM)
         deadline = time.monotonic() + _LEFTOVERS_GRACE

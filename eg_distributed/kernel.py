@@ -207,7 +207,7 @@ class RemoteKernel:
         return self._exited and not was_killed and self.died_at - self._started_at < _SHORT_LIFE
 
     def _tell_death(self) -> None:
-        """Say how a kernel ended that nobody asked to: it may be started again at once, and its log goes with it."""
+        """Say how a kernel ended that was not asked to: it may be started again at once, and its log goes with it."""
         host = self.node.name if self.node is not None else "its host"
         hint = _SIGNAL_HINT if self.exit_code == -signal.SIGKILL else ""
         words = self.exit_log.strip()[-_LAST_WORDS:]

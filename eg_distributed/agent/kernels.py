@@ -76,7 +76,7 @@ class Kernel:
         self.discarded = False
         self.log = directory / "kernel.log"
         self.keep_log = False
-        self.warning = ""  # what whoever started it should know
+        self.warning = ""  # what the user who started it should know
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
         self._learned = asyncio.Event()  # set once it is known which process is the kernel

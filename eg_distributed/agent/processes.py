@@ -13,7 +13,7 @@ import time
 from typing import NamedTuple, Optional
 
 _PIDFD_GET_INFO = 0xC040FF0B
-"""The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, whoever's child it was."""
+"""The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, also of another process' child."""
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=QQ11Ii")
 _REAPED_WITHIN = 0.5  # seconds that a process' parent has to take its exit status, which is told only then

@@ -151,7 +151,7 @@ def _not_enterable(folder: str) -> str:
     except OSError as error:
         return f"cannot be entered ({error.strerror})"
     except ValueError:
-        return "is no path"
+        return "is not a path"
 
 
 def _open_log(path: Path) -> int:

@@ -58,7 +58,7 @@ class Family:
         """Look for processes that were started with *connection_file*, besides the executed one; return True if any run.
 
         They count as wrappers, until one of them listens. Called only while the kernel starts: later on, a console that
-        somebody opens on the node would have that file as well.
+        a user opens on the node would have that file as well.
         """
         running = processes.all_running()
         named = self._named(running, connection_file)
@@ -165,7 +165,7 @@ class Family:
         A group is told by its number and by its session, and by being younger than the executed process, since numbers are
         used again.
         """
-        if not processes.is_same_boot(self.executed.started):
+        if self.executed.pid <= 0 or not processes.is_same_boot(self.executed.started):
             return []
         groups = {each.group: each.session for each in self._members() if each.group}
         found = (each for each in processes.all_running().values() if self._is_younger(each))

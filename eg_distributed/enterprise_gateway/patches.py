@@ -128,7 +128,7 @@ def note_cells() -> None:
 def tell_clients(kernel_id: str, text: str) -> None:
     """Show *text* as the kernel's stderr in the cell that ran last, in every open notebook; called on the gateway's loop.
 
-    What a kernel that died has said last is otherwise seen by nobody: notebooks hear that it restarts, and no more.
+    Notebooks hear that a kernel which died is restarted, and no more: not how it ended, nor what it said last.
     """
     for handler in list(ZMQChannelsHandler._open_sessions.values()):
         if handler.kernel_id == kernel_id and handler.ws_connection is not None:

@@ -71,7 +71,7 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
 
 
 async def test_a_death_is_said_in_the_log(cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
-    """Host, signal and last words of a kernel that nobody asked to end, once; nothing of one that was asked to."""
+    """Host, signal and last words of a kernel that was not asked to end, once; nothing of one that was."""
     await hosts("node1")
     kernel = await start(cluster, "k1", "node1", "say:LAST WORDS")
     os.kill(kernel.pid, signal.SIGKILL)

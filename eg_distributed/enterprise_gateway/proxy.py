@@ -43,12 +43,13 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
+        self.response_socket = None  # before its checks: what raises for them looks at it
         try:
             BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
-        except (RuntimeError, ValueError) as error:  # its checks of settings, unanswered: "Unknown server error"
-            reason = " ".join(f"A setting of this kernelspec or of the gateway is invalid: {error}".split())
+        except (HTTPError, RuntimeError, ValueError) as error:  # its checks of settings, else "Unknown server error"
+            text = error.reason if isinstance(error, HTTPError) else error
+            reason = " ".join(f"A setting of this kernelspec or of the gateway is invalid: {text}".split())
             raise HTTPError(500, reason=reason) from error
-        self.response_socket = None
         self.start_time = None
         self.assigned_ip: str | None = None
         self.assigned_host = ""

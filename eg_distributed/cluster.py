@@ -38,6 +38,7 @@ from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogP
 from .request import StartRequest, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
+from .transports import Transports
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Cluster:
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
         self._abandoned = Abandoned(settings.orphan_timeout)
         self._spec_folders = SpecFolders(settings.folder_limit)
+        self._transports = Transports()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -375,8 +377,15 @@ class Cluster:
         return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        prefix = self.prefix(kernel_id)
-        return RemoteKernel(kernel_id, self.settings, prefix, self.identity, self._abandoned, self._spec_folders)
+        return RemoteKernel(
+            kernel_id,
+            self.settings,
+            self.prefix(kernel_id),
+            self.identity,
+            self._abandoned,
+            self._spec_folders,
+            self._transports,
+        )
 
     async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.

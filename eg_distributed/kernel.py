@@ -7,6 +7,7 @@ import contextlib
 import enum
 import logging
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from .node import FolderMissing, News, Node
 from .protocol import (
     FOLDERS_PROTOCOL,
     Answered,
-    Description,
     Exited,
     Found,
     KernelEvent,
@@ -38,17 +38,24 @@ from .protocol import (
     Signal,
     Stalled,
     Start,
+    Started,
     Stop,
 )
 from .request import StartRequest
 from .settings import Distributed
 from .spec_folder import SpecFolders, named
+from .transports import Transports
 from .wire import Message, Reader, Writer
 
 log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
+PROVING = 1.0
+"""Seconds that a kernel which may not take UNIX sockets has to run on them before its first start counts."""
+_SHORT_LIFE = 3.0  # seconds: one that ends within them may have ended for its transport
+_LAST_WORDS = 2000  # characters of a kernel's output that are told with its death
+_SIGNAL_HINT = " Signal 9 is also how a host that is out of memory ends a process."
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -77,6 +84,7 @@ class RemoteKernel:
         identity: tuple[str, str],
         abandoned: Abandoned,
         spec_folders: SpecFolders,
+        transports: Transports,
     ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
@@ -86,14 +94,20 @@ class RemoteKernel:
         self.signature_scheme = "hmac-sha256"
         self.exit_code: int | None = None
         self.exit_log = ""
+        self.death = ""  # what is said of an end that was not asked for
         self.died_at = 0.0  # in the loop's time
+        self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
         self._abandoned = abandoned
         self._spec_folders = spec_folders
+        self._transports = transports
         self._ready = False
+        self._starting = False
+        self._unproven: list[str] = []  # the argv of a kernel that is on UNIX sockets, and may not take them
+        self._started_at = 0.0  # in the loop's time
         self._exited = False
         self._changed = asyncio.Event()
         self._unverified = False  # adopted, and the node has not spoken yet
@@ -146,6 +160,7 @@ class RemoteKernel:
     def _take_event(self, event: KernelEvent) -> None:
         if isinstance(event, Ready):
             self._ready = True
+            self.pid = event.pid or self.pid
         elif isinstance(event, Answered):
             self._take_response(event.payload)
         elif isinstance(event, Exited):
@@ -182,14 +197,39 @@ class RemoteKernel:
             return
         self._exited, self.exit_code, self.exit_log = True, exit_code, tail
         self.died_at = asyncio.get_running_loop().time()
-        if self._ready and self.on_exit is not None:
+        if not self._ready or self._starting:
+            return
+        if not self.end_expected:
+            self._tell_death()
+        if self._unproven and not self.end_expected and self._is_short_lived() and exit_code != 0:
+            self._note_need_of_ports(self._unproven)
+        if self.on_exit is not None:
             self.on_exit(self)
+
+    def _is_short_lived(self) -> bool:
+        """Return True if the kernel ended so soon after its start that its transport may be why, and was not killed."""
+        was_killed = self.exit_code in (-signal.SIGKILL, -signal.SIGTERM)
+        return self._exited and not was_killed and self.died_at - self._started_at < _SHORT_LIFE
+
+    def _tell_death(self) -> None:
+        """Say how a kernel ended that was not asked to: it may be started again at once."""
+        host = self.node.name if self.node is not None else "its host"
+        hint = _SIGNAL_HINT if self.exit_code == -signal.SIGKILL else ""
+        words = self.exit_log.strip()[-_LAST_WORDS:]
+        self.death = f"The kernel {exit_text(self.exit_code)} on {host}.{hint}"
+        if words:
+            self.death += f" Its last output:\n{words}"
+        log.warning("kernel %s: %s\nAll of its output: %s --previous", self.id, self.death, logs_command(self.id))
+
+    def expect_end(self) -> None:
+        """Take the next end of the kernel as asked for; called by adapters when they have told the kernel itself to end."""
+        self.end_expected = True
 
     def give_up(self) -> None:
         """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
         if self.node is not None and not self._exited:
             self._abandoned.end_soon(self.node, self.id, self.attempt)
-            self.lost = True
+            self.lost = self.end_expected = True
             self._die(None, "")
             self._changed.set()
 
@@ -197,7 +237,11 @@ class RemoteKernel:
         """Wait until a stream can be opened (the kernel runs), or resumed (its node is connected)."""
         while True:
             node = self.node
-            if node is not None and node.connected.is_set() and (resuming or (self._ready and not self._exited)):
+            if (
+                node is not None
+                and node.connected.is_set()
+                and (resuming or (self._ready and not self._exited and not self._starting))
+            ):
                 return
             self._changed.clear()
             waiting = [asyncio.ensure_future(self._changed.wait())]
@@ -224,25 +268,80 @@ class RemoteKernel:
         """
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
-        self.node, self.attempt = node, attempt
-        self._ready = self._exited = self.lost = False
-        self._response, self._decrypt = None, request.decrypt
-        self.key, self.signature_scheme = request.key, request.signature_scheme
+        self.node = node
+        transport = self._transports.choose(request.transport, request.language, request.argv)
+        may_need_ports = (
+            request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.argv)
+        )
+        self._unproven = request.argv if may_need_ports else []
+        self._starting = True
         try:
-            self.pid = (await self._ask_to_start(node, request, deadline)).pid
-            await self._await_ready(node, request, deadline)
+            try:
+                await self._start_attempt(node, request, attempt, transport, deadline)
+            except KernelStartFailed:
+                if not (may_need_ports and self._is_short_lived()):
+                    raise
+                self._unproven = []
+                await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
+                self._note_need_of_ports(request.argv)
+            else:
+                if may_need_ports:
+                    self._transports.note(request.argv, takes_sockets=True)
         except KernelError as error:
             _explain_folder(error, request)
-            await self._abandoned.end(node, self.id, attempt)
+            await self._abandoned.end(node, self.id, self.attempt)
             raise
         except (HostError, asyncio.CancelledError):
-            self._abandoned.end_soon(node, self.id, attempt)  # not waited for: a hanging host must not hold up the move
+            self._abandoned.end_soon(
+                node, self.id, self.attempt
+            )  # not waited for: a hanging host must not hold up the move
             raise
+        finally:
+            self._starting = False
         self._changed.set()
 
-    async def _ask_to_start(self, node: Node, request: StartRequest, deadline: float) -> Description:
+    async def _start_attempt(
+        self, node: Node, request: StartRequest, attempt: str, transport: str, deadline: float
+    ) -> None:
+        """Start the kernel on *transport*; return once it is ready, and has proved itself. Raises as `start_on`."""
+        self.attempt = attempt
+        self._ready = self._exited = self.lost = self.end_expected = False
+        self.death = ""
+        self._response, self._decrypt = None, request.decrypt
+        self.key, self.signature_scheme = request.key, request.signature_scheme
+        self._started_at = asyncio.get_running_loop().time()
+        started = await self._ask_to_start(node, request, transport, deadline)
+        self.pid = started.pid
+        if started.warning:
+            log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
+        await self._await_ready(node, request, deadline)
+        if self._unproven:
+            await self._prove(node)
+
+    async def _prove(self, node: Node) -> None:
+        """Wait for a kernel that could end at once, after it has opened its sockets; raises KernelStartFailed if it does."""
+        proved_at = asyncio.get_running_loop().time() + PROVING
+        while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), remaining)
+        if self._exited:
+            raise self._start_failed(node, "as soon as it was ready")
+
+    def _note_need_of_ports(self, argv: list[str]) -> None:
+        """Start kernels of *argv* on loopback ports from now on, and tell the operator how to have it so from the first start."""
+        self._transports.note(argv, takes_sockets=False)
+        self._unproven = []
+        log.warning(
+            "kernel %s: it ended soon after its start on UNIX sockets, which not every kernel takes: kernels of this kernelspec "
+            'are started on loopback ports from now on. Put "transport": "tcp" into the config of its process proxy. argv: %s',
+            self.id,
+            argv,
+        )
+
+    async def _ask_to_start(self, node: Node, request: StartRequest, transport: str, deadline: float) -> Started:
         """Have the agent start the kernel; bring the kernelspec's folder if it is not there. Raises HostError, KernelError."""
-        start = self._start_message(node, request)
+        start = self._start_message(node, request, transport)
         try:
             return await node.request(start)
         except FolderMissing:
@@ -251,9 +350,9 @@ class RemoteKernel:
             await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
             return await node.request(start)
 
-    def _start_message(self, node: Node, request: StartRequest) -> Start:
+    def _start_message(self, node: Node, request: StartRequest, transport: str) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
-        shipping, env, transport = request.shipping, request.env, request.transport
+        shipping, env = request.shipping, request.env
         folder = shipping.folder
         needs_folders = folder is not None or any("/" in name for name in shipping.files)
         if node.protocol < FOLDERS_PROTOCOL and needs_folders:
@@ -268,8 +367,6 @@ class RemoteKernel:
             low, high = request.port_range or (0, 0)
             known = {"EG_NODE": node.name, "EG_PORT_RANGE": f"{low}..{high}", "EG_ATTEMPT": self.attempt}
             env = {"KERNEL_ID": self.id, **env, **known}  # an id of the gateway's own is there already
-        if transport == "auto":
-            transport = "ipc" if request.language.lower() == "python" else "tcp"
         return Start(
             kernel=self.id,
             attempt=self.attempt,
@@ -300,14 +397,7 @@ class RemoteKernel:
             if self._ready:
                 return
             if self._exited:
-                raise KernelStartFailed(
-                    f"the kernel {exit_text(self.exit_code)} before it was ready",
-                    host=node.name,
-                    remedy="its output says why; the kernelspec's argv and env are what was run. All of its output: "
-                    + logs_command(self.id),
-                    exit_code=self.exit_code,
-                    log=self.exit_log,
-                )
+                raise self._start_failed(node, "before it was ready")
             if self._response is not None:
                 info, self._response = self._response, None
                 self.key = info.get("key", "")
@@ -326,6 +416,16 @@ class RemoteKernel:
             except asyncio.TimeoutError:
                 if deadline - loop.time() > 0:
                     await self._probe(node)
+
+    def _start_failed(self, node: Node, when: str) -> KernelStartFailed:
+        return KernelStartFailed(
+            f"the kernel {exit_text(self.exit_code)} {when}",
+            host=node.name,
+            remedy="its output says why; the kernelspec's argv and env are what was run. All of its output: "
+            + logs_command(self.id),
+            exit_code=self.exit_code,
+            log=self.exit_log,
+        )
 
     async def _probe(self, node: Node) -> None:
         """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""
@@ -362,6 +462,8 @@ class RemoteKernel:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
         if self._exited or self.node is None:
             return False
+        if signum in (signal.SIGTERM, signal.SIGKILL):
+            self.end_expected = True
         try:
             return await self.node.request(Signal(self.id, signum))
         except KernelGone:
@@ -371,6 +473,7 @@ class RemoteKernel:
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
         if self.node is not None and not self._exited:
+            self.end_expected = True
             answer = await self.node.request(
                 Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
             )
@@ -381,6 +484,7 @@ class RemoteKernel:
 
         A node that is out of reach is told as soon as it is back.
         """
+        self.end_expected = True
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
             self._abandoned.mark(self.node, self.id, self.attempt)

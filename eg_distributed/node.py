@@ -382,7 +382,7 @@ class Node:
         try:
             answer = Reply.read(message)
             if answer.error is not None:
-                raise self._agent_error(answer.kind, answer.error)
+                raise self._agent_error(answer.kind, answer.error, answer.remedy)
             result: R = request.answer(answer.result)
         except Malformed as error:
             raise AgentUnavailable(
@@ -392,13 +392,13 @@ class Node:
             ) from error
         return result
 
-    def _agent_error(self, kind: str, text: str) -> DistributedError:
+    def _agent_error(self, kind: str, text: str, remedy: str) -> DistributedError:
         if kind == "start":
-            return KernelStartFailed(
-                text, host=self.name, remedy="check argv, PATH and the files that the kernelspec names, on that host"
-            )
+            remedy = remedy or "check argv, PATH and the files that the kernelspec names, on that host"
+            return KernelStartFailed(text, host=self.name, remedy=remedy)
         if kind == "host":
-            return AgentUnavailable(text, host=self.name, remedy="free disk, memory, processes or ports on the host")
+            remedy = remedy or "free disk, memory, processes or ports on the host"
+            return AgentUnavailable(text, host=self.name, remedy=remedy)
         if kind == "folder":
             return FolderMissing(text, host=self.name, remedy="free disk space on the host")
         if kind == "gone":

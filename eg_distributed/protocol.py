@@ -55,6 +55,8 @@ SENTINEL = b"\x1e eg-distributed agent \x1e"
 
 R = TypeVar("R")
 _ID, _PATH = 256, 4096  # characters of an identifier, of a path
+WARNING = 3 * _PATH
+"""Characters of a warning that comes with a start."""
 
 
 def _ports(value: Any) -> tuple[int, int] | None:
@@ -177,6 +179,14 @@ class Description(Wire):
 
 
 @dataclass(eq=False, repr=False)
+class Started(Description):
+    """The answer to `Start`."""
+
+    warning: str = checked(text(WARNING), "")
+    """What the user should know of the start: a working directory other than the one that was asked for."""
+
+
+@dataclass(eq=False, repr=False)
 class Listed(Description):
     """An entry of the answer to `ListKernels`."""
 
@@ -216,7 +226,7 @@ class Request(Wire, Generic[R]):
 
 
 @dataclass(eq=False, repr=False)
-class Start(Request[Description]):
+class Start(Request[Started]):
     """Start a kernel. Sent by RemoteKernel.start_on, for each attempt; the agent answers when the process exists."""
 
     METHOD: ClassVar[str] = "start"
@@ -248,7 +258,7 @@ class Start(Request[Description]):
     spec_folder: str = checked(text(_ID), "")
     """The digest of the folder that `{resource_dir}` in argv stands for; empty: it was filled in by the gateway."""
 
-    answer = staticmethod(Description.read)
+    answer = staticmethod(Started.read)
 
 
 @dataclass(eq=False, repr=False)
@@ -455,6 +465,8 @@ class Reply(Wire):
     kind: str = checked(text(_ID), "")
     """start: the kernel's fault; host: another host might do better; folder: the kernelspec's folder has to be brought first;
     gone: no such kernel; malformed, internal."""
+    remedy: str = checked(text(_PATH), "")
+    """What to do about the error, where the agent knows better than by its kind."""
 
 
 # -- events ------------------------------------------------------------------------------------------------------
@@ -479,6 +491,9 @@ class Ready(KernelEvent):
     """All five sockets of the kernel accept connections."""
 
     EVENT: ClassVar[str] = "ready"
+
+    pid: int = checked(integer(0, 1 << 31), 0)
+    """The process that was executed, which may be another one than at the start; 0: as it was told then."""
 
 
 @dataclass(eq=False, repr=False)

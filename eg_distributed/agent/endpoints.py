@@ -8,14 +8,21 @@ import errno
 import json
 import os
 import random
+import re
 import select
 import socket
+import struct
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
 
 from ..protocol import CHANNELS, Start
+from . import sockets
 from .private import write_private
 from .spawning import StartError
+
+_CREDENTIALS = struct.Struct("3i")
+"""What SO_PEERCRED tells of the process that listens: pid, user id, group id."""
+_ADDRESS_TAKEN = re.compile(r"address (is )?already in use|address in use|EADDRINUSE|AddrInUse|errno[ =:]*98\b", re.I)
 
 
 def choose_endpoints(
@@ -23,7 +30,7 @@ def choose_endpoints(
 ) -> tuple[dict[str, Any], list[socket.socket]]:
     """Choose what the kernel of a start request listens on and write its connection file into *directory*.
 
-    Returns the connection information, and ports that are held open until the kernel starts. None of *taken*: a kernel
+    Returns the connection information, and ports that are to be held until the kernel is ready. None of *taken*: a kernel
     that is still starting has not bound its own yet. Raises StartError without free ports.
     """
     held: list[socket.socket] = []
@@ -76,6 +83,25 @@ def accepts(info: dict[str, Any], channel: str) -> bool:
             return False
 
 
+def listening_process(info: dict[str, Any], likely: int) -> Optional[int]:
+    """Return the pid of the process that listens for the kernel of connection information *info*, None if it can't be told.
+
+    *likely* is the process that was executed for it. Called in a thread, since many processes may have to be looked at.
+    """
+    for channel in CHANNELS:
+        address, port = endpoint(info, channel)
+        if port:
+            return sockets.listening_process(address, port, likely)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(address)
+            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid = int(_CREDENTIALS.unpack(peer)[0])
+            if pid:  # 0: it is in a namespace that we can't see into
+                return pid
+    return None
+
+
 def _joined_to_itself(connection: socket.socket) -> bool:
     """Whether TCP joined a socket to itself, as it does if it happens to give it the very port that it connects to."""
     return bool(connection.getsockname() == connection.getpeername())
@@ -94,27 +120,53 @@ async def connect(info: dict[str, Any], channel: str) -> tuple[asyncio.StreamRea
     return reader, writer
 
 
+def is_address_taken(output: str) -> bool:
+    """Return True if a kernel's *output* says that another program has one of its ports."""
+    return bool(_ADDRESS_TAKEN.search(output))
+
+
 def _hold_ports(count: int, port_range: Optional[tuple[int, int]], taken: AbstractSet[int]) -> list[socket.socket]:
-    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that none is chosen twice."""
+    """Bind *count* loopback ports, within *port_range* if given, and keep them bound so that no one else gets them.
+
+    They are bound with SO_REUSEADDR, as kernels do it: a kernel can listen on a port that is held, while no outgoing connection
+    of this machine is given it. Ports that nothing has are preferred to those whose last connections were closed within the
+    last minute (TIME_WAIT), which SO_REUSEADDR takes as well: another agent's may be among them.
+    """
     held: list[socket.socket] = []
     if port_range:
         candidates = [port for port in range(port_range[0], port_range[1] + 1) if port not in taken]
         random.shuffle(candidates)
     else:
         candidates = [0] * (count + len(taken) + 16)
-    for port in candidates:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            sock.close()
-            continue
-        if sock.getsockname()[1] in taken:
-            sock.close()
-            continue
-        held.append(sock)
-        if len(held) == count:
-            return held
+    for reuse in (False, True):
+        ours = {sock.getsockname()[1] for sock in held}
+        for port in candidates:
+            if port in ours:
+                continue
+            sock = _hold(port, reuse)
+            if sock is None:
+                continue
+            if sock.getsockname()[1] in taken:
+                sock.close()
+                continue
+            held.append(sock)
+            if len(held) == count:
+                return held
     for sock in held:
         sock.close()
-    raise StartError(f"no {count} free ports in the port range {port_range}", host_fault=True)
+    where = "the port range {}..{}".format(*port_range) if port_range else "all of this node's ports"
+    remedy = "widen the port range, or spread the kernels over more hosts"
+    raise StartError(f"no {count} free ports in {where}", host_fault=True, remedy=remedy)
+
+
+def _hold(port: int, reuse: bool) -> Optional[socket.socket]:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if reuse:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except OSError:
+        sock.close()
+        return None
+    return sock

@@ -68,7 +68,7 @@ def _sudo(arguments: list[str], environment: Mapping[bytes, bytes]) -> tuple[boo
             timeout=_DEADLINE,
             check=False,
         )
-    except FileNotFoundError:
+    except (spawning.StartError, FileNotFoundError):
         return False, "sudo is not installed"
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return False, str(error)

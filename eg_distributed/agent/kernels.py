@@ -18,13 +18,14 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
 from . import impersonation, processes
-from .endpoints import accepts, choose_endpoints, connect
+from .endpoints import accepts, choose_endpoints, connect, is_address_taken, listening_process
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
-from .logs import cap, log_size, part, tail
+from .logs import append, cap, log_size, part, tail
 from .private import write_private
-from .spawning import KERNELS_FAULT, StartError, explain, fill, kernel_environment, spawn
+from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn, step
+from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
@@ -32,6 +33,14 @@ LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
 LOG_DEADLINE = 5.0
 """Seconds for one look at a log."""
+SETTLING = 0.05
+"""Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
+TAKEN_PORT_CHECK = 1.0
+"""Seconds between two looks at whether a kernel that is not ready yet complains of a port that another program has."""
+TAKEN_PORT_PATIENCE = 2.0
+"""Seconds that such a kernel has to help itself, before it is started on other ports."""
+WRAPPER_GRACE = 5.0
+"""Seconds that a wrapper may run on after its kernel has ended, to tidy up and to say how that ended."""
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
@@ -62,15 +71,18 @@ class Kernel:
         self.transport = "ipc"
         self.temporary = "/tmp"  # where its launcher puts temporary files
         self.connection: dict[str, Any] = {}
-        self.interrupt_pid = 0
+        self.family = Family(0, "")
+        self.interrupt_pid = 0  # what a launcher named
         self.interrupt_started = ""
         self.interrupt_signal = 0
         self.shipment = Shipment(directory)
         self.discarded = False
         self.log = directory / "kernel.log"
         self.keep_log = False
+        self.warning = ""  # what the user who started it should know
         self.orphan_timeout = 0.0
         self.exited = asyncio.Event()
+        self._learned = asyncio.Event()  # set once it is known which process is the kernel
         self._log_start = 0
         self._log_base = 0  # bytes of the log that its cap has cost so far
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
@@ -80,15 +92,22 @@ class Kernel:
         self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
+        self._held: list[socket.socket] = []  # its ports, until it has them itself
+        self._start_again: Optional[Callable[[], Any]] = None  # on other ports; until it is ready, and once
+        self._stopping = False
         self._leftovers = False  # something of its process group is being ended
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- starting ------------------------------------------------------------------------------------------------
 
+    @property
+    def _connection_file(self) -> str:
+        return str(self.directory / "connection.json")
+
     async def start(
         self,
         asked: Start,
-        taken: AbstractSet[int] = frozenset(),
+        taken: Callable[[], AbstractSet[int]],
         *,
         spec_folder: Optional[Path] = None,
         umask: int = -1,
@@ -96,32 +115,41 @@ class Kernel:
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
-        *taken* are ports that other kernels were given, bound by now or not. *spec_folder* is what
-        `{resource_dir}` stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own.
+        *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
+        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files = f"write the kernel's files into {self.directory}"
         try:
+            with step(files):
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             environment = kernel_environment(asked.spec_env, asked.env)
             self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
             await self._check_user(asked, environment)
-            self.shipment.unpack(asked.files)
-            substitutions, held = await self._substitutions(asked, taken)
-            substitutions |= self.shipment.use(spec_folder)
+            with step(files):
+                self.shipment.unpack(asked.files)
+                substitutions = await self._substitutions(asked, taken())
+                substitutions |= self.shipment.use(spec_folder)
             self.argv = [fill(argument, substitutions) for argument in asked.argv]
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
-            self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
+            with step(files):
+                self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
             await self._open_log(asked.log_dir)
-            for port in held:
-                port.close()
             await self._spawn(environment, asked.cwd, umask, open_files)
-        except OSError as error:
-            self._fail(explain(error, asked.argv))
-            raise StartError(explain(error, asked.argv), host_fault=error.errno not in KERNELS_FAULT) from error
+
+            async def start_again() -> None:
+                with step(files):
+                    self.connection, self._held = choose_endpoints(self.directory, asked, taken())
+                # Not held this time: what complains may be a kernel that cannot share a port even with who does not listen.
+                self._release_ports()
+                await self._spawn(environment, asked.cwd, umask, open_files)
+
+            if self._held:
+                self._start_again = start_again
         except BaseException as error:  # cancellation included
             self._fail(str(error) or "the start was given up")
             raise
@@ -134,16 +162,22 @@ class Kernel:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, impersonation.check, user, asked, environment)
 
-    async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> tuple[dict[str, str], list[socket.socket]]:
-        """Choose endpoints; return what argv wants filled in, and ports that are held open until the kernel starts."""
-        given = {"connection_file": str(self.directory / "connection.json"), "launcher": str(self.shipment.folder)}
+    async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> dict[str, str]:
+        """Choose endpoints, and hold their ports until the kernel is ready; return what argv wants filled in."""
+        given = {"connection_file": self._connection_file, "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
             self._users = impersonation.listeners(impersonation.user_of(asked))
             self._listener = ResponseListener(self._take_response, self._users)
-            return {**given, "response_address": await self._listener.open()}, []
-        self.connection, held = choose_endpoints(self.directory, asked, taken)
-        return given, held
+            return {**given, "response_address": await self._listener.open()}
+        self.connection, self._held = choose_endpoints(self.directory, asked, taken)
+        return given
+
+    def _release_ports(self) -> None:
+        """Let the ports go that were held for the kernel."""
+        for port in self._held:
+            port.close()
+        self._held = []
 
     def _take_response(self, payload: str) -> None:
         """Hand a launcher's answer on. It answers once, so it is kept for a gateway that is cut off just now."""
@@ -153,6 +187,7 @@ class Kernel:
     def _fail(self, why: str) -> None:
         """Leave nothing of a start that failed but *why*, as its log, nor anybody who waits for the kernel's end."""
         self.state, self.end_time = EXITED, time.time()
+        self._release_ports()
         self.exited.set()
         # Our own folder, whatever the operator's: that may be what failed, or hang.
         self.log, self.keep_log, self._log_start = self.directory / "kernel.log", False, 0
@@ -165,7 +200,8 @@ class Kernel:
             self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
             self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
         try:
-            self._log_start = await _on_disk(log_size, self.log)
+            with step(f"make the folder of the kernel's log, {self.log.parent}", host_fault=False, remedy=LOG_REMEDY):
+                self._log_start = await _on_disk(log_size, self.log)
         except asyncio.TimeoutError:
             text = f"the folder of its log, {self.log.parent}, does not answer"
             raise StartError(text, host_fault=True) from None
@@ -173,12 +209,13 @@ class Kernel:
     async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int) -> None:
         # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
         loop = asyncio.get_running_loop()
-        self._process = await loop.run_in_executor(
+        process, self.warning = await loop.run_in_executor(
             None, spawn, self.argv, environment, cwd, umask, self.log, open_files
         )
-        self.pid = self._process.pid
+        self._process, self.pid = process, process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
         self.started = processes.start_time(self.pid) or "ended"
+        self.family = Family(self.pid, self.started)
 
     # -- watching ------------------------------------------------------------------------------------------------
 
@@ -192,8 +229,23 @@ class Kernel:
             return
         self._own(self._watch_exit())
         self._own(self._cap_log())
+        if self.family.kernel is not None:
+            self._learned.set()
         if self.state == STARTING and self.connection:
             self._own(self._watch_ready())
+        elif self.state == RUNNING and self.family.kernel is None:  # a record of an older release
+            self._own(self._learn())
+
+    async def _learn(self) -> None:
+        """Learn which process is the kernel, once it listens. A launcher's kernel is the one that the launcher named."""
+        if self.transport != "launcher":
+            loop = asyncio.get_running_loop()
+            family = self.family
+            listening = await loop.run_in_executor(None, listening_process, self.connection, self.pid)
+            await loop.run_in_executor(None, family.learn, listening, self._connection_file)
+            if family is self.family:  # else it has been started again meanwhile
+                self.save()
+                self._learned.set()
 
     def _own(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -232,22 +284,36 @@ class Kernel:
 
     async def _watch_ready(self) -> None:
         """Push `ready` as soon as all five sockets accept; a process on this machine is asked, so it is asked often."""
+        family = self.family
         waiting = list(CHANNELS)
         pause = 0.002
-        while waiting and self.state == STARTING:
+        patience = _Patience(self)
+        while waiting and self.state == STARTING and family is self.family:
             if accepts(self.connection, waiting[0]):
                 waiting.pop(0)
+                if not waiting:
+                    await asyncio.sleep(SETTLING)
+                    waiting = [channel for channel in CHANNELS if not accepts(self.connection, channel)]
             else:
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.2, 0.05)
+                if self._start_again is not None and await patience.is_over(len(waiting)):
+                    self.send_signal(signal.SIGKILL)  # what watches its exit starts it again
+        if family is not self.family:
+            return
         if self.state != STARTING:
             return
         if self.transport == "launcher" and not owners(self.connection) <= self._users:
             self._refuse_answer()
             return
+        await self._learn()
+        if self.exited.is_set() or family is not self.family:
+            return
         self.state = RUNNING
+        self._start_again = None
+        self._release_ports()
         self.save()
-        self._notify(self, Ready(self.id, self.attempt))
+        self._notify(self, Ready(self.id, self.attempt, self.pid))
 
     def _refuse_answer(self) -> None:
         """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
@@ -256,19 +322,95 @@ class Kernel:
         self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
-        code = await processes.exit_code(self.pid, self.started, is_child=self._process is not None)
+        code = await self._ended()
+        # At once, while the numbers of its groups are certainly theirs.
+        rest = self.family.rest()
+        if await self._started_again(rest):
+            return
         self.state, self.exit_code, self.end_time = EXITED, code, time.time()
-        self._leftovers = bool(processes.group_members(self.pid))
+        self._release_ports()
+        self._leftovers = bool(rest)
         self._stop_listening()
         self.save()
         self.exited.set()
         self._notify(self, Exited(self.id, self.attempt, exit_code=code, log=await self.read_tail()))
-        await self._end_leftovers()
+        await self._end_leftovers(rest)
         await self._finish()
+
+    async def _started_again(self, rest: list[processes.Process]) -> bool:
+        """Start a kernel again that ended because another program had one of its ports; return True if it was started.
+
+        Between the choice of a port and the kernel's own listening, what else runs on the node can take it.
+        """
+        if self.state != STARTING or self._start_again is None or self._stopping:
+            return False
+        start_again, self._start_again = self._start_again, None
+        if not is_address_taken(await self.read_tail()):
+            return False
+        await self._end_leftovers(rest)
+        if self._stopping:
+            return False
+        try:
+            said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
+            await _on_disk(append, self.log, said)
+            self._log_start = await _on_disk(log_size, self.log)
+            await start_again()
+        except (StartError, OSError, asyncio.TimeoutError) as error:
+            print(f"kernel {self.id} was not started again: {error!r}", file=sys.stderr, flush=True)
+            return False
+        self.save()
+        self._own(self._watch_exit())
+        self._own(self._watch_ready())
+        return True
+
+    async def _ended(self) -> Optional[int]:
+        """Wait until the kernel has ended; return its exit code, or the one that its wrapper makes of it.
+
+        The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
+        """
+        executed = asyncio.ensure_future(
+            processes.exit_code(self.pid, self.started, is_child=self._process is not None)
+        )
+        learned = asyncio.ensure_future(self._learned.wait())
+        try:
+            await asyncio.wait({executed, learned}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._learned.is_set() and not await self._is_left_alone(failed=bool(executed.result())):
+                return await executed
+            kernel = self.family.kernel
+            if kernel is None or not self.family.is_wrapped:
+                return await executed
+            ended = asyncio.ensure_future(processes.exit_code(kernel.pid, kernel.started, is_child=False))
+            await asyncio.wait({executed, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if executed.done():
+                await asyncio.wait({ended}, timeout=1.0)
+                if not ended.done():  # what a wrapper says that ended long before its kernel is of something else
+                    return await ended
+            await asyncio.wait({executed}, timeout=WRAPPER_GRACE)
+            code = ended.result()
+            return code if code is not None or not executed.done() else executed.result()
+        finally:
+            learned.cancel()
+            executed.cancel()
+
+    async def _is_left_alone(self, failed: bool) -> bool:
+        """Wait for a kernel whose wrapper ended before it listened; return False if there is none, or it ends as well.
+
+        A wrapper that *failed* has left nothing that is worth waiting for; what it left is only found, to be ended.
+        """
+        loop = asyncio.get_running_loop()
+        while self.transport != "launcher":
+            found = await loop.run_in_executor(None, self.family.find_starting, self._connection_file)
+            if failed or not found:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._learned.wait(), 0.2)
+            if self._learned.is_set():
+                break
+        return self._learned.is_set()
 
     async def _finish_late(self) -> None:
         if processes.start_time(self.pid) is None:  # else another process has its pid now, and its group
-            await self._end_leftovers()
+            await self._end_leftovers(self.family.rest())
         await self._finish()
 
     async def _finish(self) -> None:
@@ -278,11 +420,11 @@ class Kernel:
         if self._unwanted:
             self.discard()
 
-    async def _end_leftovers(self) -> None:
-        """End what the kernel left in its process group: listeners of launchers, children of cells."""
-        await processes.end_leftovers(self.pid)
-        if self._process is not None:
-            self._process.wait()
+    async def _end_leftovers(self, rest: list[processes.Process]) -> None:
+        """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
+        await self.family.end_rest(rest)
+        if self._process is not None:  # in a thread: not even SIGKILL ends what waits for a disk
+            await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
 
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
@@ -317,19 +459,25 @@ class Kernel:
     def send_signal(self, signum: int) -> bool:
         """Signal the kernel; return False if it has ended.
 
-        Deadly signals go to the whole group. Others do too, except behind a launcher that named the interpreter's pid: there the
-        group holds processes (spark-submit, the launcher's listener) which an interrupt would kill.
+        Deadly signals go to its whole group and to its wrappers'. Others go to the kernel and what it started in its group:
+        wrappers (see `wrappers.py`), and behind a launcher that named the interpreter's pid spark-submit and the launcher's
+        listener, would die of an interrupt.
         """
         if signum == signal.SIGINT and self.interrupt_signal:
             # What its kernelspec has instead, for the kernel alone: a JVM beside it may not take it for the same thing.
-            return processes.signal_process(self.pid, self.started, self.interrupt_signal, group=False)
+            kernel = self.family.kernel or self.family.executed
+            return processes.signal_one(kernel.pid, kernel.started, self.interrupt_signal)
         if signum not in (signal.SIGKILL, signal.SIGTERM) and self.interrupt_pid:
             delivered = processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
             if signum == signal.SIGINT and processes.catches(self.interrupt_pid, signal.SIGUSR2):
                 # As the launcher's own listener would: its handler cancels Spark's jobs.
                 processes.signal_process(self.interrupt_pid, self.interrupt_started, signal.SIGUSR2, group=False)
             return delivered
-        delivered = processes.signal_process(self.pid, self.started, signum, group=True)
+        if signum not in (signal.SIGKILL, signal.SIGTERM):
+            return self.family.interrupt(signum)
+        if self.state == STARTING and self.transport != "launcher":
+            self.family.find_starting(self._connection_file)
+        delivered = self.family.end(signum)
         if self.interrupt_pid and self.interrupt_pid != self.pid:
             delivered |= processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
         return delivered
@@ -338,6 +486,7 @@ class Kernel:
         """End the kernel: SIGTERM, and SIGKILL after *grace* seconds; returns once it has ended."""
         if self.state == EXITED:
             return
+        self._stopping = True
         if grace > 0 and self.send_signal(signal.SIGTERM):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), grace)
@@ -400,6 +549,7 @@ class Kernel:
             "temporary": self.temporary,
             "users": sorted(self._users),
             "connection": self.connection,
+            "family": self.family.write(),
             "interrupt": [self.interrupt_pid, self.interrupt_started],
             "interrupt_signal": self.interrupt_signal,
             "keep_log": self.keep_log,
@@ -423,6 +573,8 @@ class Kernel:
             for name in ("attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time"):
                 setattr(kernel, name, record[name])
             kernel.started, kernel.transport = record["started"], record["transport"]
+            kernel.family = Family(kernel.pid, kernel.started)
+            kernel.family.read(record.get("family"))
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
             kernel.interrupt_signal = record["interrupt_signal"]
@@ -433,12 +585,37 @@ class Kernel:
             kernel.orphan_timeout = record["orphan_timeout"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if kernel.state != EXITED and not processes.is_running(kernel.pid, kernel.started):
+        if kernel.state != EXITED and not (kernel.family.is_running() or kernel._is_starting()):
             kernel.state = EXITED
         if kernel.state == EXITED:
             kernel.end_time = kernel.end_time or time.time()
             kernel.exited.set()
         return kernel
+
+    def _is_starting(self) -> bool:
+        """Return True if a kernel that was starting when its agent ended may still become one, without its wrapper."""
+        if self.state != STARTING or self.transport == "launcher":
+            return False
+        return self.family.find_starting(self._connection_file)
+
+
+class _Patience:
+    """How long a kernel is waited for that complains of a port which another program has, and does not end by itself."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._looked = self._since = time.monotonic()
+        self._waiting = 0
+
+    async def is_over(self, waiting: int) -> bool:
+        """Return True if the kernel has complained for a while and *waiting*, its channels that are not open, are no fewer."""
+        now = time.monotonic()
+        if waiting != self._waiting:
+            self._since, self._waiting = now, waiting
+        if now - self._looked < TAKEN_PORT_CHECK:
+            return False
+        self._looked = now
+        return now - self._since > TAKEN_PORT_PATIENCE and is_address_taken(await self._kernel.read_tail())
 
 
 def _shown(argv: list[str]) -> list[str]:

@@ -84,8 +84,8 @@ class Shipment:
             return
         loop = asyncio.get_running_loop()
         try:
-            process = await loop.run_in_executor(None, spawning.spawn, argv, environment, None, 0o077, log)
-        except (OSError, StartError) as error:
+            process, _ = await loop.run_in_executor(None, spawning.spawn, argv, environment, None, 0o077, log)
+        except StartError as error:
             print(f"{argv}: {error}", file=sys.stderr, flush=True)
         else:
             code = await _wait(process.poll)

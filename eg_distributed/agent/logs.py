@@ -19,6 +19,12 @@ def log_size(path: Path) -> int:
 _DROPPED = b"[older output was dropped here]\n"
 
 
+def append(path: Path, line: bytes) -> None:
+    """Add a *line* of our own to the log. Raises OSError."""
+    with open(path, "ab") as log:
+        log.write(line)
+
+
 def cap(path: Path, limit: int) -> int:
     """Drop the older half of a log of more than *limit* bytes; return by how many bytes it moved, 0: not at all.
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import resource
 import signal
+import struct
 import time
-from typing import Optional
+from typing import NamedTuple, Optional
 
-_LEFTOVERS_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
+_PIDFD_GET_INFO = 0xC040FF0B
+"""The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, also of another process' child."""
+_PIDFD_INFO_EXIT = 1 << 3
+_INFO = struct.Struct("=QQ11Ii")
+_REAPED_WITHIN = 0.5  # seconds that a process' parent has to take its exit status, which is told only then
 OPEN_FILES = 65536
 """Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
 
 
-def start_time(pid: int) -> Optional[str]:
-    """Return when *pid* started, as a token to compare with (boot id and clock ticks since boot); None if it is gone.
+class Process(NamedTuple):
+    """A process that ran when it was looked at."""
 
-    A zombie counts as gone: it runs no more.
-    """
+    pid: int
+    started: str
+    """See `start_time`."""
+    group: int
+    session: int
+    parent: int
+
+
+def look(pid: int) -> Optional[Process]:
+    """Return the process *pid*, None if it is gone. A zombie counts as gone: it runs no more."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             # The command, in brackets, may itself hold spaces and brackets; what follows the last one is regular.
@@ -29,9 +43,63 @@ def start_time(pid: int) -> Optional[str]:
             boot_id = boot.read().strip()
     except (OSError, ValueError):
         return None
-    if fields[0] in (b"Z", b"X"):
+    return _read(pid, fields, boot_id)
+
+
+def _read(pid: int, fields: list[bytes], boot_id: str) -> Optional[Process]:
+    if len(fields) < 20 or fields[0] in (b"Z", b"X"):
         return None
-    return f"{boot_id}:{fields[19].decode()}"
+    return Process(pid, f"{boot_id}:{fields[19].decode()}", int(fields[2]), int(fields[3]), int(fields[1]))
+
+
+def all_running() -> dict[int, Process]:
+    """Return all processes of this node by their pids, without zombies."""
+    found = {}
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+        boot_id = boot.read().strip()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as stat:
+                    process = _read(int(entry), stat.read().rpartition(b")")[2].split(), boot_id)
+            except OSError:
+                continue
+            if process is not None:
+                found[process.pid] = process
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    """Return the process' argv, its words ended by NUL; empty if it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def start_time(pid: int) -> Optional[str]:
+    """Return when *pid* started, as a token to compare with (boot id and clock ticks since boot); None if it is gone.
+
+    A zombie counts as gone: it runs no more.
+    """
+    found = look(pid)
+    return None if found is None else found.started
+
+
+def ticks(started: str) -> int:
+    """Return the clock ticks since boot of a token of `start_time`; -1 for one that is none."""
+    last = started.rpartition(":")[2]
+    return int(last) if last.isdigit() else -1
+
+
+def is_same_boot(started: str) -> bool:
+    """Return True unless the token is of before this machine was started: pids of then mean nothing."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            return ":" not in started or started.startswith(boot.read().strip())
+    except OSError:
+        return True
 
 
 def is_running(pid: int, started: str) -> bool:
@@ -50,6 +118,26 @@ def signal_process(pid: int, started: str, signum: int, group: bool) -> bool:
             os.kill(pid, signum)
     except (ProcessLookupError, PermissionError):  # gone, or another user's, behind a launcher's sudo
         return False
+    return True
+
+
+def signal_one(pid: int, started: str, signum: int) -> bool:
+    """Send *signum* to the process alone; return False if it is gone.
+
+    By a pidfd where there are any: no other process can get the pid between the look at it and the signal.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (OSError, AttributeError):  # gone, or a system or a Python without pidfd
+        return signal_process(pid, started, signum, group=False)
+    try:
+        if not is_running(pid, started):
+            return False
+        signal.pidfd_send_signal(descriptor, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        os.close(descriptor)
     return True
 
 
@@ -76,38 +164,65 @@ def end_group(pgid: int, signum: int = signal.SIGKILL) -> bool:
 
 def group_members(pgid: int) -> list[int]:
     """Return the pids in the process group *pgid* that still run (zombies don't)."""
-    members = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as stat:
-                    fields = stat.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == pgid and fields[0] not in (b"Z", b"X"):
-                members.append(int(entry))
-    return members
+    return [process.pid for process in all_running().values() if process.group == pgid]
 
 
 async def exit_code(pid: int, started: str, *, is_child: bool) -> Optional[int]:
-    """Wait for the process to end, without reaping it; return its code (-N for signal N), None if it is no child of ours."""
+    """Wait for the process to end, without reaping it; return its code (-N for signal N), None if it can't be known.
+
+    It is known of children, and of others as far as the system tells.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except (OSError, AttributeError):  # a system or a Python without pidfd (before Linux 5.3), or it is gone
         while is_running(pid, started):
             await asyncio.sleep(0.1)
-    else:
-        await _readable(descriptor, unless=not is_child and not is_running(pid, started))
-    if not is_child:
-        return None
+        return _childs_code(pid) if is_child else None
+    try:
+        if is_child or is_running(pid, started):
+            await _readable(descriptor)
+            return _childs_code(pid) if is_child else await _strangers_code(pid, descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _childs_code(pid: int) -> Optional[int]:
     status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     if status is None:
         return None
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
 
-async def _readable(descriptor: int, *, unless: bool) -> None:
-    """Wait until *descriptor* can be read, *unless* there is no reason to, and close it."""
+async def _strangers_code(pid: int, descriptor: int) -> Optional[int]:
+    """Return the exit code of a process that has ended and is another's child, None where the system does not tell."""
+    deadline = time.monotonic() + _REAPED_WITHIN
+    while True:
+        try:  # once its parent has taken the status
+            told = fcntl.ioctl(descriptor, _PIDFD_GET_INFO, _INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+        except OSError:
+            return _zombies_code(pid)
+        mask, *_, status = _INFO.unpack(told)
+        if mask & _PIDFD_INFO_EXIT:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return _zombies_code(pid)
+        await asyncio.sleep(0.01)
+
+
+def _zombies_code(pid: int) -> Optional[int]:
+    """Return the exit code of a zombie, None if it has been reaped, or for 0, which may also mean that we must not know."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            fields = stat.read().rpartition(b")")[2].split()
+        status = int(fields[49]) if fields[0] == b"Z" else 0
+        return os.waitstatus_to_exitcode(status) if status else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until *descriptor* can be read."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
 
@@ -117,23 +232,9 @@ async def _readable(descriptor: int, *, unless: bool) -> None:
 
     loop.add_reader(descriptor, set_ended)
     try:
-        if not unless:
-            await ended
+        await ended
     finally:
         loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-async def end_leftovers(pgid: int) -> None:
-    """End the process group that *pgid* led: SIGTERM, and SIGKILL a second later for what is left.
-
-    The leader, unreaped, or a member of the group keeps its id from being reused meanwhile.
-    """
-    if end_group(pgid, signal.SIGTERM):
-        deadline = time.monotonic() + _LEFTOVERS_GRACE
-        while time.monotonic() < deadline and group_members(pgid):
-            await asyncio.sleep(0.02)
-        end_group(pgid, signal.SIGKILL)
 
 
 def reset_signals() -> None:

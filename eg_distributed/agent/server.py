@@ -16,6 +16,7 @@ from typing import Any, Callable
 from ..protocol import (
     CHANNELS,
     PROTOCOL,
+    WARNING,
     Adopt,
     ControlHello,
     Exited,
@@ -38,6 +39,7 @@ from ..protocol import (
     SetEndpoints,
     Signal,
     Start,
+    Started,
     Stop,
     Stopped,
     StreamHello,
@@ -340,7 +342,8 @@ class Agent:
         except FolderMissing as error:
             gateway.send({"id": number, "error": str(error), "kind": "folder"})
         except StartError as error:
-            gateway.send({"id": number, "error": str(error), "kind": "host" if error.host_fault else "start"})
+            kind = "host" if error.host_fault else "start"
+            gateway.send({"id": number, "error": str(error), "kind": kind, "remedy": error.remedy})
         except UnknownKernel as error:
             gateway.send({"id": number, "error": str(error), "kind": "gone"})
         except LogUnreadable as error:
@@ -369,15 +372,16 @@ class Agent:
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
-            taken = self._ports_taken()
-            await kernel.start(asked, taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files)
+            await kernel.start(
+                asked, self._ports_taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files
+            )
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = time.monotonic()
-        return kernel.describe().write()
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from typing import Collection, Iterator, Optional
+
+from .processes import all_running, ticks
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENING = "0A"
@@ -26,7 +29,9 @@ def peer(writer: asyncio.StreamWriter) -> Optional[int]:
     theirs = _spelled(*writer.get_extra_info("peername")[:2])
     ours = _spelled(*writer.get_extra_info("sockname")[:2])
     found = (
-        uid for local, remote, state, uid in _sockets() if local in theirs and remote in ours and state not in _CLOSED
+        uid
+        for local, remote, state, uid, _ in _sockets()
+        if local in theirs and remote in ours and state not in _CLOSED
     )
     return next(found, None)
 
@@ -39,10 +44,38 @@ def listeners(address: str, ports: Collection[int]) -> dict[int, set[int]]:
         for port in ports:
             anywhere = {*_spelled("0.0.0.0", port), f"{'0' * 32}:{port:04X}"}
             ends.update(dict.fromkeys(_spelled(address, port) | anywhere, port))
-    for local, _, state, uid in _sockets() if ends else ():
+    for local, _, state, uid, _ in _sockets() if ends else ():
         if state == _LISTENING and local in ends:
             found[ends[local]].add(uid)
     return found
+
+
+def listening_process(address: str, port: int, likely: int) -> Optional[int]:
+    """Return the pid of the process that listens where *address* (IPv4) and *port* lead, None if it is unknown.
+
+    The process *likely* is looked at first, since a look at all of them takes its time: called in a thread. Of several that
+    share the socket, the one that was started first is returned: it made the others.
+    """
+    with contextlib.suppress(OSError):
+        ends = {*_spelled(address, port), *_spelled("0.0.0.0", port), f"{'0' * 32}:{port:04X}"}
+        wanted = {
+            f"socket:[{inode}]" for local, _, state, _, inode in _sockets() if state == _LISTENING and local in ends
+        }
+        if _has_open(likely, wanted):
+            return likely
+        running = sorted(all_running().values(), key=lambda process: ticks(process.started))
+        return next((process.pid for process in running if _has_open(process.pid, wanted)), None)
+    return None
+
+
+def _has_open(pid: int, wanted: Collection[str]) -> bool:
+    """Return True if the process has one of the files *wanted* open, as far as we may know."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry.path) in wanted:
+                    return True
+    return False
 
 
 def _spelled(address: str, port: int) -> set[str]:
@@ -52,11 +85,11 @@ def _spelled(address: str, port: int) -> set[str]:
     return {f"{words[3]}:{port:04X}", f"{''.join(words)}:{port:04X}"}
 
 
-def _sockets() -> Iterator[tuple[str, str, str, int]]:
-    """Yield local end, remote end, state and user id of each TCP socket of this machine."""
+def _sockets() -> Iterator[tuple[str, str, str, int, str]]:
+    """Yield local end, remote end, state, user id and inode of each TCP socket of this machine."""
     for table in _TABLES:
         with contextlib.suppress(OSError), open(table, encoding="ascii") as rows:
             next(rows, None)
             for row in rows:
                 fields = row.split()
-                yield fields[1], fields[2], fields[3], int(fields[7])
+                yield fields[1], fields[2], fields[3], int(fields[7]), fields[9]

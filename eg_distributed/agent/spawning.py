@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Iterator, Mapping, Optional
 
 from .expansion import expand_all
 
@@ -22,13 +22,34 @@ _STRIPPED = (
 KERNELS_FAULT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG, errno.ENOTDIR, errno.ELOOP, errno.EPERM)
 """Errors of an execve that would come on any host; others (a full disk, no processes left) are this one's."""
 
+LOG_REMEDY = "set Distributed.log_dir (EG_KERNEL_LOG_DIR) to a folder that the login may write to on its hosts"
+_PATH_REMEDY = (
+    'write the program\'s whole path, or begin argv with "bash", "-lc", or put '
+    '"env": {"PATH": "/opt/site/bin:${PATH}"} into kernel.json'
+)
+_PATH_SHOWN = 500  # characters of a PATH in an error
+_LINE_READ = 200  # bytes of a script's first line
+
 
 class StartError(Exception):
-    """The kernel could not be started; the text is for the user. *host_fault*: another host might do better."""
+    """The kernel could not be started; text and *remedy* are for the user. *host_fault*: another host might do better."""
 
-    def __init__(self, text: str, host_fault: bool = False) -> None:
+    def __init__(self, text: str, host_fault: bool = False, remedy: str = "") -> None:
         super().__init__(text)
         self.host_fault = host_fault
+        self.remedy = remedy
+
+
+@contextlib.contextmanager
+def step(doing: str, *, host_fault: bool = True, remedy: str = "") -> Iterator[None]:
+    """Name the step of a start that an OSError ended: an error's number alone does not say whose it was.
+
+    Raises StartError ("cannot *doing*: …") for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"cannot {doing}: {error.strerror or error}", host_fault=host_fault, remedy=remedy) from error
 
 
 def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
@@ -47,44 +68,90 @@ def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[b
 
 def spawn(
     argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path, open_files: int = -1
-) -> subprocess.Popen[bytes]:
+) -> tuple[subprocess.Popen[bytes], str]:
     """Execute *argv* in a session of its own, with its output appended to *log*; called in a thread, since disks may hang.
 
-    *open_files* is its soft limit of open files; -1: the agent's.
+    *open_files* is its soft limit of open files; -1: the agent's. Returns the process, and what the user should be warned of:
+    a working directory that is not the one that was asked for.
 
-    Raises OSError, or StartError for what can't be executed anywhere.
+    Raises StartError.
     """
-    descriptor = _open_log(log)
-    home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
-    folder = cwd if cwd and os.path.isdir(cwd) else home
-    if not os.path.isdir(folder):
-        folder = "/"
+    with step(f"write the kernel's log {log}", host_fault=False, remedy=LOG_REMEDY):
+        descriptor = _open_log(log)
+    program = argv[0]
     try:
-        if cwd and folder != cwd:
-            # Notebook servers send the notebook's folder on their own disk; it need not exist here.
-            said = f"working directory {cwd} does not exist on this node: started in {folder}\n"
-            os.write(descriptor, said.encode())
-        process = subprocess.Popen(
-            argv,
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
-            start_new_session=True,
-            umask=umask,  # files that cells write are not the agent's secrets
-            executable=executable(argv[0], environment),
-        )
+        program = executable(program, environment)
+        process, warning = _execute(argv, program, environment, cwd, umask, descriptor)
         if open_files >= 0:
             # Of the running process, since a function between fork and exec would need a fork without threads.
             with contextlib.suppress(OSError, ValueError):  # it has ended already
                 hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
                 resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_files, hard))
-        return process
+        return process, warning
+    except OSError as error:
+        raise _not_executed(error, argv[0], program) from error
     except ValueError as error:
         raise StartError(f"the command or an environment value cannot be passed on: {error}") from error
     finally:
         os.close(descriptor)
+
+
+def _execute(
+    argv: list[str], program: str, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: int
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Execute *program* in the first folder that can be entered: *cwd*, the kernel's home, or the root. Raises OSError."""
+    home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
+    wanted = [("working directory", cwd, _expanded(cwd, home))] if cwd else []
+    reasons = []
+    for what, name, folder in [*wanted, ("home", home, home), ("root", "/", "/")]:
+        if reason := _not_enterable(folder):
+            reasons.append(f"{what} {name} {reason}")
+            continue
+        # Notebook servers send the notebook's folder on their own disk; it need not exist here.
+        warning = f"{' and '.join(reasons)}: started in {folder}" if reasons else ""
+        if warning:
+            os.write(log, f"{warning}\n".encode("utf-8", "replace"))
+        try:
+            process = subprocess.Popen(
+                argv,
+                env={**environment, b"PWD": _encoded(folder)},
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=umask,  # files that cells write are not the agent's secrets
+                executable=program,
+            )
+        except OSError as error:
+            if error.filename != folder or folder == "/":
+                raise
+            reasons.append(f"{what} {name} cannot be entered ({error.strerror})")
+        else:
+            return process, warning
+    raise FileNotFoundError(errno.ENOENT, "no folder can be entered", "/")
+
+
+def _expanded(folder: str, home: str) -> str:
+    """Return *folder* as a path: what exists by that very name, else with `~` and the login's $NAME; relative to *home*."""
+    with contextlib.suppress(ValueError):  # a NUL in it, say
+        if not os.path.isdir(os.path.join(home, folder)):
+            folder = os.path.expandvars(os.path.expanduser(folder))
+    return os.path.join(home, folder)
+
+
+def _not_enterable(folder: str) -> str:
+    """Return why *folder* cannot be entered, empty if it can."""
+    try:
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            return "is not a directory"
+        return "" if os.access(folder, os.X_OK) else "cannot be entered (Permission denied)"
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist on this node"
+    except OSError as error:
+        return f"cannot be entered ({error.strerror})"
+    except ValueError:
+        return "is not a path"
 
 
 def _open_log(path: Path) -> int:
@@ -94,7 +161,7 @@ def _open_log(path: Path) -> int:
     found = os.fstat(log)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
         os.close(log)
-        raise StartError(f"the kernel's log {path} exists and is not a file of this user")
+        raise StartError(f"the kernel's log {path} exists and is not a file of this user", remedy=LOG_REMEDY)
     os.set_blocking(log, True)
     return log
 
@@ -115,18 +182,38 @@ def _encoded(text: str) -> bytes:
 
 
 def executable(program: str, environment: Mapping[bytes, bytes]) -> str:
-    """Return the path that *program* names in the kernel's own PATH, not the agent's; raises FileNotFoundError."""
+    """Return the path that *program* names in the kernel's own PATH, not the agent's; raises StartError."""
     if "/" in program:
         return program
-    found = shutil.which(program, path=os.fsdecode(environment.get(b"PATH", os.fsencode(os.defpath))))
+    path = os.fsdecode(environment.get(b"PATH", os.fsencode(os.defpath)))
+    found = shutil.which(program, path=path)
     if found is None:
-        raise FileNotFoundError(2, "not found on the node's PATH", program)
+        text = f"cannot execute {program!r}: not found on the node's PATH, which is {path[:_PATH_SHOWN]!r}"
+        raise StartError(f"{text}; no profile of a login shell is read", remedy=_PATH_REMEDY)
     return found
 
 
-def explain(error: OSError, argv: list[str]) -> str:
-    """Return the user-facing message for a start of *argv* that failed with *error*."""
-    program = argv[0] if argv else ""
-    what = error.filename if isinstance(error.filename, str) else program
-    doing = f"execute {program!r}" if error.errno in KERNELS_FAULT else "start a kernel"
-    return f"cannot {doing}: {error.strerror or error} ({what})"
+def _not_executed(error: OSError, program: str, path: str) -> StartError:
+    """Return what is said of an *error* that came from executing *program*, which is at *path*."""
+    if error.errno not in KERNELS_FAULT:
+        return StartError(f"cannot start a kernel: {error.strerror or error}", host_fault=True)
+    reason = str(error.strerror or error)
+    if error.errno in (errno.ENOENT, errno.ENOEXEC) and os.path.isfile(path):
+        reason = _first_line(path) or reason
+    return StartError(f"cannot execute {program!r}: {reason}")
+
+
+def _first_line(script: str) -> str:
+    """Return what is wrong with how *script* begins: the system says of it, too, that "no such file" is there."""
+    try:
+        with open(script, "rb") as file:
+            line = file.readline(_LINE_READ).rstrip(b"\n").decode("utf-8", "replace")
+    except OSError:
+        return ""
+    if line.startswith("\x7fELF"):
+        return "the file is there, but not the loader that it needs: it was made for another system"
+    if not line.startswith("#!"):
+        return "it has no #! line, and is not a program of this system"
+    if line.endswith("\r"):
+        return f"its first line, {line!r}, ends in a carriage return: save the file with the line ends of Unix"
+    return f"its first line, {line!r}, names an interpreter that is not there"

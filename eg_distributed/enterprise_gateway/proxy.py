@@ -52,8 +52,13 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
-        BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
-        self.response_socket = None
+        self.response_socket = None  # before its checks: what raises for them looks at it
+        try:
+            BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
+        except (HTTPError, RuntimeError, ValueError) as error:  # its checks of settings, else "Unknown server error"
+            text = error.reason if isinstance(error, HTTPError) else error
+            reason = " ".join(f"A setting of this kernelspec or of the gateway is invalid: {text}".split())
+            raise HTTPError(500, reason=reason) from error
         self.start_time = None
         self.assigned_ip: str | None = None
         self.assigned_host = ""
@@ -155,6 +160,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         manager = self.kernel_manager
         manager.kernel = self
         if manager.restarting:
+            manager.execution_state = "dead"  # else the last that its kernel said, for ever
             manager.restarting = False
             manager.execution_state = (
                 "dead"  # not what its last message said, "busy" as a rule; a later start says what it is
@@ -221,7 +227,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return self.send_signal(signal.SIGTERM)
 
     def shutdown_listener(self) -> None:
-        """Called right after a shutdown was requested: make sure that a launcher ends."""
+        """Called right after a shutdown was requested: make sure that a launcher ends, and that no end is a surprise."""
+        if self._kernel is not None:
+            self._kernel.expect_end()
         if self._launched and self._kernel is not None:
             self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
 
@@ -246,7 +254,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
     async def _wake_restarter(self) -> None:
         manager = self.kernel_manager
         restarter = manager._restarter
-        if manager.process_proxy is not self or manager.shutting_down or restarter is None:
+        if manager.process_proxy is not self or manager.shutting_down:
+            return
+        if self._kernel is not None and self._kernel.death:
+            patches.tell_clients(self.kernel_id, self._kernel.death)
+        if restarter is None:
             return
         if restarter._pcallback is not None:  # it watches; else somebody is ending the kernel already
             await restarter.poll()
@@ -304,4 +316,5 @@ patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
+patches.note_cells()
 __all__ = ["DistributedProcessProxy"]

@@ -238,6 +238,108 @@ async def test_a_kernel_that_is_killed_with_no_client_ends(nodes: Nodes, client:
     await until("the kernel is gone", gone, MACHINE_SECONDS, pause=0.1)
 
 
+# -- kernels behind wrappers, and of other kinds ------------------------------------------------------------------------
+
+_RUN = "import subprocess, sys; "
+WRAPPERS = {
+    "conda run": ["python3", "-c", _RUN + "sys.exit(subprocess.call(sys.argv[1:]))"],
+    "setsid": ["setsid", "--wait"],
+    "srun": ["python3", "-c", _RUN + "sys.exit(subprocess.Popen(sys.argv[1:], start_new_session=True).wait())"],
+    "login shell": ["bash", "-lc", '"$0" "$@"; exit $?'],
+    "timeout": ["timeout", "600", "nice"],
+    "left alone": ["sh", "-c", 'nohup setsid "$0" "$@" & sleep 4'],
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=list(WRAPPERS))
+async def test_a_kernel_behind_a_wrapper_lives_as_any_other(
+    nodes: Nodes, gateway: Gateway, client: GatewayClient, wrapper: list[str]
+) -> None:
+    """Interrupts reach the kernel and keep its variables; a restart, its death and its end leave neither it nor its wrapper."""
+    gateway.add_kernelspec("wrapped", kernelspec(argv=[*wrapper, *argv_of(gateway, "python_distributed")]))
+    kernel = await client.start_kernel("wrapped")
+    node = await node_of(nodes, kernel)
+
+    def pids() -> set[int]:
+        return {
+            pid for pid, args in processes(node).items() if args.rpartition(" -f ")[0].endswith("ipykernel_launcher")
+        }
+
+    await kernel.execute("x = 123")
+    for code in (SLEEP, "print('begin', flush=True)\nwhile True: pass"):
+        cell = await kernel.begin(code)
+        await cell.printed("begin")
+        await kernel.interrupt()
+        assert (await cell.result(10)).error == "KeyboardInterrupt"
+    assert await kernel.evaluate("x + 1") == 124
+    pid = await kernel.evaluate(PID)
+    cell = await kernel.begin("print('begin', flush=True)\nwhile True: pass")
+    await cell.printed("begin")
+    await kernel.restart()
+    assert (await kernel.execute("x")).error == "NameError"
+    assert pid not in pids()
+    kernel.states.clear()
+    pid = await kernel.evaluate(PID)
+    await kernel.begin("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    await kernel.wait_state("restarting", 20)
+    await kernel.handshake(30)
+    assert await kernel.evaluate(PID) != pid
+    cell = await kernel.begin("print('begin', flush=True)\nwhile True: pass")
+    await cell.printed("begin")
+    await kernel.delete()
+    await until_in_thread("processes are gone", lambda: not processes(node))
+
+
+async def test_a_kernel_that_dies_says_how_in_its_cell(client: GatewayClient) -> None:
+    """Its exit code, its host and its last words are the running cell's stderr, before the kernel is restarted."""
+    kernel = await client.start_kernel()
+    host = await host_of(kernel)
+    cell = await kernel.begin("import os; os.write(2, b'LAST WORDS'); print('begin', flush=True); os._exit(3)")
+    await cell.printed("LAST WORDS", 20, to="stderr")
+    await kernel.wait_state("restarting", 20)
+    told = "".join(text for name, text in cell.partial.streams if name == "stderr")
+    assert f"The kernel exited with code 3 on {host}." in told
+
+
+async def test_a_working_directory_of_another_user_is_no_obstacle(client: GatewayClient) -> None:
+    """A notebook server of root sends /root with every start."""
+    kernel = await client.start_kernel(env={"KERNEL_WORKING_DIR": "/root"})
+    assert await kernel.evaluate("__import__('os').getcwd()") == await kernel.evaluate(
+        "__import__('os').environ['HOME']"
+    )
+
+
+async def test_a_kernel_that_takes_no_unix_sockets_gets_ports(gateway: Gateway, client: GatewayClient) -> None:
+    """It aborts on them, and runs on loopback ports within the same start; so does the next one, from the first."""
+    python = argv_of(gateway, "python_distributed")[0]
+    code = """
+import json, os, sys
+with open(sys.argv[1]) as file: transport = json.load(file)["transport"]
+print(transport, flush=True)
+if transport == "ipc": sys.exit("RuntimeError: Invalid argument")
+os.execv(sys.executable, [sys.executable, "-m", "ipyk" + "ernel_launcher", "-f", sys.argv[1]])
+"""
+    gateway.add_kernelspec("portly", kernelspec(argv=[python, "-c", code, "{connection_file}"]))
+    for _ in range(2):
+        kernel = await client.start_kernel("portly")
+        assert (await kernel.execute("6 * 7")).text == "42"
+        await kernel.restart()
+        assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_a_small_range_of_ports_is_enough(
+    gateway: Gateway, extra_gateway: MakeGateway, client_of: ClientOf
+) -> None:
+    """A restart takes the ports of the kernel that it replaces, whose last connections were closed just now."""
+    spec = plain(gateway, transport="tcp", port_range="29000..29005")
+    narrow = extra_gateway("narrow", env={"EG_MIN_PORT_RANGE_SIZE": "5"}, kernelspecs={"narrow": spec})
+    kernel = await client_of(narrow).start_kernel("narrow")
+    for _ in range(3):
+        assert (await kernel.execute("6 * 7")).text == "42"
+        await kernel.restart()
+    assert (await kernel.execute("6 * 7")).text == "42"
+
+
 # -- starts that fail --------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +417,14 @@ async def test_a_kernel_that_never_listens_times_out(
         assert "waiting for nothing" in failed.value.reason
         assert f"{seconds} s" in failed.value.reason
         assert any(host in failed.value.reason for host in names)
+
+
+async def test_a_setting_that_enterprise_gateway_refuses_is_said(gateway: Gateway, client: GatewayClient) -> None:
+    """Its own check of a range of ports comes with its words, not as an unknown error."""
+    gateway.add_kernelspec("ranged", plain(gateway, port_range="40000..40011"))
+    with pytest.raises(GatewayError, match=r"40000\.\.40011") as failed:
+        await client.start_kernel("ranged")
+    assert failed.value.status == 500
 
 
 async def test_users_are_authorized(gateway: Gateway, client: GatewayClient) -> None:

@@ -49,9 +49,10 @@ def pythons(*versions: str) -> list[object]:
 class Refusal(Exception):
     """The agent answered with an error."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, kind: str, text: str, remedy: str = "") -> None:
         super().__init__(text)
         self.kind = kind
+        self.remedy = remedy
 
 
 class Visitor:
@@ -107,7 +108,7 @@ class Visitor:
         self._writer.write(encode({"id": number, "method": method, "params": params}))
         answer = await asyncio.wait_for(self._replies[number], DEADLINE)
         if "error" in answer:
-            raise Refusal(answer["kind"], answer["error"])
+            raise Refusal(answer["kind"], answer["error"], answer.get("remedy", ""))
         return answer["result"]
 
     async def event(self, name: str, kernel: str) -> Message:

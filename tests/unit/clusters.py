@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -57,5 +58,7 @@ async def gone(pid: int) -> None:
 
 
 def kernel_folders(folder: Path) -> list[Path]:
-    """Return the folders of all kernels of agents below *folder*."""
-    return list(folder.rglob("eg-distributed/*/k/*"))
+    """Return the folders of all kernels of agents below *folder*; some may go while they are looked for."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return list(folder.rglob("eg-distributed/*/k/*"))

@@ -112,9 +112,45 @@ def answer(text: str) -> None:
         connection.sendall(text.encode())
 
 
+def refused(path: str) -> None:
+    """Have another listen on the port of the heartbeat, the first time that it is run with *path*."""
+    if not os.path.exists(path):
+        put(path, "")
+        with open(sys.argv[1]) as file:
+            others.append(socket.create_server(("127.0.0.1", json.load(file)["hb_port"])))
+
+
+def complains(path: str) -> None:
+    """Say that a port is taken and never listen, the first time that it is run with *path*."""
+    if not os.path.exists(path):
+        put(path, "")
+        say("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:1')")
+        deaf("")
+
+
+def count(path: str) -> None:
+    """Add an x to a file."""
+    with open(path, "a") as file:
+        file.write("x")
+
+
+def ports(when: str) -> None:
+    """Take no UNIX sockets: end with code 9 before (ports:at once) or as soon as all are open (ports:late)."""
+    with open(sys.argv[1]) as file:
+        info = json.load(file)
+    if info["transport"] == "ipc":
+        if when == "late":
+            listen(info)
+            time.sleep(0.3)
+        sys.stderr.write("RuntimeError: Invalid argument\n")
+        os._exit(9)
+
+
+others: list[socket.socket] = []
 children: list[subprocess.Popen[bytes]] = []
 BEHAVIOURS = {
-    function.__name__: function for function in (ignore, note, say, flood, facts, child, leave, die, deaf, answer)
+    function.__name__: function
+    for function in (ignore, note, say, flood, facts, child, leave, die, deaf, answer, refused, complains, ports, count)
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed import kernel as kernel_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State
@@ -17,7 +18,7 @@ from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
 from tests.until import until
 
-from .agents import DEADLINE, STANDIN, alive, written
+from .agents import DEADLINE, STANDIN, alive, standin, written
 from .clusters import answers, gone, start
 from .conftest import Hosts
 from .ssh_server import Sshd
@@ -67,6 +68,31 @@ async def test_a_death_is_told_at_once(cluster: Cluster, hosts: Hosts) -> None:
     assert dead == [kernel]
     assert (kernel.state, kernel.exit_code, kernel.exit_log) == (State.DEAD, -9, "so long\n")
     await until("nothing is counted", lambda: cluster.count("node1") == 0)
+
+
+async def test_a_death_is_said_in_the_log(cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
+    """Host, signal and last words of a kernel that was not asked to end, once; nothing of one that was."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", "say:LAST WORDS")
+    os.kill(kernel.pid, signal.SIGKILL)
+    await until("the death is told", lambda: kernel.death)
+    assert kernel.death.startswith("The kernel was killed by signal 9 on node1.")
+    assert kernel.death.endswith("Its last output:\nLAST WORDS")
+    said = [each.getMessage() for each in caplog.records if "LAST WORDS" in each.getMessage()]
+    assert said == [f"kernel k1: {kernel.death}"]
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    assert kernel.death == ""
+    assert await cluster.run(kernel.signal(signal.SIGTERM))
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    kernel.expect_end()
+    os.kill(kernel.pid, signal.SIGTERM)
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    await cluster.run(kernel.stop())
+    kernel = await start(cluster, "k1", "node1", "say:ASKED")
+    await cluster.run(cluster.release("k1"))
+    assert not [each for each in caplog.records if "ASKED" in each.getMessage()]
 
 
 async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: Hosts) -> None:
@@ -172,6 +198,64 @@ async def test_the_transport_follows_the_language(
     assert await answers(kernel)
 
 
+@pytest.mark.parametrize("when", ["at once", "late"])
+async def test_a_kernel_that_takes_no_sockets_gets_ports(
+    cluster: Cluster,
+    hosts: Hosts,
+    short: Path,
+    when: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that aborts on UNIX sockets, ready or not, is started on ports in the same start, and from the first next time."""
+    monkeypatch.setattr(kernel_module, "PROVING", 10.0)
+    await hosts("node1")
+    runs = short / "runs"
+    argv = standin(f"count:{runs}", f"ports:{when}")
+    kernel = await start(cluster, "k1", "node1", argv=argv)
+    dead = watched(kernel)
+    assert await answers(kernel)
+    assert runs.read_text() == "xx"
+    (warning,) = [each.getMessage() for each in caplog.records if "loopback ports" in each.getMessage()]
+    assert '"transport": "tcp"' in warning
+    await start(cluster, "k2", "node1", argv=argv)
+    assert runs.read_text() == "xxx"
+    assert dead == []
+
+
+async def test_a_kernel_that_fails_on_ports_as_well_says_why(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """What was wrong was not the transport: the error is the kernel's, and nothing is concluded from it."""
+    await hosts("node1")
+    argv = standin(f"count:{short / 'runs'}", "say:no module", "leave:1")
+    for runs in ("xx", "xxxx"):
+        with pytest.raises(KernelStartFailed, match=r"exited with code 1 before it was ready.*no module"):
+            await start(cluster, "k1", "node1", argv=argv)
+        assert (short / "runs").read_text() == runs
+    assert cluster.kernels == {}
+
+
+@pytest.mark.parametrize("params", [{"transport": "ipc"}, {"argv_name": "ipykernel"}])
+async def test_a_known_transport_is_not_changed(
+    cluster: Cluster, hosts: Hosts, short: Path, params: dict[str, str]
+) -> None:
+    """A kernelspec that names its transport keeps it, and so does ipykernel, which takes UNIX sockets."""
+    await hosts("node1")
+    name = params.pop("argv_name", "other")
+    argv = [*standin(f"count:{short / 'runs'}", "leave:1"), f"say:{name}"]
+    with pytest.raises(KernelStartFailed):
+        await start(cluster, "k1", "node1", argv=argv, **params)
+    assert (short / "runs").read_text() == "x"
+
+
+async def test_a_kernel_that_ends_soon_after_its_start_gets_ports_the_next_time(cluster: Cluster, hosts: Hosts) -> None:
+    """Its sockets were open and it counted as ready: the restart is what mends it."""
+    await hosts("node1")
+    argv = standin("ports:late")
+    kernel = await start(cluster, "k1", "node1", argv=argv)
+    await until("it has ended", lambda: kernel.state is State.DEAD)
+    assert await answers(await start(cluster, "k1", "node1", argv=argv))
+
+
 async def test_a_launchers_answer_makes_the_connection(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """A launcher's answer is decrypted here and used on the node; nonsense, and another kernel's, is ignored."""
     await hosts("node1")
@@ -240,6 +324,26 @@ async def test_a_second_start_of_a_failing_kernel_tells_its_own_words(cluster: C
         with pytest.raises(KernelStartFailed) as failed:
             await start(cluster, "k1", "node1", f"say:{word}", "leave:1")
         assert failed.value.log == f"{word}\n"
+
+
+async def test_a_folder_that_is_not_there_is_told_in_the_gateways_log(
+    cluster: Cluster, hosts: Hosts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel starts all the same; who looks for its files learns where it is, and on which host."""
+    await hosts("node1")
+    await start(cluster, "k1", "node1", cwd="/of/a/laptop")
+    (warning,) = [each.getMessage() for each in caplog.records if "started in" in each.getMessage()]
+    assert warning.startswith(
+        "kernel k1: node1: working directory /of/a/laptop does not exist on this node: started in"
+    )
+
+
+async def test_a_remedy_of_the_nodes_is_the_remedy(cluster: Cluster, hosts: Hosts) -> None:
+    """What the node knows better than by the kind of its error comes in place of the general advice."""
+    await hosts("node1")
+    with pytest.raises(KernelStartFailed, match="not found on the node's PATH") as failed:
+        await start(cluster, "k1", "node1", argv=["sitepython", "{connection_file}"])
+    assert "/opt/site/bin:${PATH}" in failed.value.remedy
 
 
 async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, hosts: Hosts, short: Path) -> None:

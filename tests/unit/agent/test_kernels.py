@@ -12,6 +12,7 @@ import signal
 import socket
 import stat
 import string
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,96 @@ async def test_a_folder_of_the_client_need_not_exist_here(visitor: Visitor, home
     assert "/of/a/laptop does not exist on this node" in await visitor.request("log", kernel="k1")
 
 
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from eg_distributed.agent.spawning import spawn
+if os.getuid() == 0:  # who can enter every folder
+    os.setuid(65534)
+env = {b"HOME": b"/tmp"}
+process, warning = spawn(["/bin/sh", "-c", "pwd; echo $PWD"], env, sys.argv[1], 0o077, Path(sys.argv[2]))
+process.wait()
+print(warning)
+"""
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o666])
+def test_a_folder_that_cannot_be_entered_keeps_no_kernel_from_starting(short: Path, mode: int) -> None:
+    """A notebook server of root sends /root, which is on every node: the kernel starts in its home, and that is told."""
+    short.chmod(0o777)
+    closed = short / "closed"
+    closed.mkdir()
+    closed.chmod(mode)
+    command = [sys.executable, "-c", AS_NOBODY, str(closed), str(short / "log")]
+    warning = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert warning == f"working directory {closed} cannot be entered (Permission denied): started in /tmp"
+    assert (short / "log").read_text() == f"{warning}\n/tmp\n/tmp\n"
+
+
+async def test_a_home_that_is_no_folder_is_left_out(visitor: Visitor, home: Path) -> None:
+    """A kernelspec may set HOME to anything: then the kernel starts in the root folder."""
+    path = home / "facts"
+    described = await visitor.ready("k1", standin(f"facts:{path}"), cwd="/of/a/laptop", spec_env={"HOME": "/no/home"})
+    assert described["warning"].endswith("home /no/home does not exist on this node: started in /")
+    assert (await written(path))["cwd"] == "/"
+
+
+@pytest.mark.parametrize("cwd", ["~/a b/ü", "$HOME/a b/ü", "${HOME}/a b/ü", "a b/ü", "{home}/a b/ü"])
+async def test_a_working_directory_may_be_the_logins(visitor: Visitor, home: Path, cwd: str) -> None:
+    """`~` and $NAME are the login's, a relative folder is below its home, and PWD says where the kernel is."""
+    folder = home / "a b" / "ü"
+    folder.mkdir(parents=True)
+    found = await facts(visitor, home, cwd=cwd.replace("{home}", str(home)))
+    assert found["cwd"] == str(folder)
+    assert found["env"]["PWD"].encode("latin-1") == os.fsencode(folder)
+
+
+async def test_a_folder_with_a_dollar_in_its_name_is_that_folder(visitor: Visitor, home: Path) -> None:
+    """What exists by its very name is not expanded."""
+    (home / "$HOME").mkdir()
+    assert (await facts(visitor, home, cwd=str(home / "$HOME")))["cwd"] == str(home / "$HOME")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("#!/no/such/sh\n", "its first line, '#!/no/such/sh', names an interpreter that is not there"),
+        ("#!/bin/sh\r\nexit\r\n", r"its first line, '#!/bin/sh\\r', ends in a carriage return"),
+        ("exec python\n", "it has no #! line"),
+    ],
+)
+async def test_a_script_that_cannot_be_executed_is_told_by_its_first_line(
+    visitor: Visitor, home: Path, content: str, why: str
+) -> None:
+    """The system says "no such file" of a script that is there, when its interpreter is not."""
+    script = home / "start.sh"
+    script.write_bytes(content.encode())
+    script.chmod(0o755)
+    for program, spec_env in ((str(script), {}), ("start.sh", {"PATH": str(home)})):
+        with pytest.raises(Refusal, match=f"cannot execute '{program}': {why}"):
+            await visitor.start("k1", [program, "{connection_file}"], spec_env=spec_env)
+
+
+async def test_a_program_that_is_not_on_the_path_says_which_path(visitor: Visitor) -> None:
+    """The PATH that was searched is named, and what to write, since no profile of a login shell is read."""
+    with pytest.raises(Refusal, match="PATH, which is '/opt/none:/bin'; no profile") as refused:
+        await visitor.start("k1", ["sitepython", "{connection_file}"], spec_env={"PATH": "/opt/none:/bin"})
+    assert all(word in refused.value.remedy for word in ("whole path", "bash", '"-lc"', '"/opt/site/bin:${PATH}"'))
+
+
+@pytest.mark.parametrize("log_dir", ["/proc/x", "{home}/file/logs", "{home}/dir"])
+async def test_a_log_that_cannot_be_written_is_no_fault_of_the_program(
+    visitor: Visitor, home: Path, log_dir: str
+) -> None:
+    """A folder for logs that can't be made, or written to, is named, and the setting that named it."""
+    (home / "file").write_text("")
+    (home / "dir" / "kernel-k1.log").mkdir(parents=True)
+    with pytest.raises(Refusal, match=r"cannot (make the folder of|write) the kernel's log") as refused:
+        await visitor.start("k1", standin(), log_dir=log_dir.replace("{home}", str(home)))
+    assert "EG_KERNEL_LOG_DIR" in refused.value.remedy
+    assert folders(home) == []
+
+
 # -- environment -------------------------------------------------------------------------------------------------
 
 NASTY = {
@@ -300,6 +391,67 @@ async def test_ports_of_a_range_are_given_once(visitor: Visitor, home: Path) -> 
     records = [json.loads(path.read_text()) for path in home.glob("eg-distributed/*/k/*/connection.json")]
     ports = [{value for key, value in record.items() if key.endswith("_port")} for record in records]
     assert [len(each) for each in (*ports, ports[0] | ports[1])] == [5, 5, 10]
+
+
+async def test_ports_are_held_until_the_kernel_has_them(visitor: Visitor, home: Path) -> None:
+    """No other program is given a kernel's port while that kernel starts, and the kernel can listen on it all the same."""
+    gate = home / "gate"
+    await visitor.start("k1", gated(gate), transport="tcp")
+    info = json.loads((folders(home)[0] / "connection.json").read_text())
+    for channel in CHANNELS:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", info[f"{channel}_port"]))
+    gate.write_text("")
+    await visitor.event("ready", "k1")
+
+
+def gated(gate: Path) -> list[str]:
+    """Return the argv of a stand-in that begins once *gate* is there."""
+    wait = f"import os, sys, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-ISc", wait, *standin()]
+
+
+async def test_ports_can_be_had_again_at_once(visitor: Visitor, home: Path) -> None:
+    """Connections that a kernel has closed keep its ports for a minute (TIME_WAIT), but not from a kernel."""
+    ports = free_range(5)
+    for stream in ("s1", "s2"):
+        visitor.events.clear()
+        await visitor.ready("k1", standin(), transport="tcp", port_range=ports)
+        _, _, writer = await visitor.stream("k1", stream=stream)
+        writer.write(b"\0\0\0\0\3bye")
+        await visitor.event("exited", "k1")
+        writer.close()
+
+
+async def test_without_free_ports_the_remedy_is_named(visitor: Visitor) -> None:
+    """Another host, or more ports: what helps is said, with the range."""
+    with pytest.raises(Refusal, match=r"no 5 free ports in the port range 1\.\.3") as refused:
+        await visitor.start("k1", standin(), transport="tcp", port_range=[1, 3])
+    assert "widen the port range" in refused.value.remedy
+
+
+@pytest.mark.parametrize("behaviour", ["refused", "complains"])
+async def test_a_port_that_another_took_costs_no_start(visitor: Visitor, home: Path, behaviour: str) -> None:
+    """A kernel that ends, or waits, because one of its ports is taken is started once more on others, within the same start."""
+    described = await visitor.start("k1", standin(f"{behaviour}:{home / 'once'}"), transport="tcp")
+    event = await visitor.event("ready", "k1")
+    assert event["attempt"] == "a1"
+    assert [e["event"] for e in visitor.events if e.get("kernel") == "k1"] == ["ready"]
+    (listed,) = await visitor.request("list")
+    assert listed["pid"] != described["pid"]
+    assert event["pid"] == listed["pid"]
+    assert not alive(described["pid"])
+    answer, _, writer = await visitor.stream("k1", "hb")
+    assert answer["ok"]
+    writer.close()
+
+
+async def test_a_port_that_stays_taken_is_told(visitor: Visitor) -> None:
+    """The second time the kernel's own words are the answer."""
+    await visitor.start("k1", standin("say:Address already in use", "leave:1"), transport="tcp")
+    event = await visitor.event("exited", "k1")
+    assert (event["exit_code"], event["log"]) == (1, "Address already in use\n")
+    await visitor.request("stop", kernel="k1", grace=0, forget=True)
 
 
 async def test_interrupts_arrive_even_if_the_login_ignored_them(home: Path, settings: Distributed) -> None:

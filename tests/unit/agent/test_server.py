@@ -261,7 +261,8 @@ async def test_a_restarted_agent_finds_its_kernels(visitor: Visitor, settings: D
     writer.close()
     await back.request("adopt", kernels=["k1"])
     assert await back.request("signal", kernel="k1", signum=signal.SIGTERM)
-    assert (await back.event("exited", "k1"))["exit_code"] is None
+    # It is not this agent's child: Linux tells its code from 6.15 on.
+    assert (await back.event("exited", "k1"))["exit_code"] in (None, -signal.SIGTERM)
     back.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from eg_distributed import kernel as kernel_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
-from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.kernel import RemoteKernel, State, logs_command
 from eg_distributed.launcher_files import Shipping
 from eg_distributed.settings import Distributed
 from tests.until import until
@@ -79,7 +79,9 @@ async def test_a_death_is_said_in_the_log(cluster: Cluster, hosts: Hosts, caplog
     assert kernel.death.startswith("The kernel was killed by signal 9 on node1.")
     assert kernel.death.endswith("Its last output:\nLAST WORDS")
     said = [each.getMessage() for each in caplog.records if "LAST WORDS" in each.getMessage()]
-    assert said == [f"kernel k1: {kernel.death}"]
+    assert said == [
+        f"kernel k1: {kernel.death}\nAll of its output: {logs_command('k1')} (`--previous` once it was started again)"
+    ]
     kernel = await start(cluster, "k1", "node1", "say:ASKED")
     assert kernel.death == ""
     assert await cluster.run(kernel.signal(signal.SIGTERM))

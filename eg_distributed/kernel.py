@@ -219,7 +219,12 @@ class RemoteKernel:
         self.death = f"The kernel {exit_text(self.exit_code)} on {host}.{hint}"
         if words:
             self.death += f" Its last output:\n{words}"
-        log.warning("kernel %s: %s\nAll of its output: %s (`--previous` once it was started again)", self.id, self.death, logs_command(self.id))
+        log.warning(
+            "kernel %s: %s\nAll of its output: %s (`--previous` once it was started again)",
+            self.id,
+            self.death,
+            logs_command(self.id),
+        )
 
     def expect_end(self) -> None:
         """Take the next end of the kernel as asked for; called by adapters when they have told the kernel itself to end."""

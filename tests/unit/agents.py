@@ -71,10 +71,10 @@ class Visitor:
         self._hearing = asyncio.ensure_future(self._hear())
 
     @classmethod
-    async def at(cls, link: Link, owner: str = "tests", incarnation: str = "1") -> Visitor:
-        """Visit the agent behind *link*."""
+    async def at(cls, link: Link, owner: str = "tests", incarnation: str = "1", host: str = "?") -> Visitor:
+        """Visit the agent behind *link*, as the gateway that knows its machine as *host*."""
         reader, writer = await link.open()
-        writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation}))
+        writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation, "host": host}))
         hello = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert hello is not None
         return cls(link, reader, writer, hello, owner)

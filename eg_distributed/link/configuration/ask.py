@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import pwd
-import re
 import shutil
 import signal
 from pathlib import Path
@@ -87,9 +86,8 @@ async def ask_ssh(ssh: str, host: str, file: str = "", user: str = "", port: int
         # Of these ssh prints what `~` means to it; of the others it leaves that to us.
         for keyword in ("userknownhostsfile", "identityagent"):
             if keyword in values:
-                ours = home_folder().rstrip("/")
                 values[keyword] = [
-                    re.sub(rf"(^|(?<= )){re.escape(theirs)}(?=/)", ours, each) for each in values[keyword]
+                    " ".join(_at_home(word, theirs) for word in each.split(" ")) for each in values[keyword]
                 ]
     return values
 
@@ -101,6 +99,15 @@ def _other_home() -> str | None:
     except KeyError:
         return None
     return None if Path(theirs).resolve() == Path(home_folder()).resolve() else theirs
+
+
+def _at_home(path: str, theirs: str) -> str:
+    """Return *path* below $HOME where ssh has put the home *theirs* for `~`, as far as that can be seen of a path."""
+    ours = home_folder().rstrip("/")
+    if not path.startswith(f"{theirs}/") or path.startswith(f"{ours}/"):
+        return path
+    moved = ours + path.removeprefix(theirs)
+    return path if Path(path).exists() and not Path(moved).exists() and "/.ssh/" not in moved else moved
 
 
 def _files_of_home() -> str | None:

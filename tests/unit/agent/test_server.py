@@ -304,6 +304,17 @@ async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: 
     assert list(home.glob("eg-distributed/*/*.sock*")) == []
 
 
+async def test_a_gateway_may_know_the_machine_by_two_names(visitor: Visitor, settings: Distributed) -> None:
+    """A second connection of a gateway that has another name for this machine leaves the first one alone."""
+    link = await connect("localhost", settings)
+    other = await Visitor.at(link, incarnation="1", host="10.0.0.1")
+    assert (await visitor.request("ping"))["pid"] == (await other.request("ping"))["pid"]
+    successor = await Visitor.at(link, incarnation="1", host="10.0.0.1")
+    await other.ended()
+    assert (await visitor.request("ping"))["pid"] == (await successor.request("ping"))["pid"]
+    successor.close()
+
+
 async def test_an_idle_agent_leaves(short: Path) -> None:
     """Without a kernel and a visitor an agent ends by itself, and takes its socket's name with it."""
     path = socket_path(short)

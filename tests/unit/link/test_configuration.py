@@ -381,6 +381,18 @@ async def test_the_homes_own_file_is_read(home: Path) -> None:
     assert (found.user, found.jumps) == ("alice", (Hop("gate"),))
 
 
+@needs_ssh
+async def test_a_home_below_the_users_own_is_the_home(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where $HOME is another folder than the system's list says, `~` is $HOME, and whole paths stay what they are."""
+    monkeypatch.setattr(ask, "_other_home", lambda: str(short))
+    monkeypatch.setenv("HOME", str(short / "below"))
+    (short / "kept").touch()
+    text = f"UserKnownHostsFile {short}/below/.ssh/a {short}/.ssh/b {short}/kept {short}/c /dev/null\n"
+    found = await read(text, short)
+    below = short / "below"
+    assert found.known_hosts[:5] == (below / ".ssh/a", below / ".ssh/b", short / "kept", below / "c", Path("/dev/null"))
+
+
 async def test_an_edit_counts_within_seconds(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is kept for a moment only."""
     (home / ".ssh/config").write_text("User alice\n")

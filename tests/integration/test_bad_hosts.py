@@ -24,7 +24,7 @@ DEADLINE = Distributed.request_timeout.default_value
 """Seconds after which a host that hangs is left; `connect_timeout` is the same."""
 BAD_HOSTS = ("hanging", "refusing", "untrusted", "unwelcoming", "nowhere")
 WORDS = {
-    "hanging": ("no SSH login within 5 s", "check that the host is up"),
+    "hanging": ("no SSH login", "no answer within 5 s", "check that the host is up"),
     "refusing": ("connection refused", "check that sshd runs"),
     "untrusted": ("host key", "{known_hosts}"),
     "unwelcoming": ("refused to log in", "public key", "authorized_keys"),

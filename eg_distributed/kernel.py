@@ -287,6 +287,7 @@ class RemoteKernel:
                 if not (may_need_ports and self._is_short_lived()):
                     raise
                 self._unproven = []
+                self._abandoned.end_soon(node, self.id, attempt)  # its record: nobody else asks for that attempt again
                 await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
                 self._note_need_of_ports(request.argv)
             else:
@@ -316,11 +317,13 @@ class RemoteKernel:
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
         started = await self._ask_to_start(node, request, transport, deadline)
+        self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid = started.pid
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
         await self._await_ready(node, request, deadline)
         if self._unproven:
+            self._started_at = asyncio.get_running_loop().time()  # what ends while it proves itself is short-lived
             await self._prove(node)
 
     async def _prove(self, node: Node) -> None:

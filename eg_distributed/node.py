@@ -128,7 +128,7 @@ class Node:
         """Return True if an attempt to connect has got an answer from the host, and takes longer than a dead one would."""
         return (
             self._connecting is not None
-            and self.progress.answered
+            and self.progress.has_answered()
             and time.monotonic() - self.progress.began > self._settings.connect_seconds()
         )
 

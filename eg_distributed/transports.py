@@ -26,7 +26,8 @@ class Transports:
 
     def is_proven(self, argv: Sequence[str]) -> bool:
         """Return True if a kernel of *argv* is known to take UNIX sockets: ipykernel is, and what has run on them."""
-        return any("ipykernel" in word for word in argv) or self._takes_sockets.get(tuple(argv), False)
+        is_ours = any(word == "{launcher}/spark.py" for word in argv)  # which runs ipykernel as well
+        return is_ours or any("ipykernel" in word for word in argv) or self._takes_sockets.get(tuple(argv), False)
 
     def note(self, argv: Sequence[str], *, takes_sockets: bool) -> None:
         """Remember whether a kernel of *argv* ran on UNIX sockets."""

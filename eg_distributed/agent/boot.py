@@ -116,6 +116,10 @@ def folder() -> "tuple[str, list[str]]":
             said[path] = "nothing there answers within %d s" % PLACE_DEADLINE
             end(pid, signal.SIGKILL)  # not waited for: the kernel may hold it until the server is back
         os.close(ours)
+    for path in candidates:
+        if said[path] not in ("agent", "ok") and agent_runs(path):
+            # Another one elsewhere would not find its kernels, and they would look dead.
+            raise OSError("%s: %s, and its agent runs" % (path, said[path]))
     for wanted in ("agent", "ok"):
         for path in candidates:
             if said[path] == wanted:
@@ -127,11 +131,27 @@ def folder() -> "tuple[str, list[str]]":
     )
 
 
+def agent_runs(home: str) -> bool:
+    """Return True if an agent of this user has its folder at *home*; looks at processes alone, not at the folder."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            if os.stat("/proc/" + name).st_uid != os.getuid():
+                continue
+            with open("/proc/%s/cmdline" % name, "rb") as file:
+                words = file.read().split(b"\0")
+            # As `start` runs it: python -I ARCHIVE agent HOME DIGEST UMASK
+            if words[3:5] == [b"agent", os.fsencode(home)]:
+                return True
+    return False
+
+
 def answers(path: str) -> bool:
     """Whether an agent listens at *path*; one that is too busy to answer, or stands still, does: it has its kernels."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        probe.settimeout(5)
+        probe.settimeout(2)  # less than a folder has to show that it will do
         probe.connect(path)
         return True
     except (FileNotFoundError, ConnectionRefusedError):

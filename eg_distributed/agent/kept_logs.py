@@ -65,6 +65,7 @@ def keep(home: Path, name: str, log: KeptLog, *, move: bool) -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
         if move:
+            os.utime(log.path)  # a sweep under way takes a file without a record for a leftover if it is old
             os.rename(log.path, path)
             record.update(log_path=str(path), log_end=log.base + path.stat().st_size)
         try:

@@ -31,7 +31,7 @@ LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
 LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
-LOG_DEADLINE = 5.0
+LOG_DEADLINE = 3.0
 """Seconds for one look at a log."""
 SETTLING = 0.05
 """Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
@@ -432,7 +432,7 @@ class Kernel:
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 async with self._log_lock:
                     if dropped := await _on_disk(cap, self.log, LOG_CAP):
-                        self._log_start = 0
+                        self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
                         self._log_base += dropped
                         self.save()
             with contextlib.suppress(asyncio.TimeoutError):

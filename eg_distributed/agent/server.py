@@ -418,6 +418,16 @@ class Agent:
     async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
         """Make the gateway the one that answers for these kernels; what is missing is gone."""
         found = {}
+        known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
+        if gateway in self.gateways:
+            gateway.kernels.update(
+                kernel.id for kernel in known
+            )  # before anything is waited for: an end is told from now on
+        ended = [kernel for kernel in known if kernel.state == EXITED]
+        # All at once: one disk that hangs has to cost less than the gateway waits for this answer.
+        tails = dict(
+            zip((kernel.id for kernel in ended), await asyncio.gather(*(kernel.read_tail() for kernel in ended)))
+        )
         for kernel_id in asked.kernels:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None and gateway in self.gateways:
@@ -426,7 +436,7 @@ class Agent:
                     kernel.owner = gateway.owner
                     kernel.save()
                 self._unclaimed.pop(kernel_id, None)
-                tail = await kernel.read_tail() if kernel.state == EXITED else ""
+                tail = tails.get(kernel_id, "")
                 found[kernel_id] = Found(**vars(kernel.describe()), log=tail, response=kernel.response).write()
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -48,6 +49,8 @@ def step(doing: str, *, host_fault: bool = True, remedy: str = "") -> Iterator[N
     """
     try:
         yield
+    except asyncio.TimeoutError:  # an OSError from Python 3.11 on, and its caller's to explain
+        raise
     except OSError as error:
         raise StartError(f"cannot {doing}: {error.strerror or error}", host_fault=host_fault, remedy=remedy) from error
 

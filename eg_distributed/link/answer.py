@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 from eg_distributed.errors import AgentUnavailable
+from eg_distributed.link.deadlines import within
 from eg_distributed.protocol import SENTINEL
 from eg_distributed.wire import Message, Reader
 
@@ -73,7 +74,7 @@ class BootAnswer:
     async def message_within(self, seconds: float) -> Message:
         """Return the message behind the sentinel; raises AgentUnavailable, also where it has not come after *seconds*."""
         try:
-            return await asyncio.wait_for(self._read(), seconds)
+            return await within(self._read(), seconds)
         except asyncio.TimeoutError:
             raise self._silence(seconds) from None
 
@@ -131,7 +132,7 @@ class BootAnswer:
         if said or not ended:
             return self._unavailable(f"no agent could be started: the login said {said!r}", _INSTALL)
         try:
-            code = await asyncio.wait_for(self._exit_code(), _EXIT_DEADLINE)
+            code = await within(self._exit_code(), _EXIT_DEADLINE)
         except asyncio.TimeoutError:
             code = None
         how = "ended" if code is None else f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"

@@ -15,6 +15,7 @@ import sys
 import asyncssh
 
 from eg_distributed.errors import AgentUnavailable, HostUnreachable
+from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .agent_archive import boot_line
@@ -63,8 +64,8 @@ async def _is_full_name(name: str) -> bool:
     bare, own = name.lower().rstrip("."), socket.gethostname().lower()
     if "." in own or not bare.startswith(f"{own}."):
         return False
-    with contextlib.suppress(asyncio.TimeoutError):  # a resolver that hangs knows no better
-        return bare == (await asyncio.wait_for(aside("own name", socket.getfqdn), _NAME_DEADLINE)).lower()
+    with contextlib.suppress(OSError, asyncio.TimeoutError):  # a resolver that hangs knows no better
+        return bare == (await within(aside("own name", socket.getfqdn), _NAME_DEADLINE)).lower()
     return False
 
 
@@ -108,7 +109,7 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
     try:
         path = await _bootstrap(connection, host, settings, keep)
         try:
-            await asyncio.wait_for(_try_forwarding(connection, path), settings.request_timeout)
+            await within(_try_forwarding(connection, path), settings.request_timeout)
         except asyncssh.ChannelOpenError as error:
             log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
             return await _bridge(connection, host, settings, keep)
@@ -174,7 +175,7 @@ async def execute(
     while True:
         try:
             # encoding=None: with the default, one byte that is no UTF-8 closes the whole connection.
-            process: asyncssh.SSHClientProcess[bytes] = await asyncio.wait_for(
+            process: asyncssh.SSHClientProcess[bytes] = await within(
                 connection.create_process(f"{shlex.quote(settings.python)} -I -c '{_CODE}'", encoding=None),
                 settings.bootstrap_timeout,
             )
@@ -203,7 +204,7 @@ async def _connect_locally(host: str, settings: Distributed, keep: bool) -> Link
     process, answer = await execute_here(host, boot_line(bridge=False, keep=keep))
     try:
         path = await answer.read_within(settings.bootstrap_timeout)
-        await asyncio.wait_for(process.wait(), settings.bootstrap_timeout)
+        await within(process.wait(), settings.bootstrap_timeout)
     except AgentUnavailable:
         with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
             process.kill()

@@ -6,6 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+from eg_distributed.link.deadlines import within
+
 from .aside import aside
 
 __all__ = ["dial", "look_up"]
@@ -26,7 +28,7 @@ async def look_up(hostname: str, port: int, family: int, seconds: float) -> list
     def find() -> list[Address]:
         return list(socket.getaddrinfo(hostname, port, family, socket.SOCK_STREAM))
 
-    found = await asyncio.wait_for(aside(("name", hostname, port, family), find), seconds)
+    found = await within(aside(("name", hostname, port, family), find), seconds)
     first = [each for each in found if each[0] == found[0][0]]
     others = [each for each in found if each[0] != found[0][0]]
     turns = [each for pair in zip(first, others, strict=False) for each in pair]
@@ -72,7 +74,7 @@ async def _dial_one(address: Address, seconds: float, bind_address: str) -> sock
         way.setblocking(False)
         if bind_address:
             way.bind((bind_address, 0))
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(way, target), seconds)
+        await within(asyncio.get_running_loop().sock_connect(way, target), seconds)
     except BaseException:  # cancellation included: nothing may stay open
         way.close()
         raise

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import asyncssh
 
+from eg_distributed.link.deadlines import within
+
 from .aside import aside
 from .configuration import Configuration
 
@@ -67,8 +69,12 @@ async def identities_of(configuration: Configuration) -> Identities:
             f"PKCS11Provider {configuration.pkcs11_provider} (give its keys to ssh-agent: ssh-add -s)"
         )
     try:
-        files, certificates = await asyncio.wait_for(
-            aside(("identities", configuration.host), lambda: _read_files(configuration, found.passed_over)), _SECONDS
+        files, certificates = await within(
+            aside(
+                ("identities", configuration.host, configuration.identities, configuration.certificates),
+                lambda: _read_files(configuration, found.passed_over),
+            ),
+            _SECONDS,
         )
     except (asyncio.TimeoutError, OSError) as error:
         found.passed_over.append(f"all key files ({str(error) or f'reading them took longer than {_SECONDS:g} s'})")
@@ -226,8 +232,8 @@ async def _agents_keys(configuration: Configuration, found: Identities) -> list[
         return []
     client = asyncssh.SSHAgentClient(configuration.identity_agent)
     try:
-        await asyncio.wait_for(client.connect(), _SECONDS)
-        keys = list(await asyncio.wait_for(client.get_keys(), _SECONDS))
+        await within(client.connect(), _SECONDS)
+        keys = list(await within(client.get_keys(), _SECONDS))
     except (OSError, ValueError, asyncio.TimeoutError) as error:
         client.close()
         reason = _reason(error) if not isinstance(error, asyncio.TimeoutError) else "it does not answer"

@@ -21,6 +21,7 @@ from pathlib import Path
 import asyncssh
 
 from eg_distributed.errors import HostKeyRejected, SSHConfigInvalid
+from eg_distributed.link.deadlines import within
 
 from .aside import aside
 from .configuration import Configuration
@@ -80,8 +81,9 @@ async def host_keys_of(configuration: Configuration) -> HostKeys:
     Called before each login: a key that was just added counts at once.
     """
     host = configuration.host
+    identity = (host, *_names(configuration), configuration.user, configuration.known_hosts)
     try:
-        keys = await asyncio.wait_for(aside(("known_hosts", host), lambda: _read(configuration)), _SECONDS)
+        keys = await within(aside(("known_hosts", *identity), lambda: _read(configuration)), _SECONDS)
     except asyncio.TimeoutError:
         raise SSHConfigInvalid(
             f"reading its known_hosts took longer than {_SECONDS:g} s",
@@ -99,9 +101,10 @@ async def host_keys_of(configuration: Configuration) -> HostKeys:
 async def _withdraw_revoked(configuration: Configuration, path: Path, keys: HostKeys) -> None:
     """Take what a file of RevokedHostKeys names out of the trusted keys; one that can't be read trusts none, as with ssh."""
     try:
-        revoked = await asyncio.wait_for(aside(("revoked", path), lambda: RevokedKeys.read(path)), _SECONDS)
+        revoked = await within(aside(("revoked", path), lambda: RevokedKeys.read(path)), _SECONDS)
     except (OSError, ValueError, asyncio.TimeoutError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error) or "it took too long"
+        # From Python 3.11 on a time-out is an OSError without a word.
+        reason = getattr(error, "strerror", None) or str(error) or "it took too long"
         raise HostKeyRejected(
             f"RevokedHostKeys names {path}, which cannot be read ({reason})",
             host=configuration.host,
@@ -112,7 +115,7 @@ async def _withdraw_revoked(configuration: Configuration, path: Path, keys: Host
         known[:] = [key for key in known if key not in withdrawn]
         keys.revoked += withdrawn
     keys.revoked += revoked.keys
-    if revoked.names_certificates and keys.authorities:
+    if (revoked.names_certificates or revoked.digests) and keys.authorities:
         # asyncssh shows us no certificate before it trusts it, so none can be looked up: plain keys only.
         keys.notes.append(f"{path} revokes certificates: host certificates are not accepted")
         keys.authorities.clear()
@@ -264,8 +267,8 @@ async def _ask_command(configuration: Configuration) -> str:
         raise refused(f"cannot be run ({error.strerror}: {argv[0]})") from error
     assert process.stdout is not None
     try:
-        printed = await asyncio.wait_for(_read_all(process.stdout), _SECONDS)
-        code = await asyncio.wait_for(process.wait(), _SECONDS)
+        printed = await within(_read_all(process.stdout), _SECONDS)
+        code = await within(process.wait(), _SECONDS)
     except asyncio.TimeoutError:
         raise refused(f"took longer than {_SECONDS:g} s") from None
     finally:

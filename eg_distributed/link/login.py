@@ -14,6 +14,7 @@ from typing import Any
 import asyncssh
 
 from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
+from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .configuration import Configuration, Hop, configuration_of
@@ -39,6 +40,8 @@ class Progress:
     phase: str = "reading ssh_config"
     answered: bool = False
     """True once the host's sshd has said its first words."""
+    hop: Progress | None = None
+    """The login to the jump host that is under way."""
     steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     """Each finished phase with its seconds."""
     configuration: Configuration | None = None
@@ -50,6 +53,10 @@ class Progress:
         now = time.monotonic()
         self.steps.append((self.phase, now - self._since))
         self.phase, self._since = phase, now
+
+    def has_answered(self) -> bool:
+        """Return True if the host, or the jump host that is gone through, has answered: then it is slow, and not dead."""
+        return self.answered or (self.hop is not None and self.hop.has_answered())
 
     def say(self) -> str:
         """Return what is done, as part of a sentence: `connected in 0.01 s, sshd answered in 0.20 s`."""
@@ -103,7 +110,9 @@ async def _log_in_through(
     """
     host = configuration.host
     way: ProxyProcess | asyncssh.SSHClientConnection | None = None
+    keys: HostKeys | None = None
     identities: Identities | None = None
+    is_jump = bool(behind)
     try:
         keys = await host_keys_of(configuration)
         for note in (*configuration.notes, *keys.notes):
@@ -113,7 +122,7 @@ async def _log_in_through(
             try:
                 way, given = await _open_way(configuration, settings, progress, behind)
                 connection = await _shake_hands(
-                    configuration, settings, keys, identities, progress, given, certificates
+                    configuration, settings, keys, identities, progress, given, certificates, is_jump
                 )
                 break
             except _CertificateUnknown:
@@ -123,13 +132,17 @@ async def _log_in_through(
                     way = None
     except BaseException as error:  # cancellation included: no connection, proxy or agent may be left behind
         words = ""
-        if isinstance(way, ProxyProcess) and not isinstance(error, asyncio.CancelledError):
-            words = await way.last_words()
-        if way is not None:
-            way.abort()
+        try:
+            if isinstance(way, ProxyProcess) and not isinstance(error, asyncio.CancelledError):
+                words = await way.last_words()
+        finally:
+            if way is not None:
+                way.abort()
         if isinstance(error, HostError) or not isinstance(error, Exception):
             raise
-        if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not words:
+        # Only what was dropped unheard is tried again: a login that was cut off after its keys were sent would be repeated a
+        # dozen times, and count as that many refusals.
+        if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not words and not progress.answered:
             raise
         if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)):
             raise _login_error(error, configuration, settings, progress, keys, identities, words) from error
@@ -139,6 +152,8 @@ async def _log_in_through(
             identities.close()
     if way is not None:
         connection.set_tunnel(way)  # it goes with the connection
+        if connection.is_closed():  # already, and so too early for that
+            way.abort()
     return connection
 
 
@@ -171,9 +186,13 @@ async def _open_way(
         progress.enter(_CONNECTING)
         proxy = await ProxyProcess.start(configuration.proxy_command, passes_socket=configuration.proxy_passes_socket)
         try:
-            return proxy, {"sock": await asyncio.wait_for(proxy.connected(), seconds)}
-        except BaseException:  # cancellation included: it is nobody's yet
-            proxy.close()
+            return proxy, {"sock": await within(proxy.connected(), seconds)}
+        except BaseException as error:  # cancellation included: it is nobody's yet
+            try:
+                if isinstance(error, ConnectionResetError) and (words := await proxy.last_words()):
+                    raise _proxy_error(configuration, words) from error
+            finally:
+                proxy.close()
             raise
     progress.enter(_NAME)
     addresses = await look_up(configuration.hostname, configuration.port, configuration.family, seconds)
@@ -191,7 +210,7 @@ async def _jump(
     """
     connection: asyncssh.SSHClientConnection | None = None
     for hop in hops:
-        inner = Progress()
+        progress.hop = inner = Progress()
         progress.phase = f"logging in to the jump host {hop.host}"
         try:
             found = await configuration_of(hop.host, settings, hop)
@@ -200,12 +219,15 @@ async def _jump(
                 connection = await _log_in_behind(connection, found, settings, inner)
             else:
                 connection = await _log_in_through(found, settings, inner, behind)
-        except (asyncssh.ConnectionLost, ConnectionResetError):  # tried again, as with any host
-            raise
-        except HostError as error:
+        except BaseException as error:  # cancellation included: the hop before it may stand already
+            if connection is not None:
+                connection.abort()
+            if not isinstance(error, HostError):  # ConnectionLost, for one: tried again, as with any host
+                raise
             raise HostUnreachable(
                 f"its jump host {hop.host} cannot be used: {error.cause}", host=behind[0], remedy=error.remedy
             ) from error
+    progress.hop = None
     assert connection is not None
     return connection
 
@@ -221,7 +243,11 @@ async def _log_in_behind(
         identities = await identities_of(configuration)
         progress.enter(_CONNECTING)
         given = {"tunnel": jump, "host": configuration.hostname}
-        connection = await _shake_hands(configuration, settings, keys, identities, progress, given, certificates=True)
+        # Where no authority is known the plain key is asked for: there is no second try here, as the first host has it.
+        certificates = bool(keys.authorities)
+        connection = await _shake_hands(
+            configuration, settings, keys, identities, progress, given, certificates, is_jump=True
+        )
     except BaseException as error:  # cancellation included: no connection may be left behind
         jump.abort()
         if isinstance(error, _CertificateUnknown):
@@ -230,15 +256,16 @@ async def _log_in_behind(
                 host=configuration.host,
                 remedy="add its authority to known_hosts",
             ) from error
-        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)) and not isinstance(
-            error, (HostError, asyncssh.ConnectionLost, ConnectionResetError)
-        ):
+        dropped = isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not progress.answered
+        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)) and not dropped:
             raise _login_error(error, configuration, settings, progress, keys, identities) from error
         raise
     finally:
         if identities is not None:
             identities.close()
     connection.set_tunnel(jump)
+    if connection.is_closed():
+        jump.abort()
     return connection
 
 
@@ -262,6 +289,7 @@ async def _shake_hands(
     progress: Progress,
     given: dict[str, Any],
     certificates: bool,
+    is_jump: bool,
 ) -> asyncssh.SSHClientConnection:
     """Speak SSH over the way of *given*, up to the end of the login; raises what asyncssh raises, and asyncio.TimeoutError.
 
@@ -269,7 +297,12 @@ async def _shake_hands(
     asyncssh uses it as well, so an attempt can end with a connection after it was cancelled, and that one has to be closed.
     """
     witness = _Witness()
-    options = _options(configuration, settings, keys, identities, certificates)
+    try:
+        options = _options(configuration, settings, keys, identities, certificates, is_jump)
+    except BaseException:
+        if (way := given.get("sock")) is not None:
+            way.close()
+        raise
     if "sock" in given:
         progress.enter(_BANNER)
     attempt = asyncio.ensure_future(asyncssh.connect(client_factory=lambda: witness, **{**options, **given}))
@@ -284,7 +317,11 @@ async def _shake_hands(
             attempt.result().abort()
         if (way := given.get("sock")) is not None:
             way.close()  # where the attempt ended before asyncssh had taken it
-        if isinstance(error, asyncssh.HostKeyNotVerifiable) and certificates and "CA" in str(error) and keys.trusted:
+        if getattr(witness.connection, "_server_version", None):
+            progress.answered = True  # it may have answered, and cut us off, between two looks
+        # As ssh, which takes a certificate that it can't use for its plain key; one that is revoked it does not.
+        is_final = any(words in str(error) for words in ("revoked", "Host key is not trusted"))
+        if isinstance(error, asyncssh.HostKeyNotVerifiable) and certificates and keys.trusted and not is_final:
             raise _CertificateUnknown from error
         raise
 
@@ -319,11 +356,20 @@ async def _watch(
 
 
 def _options(
-    configuration: Configuration, settings: Distributed, keys: HostKeys, identities: Identities, certificates: bool
+    configuration: Configuration,
+    settings: Distributed,
+    keys: HostKeys,
+    identities: Identities,
+    certificates: bool,
+    is_jump: bool,
 ) -> dict[str, Any]:
-    """Return asyncssh's arguments, all of them explicit: it reads no file by itself."""
+    """Return asyncssh's arguments, all of them explicit: it reads no file by itself.
+
+    The hosts' password is for hosts: a jump host (*is_jump*) is none of theirs, and may be another's.
+    """
     kerberos = settings.gss or configuration.kerberos
-    password = settings.password if settings.password and not settings.gss and configuration.password else None
+    may_send = bool(settings.password) and not settings.gss and not is_jump and configuration.password
+    password = settings.password if may_send else None
     options: dict[str, Any] = {
         "config": None,
         "host": configuration.hostname,
@@ -401,16 +447,12 @@ def _login_error(
         return _host_key_error(error, host, keys)
     if isinstance(error, asyncssh.PermissionDenied) or "Too many authentication failures" in str(error):
         return _refusal(error, configuration, settings, identities)
-    if proxy_words:
-        return HostUnreachable(
-            f"its ProxyCommand {proxy_words} ({configuration.proxy_command})",
-            host=host,
-            remedy="run that line in a shell of the gateway's user, and correct ssh_config",
-        )
     if isinstance(error, asyncssh.KeyExchangeFailed):
         return HostUnreachable(
             f"the SSH handshake failed ({error.reason})", host=host, remedy=_algorithm_remedy(str(error), configuration)
         )
+    if proxy_words and not progress.answered:
+        return _proxy_error(configuration, proxy_words)
     if isinstance(error, asyncssh.Error):
         return HostUnreachable(
             f"the SSH handshake failed ({error.reason})", host=host, remedy="check sshd on the host and its log"
@@ -434,6 +476,14 @@ def _login_error(
     cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return HostUnreachable(
         f"cannot connect ({cause})", host=host, remedy="check that sshd runs there and its port is open"
+    )
+
+
+def _proxy_error(configuration: Configuration, words: str) -> HostUnreachable:
+    return HostUnreachable(
+        f"its ProxyCommand {words} ({configuration.proxy_command})",
+        host=configuration.host,
+        remedy="run that line in a shell of the gateway's user, and correct ssh_config",
     )
 
 

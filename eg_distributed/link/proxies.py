@@ -9,6 +9,8 @@ import signal
 import socket
 from typing import Final
 
+from eg_distributed.link.deadlines import within
+
 __all__ = ["ProxyProcess"]
 
 _MOST_HEARD: Final = 4096
@@ -83,13 +85,15 @@ class ProxyProcess:
     async def last_words(self) -> str:
         """Return what it complained of and how it ended, empty if it said nothing and still runs."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._complaints.ended.wait(), _LAST_WORDS_SECONDS)
-            await asyncio.wait_for(self._process.wait(), _LAST_WORDS_SECONDS)
+            await within(self._complaints.ended.wait(), _LAST_WORDS_SECONDS)
+            await within(self._process.wait(), _LAST_WORDS_SECONDS)
         lines = [
             line.strip() for line in self._complaints.heard.decode("utf-8", "replace").splitlines() if line.strip()
         ]
         said = f"said {lines[-1][-300:]!r}" if lines else ""
         code = self._process.returncode
+        if not code and not said:
+            return ""  # it ended since we did
         ended = "" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         return " and ".join(part for part in (said, ended) if part)
 

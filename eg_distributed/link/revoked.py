@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
+from asyncssh.public_key import decode_ssh_public_key
 
 __all__ = ["RevokedKeys"]
 
@@ -66,7 +67,9 @@ class RevokedKeys:
             if kind == _CERTIFICATES:
                 self.names_certificates = True
             elif kind == _EXPLICIT:
-                self.blobs.update(_strings(section))
+                for blob in _strings(section):
+                    self.blobs.add(blob)
+                    self.keys.append(decode_ssh_public_key(blob))  # a certificate may be for it
             elif kind in (_SHA1, _SHA256):
                 self.digests.update(_strings(section))
             elif kind == _SIGNATURE:

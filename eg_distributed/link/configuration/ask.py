@@ -10,6 +10,8 @@ import shutil
 import signal
 from pathlib import Path
 
+from eg_distributed.link.deadlines import within
+
 from .reader import Values
 from .tokens import expand_tilde, home_folder
 
@@ -65,7 +67,7 @@ async def ask_ssh(ssh: str, host: str, file: str = "", user: str = "", port: int
             start_new_session=True,
         )
     try:
-        out, complaint = await asyncio.wait_for(process.communicate(), _SECONDS)
+        out, complaint = await within(process.communicate(), _SECONDS)
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

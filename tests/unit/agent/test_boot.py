@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, pythons, standin
+from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, end_agents, pythons, standin
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -342,6 +343,9 @@ def test_locks_that_fail_or_hang_cost_their_folder_alone(home: Path, what: str, 
     _, answer = booted(before, digest=agent_archive()[0], archive=packed(agent_archive()[1]))
     assert answer["ok"] is True, answer
     assert str(answer["socket"]).startswith("/tmp/eg-distributed-")
+    elsewhere = Path(str(answer["socket"])).parent
+    end_agents(elsewhere)
+    shutil.rmtree(elsewhere)
     passed_over = str(answer["passed_over"])
     assert said in passed_over
     assert passed_over.startswith(f"['{home}/")

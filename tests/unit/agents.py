@@ -189,8 +189,8 @@ def alive(pid: int) -> bool:
 
 
 def end_agents(cache: Path) -> None:
-    """End all agents whose folder is below *cache*, and their kernels."""
-    for path in cache.glob("eg-distributed/*/*.sock"):
+    """End all agents whose folder is below *cache*, or is it, and their kernels."""
+    for path in (*cache.glob("eg-distributed/*/*.sock"), *cache.glob("agent-*.sock")):
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(DEADLINE)
             connection.connect(str(path))

@@ -299,7 +299,7 @@ async def _shake_hands(
     witness = _Witness()
     try:
         options = _options(configuration, settings, keys, identities, certificates, is_jump)
-    except BaseException:
+    except BaseException:  # whatever it is, the way is nobody's yet
         if (way := given.get("sock")) is not None:
             way.close()
         raise

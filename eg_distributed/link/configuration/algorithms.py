@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 
-from asyncssh.compression import get_compression_algs
 from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
@@ -66,7 +65,6 @@ _KNOWN = {
     "casignaturealgorithms": get_public_key_algs,
     "kexalgorithms": get_kex_algs,
     "macs": get_mac_algs,
-    "compression": get_compression_algs,
 }
 
 

@@ -81,7 +81,6 @@ class Configuration:
     key_exchanges: tuple[str, ...] = ()
     host_key_algorithms: tuple[str, ...] = ()
     public_key_algorithms: tuple[str, ...] = ()
-    authority_algorithms: tuple[str, ...] = ()
     chosen: frozenset[str] = frozenset()
     """Keywords whose list of algorithms is not ssh's default."""
     smallest_rsa_key: int = 1024
@@ -294,7 +293,6 @@ def _interpret(
         key_exchanges=known("kexalgorithms", algorithms["kexalgorithms"]),
         host_key_algorithms=known("hostkeyalgorithms", algorithms["hostkeyalgorithms"]),
         public_key_algorithms=known("pubkeyacceptedalgorithms", algorithms["pubkeyacceptedalgorithms"]),
-        authority_algorithms=known("casignaturealgorithms", algorithms["casignaturealgorithms"]),
         chosen=chosen,
         smallest_rsa_key=int(first("requiredrsasize") or 1024),
         public_key=flag("pubkeyauthentication", "yes"),

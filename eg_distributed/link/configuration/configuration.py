@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import hashlib
 import logging
 import os
 import re
@@ -22,7 +21,7 @@ from eg_distributed.settings import Distributed
 from .algorithms import DEFAULTS, OUR_CIPHERS, known
 from .ask import Refused, Unable, ask_ssh, find_ssh
 from .reader import Values, read_files
-from .tokens import Unexpandable, expand_path, expand_tokens, home_folder
+from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens
 
 __all__ = ["Configuration", "Hop", "configuration_of", "own_user"]
 
@@ -105,27 +104,7 @@ class Configuration:
     @property
     def tokens(self) -> dict[str, str]:
         """What `%x` means in values that are expanded later."""
-        return _tokens(self.host, self.hostname, self.port, self.user, self.host_key_alias, "")
-
-
-def _tokens(host: str, hostname: str, port: int, user: str, alias: str, jump: str) -> dict[str, str]:
-    name = socket.gethostname()
-    local = own_user()
-    digest = hashlib.sha1(f"{name}{hostname}{port}{user}{jump}".encode())  # noqa: S324 - OpenSSH's %C
-    return {
-        "C": digest.hexdigest(),
-        "d": home_folder(),
-        "h": hostname,
-        "i": str(os.getuid()),
-        "j": jump,
-        "k": alias or host,
-        "L": name.partition(".")[0],
-        "l": name,
-        "n": host,
-        "p": str(port),
-        "r": user,
-        "u": local,
-    }
+        return host_tokens(self.host, self.hostname, self.port, self.user, self.host_key_alias, local=own_user())
 
 
 def own_user() -> str:
@@ -246,7 +225,7 @@ def _interpret(
         first("user") or own_user(),
     )
     jump = first("proxyjump").strip('"')
-    tokens = _tokens(host, hostname, port, user, first("hostkeyalias"), jump)
+    tokens = host_tokens(host, hostname, port, user, first("hostkeyalias"), jump, local=own_user())
 
     def paths(keyword: str) -> tuple[Path, ...]:
         found = []

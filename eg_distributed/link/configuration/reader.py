@@ -7,7 +7,6 @@ It is lenient where ssh refuses a file: an unknown keyword or a value that is no
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import pwd
 import re
@@ -20,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .algorithms import DEFAULTS, choose
-from .tokens import Unexpandable, expand_path, expand_tilde, expand_tokens, expand_variables, home_folder
+from .tokens import Unexpandable, expand_path, expand_tilde, expand_tokens, expand_variables, home_folder, host_tokens
 
 __all__ = ["Reading", "Values", "read_files"]
 
@@ -291,24 +290,16 @@ class _Reader:
         return expand_tokens(said, {"h": self._original}) if said else self._host
 
     def _tokens(self) -> dict[str, str]:
-        name, local = socket.gethostname(), _local_user()
-        host, port, user = self._hostname(), self._first("port") or "22", self._first("user") or local
-        jump = self._first("proxyjump")
-        digest = hashlib.sha1(f"{name}{host}{port}{user}{'' if jump == 'none' else jump}".encode())  # noqa: S324 - OpenSSH's
-        return {
-            "C": digest.hexdigest(),
-            "d": home_folder(),
-            "h": host,
-            "i": str(os.getuid()),
-            "j": "" if jump == "none" else jump,
-            "k": self._first("hostkeyalias") or self._original,
-            "L": name.partition(".")[0],
-            "l": name,
-            "n": self._original,
-            "p": port,
-            "r": user,
-            "u": local,
-        }
+        local, jump = _local_user(), self._first("proxyjump")
+        return host_tokens(
+            self._original,
+            self._hostname(),
+            self._first("port") or "22",
+            self._first("user") or local,
+            self._first("hostkeyalias"),
+            "" if jump == "none" else jump,
+            local=local,
+        )
 
     def _canonical_name(self) -> str:
         """Return the canonical name of the host where CanonicalizeHostname asks for it and one is found, else nothing."""

@@ -5,12 +5,22 @@ The names of the tokens are those of ssh_config(5), TOKENS.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import re
+import socket
 from collections.abc import Mapping
 
-__all__ = ["Unexpandable", "expand_path", "expand_tilde", "expand_tokens", "expand_variables", "home_folder"]
+__all__ = [
+    "Unexpandable",
+    "expand_path",
+    "expand_tilde",
+    "expand_tokens",
+    "expand_variables",
+    "home_folder",
+    "host_tokens",
+]
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
@@ -28,6 +38,28 @@ def home_folder() -> str:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         return "/"
+
+
+def host_tokens(
+    host: str, hostname: str, port: int | str, user: str, alias: str, jump: str = "", *, local: str
+) -> dict[str, str]:
+    """Return what each `%x` means for a login to *host*, as it was named, by *user*; *local* is the user here."""
+    name = socket.gethostname()
+    digest = hashlib.sha1(f"{name}{hostname}{port}{user}{jump}".encode())  # noqa: S324 - OpenSSH's %C
+    return {
+        "C": digest.hexdigest(),
+        "d": home_folder(),
+        "h": hostname,
+        "i": str(os.getuid()),
+        "j": jump,
+        "k": alias or host,
+        "L": name.partition(".")[0],
+        "l": name,
+        "n": host,
+        "p": str(port),
+        "r": user,
+        "u": local,
+    }
 
 
 def expand_tokens(text: str, tokens: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=QQ11Ii")
 _REAPED_WITHIN = 0.5  # seconds that a process' parent has to take its exit status, which is told only then
+_EXECUTES_WITHIN = 0.05  # seconds that a process has to execute a program, seen from outside; it takes far less
 OPEN_FILES = 65536
 """Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
@@ -69,11 +70,21 @@ def all_running() -> dict[int, Process]:
     return found
 
 
-def command_line(pid: int) -> bytes:
-    """Return the process' argv, its words ended by NUL; empty if it is gone."""
+def command_line(process: Process) -> bytes:
+    """Return the argv of *process*, its words ended by NUL; empty if it is gone, or is a thread of the system.
+
+    While a process executes another program its command line is empty for a moment. Who is to be found by it is looked for
+    among few, and a kernel that is missed counts as dead, so that moment is waited for; it may sleep for `_EXECUTES_WITHIN`.
+    """
+    deadline = time.monotonic() + _EXECUTES_WITHIN
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
+        while True:
+            with open(f"/proc/{process.pid}/cmdline", "rb") as file:
+                line = file.read()
+            # Threads of the system have no group, and never a command line; nor has a zombie.
+            if line or not process.group or time.monotonic() > deadline or not is_running(process.pid, process.started):
+                return line
+            time.sleep(0.001)
     except OSError:
         return b""
 

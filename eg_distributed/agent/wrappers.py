@@ -93,9 +93,7 @@ class Family:
 
     def _named(self, running: dict[int, Process], connection_file: str) -> list[Process]:
         wanted = os.fsencode(connection_file)
-        return [
-            each for each in running.values() if self._is_younger(each) and wanted in processes.command_line(each.pid)
-        ]
+        return [each for each in running.values() if self._is_younger(each) and wanted in processes.command_line(each)]
 
     def _is_younger(self, found: Process) -> bool:
         """Return True if *found* was started after the executed process, or is that process."""

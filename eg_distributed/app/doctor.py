@@ -7,12 +7,12 @@ the examination of its host, since the others stand on it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from eg_distributed.cluster import Cluster
@@ -72,7 +72,7 @@ class Examined:
 class _Case:
     """The examination of one host: what its steps learn, and what they leave open for the next ones."""
 
-    def __init__(self, host: str, cluster: Cluster, open_things: AsyncExitStack) -> None:
+    def __init__(self, host: str, cluster: Cluster, open_things: contextlib.AsyncExitStack) -> None:
         self.host = host
         self.settings = cluster.settings
         self._cluster = cluster
@@ -286,7 +286,7 @@ async def examine(host: str, cluster: Cluster) -> Examined:
     """Go the way of a kernel's start to *host*, up to the first step that fails; on the cluster's loop."""
     found = Examined(host)
     began = time.monotonic()
-    async with AsyncExitStack() as open_things:
+    async with contextlib.AsyncExitStack() as open_things:
         case = _Case(host, cluster, open_things)
         for name, take, deadline in _STEPS:
             step = await _take(name, take(case), deadline(case), host)
@@ -338,24 +338,35 @@ _LATE = {
 
 def run(cluster: Cluster, hosts: HostSet, *, as_json: bool = False) -> int:
     """Examine *hosts* side by side and print what was found; return the exit code: 1 where one is not usable."""
-    # The errors of hosts are steps of the examination; as warnings of the cluster they would be there twice.
-    logging.getLogger("eg_distributed").setLevel(logging.CRITICAL)
     free = asyncio.Semaphore(_AT_ONCE)
 
     async def in_turn(host: str) -> Examined:
         async with free:
             return await examine(host, cluster)
 
-    examinations = [cluster.submit(in_turn(host)) for host in hosts]
     results = []
-    for examination_of_one in examinations:
-        found = examination_of_one.result()
-        results.append(found)
-        if not as_json:
-            print(_text(found), flush=True)
+    with _without_warnings():
+        examinations = [cluster.submit(in_turn(host)) for host in hosts]
+        for examination_of_one in examinations:
+            found = examination_of_one.result()
+            results.append(found)
+            if not as_json:
+                print(_text(found), flush=True)
     if as_json:
         print(json.dumps({"hosts": [asdict(found) for found in results]}, indent=2))
     return 0 if all(found.usable for found in results) else 1
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence the cluster for a while: the errors of hosts are steps here, and would be there twice as its warnings."""
+    logger = logging.getLogger("eg_distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 _LINES = (

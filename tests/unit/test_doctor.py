@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,7 +201,8 @@ async def test_this_machine_needs_no_ssh(cluster: Cluster) -> None:
 async def test_the_command_tells_programs_and_fails_where_a_host_is_not_usable(
     hosts: Hosts, settings: Distributed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--json` is one object with all steps of all hosts; the exit code is 1 if one of them is not usable."""
+    """`--json` is one object with all steps of all hosts; exit code 1 if one is not usable. The log is as it was afterwards."""
+    before = logging.getLogger("eg_distributed").level
     good, bad = await hosts("node1", "node2")
     bad.wire.refuse()
     monkeypatch.setenv("EG_DISTRIBUTED_SSH_CONFIG", settings.ssh_config)
@@ -213,3 +215,4 @@ async def test_the_command_tells_programs_and_fails_where_a_host_is_not_usable(
     assert await asyncio.to_thread(main, ["doctor", "--hosts", "node1"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("node1: usable")
+    assert logging.getLogger("eg_distributed").level == before

@@ -196,7 +196,8 @@ async def test_malformed_messages_are_logged_once_a_link(
     with caplog.at_level(logging.WARNING):
         agent.say(*[encode({"event": "load", "kernels": 7})] * 50)
         assert (await held.node.request(Ping())).pid == 7
-    assert [record.message for record in caplog.records] == [
+    # The garbage of a test before is asyncio's to complain about, at any time.
+    assert [record.message for record in caplog.records if record.name == "eg_distributed.node"] == [
         "node1: malformed message: Load.kernels: int instead of a list"
     ]
 

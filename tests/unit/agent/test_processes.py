@@ -73,3 +73,14 @@ def test_the_members_of_a_group_are_known(sleeper: subprocess.Popen[bytes]) -> N
     assert processes.end_group(sleeper.pid)
     assert sleeper.wait() == -signal.SIGKILL
     assert not processes.end_group(sleeper.pid)
+
+
+def test_a_command_line_is_known_while_a_program_is_executed() -> None:
+    """A process that executes one program after another is never without a command line, as long as it runs."""
+    script = '[ "$1" -gt 0 ] && exec sh -c "$0" "$0" "$(($1 - 1))"; exit 0'
+    looks = 0
+    with subprocess.Popen(["/bin/sh", "-c", script, script, "1500"]) as child:
+        while (process := processes.look(child.pid)) is not None:
+            assert b"exec sh" in processes.command_line(process) or processes.look(child.pid) is None
+            looks += 1
+    assert looks > 100

@@ -24,8 +24,11 @@ Here the connection before serves until the next one opens. Then the next takes 
 A connection that ends before the next one comes leaves both behind: if the kernel has no other client in jupyter_server's own
 buffer, which gets a bound here, and otherwise, if it was cut off, in one of ours (`_Away`).
 
-The order of arrival counts: a connection that was slower than a later one of its session does not open at all. Channels are
-used as long as none is closed and the kernel has the ports that they were made for.
+The order of arrival counts: a connection that was slower than a later one of its session does not serve. But of two that come
+within seconds of each other (twins) the second may have overtaken the first, on its way or in a thread that resolves names; and
+one that JupyterLab's server has dropped stays open, and answers pings like any other. So a twin that was replaced stays open
+for a moment. If it says something it is the client's, and gets everything back: a dropped one says nothing. Channels are used
+as long as none is closed and the kernel has the ports that they were made for.
 
 Rejected: new channels for each connection, which lose the answer to whatever was asked over the old ones; waiting for the end
 of the old connection, with whatever deadline, which is waiting for a peer that is gone.
@@ -71,6 +74,9 @@ _CONFIRM_DELAY: Final = 0.05
 """Seconds between a message and the ping that asks whether it came: one ping for all that is sent meanwhile."""
 _MARK: Final = b"came:"
 """How our pings begin; the empty ones are jupyter_server's, to find dead peers."""
+_TWINS: Final = 5.0
+"""Seconds between two arrivals of one session up to which their order says nothing, and for which the one that was replaced
+stays open."""
 _LAST_WORD: Final = 0.25
 """Seconds that a client has to confirm what it got from a connection that is about to be replaced; a dead one takes them all."""
 _AWAY_SECONDS: Final = 600.0
@@ -143,6 +149,7 @@ class _Connection:
     """What we note of one websocket's handler, from its arrival to its end."""
 
     def __init__(self, handler: Any) -> None:
+        self.arrived = asyncio.get_running_loop().time()
         # A handler that was open when the patch came has channels, and is as good as ours.
         self.opened: bool = bool(handler.channels)
         """The kernel counts it among its clients, and it has channels."""
@@ -150,6 +157,8 @@ class _Connection:
         """The kernel answered: what it says goes to the client at once."""
         self.replaced = False
         """A later connection of the session has its channels."""
+        self.leaving: asyncio.TimerHandle | None = None
+        """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
         """Its end was noted."""
         self.protocol: Any = None
@@ -185,6 +194,9 @@ class _Connection:
         if self.asking is not None:
             self.asking.cancel()
             self.asking = None
+        if self.leaving is not None:
+            self.leaving.cancel()
+            self.leaving = None
         if self.settled is not None and not self.settled.done():
             self.settled.set_result(None)
 
@@ -295,6 +307,7 @@ def _forget(handler: Any) -> None:
 async def _register_session(self: Any) -> None:
     """Note that this connection is the latest of its session; the one before serves until this one opens."""
     self.session_key = f"{self.kernel_id}:{self.session.session}"
+    _of(self)  # notes when it arrived
     _latest[self.session_key] = self
 
 
@@ -338,35 +351,42 @@ def _create_stream(self: Any) -> None:
 async def _open(self: Any, kernel_id: str) -> None:
     """Take over what is left of the session, or make channels; then serve, as soon as the kernel answers on them."""
     super(ZMQChannelsHandler, self).open()  # starts the pings that find dead peers
-    connection, manager = _of(self), self.kernel_manager
+    connection = _of(self)
     connection.protocol = self.ws_connection
-    predecessor = self._open_sessions.get(self.session_key)
+    await _begin(self, connection)
+
+
+async def _begin(handler: Any, connection: _Connection) -> None:
+    """Have *handler* serve, unless a later one of its session has come meanwhile."""
+    manager, kernel_id = handler.kernel_manager, handler.kernel_id
+    predecessor = handler._open_sessions.get(handler.session_key)
     if predecessor is not None:
         await _settle(predecessor)
-    if connection.closed or _latest.get(self.session_key, self) is not self:
+    latest = _latest.get(handler.session_key, handler)
+    if connection.closed or latest is not handler:
         # Its client has gone already, or has come again since.
-        self.log.info("Not opening a connection that a later one has replaced: %s", self.session_key)
+        handler.log.info("Not opening a connection that a later one has replaced: %s", handler.session_key)
         if predecessor is not None and _of(predecessor).serving:
             _serve(predecessor, _of(predecessor))
-        self.close()
+        _dismiss(handler, latest)
         return
     try:
-        serving = _take_over(self, connection)
+        serving = _take_over(handler, connection)
     except HTTPError as error:
         # The kernel ended meanwhile. Websockets know no such answer, so the connection ends as well.
-        self.log.warning("Error opening stream: %s", error)
-        self.close()
+        handler.log.warning("Error opening stream: %s", error)
+        handler.close()
         return
-    manager.add_restart_callback(kernel_id, self.on_kernel_restarted)
-    manager.add_restart_callback(kernel_id, self.on_restart_failed, "dead")
+    manager.add_restart_callback(kernel_id, handler.on_kernel_restarted)
+    manager.add_restart_callback(kernel_id, handler.on_restart_failed, "dead")
     if not serving:
-        connection.nudging = asyncio.create_task(_nudge(self, connection))
+        connection.nudging = asyncio.create_task(_nudge(handler, connection))
         await asyncio.wait({connection.nudging})
         if not connection.nudging.cancelled():
             connection.nudging.result()
         connection.nudging = None
-    if not _of(self).closed and not _of(self).replaced:
-        _serve(self, connection)
+    if not _of(handler).closed and not _of(handler).replaced:
+        _serve(handler, connection)
 
 
 def _take_over(self: Any, connection: _Connection) -> bool:
@@ -398,7 +418,7 @@ def _take_over(self: Any, connection: _Connection) -> bool:
         self.log.info("Replacing connection: %s", self.session_key)
         serving = _of(predecessor).serving
         _close_channels(self.channels)
-        self.channels = _hand_over(predecessor, connection.unsent)
+        self.channels = _hand_over(predecessor, self, connection.unsent)
     if not _usable(self.channels, kernel.ports):
         _close_channels(self.channels)
         self.channels = {}
@@ -445,23 +465,51 @@ async def _settle(handler: Any) -> None:
         connection.settled = None
 
 
-def _hand_over(handler: Any, unsent: Kept) -> dict[str, Any]:
+def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
     """Return the channels of *handler*, which serves no more, and add to *unsent* what its client did not get.
 
     What its client had sent already is still passed on: the closing handshake comes after it, and both use the same channels.
     """
     connection = _of(handler)
     connection.stop()
-    connection.replaced = True
     connection.opened = False
     for stream in handler.channels.values():
         if not stream.closed():
             stream.on_recv(None)
     unsent.extend(connection.left())
+    connection.unsent = Kept()
+    connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
-    handler.close()  # tornado cuts it after five seconds without an answer; no one waits for that
+    _dismiss(handler, successor)
     channels: dict[str, Any] = handler.channels
     return channels
+
+
+def _dismiss(handler: Any, successor: Any) -> None:
+    """Close *handler*'s connection, since *successor* serves; if they are twins, after a moment in which it may say something."""
+    connection = _of(handler)
+    connection.replaced = True
+    apart = abs(_of(successor).arrived - connection.arrived)
+    if connection.closed or apart > _TWINS:
+        handler.close()  # tornado cuts it after five seconds without an answer; no one waits for that
+    else:
+        connection.leaving = asyncio.get_running_loop().call_later(_TWINS, _end_twin, handler, connection)
+
+
+def _end_twin(handler: Any, connection: _Connection) -> None:
+    """Close a connection that had its moment, and said nothing."""
+    connection.leaving = None
+    handler.close()
+
+
+async def _come_back(handler: Any, connection: _Connection) -> None:
+    """Have *handler* serve again, which was replaced and is the client's after all."""
+    handler.log.info("A connection that was replaced is the client's after all: %s", handler.session_key)
+    connection.stop()
+    connection.replaced = False
+    _latest[handler.session_key] = handler
+    handler.channels = {}  # they are its successor's now
+    await _begin(handler, connection)
 
 
 def _sign_off(handler: Any) -> None:
@@ -609,11 +657,19 @@ def _while_channels_are_open(original: Callable[..., Any]) -> Callable[..., Any]
     """Wrap `on_message`: a connection that was replaced uses its successor's channels, which may be closed by now."""
 
     @functools.wraps(original)
-    def on_message(self: Any, ws_msg: Any) -> None:
+    def on_message(self: Any, ws_msg: Any) -> Any:
+        connection = _of(self)
+        if connection.leaving is not None:
+            return _after_all(self, connection, ws_msg)  # tornado waits for it before it takes the next message
         if any(stream.closed() for stream in self.channels.values()):
             self.log.debug("Received message on closed channels %r", self)
-            return
-        original(self, ws_msg)
+            return None
+        return original(self, ws_msg)
+
+    async def _after_all(handler: Any, connection: _Connection, ws_msg: Any) -> None:
+        await _come_back(handler, connection)
+        if connection.opened:
+            original(handler, ws_msg)
 
     return on_message
 

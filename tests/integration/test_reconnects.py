@@ -155,6 +155,23 @@ async def runs_after_a_dropped_connection(session: Session, opened: bool) -> Non
             assert await Reader(connection, await session.run(connection, "print(1)")).ended() == [1]
 
 
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_dropped_connection_that_comes_late_takes_nothing(
+    gateway: Gateway, kernel: Kernel, opened: bool
+) -> None:
+    """One that JupyterLab's server dropped may overtake the one after it, and answers pings: who says something is the client."""
+    session = Session(gateway, kernel)
+    connecting = asyncio.ensure_future(session.connect().__aenter__())
+    if opened:
+        await connecting
+    async with session.connect() as dropped, await connecting as connection:
+        for number in range(2):
+            assert await Reader(connection, await session.run(connection, f"print({number})")).ended() == [number]
+        assert await asyncio.wait_for(dropped.wait_closed(), PROCESS_SECONDS) is None
+        assert await Reader(connection, await session.run(connection, "print(2)")).ended() == [2]
+    assert (await kernel.model())["connections"] == 0
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     session = Session(gateway, kernel)

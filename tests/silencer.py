@@ -16,7 +16,8 @@ class Silencer:
     def __init__(self, host: str, port: int) -> None:
         self.swallowed = 0
         """Bytes that came while it slept, or on connections of before, and were not passed on."""
-        self._target = (host, port)
+        self.target = (host, port)
+        """Where new connections lead."""
         self._pairs: set[_Pair] = set()
         self._awake = asyncio.Event()
         self._awake.set()
@@ -48,7 +49,7 @@ class Silencer:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._awake.wait()
         try:
-            there, back = await asyncio.open_connection(*self._target)
+            there, back = await asyncio.open_connection(*self.target)
         except OSError:
             writer.close()
             return

@@ -49,15 +49,18 @@ class SlowPath:
     """A `Silencer` on a loop in a thread of its own: the browser's driver keeps the test's own thread."""
 
     def __init__(self, gateway: Gateway) -> None:
-        address = urlsplit(gateway.url)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._silencer = self._do(self._made(address.hostname or "", address.port or 80))
+        self._silencer = self._do(self._made(*address(gateway)))
         self.url = f"http://127.0.0.1:{self._silencer.port}"
 
     async def _made(self, host: str, port: int) -> Silencer:
         return await Silencer(host, port).__aenter__()
+
+    def follow(self, gateway: Gateway) -> None:
+        """Lead to *gateway* where it is now: an engine gives it another port each time that it starts."""
+        self._silencer.target = address(gateway)
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PROCESS_SECONDS)
@@ -76,6 +79,12 @@ class SlowPath:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PROCESS_SECONDS)
         self._loop.close()
+
+
+def address(gateway: Gateway) -> tuple[str, int]:
+    """Return the host and the port at which *gateway* answers."""
+    parts = urlsplit(gateway.url)
+    return parts.hostname or "", parts.port or 80
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +130,11 @@ def server(path: SlowPath, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield url
     finally:
         process.terminate()
-        process.wait(PROCESS_SECONDS)
+        try:
+            process.wait(PROCESS_SECONDS)
+        except subprocess.TimeoutExpired:  # it waits for a gateway that a test has left silent
+            process.kill()
+            process.wait(PROCESS_SECONDS)
         print(log.read_text()[-20_000:])  # pytest shows it with a failure
 
 

@@ -28,6 +28,8 @@ MACHINE = 4.0
 """How much slower a single one may be: here browser, JupyterLab's server, gateway and nodes share two processors."""
 ASLEEP = 60.0
 """Seconds that a laptop sleeps for."""
+SLEPT = "/tmp/slept"
+"""Where the cell that runs meanwhile says how far it is; no other cell writes there."""
 
 
 def printing(lines: int, pause: float, where: str = "/tmp/printed") -> str:
@@ -41,7 +43,7 @@ for number in range({lines}):
 """
 
 
-def printed(lab: Lab, where: str = "/tmp/printed") -> int:
+def printed(lab: Lab, where: str) -> int:
     """Return how far a cell of `printing` is, by the file on its node."""
     found = [node.exec(["cat", where]).stdout.strip() for node in lab.nodes]
     return max((int(text) for text in found if text), default=-1)
@@ -151,12 +153,14 @@ def test_a_laptop_sleeps(own: Lab, jupyterlab: JupyterLab, path: SlowPath) -> No
     """
     notebook = jupyterlab.fresh()
     lines = int(ASLEEP) + 10
-    cell = notebook.run(printing(lines, 1.0))
+    cell = notebook.run(printing(lines, 1.0, SLEPT))
     cell.reached(3)
     path.sleep()
-    before = printed(own)
-    block_until("the laptop has slept", lambda: printed(own) >= before + ASLEEP, seconds=2 * ASLEEP, pause=1)
-    path.wake()
+    try:
+        before = printed(own, SLEPT)
+        block_until("the laptop has slept", lambda: printed(own, SLEPT) >= before + ASLEEP, seconds=2 * ASLEEP, pause=1)
+    finally:
+        path.wake()
     cell.reached(lines - 1)
     cell.ended()
     shown = cell.numbers()
@@ -165,12 +169,13 @@ def test_a_laptop_sleeps(own: Lab, jupyterlab: JupyterLab, path: SlowPath) -> No
     notebook.run("print('awake', number)").shows(f"awake {lines - 1}")
 
 
-def test_the_gateway_is_restarted(gateway: Gateway, jupyterlab: JupyterLab) -> None:
+def test_the_gateway_is_restarted(gateway: Gateway, jupyterlab: JupyterLab, path: SlowPath) -> None:
     """With Enterprise Gateway's persistence a notebook finds its kernel again, with its names, and its cells answer."""
     notebook = jupyterlab.fresh()
     notebook.run("kept = 1").ended()
     gateway.kill()
     gateway.start()
+    path.follow(gateway)
 
     def connected() -> bool:
         models = httpx.get(f"{gateway.url}/api/kernels", trust_env=False, timeout=SECONDS).json()

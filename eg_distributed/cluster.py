@@ -134,7 +134,6 @@ class Cluster:
 
         with contextlib.suppress(concurrent.futures.TimeoutError):
             self.submit(close_nodes()).result(_CLOSE_DEADLINE)
-        self._spec_folders.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_DEADLINE)
 

@@ -18,11 +18,11 @@ import stat
 import weakref
 import zipfile
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from .aside import aside
 from .errors import AgentUnavailable, HostUnresponsive, KernelStartFailed
 from .protocol import FolderAnswer, FolderHello
 from .streams import CHUNK
@@ -78,12 +78,11 @@ class SpecFolders:
     """The kernelspecs' folders of one gateway; owned by its Cluster, used on the cluster's loop.
 
     *limit* is in bytes of a folder's files. Folders are read in threads of their own: a kernelspec on a mount that hangs holds up
-    starts of such kernelspecs, until their launch timeout, and nothing else.
+    its own starts, until their launch timeout, and nothing else.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="eg-spec-folder")
         self._known: dict[str, tuple[list[_Entry], list[str], SpecFolder]] = {}
         self._archives: weakref.WeakValueDictionary[str, _Archive] = weakref.WeakValueDictionary()
 
@@ -92,7 +91,7 @@ class SpecFolders:
 
         Raises KernelStartFailed for one that cannot be brought: unreadable, too large, or silent until the deadline.
         """
-        return await self._in_thread(path, deadline, self._look)
+        return await self._in_thread(path, deadline, ("kernelspec", path), lambda: self._look(path))
 
     async def deliver(
         self, folder: SpecFolder, host: str, connect: Callable[[], Awaitable[tuple[Reader, Writer]]], deadline: float
@@ -101,7 +100,8 @@ class SpecFolders:
 
         Raises HostError, or KernelStartFailed for a folder that cannot be read any more or has changed since the look.
         """
-        archive = await self._in_thread(folder.path, deadline, self._archive, folder)
+        packing = ("archive", folder.digest)
+        archive = await self._in_thread(folder.path, deadline, packing, lambda: self._archive(folder))
         try:
             sending = _send(folder.digest, archive.content, connect)
             answer = await asyncio.wait_for(sending, deadline - asyncio.get_running_loop().time())
@@ -129,15 +129,10 @@ class SpecFolders:
                 remedy="free disk space on the host",
             )
 
-    def close(self) -> None:
-        """Let the threads go; a folder that hangs is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _in_thread(self, path: str, deadline: float, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._threads, work, *(arguments or (path,)))
+    async def _in_thread(self, path: str, deadline: float, key: tuple[str, str], work: Callable[[], T]) -> T:
         try:
-            return await asyncio.wait_for(call, max(deadline - loop.time(), 0.001))
+            seconds = max(deadline - asyncio.get_running_loop().time(), 0.001)
+            return await asyncio.wait_for(aside((id(self), *key), work), seconds)
         except asyncio.TimeoutError:
             raise KernelStartFailed(
                 f"the kernelspec's folder {path} on the gateway could not be read before the launch timeout ended",

@@ -14,13 +14,13 @@ import sys
 
 import asyncssh
 
+from eg_distributed.aside import aside
 from eg_distributed.errors import AgentUnavailable, HostUnreachable
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .agent_archive import boot_line
 from .answer import BLANK_LINES, BootAnswer
-from .aside import aside
 from .bridge import BridgeClient
 from .configuration import Configuration, configuration_of, own_user
 from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink

@@ -6,9 +6,8 @@ import asyncio
 import socket
 from typing import Any
 
+from eg_distributed.aside import aside
 from eg_distributed.link.deadlines import within
-
-from .aside import aside
 
 __all__ = ["dial", "look_up"]
 

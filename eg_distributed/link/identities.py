@@ -11,9 +11,9 @@ from pathlib import Path
 
 import asyncssh
 
+from eg_distributed.aside import aside
 from eg_distributed.link.deadlines import within
 
-from .aside import aside
 from .configuration import Configuration
 
 __all__ = ["Identities", "identities_of"]

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import asyncssh
 
+from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, SSHConfigInvalid
 from eg_distributed.link.deadlines import within
 
-from .aside import aside
 from .configuration import Configuration
 from .configuration.tokens import Unexpandable, expand_tilde, expand_tokens
 from .revoked import RevokedKeys

@@ -167,7 +167,7 @@ async def test_a_dropped_connection_that_comes_late_takes_nothing(
     async with session.connect() as dropped, await connecting as connection:
         for number in range(2):
             assert await Reader(connection, await session.run(connection, f"print({number})")).ended() == [number]
-        assert await asyncio.wait_for(dropped.wait_closed(), PROCESS_SECONDS) is None
+        await asyncio.wait_for(dropped.wait_closed(), PROCESS_SECONDS)
         assert await Reader(connection, await session.run(connection, "print(2)")).ended() == [2]
     assert (await kernel.model())["connections"] == 0
 

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -208,26 +209,29 @@ async def test_a_folder_that_is_gone_is_an_error_of_the_gateway(folder: Path) ->
         await look(Path("/nowhere/mine"))
 
 
-async def test_a_folder_that_hangs_holds_up_no_other_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read in a thread, for as long as the start may take; the loop goes on meanwhile."""
-    hanging, listdir = asyncio.Event(), os.listdir
-    loop = asyncio.get_running_loop()
+async def test_folders_that_hang_hold_up_no_other_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read in a thread of its own, for as long as its start may; other folders, and the process's end, don't wait."""
+    listdir = os.listdir
     reading, writing = os.pipe()
 
     def hang(path: str) -> list[str]:
-        loop.call_soon_threadsafe(hanging.set)
-        os.read(reading, 1)
+        if "hangs" in path:
+            os.read(reading, 1)
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", hang)
     folders = SpecFolders(1 << 20)
-    looking = asyncio.ensure_future(folders.look(str(folder), loop.time() + 0.2))
-    await asyncio.wait_for(hanging.wait(), 20)
-    with pytest.raises(KernelStartFailed, match="could not be read before the launch timeout ended"):
-        await looking
-    os.write(writing, b"x")
+    for number in range(8):
+        hanging = folder.parent / f"hangs{number}"
+        hanging.mkdir()
+        with pytest.raises(KernelStartFailed, match="could not be read before the launch timeout ended"):
+            await folders.look(str(hanging), asyncio.get_running_loop().time() + 0.05)
+    assert (await folders.look(str(folder), asyncio.get_running_loop().time() + 20)).digest
+    reads = [thread for thread in threading.enumerate() if "hangs" in thread.name]
+    assert [thread.daemon for thread in reads] == [True] * 8
     os.close(writing)
-    folders.close()
+    for thread in reads:
+        thread.join(20)
 
 
 async def test_an_unchanged_folder_is_packed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eg_distributed.aside import aside
 from eg_distributed.errors import SSHConfigInvalid
-from eg_distributed.link.aside import aside
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused
-from eg_distributed.link.aside import aside
 from eg_distributed.link.configuration import Configuration, Hop, own_user
 from eg_distributed.link.connect import is_here
 from eg_distributed.link.dial import dial, look_up

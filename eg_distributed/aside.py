@@ -1,6 +1,7 @@
-"""Work that may hang, each in a thread of its own: look-ups of names, files on a home that may be gone.
+"""Work that may hang, each in a thread of its own: look-ups of names, files on a home or a mount that may be gone.
 
-The event loop's own executor has few threads, and six names that resolve slowly would hold up all hosts.
+The event loop's own executor has few threads, and six names that resolve slowly would hold up all hosts. And Python waits for
+an executor's threads before it ends: a gateway that is told to stop would hang with them.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ _CUT_SHORT = 60.0  # seconds for which a log without a record may be one that is
 class KeptLog:
     """One start's log: *entry* says whose, *path* is the file; *start* and *base* as in `logs.part`.
 
-    *end* is the position of its end where the file is ours; 0 for an operator's, to which later starts append.
+    *end* is the position of its end where the file is ours; 0 for an operator's, to which later starts append. `stop` is where
+    the next of them begins there, if there is one.
     """
 
     def __init__(self, entry: LogEntry, path: Path, start: int, base: int, end: int = 0) -> None:
@@ -42,13 +43,14 @@ class KeptLog:
         self.start = start
         self.base = base
         self.end = end
+        self.stop: Optional[int] = None
 
     def read_part(self, position: int, size: int) -> LogPart:
         """Return what the kernel printed from *position* on, up to *size* bytes; raises OSError."""
         base = self.base
         if self.end:  # what was cut off since it was kept
             base = max(base, self.end - self.path.stat().st_size)
-        told, behind = part(self.path, self.start, base, position, size, final=True)
+        told, behind = part(self.path, self.start, base, position, size, final=True, stop=self.stop)
         return LogPart(told, behind, behind == position, self.entry.exit_code)
 
 

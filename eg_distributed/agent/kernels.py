@@ -239,10 +239,9 @@ class Kernel:
     async def _learn(self) -> None:
         """Learn which process is the kernel, once it listens. A launcher's kernel is the one that the launcher named."""
         if self.transport != "launcher":
-            loop = asyncio.get_running_loop()
             family = self.family
-            listening = await loop.run_in_executor(None, listening_process, self.connection, self.pid)
-            await loop.run_in_executor(None, family.learn, listening, self._connection_file)
+            listening = await processes.in_thread(listening_process, self.connection, self.pid)
+            await processes.in_thread(family.learn, listening, self._connection_file)
             if family is self.family:  # else it has been started again meanwhile
                 self.save()
                 self._learned.set()
@@ -323,8 +322,8 @@ class Kernel:
 
     async def _watch_exit(self) -> None:
         code = await self._ended()
-        # At once, while the numbers of its groups are certainly theirs.
-        rest = self.family.rest()
+        # Now, while the numbers of its groups are certainly theirs.
+        rest = await processes.in_thread(self.family.rest)
         if await self._started_again(rest):
             return
         self.state, self.exit_code, self.end_time = EXITED, code, time.time()
@@ -397,9 +396,8 @@ class Kernel:
 
         A wrapper that *failed* has left nothing that is worth waiting for; what it left is only found, to be ended.
         """
-        loop = asyncio.get_running_loop()
         while self.transport != "launcher":
-            found = await loop.run_in_executor(None, self.family.find_starting, self._connection_file)
+            found = await processes.in_thread(self.family.find_starting, self._connection_file)
             if failed or not found:
                 break
             with contextlib.suppress(asyncio.TimeoutError):
@@ -410,7 +408,7 @@ class Kernel:
 
     async def _finish_late(self) -> None:
         if processes.start_time(self.pid) is None:  # else another process has its pid now, and its group
-            await self._end_leftovers(self.family.rest())
+            await self._end_leftovers(await processes.in_thread(self.family.rest))
         await self._finish()
 
     async def _finish(self) -> None:
@@ -429,14 +427,21 @@ class Kernel:
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
         while self.state != EXITED:
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
+            with contextlib.suppress(OSError):
                 async with self._log_lock:
-                    if dropped := await _on_disk(cap, self.log, LOG_CAP):
+                    # Without a deadline: whenever it comes to an end, what it has dropped counts.
+                    dropped = await asyncio.get_running_loop().run_in_executor(None, cap, self.log, LOG_CAP)
+                    if dropped:
                         self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
                         self._log_base += dropped
                         self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+
+    @property
+    def log_start(self) -> int:
+        """Where the output of this start begins in the log: an operator's has that of earlier starts as well."""
+        return self._log_start
 
     async def read_tail(self, size: int = TAIL) -> str:
         """Return the last *size* bytes, at most, of what the kernel printed since its start; nothing from a disk that hangs."""
@@ -448,10 +453,13 @@ class Kernel:
     async def read_part(self, position: int, size: int) -> LogPart:
         """Return what it printed from *position* on, up to *size* bytes; raises OSError and asyncio.TimeoutError."""
         ended = self.state == EXITED  # seen before the log is read: what is printed after that is nothing
-        async with self._log_lock:
+        await asyncio.wait_for(self._log_lock.acquire(), LOG_DEADLINE)
+        try:
             told, behind = await _on_disk(
                 functools.partial(part, final=ended), self.log, self._log_start, self._log_base, position, size
             )
+        finally:
+            self._log_lock.release()
         return LogPart(told, behind, ended and behind == position, self.exit_code)
 
     # -- signals, end --------------------------------------------------------------------------------------------

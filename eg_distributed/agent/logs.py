@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 from pathlib import Path
+from typing import Optional
 
 
 def log_size(path: Path) -> int:
@@ -42,18 +43,23 @@ def cap(path: Path, limit: int) -> int:
     return begin - len(_DROPPED)
 
 
-def part(path: Path, start: int, base: int, position: int, size: int, *, final: bool) -> tuple[str, int]:
+def part(
+    path: Path, start: int, base: int, position: int, size: int, *, final: bool, stop: Optional[int] = None
+) -> tuple[str, int]:
     """Return up to *size* bytes of the log from *position* on, as text, and where the next part begins. Raises OSError.
 
-    Positions count from the log's first byte ever; *base* bytes of it are not in the file any more, and what is before the
-    offset *start* of the file is of earlier starts. A character that is not there as a whole waits for its rest, unless the
-    log is *final*.
+    Positions count from the log's first byte ever; *base* bytes of it are not in the file any more. What is before the offset
+    *start* of the file is of earlier starts, and what is from *stop* on is of later ones. A character that is not there as a
+    whole waits for its rest, unless the log is *final*.
     """
     with open(path, "rb") as log:
         begin = log.seek(max(start, position - base))
+        if stop is not None:
+            size = max(0, min(size, stop - begin))
         data = log.read(size)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoded = decoder.decode(data, final=final and len(data) < size)
+    at_end = len(data) < size or (stop is not None and begin + len(data) >= stop)
+    decoded = decoder.decode(data, final=final and at_end)
     return decoded, base + begin + len(data) - len(decoder.getstate()[0])
 
 

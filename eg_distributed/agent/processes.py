@@ -10,7 +10,8 @@ import resource
 import signal
 import struct
 import time
-from typing import NamedTuple, Optional
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, NamedTuple, Optional
 
 _PIDFD_GET_INFO = 0xC040FF0B
 """The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, also of another process' child."""
@@ -21,6 +22,16 @@ _EXECUTES_WITHIN = 0.05  # seconds that a process has to execute a program, seen
 OPEN_FILES = 65536
 """Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
+
+
+_looks = ThreadPoolExecutor(
+    2, thread_name_prefix="look"
+)  # not the loop's own, whose threads a disk that hangs may all have
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call *function*, which looks at all processes, in a thread: that takes milliseconds where there are many."""
+    return await asyncio.get_running_loop().run_in_executor(_looks, function, *arguments)
 
 
 class Process(NamedTuple):

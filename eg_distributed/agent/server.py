@@ -10,8 +10,9 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from ..protocol import (
     CHANNELS,
@@ -480,8 +481,10 @@ class Agent:
                         return (await kernel.read_part(asked.position, asked.size)).write()
                     except FileNotFoundError as error:  # it may just have been moved to those that are kept
                         missing = error
-            for log in await self._kept(asked.kernel):
+            kept = await self._kept(asked.kernel)
+            for log in kept:
                 if is_asked(log.entry):
+                    log.stop = self._next_start(log, kept)
                     reading = loop.run_in_executor(None, log.read_part, asked.position, asked.size)
                     found: LogPart = await asyncio.wait_for(reading, LOG_DEADLINE)
                     return found.write()
@@ -492,6 +495,13 @@ class Agent:
         except OSError as error:
             raise LogUnreadable(f"the log of kernel {asked.kernel} cannot be read: {error}") from error
         raise UnknownKernel(f"no log of kernel {asked.kernel!r} is there")
+
+    def _next_start(self, log: kept_logs.KeptLog, kept: list[kept_logs.KeptLog]) -> Optional[int]:
+        """Return where the output of the next start begins in the operator's file that *log* is a part of, None without one."""
+        starts = [(each.path, each.entry.start_time, each.start) for each in kept if not each.end]
+        starts += [(kernel.log, kernel.start_time, kernel.log_start) for kernel in self._here() if kernel.keep_log]
+        later = [(time_, at) for path, time_, at in starts if path == log.path and time_ > log.entry.start_time]
+        return min(later)[1] if later and not log.end else None
 
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
         return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()
@@ -536,6 +546,20 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
         memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it
         # asyncio.Event must be made where its loop runs on Python 3.9.
         agent._leave = asyncio.Event()
-        await agent.run(listening)
+        code = 0
+        try:
+            await agent.run(listening)
+        except Exception:  # noqa: BLE001 - whatever ends an agent is to be found in its log
+            traceback.print_exc()
+            code = 1
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not by returning: asyncio, and Python itself, would wait for a thread, and one may hang on a disk for good.
+        os._exit(code)
 
     asyncio.run(serve())

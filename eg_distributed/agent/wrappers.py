@@ -176,13 +176,12 @@ class Family:
         for each in rest:
             processes.signal_one(each.pid, each.started, signal.SIGTERM)
         deadline = time.monotonic() + _LEFTOVERS_GRACE
-        while (left := self.rest()) and time.monotonic() < deadline:
+        while (left := await processes.in_thread(self.rest)) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         for _ in range(_ROUNDS):
             for each in left:
                 processes.signal_one(each.pid, each.started, signal.SIGKILL)
-            await asyncio.sleep(0)
-            left = self.rest()
+            left = await processes.in_thread(self.rest)
             if not left:
                 return
             await asyncio.sleep(0.02)

@@ -80,7 +80,9 @@ async def test_an_operators_log_stays_where_it_is(visitor: Visitor, home: Path) 
         await visitor.start("k1", standin(f"say:{word}", "leave:0"), log_dir="~/logs", attempt=f"a{number}")
         await visitor.event("exited", "k1")
         visitor.events.clear()
+    assert (await whole(visitor, "k1", "a0"))[0] == "first\n"
     await visitor.request("stop", kernel="k1", grace=0, forget=True)
+    assert (await whole(visitor, "k1", "a0"))[0] == "first\n"
     assert (await whole(visitor, "k1", "a1"))[0] == "second\n"
     await visitor.ready("k2", standin(), log_dir="~/logs")
     for name in ("k1", "k2"):

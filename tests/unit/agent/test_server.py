@@ -304,6 +304,24 @@ async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: 
     assert list(home.glob("eg-distributed/*/*.sock*")) == []
 
 
+async def test_an_agent_ends_although_a_disk_hangs(visitor: Visitor, settings: Distributed, home: Path) -> None:
+    """One that is told to end does so while a read of a log hangs, which nothing can cut short; its kernels go on."""
+    kernel = (await visitor.ready("k1", standin(), log_dir="~/logs"))["pid"]
+    log = home / "logs" / "kernel-k1.log"
+    log.unlink()
+    os.mkfifo(log)  # who opens it to read waits for a writer
+    with pytest.raises(Refusal, match="the disk with the log of kernel k1 does not answer"):
+        await visitor.request("log_part", kernel="k1", attempt="a1")
+    agent = (await visitor.request("ping"))["pid"]
+    os.kill(agent, signal.SIGTERM)
+    await until("the agent has ended", lambda: not alive(agent))
+    assert alive(kernel)
+    log.unlink()
+    again = await Visitor.at(await connect("localhost", settings))
+    assert (await again.request("stop", kernel="k1", grace=5, forget=True))["stopped"]
+    again.close()
+
+
 async def test_a_gateway_may_know_the_machine_by_two_names(visitor: Visitor, settings: Distributed) -> None:
     """A second connection of a gateway that has another name for this machine leaves the first one alone."""
     link = await connect("localhost", settings)

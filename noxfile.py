@@ -257,8 +257,7 @@ def jupyterlab(session: nox.Session) -> None:
     """Work with notebooks in JupyterLab, in Chromium, through the lab's gateway; needs an engine and Debian's `chromium`.
 
     In an environment of its own: JupyterLab takes jupyter_server 2, and what our other tests need may not. The gateway has its
-    jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium, nor in `.ci/run`: on a machine
-    under load a notebook in some twenty still does not connect.
+    jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium; `.ci/run` runs it.
     """
     install(session, "jupyterlab")
     session.run("pytest", "tests/jupyterlab", *session.posargs)

@@ -135,6 +135,16 @@ class RemoteKernel:
         return State.ALIVE if is_seen else State.UNKNOWN
 
     @property
+    def out_of_reach_since(self) -> float | None:
+        """When its host was last heard, in seconds since the epoch; None while it answers, and for a kernel that does not run.
+
+        Costs nothing, so it may be polled.
+        """
+        if self._exited or self._starting or not self._ready or self.node is None:
+            return None
+        return self.node.silent_since
+
+    @property
     def connection_info(self) -> dict[str, Any]:
         """The connection information for clients at the gateway."""
         return {**self.endpoints.connection_info, "key": self.key, "signature_scheme": self.signature_scheme}

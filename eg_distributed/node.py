@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -42,8 +43,11 @@ _IDLE_BACKOFF = 60.0
 """The same where only ended kernels wait for the host: it may have been taken away for good."""
 _STEADY = 2.0
 """Seconds that a connection has to last for the next one to be made at once."""
-_MISSED = 3  # signs of life that an agent may leave unanswered
-_PING = 15.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
+_PING = 2.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
+_QUIET = 4.0
+"""Seconds without a word of the agent after which people are told that the host does not answer; its link may yet recover."""
+_DEAF = 60.0
+"""Seconds without a word of the agent after which the link is given up."""
 
 
 class FolderMissing(AgentUnavailable):
@@ -92,6 +96,7 @@ class Node:
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
+        self._heard_at = time.monotonic()  # the last word of the agent; at first, when this node was first asked for
         self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
         self._identity = identity
@@ -136,6 +141,12 @@ class Node:
         self._connecting = None
         if not task.cancelled() and isinstance(error := task.exception(), HostError):
             self.failed(error)
+
+    @property
+    def silent_since(self) -> float | None:
+        """When the agent was last heard, in seconds since the epoch; None if that is not so long ago that people are told."""
+        silence = time.monotonic() - self._heard_at
+        return time.time() - silence if silence > _QUIET else None
 
     def failed(self, error: HostError) -> None:
         """Remember that the host could not be reached, or not take a kernel, just now."""
@@ -190,6 +201,7 @@ class Node:
                 remedy="upgrade the gateway, or end that agent",
             )
         self.protocol = welcome.protocol
+        self._heard_at = time.monotonic()
         self._link, self._writer = link, writer
         self._complained = False
         self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
@@ -238,15 +250,11 @@ class Node:
 
     async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
-        missed = 0
-        while missed < _MISSED:
+        while time.monotonic() - self._heard_at < _DEAF:
             await asyncio.sleep(_PING)
-            try:
+            with contextlib.suppress(HostError):
                 await self.request(Ping())
-                missed = 0
-            except HostError:
-                missed += 1
-        log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _MISSED * _PING)
+        log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _DEAF)
         link.close()
 
     async def _hear(self, reader: Reader) -> None:
@@ -256,6 +264,7 @@ class Node:
                 message = await read_message(reader, MAX_ANSWER)
                 if message is None:
                     return
+                self._heard_at = time.monotonic()
                 self._take(message)
             except Malformed as error:
                 self._complain(str(error))

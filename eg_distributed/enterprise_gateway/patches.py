@@ -6,7 +6,6 @@ patches keep what the patched functions promise.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -17,11 +16,8 @@ from typing import Any
 
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_client import jsonutil
-from jupyter_client.session import DELIM
-from jupyter_server.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import KernelActionHandler, ZMQChannelsHandler
 from tornado.web import HTTPError
-from tornado.websocket import WebSocketClosedError
 
 
 def turn_nagle_off() -> None:
@@ -110,40 +106,6 @@ def say_why_restarts_fail() -> None:
 
     RemoteMappingKernelManager.restart_kernel = restart_noting_failure
     KernelActionHandler.write = write_with_reason
-
-
-def note_cells() -> None:
-    """Have each websocket know what its last message on iopub belonged to: as a rule the cell that runs."""
-    original = ZMQChannelsHandler._on_zmq_reply
-
-    @functools.wraps(original)
-    def reply_noting_cell(self: Any, stream: Any, msg_list: list[Any]) -> None:
-        if getattr(stream, "channel", None) == "iopub" and DELIM in msg_list:
-            self._last_parent = msg_list[msg_list.index(DELIM) + 3]  # behind the signature and the header
-        original(self, stream, msg_list)
-
-    ZMQChannelsHandler._on_zmq_reply = reply_noting_cell
-
-
-def tell_clients(kernel_id: str, text: str) -> None:
-    """Show *text* as the kernel's stderr in the cell that ran last, in every open notebook; called on the gateway's loop.
-
-    Notebooks hear that a kernel which died is restarted, and no more: not how it ended, nor what it said last.
-    """
-    for handler in list(ZMQChannelsHandler._open_sessions.values()):
-        if handler.kernel_id == kernel_id and handler.ws_connection is not None:
-            iopub = handler.channels.get("iopub")
-            if iopub is not None and not iopub.closed():
-                iopub.flush()  # what the kernel itself had said comes first
-            parent = handler.session.unpack(getattr(handler, "_last_parent", b"{}"))
-            message = handler.session.msg("stream", content={"name": "stderr", "text": f"{text}\n"}, parent=parent)
-            with contextlib.suppress(WebSocketClosedError):
-                if handler.subprotocol == "v1.kernel.websocket.jupyter.org":
-                    packed = handlers.serialize_msg_to_ws_v1(message, "iopub", handler.session.pack)
-                    handler.write_message(packed, binary=True)
-                else:
-                    message["channel"] = "iopub"
-                    handler.write_message(json.dumps(message, default=handlers.json_default))
 
 
 def renew_session_key(kernel_id: str, key: bytes) -> None:

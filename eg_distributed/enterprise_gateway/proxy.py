@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
 import os
 import signal
@@ -29,7 +30,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import patches, reconnects
+from . import notebooks, out_of_reach, patches, reconnects
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
 from .request import requested_env, start_request
@@ -73,6 +74,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self._restarting = False
         self._launched = False  # by one of Enterprise Gateway's launchers
         self._kernel: RemoteKernel | None = None
+        self._signalled: asyncio.Future[DistributedError | None] | None = None
         self.cluster = self._shared_cluster(kernel_manager)
         self._observe_restart()
 
@@ -94,6 +96,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 if os.environ.get(name):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
             DistributedProcessProxy._cluster = cluster
+            out_of_reach.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
         return DistributedProcessProxy._cluster
 
     def _observe_restart(self) -> None:
@@ -209,14 +212,24 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Send *signum* on its way to the kernel; 0 only asks whether it lives."""
         if signum == 0 or self._kernel is None:
             return self.poll()
-        self.cluster.submit(self._signal(self._kernel, signum))
+        sending = self.cluster.submit(self._signal(self._kernel, signum))
+        with contextlib.suppress(RuntimeError):  # without a loop there is no request to be answered
+            self._signalled = asyncio.wrap_future(sending, loop=asyncio.get_running_loop())
         return None
 
-    async def _signal(self, kernel: RemoteKernel, signum: int) -> None:
+    def take_signalled(self) -> asyncio.Future[DistributedError | None] | None:
+        """Return the future of why the last signal did not arrive (None: it did), once; None if none was sent since."""
+        signalled, self._signalled = self._signalled, None
+        return signalled
+
+    async def _signal(self, kernel: RemoteKernel, signum: int) -> DistributedError | None:
+        """Signal the kernel; return why the signal did not arrive, None if it did or the kernel has ended."""
         try:
             await kernel.signal(signum)
         except DistributedError as error:
             log.warning("kernel %s: signal %d did not arrive: %s", kernel.id, signum, error)
+            return error
+        return None
 
     def kill(self) -> bool | None:
         """Send SIGKILL."""
@@ -257,7 +270,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if manager.process_proxy is not self or manager.shutting_down:
             return
         if self._kernel is not None and self._kernel.death:
-            patches.tell_clients(self.kernel_id, self._kernel.death)
+            notebooks.tell_clients(self.kernel_id, self._kernel.death)
         if restarter is None:
             return
         if restarter._pcallback is not None:  # it watches; else somebody is ending the kernel already
@@ -316,5 +329,6 @@ patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
-patches.note_cells()
+notebooks.note_cells()
+out_of_reach.install()
 __all__ = ["DistributedProcessProxy"]

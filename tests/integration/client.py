@@ -56,6 +56,10 @@ class Result:
     """(stdout or stderr, text)."""
     displays: list[Json] = field(default_factory=list)
     """MIME bundles of display_data, its updates, and execute_result."""
+    shown: dict[str, str] = field(default_factory=dict)
+    """text/plain of what was displayed under an id that its updates have as well, as it is now."""
+    values: list[Json] = field(default_factory=list)
+    """MIME bundles of execute_result alone."""
     errors: list[Json] = field(default_factory=list)
     """Content of error messages on iopub."""
 
@@ -80,8 +84,9 @@ class Result:
 
     @property
     def text(self) -> str:
-        """text/plain of the last display: the value of a cell's last expression."""
-        return str(self.displays[-1].get("text/plain", "")) if self.displays else ""
+        """text/plain of the value of a cell's last expression; of the last display if it has none."""
+        last = (self.values or self.displays)[-1:]
+        return str(last[0].get("text/plain", "")) if last else ""
 
     @property
     def error(self) -> str:
@@ -127,6 +132,11 @@ class Execution:
         """Wait until *text* has been printed to stdout or stderr: the cell surely runs then."""
         await self._wait(lambda: text in self.partial.printed_to(to), timeout, f"{text!r} on {to}")
 
+    async def shows(self, text: str, timeout: float = CELL_SECONDS) -> None:
+        """Wait until something that is displayed, and may be updated, has *text* in it."""
+        shown = self.partial.shown
+        await self._wait(lambda: any(text in each for each in shown.values()), timeout, f"{text!r} displayed")
+
     async def _wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
@@ -160,6 +170,10 @@ class Execution:
                 self._on_stream(content["name"], content["text"])
         elif kind in ("display_data", "update_display_data", "execute_result"):
             self.partial.displays.append(content["data"])
+            if kind == "execute_result":
+                self.partial.values.append(content["data"])
+            elif shown := content.get("transient", {}).get("display_id"):
+                self.partial.shown[shown] = content["data"].get("text/plain", "")
         elif kind == "error":
             self.partial.errors.append(content)
         elif kind == "status":

@@ -25,10 +25,16 @@ def cut_ssh(node: Node, gateway: Gateway) -> set[str]:
     """Kill the sshd processes that serve logins to *node*, *gateway*'s among them; return its connections until then."""
     connections = ssh_connections(node, gateway)
     assert connections, f"{gateway.name} has no SSH connection to {node.name}"
-    lines = node.exec(["ps", "-eo", "pid=,args="]).check().stdout.splitlines()
-    pids = [pid for pid, args in (line.split(None, 1) for line in lines) if args.startswith(f"sshd: {USER}")]
-    node.exec(["kill", "-KILL", *pids], user="root")  # one of them may have gone with another
+    kill_sessions(node)
     return connections
+
+
+def kill_sessions(node: Node) -> None:
+    """Kill the sshd processes that serve logins to *node*, whatever way these came."""
+    lines = node.exec(["ps", "-eo", "pid=,args="], user="root").check().stdout.splitlines()
+    pids = [pid for pid, args in (line.split(None, 1) for line in lines) if args.startswith(f"sshd: {USER}")]
+    assert pids, f"there is no SSH session on {node.name}"
+    node.exec(["kill", "-KILL", *pids], user="root")  # one of them may have gone with another
 
 
 async def reconnected(node: Node, gateway: Gateway, earlier: set[str], timeout: float = 20) -> None:

@@ -416,7 +416,7 @@ class Kernel:
         await self.shipment.finish(self.log)
         self._leftovers = False
         if self._unwanted:
-            self.discard()
+            self._remove()
 
     async def _end_leftovers(self, rest: list[processes.Process]) -> None:
         """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
@@ -503,6 +503,11 @@ class Kernel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), 1.0)
 
+    @property
+    def is_being_ended(self) -> bool:
+        """Whether the kernel was told to end, and has not ended yet."""
+        return self._stopping and not self.exited.is_set()
+
     def _stop_listening(self) -> None:
         """A launcher's answer is awaited no more."""
         if self._listener is not None:
@@ -512,19 +517,25 @@ class Kernel:
     def discard(self) -> None:
         """Remove every file of the kernel but its log, which is kept for a while; it must have ended, or never begun.
 
-        If something of its group still runs, or is still to be run after its end, they go after that.
+        If something of its group still runs, or is still to be run after its end, they go after that. Called again, it does
+        nothing: what has the kernel's id then may be a newer attempt.
         """
-        self._stop_listening()
-        if self.pid and (self.shipment.pending or self._leftovers):
-            self._unwanted = True
+        if self._unwanted:
             return
+        self._unwanted = True
+        self._stop_listening()
+        if self.transport == "launcher":  # now, since they are told by the kernel's id alone
+            remove_connection_files(self.id, self.temporary)
+        if not (self.pid and (self.shipment.pending or self._leftovers)):
+            self._remove()
+
+    def _remove(self) -> None:
+        """Remove the kernel's folder, once, and keep its log."""
         if not self.discarded:
+            self.discarded = True
             log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
             keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        if self.transport == "launcher":
-            remove_connection_files(self.id, self.temporary)
-        self.discarded = True
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- the record on disk --------------------------------------------------------------------------------------
 
@@ -548,7 +559,9 @@ class Kernel:
         return LogEntry(self.id, self.attempt, self.state, self.exit_code, self.start_time, self.end_time)
 
     def save(self) -> None:
-        """Write the record, so that a restarted agent finds the kernel again."""
+        """Write the record, so that a restarted agent finds the kernel again; nothing for one whose files are gone."""
+        if self.discarded:
+            return
         record = {
             **self.describe().write(),
             "agent": [os.getpid(), processes.start_time(os.getpid())],

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -65,6 +66,8 @@ SWEEP = 60.0
 """Seconds between two looks at the logs that are kept of kernels which have ended."""
 BACKLOG = 1024
 """Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
+ENDING_AWAITED = 3.0
+"""Seconds that a start waits for the end of an earlier attempt of its kernel which is being ended; less than gateways wait."""
 FOLDER_KEPT = 3600.0
 """Seconds for which a kernel's folder without a record, of a start that was cut short, is left alone."""
 SILENCE = 60.0
@@ -123,7 +126,10 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify)
         self._spec_folders = SpecFolders(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
-        self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
+        self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
+        self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
+        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
+        self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
         self._last_tick = time.monotonic()
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
@@ -168,10 +174,15 @@ class Agent:
                 os.unlink(socket_path(self.directory))
             server.close()
 
+    def leave(self) -> None:
+        """Have `run` end; called on the agent's loop."""
+        self._leave.set()
+
     def _restore(self) -> None:
         for directory in (self.directory / "k").glob("*"):
             kernel = Kernel.load(directory, self._notify)
             if kernel is not None:
+                self._attempts.add(kernel)
                 self.kernels[kernel.id] = kernel
                 self._unclaimed[kernel.id] = time.monotonic()
                 kernel.save()
@@ -195,7 +206,7 @@ class Agent:
             if kernel is None:
                 del self._unclaimed[kernel_id]
                 continue
-            if kernel_id in self._orphans:
+            if kernel in self._orphans:
                 continue
             if kernel.state == EXITED:
                 if now - since > EXITED_KEPT:
@@ -220,7 +231,7 @@ class Agent:
             print(f"kept logs cannot be cleaned: {error}", file=sys.stderr, flush=True)
 
     def _end_orphan_soon(self, kernel: Kernel) -> None:
-        self._orphans.add(kernel.id)
+        self._orphans.add(kernel)
         task = asyncio.ensure_future(self._end_orphan(kernel))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -228,18 +239,19 @@ class Agent:
     async def _end_orphan(self, kernel: Kernel) -> None:
         """End a kernel that nobody answers for; nothing of it stays, since nobody will ask, unless somebody came meanwhile."""
         await kernel.stop(grace=5.0)
-        self._orphans.discard(kernel.id)
+        self._orphans.discard(kernel)
         if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
             self._let_go(kernel)
 
     def _drop(self, kernel: Kernel) -> None:
-        """Forget an ended kernel and all that is left of it."""
-        self.kernels.pop(kernel.id, None)
-        self._unclaimed.pop(kernel.id, None)
-        for gateway in self.gateways:
-            gateway.kernels.discard(kernel.id)
+        """Forget an ended kernel and all that is left of it; a newer attempt that has its id now stays what it is."""
+        if self.kernels.get(kernel.id) is kernel:
+            del self.kernels[kernel.id]
+            self._unclaimed.pop(kernel.id, None)
+            for gateway in self.gateways:
+                gateway.kernels.discard(kernel.id)
         kernel.discard()
-        if not kernel.discarded:
+        if not kernel.discarded and kernel not in self._finishing:
             self._finishing.append(kernel)
         self._swept = -SWEEP  # its log is one more that is kept
         self._tell_load()
@@ -320,7 +332,7 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if isinstance(event, Exited):
-            if kernel.id in self._unclaimed:
+            if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
                 self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
             self._tell_load()
 
@@ -359,9 +371,10 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
+        kernel_id = asked.kernel
+        await self._let_end(kernel_id, asked.attempt)
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
-        kernel_id = asked.kernel
         spec_folder = self._spec_folders.find(asked.spec_folder)
         previous = self.kernels.get(kernel_id)
         if previous is not None:
@@ -370,6 +383,7 @@ class Agent:
                 raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
         kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
+        self._attempts.add(kernel)
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
@@ -384,6 +398,29 @@ class Agent:
             self._unclaimed[kernel_id] = time.monotonic()
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
+    async def _let_end(self, kernel_id: str, attempt: str) -> None:
+        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
+
+        Refusing at once would blame the host for what is over in a moment. Raises StartError if this start, too, is stopped.
+        """
+        deadline = time.monotonic() + ENDING_AWAITED
+        this = (kernel_id, attempt)
+        self._waiting[this] = self._waiting.get(this, 0) + 1
+        try:
+            while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(previous.exited.wait(), remaining)
+            if this in self._withdrawn:
+                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+        finally:
+            self._waiting[this] -= 1
+            if not self._waiting[this]:
+                del self._waiting[this]
+                self._withdrawn.discard(this)
+
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
         taken: set[int] = set()
@@ -393,9 +430,13 @@ class Agent:
         return taken
 
     def _kernel_directory(self, kernel_id: str) -> Path:
-        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is."""
+        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is.
+
+        None that an earlier attempt was given, even if nothing has that name now: as long as it exists it may still write, or
+        remove, what is there.
+        """
         short = "".join(c for c in kernel_id if c.isalnum())[:12]
-        taken = {kernel.directory.name for kernel in self.kernels.values()}
+        taken = {kernel.directory.name for kernel in self._attempts}
         name = short
         while name in taken or (self.directory / "k" / name).exists():
             name = short + "-" + os.urandom(2).hex()
@@ -408,6 +449,9 @@ class Agent:
         return self._kernel(asked.kernel).send_signal(asked.signum)
 
     async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
+        if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
+            self._withdrawn.add((asked.kernel, asked.attempt))
+            return Stopped(True).write()
         kernel = self.kernels.get(asked.kernel)
         if kernel is None or (asked.attempt and kernel.attempt != asked.attempt):
             return Stopped(False).write()

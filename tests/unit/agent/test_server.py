@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.connect import connect
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
 from eg_distributed.wire import Reader, Writer, encode, read_message
-from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin
+from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, own_agent, standin
 from tests.until import until
 
 HEADER = struct.Struct(">BI")
@@ -291,6 +292,85 @@ async def test_a_broken_record_stops_nobody(visitor: Visitor, settings: Distribu
     assert back.hello["kernels"] == []
     await back.ready("k1", standin())
     back.close()
+
+
+async def test_a_stop_that_ends_late_leaves_the_next_attempt_alone(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that ended is forgotten once: its stop may go on while the next one runs, which stays whole."""
+    stop, ended, go = Kernel.stop, asyncio.Event(), asyncio.Event()
+
+    async def late(kernel: Kernel, grace: float) -> None:
+        await stop(kernel, grace)
+        if kernel.attempt == "a1":
+            ended.set()
+            await go.wait()
+
+    monkeypatch.setattr(Kernel, "stop", late)
+    async with own_agent(short) as (agent, visitor):
+        await visitor.start("k1", standin())
+        stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True))
+        await asyncio.wait_for(ended.wait(), DEADLINE)
+        started = await visitor.start("k1", standin(), attempt="a2")
+        go.set()
+        assert (await stopping)["stopped"] is True
+        (listed,) = await visitor.request("list")
+        assert (listed["attempt"], listed["pid"], listed["claimed"]) == ("a2", started["pid"], True)
+        assert agent.kernels["k1"].directory.is_dir()
+        assert (await visitor.request("stop", kernel="k1", attempt="a1", forget=True))["stopped"] is False
+        assert alive(started["pid"])
+
+
+async def test_files_that_go_late_are_not_the_next_attempts(short: Path) -> None:
+    """What runs after a kernel's end puts off the removal of its files; it comes, and takes none of the next attempt's."""
+    async with own_agent(short) as (agent, visitor):
+        await visitor.start("k1", standin(), on_exit=["sh", "-c", f"until [ -e {short}/go ]; do sleep 0.01; done"])
+        old = agent.kernels["k1"]
+        await visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+        await visitor.start("k1", standin(), attempt="a2")
+        new = agent.kernels["k1"]
+        assert new.directory != old.directory
+        (short / "go").touch()
+        await until("the old attempt's files have gone", lambda: not old.directory.exists())
+        assert old.discarded
+        assert (new.directory / "record.json").exists()
+
+
+async def test_a_start_waits_for_the_end_of_the_attempt_before_it(visitor: Visitor) -> None:
+    """A start that comes right behind the stop of an earlier attempt, which takes its time, succeeds."""
+    first = await visitor.ready("k1", standin("ignore:SIGTERM"))
+    stopping = visitor.request("stop", kernel="k1", attempt="a1", grace=0.5, forget=True)
+    stopped, second = await asyncio.gather(stopping, visitor.start("k1", standin(), attempt="a2"))
+    assert stopped["stopped"] is True
+    assert not alive(first["pid"])
+    (listed,) = await visitor.request("list")
+    assert (listed["attempt"], listed["pid"]) == ("a2", second["pid"])
+
+
+async def test_a_start_that_waits_can_be_stopped(visitor: Visitor) -> None:
+    """A start that is given up while it waits for the end of an earlier attempt starts nothing."""
+    await visitor.ready("k1", standin("ignore:SIGTERM"))
+    stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a1", grace=0.5, forget=True))
+    starting = asyncio.ensure_future(visitor.start("k1", standin(), attempt="a2"))
+    withdrawn = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a2", grace=0, forget=True))
+    assert (await withdrawn)["stopped"] is True
+    with pytest.raises(Refusal, match="was stopped while it waited"):
+        await starting
+    await stopping
+    assert await visitor.request("list") == []
+
+
+async def test_many_starts_and_stops_of_one_kernel_leave_what_was_started_last(visitor: Visitor, home: Path) -> None:
+    """Starts and stops that overlap lose no kernel, leave none behind, and leave one folder for the one that runs."""
+    for number in range(20):
+        behaviours = ["ignore:SIGTERM"] if number % 2 else []
+        stopping = visitor.request("stop", kernel="k1", attempt=f"a{number - 1}", grace=0, forget=True)
+        starting = visitor.start("k1", standin(*behaviours), attempt=f"a{number}")
+        await asyncio.gather(stopping, starting)
+    (listed,) = await visitor.request("list")
+    assert listed["attempt"] == "a19"
+    assert alive(listed["pid"])
+    await until("one folder is left", lambda: len(list(home.glob("eg-distributed/*/k/*"))) == 1)
 
 
 async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: Path) -> None:

@@ -18,23 +18,27 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
 from . import impersonation, processes
+from .aside import aside
 from .endpoints import accepts, choose_endpoints, connect, is_address_taken, listening_process
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
 from .private import write_private
-from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn, step
+from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
 from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
 LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
+START_DEADLINE = 4.0
+"""Seconds for all that a start does on disks and asks directories of users; less than gateways wait for its answer."""
 LOG_DEADLINE = 3.0
 """Seconds for one look at a log."""
 SETTLING = 0.05
 """Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
+_LEAST = 0.5  # seconds that a step of a start has in any case
 TAKEN_PORT_CHECK = 1.0
 """Seconds between two looks at whether a kernel that is not ready yet complains of a port that another program has."""
 TAKEN_PORT_PATIENCE = 2.0
@@ -123,6 +127,8 @@ class Kernel:
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
+        loop = asyncio.get_running_loop()
+        until = loop.time() + START_DEADLINE
         files = f"write the kernel's files into {self.directory}"
         try:
             with step(files):
@@ -138,15 +144,15 @@ class Kernel:
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
             with step(files):
                 self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
-            await self._open_log(asked.log_dir)
-            await self._spawn(environment, asked.cwd, umask, open_files)
+            await self._open_log(asked.log_dir, until)
+            await self._spawn(environment, asked.cwd, umask, open_files, max(until - loop.time(), _LEAST))
 
             async def start_again() -> None:
                 with step(files):
                     self.connection, self._held = choose_endpoints(self.directory, asked, taken())
                 # Not held this time: what complains may be a kernel that cannot share a port even with who does not listen.
                 self._release_ports()
-                await self._spawn(environment, asked.cwd, umask, open_files)
+                await self._spawn(environment, asked.cwd, umask, open_files, START_DEADLINE)
 
             if self._held:
                 self._start_again = start_again
@@ -158,16 +164,26 @@ class Kernel:
 
     async def _check_user(self, asked: Start, environment: dict[bytes, bytes]) -> None:
         """Raise StartError if the kernel is to be another user's, and can't be."""
-        if user := impersonation.user_of(asked):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, impersonation.check, user, asked, environment)
+        user = impersonation.user_of(asked)
+        if not user:
+            return
+        check = impersonation.check
+        try:
+            self._users = await aside(("user", user), impersonation.DEADLINE, check, user, asked, environment)
+        except asyncio.TimeoutError:
+            raise StartError(
+                f"whether a kernel may run as {user} was not known within {impersonation.DEADLINE:g} s: sudo, or what the node "
+                "asks for its users, does not answer",
+                remedy="see how long `sudo -l` and `getent passwd` take on that host",
+            ) from None
+        except OSError as error:
+            raise StartError(f"cannot ask whether a kernel may run as {user}: {error}", host_fault=True) from error
 
     async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> dict[str, str]:
         """Choose endpoints, and hold their ports until the kernel is ready; return what argv wants filled in."""
         given = {"connection_file": self._connection_file, "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            self._users = impersonation.listeners(impersonation.user_of(asked))
             self._listener = ResponseListener(self._take_response, self._users)
             return {**given, "response_address": await self._listener.open()}
         self.connection, self._held = choose_endpoints(self.directory, asked, taken)
@@ -195,22 +211,23 @@ class Kernel:
             write_private(self.log, f"not started: {why}\n".encode("utf-8", "replace"))
         self.discard()
 
-    async def _open_log(self, log_dir: Optional[str]) -> None:
+    async def _open_log(self, log_dir: Optional[str], until: float) -> None:
         if log_dir:
             self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
             self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
         try:
             with step(f"make the folder of the kernel's log, {self.log.parent}", host_fault=False, remedy=LOG_REMEDY):
-                self._log_start = await _on_disk(log_size, self.log)
+                remaining = max(until - asyncio.get_running_loop().time(), _LEAST)
+                self._log_start = await asyncio.wait_for(self._on_disk(log_size, self.log), remaining)
         except asyncio.TimeoutError:
             text = f"the folder of its log, {self.log.parent}, does not answer"
             raise StartError(text, host_fault=True) from None
 
-    async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int) -> None:
-        # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
-        loop = asyncio.get_running_loop()
-        process, self.warning = await loop.run_in_executor(
-            None, spawn, self.argv, environment, cwd, umask, self.log, open_files
+    async def _spawn(
+        self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int, seconds: float
+    ) -> None:
+        process, self.warning = await spawn_aside(
+            self.argv, environment, cwd, umask, self.log, open_files, seconds=seconds
         )
         self._process, self.pid = process, process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
@@ -351,8 +368,8 @@ class Kernel:
             return False
         try:
             said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
-            await _on_disk(append, self.log, said)
-            self._log_start = await _on_disk(log_size, self.log)
+            await self._on_disk(append, self.log, said)
+            self._log_start = await self._on_disk(log_size, self.log)
             await start_again()
         except (StartError, OSError, asyncio.TimeoutError) as error:
             print(f"kernel {self.id} was not started again: {error!r}", file=sys.stderr, flush=True)
@@ -421,8 +438,10 @@ class Kernel:
     async def _end_leftovers(self, rest: list[processes.Process]) -> None:
         """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
         await self.family.end_rest(rest)
-        if self._process is not None:  # in a thread: not even SIGKILL ends what waits for a disk
-            await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+        pause = 0.002
+        while self._process is not None and self._process.poll() is None:  # not even SIGKILL ends what waits for a disk
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
 
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
@@ -430,13 +449,17 @@ class Kernel:
             with contextlib.suppress(OSError):
                 async with self._log_lock:
                     # Without a deadline: whenever it comes to an end, what it has dropped counts.
-                    dropped = await asyncio.get_running_loop().run_in_executor(None, cap, self.log, LOG_CAP)
+                    dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
                     if dropped:
                         self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
                         self._log_base += dropped
                         self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+
+    async def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
+        return await aside(("log", self.log.parent), LOG_DEADLINE, function, *arguments)
 
     @property
     def log_start(self) -> int:
@@ -446,7 +469,7 @@ class Kernel:
     async def read_tail(self, size: int = TAIL) -> str:
         """Return the last *size* bytes, at most, of what the kernel printed since its start; nothing from a disk that hangs."""
         try:
-            return str(await _on_disk(tail, self.log, self._log_start, size))
+            return str(await self._on_disk(tail, self.log, self._log_start, size))
         except (OSError, asyncio.TimeoutError):
             return ""
 
@@ -455,7 +478,7 @@ class Kernel:
         ended = self.state == EXITED  # seen before the log is read: what is printed after that is nothing
         await asyncio.wait_for(self._log_lock.acquire(), LOG_DEADLINE)
         try:
-            told, behind = await _on_disk(
+            told, behind = await self._on_disk(
                 functools.partial(part, final=ended), self.log, self._log_start, self._log_base, position, size
             )
         finally:
@@ -649,12 +672,6 @@ def _shown(argv: list[str]) -> list[str]:
         shown.append(word)
         room -= len(word) + 1
     return shown
-
-
-async def _on_disk(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
-    call = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-    return await asyncio.wait_for(call, LOG_DEADLINE)
 
 
 def _signal_number(name: Optional[str]) -> int:

@@ -52,6 +52,7 @@ from ..protocol import (
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
+from .aside import aside
 from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -498,9 +499,11 @@ class Agent:
 
     async def _kept(self, kernel_id: str) -> list[kept_logs.KeptLog]:
         """Return the logs that are kept of kernels whose ids begin with *kernel_id*; raises LogUnreadable."""
-        call = asyncio.get_running_loop().run_in_executor(None, kept_logs.find, self.directory, kernel_id)
         try:
-            return await asyncio.wait_for(call, LOG_DEADLINE)
+            found: list[kept_logs.KeptLog] = await aside(
+                "kept", LOG_DEADLINE, kept_logs.find, self.directory, kernel_id
+            )
+            return found
         except asyncio.TimeoutError:
             raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} does not answer") from None
         except OSError as error:
@@ -516,7 +519,6 @@ class Agent:
         def is_asked(entry: LogEntry) -> bool:
             return (entry.kernel, entry.attempt) == (asked.kernel, asked.attempt)
 
-        loop = asyncio.get_running_loop()
         missing = None
         try:
             for kernel in self._here():
@@ -529,8 +531,8 @@ class Agent:
             for log in kept:
                 if is_asked(log.entry):
                     log.stop = self._next_start(log, kept)
-                    reading = loop.run_in_executor(None, log.read_part, asked.position, asked.size)
-                    found: LogPart = await asyncio.wait_for(reading, LOG_DEADLINE)
+                    key = ("log", log.path.parent)
+                    found: LogPart = await aside(key, LOG_DEADLINE, log.read_part, asked.position, asked.size)
                     return found.write()
             if missing is not None:
                 raise missing

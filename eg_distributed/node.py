@@ -16,6 +16,7 @@ from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
     Adopt,
+    AgentIdentity,
     ControlHello,
     Found,
     KernelEvent,
@@ -89,6 +90,7 @@ class Node:
         self.failed_at = 0.0
         self.connections = 0  # made so far
         self.protocol = PROTOCOL  # what the agent speaks
+        self.agent: AgentIdentity | None = None  # who the agent is; None: it does not say so
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
@@ -189,7 +191,7 @@ class Node:
                 host=self.name,
                 remedy="upgrade the gateway, or end that agent",
             )
-        self.protocol = welcome.protocol
+        self.protocol, self.agent = welcome.protocol, welcome.agent
         self._link, self._writer = link, writer
         self._complained = False
         self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}

@@ -115,6 +115,26 @@ class KernelBrief(Wire):
 
 
 @dataclass(eq=False, repr=False)
+class AgentIdentity(Wire):
+    """Who an agent is: agents in one folder, which find each other's records, have one *id*."""
+
+    id: str = checked(text(_ID))
+    folder: str = checked(text(_PATH))
+    """The folder's path, for messages."""
+    machine: str = checked(text(_ID), "")
+    boot: str = checked(text(_ID), "")
+    """The boot of the machine in which the agent runs; empty: unknown."""
+
+    def knows_end_of(self, starter: AgentIdentity) -> bool:
+        """Return True if a kernel of *starter* that this agent does not have is dead.
+
+        So it is where both have the same records, and where the machine was booted since.
+        """
+        is_later_boot = self.machine == starter.machine and "" not in (self.boot, starter.boot)
+        return self.id == starter.id or (is_later_boot and self.boot != starter.boot)
+
+
+@dataclass(eq=False, repr=False)
 class Welcome(Wire):
     """The agent's answer to a ControlHello."""
 
@@ -122,6 +142,8 @@ class Welcome(Wire):
     digest: str = checked(text(_ID))
     kernels: list[KernelBrief] = checked(items(_record(KernelBrief)))
     ok: bool = checked(flag, True)
+    agent: AgentIdentity | None = checked(optional(_record(AgentIdentity)), None)
+    """None: an agent of a release that had no identity."""
 
 
 @dataclass(eq=False, repr=False)

@@ -53,6 +53,7 @@ from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
 from .aside import aside
+from .identity import identity_of
 from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -118,6 +119,7 @@ class Agent:
         self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077, open_files: int = -1
     ) -> None:
         self.directory = directory
+        self.identity = identity_of(directory)
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
@@ -299,7 +301,7 @@ class Agent:
         self.streams.close_earlier_lives(gateway.owner, living)
         self.gateways.add(gateway)
         kernels = [KernelBrief(kernel.id, kernel.state) for kernel in self.kernels.values()]
-        gateway.send(Welcome(PROTOCOL, self.digest, kernels).write())
+        gateway.send(Welcome(PROTOCOL, self.digest, kernels, agent=self.identity).write())
         try:
             while gateway in self.gateways:  # what a dismissed one had still queued must not begin anything
                 try:

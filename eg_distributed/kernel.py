@@ -25,6 +25,7 @@ from .errors import (
 )
 from .node import FolderMissing, News, Node
 from .protocol import (
+    ELSEWHERE,
     FOLDERS_PROTOCOL,
     AgentIdentity,
     Answered,
@@ -156,6 +157,8 @@ class RemoteKernel:
             return
         if isinstance(news, Found):
             self._take_description(news)
+        elif self._elsewhere and self.node is not None:
+            self.node.keep_connected(fresh=self.id)  # the agent has it now, or again: it is asked for all that it knows
         else:
             self._take_event(news)
         self._changed.set()
@@ -165,7 +168,12 @@ class RemoteKernel:
         now = self.node.agent if self.node is not None else None
         if now is None or self.agent is None or now.knows_end_of(self.agent):
             self._die(None, "")
-        elif not self._elsewhere:
+        else:
+            self._lose_sight()
+
+    def _lose_sight(self) -> None:
+        """Another agent has the kernel than the one that answers: it is UNKNOWN until that one says more."""
+        if not self._elsewhere:
             self._elsewhere = True
             log.warning("kernel %s: nothing is known of it: %s", self.id, self._another_agent())
 
@@ -173,6 +181,12 @@ class RemoteKernel:
         """Return the error of what the kernel is asked to do while another agent answers on its host."""
         assert self.node is not None
         now, then = self.node.agent, self.agent
+        if now is not None and (then is None or then.id == now.id):
+            return HostUnresponsive(
+                f"an earlier agent in {now.folder} still has the kernel",
+                host=self.node.name,
+                remedy="wait until it has ended, or end it: `pgrep -fa eg-distributed` lists the agents there",
+            )
         return HostUnresponsive(
             f"the agent that answers there{f', in {now.folder},' if now else ''} is not the one that has the kernel"
             f"{f', which was in {then.folder}' if then else ''}",
@@ -213,6 +227,9 @@ class RemoteKernel:
 
     def _take_description(self, found: Found) -> None:
         """Take what the agent says of the kernel after a reconnection."""
+        if found.state == ELSEWHERE:
+            self._lose_sight()
+            return
         self._elsewhere = False
         self.agent = self.node.agent if self.node is not None else None
         if found.state == "exited":
@@ -504,6 +521,8 @@ class RemoteKernel:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
         if self._exited or self.node is None:
             return False
+        if self._elsewhere:
+            raise self._another_agent()
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.end_expected = True
         try:

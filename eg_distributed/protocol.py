@@ -192,7 +192,7 @@ class Description(Wire):
     argv: list[str] = checked(items(text(MAX_ANSWER)))
     """As it was executed, cut to what is worth showing."""
     state: str = checked(text(_ID))
-    """starting, running or exited."""
+    """starting, running or exited; of a Found also ELSEWHERE."""
     exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
     pid: int = checked(integer(0, 1 << 31))
     start_time: float = checked(number(0, 1e12))
@@ -214,6 +214,11 @@ class Listed(Description):
 
     claimed: bool = checked(flag, False)
     """Whether a connected gateway answers for the kernel."""
+
+
+ELSEWHERE = "elsewhere"
+"""The state of a Found that another living agent has, one that is ending as a rule. `ready` or `exited` follows when the agent
+that said so has taken the kernel over."""
 
 
 @dataclass(eq=False, repr=False)

@@ -25,6 +25,7 @@ from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
 from .private import write_private
+from .records import RECORD
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
 from .wrappers import Family
 
@@ -603,13 +604,13 @@ class Kernel:
             "orphan_timeout": self.orphan_timeout,
         }
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
-            write_private(self.directory / "record.json", json.dumps(record).encode())
+            write_private(self.directory / RECORD, json.dumps(record).encode())
 
     @classmethod
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
         """Return the kernel recorded in *directory*, None if there is none or another living agent has it."""
         try:
-            record = json.loads((directory / "record.json").read_bytes())
+            record = json.loads((directory / RECORD).read_bytes())
             agent_pid, agent_started = record["agent"]
             if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started or ""):
                 return None

@@ -37,6 +37,7 @@ from ..protocol import (
     Pong,
     ReadLog,
     ReadLogPart,
+    Ready,
     Request,
     SetEndpoints,
     Signal,
@@ -54,7 +55,9 @@ from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_mes
 from . import kept_logs, memory, processes
 from .aside import aside
 from .identity import identity_of
-from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, STARTING, Kernel
+from .place import BACKLOG, listen
+from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
@@ -64,10 +67,10 @@ IDLE = 300.0
 EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
 TICK = 1.0
+LOOK_DEADLINE = 1.0
+"""Seconds that an adoption waits for a look at what other agents have left, of those that a gateway waits for its answer."""
 SWEEP = 60.0
 """Seconds between two looks at the logs that are kept of kernels which have ended."""
-BACKLOG = 1024
-"""Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
 ENDING_AWAITED = 3.0
 """Seconds that a start waits for the end of an earlier attempt of its kernel which is being ended; less than gateways wait."""
 FOLDER_KEPT = 3600.0
@@ -93,6 +96,7 @@ class Gateway:
         self.incarnation = incarnation
         self.host = host  # the name that it has for this machine
         self.kernels: set[str] = set()  # the kernels it answers for
+        self.missed: set[str] = set()  # those that it asked about, and that were not here
         self.heard = time.monotonic()
         self._writer = writer
 
@@ -133,6 +137,9 @@ class Agent:
         self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
         self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
         self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
+        self._records = Records(directory / "k")
+        self._looking: asyncio.Task[None] | None = None  # at records of other agents
+        self._condemned: set[tuple[str, str]] = set()  # kernel id, attempt: to be ended once another agent's is ours
         self._last_tick = time.monotonic()
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
@@ -182,18 +189,73 @@ class Agent:
         self._leave.set()
 
     def _restore(self) -> None:
+        self._take_over(self._records.look(frozenset()))
         for directory in (self.directory / "k").glob("*"):
-            kernel = Kernel.load(directory, self._notify)
-            if kernel is not None:
-                self._attempts.add(kernel)
-                self.kernels[kernel.id] = kernel
-                self._unclaimed[kernel.id] = time.monotonic()
-                kernel.save()
-                kernel.watch()
-            elif not (directory / "record.json").exists():
+            if not (directory / RECORD).exists():
                 with contextlib.suppress(OSError):  # somebody else removes it as well
                     if time.time() - directory.stat().st_mtime > FOLDER_KEPT:
                         shutil.rmtree(directory)
+
+    async def _look(self) -> None:
+        """Look for records of other agents, and take over those whose agents are gone."""
+        names = frozenset(kernel.directory.name for kernel in self._attempts)
+        free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
+        names = frozenset(kernel.directory.name for kernel in self._attempts)
+        self._take_over([folder for folder in free if folder.name not in names])
+
+    def _look_soon(self) -> asyncio.Task[None]:
+        """Begin a look at the records of other agents, unless one is under way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+            # Whatever it raises: the next one follows.
+            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._looking
+
+    def _take_over(self, folders: list[Path]) -> None:
+        """Make the kernels in *folders*, whose agents are gone, ours; of two attempts of one kernel, only the one that counts."""
+        for folder in folders:
+            kernel = Kernel.load(folder, self._notify)
+            if kernel is None:
+                continue
+            self._attempts.add(kernel)
+            kernel.save()
+            kernel.watch()
+            other = self.kernels.get(kernel.id)
+            if other is not None and _rank(other) > _rank(kernel):
+                self._supersede(kernel)
+                continue
+            if other is not None:
+                self._supersede(other)
+            self.kernels[kernel.id] = kernel
+            if (kernel.id, kernel.attempt) in self._condemned:
+                self._condemned.discard((kernel.id, kernel.attempt))
+                self._supersede(kernel)
+                continue
+            if not any(kernel.id in gateway.kernels for gateway in self.gateways):
+                self._unclaimed[kernel.id] = time.monotonic()
+            self._tell_take_over(kernel)
+        self._condemned = {each for each in self._condemned if each[0] in self._records.held}
+
+    def _supersede(self, kernel: Kernel) -> None:
+        """End an attempt that is not wanted, and forget it."""
+
+        async def end() -> None:
+            await kernel.stop(grace=5.0)
+            self._let_go(kernel)
+
+        self._ending.add(task := asyncio.ensure_future(end()))
+        task.add_done_callback(self._ending.discard)
+
+    def _tell_take_over(self, kernel: Kernel) -> None:
+        """Tell the gateways that asked about *kernel* before it was ours what is known of it; one that starts is told later."""
+        for gateway in self.gateways:
+            if kernel.id in gateway.kernels | gateway.missed:
+                gateway.missed.discard(kernel.id)
+                if kernel.state == RUNNING:
+                    gateway.send(write_event(Ready(kernel.id, kernel.attempt, kernel.pid)))
+                elif kernel.state == EXITED:
+                    gateway.send(write_event(Exited(kernel.id, kernel.attempt, exit_code=kernel.exit_code)))
+        self._tell_load()
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
@@ -216,6 +278,7 @@ class Agent:
                     self._drop(kernel)
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
+        self._look_soon()
         self.streams.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
@@ -452,6 +515,9 @@ class Agent:
         return self._kernel(asked.kernel).send_signal(asked.signum)
 
     async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
+        held = self._records.held.get(asked.kernel)
+        if held is not None and asked.attempt == held.attempt and asked.forget:
+            self._condemned.add((asked.kernel, asked.attempt))
         if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
             self._withdrawn.add((asked.kernel, asked.attempt))
             return Stopped(True).write()
@@ -466,6 +532,8 @@ class Agent:
     async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
         """Make the gateway the one that answers for these kernels; what is missing is gone."""
         found = {}
+        if not self.kernels.keys() >= set(asked.kernels):  # an agent that has just ended may have left them
+            await asyncio.wait({self._look_soon()}, timeout=LOOK_DEADLINE)
         known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
         if gateway in self.gateways:
             gateway.kernels.update(
@@ -486,6 +554,11 @@ class Agent:
                 self._unclaimed.pop(kernel_id, None)
                 tail = tails.get(kernel_id, "")
                 found[kernel_id] = Found(**vars(kernel.describe()), log=tail, response=kernel.response).write()
+            elif kernel is None and kernel_id in self._records.held:
+                gateway.kernels.add(kernel_id)
+                found[kernel_id] = self._records.held[kernel_id].write()
+            elif kernel is None:
+                gateway.missed.add(kernel_id)
         return found
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
@@ -565,29 +638,24 @@ class Agent:
         return True
 
 
+def _rank(kernel: Kernel) -> tuple[bool, float]:
+    """Return by what of two attempts of one kernel the one that counts is told: one that runs, else the later one."""
+    return kernel.state != EXITED, kernel.start_time
+
+
 def socket_path(directory: Path) -> Path:
     """Return where the agent in *directory* listens: releases that speak the same protocol share one agent."""
     return directory / f"agent-{PROTOCOL}.sock"
 
 
 def main(directory: str, digest: str, umask: str = "077") -> None:
-    """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
-
-    The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
-    """
+    """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`."""
     processes.reset_signals()
     os.umask(0o077)
     os.chdir("/")
     home = Path(directory)
     (home / "k").mkdir(mode=0o700, exist_ok=True)
-    path = str(socket_path(home))
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    temporary = path + ".new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    listening.bind(temporary)
-    listening.listen(BACKLOG)
-    os.rename(temporary, path)
+    listening = listen(socket_path(home))
     agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:

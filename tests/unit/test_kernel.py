@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed import kernel as kernel_module
+from eg_distributed.agent.processes import start_time
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State, logs_command
@@ -387,6 +389,17 @@ def moved(sshd: Sshd) -> Iterator[None]:
         end_agents(place)
 
 
+@contextlib.contextmanager
+def another_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that may stand for an agent."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def identity(kernel: RemoteKernel) -> AgentIdentity:
     """Return the kernel's agent's, as another object."""
     assert kernel.agent is not None
@@ -430,6 +443,28 @@ async def test_another_agents_word_is_no_death(
     await known(kernel)
     assert (kernel.state, kernel.pid, dead) == (State.ALIVE, pid, [])
     assert alive(pid)
+    assert await answers(kernel)
+
+
+async def test_a_kernel_that_an_ending_agent_has_is_found_later(cluster: Cluster, hosts: Hosts) -> None:
+    """UNKNOWN while an agent that ends slowly still has it, then ALIVE again, without another connection."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    assert kernel.node is not None
+    agent, dead = (await cluster.run(kernel.node.request(Ping()))).pid, watched(kernel)
+    await cut(sshd, kernel)
+    os.kill(agent, signal.SIGKILL)
+    await gone(agent)
+    with another_process() as other:
+        (path,) = sshd.folder.glob("eg-distributed/*/k/*/record.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "agent": [other.pid, start_time(other.pid)]}))
+        await sshd.wire.open()
+        await until("the next agent has spoken", lambda: kernel._elsewhere)
+        assert kernel.state is State.UNKNOWN
+        with pytest.raises(HostUnresponsive, match=r"An earlier agent in \S+ still has the kernel"):
+            await cluster.run(kernel.signal(signal.SIGINT))
+    await known(kernel)
+    assert (kernel.state, dead, kernel.node.connections) == (State.ALIVE, [], 2)
     assert await answers(kernel)
 
 

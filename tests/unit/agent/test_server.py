@@ -10,11 +10,14 @@ import secrets
 import signal
 import socket
 import struct
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from eg_distributed.agent.kernels import Kernel
+from eg_distributed.agent.processes import start_time
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.connect import connect
 from eg_distributed.protocol import PROTOCOL
@@ -277,6 +280,88 @@ async def test_a_restarted_agent_knows_what_ended_meanwhile(visitor: Visitor, se
     await until("the kernel has ended", lambda: not alive(pid))
     back = await again(settings)
     assert [kernel["state"] for kernel in back.hello["kernels"]] == ["exited"]
+    back.close()
+
+
+async def orphaned(visitor: Visitor, home: Path, **changes: object) -> Path:
+    """Kill the agent, change the record of its only kernel, and return that."""
+    agent = (await visitor.request("ping"))["pid"]
+    os.kill(agent, signal.SIGKILL)
+    await visitor.ended()
+    await until("it has ended", lambda: not alive(agent))
+    (path,) = home.glob("eg-distributed/*/k/*/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the place of another agent."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_kernels_of_an_agent_that_ends_slowly_are_taken_over(
+    visitor: Visitor, settings: Distributed, home: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """While another agent still has a kernel it is elsewhere, not missing; once that agent has ended it is ours, and is told."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    await orphaned(visitor, home, agent=[other.pid, start_time(other.pid)])
+    back = await again(settings)
+    assert back.hello["kernels"] == []
+    found = await back.request("adopt", kernels=["k1", "never was"])
+    assert {kernel: (it["state"], it["attempt"], it["pid"]) for kernel, it in found.items()} == {
+        "k1": ("elsewhere", "a1", pid)
+    }
+    assert await back.request("list") == []
+    other.kill()
+    other.wait()
+    assert (await back.event("ready", "k1"))["pid"] == pid
+    (kernel,) = await back.request("list")
+    assert (kernel["state"], kernel["pid"], kernel["claimed"]) == ("running", pid, True)
+    answer, reader, writer = await back.stream("k1")
+    assert answer["ok"]
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    writer.close()
+    back.close()
+
+
+async def test_what_is_unwanted_ends_when_it_is_taken_over(
+    visitor: Visitor, settings: Distributed, home: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """A kernel that its gateway forgot while another agent had it ends as soon as it is ours."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    path = await orphaned(visitor, home, agent=[other.pid, start_time(other.pid)])
+    back = await again(settings)
+    await back.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    assert alive(pid)
+    other.kill()
+    other.wait()
+    await until("it has ended, and its folder is gone", lambda: not alive(pid) and not path.parent.exists())
+    assert await back.request("list") == []
+    back.close()
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+async def test_of_two_records_of_a_kernel_the_one_that_runs_counts(
+    visitor: Visitor, settings: Distributed, home: Path, name: str
+) -> None:
+    """What is left of an ended attempt, whatever its folder's name, hides none that runs, and goes."""
+    pid = (await visitor.ready("k1", standin(), attempt="a2"))["pid"]
+    path = await orphaned(visitor, home)
+    old = path.parent.with_name(name) / path.name
+    old.parent.mkdir()
+    record = json.loads(path.read_text())
+    old.write_text(
+        json.dumps({**record, "attempt": "a1", "state": "exited", "start_time": 1, "log_path": f"{home}/none"})
+    )
+    back = await again(settings)
+    (kernel,) = await back.request("list")
+    assert (kernel["attempt"], kernel["state"], kernel["pid"]) == ("a2", "running", pid)
+    await until("the old attempt's files are gone", lambda: not old.parent.exists())
+    assert path.exists()
     back.close()
 
 

@@ -56,7 +56,7 @@ from . import kept_logs, memory, processes
 from .aside import aside
 from .identity import identity_of
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, STARTING, Kernel
-from .place import BACKLOG, listen
+from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -137,8 +137,12 @@ class Agent:
         self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
         self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
         self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
+        self._place = Place(self.identity, socket_path(directory))
+        self._server: asyncio.base_events.Server | None = None
+        self._is_superseded = False  # another agent has the socket's name
+        self._said = ""  # the last of what was wrong with the place
         self._records = Records(directory / "k")
-        self._looking: asyncio.Task[None] | None = None  # at records of other agents
+        self._looking: asyncio.Task[None] | None = None  # at the place, and at records of other agents
         self._condemned: set[tuple[str, str]] = set()  # kernel id, attempt: to be ended once another agent's is ours
         self._last_tick = time.monotonic()
         self._idle_since = time.monotonic()
@@ -172,17 +176,17 @@ class Agent:
         pruning = loop.run_in_executor(None, self._spec_folders.prune)
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
-        server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+        self._place.claim()
+        self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():
                 self._tick()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._leave.wait(), TICK)
         finally:
-            # In this order: as long as this agent listens no boot starts another one, so the name is still our socket's.
-            with contextlib.suppress(OSError):
-                os.unlink(socket_path(self.directory))
-            server.close()
+            # In this order: as long as this agent listens no boot starts another one under the name.
+            self._place.leave()
+            self._server.close()
 
     def leave(self) -> None:
         """Have `run` end; called on the agent's loop."""
@@ -197,14 +201,45 @@ class Agent:
                         shutil.rmtree(directory)
 
     async def _look(self) -> None:
-        """Look for records of other agents, and take over those whose agents are gone."""
+        """Look for records of other agents, take over those whose agents are gone, and look at what is ours."""
         names = frozenset(kernel.directory.name for kernel in self._attempts)
         free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
         names = frozenset(kernel.directory.name for kernel in self._attempts)
         self._take_over([folder for folder in free if folder.name not in names])
+        try:
+            await self._keep_place()
+        except OSError as error:
+            self._say(f"{self.directory} cannot be kept: {error}")
+
+    def _say(self, what: str) -> None:
+        """Write to the agent's log what is wrong with its place, once."""
+        if what and what != self._said:
+            print(what, file=sys.stderr, flush=True)
+        self._said = what
+
+    async def _keep_place(self) -> None:
+        """Make again what was removed of the agent's folder while it runs: caches are cleaned. Raises OSError."""
+        run = asyncio.get_running_loop().run_in_executor
+        kernels = {kernel.directory: kernel for kernel in self.kernels.values() if kernel.pid}
+        found = await run(None, self._place.look, list(kernels))
+        self._is_superseded = found.name == TAKEN
+        missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
+        if found.is_whole and found.name != GONE and not missing:
+            self._say("another agent has our socket's name: leaving as soon as may be" if self._is_superseded else "")
+            return
+        self._say(f"{self.directory} was removed, or some of it: making it again")
+        await run(None, self._place.mend)
+        for kernel in missing:
+            if not kernel.discarded:
+                kernel.make_again()
+        if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
+            before = self._server
+            self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+            if before is not None:
+                before.close()  # nobody can find it any more; connections stay
 
     def _look_soon(self) -> asyncio.Task[None]:
-        """Begin a look at the records of other agents, unless one is under way."""
+        """Begin to look, unless that is under way."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._look())
             # Whatever it raises: the next one follows.
@@ -284,7 +319,9 @@ class Agent:
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
-        if self.kernels or self._visitors or self._finishing:
+        if self._is_superseded and not self._finishing and not (self.kernels and self._visitors):
+            self._leave.set()  # the other agent takes over what runs; not before, since streams here would lose what they keep
+        elif self.kernels or self._visitors or self._finishing:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()

@@ -7,8 +7,10 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.processes import start_time
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.connect import connect
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
@@ -456,6 +459,61 @@ async def test_many_starts_and_stops_of_one_kernel_leave_what_was_started_last(v
     assert listed["attempt"] == "a19"
     assert alive(listed["pid"])
     await until("one folder is left", lambda: len(list(home.glob("eg-distributed/*/k/*"))) == 1)
+
+
+async def test_a_folder_that_is_removed_is_made_again(short: Path) -> None:
+    """Whoever empties the cache while an agent runs takes no kernel: folder, socket and records come back, and so do visitors."""
+    folder = short / "agent"
+    folder.mkdir()
+    async with own_agent(folder) as (agent, visitor):
+        described = await visitor.ready("k1", standin(), transport="tcp")
+        identity = (folder / "identity").read_text()
+        shutil.rmtree(folder)
+        await until("it listens again", socket_path(folder).exists)
+        other = await Visitor.at(LocalLink(str(socket_path(folder))), "other")
+        assert other.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+        assert other.hello["agent"]["id"] == identity.strip()
+        assert (folder / "identity").read_text() == identity
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        record = json.loads((agent.kernels["k1"].directory / "record.json").read_text())
+        assert (record["kernel"], record["pid"]) == ("k1", described["pid"])
+        assert json.loads((agent.kernels["k1"].directory / "connection.json").read_text()) == record["connection"]
+        answer, reader, writer = await other.stream("k1")
+        assert answer["ok"]
+        assert await echoed(reader, writer, b"hello") == b"hello"
+        writer.close()
+        assert (await visitor.request("ping"))["running"] == 1  # nobody was cut off
+        other.close()
+        (agent.kernels["k1"].directory / "record.json").unlink()  # as cleaners do, one old file after the other
+        await until("the record is there again", (agent.kernels["k1"].directory / "record.json").exists)
+
+
+async def test_an_agent_whose_name_is_taken_hands_its_kernels_over(
+    visitor: Visitor, settings: Distributed, home: Path
+) -> None:
+    """It serves who is connected to it, and then leaves its kernels to the agent that has its place; both say whose they are."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    first = (await visitor.request("ping"))["pid"]
+    (folder,) = home.glob("eg-distributed/*")
+    os.kill(first, signal.SIGSTOP)
+    shutil.rmtree(folder)
+    back = await again(settings, incarnation="2")
+    os.kill(first, signal.SIGCONT)
+    assert (await back.request("ping"))["pid"] != first
+    assert back.hello["agent"]["id"] != visitor.hello["agent"]["id"]
+
+    async def is_seen() -> bool:
+        found = await back.request("adopt", kernels=["k1"])
+        return bool(found) and found["k1"]["state"] == "elsewhere"
+
+    await until("the first agent has written its record again", is_seen, pause=0.1)
+    assert (await visitor.request("ping"))["running"] == 1
+    visitor.close()
+    await until("the first agent has left", lambda: not alive(first))
+    assert (await back.event("ready", "k1"))["pid"] == pid
+    assert [kernel["pid"] for kernel in await back.request("list")] == [pid]
+    assert alive(pid)
+    back.close()
 
 
 async def test_an_agent_leaves_when_told_and_not_needed(visitor: Visitor, home: Path) -> None:

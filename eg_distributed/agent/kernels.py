@@ -320,8 +320,9 @@ class Kernel:
             return
         if self.state != STARTING:
             return
-        if self.transport == "launcher" and not owners(self.connection) <= self._users:
-            self._refuse_answer()
+        if await self._is_anothers():
+            if family is self.family and self.state == STARTING:
+                self._refuse()
             return
         await self._learn()
         if self.exited.is_set() or family is not self.family:
@@ -332,10 +333,24 @@ class Kernel:
         self.save()
         self._notify(self, Ready(self.id, self.attempt, self.pid))
 
-    def _refuse_answer(self) -> None:
-        """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
+    async def _is_anothers(self) -> bool:
+        """Return True if another user listens where the kernel should: cells, with its key's signature, would go there."""
+        if self.transport == "ipc":  # in a folder that nobody else may enter
+            return False
+        found: set[int] = await processes.in_thread(owners, self.connection)
+        if self.transport == "tcp":
+            # We chose the ports. One on which no listener is seen, though it accepts, is led elsewhere by the system itself, to a
+            # container for example, which no other user can have it do.
+            found.discard(-1)
+        return not found <= self._users
+
+    def _refuse(self) -> None:
+        """End a start at whose ports another user listens; on ports that we chose, it is begun again on others."""
+        said = "refused: what answered for this kernel's launcher listens as another user\n"
+        if self.transport == "tcp":
+            said = "refused: another user listens on a port of this kernel: address already in use\n"
         with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
-            log.write("refused: what answered for this kernel's launcher listens as another user\n")
+            log.write(said)
         self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:

@@ -151,7 +151,7 @@ class Cluster:
                     continue  # its start has a deadline of its own
                 if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
                     self.release_soon(kernel.id)
-                if node is None or kernel.state is not State.UNKNOWN:
+                if node is None or node.connected.is_set() or kernel.state is not State.UNKNOWN:
                     continue
                 if now - node.disconnected_at > self.settings.host_lost_after > 0:
                     log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
@@ -386,9 +386,12 @@ class Cluster:
             self._transports,
         )
 
-    async def adopt(self, kernel_id: str, host: str, attempt: str, connection_info: Message) -> RemoteKernel:
+    async def adopt(
+        self, kernel_id: str, host: str, attempt: str, connection_info: Message, agent: object = None
+    ) -> RemoteKernel:
         """Take over a kernel of an earlier process of this gateway, without waiting for its host.
 
+        *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
         Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, `on_exit` says so.
         """
         kernel = self._new_kernel(kernel_id)
@@ -397,7 +400,7 @@ class Cluster:
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
         try:
-            await kernel.adopted_by(node, attempt, connection_info)
+            await kernel.adopted_by(node, attempt, connection_info, agent)
         except OSError:
             del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
             await kernel.endpoints.close()

@@ -25,7 +25,9 @@ from .errors import (
 )
 from .node import FolderMissing, News, Node
 from .protocol import (
+    ELSEWHERE,
     FOLDERS_PROTOCOL,
+    AgentIdentity,
     Answered,
     Exited,
     Found,
@@ -45,7 +47,7 @@ from .request import StartRequest
 from .settings import Distributed
 from .spec_folder import SpecFolders, named
 from .transports import Transports
-from .wire import Message, Reader, Writer
+from .wire import Malformed, Message, Reader, Writer
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ class RemoteKernel:
     ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
+        self.agent: AgentIdentity | None = None  # who has the kernel; None: an agent that does not say who it is
         self.attempt = ""
         self.pid = 0
         self.key = ""
@@ -110,6 +113,7 @@ class RemoteKernel:
         self._started_at = 0.0  # in the loop's time
         self._exited = False
         self._changed = asyncio.Event()
+        self._elsewhere = False  # another agent than the kernel's answers on its host, so that nothing is known of it
         self._unverified = False  # adopted, and the node has not spoken yet
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: Message | None = None
@@ -132,7 +136,7 @@ class RemoteKernel:
         if self._exited:
             return State.DEAD
         is_seen = self._ready and self.node is not None and self.node.connected.is_set()
-        return State.ALIVE if is_seen else State.UNKNOWN
+        return State.ALIVE if is_seen and not self._elsewhere else State.UNKNOWN
 
     @property
     def out_of_reach_since(self) -> float | None:
@@ -153,7 +157,7 @@ class RemoteKernel:
         """Take what the node says of this kernel; events of earlier attempts are ignored."""
         if isinstance(news, Missing):
             if self._ready:  # a start that is under way learns it by its own request
-                self._die(None, "")
+                self._take_absence()
             self._changed.set()
             return
         if self._unverified and isinstance(news, Found):
@@ -163,9 +167,48 @@ class RemoteKernel:
             return
         if isinstance(news, Found):
             self._take_description(news)
+        elif self._elsewhere and self.node is not None:
+            self.node.keep_connected(fresh=self.id)  # the agent has it now, or again: it is asked for all that it knows
         else:
             self._take_event(news)
         self._changed.set()
+
+    def _take_absence(self) -> None:
+        """The agent that answers has no such kernel: it is dead, unless another agent has it."""
+        now = self.node.agent if self.node is not None else None
+        if now is None or self.agent is None or now.knows_end_of(self.agent):
+            self._die(None, "")
+        else:
+            self._lose_sight()
+
+    def _lose_sight(self) -> None:
+        """Another agent has the kernel than the one that answers: it is UNKNOWN until that one says more."""
+        if not self._elsewhere:
+            self._elsewhere = True
+            log.warning("kernel %s: nothing is known of it: %s", self.id, self._another_agent())
+
+    def _another_agent(self) -> HostUnresponsive:
+        """Return the error of what the kernel is asked to do while another agent answers on its host."""
+        assert self.node is not None
+        now, then = self.node.agent, self.agent
+        if now is not None and (then is None or then.id == now.id):
+            return HostUnresponsive(
+                f"an earlier agent in {now.folder} still has the kernel",
+                host=self.node.name,
+                remedy="wait until it has ended, or end it: `pgrep -fa eg-distributed` lists the agents there",
+            )
+        return HostUnresponsive(
+            f"the agent that answers there{f', in {now.folder},' if now else ''} is not the one that has the kernel"
+            f"{f', which was in {then.folder}' if then else ''}",
+            host=self.node.name,
+            remedy="see that the latter folder is there and can be written to, and end the agent in the former; "
+            f"if the kernel (pid {self.pid}) runs no more, restart or delete it",
+        )
+
+    @property
+    def agent_kept(self) -> Message | None:
+        """What `Cluster.adopt` is to be told of the agent that has the kernel, by a later process of this gateway."""
+        return self.agent.write() if self.agent is not None else None
 
     def _take_event(self, event: KernelEvent) -> None:
         if isinstance(event, Ready):
@@ -194,6 +237,11 @@ class RemoteKernel:
 
     def _take_description(self, found: Found) -> None:
         """Take what the agent says of the kernel after a reconnection."""
+        if found.state == ELSEWHERE:
+            self._lose_sight()
+            return
+        self._elsewhere = False
+        self.agent = self.node.agent if self.node is not None else None
         if found.state == "exited":
             self._die(found.exit_code, found.log)
             return
@@ -255,6 +303,7 @@ class RemoteKernel:
             if (
                 node is not None
                 and node.connected.is_set()
+                and not self._elsewhere
                 and (resuming or (self._ready and not self._exited and not self._starting))
             ):
                 return
@@ -321,14 +370,14 @@ class RemoteKernel:
     ) -> None:
         """Start the kernel on *transport*; return once it is ready, and has proved itself. Raises as `start_on`."""
         self.attempt = attempt
-        self._ready = self._exited = self.lost = self.end_expected = False
+        self._ready = self._exited = self._elsewhere = self.lost = self.end_expected = False
         self.death = ""
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
         started = await self._ask_to_start(node, request, transport, deadline)
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
-        self.pid = started.pid
+        self.pid, self.agent = started.pid, node.agent
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
         await self._await_ready(node, request, deadline)
@@ -469,8 +518,10 @@ class RemoteKernel:
             log=tail,
         )
 
-    async def adopted_by(self, node: Node, attempt: str, connection_info: Message) -> None:
+    async def adopted_by(self, node: Node, attempt: str, connection_info: Message, agent: object) -> None:
         """Take over a kernel that an earlier process of this gateway started; its state is learned from the node."""
+        with contextlib.suppress(Malformed):  # None, of an older release: then each agent's word counts
+            self.agent = AgentIdentity.read(agent)
         self.node, self.attempt, self._ready, self._unverified = node, attempt, True, True
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
@@ -480,18 +531,25 @@ class RemoteKernel:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
         if self._exited or self.node is None:
             return False
+        if self._elsewhere:
+            raise self._another_agent()
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.end_expected = True
         try:
             return await self.node.request(Signal(self.id, signum))
         except KernelGone:
-            self._die(None, "")
+            self._take_absence()
+            self._changed.set()
+            if self._elsewhere:
+                raise self._another_agent() from None
             return False
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""
         if self.node is not None and not self._exited:
             self.end_expected = True
+            if self._elsewhere:
+                raise self._another_agent()
             answer = await self.node.request(
                 Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
             )

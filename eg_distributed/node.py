@@ -17,6 +17,7 @@ from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
     Adopt,
+    AgentIdentity,
     ControlHello,
     Found,
     KernelEvent,
@@ -93,6 +94,7 @@ class Node:
         self.failed_at = 0.0
         self.connections = 0  # made so far
         self.protocol = PROTOCOL  # what the agent speaks
+        self.agent: AgentIdentity | None = None  # who the agent is; None: it does not say so
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
@@ -200,7 +202,7 @@ class Node:
                 host=self.name,
                 remedy="upgrade the gateway, or end that agent",
             )
-        self.protocol = welcome.protocol
+        self.protocol, self.agent = welcome.protocol, welcome.agent
         self._heard_at = time.monotonic()
         self._link, self._writer = link, writer
         self._complained = False

@@ -115,6 +115,26 @@ class KernelBrief(Wire):
 
 
 @dataclass(eq=False, repr=False)
+class AgentIdentity(Wire):
+    """Who an agent is: agents in one folder, which find each other's records, have one *id*."""
+
+    id: str = checked(text(_ID))
+    folder: str = checked(text(_PATH))
+    """The folder's path, for messages."""
+    machine: str = checked(text(_ID), "")
+    boot: str = checked(text(_ID), "")
+    """The boot of the machine in which the agent runs; empty: unknown."""
+
+    def knows_end_of(self, starter: AgentIdentity) -> bool:
+        """Return True if a kernel of *starter* that this agent does not have is dead.
+
+        So it is where both have the same records, and where the machine was booted since.
+        """
+        is_later_boot = self.machine == starter.machine and "" not in (self.boot, starter.boot)
+        return self.id == starter.id or (is_later_boot and self.boot != starter.boot)
+
+
+@dataclass(eq=False, repr=False)
 class Welcome(Wire):
     """The agent's answer to a ControlHello."""
 
@@ -122,6 +142,8 @@ class Welcome(Wire):
     digest: str = checked(text(_ID))
     kernels: list[KernelBrief] = checked(items(_record(KernelBrief)))
     ok: bool = checked(flag, True)
+    agent: AgentIdentity | None = checked(optional(_record(AgentIdentity)), None)
+    """None: an agent of a release that had no identity."""
 
 
 @dataclass(eq=False, repr=False)
@@ -170,7 +192,7 @@ class Description(Wire):
     argv: list[str] = checked(items(text(MAX_ANSWER)))
     """As it was executed, cut to what is worth showing."""
     state: str = checked(text(_ID))
-    """starting, running or exited."""
+    """starting, running or exited; of a Found also ELSEWHERE."""
     exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
     pid: int = checked(integer(0, 1 << 31))
     start_time: float = checked(number(0, 1e12))
@@ -192,6 +214,11 @@ class Listed(Description):
 
     claimed: bool = checked(flag, False)
     """Whether a connected gateway answers for the kernel."""
+
+
+ELSEWHERE = "elsewhere"
+"""The state of a Found that another living agent has, one that is ending as a rule. `ready` or `exited` follows when the agent
+that said so has taken the kernel over."""
 
 
 @dataclass(eq=False, repr=False)

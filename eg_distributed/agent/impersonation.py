@@ -14,7 +14,9 @@ from ..protocol import Start
 from . import spawning
 from .spawning import StartError
 
-_DEADLINE = 5.0  # seconds for sudo to say whether it would; it asks directories of users, which may hang
+DEADLINE = 3.5
+"""Seconds for all that is asked, directories of users included; less than gateways wait for the answer to a start."""
+_SUDO_DEADLINE = 1.5  # seconds for sudo to say whether it would; it is asked twice
 _BY_THEMSELVES = ("run.sh", "sudo")
 """Programs that become the other user themselves, by sudo, as Enterprise Gateway's `run.sh` does."""
 _OFF = 'or say "impersonation": false in its process proxy config, to have it run as the login user'
@@ -29,8 +31,11 @@ def user_of(asked: Start) -> str:
     return "" if user == getpass.getuser() else user
 
 
-def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> None:
-    """Raise StartError, with a remedy, unless the kernel can run as *user*; called in a thread, since it waits for sudo."""
+def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozenset[int]:
+    """Raise StartError, with a remedy, unless the kernel can run as *user*; return `listeners` of that user.
+
+    Called in a thread, since it waits for sudo and for directories of users.
+    """
     argv = asked.argv
     if PurePosixPath(argv[0]).name not in _BY_THEMSELVES:
         raise StartError(
@@ -49,7 +54,7 @@ def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> None:
     for command in (["-H", "-E", "true"], ["-l", f"{spark}/bin/spark-submit"]):
         allowed, said = _sudo(["-n", "-u", user, *command], environment)
         if allowed:
-            return
+            return listeners(user)
     raise StartError(
         f"sudo does not let {getpass.getuser()} run a kernel as {user} ({said}); allow it in the node's sudoers "
         f"({getpass.getuser()} ALL=({user}) NOPASSWD:SETENV: ALL), or disable impersonation"
@@ -65,12 +70,14 @@ def _sudo(arguments: list[str], environment: Mapping[bytes, bytes]) -> tuple[boo
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=_DEADLINE,
+            timeout=_SUDO_DEADLINE,
             check=False,
         )
     except (spawning.StartError, FileNotFoundError):
         return False, "sudo is not installed"
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {_SUDO_DEADLINE:g} s"
+    except (OSError, ValueError) as error:
         return False, str(error)
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}"

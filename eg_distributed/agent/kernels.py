@@ -18,23 +18,28 @@ from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
 from . import impersonation, processes
+from .aside import aside
 from .endpoints import accepts, choose_endpoints, connect, is_address_taken, listening_process
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
 from .private import write_private
-from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn, step
+from .records import RECORD
+from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
 from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
 LOG_CHECK = 10.0
 """Seconds between two looks at the log's size."""
+START_DEADLINE = 4.0
+"""Seconds for all that a start does on disks and asks directories of users; less than gateways wait for its answer."""
 LOG_DEADLINE = 3.0
 """Seconds for one look at a log."""
 SETTLING = 0.05
 """Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
+_LEAST = 0.5  # seconds that a step of a start has in any case
 TAKEN_PORT_CHECK = 1.0
 """Seconds between two looks at whether a kernel that is not ready yet complains of a port that another program has."""
 TAKEN_PORT_PATIENCE = 2.0
@@ -123,6 +128,8 @@ class Kernel:
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
+        loop = asyncio.get_running_loop()
+        until = loop.time() + START_DEADLINE
         files = f"write the kernel's files into {self.directory}"
         try:
             with step(files):
@@ -138,15 +145,15 @@ class Kernel:
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
             with step(files):
                 self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
-            await self._open_log(asked.log_dir)
-            await self._spawn(environment, asked.cwd, umask, open_files)
+            await self._open_log(asked.log_dir, until)
+            await self._spawn(environment, asked.cwd, umask, open_files, max(until - loop.time(), _LEAST))
 
             async def start_again() -> None:
                 with step(files):
                     self.connection, self._held = choose_endpoints(self.directory, asked, taken())
                 # Not held this time: what complains may be a kernel that cannot share a port even with who does not listen.
                 self._release_ports()
-                await self._spawn(environment, asked.cwd, umask, open_files)
+                await self._spawn(environment, asked.cwd, umask, open_files, START_DEADLINE)
 
             if self._held:
                 self._start_again = start_again
@@ -158,16 +165,26 @@ class Kernel:
 
     async def _check_user(self, asked: Start, environment: dict[bytes, bytes]) -> None:
         """Raise StartError if the kernel is to be another user's, and can't be."""
-        if user := impersonation.user_of(asked):
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, impersonation.check, user, asked, environment)
+        user = impersonation.user_of(asked)
+        if not user:
+            return
+        check = impersonation.check
+        try:
+            self._users = await aside(("user", user), impersonation.DEADLINE, check, user, asked, environment)
+        except asyncio.TimeoutError:
+            raise StartError(
+                f"whether a kernel may run as {user} was not known within {impersonation.DEADLINE:g} s: sudo, or what the node "
+                "asks for its users, does not answer",
+                remedy="see how long `sudo -l` and `getent passwd` take on that host",
+            ) from None
+        except OSError as error:
+            raise StartError(f"cannot ask whether a kernel may run as {user}: {error}", host_fault=True) from error
 
     async def _substitutions(self, asked: Start, taken: AbstractSet[int]) -> dict[str, str]:
         """Choose endpoints, and hold their ports until the kernel is ready; return what argv wants filled in."""
         given = {"connection_file": self._connection_file, "launcher": str(self.shipment.folder)}
         given["python"] = sys.executable or "python3"  # for launchers: new enough, which the node's python3 may not be
         if self.transport == "launcher":
-            self._users = impersonation.listeners(impersonation.user_of(asked))
             self._listener = ResponseListener(self._take_response, self._users)
             return {**given, "response_address": await self._listener.open()}
         self.connection, self._held = choose_endpoints(self.directory, asked, taken)
@@ -195,22 +212,23 @@ class Kernel:
             write_private(self.log, f"not started: {why}\n".encode("utf-8", "replace"))
         self.discard()
 
-    async def _open_log(self, log_dir: Optional[str]) -> None:
+    async def _open_log(self, log_dir: Optional[str], until: float) -> None:
         if log_dir:
             self.keep_log = True  # an operator who names a folder wants to find logs there afterwards
             self.log = Path(os.path.expanduser(log_dir)) / f"kernel-{self.id}.log"
         try:
             with step(f"make the folder of the kernel's log, {self.log.parent}", host_fault=False, remedy=LOG_REMEDY):
-                self._log_start = await _on_disk(log_size, self.log)
+                remaining = max(until - asyncio.get_running_loop().time(), _LEAST)
+                self._log_start = await asyncio.wait_for(self._on_disk(log_size, self.log), remaining)
         except asyncio.TimeoutError:
             text = f"the folder of its log, {self.log.parent}, does not answer"
             raise StartError(text, host_fault=True) from None
 
-    async def _spawn(self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int) -> None:
-        # In a thread: a working directory on a mount that hangs must not hold up all kernels of the node.
-        loop = asyncio.get_running_loop()
-        process, self.warning = await loop.run_in_executor(
-            None, spawn, self.argv, environment, cwd, umask, self.log, open_files
+    async def _spawn(
+        self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int, seconds: float
+    ) -> None:
+        process, self.warning = await spawn_aside(
+            self.argv, environment, cwd, umask, self.log, open_files, seconds=seconds
         )
         self._process, self.pid = process, process.pid
         # None only if it has ended already; then there is nothing to mix it up with.
@@ -302,8 +320,9 @@ class Kernel:
             return
         if self.state != STARTING:
             return
-        if self.transport == "launcher" and not owners(self.connection) <= self._users:
-            self._refuse_answer()
+        if await self._is_anothers():
+            if family is self.family and self.state == STARTING:
+                self._refuse()
             return
         await self._learn()
         if self.exited.is_set() or family is not self.family:
@@ -314,10 +333,24 @@ class Kernel:
         self.save()
         self._notify(self, Ready(self.id, self.attempt, self.pid))
 
-    def _refuse_answer(self) -> None:
-        """End a start whose answer led to somebody else's ports: cells would run as whoever sent it."""
+    async def _is_anothers(self) -> bool:
+        """Return True if another user listens where the kernel should: cells, with its key's signature, would go there."""
+        if self.transport == "ipc":  # in a folder that nobody else may enter
+            return False
+        found: set[int] = await processes.in_thread(owners, self.connection)
+        if self.transport == "tcp":
+            # We chose the ports. One on which no listener is seen, though it accepts, is led elsewhere by the system itself, to a
+            # container for example, which no other user can have it do.
+            found.discard(-1)
+        return not found <= self._users
+
+    def _refuse(self) -> None:
+        """End a start at whose ports another user listens; on ports that we chose, it is begun again on others."""
+        said = "refused: what answered for this kernel's launcher listens as another user\n"
+        if self.transport == "tcp":
+            said = "refused: another user listens on a port of this kernel: address already in use\n"
         with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
-            log.write("refused: what answered for this kernel's launcher listens as another user\n")
+            log.write(said)
         self.send_signal(signal.SIGKILL)
 
     async def _watch_exit(self) -> None:
@@ -351,8 +384,8 @@ class Kernel:
             return False
         try:
             said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
-            await _on_disk(append, self.log, said)
-            self._log_start = await _on_disk(log_size, self.log)
+            await self._on_disk(append, self.log, said)
+            self._log_start = await self._on_disk(log_size, self.log)
             await start_again()
         except (StartError, OSError, asyncio.TimeoutError) as error:
             print(f"kernel {self.id} was not started again: {error!r}", file=sys.stderr, flush=True)
@@ -416,13 +449,15 @@ class Kernel:
         await self.shipment.finish(self.log)
         self._leftovers = False
         if self._unwanted:
-            self.discard()
+            self._remove()
 
     async def _end_leftovers(self, rest: list[processes.Process]) -> None:
         """End what the kernel and its wrappers left in their groups: listeners of launchers, children of cells."""
         await self.family.end_rest(rest)
-        if self._process is not None:  # in a thread: not even SIGKILL ends what waits for a disk
-            await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+        pause = 0.002
+        while self._process is not None and self._process.poll() is None:  # not even SIGKILL ends what waits for a disk
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
 
     async def _cap_log(self) -> None:
         """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
@@ -430,13 +465,17 @@ class Kernel:
             with contextlib.suppress(OSError):
                 async with self._log_lock:
                     # Without a deadline: whenever it comes to an end, what it has dropped counts.
-                    dropped = await asyncio.get_running_loop().run_in_executor(None, cap, self.log, LOG_CAP)
+                    dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
                     if dropped:
                         self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
                         self._log_base += dropped
                         self.save()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+
+    async def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
+        return await aside(("log", self.log.parent), LOG_DEADLINE, function, *arguments)
 
     @property
     def log_start(self) -> int:
@@ -446,7 +485,7 @@ class Kernel:
     async def read_tail(self, size: int = TAIL) -> str:
         """Return the last *size* bytes, at most, of what the kernel printed since its start; nothing from a disk that hangs."""
         try:
-            return str(await _on_disk(tail, self.log, self._log_start, size))
+            return str(await self._on_disk(tail, self.log, self._log_start, size))
         except (OSError, asyncio.TimeoutError):
             return ""
 
@@ -455,7 +494,7 @@ class Kernel:
         ended = self.state == EXITED  # seen before the log is read: what is printed after that is nothing
         await asyncio.wait_for(self._log_lock.acquire(), LOG_DEADLINE)
         try:
-            told, behind = await _on_disk(
+            told, behind = await self._on_disk(
                 functools.partial(part, final=ended), self.log, self._log_start, self._log_base, position, size
             )
         finally:
@@ -503,6 +542,11 @@ class Kernel:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.exited.wait(), 1.0)
 
+    @property
+    def is_being_ended(self) -> bool:
+        """Whether the kernel was told to end, and has not ended yet."""
+        return self._stopping and not self.exited.is_set()
+
     def _stop_listening(self) -> None:
         """A launcher's answer is awaited no more."""
         if self._listener is not None:
@@ -512,19 +556,25 @@ class Kernel:
     def discard(self) -> None:
         """Remove every file of the kernel but its log, which is kept for a while; it must have ended, or never begun.
 
-        If something of its group still runs, or is still to be run after its end, they go after that.
+        If something of its group still runs, or is still to be run after its end, they go after that. Called again, it does
+        nothing: what has the kernel's id then may be a newer attempt.
         """
-        self._stop_listening()
-        if self.pid and (self.shipment.pending or self._leftovers):
-            self._unwanted = True
+        if self._unwanted:
             return
+        self._unwanted = True
+        self._stop_listening()
+        if self.transport == "launcher":  # now, since they are told by the kernel's id alone
+            remove_connection_files(self.id, self.temporary)
+        if not (self.pid and (self.shipment.pending or self._leftovers)):
+            self._remove()
+
+    def _remove(self) -> None:
+        """Remove the kernel's folder, once, and keep its log."""
         if not self.discarded:
+            self.discarded = True
             log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
             keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        if self.transport == "launcher":
-            remove_connection_files(self.id, self.temporary)
-        self.discarded = True
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     # -- the record on disk --------------------------------------------------------------------------------------
 
@@ -548,7 +598,9 @@ class Kernel:
         return LogEntry(self.id, self.attempt, self.state, self.exit_code, self.start_time, self.end_time)
 
     def save(self) -> None:
-        """Write the record, so that a restarted agent finds the kernel again."""
+        """Write the record, so that a restarted agent finds the kernel again; nothing for one whose files are gone."""
+        if self.discarded:
+            return
         record = {
             **self.describe().write(),
             "agent": [os.getpid(), processes.start_time(os.getpid())],
@@ -567,13 +619,27 @@ class Kernel:
             "orphan_timeout": self.orphan_timeout,
         }
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
-            write_private(self.directory / "record.json", json.dumps(record).encode())
+            write_private(self.directory / RECORD, json.dumps(record).encode())
+
+    def make_again(self) -> None:
+        """Write the kernel's files again, after its folder was removed while it ran; raises OSError."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.connection and self.transport != "launcher":
+            write_private(Path(self._connection_file), json.dumps(self.connection, indent=2).encode())
+        self.save()
+        if (
+            self.state == RUNNING
+            and self.connection.get("transport") == "ipc"
+            and not os.path.exists(f"{self.connection['ip']}-1")
+        ):
+            text = "its UNIX sockets were removed: it takes no new connections until it is restarted"
+            print(f"kernel {self.id}: {text}", file=sys.stderr, flush=True)
 
     @classmethod
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
         """Return the kernel recorded in *directory*, None if there is none or another living agent has it."""
         try:
-            record = json.loads((directory / "record.json").read_bytes())
+            record = json.loads((directory / RECORD).read_bytes())
             agent_pid, agent_started = record["agent"]
             if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started or ""):
                 return None
@@ -636,12 +702,6 @@ def _shown(argv: list[str]) -> list[str]:
         shown.append(word)
         room -= len(word) + 1
     return shown
-
-
-async def _on_disk(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
-    call = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-    return await asyncio.wait_for(call, LOG_DEADLINE)
 
 
 def _signal_number(name: Optional[str]) -> int:

@@ -82,9 +82,8 @@ class Shipment:
             environment = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return
-        loop = asyncio.get_running_loop()
         try:
-            process, _ = await loop.run_in_executor(None, spawning.spawn, argv, environment, None, 0o077, log)
+            process, _ = await spawning.spawn_aside(argv, environment, None, 0o077, log, -1, ON_EXIT_DEADLINE)
         except StartError as error:
             print(f"{argv}: {error}", file=sys.stderr, flush=True)
         else:
@@ -92,7 +91,7 @@ class Shipment:
             if code is None:
                 print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
                 processes.end_group(process.pid, signal.SIGKILL)
-                await loop.run_in_executor(None, process.wait)
+                await _wait(process.poll)
         with contextlib.suppress(OSError):
             self._pending.unlink()
 

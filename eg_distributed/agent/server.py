@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -36,6 +37,7 @@ from ..protocol import (
     Pong,
     ReadLog,
     ReadLogPart,
+    Ready,
     Request,
     SetEndpoints,
     Signal,
@@ -51,7 +53,11 @@ from ..protocol import (
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
-from .kernels import EXITED, LOG_DEADLINE, STARTING, Kernel
+from .aside import aside
+from .identity import identity_of
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, STARTING, Kernel
+from .place import BACKLOG, GONE, TAKEN, Place, listen
+from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
@@ -61,10 +67,12 @@ IDLE = 300.0
 EXITED_KEPT = 3600.0
 """Seconds for which the record of an ended kernel waits for a gateway to ask."""
 TICK = 1.0
+LOOK_DEADLINE = 1.0
+"""Seconds that an adoption waits for a look at what other agents have left, of those that a gateway waits for its answer."""
 SWEEP = 60.0
 """Seconds between two looks at the logs that are kept of kernels which have ended."""
-BACKLOG = 1024
-"""Connections that may wait to be accepted: a gateway that comes back opens one for each stream at once."""
+ENDING_AWAITED = 3.0
+"""Seconds that a start waits for the end of an earlier attempt of its kernel which is being ended; less than gateways wait."""
 FOLDER_KEPT = 3600.0
 """Seconds for which a kernel's folder without a record, of a start that was cut short, is left alone."""
 SILENCE = 60.0
@@ -88,6 +96,7 @@ class Gateway:
         self.incarnation = incarnation
         self.host = host  # the name that it has for this machine
         self.kernels: set[str] = set()  # the kernels it answers for
+        self.missed: set[str] = set()  # those that it asked about, and that were not here
         self.heard = time.monotonic()
         self._writer = writer
 
@@ -114,6 +123,7 @@ class Agent:
         self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077, open_files: int = -1
     ) -> None:
         self.directory = directory
+        self.identity = identity_of(directory)
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
@@ -123,7 +133,17 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify)
         self._spec_folders = SpecFolders(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
-        self._orphans: set[str] = set()  # unclaimed for so long that they are being ended
+        self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
+        self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
+        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
+        self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
+        self._place = Place(self.identity, socket_path(directory))
+        self._server: asyncio.base_events.Server | None = None
+        self._is_superseded = False  # another agent has the socket's name
+        self._said = ""  # the last of what was wrong with the place
+        self._records = Records(directory / "k")
+        self._looking: asyncio.Task[None] | None = None  # at the place, and at records of other agents
+        self._condemned: set[tuple[str, str]] = set()  # kernel id, attempt: to be ended once another agent's is ours
         self._last_tick = time.monotonic()
         self._idle_since = time.monotonic()
         self._leave = asyncio.Event()
@@ -156,30 +176,121 @@ class Agent:
         pruning = loop.run_in_executor(None, self._spec_folders.prune)
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
-        server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+        self._place.claim()
+        self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
         try:
             while not self._leave.is_set():
                 self._tick()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._leave.wait(), TICK)
         finally:
-            # In this order: as long as this agent listens no boot starts another one, so the name is still our socket's.
-            with contextlib.suppress(OSError):
-                os.unlink(socket_path(self.directory))
-            server.close()
+            # In this order: as long as this agent listens no boot starts another one under the name.
+            self._place.leave()
+            self._server.close()
+
+    def leave(self) -> None:
+        """Have `run` end; called on the agent's loop."""
+        self._leave.set()
 
     def _restore(self) -> None:
+        self._take_over(self._records.look(frozenset()))
         for directory in (self.directory / "k").glob("*"):
-            kernel = Kernel.load(directory, self._notify)
-            if kernel is not None:
-                self.kernels[kernel.id] = kernel
-                self._unclaimed[kernel.id] = time.monotonic()
-                kernel.save()
-                kernel.watch()
-            elif not (directory / "record.json").exists():
+            if not (directory / RECORD).exists():
                 with contextlib.suppress(OSError):  # somebody else removes it as well
                     if time.time() - directory.stat().st_mtime > FOLDER_KEPT:
                         shutil.rmtree(directory)
+
+    async def _look(self) -> None:
+        """Look for records of other agents, take over those whose agents are gone, and look at what is ours."""
+        names = frozenset(kernel.directory.name for kernel in self._attempts)
+        free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
+        names = frozenset(kernel.directory.name for kernel in self._attempts)
+        self._take_over([folder for folder in free if folder.name not in names])
+        try:
+            await self._keep_place()
+        except OSError as error:
+            self._say(f"{self.directory} cannot be kept: {error}")
+
+    def _say(self, what: str) -> None:
+        """Write to the agent's log what is wrong with its place, once."""
+        if what and what != self._said:
+            print(what, file=sys.stderr, flush=True)
+        self._said = what
+
+    async def _keep_place(self) -> None:
+        """Make again what was removed of the agent's folder while it runs: caches are cleaned. Raises OSError."""
+        run = asyncio.get_running_loop().run_in_executor
+        kernels = {kernel.directory: kernel for kernel in self.kernels.values() if kernel.pid}
+        found = await run(None, self._place.look, list(kernels))
+        self._is_superseded = found.name == TAKEN
+        missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
+        if found.is_whole and found.name != GONE and not missing:
+            self._say("another agent has our socket's name: leaving as soon as may be" if self._is_superseded else "")
+            return
+        self._say(f"{self.directory} was removed, or some of it: making it again")
+        await run(None, self._place.mend)
+        for kernel in missing:
+            if not kernel.discarded:
+                kernel.make_again()
+        if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
+            before = self._server
+            self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+            if before is not None:
+                before.close()  # nobody can find it any more; connections stay
+
+    def _look_soon(self) -> asyncio.Task[None]:
+        """Begin to look, unless that is under way."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+            # Whatever it raises: the next one follows.
+            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._looking
+
+    def _take_over(self, folders: list[Path]) -> None:
+        """Make the kernels in *folders*, whose agents are gone, ours; of two attempts of one kernel, only the one that counts."""
+        for folder in folders:
+            kernel = Kernel.load(folder, self._notify)
+            if kernel is None:
+                continue
+            self._attempts.add(kernel)
+            kernel.save()
+            kernel.watch()
+            other = self.kernels.get(kernel.id)
+            if other is not None and _rank(other) > _rank(kernel):
+                self._supersede(kernel)
+                continue
+            if other is not None:
+                self._supersede(other)
+            self.kernels[kernel.id] = kernel
+            if (kernel.id, kernel.attempt) in self._condemned:
+                self._condemned.discard((kernel.id, kernel.attempt))
+                self._supersede(kernel)
+                continue
+            if not any(kernel.id in gateway.kernels for gateway in self.gateways):
+                self._unclaimed[kernel.id] = time.monotonic()
+            self._tell_take_over(kernel)
+        self._condemned = {each for each in self._condemned if each[0] in self._records.held}
+
+    def _supersede(self, kernel: Kernel) -> None:
+        """End an attempt that is not wanted, and forget it."""
+
+        async def end() -> None:
+            await kernel.stop(grace=5.0)
+            self._let_go(kernel)
+
+        self._ending.add(task := asyncio.ensure_future(end()))
+        task.add_done_callback(self._ending.discard)
+
+    def _tell_take_over(self, kernel: Kernel) -> None:
+        """Tell the gateways that asked about *kernel* before it was ours what is known of it; one that starts is told later."""
+        for gateway in self.gateways:
+            if kernel.id in gateway.kernels | gateway.missed:
+                gateway.missed.discard(kernel.id)
+                if kernel.state == RUNNING:
+                    gateway.send(write_event(Ready(kernel.id, kernel.attempt, kernel.pid)))
+                elif kernel.state == EXITED:
+                    gateway.send(write_event(Exited(kernel.id, kernel.attempt, exit_code=kernel.exit_code)))
+        self._tell_load()
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
@@ -195,19 +306,22 @@ class Agent:
             if kernel is None:
                 del self._unclaimed[kernel_id]
                 continue
-            if kernel_id in self._orphans:
+            if kernel in self._orphans:
                 continue
             if kernel.state == EXITED:
                 if now - since > EXITED_KEPT:
                     self._drop(kernel)
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
+        self._look_soon()
         self.streams.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
-        if self.kernels or self._visitors or self._finishing:
+        if self._is_superseded and not self._finishing and not (self.kernels and self._visitors):
+            self._leave.set()  # the other agent takes over what runs; not before, since streams here would lose what they keep
+        elif self.kernels or self._visitors or self._finishing:
             self._idle_since = now
         elif now - self._idle_since > self.idle:
             self._leave.set()
@@ -220,7 +334,7 @@ class Agent:
             print(f"kept logs cannot be cleaned: {error}", file=sys.stderr, flush=True)
 
     def _end_orphan_soon(self, kernel: Kernel) -> None:
-        self._orphans.add(kernel.id)
+        self._orphans.add(kernel)
         task = asyncio.ensure_future(self._end_orphan(kernel))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -228,18 +342,19 @@ class Agent:
     async def _end_orphan(self, kernel: Kernel) -> None:
         """End a kernel that nobody answers for; nothing of it stays, since nobody will ask, unless somebody came meanwhile."""
         await kernel.stop(grace=5.0)
-        self._orphans.discard(kernel.id)
+        self._orphans.discard(kernel)
         if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
             self._let_go(kernel)
 
     def _drop(self, kernel: Kernel) -> None:
-        """Forget an ended kernel and all that is left of it."""
-        self.kernels.pop(kernel.id, None)
-        self._unclaimed.pop(kernel.id, None)
-        for gateway in self.gateways:
-            gateway.kernels.discard(kernel.id)
+        """Forget an ended kernel and all that is left of it; a newer attempt that has its id now stays what it is."""
+        if self.kernels.get(kernel.id) is kernel:
+            del self.kernels[kernel.id]
+            self._unclaimed.pop(kernel.id, None)
+            for gateway in self.gateways:
+                gateway.kernels.discard(kernel.id)
         kernel.discard()
-        if not kernel.discarded:
+        if not kernel.discarded and kernel not in self._finishing:
             self._finishing.append(kernel)
         self._swept = -SWEEP  # its log is one more that is kept
         self._tell_load()
@@ -286,7 +401,7 @@ class Agent:
         self.streams.close_earlier_lives(gateway.owner, living)
         self.gateways.add(gateway)
         kernels = [KernelBrief(kernel.id, kernel.state) for kernel in self.kernels.values()]
-        gateway.send(Welcome(PROTOCOL, self.digest, kernels).write())
+        gateway.send(Welcome(PROTOCOL, self.digest, kernels, agent=self.identity).write())
         try:
             while gateway in self.gateways:  # what a dismissed one had still queued must not begin anything
                 try:
@@ -320,7 +435,7 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if isinstance(event, Exited):
-            if kernel.id in self._unclaimed:
+            if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
                 self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
             self._tell_load()
 
@@ -359,9 +474,10 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
+        kernel_id = asked.kernel
+        await self._let_end(kernel_id, asked.attempt)
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
-        kernel_id = asked.kernel
         spec_folder = self._spec_folders.find(asked.spec_folder)
         previous = self.kernels.get(kernel_id)
         if previous is not None:
@@ -370,6 +486,7 @@ class Agent:
                 raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
         kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
+        self._attempts.add(kernel)
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
         try:
@@ -384,6 +501,29 @@ class Agent:
             self._unclaimed[kernel_id] = time.monotonic()
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
+    async def _let_end(self, kernel_id: str, attempt: str) -> None:
+        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
+
+        Refusing at once would blame the host for what is over in a moment. Raises StartError if this start, too, is stopped.
+        """
+        deadline = time.monotonic() + ENDING_AWAITED
+        this = (kernel_id, attempt)
+        self._waiting[this] = self._waiting.get(this, 0) + 1
+        try:
+            while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    break
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(previous.exited.wait(), remaining)
+            if this in self._withdrawn:
+                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+        finally:
+            self._waiting[this] -= 1
+            if not self._waiting[this]:
+                del self._waiting[this]
+                self._withdrawn.discard(this)
+
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
         taken: set[int] = set()
@@ -393,9 +533,13 @@ class Agent:
         return taken
 
     def _kernel_directory(self, kernel_id: str) -> Path:
-        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is."""
+        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is.
+
+        None that an earlier attempt was given, even if nothing has that name now: as long as it exists it may still write, or
+        remove, what is there.
+        """
         short = "".join(c for c in kernel_id if c.isalnum())[:12]
-        taken = {kernel.directory.name for kernel in self.kernels.values()}
+        taken = {kernel.directory.name for kernel in self._attempts}
         name = short
         while name in taken or (self.directory / "k" / name).exists():
             name = short + "-" + os.urandom(2).hex()
@@ -408,6 +552,12 @@ class Agent:
         return self._kernel(asked.kernel).send_signal(asked.signum)
 
     async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
+        held = self._records.held.get(asked.kernel)
+        if held is not None and asked.attempt == held.attempt and asked.forget:
+            self._condemned.add((asked.kernel, asked.attempt))
+        if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
+            self._withdrawn.add((asked.kernel, asked.attempt))
+            return Stopped(True).write()
         kernel = self.kernels.get(asked.kernel)
         if kernel is None or (asked.attempt and kernel.attempt != asked.attempt):
             return Stopped(False).write()
@@ -419,6 +569,8 @@ class Agent:
     async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
         """Make the gateway the one that answers for these kernels; what is missing is gone."""
         found = {}
+        if not self.kernels.keys() >= set(asked.kernels):  # an agent that has just ended may have left them
+            await asyncio.wait({self._look_soon()}, timeout=LOOK_DEADLINE)
         known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
         if gateway in self.gateways:
             gateway.kernels.update(
@@ -439,6 +591,11 @@ class Agent:
                 self._unclaimed.pop(kernel_id, None)
                 tail = tails.get(kernel_id, "")
                 found[kernel_id] = Found(**vars(kernel.describe()), log=tail, response=kernel.response).write()
+            elif kernel is None and kernel_id in self._records.held:
+                gateway.kernels.add(kernel_id)
+                found[kernel_id] = self._records.held[kernel_id].write()
+            elif kernel is None:
+                gateway.missed.add(kernel_id)
         return found
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
@@ -454,9 +611,11 @@ class Agent:
 
     async def _kept(self, kernel_id: str) -> list[kept_logs.KeptLog]:
         """Return the logs that are kept of kernels whose ids begin with *kernel_id*; raises LogUnreadable."""
-        call = asyncio.get_running_loop().run_in_executor(None, kept_logs.find, self.directory, kernel_id)
         try:
-            return await asyncio.wait_for(call, LOG_DEADLINE)
+            found: list[kept_logs.KeptLog] = await aside(
+                "kept", LOG_DEADLINE, kept_logs.find, self.directory, kernel_id
+            )
+            return found
         except asyncio.TimeoutError:
             raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} does not answer") from None
         except OSError as error:
@@ -472,7 +631,6 @@ class Agent:
         def is_asked(entry: LogEntry) -> bool:
             return (entry.kernel, entry.attempt) == (asked.kernel, asked.attempt)
 
-        loop = asyncio.get_running_loop()
         missing = None
         try:
             for kernel in self._here():
@@ -485,8 +643,8 @@ class Agent:
             for log in kept:
                 if is_asked(log.entry):
                     log.stop = self._next_start(log, kept)
-                    reading = loop.run_in_executor(None, log.read_part, asked.position, asked.size)
-                    found: LogPart = await asyncio.wait_for(reading, LOG_DEADLINE)
+                    key = ("log", log.path.parent)
+                    found: LogPart = await aside(key, LOG_DEADLINE, log.read_part, asked.position, asked.size)
                     return found.write()
             if missing is not None:
                 raise missing
@@ -517,29 +675,24 @@ class Agent:
         return True
 
 
+def _rank(kernel: Kernel) -> tuple[bool, float]:
+    """Return by what of two attempts of one kernel the one that counts is told: one that runs, else the later one."""
+    return kernel.state != EXITED, kernel.start_time
+
+
 def socket_path(directory: Path) -> Path:
     """Return where the agent in *directory* listens: releases that speak the same protocol share one agent."""
     return directory / f"agent-{PROTOCOL}.sock"
 
 
 def main(directory: str, digest: str, umask: str = "077") -> None:
-    """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`.
-
-    The socket is bound under a name of its own and then moved, so that whoever sees the real name can connect.
-    """
+    """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`."""
     processes.reset_signals()
     os.umask(0o077)
     os.chdir("/")
     home = Path(directory)
     (home / "k").mkdir(mode=0o700, exist_ok=True)
-    path = str(socket_path(home))
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    temporary = path + ".new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    listening.bind(temporary)
-    listening.listen(BACKLOG)
-    os.rename(temporary, path)
+    listening = listen(socket_path(home))
     agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
 
     async def serve() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -13,7 +14,9 @@ import subprocess
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
+from .aside import aside
 from .expansion import expand_all
+from .processes import end_group
 
 _STRIPPED = (
     "JPY_",
@@ -30,6 +33,19 @@ _PATH_REMEDY = (
 )
 _PATH_SHOWN = 500  # characters of a PATH in an error
 _LINE_READ = 200  # bytes of a script's first line
+
+
+# With vfork, Python 3.10 holds its global lock until the new process has executed its program: one on a disk that hangs would
+# stop the whole agent. The attribute is the documented way to do without.
+setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - its stubs don't have it
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a spawn is at, for the case that it gets no further: *what* may hang, and whether that is the host's fault."""
+
+    what: str = "the disk of its program"
+    host_fault: bool = False
 
 
 class StartError(Exception):
@@ -70,7 +86,13 @@ def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[b
 
 
 def spawn(
-    argv: list[str], environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: Path, open_files: int = -1
+    argv: list[str],
+    environment: dict[bytes, bytes],
+    cwd: Optional[str],
+    umask: int,
+    log: Path,
+    open_files: int = -1,
+    progress: Optional[Progress] = None,
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Execute *argv* in a session of its own, with its output appended to *log*; called in a thread, since disks may hang.
 
@@ -79,12 +101,15 @@ def spawn(
 
     Raises StartError.
     """
+    progress = progress or Progress()
+    progress.what, progress.host_fault = f"the folder of its log, {log.parent},", True
     with step(f"write the kernel's log {log}", host_fault=False, remedy=LOG_REMEDY):
         descriptor = _open_log(log)
     program = argv[0]
     try:
+        progress.what, progress.host_fault = f"a folder of the PATH in which {program!r} is looked for", False
         program = executable(program, environment)
-        process, warning = _execute(argv, program, environment, cwd, umask, descriptor)
+        process, warning = _execute(argv, program, environment, cwd, umask, descriptor, progress)
         if open_files >= 0:
             # Of the running process, since a function between fork and exec would need a fork without threads.
             with contextlib.suppress(OSError, ValueError):  # it has ended already
@@ -100,13 +125,22 @@ def spawn(
 
 
 def _execute(
-    argv: list[str], program: str, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, log: int
+    argv: list[str],
+    program: str,
+    environment: dict[bytes, bytes],
+    cwd: Optional[str],
+    umask: int,
+    log: int,
+    progress: Progress,
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Execute *program* in the first folder that can be entered: *cwd*, the kernel's home, or the root. Raises OSError."""
     home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
+    if cwd:
+        progress.what = f"working directory {cwd}"
     wanted = [("working directory", cwd, _expanded(cwd, home))] if cwd else []
     reasons = []
     for what, name, folder in [*wanted, ("home", home, home), ("root", "/", "/")]:
+        progress.what = f"{what} {name}"
         if reason := _not_enterable(folder):
             reasons.append(f"{what} {name} {reason}")
             continue
@@ -114,6 +148,7 @@ def _execute(
         warning = f"{' and '.join(reasons)}: started in {folder}" if reasons else ""
         if warning:
             os.write(log, f"{warning}\n".encode("utf-8", "replace"))
+        progress.what = f"{what} {name}, or the program {program!r},"
         try:
             process = subprocess.Popen(
                 argv,
@@ -167,6 +202,42 @@ def _open_log(path: Path) -> int:
         raise StartError(f"the kernel's log {path} exists and is not a file of this user", remedy=LOG_REMEDY)
     os.set_blocking(log, True)
     return log
+
+
+async def spawn_aside(
+    argv: list[str],
+    environment: dict[bytes, bytes],
+    cwd: Optional[str],
+    umask: int,
+    log: Path,
+    open_files: int,
+    seconds: float,
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Do as `spawn`, in a thread of its own, for *seconds* at most: one user's mount that hangs is to hold up nobody else.
+
+    Raises StartError. A process that comes later than that is ended.
+    """
+    progress = Progress(f"working directory {cwd}") if cwd else Progress()
+    # All that may hang, and is a client's or a kernelspec's choice.
+    key = ("spawn", cwd, argv[0], environment.get(b"HOME"), environment.get(b"PATH"), log.parent)
+    try:
+        spawned: tuple[subprocess.Popen[bytes], str] = await aside(
+            key, seconds, spawn, argv, environment, cwd, umask, log, open_files, progress, late=_end
+        )
+    except asyncio.TimeoutError:
+        remedy = "check the mounts of that host, or name another folder"
+        raise StartError(f"{progress.what} does not answer", host_fault=progress.host_fault, remedy=remedy) from None
+    except OSError as error:
+        remedy = "check the mounts of that host"
+        raise StartError(f"cannot start a kernel: {error.strerror}", host_fault=True, remedy=remedy) from error
+    return spawned
+
+
+def _end(spawned: tuple[subprocess.Popen[bytes], str]) -> None:
+    """End what was started after its start had been given up."""
+    process, _ = spawned
+    end_group(process.pid)
+    process.wait()
 
 
 def fill(argument: str, substitutions: dict[str, str]) -> str:

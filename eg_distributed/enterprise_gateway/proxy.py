@@ -285,6 +285,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             info["distributed"] = {
                 "host": self.assigned_host,
                 "attempt": self._kernel.attempt,
+                "agent": self._kernel.agent_kept,
                 "launched": self._launched,
             }
         return info
@@ -301,7 +302,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
             return
         info = self.kernel_manager.get_connection_info()
         info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
-        adopting = self.cluster.submit(self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info))
+        adopting = self.cluster.submit(
+            self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info, ours.get("agent"))
+        )
         try:
             self._kernel = adopting.result(_LOCAL_DEADLINE)
         except (DistributedError, OSError, concurrent.futures.TimeoutError) as error:

@@ -12,12 +12,14 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eg_distributed.link.links import Link
+from eg_distributed.agent.server import Agent, socket_path
+from eg_distributed.link.links import Link, LocalLink
 from eg_distributed.wire import Message, Reader, Writer, encode, read_message
 from tests.until import until
 
@@ -167,6 +169,27 @@ class Visitor:
     def close(self) -> None:
         """Close the connection."""
         self._writer.close()
+
+
+@contextlib.asynccontextmanager
+async def own_agent(folder: Path) -> AsyncIterator[tuple[Agent, Visitor]]:
+    """Run an agent in *folder* in this very process, for tests that hold up a part of it; yields it and a visitor."""
+    (folder / "k").mkdir(mode=0o700, exist_ok=True)
+    path = socket_path(folder)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    agent = Agent(folder, "d")
+    running = asyncio.ensure_future(agent.run(listening))
+    visitor = await Visitor.at(LocalLink(str(path)))
+    try:
+        yield agent, visitor
+    finally:
+        for kernel in await visitor.request("list"):
+            await visitor.request("stop", kernel=kernel["kernel"], grace=0, forget=True)
+        agent.leave()
+        await asyncio.wait_for(running, DEADLINE)
+        visitor.close()
 
 
 async def written(path: Path) -> Any:

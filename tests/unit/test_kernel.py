@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eg_distributed import kernel as kernel_module
+from eg_distributed.agent.processes import start_time
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed
 from eg_distributed.kernel import RemoteKernel, State, logs_command
 from eg_distributed.launcher_files import Shipping
+from eg_distributed.protocol import AgentIdentity, Missing, Ping
 from eg_distributed.settings import Distributed
 from tests.until import until
 
-from .agents import DEADLINE, STANDIN, alive, standin, written
+from .agents import DEADLINE, STANDIN, alive, end_agents, standin, written
 from .clusters import answers, gone, start
 from .conftest import Hosts
 from .ssh_server import Sshd
@@ -366,3 +372,155 @@ async def test_a_launcher_is_told_what_only_the_gateway_knows(cluster: Cluster, 
     path.unlink()
     await start(cluster, "k2", "node1", f"facts:{path}")
     assert not {"EG_NODE", "EG_PORT_RANGE", "EG_ATTEMPT"} & set((await written(path))["env"])
+
+
+# -- agents ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def moved(sshd: Sshd) -> Iterator[None]:
+    """Have the host's next agent come up in another folder than the one before."""
+    place = sshd.folder / "o"
+    sshd.env["XDG_CACHE_HOME"] = str(place)
+    try:
+        yield
+    finally:
+        del sshd.env["XDG_CACHE_HOME"]
+        end_agents(place)
+
+
+@contextlib.contextmanager
+def another_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that may stand for an agent."""
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def identity(kernel: RemoteKernel) -> AgentIdentity:
+    """Return the kernel's agent's, as another object."""
+    assert kernel.agent is not None
+    return AgentIdentity(**vars(kernel.agent))
+
+
+async def test_another_agents_word_is_no_death(
+    cluster: Cluster,
+    hosts: Hosts,
+    settings: Distributed,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An agent in another folder that has no such kernel makes it UNKNOWN, for as long as it takes; its own finds it again."""
+    monkeypatch.setattr("eg_distributed.cluster._TICK", 0.01)
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    pid, dead = kernel.pid, watched(kernel)
+    assert kernel.node is not None
+    with moved(sshd):
+        await cut(sshd, kernel)
+        await sshd.wire.open()
+        await until("the other agent answers", lambda: "which was in" in caplog.text)
+        assert kernel.node.connected.is_set()
+        assert kernel.state is State.UNKNOWN
+        # Its host is not out of reach, however long ago it was.
+        kernel.node.disconnected_at, settings.host_lost_after = -1e6, 0.1
+        for asked in (kernel.signal(signal.SIGINT), kernel.stop()):
+            with pytest.raises(HostUnresponsive, match="is not the one that has the kernel") as failed:
+                await cluster.run(asked)
+            assert str(sshd.folder / "o") in str(failed.value)
+            assert str(sshd.folder / "eg-distributed") in str(failed.value)
+        settings.host_lost_after = 0.0
+        sshd.wire.cut()
+        node = kernel.node
+        await until("it came again", lambda: node.connections == 3)
+        await asyncio.wait_for(cluster.run(node.connected.wait()), DEADLINE)
+        assert kernel.state is State.UNKNOWN
+        assert sum("which was in" in each.getMessage() for each in caplog.records) == 1
+    sshd.wire.cut()
+    await known(kernel)
+    assert (kernel.state, kernel.pid, dead) == (State.ALIVE, pid, [])
+    assert alive(pid)
+    assert await answers(kernel)
+
+
+async def test_a_kernel_that_an_ending_agent_has_is_found_later(cluster: Cluster, hosts: Hosts) -> None:
+    """UNKNOWN while an agent that ends slowly still has it, then ALIVE again, without another connection."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    assert kernel.node is not None
+    agent, dead = (await cluster.run(kernel.node.request(Ping()))).pid, watched(kernel)
+    await cut(sshd, kernel)
+    os.kill(agent, signal.SIGKILL)
+    await gone(agent)
+    with another_process() as other:
+        (path,) = sshd.folder.glob("eg-distributed/*/k/*/record.json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "agent": [other.pid, start_time(other.pid)]}))
+        await sshd.wire.open()
+        await until("the next agent has spoken", lambda: kernel._elsewhere)
+        assert kernel.state is State.UNKNOWN
+        with pytest.raises(HostUnresponsive, match=r"An earlier agent in \S+ still has the kernel"):
+            await cluster.run(kernel.signal(signal.SIGINT))
+    await known(kernel)
+    assert (kernel.state, dead, kernel.node.connections) == (State.ALIVE, [], 2)
+    assert await answers(kernel)
+
+
+async def test_an_agent_with_the_same_records_knows(cluster: Cluster, hosts: Hosts) -> None:
+    """The next agent in the folder of one that ended has its records: what it does not know is dead."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    assert kernel.node is not None
+    agent = (await cluster.run(kernel.node.request(Ping()))).pid
+    dead = watched(kernel)
+    await cut(sshd, kernel)
+    os.kill(agent, signal.SIGKILL)
+    os.kill(kernel.pid, signal.SIGKILL)
+    await gone(agent)
+    for record in sshd.folder.glob("eg-distributed/*/k/*/record.json"):
+        record.unlink()
+    await sshd.wire.open()
+    await until("the death is told", lambda: dead)
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"id": "other"}, State.UNKNOWN),
+        ({"folder": "/other"}, State.DEAD),
+        ({"id": "other", "boot": "later"}, State.DEAD),
+        ({"id": "other", "boot": ""}, State.UNKNOWN),
+        ({"id": "other", "boot": "later", "machine": "other"}, State.UNKNOWN),
+        (None, State.DEAD),
+    ],
+)
+async def test_whose_word_counts(cluster: Cluster, hosts: Hosts, changes: dict[str, str] | None, state: State) -> None:
+    """A kernel is dead if its folder's agent has none, if its machine was booted since, or if an older release says so."""
+    await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    assert kernel.node is not None
+    kernel.node.agent = None if changes is None else replace(identity(kernel), **changes)
+    cluster.call_soon(cluster.hear, Missing("k1"))
+    await until("it was heard", lambda: kernel.state is not State.ALIVE)
+    assert kernel.state is state
+    kernel.node.agent = identity(kernel)  # so that the end of the test finds it
+
+
+async def test_a_later_process_of_the_gateway_knows_the_agent(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
+    """What is kept of a kernel says which agent has it: after the gateway's restart, too, another's word is no death."""
+    (sshd,) = await hosts("node1")
+    cluster = clusters()
+    kernel = await start(cluster, "k1", "node1")
+    kept, info, pid = json.loads(json.dumps(kernel.agent_kept)), kernel.connection_info, kernel.pid
+    await asyncio.to_thread(cluster.close)
+    later = clusters()
+    with moved(sshd):
+        adopted = await later.run(later.adopt("k1", "node1", kernel.attempt, info, kept))
+        node = adopted.node
+        assert node is not None
+        await until("the other agent has spoken", lambda: adopted._elsewhere)
+        assert adopted.state is State.UNKNOWN
+    await known(adopted)
+    assert (adopted.state, adopted.pid) == (State.ALIVE, pid)

@@ -446,6 +446,31 @@ async def test_a_port_that_another_took_costs_no_start(visitor: Visitor, home: P
     writer.close()
 
 
+LISTENER = """
+import json, os, socket, sys, time
+info, twice = json.load(open(sys.argv[1])), os.path.exists(sys.argv[2])
+open(sys.argv[2], "w").close()
+if sys.argv[3] == "always" or not twice:
+    os.setuid(65534)
+held = [socket.create_server(("127.0.0.1", info[name + "_port"])) for name in ("shell", "iopub", "stdin", "hb", "control")]
+time.sleep(600)
+"""
+"""Listens on a kernel's ports, as another user: always, or only when it is first run."""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can play another user")
+async def test_a_kernel_whose_ports_another_user_has_is_not_ready(visitor: Visitor, home: Path) -> None:
+    """Nothing signed with the kernel's key goes to another user's listener: the start begins again on other ports, or fails."""
+    argv = [sys.executable, "-ISc", LISTENER, "{connection_file}"]
+    await visitor.start("k1", [*argv, str(home / "one"), "always"], transport="tcp")
+    ended = await visitor.event("exited", "k1")
+    assert ended["exit_code"] == -signal.SIGKILL
+    assert "another user listens on a port of this kernel" in ended["log"]
+    first = await visitor.start("k2", [*argv, str(home / "two"), "once"], transport="tcp")
+    assert (await visitor.event("ready", "k2"))["pid"] != first["pid"]
+    assert {event["event"] for event in visitor.events if event.get("kernel") == "k1"} == {"exited"}
+
+
 async def test_a_port_that_stays_taken_is_told(visitor: Visitor) -> None:
     """The second time the kernel's own words are the answer."""
     await visitor.start("k1", standin("say:Address already in use", "leave:1"), transport="tcp")

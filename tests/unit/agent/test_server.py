@@ -7,20 +7,27 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
+import stat
 import struct
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from eg_distributed.agent.kernels import Kernel
+from eg_distributed.agent.processes import start_time
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.connect import connect
+from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
 from eg_distributed.wire import Reader, Writer, encode, read_message
-from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, standin
+from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, own_agent, standin
 from tests.until import until
 
 HEADER = struct.Struct(">BI")
@@ -279,6 +286,88 @@ async def test_a_restarted_agent_knows_what_ended_meanwhile(visitor: Visitor, se
     back.close()
 
 
+async def orphaned(visitor: Visitor, home: Path, **changes: object) -> Path:
+    """Kill the agent, change the record of its only kernel, and return that."""
+    agent = (await visitor.request("ping"))["pid"]
+    os.kill(agent, signal.SIGKILL)
+    await visitor.ended()
+    await until("it has ended", lambda: not alive(agent))
+    (path,) = home.glob("eg-distributed/*/k/*/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return path
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the place of another agent."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+async def test_kernels_of_an_agent_that_ends_slowly_are_taken_over(
+    visitor: Visitor, settings: Distributed, home: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """While another agent still has a kernel it is elsewhere, not missing; once that agent has ended it is ours, and is told."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    await orphaned(visitor, home, agent=[other.pid, start_time(other.pid)])
+    back = await again(settings)
+    assert back.hello["kernels"] == []
+    found = await back.request("adopt", kernels=["k1", "never was"])
+    assert {kernel: (it["state"], it["attempt"], it["pid"]) for kernel, it in found.items()} == {
+        "k1": ("elsewhere", "a1", pid)
+    }
+    assert await back.request("list") == []
+    other.kill()
+    other.wait()
+    assert (await back.event("ready", "k1"))["pid"] == pid
+    (kernel,) = await back.request("list")
+    assert (kernel["state"], kernel["pid"], kernel["claimed"]) == ("running", pid, True)
+    answer, reader, writer = await back.stream("k1")
+    assert answer["ok"]
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    writer.close()
+    back.close()
+
+
+async def test_what_is_unwanted_ends_when_it_is_taken_over(
+    visitor: Visitor, settings: Distributed, home: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """A kernel that its gateway forgot while another agent had it ends as soon as it is ours."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    path = await orphaned(visitor, home, agent=[other.pid, start_time(other.pid)])
+    back = await again(settings)
+    await back.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    assert alive(pid)
+    other.kill()
+    other.wait()
+    await until("it has ended, and its folder is gone", lambda: not alive(pid) and not path.parent.exists())
+    assert await back.request("list") == []
+    back.close()
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+async def test_of_two_records_of_a_kernel_the_one_that_runs_counts(
+    visitor: Visitor, settings: Distributed, home: Path, name: str
+) -> None:
+    """What is left of an ended attempt, whatever its folder's name, hides none that runs, and goes."""
+    pid = (await visitor.ready("k1", standin(), attempt="a2"))["pid"]
+    path = await orphaned(visitor, home)
+    old = path.parent.with_name(name) / path.name
+    old.parent.mkdir()
+    record = json.loads(path.read_text())
+    old.write_text(
+        json.dumps({**record, "attempt": "a1", "state": "exited", "start_time": 1, "log_path": f"{home}/none"})
+    )
+    back = await again(settings)
+    (kernel,) = await back.request("list")
+    assert (kernel["attempt"], kernel["state"], kernel["pid"]) == ("a2", "running", pid)
+    await until("the old attempt's files are gone", lambda: not old.parent.exists())
+    assert path.exists()
+    back.close()
+
+
 async def test_a_broken_record_stops_nobody(visitor: Visitor, settings: Distributed, home: Path) -> None:
     """A record that a full disk cut short is passed over; the agent comes up."""
     os.kill((await visitor.request("ping"))["pid"], signal.SIGKILL)
@@ -290,6 +379,140 @@ async def test_a_broken_record_stops_nobody(visitor: Visitor, settings: Distribu
     back = await again(settings)
     assert back.hello["kernels"] == []
     await back.ready("k1", standin())
+    back.close()
+
+
+async def test_a_stop_that_ends_late_leaves_the_next_attempt_alone(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt that ended is forgotten once: its stop may go on while the next one runs, which stays whole."""
+    stop, ended, go = Kernel.stop, asyncio.Event(), asyncio.Event()
+
+    async def late(kernel: Kernel, grace: float) -> None:
+        await stop(kernel, grace)
+        if kernel.attempt == "a1":
+            ended.set()
+            await go.wait()
+
+    monkeypatch.setattr(Kernel, "stop", late)
+    async with own_agent(short) as (agent, visitor):
+        await visitor.start("k1", standin())
+        stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True))
+        await asyncio.wait_for(ended.wait(), DEADLINE)
+        started = await visitor.start("k1", standin(), attempt="a2")
+        go.set()
+        assert (await stopping)["stopped"] is True
+        (listed,) = await visitor.request("list")
+        assert (listed["attempt"], listed["pid"], listed["claimed"]) == ("a2", started["pid"], True)
+        assert agent.kernels["k1"].directory.is_dir()
+        assert (await visitor.request("stop", kernel="k1", attempt="a1", forget=True))["stopped"] is False
+        assert alive(started["pid"])
+
+
+async def test_files_that_go_late_are_not_the_next_attempts(short: Path) -> None:
+    """What runs after a kernel's end puts off the removal of its files; it comes, and takes none of the next attempt's."""
+    async with own_agent(short) as (agent, visitor):
+        await visitor.start("k1", standin(), on_exit=["sh", "-c", f"until [ -e {short}/go ]; do sleep 0.01; done"])
+        old = agent.kernels["k1"]
+        await visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+        await visitor.start("k1", standin(), attempt="a2")
+        new = agent.kernels["k1"]
+        assert new.directory != old.directory
+        (short / "go").touch()
+        await until("the old attempt's files have gone", lambda: not old.directory.exists())
+        assert old.discarded
+        assert (new.directory / "record.json").exists()
+
+
+async def test_a_start_waits_for_the_end_of_the_attempt_before_it(visitor: Visitor) -> None:
+    """A start that comes right behind the stop of an earlier attempt, which takes its time, succeeds."""
+    first = await visitor.ready("k1", standin("ignore:SIGTERM"))
+    stopping = visitor.request("stop", kernel="k1", attempt="a1", grace=0.5, forget=True)
+    stopped, second = await asyncio.gather(stopping, visitor.start("k1", standin(), attempt="a2"))
+    assert stopped["stopped"] is True
+    assert not alive(first["pid"])
+    (listed,) = await visitor.request("list")
+    assert (listed["attempt"], listed["pid"]) == ("a2", second["pid"])
+
+
+async def test_a_start_that_waits_can_be_stopped(visitor: Visitor) -> None:
+    """A start that is given up while it waits for the end of an earlier attempt starts nothing."""
+    await visitor.ready("k1", standin("ignore:SIGTERM"))
+    stopping = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a1", grace=0.5, forget=True))
+    starting = asyncio.ensure_future(visitor.start("k1", standin(), attempt="a2"))
+    withdrawn = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a2", grace=0, forget=True))
+    assert (await withdrawn)["stopped"] is True
+    with pytest.raises(Refusal, match="was stopped while it waited"):
+        await starting
+    await stopping
+    assert await visitor.request("list") == []
+
+
+async def test_many_starts_and_stops_of_one_kernel_leave_what_was_started_last(visitor: Visitor, home: Path) -> None:
+    """Starts and stops that overlap lose no kernel, leave none behind, and leave one folder for the one that runs."""
+    for number in range(20):
+        behaviours = ["ignore:SIGTERM"] if number % 2 else []
+        stopping = visitor.request("stop", kernel="k1", attempt=f"a{number - 1}", grace=0, forget=True)
+        starting = visitor.start("k1", standin(*behaviours), attempt=f"a{number}")
+        await asyncio.gather(stopping, starting)
+    (listed,) = await visitor.request("list")
+    assert listed["attempt"] == "a19"
+    assert alive(listed["pid"])
+    await until("one folder is left", lambda: len(list(home.glob("eg-distributed/*/k/*"))) == 1)
+
+
+async def test_a_folder_that_is_removed_is_made_again(short: Path) -> None:
+    """Whoever empties the cache while an agent runs takes no kernel: folder, socket and records come back, and so do visitors."""
+    folder = short / "agent"
+    folder.mkdir()
+    async with own_agent(folder) as (agent, visitor):
+        described = await visitor.ready("k1", standin(), transport="tcp")
+        identity = (folder / "identity").read_text()
+        shutil.rmtree(folder)
+        await until("it listens again", socket_path(folder).exists)
+        other = await Visitor.at(LocalLink(str(socket_path(folder))), "other")
+        assert other.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+        assert other.hello["agent"]["id"] == identity.strip()
+        assert (folder / "identity").read_text() == identity
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        record = json.loads((agent.kernels["k1"].directory / "record.json").read_text())
+        assert (record["kernel"], record["pid"]) == ("k1", described["pid"])
+        assert json.loads((agent.kernels["k1"].directory / "connection.json").read_text()) == record["connection"]
+        answer, reader, writer = await other.stream("k1")
+        assert answer["ok"]
+        assert await echoed(reader, writer, b"hello") == b"hello"
+        writer.close()
+        assert (await visitor.request("ping"))["running"] == 1  # nobody was cut off
+        other.close()
+        (agent.kernels["k1"].directory / "record.json").unlink()  # as cleaners do, one old file after the other
+        await until("the record is there again", (agent.kernels["k1"].directory / "record.json").exists)
+
+
+async def test_an_agent_whose_name_is_taken_hands_its_kernels_over(
+    visitor: Visitor, settings: Distributed, home: Path
+) -> None:
+    """It serves who is connected to it, and then leaves its kernels to the agent that has its place; both say whose they are."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    first = (await visitor.request("ping"))["pid"]
+    (folder,) = home.glob("eg-distributed/*")
+    os.kill(first, signal.SIGSTOP)
+    shutil.rmtree(folder)
+    back = await again(settings, incarnation="2")
+    os.kill(first, signal.SIGCONT)
+    assert (await back.request("ping"))["pid"] != first
+    assert back.hello["agent"]["id"] != visitor.hello["agent"]["id"]
+
+    async def is_seen() -> bool:
+        found = await back.request("adopt", kernels=["k1"])
+        return bool(found) and found["k1"]["state"] == "elsewhere"
+
+    await until("the first agent has written its record again", is_seen, pause=0.1)
+    assert (await visitor.request("ping"))["running"] == 1
+    visitor.close()
+    await until("the first agent has left", lambda: not alive(first))
+    assert (await back.event("ready", "k1"))["pid"] == pid
+    assert [kernel["pid"] for kernel in await back.request("list")] == [pid]
+    assert alive(pid)
     back.close()
 
 

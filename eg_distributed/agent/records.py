@@ -1,0 +1,59 @@
+"""Records of kernels that other agents have, or had: an agent that is ending, or an older release's that serves on.
+
+Kernels outlive their agents. A record is taken over only once the agent that wrote it is gone; until then, its kernels are
+neither ours nor dead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import AbstractSet, Optional
+
+from ..protocol import ELSEWHERE, Found
+from . import processes
+
+RECORD = "record.json"
+
+
+class Records:
+    """The records below the folder *kernels*; owned by the agent."""
+
+    def __init__(self, kernels: Path) -> None:
+        self._kernels = kernels
+        self.held: dict[str, Found] = {}
+        """What living agents other than this one have, by the kernel's id, as of the last `look`."""
+
+    def look(self, known: AbstractSet[str]) -> list[Path]:
+        """Note which kernels other agents have; return the folders of those whose agents are gone. Called in a thread.
+
+        *known* are the names of the folders that this agent uses itself. Raises nothing.
+        """
+        held: dict[str, Found] = {}
+        free: list[Path] = []
+        for folder in sorted(self._kernels.glob("*")):
+            if folder.name in known:
+                continue
+            agent, found = _read(folder / RECORD)
+            if found is not None and agent is not None:
+                held[found.kernel] = found
+            elif found is not None:
+                free.append(folder)
+        self.held = held
+        return free
+
+
+def _read(path: Path) -> tuple[Optional[int], Optional[Found]]:
+    """Return the pid of the living agent that wrote a record (None: it is gone), and what the record says, if anything."""
+    try:
+        record = json.loads(path.read_bytes())
+        pid, started = record["agent"]
+        # Ours: of an attempt that is over, whose folder could not be removed.
+        if (pid, started) == (os.getpid(), processes.start_time(os.getpid())):
+            return None, None
+        # Before the look at the process: one that ends in between is found to be gone, and its record is whole.
+        found = Found.read({**record, "state": ELSEWHERE})
+        return (pid if processes.is_running(pid, started or "") else None), found
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None

@@ -1,0 +1,158 @@
+"""Disks that hang: what one user's kernel waits for holds up neither other kernels nor the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eg_distributed.agent import aside as aside_module
+from eg_distributed.agent import kernels, spawning
+from eg_distributed.agent.aside import EACH, aside
+from tests.unit.agents import DEADLINE, Refusal, Visitor, own_agent, standin
+from tests.until import until
+
+
+class Mount:
+    """A mount that does not answer until it is `back`; asks for it are counted."""
+
+    def __init__(self) -> None:
+        self.back = threading.Event()
+        self.asked = 0
+
+    def ask(self) -> str:
+        """Wait for the mount, as a system call does."""
+        self.asked += 1
+        assert self.back.wait(DEADLINE)
+        return ""
+
+
+@pytest.fixture
+def mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
+    """A mount at /hung, in which no folder can be looked at, and starts that take 2 s at most."""
+    mount, look = Mount(), spawning._not_enterable
+    monkeypatch.setattr(
+        spawning, "_not_enterable", lambda path: mount.ask() if path.startswith("/hung") else look(path)
+    )
+    monkeypatch.setattr(kernels, "START_DEADLINE", 2.0)
+    monkeypatch.setattr(kernels, "_LEAST", 0.1)
+    yield mount
+    mount.back.set()
+
+
+async def test_a_working_directory_that_hangs_is_that_start_s_trouble_alone(short: Path, mount: Mount) -> None:
+    """However many starts wait for a mount that hangs, they fail in time and blame no host, and others start."""
+    async with own_agent(short) as (_, visitor):
+        starts = [visitor.start(f"h{number}", standin(), cwd=f"/hung/{number}") for number in range(20)]
+        failed = await asyncio.gather(*starts, return_exceptions=True)
+        for number, error in enumerate(failed):
+            assert isinstance(error, Refusal)
+            assert str(error) == f"working directory /hung/{number} does not answer"
+            assert error.kind == "start"
+        assert mount.asked == 20
+        with pytest.raises(Refusal, match="does not answer"):
+            await visitor.start("again", standin(), cwd="/hung/1")
+        await visitor.ready("k1", standin())
+        assert [kernel["kernel"] for kernel in await visitor.request("list")] == ["k1"]
+
+
+async def test_what_starts_too_late_is_ended(short: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that comes to be after its start was given up does not live on."""
+    ended: list[subprocess.Popen[bytes]] = []
+    end = spawning._end
+
+    def note(spawned: tuple[subprocess.Popen[bytes], str]) -> None:
+        end(spawned)
+        ended.append(spawned[0])
+
+    monkeypatch.setattr(spawning, "_end", note)
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: popen(*args, **{**kwargs, "cwd": "/"}))
+    async with own_agent(short) as (_, visitor):
+        with pytest.raises(Refusal, match="does not answer"):
+            await visitor.start("k1", ["sleep", "60"], cwd="/hung/1")
+        mount.back.set()
+        await until("the late process was ended", lambda: ended)
+        assert ended[0].returncode == -signal.SIGKILL
+
+
+popen = subprocess.Popen
+
+
+@contextlib.contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Hold a lease on *path*: whoever opens or executes it waits for us."""
+    earlier = signal.signal(signal.SIGIO, signal.SIG_IGN)  # how we would hear of them
+    descriptor = os.open(path, os.O_RDONLY)
+    # A lease for writing breaks with any opening of the file, one for reading with those that write.
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        pytest.skip(f"no leases on this file system: {error}")
+    try:
+        yield
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        os.close(descriptor)
+        signal.signal(signal.SIGIO, earlier)
+
+
+async def test_a_program_on_a_disk_that_hangs_does_not_stop_the_agent(visitor: Visitor, home: Path) -> None:
+    """While a kernel's program can't be read, the agent answers and starts others; that start fails in time."""
+    program = home / "program"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o700)
+    with leased(program):
+        starting = asyncio.ensure_future(visitor.start("k1", [str(program)]))
+        await visitor.ready("k2", standin())
+        assert not starting.done()
+        with pytest.raises(Refusal, match=f"the program '{program}', does not answer"):
+            await starting
+    assert [kernel["kernel"] for kernel in await visitor.request("list")] == ["k2"]
+
+
+# -- threads -----------------------------------------------------------------------------------------------------
+
+
+async def test_calls_of_one_key_share_few_threads_and_hold_up_no_other() -> None:
+    """Of what hangs for one reason, only a few threads hang; another key's call has its own."""
+    mount = Mount()
+    calls = [asyncio.ensure_future(aside("hung", 0.2, mount.ask)) for _ in range(3 * EACH)]
+    assert await aside("other", DEADLINE, lambda: 1) == 1
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(error, asyncio.TimeoutError)
+    assert mount.asked == EACH
+    mount.back.set()
+    assert await aside("hung", DEADLINE, mount.ask) == ""
+
+
+async def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too much hangs, the next call is refused at once."""
+    monkeypatch.setattr(aside_module, "MOST", 1)
+    mount = Mount()
+    hanging = asyncio.ensure_future(aside("hung", DEADLINE, mount.ask))
+    await until("it hangs", lambda: mount.asked)
+    with pytest.raises(OSError, match="1 calls hang"):
+        await aside("other", DEADLINE, lambda: 1)
+    mount.back.set()
+    await hanging
+
+
+async def test_what_a_cancelled_call_returns_is_not_lost() -> None:
+    """The result of a call that nobody waits for any more is handed to whoever tidies up."""
+    mount, tidied = Mount(), threading.Event()
+    call = asyncio.ensure_future(aside("hung", None, mount.ask, late=lambda _: tidied.set()))
+    await until("it hangs", lambda: mount.asked)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not tidied.is_set()
+    mount.back.set()
+    await until("it was tidied up", tidied.is_set)

@@ -234,7 +234,8 @@ class Node:
             for task in (watching, hearing, pinging):
                 task.cancel()
             link.close()
-            self._lost()
+            if self._link is link:  # else it had been given up, and there is a later one
+                self._lost()
 
     async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
@@ -284,15 +285,16 @@ class Node:
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
-        self.connected.clear()
         if self._writer is not None:
             self._writer.close()  # a link to this machine's own agent holds no connections that it could close
         self._link = self._writer = None
-        self.disconnected_at = asyncio.get_running_loop().time()
-        if self.disconnected_at - self._connected_at > _STEADY:
-            self._backoff = 0.0
-        else:  # whatever cuts it off at once would do so again, five times a second and for ever
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
+        if self.connected.is_set():  # what ends before our kernels were taken back was no contact with them
+            self.connected.clear()
+            self.disconnected_at = asyncio.get_running_loop().time()
+            if self.disconnected_at - self._connected_at > _STEADY:
+                self._backoff = 0.0
+            else:  # whatever cuts it off at once would do so again, five times a second and for ever
+                self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.done():
@@ -334,19 +336,27 @@ class Node:
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
         backoff, said = _FIRST_BACKOFF, ""
-        if self._backoff > _FIRST_BACKOFF:
-            log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
-            await asyncio.sleep(self._backoff)
+        await self._wait_after_loss()
         while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
                 await self.connect()
-                log.info("%s is back", self.name)
-                return
             except HostError as error:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
-            await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
+                await asyncio.sleep(backoff * random.uniform(1, 1.5))
+                backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
+                continue
+            # Not assumed: it may have been lost between its making and this line, and `_lost` leaves coming back to this task.
+            if self.connected.is_set():
+                log.info("%s is back", self.name)
+            else:
+                await self._wait_after_loss()
+
+    async def _wait_after_loss(self) -> None:
+        """Wait where connections are lost as soon as they are made: longer each time."""
+        if self._backoff > _FIRST_BACKOFF:
+            log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
+            await asyncio.sleep(self._backoff)
 
     def _is_needed(self) -> bool:
         return bool(self._owner.wanted(self.name)) or self._owner.has_errands(self.name)

@@ -36,6 +36,10 @@ class Abandoned:
         """Have an attempt ended when its node next connects, unless `end` has done so before."""
         self._since.setdefault((node.name, kernel_id, attempt), time.monotonic())
 
+    def keep(self, node: Node, kernel_id: str, attempt: str) -> None:
+        """Let an attempt live on after all: its host is back before anything has taken its place."""
+        self._since.pop((node.name, kernel_id, attempt), None)
+
     async def end(self, node: Node, kernel_id: str, attempt: str) -> None:
         """End an attempt and forget it, now or, if its host does not answer, as soon as it is back. Raises nothing."""
         self.mark(node, kernel_id, attempt)

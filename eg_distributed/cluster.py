@@ -14,12 +14,13 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .abandoned import Abandoned
+from .absences import Absences
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -49,6 +50,7 @@ _TICK = 1.0  # seconds between two looks for hosts that have been out of reach f
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
+_PROBES = 8  # hosts that are looked at in the background at once
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
 
@@ -77,6 +79,9 @@ class Cluster:
         self._abandoned = Abandoned(settings.orphan_timeout)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
+        self._absences = Absences()
+        self._probing = asyncio.Semaphore(_PROBES)
+        self._probes: dict[str, asyncio.Task[None]] = {}  # by the canonical name of the host that is being looked at
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -138,24 +143,57 @@ class Cluster:
         self._thread.join(_CLOSE_DEADLINE)
 
     async def _tick(self) -> None:
-        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`.
-
-        And forget those that died long ago: Enterprise Gateway does not say so when its restarter gives one up.
-        """
+        """Look, every second, for kernels that are to be given up or forgotten."""
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
-            for kernel in list(self.kernels.values()):
-                node = kernel.node
-                if kernel.id in self._starts:
-                    continue  # its start has a deadline of its own
-                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
-                    self.release_soon(kernel.id)
-                if node is None or kernel.state is not State.UNKNOWN:
-                    continue
-                if now - node.disconnected_at > self.settings.host_lost_after > 0:
-                    log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
-                    kernel.give_up()
+            self._forget_the_dead(now)
+            self._give_up_lost(now)
+
+    def _forget_the_dead(self, now: float) -> None:
+        """Forget kernels that died long ago: Enterprise Gateway does not say so when its restarter gives one up."""
+        for kernel in list(self.kernels.values()):
+            is_dead = kernel.id not in self._starts and kernel.state is State.DEAD
+            if is_dead and now - kernel.died_at > _DEAD_KEPT:
+                self.release_soon(kernel.id)
+
+    def _give_up_lost(self, now: float) -> None:
+        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`, if the policy says so.
+
+        Not those that had nowhere else to go: a restart could only wait for the same host, and would find them gone.
+        """
+        nodes = {known_as: host.node for known_as, host in self.hosts.items()}
+        online = any(node.is_reached_by_network() for node in nodes.values())
+        self._absences.look(now, {name: node.connected.is_set() for name, node in nodes.items()}, online=online)
+        if self.settings.host_lost_policy != "restart-elsewhere" or self.settings.host_lost_after <= 0:
+            return
+        for kernel in list(self.kernels.values()):
+            node = kernel.node
+            if node is None or node.connected.is_set() or kernel.state is not State.UNKNOWN:
+                continue
+            if kernel.id in self._starts:
+                continue  # its start has a deadline of its own
+            others = [self.host(name) for name in kernel.elsewhere]
+            if not any(other.node.connected.is_set() for other in others):
+                self._probe(other for other in others if other.is_healthy(self.settings.retry_after))
+                continue
+            away = min(self._absences.seconds(canonical_name(node.name)), now - node.disconnected_at)
+            if away > self.settings.host_lost_after:
+                log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
+                kernel.give_up(returnable=True)
+
+    def _probe(self, hosts: Iterable[Host]) -> None:
+        """Connect to *hosts* in the background, a few at a time, to see whether they can be reached and what runs there."""
+        for host in hosts:
+            name = canonical_name(host.name)
+            if not host.node.connected.is_set() and name not in self._probes:
+                task = self._probes[name] = asyncio.ensure_future(self._connect_in_background(host.node))
+                task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
+
+    async def _connect_in_background(self, node: Node) -> None:
+        async with self._probing:
+            with contextlib.suppress(HostError):  # the node remembers it
+                await node.connect()
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
@@ -193,7 +231,8 @@ class Cluster:
         """Start a kernel, or start it again in place if it has ended; return its handle once it is ready.
 
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
-        changed and its endpoints are gone.
+        changed and its endpoints are gone. Only one that was given up with its host is still there, dead, and goes on if
+        that host is back within five minutes.
         """
         if request.kernel_id in self._starts:
             # A client that lost patience sends its request again, with its KERNEL_ID.
@@ -214,6 +253,7 @@ class Cluster:
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
             request = replace(request, shipping=replace(request.shipping, folder=folder))
         earlier = self.kernels.get(request.kernel_id)
+        was_away = earlier is not None and earlier.is_away
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
         try:
@@ -221,10 +261,13 @@ class Cluster:
                 await self._end_for_restart(earlier)
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
-            await self._start_somewhere(kernel, request, at_home, deadline)
+            await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
-            self.kernels.pop(kernel.id, None)
-            await kernel.forget()
+            if was_away:
+                kernel.stay_away()  # it may still come back with its host, or has done so
+            else:
+                self.kernels.pop(kernel.id, None)
+                await kernel.forget()
             raise
         return kernel
 
@@ -246,13 +289,24 @@ class Cluster:
             ) from error
 
     async def _start_somewhere(
-        self, kernel: RemoteKernel, request: StartRequest, at_home: Node | None, deadline: float
+        self,
+        kernel: RemoteKernel,
+        request: StartRequest,
+        at_home: Node | None,
+        deadline: float,
+        *,
+        was_away: bool,
     ) -> None:
-        """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own."""
+        """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own.
+
+        One that *was_away* and whose host comes back meanwhile, with the kernel alive, is not replaced.
+        """
         errors: list[HostError] = []
         tried: set[str] = set()
         slow: list[Host] = []
         while True:
+            if was_away and not kernel.is_away:
+                return  # it is back
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
             if at_home is not None and not errors:
@@ -266,6 +320,8 @@ class Cluster:
             self._starts[kernel.id].host = host.name
             try:
                 await self._connect(host, deadline, patient=patient)
+                if was_away and not kernel.is_away:
+                    return
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
@@ -277,7 +333,10 @@ class Cluster:
                 elif not patient:
                     slow.append(host)
                 errors.append(error)
-                kernel.node = None
+                if was_away:
+                    kernel.stay_away()
+                else:
+                    kernel.node = None
             else:
                 log.info("kernel %s: started on %s (pid %d)", kernel.id, host.name, kernel.pid)
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing

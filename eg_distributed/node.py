@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
-from .link.links import Link
+from .link.links import Link, LocalLink
 from .link.login import Progress
 from .protocol import (
     OLDEST_PROTOCOL,
@@ -136,6 +136,10 @@ class Node:
         self._connecting = None
         if not task.cancelled() and isinstance(error := task.exception(), HostError):
             self.failed(error)
+
+    def is_reached_by_network(self) -> bool:
+        """Return True if a connection stands that says something of the gateway's own network: this machine's agent's doesn't."""
+        return self.connected.is_set() and not isinstance(self._link, LocalLink)
 
     def failed(self, error: HostError) -> None:
         """Remember that the host could not be reached, or not take a kernel, just now."""

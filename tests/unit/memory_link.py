@@ -19,7 +19,7 @@ class MemoryLink(Link):
 
     def __init__(self, answers: Answers = honest) -> None:
         self.answers = answers
-        self.reader = asyncio.StreamReader()
+        self.reader: asyncio.StreamReader  # of the control connection
         self.asked: list[str] = []  # methods, in order
         self.streams_refused = 0
         self._closed = asyncio.Event()
@@ -31,6 +31,7 @@ class MemoryLink(Link):
             self.streams_refused += 1
             raise ConnectionError("the agent's socket is gone")
         self._greeted = True
+        self.reader = asyncio.StreamReader()
         self.reader.feed_data(encode(WELCOME))
         return self.reader, self._Writer(self)
 

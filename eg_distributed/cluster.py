@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ class Cluster:
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
+        self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
         self._abandoned = Abandoned(settings.orphan_timeout)
@@ -248,6 +250,11 @@ class Cluster:
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
+        if leaving := self._released.get(request.kernel_id):
+            # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
+            # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
         if request.shipping.brings_folder:
             # Before a restart ends anything: a folder that can't be brought must not cost a kernel that runs.
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
@@ -280,6 +287,7 @@ class Cluster:
             kernel.give_up()
 
     async def _open_endpoints(self, kernel: RemoteKernel) -> None:
+        self._runtime_folder()
         try:
             await kernel.endpoints.open()
         except OSError as error:
@@ -415,24 +423,31 @@ class Cluster:
 
     def prefix(self, kernel_id: str) -> Path:
         """Return where a kernel's sockets are at the gateway: the same after the gateway's restart."""
-        if self._runtime_dir is None:
-            given = self.settings.runtime_dir
-            token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
-            folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = folder.lstat()
-            except OSError as error:
-                raise DistributedError(
-                    f"{folder} cannot be made for kernels' sockets ({error.strerror})",
-                    remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
-                ) from error
-            if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
-                raise DistributedError(
-                    f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
-                )
-            self._runtime_dir = folder
-        return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
+        return self._runtime_folder() / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
+
+    def _runtime_folder(self) -> Path:
+        """Return the folder of all kernels' sockets, made if it is not there; raises DistributedError where it is not private.
+
+        Asked for whenever a kernel's sockets are made: its name can be foreseen, and what cleans /tmp up removes folders that
+        have long been quiet, so that another user could make it, and own what clients connect to.
+        """
+        given = self.settings.runtime_dir
+        token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
+        folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+        except OSError as error:
+            raise DistributedError(
+                f"{folder} cannot be made for kernels' sockets ({error.strerror})",
+                remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
+            ) from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise DistributedError(
+                f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
+            )
+        self._runtime_dir = folder
+        return folder
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(
@@ -469,9 +484,15 @@ class Cluster:
         kernel = self.kernels.pop(kernel_id, None)
         if kernel is not None:
             node = kernel.node
-            await kernel.forget()
-            if node is not None:
-                node.running.discard(kernel_id)
+            released = self._released[kernel_id] = asyncio.Event()
+            try:
+                await kernel.forget()
+                if node is not None and kernel_id not in self.kernels:
+                    node.running.discard(kernel_id)
+            finally:
+                released.set()
+                if self._released.get(kernel_id) is released:
+                    del self._released[kernel_id]
 
     def release_soon(self, kernel_id: str) -> None:
         """Release a kernel without anyone waiting for it; on the cluster's loop. `close` waits for what is under way."""

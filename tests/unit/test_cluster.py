@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import stat
 import time
 from collections import Counter
@@ -24,13 +25,14 @@ from eg_distributed.errors import (
     RequestInvalid,
     RequestRefused,
 )
-from eg_distributed.kernel import State
+from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.link.links import LocalLink
+from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
 from tests.until import until
 
 from .agents import DEADLINE, Visitor, alive, written
-from .clusters import answers, gone, kernel_folders, start, where
+from .clusters import answers, client, gone, kernel_folders, request, start, where
 from .conftest import Hosts
 
 THREE = "node1 node2 node3"
@@ -372,6 +374,25 @@ async def test_release_leaves_nothing(cluster: Cluster, hosts: Hosts, short: Pat
     await cluster.run(cluster.release("k1"))
 
 
+async def test_the_end_of_a_kernel_takes_nothing_from_the_next_one_of_its_id(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that is started while the last one of the same id is still being released has its endpoints and its count."""
+    await hosts("node1")
+    before = await start(cluster, "k1", "node1")
+    for channel in CHANNELS:
+        await client(before, channel)
+
+    async def replace() -> RemoteKernel:
+        cluster.release_soon("k1")
+        await asyncio.sleep(0)  # the release is under way, and waits for the streams' ends
+        return await cluster.start(request("k1", "node1"))
+
+    after = await cluster.run(replace())
+    await until("the first one is released", lambda: not cluster._releasing)
+    assert after is not before
+    assert await answers(after)
+    assert (cluster.kernels, cluster.count("node1")) == ({"k1": after}, 1)
+
+
 async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
     cluster: Cluster, hosts: Hosts, short: Path
 ) -> None:
@@ -502,6 +523,28 @@ async def test_the_runtime_folder_is_private(cluster: Cluster, settings: Distrib
     with pytest.raises(DistributedError, match="runtime_dir"):
         other.prefix("k1")
     await asyncio.to_thread(other.close)
+
+
+async def test_a_runtime_folder_that_is_anothers_meanwhile_is_refused(
+    clusters: Callable[..., Cluster], settings: Distributed, home: Path
+) -> None:
+    """Owner and mode count at each start: a folder that was removed is made again, and one that others may enter is refused."""
+    cluster = clusters()
+    folder = home / "r"
+    await start(cluster, "k1", "localhost")
+    shutil.rmtree(folder)
+    kernel = await start(cluster, "k2", "localhost")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    with pytest.raises(
+        DistributedError, match=r"is not a private folder of ours\. Remove it, or set Distributed\.runtime_dir"
+    ):
+        await start(cluster, "k3", "localhost")
+    await cluster.run(kernel.stop())
+    with pytest.raises(DistributedError, match="is not a private folder of ours"):
+        await start(cluster, "k2", "localhost")
+    folder.chmod(0o700)
+    assert await answers(await start(cluster, "k2", "localhost"))
 
 
 async def test_closing_ends_starts_that_are_under_way(

@@ -50,7 +50,7 @@ T = TypeVar("T")
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
-_FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
+_FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _PROBES = 8  # hosts that are looked at in the background at once
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
@@ -62,6 +62,14 @@ class _Start:
 
     task: asyncio.Task[Any] | None
     host: str = ""  # where it is being tried; empty between two tries
+
+
+@dataclass
+class _Probe:
+    """A look at a host, in the background."""
+
+    task: asyncio.Task[None]
+    began: float  # in the loop's time
 
 
 class Cluster:
@@ -83,7 +91,7 @@ class Cluster:
         self._transports = Transports()
         self._absences = Absences()
         self._probing = asyncio.Semaphore(_PROBES)
-        self._probes: dict[str, asyncio.Task[None]] = {}  # by the canonical name of the host that is being looked at
+        self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -189,7 +197,8 @@ class Cluster:
         for host in hosts:
             name = canonical_name(host.name)
             if not host.node.connected.is_set() and name not in self._probes:
-                task = self._probes[name] = asyncio.ensure_future(self._connect_in_background(host.node))
+                task = asyncio.ensure_future(self._connect_in_background(host.node))
+                self._probes[name] = _Probe(task, asyncio.get_running_loop().time())
                 task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
 
     async def _connect_in_background(self, node: Node) -> None:
@@ -322,7 +331,7 @@ class Cluster:
             elif slow and self._candidates(request) <= tried:
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
-                host = await self._pick(request, tried, errors)
+                host = await self._pick(request, tried, errors, deadline)
             tried.add(canonical_name(host.name))
             patient = self._candidates(request) <= tried
             self._starts[kernel.id].host = host.name
@@ -385,7 +394,7 @@ class Cluster:
             remedy="check the host; raise the launch timeout",
         )
 
-    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError]) -> Host:
+    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float) -> Host:
         """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
         names = (request.pin,) if request.pin is not None else request.hosts
         # By this host set's own spelling, which is the one that its balancer knows.
@@ -396,8 +405,11 @@ class Cluster:
             return candidates[request.pin]
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
-            await self._learn_counts(list(healthy.values()))
-        views = [HostView(name, self.count(name), name in healthy) for name in (healthy or candidates)]
+            await self._learn_counts(list(healthy.values()), deadline)
+        views = [
+            HostView(name, self.count(name), name in healthy, candidates[name].node.connected.is_set())
+            for name in (healthy or candidates)
+        ]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
@@ -408,16 +420,26 @@ class Cluster:
         known = self.host(host)
         return known.count({kernel_id for kernel_id, start in self._starts.items() if start.host == known.name})
 
-    async def _learn_counts(self, hosts: list[Host]) -> None:
-        """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""
-        unknown = [host for host in hosts if not host.node.connected.is_set()]
-        if unknown:
-            tasks = [asyncio.ensure_future(host.node.connect()) for host in unknown]
-            done, pending = await asyncio.wait(tasks, timeout=_FIRST_COUNT)
-            for task in done:
-                task.exception()  # seen: a host that fails says so when a kernel is to start there
-            for task in pending:
-                task.cancel()
+    async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
+        """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.
+
+        What is not known by then comes last, so it costs no start anything. Where nothing is, the first host to answer is waited
+        for a little longer: the start needs a connection in any case.
+        """
+        self._probe(hosts)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        probes = [self._probes.get(canonical_name(host.name)) for host in hosts if host.node.last_error is None]
+        first = [probe for probe in probes if probe is not None and now - probe.began < _FIRST_COUNT]
+        if first:
+            newest = max(probe.began for probe in first)
+            await asyncio.wait({probe.task for probe in first}, timeout=min(newest + _FIRST_COUNT, deadline) - now)
+        deadline = min(deadline, now + self.settings.connect_seconds())
+        while not any(host.node.connected.is_set() for host in hosts) and (left := deadline - loop.time()) > 0:
+            looking = {probe.task for host in hosts if (probe := self._probes.get(canonical_name(host.name)))}
+            if not looking:
+                return
+            await asyncio.wait(looking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     # -- finding and ending kernels ------------------------------------------------------------------------------
 

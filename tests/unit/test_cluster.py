@@ -73,10 +73,31 @@ async def test_least_connection_counts_other_gateways_kernels(clusters: Callable
 async def test_least_connection_counts_starts_in_flight(cluster: Cluster, hosts: Hosts) -> None:
     """Starts at the same moment see each other."""
     await hosts("node1", "node2")
+    await cluster.run(cluster.list_kernels("node1,node2"))  # a first count is waited for a second, and no longer
     kernels = await asyncio.gather(
         *(start(cluster, f"k{number}", "node1 node2", balancer="least-connection") for number in range(8))
     )
     assert Counter(where(kernel) for kernel in kernels) == {"node1": 4, "node2": 4}
+
+
+async def test_least_connection_leaves_out_what_does_not_answer(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host that hangs has the fewest kernels and costs no start anything; when it answers it takes its share."""
+    settings.connect_timeout, settings.retry_after = 1.5, 0.0
+    hung, _ = await hosts("node1", "node2")
+    await cluster.run(cluster.list_kernels("node2"))
+    hung.wire.freeze()
+    for number in range(3):
+        assert where(await start(cluster, f"k{number}", "node1 node2", balancer="least-connection")) == "node2"
+        await until("its look at node1 is over", lambda: not cluster._probes)
+    assert isinstance(cluster.host("node1").node.last_error, HostUnreachable)
+    assert "could not take it" not in caplog.text
+    hung.wire.thaw()
+    await until("it may be tried", lambda: cluster.host("node1").is_healthy(0))
+    await start(cluster, "k3", "node1 node2", balancer="least-connection")
+    await asyncio.wait_for(cluster.host("node1").node.connected.wait(), DEADLINE)
+    assert where(await start(cluster, "k4", "node1 node2", balancer="least-connection")) == "node1"
 
 
 async def test_a_pin_lands_where_it_says_and_moves_nothing(cluster: Cluster, hosts: Hosts) -> None:

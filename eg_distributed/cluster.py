@@ -41,6 +41,7 @@ from .request import StartRequest, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
 from .transports import Transports
+from .turns import Turns
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ _TICK = 1.0  # seconds between two looks for hosts that have been out of reach f
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
-_PROBES = 8  # hosts that are looked at in the background at once
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
 
@@ -90,7 +90,7 @@ class Cluster:
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
         self._absences = Absences()
-        self._probing = asyncio.Semaphore(_PROBES)
+        self._turns = Turns()
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
@@ -193,7 +193,7 @@ class Cluster:
                 kernel.give_up(returnable=True)
 
     def _probe(self, hosts: Iterable[Host]) -> None:
-        """Connect to *hosts* in the background, a few at a time, to see whether they can be reached and what runs there."""
+        """Connect to *hosts* in the background, to see whether they can be reached and what runs there."""
         for host in hosts:
             name = canonical_name(host.name)
             if not host.node.connected.is_set() and name not in self._probes:
@@ -202,9 +202,8 @@ class Cluster:
                 task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
 
     async def _connect_in_background(self, node: Node) -> None:
-        async with self._probing:
-            with contextlib.suppress(HostError):  # the node remembers it
-                await node.connect()
+        with contextlib.suppress(HostError):  # the node remembers it
+            await node.connect(hurry=False)
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +212,7 @@ class Cluster:
         known_as = canonical_name(name)
         host = self.hosts.get(known_as)
         if host is None:
-            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self))
+            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self, self._turns))
         return host
 
     # -- what nodes ask: see node.Owner --------------------------------------------------------------------------

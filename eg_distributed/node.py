@@ -29,6 +29,7 @@ from .protocol import (
     write_request,
 )
 from .settings import Distributed
+from .turns import Turns
 from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Node:
         settings: Distributed,
         identity: tuple[str, str],
         owner: Owner,
+        turns: Turns | None = None,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
@@ -96,6 +98,8 @@ class Node:
         self._settings = settings
         self._identity = identity
         self._owner = owner
+        self._turns = turns or Turns()
+        self._hurry = asyncio.Event()  # set where somebody waits for the attempt to connect that is under way
         self.progress = Progress()
         """How far the last attempt to connect has come."""
         self._link: Link | None = None
@@ -111,17 +115,21 @@ class Node:
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
-    async def connect(self) -> None:
+    async def connect(self, *, hurry: bool = True) -> None:
         """Have a connection: return at once if there is one, else make it, together with whoever else wants it.
 
-        Raises HostError. Cancellation: the attempt goes on for the others.
+        Without *hurry* no user waits for it, and hosts for which one does go first. Raises HostError. Cancellation: the
+        attempt goes on for the others.
         """
         if self.connected.is_set():
             return
         if self._connecting is None:
-            self.progress = Progress()
+            self.progress = Progress(phase="waiting for other logins of this gateway")
+            self._hurry.clear()
             self._connecting = asyncio.ensure_future(self._connect())
             self._connecting.add_done_callback(self._connect_ended)
+        if hurry:
+            self._hurry.set()
         await asyncio.shield(self._connecting)
 
     def is_slow(self) -> bool:
@@ -149,7 +157,9 @@ class Node:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
         link: Link | None = None
         try:
-            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
+            async with self._turns.turn(self._hurry):
+                self.progress = Progress()  # its clock begins here
+                link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -294,6 +304,7 @@ class Node:
         self._link = self._writer = None
         if self.connected.is_set():  # what ends before our kernels were taken back was no contact with them
             self.connected.clear()
+            self._turns.note_loss()
             self.disconnected_at = asyncio.get_running_loop().time()
             if self.disconnected_at - self._connected_at > _STEADY:
                 self._backoff = 0.0
@@ -343,7 +354,7 @@ class Node:
         await self._wait_after_loss()
         while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
-                await self.connect()
+                await self.connect(hurry=False)
             except HostError as error:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
@@ -357,7 +368,9 @@ class Node:
                 await self._wait_after_loss()
 
     async def _wait_after_loss(self) -> None:
-        """Wait where connections are lost as soon as they are made: longer each time."""
+        """Wait where connections are lost as soon as they are made, longer each time, or where many hosts are lost at once."""
+        await asyncio.sleep(0)  # so that those which were lost in the same moment are counted
+        await asyncio.sleep(self._turns.delay())
         if self._backoff > _FIRST_BACKOFF:
             log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
             await asyncio.sleep(self._backoff)

@@ -1,14 +1,16 @@
 """Attempts that must not live on: a start that failed, a kernel that was deleted or given up while its host was out of reach.
 
-The cluster owns one `Abandoned` for all its hosts. An attempt is ended at once where its host answers. Where it does not,
-the attempt stays on the list, is a reason for its node to come back, and is ended as soon as that has connected. Attempts,
-not kernels, are ended: the same kernel may have been started again meanwhile, on the same host.
+The cluster owns one `Abandoned` for all its hosts. An attempt is ended at once where its host answers. Where it is out of
+reach, the attempt stays on the list, is a reason for its node to come back, and is ended as soon as that has connected. Where
+the host is connected and ending fails, as it does for a process that hangs on a disk, it is tried again, ever more patiently.
+Attempts, not kernels, are ended: the same kernel may have been started again meanwhile, on the same host.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 
 from .errors import HostError, KernelGone
@@ -16,6 +18,11 @@ from .node import Node
 from .protocol import Stop
 
 log = logging.getLogger(__name__)
+_Key = tuple[str, str, str]  # host, kernel id, attempt
+
+FIRST_RETRY = 1.0
+"""Seconds before an attempt that could not be ended, although its host is connected, is ended again; twice that the next time."""
+_LAST_RETRY = 300.0  # each try may leave something that waits on the node
 
 
 class Abandoned:
@@ -26,32 +33,82 @@ class Abandoned:
 
     def __init__(self, lifetime: float) -> None:
         self._lifetime = lifetime
-        self._since: dict[tuple[str, str, str], float] = {}  # (host, kernel id, attempt): since when, in monotonic time
-        self._ending: set[asyncio.Task[None]] = set()
+        self._since: dict[_Key, float] = {}  # since when, in monotonic time
+        self._told: set[_Key] = set()  # those of which the log has that they have not ended
+        self._ending: dict[_Key, asyncio.Task[None]] = {}
 
-    def __contains__(self, attempt: tuple[str, str, str]) -> bool:
+    def __contains__(self, attempt: _Key) -> bool:
         return attempt in self._since
 
     def mark(self, node: Node, kernel_id: str, attempt: str) -> None:
         """Have an attempt ended when its node next connects, unless `end` has done so before."""
         self._since.setdefault((node.name, kernel_id, attempt), time.monotonic())
 
+    def keep(self, node: Node, kernel_id: str, attempt: str) -> None:
+        """Let an attempt live on after all: its host is back before anything has taken its place."""
+        self._forget((node.name, kernel_id, attempt))
+
     async def end(self, node: Node, kernel_id: str, attempt: str) -> None:
-        """End an attempt and forget it, now or, if its host does not answer, as soon as it is back. Raises nothing."""
+        """End an attempt and forget it; where that fails, it is tried again without the caller. Raises nothing."""
         self.mark(node, kernel_id, attempt)
-        try:
-            await node.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
-        except (HostError, KernelGone) as error:
-            log.debug("%s: attempt %s of kernel %s has not ended yet: %s", node.name, attempt, kernel_id, error)
-            node.come_back()
-        else:
-            self._since.pop((node.name, kernel_id, attempt), None)
+        if not await self._try(node, kernel_id, attempt):
+            self._go_on(node, kernel_id, attempt, FIRST_RETRY)
 
     def end_soon(self, node: Node, kernel_id: str, attempt: str) -> None:
         """Do as `end`, without making the caller wait for the host."""
         self.mark(node, kernel_id, attempt)
-        self._ending.add(task := asyncio.ensure_future(self.end(node, kernel_id, attempt)))
-        task.add_done_callback(self._ending.discard)
+        self._go_on(node, kernel_id, attempt, 0.0)
+
+    def _go_on(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
+        """End an attempt in the background, first in *pause* seconds, unless that is under way already."""
+        key = node.name, kernel_id, attempt
+        if key not in self._ending:
+            task = self._ending[key] = asyncio.ensure_future(self._persist(node, kernel_id, attempt, pause))
+            task.add_done_callback(lambda _: self._ending.pop(key, None))
+
+    async def _persist(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
+        """Try to end an attempt until it has ended, its time is over, or its host is lost, which `end_all_on` makes good."""
+        while True:
+            if pause:
+                if not node.connected.is_set():
+                    return
+                await asyncio.sleep(pause * random.uniform(1, 1.5))
+            self._drop_old()
+            if (node.name, kernel_id, attempt) not in self._since or await self._try(node, kernel_id, attempt):
+                return
+            pause = min(max(2 * pause, FIRST_RETRY), _LAST_RETRY)
+
+    async def _try(self, node: Node, kernel_id: str, attempt: str) -> bool:
+        """Try to end an attempt once; return True if it has ended. What went wrong is told once for each attempt."""
+        key = node.name, kernel_id, attempt
+        try:
+            await node.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
+        except KernelGone:
+            pass
+        except HostError as error:
+            again = "it is tried again until it has ended"
+            if not node.connected.is_set():
+                again = "it is ended as soon as its host is back"
+                node.come_back()
+            level = logging.DEBUG if key in self._told else logging.WARNING
+            log.log(level, "kernel %s: attempt %s has not ended yet; %s. %s", kernel_id, attempt, again, error)
+            self._told.add(key)
+            return False
+        if key in self._told:
+            log.info("kernel %s: attempt %s has ended on %s after all", kernel_id, attempt, node.name)
+        self._forget(key)
+        return True
+
+    def _forget(self, key: _Key) -> None:
+        self._since.pop(key, None)
+        self._told.discard(key)
+
+    def _drop_old(self) -> None:
+        """Forget what its own agent has ended by now."""
+        if self._lifetime > 0:
+            now = time.monotonic()
+            for key in [key for key, since in self._since.items() if now - since > self._lifetime]:
+                self._forget(key)
 
     def end_all_on(self, node: Node) -> None:
         """End what is on the list for *node*, which has just connected; one that cannot be killed delays no other."""
@@ -61,7 +118,5 @@ class Abandoned:
 
     def has_any_on(self, host: str) -> bool:
         """Return True if *host* is still needed for an attempt's end."""
-        if self._lifetime > 0:
-            now = time.monotonic()
-            self._since = {key: since for key, since in self._since.items() if now - since <= self._lifetime}
+        self._drop_old()
         return any(key[0] == host for key in self._since)

@@ -26,6 +26,8 @@ class HostView:
     """Kernels on the host, of all gateways, and those that this gateway is starting there."""
     healthy: bool = True
     """False if the host failed recently; such hosts are offered only when no healthy one is left."""
+    known: bool = True
+    """False while the host is not connected: `kernels` is then what was there when it last was, or 0."""
 
 
 class LoadBalancer(ABC):
@@ -62,10 +64,14 @@ class RoundRobin(LoadBalancer):
 
 
 class LeastConnection(RoundRobin):
-    """The host with the fewest kernels; among equals, the one whose turn it is, so that an idle cluster fills evenly."""
+    """The host with the fewest kernels; among equals, the one whose turn it is, so that an idle cluster fills evenly.
+
+    Hosts of which nothing is known come last: one that never answers would have the fewest kernels for ever.
+    """
 
     def pick(self, candidates: Sequence[HostView]) -> HostView:
         """Return the candidate with the fewest kernels."""
+        candidates = [view for view in candidates if view.known] or candidates
         fewest = min(view.kernels for view in candidates)
         return super().pick([view for view in candidates if view.kernels == fewest])
 

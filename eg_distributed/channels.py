@@ -80,7 +80,7 @@ class Endpoints:
             try:
                 await self._open_sockets()
             except OSError as error:
-                await self._stop_listening()
+                self._stop_listening()
                 # Clients of a kernel that has had its sockets know those alone.
                 if self._how == "ipc" or self._had_sockets:
                     raise
@@ -110,41 +110,45 @@ class Endpoints:
                 self._servers.append(server)
                 ports.append(server.sockets[0].getsockname()[1])
         except OSError:
-            await self._stop_listening()
+            self._stop_listening()
             raise
         self._ports = ports
 
     async def _open_sockets(self) -> None:
         if len(os.fsencode(self.prefix)) + 2 > _MAX_PATH:
             raise OSError(f"{self.prefix}: too long for a UNIX socket; set Distributed.runtime_dir to a shorter folder")
-        await self._stop_listening()
-        self.prefix.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._stop_listening()
+        # Without its parents: who makes the runtime folder sees to it that it is private, and that was before this.
+        self.prefix.parent.mkdir(mode=0o700, exist_ok=True)
         for number, channel in enumerate(CHANNELS, 1):
             path = f"{self.prefix}-{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             self._servers.append(await asyncio.start_unix_server(self._accept(channel), path, limit=CHUNK))
 
-    async def _stop_listening(self) -> None:
+    def _stop_listening(self) -> None:
         for server in self._servers:
             server.close()  # not waited for: from Python 3.12 on that would wait for the open streams as well
         self._servers.clear()
 
     async def close(self) -> None:
-        """Close every stream and remove the sockets."""
-        await self._stop_listening()
+        """Close every stream and remove the sockets; their names are gone before anything is waited for.
+
+        By the time the last stream has ended, a kernel that was started with the same id may listen by those names.
+        """
+        self._stop_listening()
         self._ports.clear()
+        for number in range(1, len(CHANNELS) + 1):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.prefix}-{number}")
+        with contextlib.suppress(OSError):
+            self.prefix.parent.rmdir()
         self.drop_streams()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for number in range(1, len(CHANNELS) + 1):
-            with contextlib.suppress(OSError):
-                os.unlink(f"{self.prefix}-{number}")
-        with contextlib.suppress(OSError):
-            self.prefix.parent.rmdir()
 
     def drop_streams(self) -> None:
         """Close the streams that are open; ZMQ connects again by itself. For a kernel that moves to another node."""

@@ -13,13 +13,15 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .abandoned import Abandoned
+from .absences import Absences
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -39,6 +41,7 @@ from .request import StartRequest, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
 from .transports import Transports
+from .turns import Turns
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ T = TypeVar("T")
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
-_FIRST_COUNT = 1.0  # seconds that a least-connection start waits, once, to learn what other gateways run on a host
+_FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
 
@@ -59,6 +62,14 @@ class _Start:
 
     task: asyncio.Task[Any] | None
     host: str = ""  # where it is being tried; empty between two tries
+
+
+@dataclass
+class _Probe:
+    """A look at a host, in the background."""
+
+    task: asyncio.Task[None]
+    began: float  # in the loop's time
 
 
 class Cluster:
@@ -72,11 +83,15 @@ class Cluster:
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
+        self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
         self._abandoned = Abandoned(settings.orphan_timeout)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
+        self._absences = Absences()
+        self._turns = Turns()
+        self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
         self._thread.start()
@@ -138,24 +153,57 @@ class Cluster:
         self._thread.join(_CLOSE_DEADLINE)
 
     async def _tick(self) -> None:
-        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`.
-
-        And forget those that died long ago: Enterprise Gateway does not say so when its restarter gives one up.
-        """
+        """Look, every second, for kernels that are to be given up or forgotten."""
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
-            for kernel in list(self.kernels.values()):
-                node = kernel.node
-                if kernel.id in self._starts:
-                    continue  # its start has a deadline of its own
-                if kernel.state is State.DEAD and now - kernel.died_at > _DEAD_KEPT:
-                    self.release_soon(kernel.id)
-                if node is None or node.connected.is_set() or kernel.state is not State.UNKNOWN:
-                    continue
-                if now - node.disconnected_at > self.settings.host_lost_after > 0:
-                    log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
-                    kernel.give_up()
+            self._forget_the_dead(now)
+            self._give_up_lost(now)
+
+    def _forget_the_dead(self, now: float) -> None:
+        """Forget kernels that died long ago: Enterprise Gateway does not say so when its restarter gives one up."""
+        for kernel in list(self.kernels.values()):
+            is_dead = kernel.id not in self._starts and kernel.state is State.DEAD
+            if is_dead and now - kernel.died_at > _DEAD_KEPT:
+                self.release_soon(kernel.id)
+
+    def _give_up_lost(self, now: float) -> None:
+        """Give up the kernels of hosts that have been out of reach for longer than `host_lost_after`, if the policy says so.
+
+        Not those that had nowhere else to go: a restart could only wait for the same host, and would find them gone.
+        """
+        nodes = {known_as: host.node for known_as, host in self.hosts.items()}
+        online = any(node.is_reached_by_network() for node in nodes.values())
+        self._absences.look(now, {name: node.connected.is_set() for name, node in nodes.items()}, online=online)
+        if self.settings.host_lost_policy != "restart-elsewhere" or self.settings.host_lost_after <= 0:
+            return
+        for kernel in list(self.kernels.values()):
+            node = kernel.node
+            if node is None or node.connected.is_set() or kernel.state is not State.UNKNOWN:
+                continue
+            if kernel.id in self._starts:
+                continue  # its start has a deadline of its own
+            others = [self.host(name) for name in kernel.elsewhere]
+            if not any(other.node.connected.is_set() for other in others):
+                self._probe(other for other in others if other.is_healthy(self.settings.retry_after))
+                continue
+            away = min(self._absences.seconds(canonical_name(node.name)), now - node.disconnected_at)
+            if away > self.settings.host_lost_after:
+                log.error("kernel %s: given up, %s has been out of reach for too long", kernel.id, node.name)
+                kernel.give_up(returnable=True)
+
+    def _probe(self, hosts: Iterable[Host]) -> None:
+        """Connect to *hosts* in the background, to see whether they can be reached and what runs there."""
+        for host in hosts:
+            name = canonical_name(host.name)
+            if not host.node.connected.is_set() and name not in self._probes:
+                task = asyncio.ensure_future(self._connect_in_background(host.node))
+                self._probes[name] = _Probe(task, asyncio.get_running_loop().time())
+                task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
+
+    async def _connect_in_background(self, node: Node) -> None:
+        with contextlib.suppress(HostError):  # the node remembers it
+            await node.connect(hurry=False)
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +212,7 @@ class Cluster:
         known_as = canonical_name(name)
         host = self.hosts.get(known_as)
         if host is None:
-            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self))
+            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self, self._turns))
         return host
 
     # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
@@ -193,7 +241,8 @@ class Cluster:
         """Start a kernel, or start it again in place if it has ended; return its handle once it is ready.
 
         Raises RequestRefused, RequestInvalid, NoHostAvailable or KernelError. Then the kernel is on no host, no count has
-        changed and its endpoints are gone.
+        changed and its endpoints are gone. Only one that was given up with its host is still there, dead, and goes on if
+        that host is back within five minutes.
         """
         if request.kernel_id in self._starts:
             # A client that lost patience sends its request again, with its KERNEL_ID.
@@ -209,11 +258,17 @@ class Cluster:
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
+        if leaving := self._released.get(request.kernel_id):
+            # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
+            # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
         if request.shipping.brings_folder:
             # Before a restart ends anything: a folder that can't be brought must not cost a kernel that runs.
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
             request = replace(request, shipping=replace(request.shipping, folder=folder))
         earlier = self.kernels.get(request.kernel_id)
+        was_away = earlier is not None and earlier.is_away
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
         try:
@@ -221,10 +276,13 @@ class Cluster:
                 await self._end_for_restart(earlier)
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
-            await self._start_somewhere(kernel, request, at_home, deadline)
+            await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
-            self.kernels.pop(kernel.id, None)
-            await kernel.forget()
+            if was_away:
+                kernel.stay_away()  # it may still come back with its host, or has done so
+            else:
+                self.kernels.pop(kernel.id, None)
+                await kernel.forget()
             raise
         return kernel
 
@@ -237,6 +295,7 @@ class Cluster:
             kernel.give_up()
 
     async def _open_endpoints(self, kernel: RemoteKernel) -> None:
+        self._runtime_folder()
         try:
             await kernel.endpoints.open()
         except OSError as error:
@@ -246,13 +305,24 @@ class Cluster:
             ) from error
 
     async def _start_somewhere(
-        self, kernel: RemoteKernel, request: StartRequest, at_home: Node | None, deadline: float
+        self,
+        kernel: RemoteKernel,
+        request: StartRequest,
+        at_home: Node | None,
+        deadline: float,
+        *,
+        was_away: bool,
     ) -> None:
-        """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own."""
+        """Try one host after the other until the kernel runs, the time is up, or the fault is the kernel's own.
+
+        One that *was_away* and whose host comes back meanwhile, with the kernel alive, is not replaced.
+        """
         errors: list[HostError] = []
         tried: set[str] = set()
         slow: list[Host] = []
         while True:
+            if was_away and not kernel.is_away:
+                return  # it is back
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
             if at_home is not None and not errors:
@@ -260,12 +330,14 @@ class Cluster:
             elif slow and self._candidates(request) <= tried:
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
-                host = await self._pick(request, tried, errors)
+                host = await self._pick(request, tried, errors, deadline)
             tried.add(canonical_name(host.name))
             patient = self._candidates(request) <= tried
             self._starts[kernel.id].host = host.name
             try:
                 await self._connect(host, deadline, patient=patient)
+                if was_away and not kernel.is_away:
+                    return
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
@@ -277,7 +349,10 @@ class Cluster:
                 elif not patient:
                     slow.append(host)
                 errors.append(error)
-                kernel.node = None
+                if was_away:
+                    kernel.stay_away()
+                else:
+                    kernel.node = None
             else:
                 log.info("kernel %s: started on %s (pid %d)", kernel.id, host.name, kernel.pid)
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
@@ -318,7 +393,7 @@ class Cluster:
             remedy="check the host; raise the launch timeout",
         )
 
-    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError]) -> Host:
+    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float) -> Host:
         """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
         names = (request.pin,) if request.pin is not None else request.hosts
         # By this host set's own spelling, which is the one that its balancer knows.
@@ -329,8 +404,11 @@ class Cluster:
             return candidates[request.pin]
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
-            await self._learn_counts(list(healthy.values()))
-        views = [HostView(name, self.count(name), name in healthy) for name in (healthy or candidates)]
+            await self._learn_counts(list(healthy.values()), deadline)
+        views = [
+            HostView(name, self.count(name), name in healthy, candidates[name].node.connected.is_set())
+            for name in (healthy or candidates)
+        ]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
@@ -341,39 +419,56 @@ class Cluster:
         known = self.host(host)
         return known.count({kernel_id for kernel_id, start in self._starts.items() if start.host == known.name})
 
-    async def _learn_counts(self, hosts: list[Host]) -> None:
-        """Ask hosts that were never connected what runs there; a host that hangs is not waited for."""
-        unknown = [host for host in hosts if not host.node.connected.is_set()]
-        if unknown:
-            tasks = [asyncio.ensure_future(host.node.connect()) for host in unknown]
-            done, pending = await asyncio.wait(tasks, timeout=_FIRST_COUNT)
-            for task in done:
-                task.exception()  # seen: a host that fails says so when a kernel is to start there
-            for task in pending:
-                task.cancel()
+    async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
+        """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.
+
+        What is not known by then comes last, so it costs no start anything. Where nothing is, the first host to answer is waited
+        for a little longer: the start needs a connection in any case.
+        """
+        self._probe(hosts)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        probes = [self._probes.get(canonical_name(host.name)) for host in hosts if host.node.last_error is None]
+        first = [probe for probe in probes if probe is not None and now - probe.began < _FIRST_COUNT]
+        if first:
+            newest = max(probe.began for probe in first)
+            await asyncio.wait({probe.task for probe in first}, timeout=min(newest + _FIRST_COUNT, deadline) - now)
+        deadline = min(deadline, now + self.settings.connect_seconds())
+        while not any(host.node.connected.is_set() for host in hosts) and (left := deadline - loop.time()) > 0:
+            looking = {probe.task for host in hosts if (probe := self._probes.get(canonical_name(host.name)))}
+            if not looking:
+                return
+            await asyncio.wait(looking, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     # -- finding and ending kernels ------------------------------------------------------------------------------
 
     def prefix(self, kernel_id: str) -> Path:
         """Return where a kernel's sockets are at the gateway: the same after the gateway's restart."""
-        if self._runtime_dir is None:
-            given = self.settings.runtime_dir
-            token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
-            folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                found = folder.lstat()
-            except OSError as error:
-                raise DistributedError(
-                    f"{folder} cannot be made for kernels' sockets ({error.strerror})",
-                    remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
-                ) from error
-            if found.st_uid != os.getuid() or found.st_mode & 0o077 or not folder.is_dir() or folder.is_symlink():
-                raise DistributedError(
-                    f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
-                )
-            self._runtime_dir = folder
-        return self._runtime_dir / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
+        return self._runtime_folder() / "".join(c for c in kernel_id if c.isalnum())[:32] / "c"
+
+    def _runtime_folder(self) -> Path:
+        """Return the folder of all kernels' sockets, made if it is not there; raises DistributedError where it is not private.
+
+        Asked for whenever a kernel's sockets are made: its name can be foreseen, and what cleans /tmp up removes folders that
+        have long been quiet, so that another user could make it, and own what clients connect to.
+        """
+        given = self.settings.runtime_dir
+        token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
+        folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+        except OSError as error:
+            raise DistributedError(
+                f"{folder} cannot be made for kernels' sockets ({error.strerror})",
+                remedy="set Distributed.runtime_dir to a short, writable folder of the gateway's user",
+            ) from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise DistributedError(
+                f"{folder} is not a private folder of ours", remedy="remove it, or set Distributed.runtime_dir"
+            )
+        self._runtime_dir = folder
+        return folder
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(
@@ -413,9 +508,15 @@ class Cluster:
         kernel = self.kernels.pop(kernel_id, None)
         if kernel is not None:
             node = kernel.node
-            await kernel.forget()
-            if node is not None:
-                node.running.discard(kernel_id)
+            released = self._released[kernel_id] = asyncio.Event()
+            try:
+                await kernel.forget()
+                if node is not None and kernel_id not in self.kernels:
+                    node.running.discard(kernel_id)
+            finally:
+                released.set()
+                if self._released.get(kernel_id) is released:
+                    del self._released[kernel_id]
 
     def release_soon(self, kernel_id: str) -> None:
         """Release a kernel without anyone waiting for it; on the cluster's loop. `close` waits for what is under way."""

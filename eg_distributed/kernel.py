@@ -23,6 +23,7 @@ from .errors import (
     KernelStartFailed,
     KernelStartTimeout,
 )
+from .hosts import HostSet, canonical_name
 from .node import FolderMissing, News, Node
 from .protocol import (
     ELSEWHERE,
@@ -101,6 +102,10 @@ class RemoteKernel:
         self.died_at = 0.0  # in the loop's time
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
+        self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
+        self._away: tuple[Node, str] | None = (
+            None  # the node and attempt of a lost kernel that nothing has replaced yet
+        )
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
@@ -166,6 +171,8 @@ class RemoteKernel:
         if news.attempt != self.attempt:
             return
         if isinstance(news, Found):
+            if self._away is not None and self._away[1] == news.attempt and news.state != "exited":
+                self._take_back(self._away[0])
             self._take_description(news)
         elif self._elsewhere and self.node is not None:
             self.node.keep_connected(fresh=self.id)  # the agent has it now, or again: it is asked for all that it knows
@@ -288,13 +295,35 @@ class RemoteKernel:
         """Take the next end of the kernel as asked for; called by adapters when they have told the kernel itself to end."""
         self.end_expected = True
 
-    def give_up(self) -> None:
-        """Count the kernel as dead: its host has been out of reach for longer than `host_lost_after`."""
+    def give_up(self, *, returnable: bool = False) -> None:
+        """Count the kernel as dead, since its host is out of reach, and have it ended when that is back.
+
+        A *returnable* one, which nobody asked to end, goes on instead if its host is back before a replacement has started.
+        """
         if self.node is not None and not self._exited:
             self._abandoned.end_soon(self.node, self.id, self.attempt)
             self.lost = self.end_expected = True
+            self._away = (self.node, self.attempt) if returnable else None
             self._die(None, "")
             self._changed.set()
+
+    def _take_back(self, node: Node) -> None:
+        """Go on with a kernel that was given up: *node*, its host, is back and has it, and nothing has taken its place."""
+        self._abandoned.keep(node, self.id, self.attempt)
+        self._away = None
+        self._exited = self.lost = self.end_expected = False
+        log.warning("kernel %s: %s is back with it, before a replacement has started: it goes on", self.id, node.name)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the kernel was given up with its host, and would go on if that came back now."""
+        return self._away is not None
+
+    def stay_away(self) -> None:
+        """Be what `give_up` made of it again, after a replacement could not be started; nothing if it has come back since."""
+        if self._away is not None:
+            self.node, self.attempt = self._away
+            self._ready = self._exited = self.lost = self.end_expected = True
 
     async def _usable(self, resuming: bool) -> None:
         """Wait until a stream can be opened (the kernel runs), or resumed (its node is connected)."""
@@ -333,6 +362,8 @@ class RemoteKernel:
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node = node
+        names = () if request.pin is not None else request.hosts
+        self.elsewhere = tuple(name for name in names if canonical_name(name) != canonical_name(node.name))
         transport = self._transports.choose(request.transport, request.language, request.argv)
         may_need_ports = (
             request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.argv)
@@ -363,6 +394,7 @@ class RemoteKernel:
             raise
         finally:
             self._starting = False
+        self._away = None
         self._changed.set()
 
     async def _start_attempt(
@@ -561,6 +593,7 @@ class RemoteKernel:
         A node that is out of reach is told as soon as it is back.
         """
         self.end_expected = True
+        self._away = None
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
             self._abandoned.mark(self.node, self.id, self.attempt)

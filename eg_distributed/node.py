@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
-from .link.links import Link
+from .link.links import Link, LocalLink
 from .link.login import Progress
 from .protocol import (
     OLDEST_PROTOCOL,
@@ -31,6 +31,7 @@ from .protocol import (
     write_request,
 )
 from .settings import Distributed
+from .turns import Turns
 from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, read_message
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Node:
         settings: Distributed,
         identity: tuple[str, str],
         owner: Owner,
+        turns: Turns | None = None,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
@@ -103,6 +105,8 @@ class Node:
         self._settings = settings
         self._identity = identity
         self._owner = owner
+        self._turns = turns or Turns()
+        self._hurry = asyncio.Event()  # set where somebody waits for the attempt to connect that is under way
         self.progress = Progress()
         """How far the last attempt to connect has come."""
         self._link: Link | None = None
@@ -118,17 +122,21 @@ class Node:
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
-    async def connect(self) -> None:
+    async def connect(self, *, hurry: bool = True) -> None:
         """Have a connection: return at once if there is one, else make it, together with whoever else wants it.
 
-        Raises HostError. Cancellation: the attempt goes on for the others.
+        Without *hurry* no user waits for it, and hosts for which one does go first. Raises HostError. Cancellation: the
+        attempt goes on for the others.
         """
         if self.connected.is_set():
             return
         if self._connecting is None:
-            self.progress = Progress()
+            self.progress = Progress(phase="waiting for other logins of this gateway")
+            self._hurry.clear()
             self._connecting = asyncio.ensure_future(self._connect())
             self._connecting.add_done_callback(self._connect_ended)
+        if hurry:
+            self._hurry.set()
         await asyncio.shield(self._connecting)
 
     def is_slow(self) -> bool:
@@ -150,6 +158,10 @@ class Node:
         silence = time.monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
 
+    def is_reached_by_network(self) -> bool:
+        """Return True if a connection stands that says something of the gateway's own network: this machine's agent's doesn't."""
+        return self.connected.is_set() and not isinstance(self._link, LocalLink)
+
     def failed(self, error: HostError) -> None:
         """Remember that the host could not be reached, or not take a kernel, just now."""
         self.last_error, self.failed_at = error, time.monotonic()
@@ -158,7 +170,9 @@ class Node:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
         link: Link | None = None
         try:
-            link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
+            async with self._turns.turn(self._hurry):
+                self.progress = Progress()  # its clock begins here
+                link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -248,7 +262,8 @@ class Node:
             for task in (watching, hearing, pinging):
                 task.cancel()
             link.close()
-            self._lost()
+            if self._link is link:  # else it had been given up, and there is a later one
+                self._lost()
 
     async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
@@ -295,15 +310,17 @@ class Node:
 
     def _lost(self) -> None:
         """The link is gone: whoever waits for an answer hears so, and kernels there are unknown, not dead."""
-        self.connected.clear()
         if self._writer is not None:
             self._writer.close()  # a link to this machine's own agent holds no connections that it could close
         self._link = self._writer = None
-        self.disconnected_at = asyncio.get_running_loop().time()
-        if self.disconnected_at - self._connected_at > _STEADY:
-            self._backoff = 0.0
-        else:  # whatever cuts it off at once would do so again, five times a second and for ever
-            self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
+        if self.connected.is_set():  # what ends before our kernels were taken back was no contact with them
+            self.connected.clear()
+            self._turns.note_loss()
+            self.disconnected_at = asyncio.get_running_loop().time()
+            if self.disconnected_at - self._connected_at > _STEADY:
+                self._backoff = 0.0
+            else:  # whatever cuts it off at once would do so again, five times a second and for ever
+                self._backoff = min(max(2 * self._backoff, _FIRST_BACKOFF), _LAST_BACKOFF)
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.done():
@@ -345,19 +362,29 @@ class Node:
     async def _come_back(self) -> None:
         """Reconnect, ever more patiently, for as long as something of ours is there."""
         backoff, said = _FIRST_BACKOFF, ""
-        if self._backoff > _FIRST_BACKOFF:
-            log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
-            await asyncio.sleep(self._backoff)
+        await self._wait_after_loss()
         while not self._closed and not self.connected.is_set() and self._is_needed():
             try:
-                await self.connect()
-                log.info("%s is back", self.name)
-                return
+                await self.connect(hurry=False)
             except HostError as error:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
-            await asyncio.sleep(backoff * random.uniform(1, 1.5))
-            backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
+                await asyncio.sleep(backoff * random.uniform(1, 1.5))
+                backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
+                continue
+            # Not assumed: it may have been lost between its making and this line, and `_lost` leaves coming back to this task.
+            if self.connected.is_set():
+                log.info("%s is back", self.name)
+            else:
+                await self._wait_after_loss()
+
+    async def _wait_after_loss(self) -> None:
+        """Wait where connections are lost as soon as they are made, longer each time, or where many hosts are lost at once."""
+        await asyncio.sleep(0)  # so that those which were lost in the same moment are counted
+        await asyncio.sleep(self._turns.delay())
+        if self._backoff > _FIRST_BACKOFF:
+            log.warning("%s: its connections are lost at once: waiting %g s", self.name, self._backoff)
+            await asyncio.sleep(self._backoff)
 
     def _is_needed(self) -> bool:
         return bool(self._owner.wanted(self.name)) or self._owner.has_errands(self.name)

@@ -105,11 +105,18 @@ class Distributed(Configurable):
     retry_after = Float(
         15.0, min=0, help="Seconds for which a host that failed is only tried when no other is left."
     ).tag(config=True, env="EG_DISTRIBUTED_RETRY_AFTER")
+    host_lost_policy = Enum(
+        ["wait", "restart-elsewhere"],
+        "wait",
+        help="What becomes of the kernels of a host that is out of reach: they are waited for, however long that takes (wait), "
+        "or given up after host_lost_after, so that they may start again on another host of theirs (restart-elsewhere).",
+    ).tag(config=True, env="EG_DISTRIBUTED_HOST_LOST_POLICY")
     host_lost_after = Float(
         600.0,
         min=0,
-        help="Seconds without contact after which a host's kernels are given up and may be restarted elsewhere; after 900 "
-        "their streams can't go on where they were. 0: never.",
+        help="With host_lost_policy restart-elsewhere: seconds without contact after which a host's kernels are given up. They "
+        "count while another host is reached, and for kernels that have another host which is; after 900 their streams can't "
+        "go on where they were. 0: never.",
     ).tag(config=True, env="EG_DISTRIBUTED_HOST_LOST_AFTER")
     orphan_timeout = Float(
         86400.0, min=0, help="Seconds after which a node ends a kernel that no gateway answers for; 0: never."

@@ -48,6 +48,7 @@ def agent_archive() -> tuple[str, bytes]:
     return hashlib.sha256(content).hexdigest()[:12], content
 
 
+@cache  # four lines at most, of some forty kilobytes; making one takes milliseconds, and all hosts want it at once
 def boot_line(*, bridge: bool, keep: bool) -> bytes:
     """Return the one line that the node's python3 reads and executes.
 

@@ -62,6 +62,14 @@ def test_least_connection_takes_turns_among_equals() -> None:
     assert Counter(picks(balancer, views(a=1, b=0, c=0), 10)) == {"b": 5, "c": 5}
 
 
+def test_least_connection_takes_what_is_not_known_last() -> None:
+    """A host that is not connected is picked where no other is left: it may have no kernels because it never answers."""
+    balancer = LeastConnection(HOSTS)
+    unknown = HostView("a", 0, known=False)
+    assert picks(balancer, [unknown, *views(b=7, c=6)], 2) == "cc"
+    assert picks(balancer, [unknown, HostView("b", 0, known=False)], 3) == "aba"
+
+
 def test_least_connection_evens_out() -> None:
     """After uneven pins, picks that count bring the hosts to within one kernel of each other."""
     counts = {"a": 5, "b": 0, "c": 2}

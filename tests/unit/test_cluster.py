@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import stat
 import time
 from collections import Counter
@@ -24,13 +25,14 @@ from eg_distributed.errors import (
     RequestInvalid,
     RequestRefused,
 )
-from eg_distributed.kernel import State
+from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.link.links import LocalLink
+from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
 from tests.until import until
 
 from .agents import DEADLINE, Visitor, alive, written
-from .clusters import answers, gone, kernel_folders, start, where
+from .clusters import answers, client, gone, kernel_folders, request, start, where
 from .conftest import Hosts
 
 THREE = "node1 node2 node3"
@@ -71,10 +73,31 @@ async def test_least_connection_counts_other_gateways_kernels(clusters: Callable
 async def test_least_connection_counts_starts_in_flight(cluster: Cluster, hosts: Hosts) -> None:
     """Starts at the same moment see each other."""
     await hosts("node1", "node2")
+    await cluster.run(cluster.list_kernels("node1,node2"))  # a first count is waited for a second, and no longer
     kernels = await asyncio.gather(
         *(start(cluster, f"k{number}", "node1 node2", balancer="least-connection") for number in range(8))
     )
     assert Counter(where(kernel) for kernel in kernels) == {"node1": 4, "node2": 4}
+
+
+async def test_least_connection_leaves_out_what_does_not_answer(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host that hangs has the fewest kernels and costs no start anything; when it answers it takes its share."""
+    settings.connect_timeout, settings.retry_after = 1.5, 0.0
+    hung, _ = await hosts("node1", "node2")
+    await cluster.run(cluster.list_kernels("node2"))
+    hung.wire.freeze()
+    for number in range(3):
+        assert where(await start(cluster, f"k{number}", "node1 node2", balancer="least-connection")) == "node2"
+        await until("its look at node1 is over", lambda: not cluster._probes)
+    assert isinstance(cluster.host("node1").node.last_error, HostUnreachable)
+    assert "could not take it" not in caplog.text
+    hung.wire.thaw()
+    await until("it may be tried", lambda: cluster.host("node1").is_healthy(0))
+    await start(cluster, "k3", "node1 node2", balancer="least-connection")
+    await asyncio.wait_for(cluster.host("node1").node.connected.wait(), DEADLINE)
+    assert where(await start(cluster, "k4", "node1 node2", balancer="least-connection")) == "node1"
 
 
 async def test_a_pin_lands_where_it_says_and_moves_nothing(cluster: Cluster, hosts: Hosts) -> None:
@@ -372,6 +395,25 @@ async def test_release_leaves_nothing(cluster: Cluster, hosts: Hosts, short: Pat
     await cluster.run(cluster.release("k1"))
 
 
+async def test_the_end_of_a_kernel_takes_nothing_from_the_next_one_of_its_id(cluster: Cluster, hosts: Hosts) -> None:
+    """A kernel that is started while the last one of the same id is still being released has its endpoints and its count."""
+    await hosts("node1")
+    before = await start(cluster, "k1", "node1")
+    for channel in CHANNELS:
+        await client(before, channel)
+
+    async def replace() -> RemoteKernel:
+        cluster.release_soon("k1")
+        await asyncio.sleep(0)  # the release is under way, and waits for the streams' ends
+        return await cluster.start(request("k1", "node1"))
+
+    after = await cluster.run(replace())
+    await until("the first one is released", lambda: not cluster._releasing)
+    assert after is not before
+    assert await answers(after)
+    assert (cluster.kernels, cluster.count("node1")) == ({"k1": after}, 1)
+
+
 async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
     cluster: Cluster, hosts: Hosts, short: Path
 ) -> None:
@@ -502,6 +544,28 @@ async def test_the_runtime_folder_is_private(cluster: Cluster, settings: Distrib
     with pytest.raises(DistributedError, match="runtime_dir"):
         other.prefix("k1")
     await asyncio.to_thread(other.close)
+
+
+async def test_a_runtime_folder_that_is_anothers_meanwhile_is_refused(
+    clusters: Callable[..., Cluster], settings: Distributed, home: Path
+) -> None:
+    """Owner and mode count at each start: a folder that was removed is made again, and one that others may enter is refused."""
+    cluster = clusters()
+    folder = home / "r"
+    await start(cluster, "k1", "localhost")
+    shutil.rmtree(folder)
+    kernel = await start(cluster, "k2", "localhost")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    with pytest.raises(
+        DistributedError, match=r"is not a private folder of ours\. Remove it, or set Distributed\.runtime_dir"
+    ):
+        await start(cluster, "k3", "localhost")
+    await cluster.run(kernel.stop())
+    with pytest.raises(DistributedError, match="is not a private folder of ours"):
+        await start(cluster, "k2", "localhost")
+    folder.chmod(0o700)
+    assert await answers(await start(cluster, "k2", "localhost"))
 
 
 async def test_closing_ends_starts_that_are_under_way(

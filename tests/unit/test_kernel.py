@@ -17,7 +17,7 @@ import pytest
 from eg_distributed import kernel as kernel_module
 from eg_distributed.agent.processes import start_time
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import HostUnresponsive, KernelStartFailed
+from eg_distributed.errors import HostUnresponsive, KernelStartFailed, NoHostAvailable
 from eg_distributed.kernel import RemoteKernel, State, logs_command
 from eg_distributed.launcher_files import Shipping
 from eg_distributed.protocol import AgentIdentity, Missing, Ping
@@ -25,7 +25,7 @@ from eg_distributed.settings import Distributed
 from tests.until import until
 
 from .agents import DEADLINE, STANDIN, alive, end_agents, standin, written
-from .clusters import answers, gone, start
+from .clusters import answers, gone, start, where
 from .conftest import Hosts
 from .ssh_server import Sshd
 
@@ -118,17 +118,80 @@ async def test_a_death_during_a_cut_is_told_afterwards(cluster: Cluster, hosts: 
 
 
 async def test_a_host_that_stays_away_is_given_up(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
-    """After host_lost_after its kernels count as dead; when it is back after all, they are ended there."""
-    settings.host_lost_after = 0.5
-    (sshd,) = await hosts("node1")
-    kernel = await start(cluster, "k1", "node1")
+    """With `restart-elsewhere`, kernels are dead after host_lost_after; one that was replaced is ended when its host is back."""
+    settings.host_lost_policy, settings.host_lost_after = "restart-elsewhere", 0.5
+    sshd, _ = await hosts("node1", "node2")
+    kernel = await start(cluster, "k1", "node1 node2")
     dead = watched(kernel)
+    pid = kernel.pid
     await cut(sshd, kernel)
     await until("it is given up", lambda: dead)
     assert kernel.lost
-    assert alive(kernel.pid)
+    assert alive(pid)
+    assert where(await start(cluster, "k1", "node1 node2")) == "node2"
     await sshd.wire.open()
-    await gone(kernel.pid)
+    await gone(pid)
+    assert await answers(kernel)
+
+
+async def test_a_lost_host_that_is_back_in_time_keeps_its_kernel(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """A kernel that was given up goes on if its host is back before a replacement has started, also after one that failed."""
+    settings.host_lost_policy, settings.host_lost_after = "restart-elsewhere", 0.5
+    first, second = await hosts("node1", "node2")
+    kernel = await start(cluster, "k1", "node1 node2")
+    dead = watched(kernel)
+    pid = kernel.pid
+    await cut(first, kernel)
+    await until("it is given up", lambda: dead)
+    second.wire.refuse()
+    second.wire.cut()
+    await until("the other host is away", lambda: not cluster.host("node2").node.connected.is_set())
+    with pytest.raises(NoHostAvailable):
+        await start(cluster, "k1", "node1 node2")
+    assert (kernel.state, cluster.kernels) == (State.DEAD, {"k1": kernel})
+    await first.wire.open()
+    await until("it goes on", lambda: kernel.state is State.ALIVE)
+    assert await answers(kernel)
+    assert (kernel.pid, kernel.lost, dead) == (pid, False, [kernel])
+    await cluster.run(kernel.stop())
+    assert not alive(pid)
+
+
+async def long_after(cluster: Cluster) -> None:
+    """Have *cluster* look for lost kernels as in two hours of seconds, without any time for its hosts to change."""
+
+    async def look() -> None:
+        now = asyncio.get_running_loop().time()
+        for second in range(7200):
+            cluster._give_up_lost(now + second)
+
+    await cluster.run(look())
+
+
+@pytest.mark.parametrize("why", ["policy", "one host", "pin", "all away"])
+async def test_kernels_are_not_given_up_because_the_gateway_cannot_see(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, why: str
+) -> None:
+    """Unless the operator wants it, another host is reached, and the kernel could start there, its host is waited for."""
+    settings.host_lost_policy = "wait" if why == "policy" else "restart-elsewhere"
+    sshd, other = await hosts("node1", "node2")
+    kernel = await start(
+        cluster, "k1", "node1" if why == "one host" else "node1 node2", pin="node1" if why == "pin" else None
+    )
+    dead = watched(kernel)
+    await start(cluster, "k2", "node2")
+    await cut(sshd, kernel)
+    if why == "all away":
+        other.wire.refuse()
+        other.wire.cut()
+        await until("the other host is away", lambda: not cluster.host("node2").node.connected.is_set())
+    await long_after(cluster)
+    assert (kernel.state, dead) == (State.UNKNOWN, [])
+    await sshd.wire.open()
+    await until("it goes on", lambda: kernel.state is State.ALIVE)
+    assert await answers(kernel)
 
 
 async def test_signals_arrive(cluster: Cluster, hosts: Hosts, short: Path) -> None:

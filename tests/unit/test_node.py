@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 import pytest_asyncio
 
+from eg_distributed import node as node_module
 from eg_distributed.errors import (
     AgentUnavailable,
     HostError,
@@ -22,11 +23,13 @@ from eg_distributed.errors import (
 from eg_distributed.node import News, Node
 from eg_distributed.protocol import Exited, Found, Missing, Ping, Ready, Request, Signal, Start, Stop
 from eg_distributed.settings import Distributed
-from eg_distributed.wire import text
+from eg_distributed.wire import Message, text
 from tests.until import until
 
 from .agents import DEADLINE, alive, standin
 from .conftest import Hosts
+from .malformed_agent import honest
+from .memory_link import MemoryLink
 from .node_owner import NodeOwner
 from .ssh_server import Sshd
 
@@ -261,3 +264,78 @@ async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held:
     with pytest.raises(AgentUnavailable, match=r"does not answer|protocol"):
         await held.node.connect()
     await until("no link stays", lambda: not sshd.open_connections)
+
+
+# -- links of this process, of which every step is the test's own ------------------------------------------------
+
+Links = Callable[..., list[MemoryLink]]
+
+
+@pytest.fixture
+def memory_links(monkeypatch: pytest.MonkeyPatch) -> Links:
+    """Has every connection be a link of this process, made by *make*; returns the list of them."""
+
+    def install(make: Callable[[], MemoryLink] = MemoryLink) -> list[MemoryLink]:
+        made: list[MemoryLink] = []
+
+        async def connect(*_: Any, **__: Any) -> MemoryLink:
+            made.append(make())
+            return made[-1]
+
+        monkeypatch.setattr(node_module, "connect", connect)
+        return made
+
+    return install
+
+
+class LostLink(MemoryLink):
+    """A link that is lost *rounds* of the loop after the request for our kernels has arrived."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self._rounds = rounds
+
+    def take(self, message: Message) -> None:
+        """Answer, and begin to count."""
+        super().take(message)
+        if message.get("method") == "adopt":
+            self._losing = asyncio.ensure_future(self._lose())
+
+    async def _lose(self) -> None:
+        for _ in range(self._rounds):
+            await asyncio.sleep(0)
+        self.lose()
+
+
+async def test_a_loss_right_behind_a_connection_is_made_good(settings: Distributed, memory_links: Links) -> None:
+    """However soon after its last answer a new connection is lost, the node comes back again."""
+    for rounds in range(25):
+        links: list[MemoryLink] = memory_links(lambda: MemoryLink() if links else LostLink(rounds))  # noqa: B023
+        held = Held("node1", settings)
+        held.kernels.append("k1")
+        held.node.come_back()
+        try:
+            await until(
+                f"it is back after a loss {rounds} rounds later",
+                lambda: len(links) > 1 and held.node.connected.is_set(),  # noqa: B023
+                seconds=5.0,
+            )
+        finally:
+            await held.node.close()
+
+
+async def test_a_connection_that_never_stood_is_no_contact(settings: Distributed, memory_links: Links) -> None:
+    """A node whose connections end before its kernels are taken back has been out of reach since it last was connected."""
+    settings.request_timeout = 0.1
+    deaf = False
+    links = memory_links(lambda: MemoryLink(lambda request: [] if deaf else honest(request)))
+    held = Held("node1", settings)
+    held.kernels.append("k1")
+    await held.node.connect()
+    deaf = True
+    links[-1].lose()
+    await until("the loss is seen", lambda: not held.node.connected.is_set())
+    since = held.node.disconnected_at
+    await until("it was greeted, and not answered, twice", lambda: len(links) > 3)
+    assert held.node.disconnected_at == since
+    await held.node.close()

@@ -8,6 +8,8 @@ from functools import lru_cache
 __all__ = ["Invalid", "lower", "matches", "matches_list", "split_keyword", "split_words"]
 
 _BLANKS = " \t\r\n"
+_LONGEST = 1022
+"""Characters of a pattern in a list, beyond which ssh takes the list for none that matches."""
 _CAPITALS = {capital: capital + 32 for capital in range(ord("A"), ord("Z") + 1)}
 
 
@@ -107,6 +109,8 @@ def matches_list(name: str, patterns: str) -> bool:
     """Return True if one of the comma-separated *patterns* matches, and none of those behind a `!`."""
     matched = False
     for pattern in patterns.split(","):
+        if len(pattern.removeprefix("!")) > _LONGEST:
+            return False
         if pattern.startswith("!"):
             if matches(name, pattern[1:]):
                 return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hashlib
 import hmac
@@ -15,7 +14,6 @@ import shlex
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import asyncssh
@@ -26,6 +24,8 @@ from eg_distributed.link.deadlines import within
 
 from .configuration import Configuration
 from .configuration.tokens import Unexpandable, expand_tilde, expand_tokens
+from .configuration.words import lower, matches_list
+from .public_keys import decode, read_public_key, split_word
 from .revoked import RevokedKeys
 
 __all__ = ["HostKeys", "host_keys_of"]
@@ -37,6 +37,8 @@ _SECONDS = 10.0
 _MOST_PRINTED = 1 << 20
 """Bytes of KnownHostsCommand's answer."""
 _MOST_NOTES = 20
+_SALT = 20
+"""Bytes of the salt of a hashed name."""
 _KEY_TOKENS = frozenset("tKf")
 """Tokens of KnownHostsCommand that stand for the key that the host showed."""
 
@@ -179,24 +181,27 @@ def _matching(
 ) -> Iterator[tuple[str, asyncssh.SSHKey]]:
     """Yield marker and key of each line for *name*; what is no entry is noted and passed over."""
     for file, number, raw in lines:
-        line = raw.strip(" \t\r")
-        if not line or line.startswith("#"):
+        line = raw.partition("\0")[0].lstrip(" \t")  # a line is a string of C's
+        if not line.strip() or line.startswith("#"):
             continue
         try:
             marker = ""
             if line.startswith("@"):
-                marker, _, line = line.partition(" ")
+                # As ssh: a marker ends with the first blank of its line, and with a tab only where there is none.
+                marker, _, line = line.partition(" " if " " in line else "\t")
                 line = line.lstrip(" \t")
                 if marker not in ("@cert-authority", "@revoked"):
                     raise ValueError(f"the marker {marker[:40]!r} is unknown")
-            names, _, rest = line.replace("\t", " ").partition(" ")
-            rest = rest.strip()
-            if not rest:
+            names, rest = split_word(line)
+            if not rest.strip() or rest.startswith("#"):
                 raise ValueError("the line is cut off")
             if not _names_match(names, name):
                 continue
-            yield marker, asyncssh.import_public_key(rest.encode("utf-8", "surrogateescape"))
-        except ValueError as error:  # KeyImportError is one
+            key, is_certificate = read_public_key(rest)
+            if is_certificate and not marker:
+                raise ValueError("its key is a certificate, which tells no host")
+            yield marker, key
+        except ValueError as error:
             if len(notes) < _MOST_NOTES:
                 notes.append(f"{file} line {number} is passed over: {error}")
 
@@ -207,26 +212,12 @@ def _names_match(names: str, name: str) -> bool:
         parts = names.split("|")
         if len(parts) != 4 or parts[1] != "1":
             raise ValueError("the hash of its name is unknown")
-        try:
-            salt, digest = base64.b64decode(parts[2], validate=True), base64.b64decode(parts[3], validate=True)
-        except binascii.Error:
-            raise ValueError("the hash of its name is broken") from None
-        return hmac.compare_digest(
-            hmac.new(salt, name.encode("utf-8", "surrogateescape"), hashlib.sha1).digest(), digest
-        )
-    matched = False
-    for pattern in names.lower().split(","):
-        if _pattern(pattern.removeprefix("!")).fullmatch(name.lower()):
-            if pattern.startswith("!"):
-                return False
-            matched = True
-    return matched
-
-
-@lru_cache(maxsize=4096)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    """Return what `*` and `?` in *pattern* mean; brackets mean themselves, as in `[host]:2222`."""
-    return re.compile("".join({"*": ".*", "?": "."}.get(char) or re.escape(char) for char in pattern), re.DOTALL)
+        salt = decode(parts[2])
+        if salt is None or len(salt) != _SALT:
+            raise ValueError("the hash of its name is broken")
+        digest = hmac.new(salt, name.encode("utf-8", "surrogateescape"), hashlib.sha1).digest()
+        return base64.b64encode(digest).decode("ascii") == parts[3]
+    return matches_list(lower(name), lower(names))
 
 
 def _is_short(key: asyncssh.SSHKey, smallest: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import asyncssh
 from asyncssh.public_key import decode_ssh_public_key
+
+from .public_keys import read_public_key
 
 __all__ = ["RevokedKeys"]
 
@@ -34,9 +37,10 @@ class RevokedKeys:
         if data.startswith(_MAGIC):
             found._take_list(data)
         else:
-            for line in data.decode("utf-8", "surrogateescape").splitlines():
-                if line.strip() and not line.lstrip().startswith("#"):
-                    found._take_key(line.strip().encode("utf-8", "surrogateescape"))
+            for line in data.decode("utf-8", "surrogateescape").split("\n"):
+                line = line.partition("\0")[0].lstrip(" \t")
+                if line.strip() and not line.startswith("#"):
+                    found._take_key(line)
         return found
 
     def has(self, blob: bytes) -> bool:
@@ -47,8 +51,8 @@ class RevokedKeys:
             or hashlib.sha256(blob).digest() in self.digests
         )
 
-    def _take_key(self, line: bytes) -> None:
-        key = asyncssh.import_public_key(line)  # a ValueError revokes all, as with ssh: nobody knows what was meant
+    def _take_key(self, line: str) -> None:
+        key, _ = read_public_key(line)  # a ValueError revokes all, as with ssh: it is not known what was meant
         self.keys.append(key)
         self.blobs.add(key.public_data)
 
@@ -69,12 +73,19 @@ class RevokedKeys:
             elif kind == _EXPLICIT:
                 for blob in _strings(section):
                     self.blobs.add(blob)
-                    self.keys.append(decode_ssh_public_key(blob))  # a certificate may be for it
+                    with contextlib.suppress(ValueError):  # of a type that no host could show to asyncssh
+                        self.keys.append(decode_ssh_public_key(blob))  # a certificate may be for it
             elif kind in (_SHA1, _SHA256):
                 self.digests.update(_strings(section))
+            elif kind == _EXTENSION:
+                name = _string(section, 0)
+                if section[4 + len(name) : 5 + len(name)] != b"\0":
+                    raise ValueError(
+                        f"the revocation list has an unknown extension {name.decode('ascii', 'replace')!r}"
+                    )
             elif kind == _SIGNATURE:
                 return  # ssh does not check it either unless it is told whose it must be
-            elif kind != _EXTENSION:
+            else:
                 raise ValueError(f"the revocation list has a section of unknown kind {kind}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from fnmatch import translate
 
 from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
+
+from .words import Invalid, matches, matches_list
 
 __all__ = ["DEFAULTS", "OUR_CIPHERS", "choose", "known"]
 
@@ -58,6 +58,31 @@ OUR_CIPHERS = (
 )
 """AES-GCM first: twice the throughput of asyncssh's own first choice, and it all runs on one thread."""
 
+_ALL_KEYS = (
+    *("ssh-ed25519", "ssh-ed25519-cert-v01@openssh.com"),
+    *("sk-ssh-ed25519@openssh.com", "sk-ssh-ed25519-cert-v01@openssh.com"),
+    *(name for curve in _CURVES for name in (curve, f"{curve}-cert-v01@openssh.com")),
+    *("sk-ecdsa-sha2-nistp256@openssh.com", "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com"),
+    *("webauthn-sk-ecdsa-sha2-nistp256@openssh.com", "ssh-dss", "ssh-dss-cert-v01@openssh.com"),
+    *("ssh-rsa", "ssh-rsa-cert-v01@openssh.com", "rsa-sha2-256", "rsa-sha2-256-cert-v01@openssh.com"),
+    *("rsa-sha2-512", "rsa-sha2-512-cert-v01@openssh.com"),
+)
+"""All algorithms of keys that OpenSSH has, in the order in which patterns find them."""
+_ALL_KEYWORDS = frozenset({"hostkeyalgorithms", "pubkeyacceptedalgorithms", "casignaturealgorithms"})
+"""Keywords whose lists may have patterns also where they don't take away."""
+_NOT_OFFERED = {
+    "ciphers": ("3des-cbc", "aes128-cbc", "aes192-cbc", "aes256-cbc"),
+    "kexalgorithms": (
+        *("diffie-hellman-group1-sha1", "diffie-hellman-group14-sha1", "diffie-hellman-group-exchange-sha1"),
+        "sntrup4591761x25519-sha512@tinyssh.org",
+    ),
+    "macs": (
+        *("hmac-sha1-96", "hmac-md5", "hmac-md5-96", "hmac-sha1-96-etm@openssh.com", "hmac-md5-etm@openssh.com"),
+        "hmac-md5-96-etm@openssh.com",
+    ),
+}
+"""What OpenSSH has, and uses where ssh_config says so."""
+
 _KNOWN = {
     "ciphers": get_encryption_algs,
     "hostkeyalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
@@ -75,27 +100,39 @@ def known(keyword: str, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def choose(keyword: str, text: str) -> str:
-    """Return the list that *text* makes of the defaults: `+` appends, `-` removes, `^` puts first, else it replaces them."""
-    names, defaults = [name for name in text.lstrip("+-^").split(",") if name], DEFAULTS[keyword]
-    if text[0] == "+":
-        chosen = [*defaults, *names]
-    elif text[0] == "^":
-        chosen = [*names, *defaults]
-    elif text[0] == "-":
-        patterns = [re.compile(translate(name)) for name in names]
-        chosen = [name for name in defaults if not any(pattern.match(name) for pattern in patterns)]
-    else:
-        chosen = [each for name in names for each in _matching(name, keyword)]
+    """Return the list that *text* makes of the defaults: `+` appends, `-` removes, `^` puts first, else it replaces them.
+
+    Patterns mean all that OpenSSH has, in its order. Raises Invalid for a list of which nothing is left, and for one with a name
+    that neither OpenSSH nor asyncssh has.
+    """
+    sign, names = (text[0], text[1:]) if text[:1] in ("+", "-", "^") else ("", text)
+    defaults = DEFAULTS[keyword]
+    if sign == "-":
+        return ",".join(name for name in defaults if not matches_list(name, names))
+    has_patterns = keyword in _ALL_KEYWORDS
+    wanted = {"+": (*defaults, *names.split(",")), "^": (*names.split(","), *defaults), "": tuple(names.split(","))}[
+        sign
+    ]
+    chosen: list[str] = []
+    for name in wanted:
+        if has_patterns and any(mark in name for mark in "*?"):
+            found = [each for each in _ALL_KEYS if matches(each, name)]
+        else:
+            found = [name] if name in _all(keyword) else []
+        if name and not found:
+            raise Invalid(f"{keyword} {name} is unknown")
+        chosen += found
+    if not chosen:
+        raise Invalid(f"{keyword} {text} names nothing")
     return ",".join(dict.fromkeys(chosen))
 
 
-def _matching(name: str, keyword: str) -> list[str]:
-    """Return the algorithms that *name* means: itself, or for a pattern such as `aes*-ctr` those that match it."""
-    if not any(mark in name for mark in "*?"):
-        return [name]
-    pattern = re.compile(translate(name))
-    return [
-        each
-        for each in (*DEFAULTS[keyword], *(each.decode("ascii") for each in _KNOWN[keyword]()))
-        if pattern.match(each)
-    ]
+def _all(keyword: str) -> frozenset[str]:
+    """Return all names that a list of *keyword* may have: OpenSSH's, also those that it does not offer, and asyncssh's."""
+    return frozenset(
+        {
+            *DEFAULTS[keyword],
+            *_NOT_OFFERED.get(keyword, _ALL_KEYS),
+            *(name.decode("ascii") for name in _KNOWN[keyword]()),
+        }
+    )

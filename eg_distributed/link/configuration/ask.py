@@ -81,7 +81,8 @@ async def ask_ssh(ssh: str, host: str, file: str = "", user: str = "", port: int
             raise Unable("; ".join(lines))
         raise Refused("; ".join(lines) or f"it ended with code {process.returncode}")
     values: Values = {}
-    for line in out.decode("utf-8", "surrogateescape").splitlines():
+    # Not splitlines(), which takes a form feed in a value, and some of Unicode's characters, for the end of a line.
+    for line in out.decode("utf-8", "surrogateescape").split("\n"):
         keyword, _, value = line.partition(" ")
         values.setdefault(keyword.lower(), []).append(value)
     if (theirs := _other_home()) is not None:

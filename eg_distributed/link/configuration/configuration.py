@@ -6,7 +6,6 @@ import asyncio
 import getpass
 import logging
 import os
-import re
 import socket
 import time
 import weakref
@@ -20,8 +19,11 @@ from eg_distributed.settings import Distributed
 
 from .algorithms import DEFAULTS, OUR_CIPHERS, known
 from .ask import Refused, Unable, ask_ssh, find_ssh
+from .jumps import Hop, parse_hops
+from .names import FAMILIES
 from .reader import Values, read_files
 from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens
+from .words import lower
 
 __all__ = ["Configuration", "Hop", "configuration_of", "own_user"]
 
@@ -33,16 +35,6 @@ _MOST_KEPT = 2048
 _AT_ONCE = 8
 """Children that read configurations at the same time."""
 _READ_SECONDS = 15.0
-_FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One jump host of ProxyJump, as it is written there: user and port are empty and 0 where its own configuration says them."""
-
-    host: str
-    user: str = ""
-    port: int = 0
 
 
 @dataclass(frozen=True)
@@ -220,11 +212,11 @@ def _interpret(
         )
 
     hostname, port, user = (
-        first("hostname").lower() or host.lower(),
+        _lower(first("hostname") or host),
         int(first("port") or 22),
         first("user") or own_user(),
     )
-    jump = first("proxyjump").strip('"')
+    jump = first("proxyjump")
     tokens = host_tokens(host, hostname, port, user, first("hostkeyalias"), jump, local=own_user())
 
     def paths(keyword: str) -> tuple[Path, ...]:
@@ -246,7 +238,7 @@ def _interpret(
     )
     hop_tokens = {name: tokens[name] for name in "hnpr"}
     command = first("proxycommand")
-    rekey = (first("rekeylimit") or "0 0").replace("\t", " ").split()
+    rekey = (first("rekeylimit") or "0 0").split()
     return Configuration(
         host=host,
         hostname=hostname,
@@ -263,8 +255,8 @@ def _interpret(
         pkcs11_provider=first("pkcs11provider"),
         proxy_command=expand_tokens(command, hop_tokens) if command else "",
         proxy_passes_socket=flag("proxyusefdpass", "no"),
-        jumps=() if command else _hops(expand_tokens(jump, hop_tokens)),
-        family=_FAMILIES.get(first("addressfamily"), socket.AF_UNSPEC),
+        jumps=() if command else parse_hops(expand_tokens(jump, hop_tokens)),
+        family=FAMILIES.get(first("addressfamily"), socket.AF_UNSPEC),
         bind_address=first("bindaddress"),
         connect_timeout=float(first("connecttimeout") or 0),
         ciphers=_ciphers(algorithms["ciphers"], "ciphers" in chosen),
@@ -282,14 +274,20 @@ def _interpret(
         kerberos_delegation=flag("gssapidelegatecredentials", "no"),
         preferred=tuple(name for name in first("preferredauthentications").split(",") if name),
         compression=flag("compression", "no"),
-        rekey_bytes=_scaled(rekey[0]),
-        rekey_seconds=int(rekey[1]) if len(rekey) > 1 and rekey[1].isdigit() else 0,
+        rekey_bytes=int(rekey[0]),
+        rekey_seconds=int(rekey[1]),
         tcp_keepalive=flag("tcpkeepalive", "yes"),
-        send_env=tuple(values.get("sendenv", [])),
+        send_env=tuple(dict.fromkeys(values.get("sendenv", []))),
         set_env=_environment(values.get("setenv", [])),
         reader=reader,
         notes=tuple(notes),
     )
+
+
+def _lower(hostname: str) -> str:
+    """Return *hostname* in lower case, but for the name of a link in an address, which is what it is."""
+    name, percent, link = hostname.partition("%")
+    return f"{lower(name)}{percent}{link}"
 
 
 def _unquoted(value: str) -> str:
@@ -305,7 +303,7 @@ def _words_of(values: Values, keyword: str) -> list[str]:
     """Return the files of a list, which `ssh -G` prints with blanks between them, also where a name has blanks itself."""
     found: list[str] = []
     for value in values.get(keyword, []):
-        found += [word for word in (value.split("\t") if "\t" in value else _joined(value.split(" "))) if word]
+        found += _joined([word for word in value.split(" ") if word])
     return found
 
 
@@ -341,26 +339,6 @@ def _agent(value: str, tokens: dict[str, str]) -> str:
     return expand_path(value, tokens)
 
 
-def _hops(value: str) -> tuple[Hop, ...]:
-    if not value or value.lower() == "none":
-        return ()
-    return tuple(_hop(part.strip()) for part in value.split(","))
-
-
-def _hop(text: str) -> Hop:
-    """Return what `[ssh://][user@]host[:port][/]` says; raises ValueError."""
-    bare = re.sub(r"^ssh://", "", text).rstrip("/")
-    found = re.fullmatch(r"(?:(?P<user>.*)@)?(?:\[(?P<address>[^\]]+)\]|(?P<host>[^@\[\]:]+))(?::(?P<port>\d+))?", bare)
-    address6 = re.fullmatch(
-        r"(?:(?P<user>.*)@)?(?P<address>[0-9A-Fa-f:%.\w]*:[0-9A-Fa-f:%.\w]*:[0-9A-Fa-f:%.\w]*)", bare
-    )
-    if found is None and address6 is not None:
-        return Hop(address6["address"], address6["user"] or "")
-    if found is None or int(found["port"] or 1) not in range(1, 65536):
-        raise ValueError(f"{text!r} of ProxyJump is not [user@]host[:port]")
-    return Hop(found["address"] or found["host"], found["user"] or "", int(found["port"] or 0))
-
-
 def _ciphers(names: tuple[str, ...], chosen: bool) -> tuple[str, ...]:
     """Return those that are used: as ssh_config says, else all that ssh has, in the order that serves a gateway best."""
     if chosen:
@@ -368,19 +346,11 @@ def _ciphers(names: tuple[str, ...], chosen: bool) -> tuple[str, ...]:
     return known("ciphers", [*(name for name in OUR_CIPHERS if name in names), *names])
 
 
-def _scaled(text: str) -> int:
-    """Return the bytes of RekeyLimit: `1G`, `512M`, or a number."""
-    found = re.fullmatch(r"(\d+)([KMGkmg]?)", text)
-    return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found[2].lower()] if found else 0
-
-
 def _environment(lines: list[str]) -> dict[str, str]:
-    """Return the variables of SetEnv, which `ssh -G` prints on one line without quotes."""
+    """Return the variables of SetEnv, of which `ssh -G` prints each on a line of its own, without quotes."""
     found: dict[str, str] = {}
     for line in lines:
-        words = line.split("\t") if "\t" in line else re.split(r" (?=[A-Za-z_][A-Za-z0-9_]*=)", line)
-        for word in words:
-            name, equals, value = word.partition("=")
-            if equals:
-                found.setdefault(name, value)
+        name, equals, value = line.partition("=")
+        if equals:
+            found.setdefault(name, value)
     return found

@@ -7,19 +7,22 @@ It is lenient where ssh refuses a file: an unknown keyword or a value that is no
 from __future__ import annotations
 
 import glob
+import grp
 import os
 import pwd
 import re
 import signal
-import socket
+import stat
 import subprocess
 from dataclasses import dataclass, field
-from fnmatch import translate
-from functools import lru_cache
 from pathlib import Path
 
 from .algorithms import DEFAULTS, choose
+from .jumps import print_jump
+from .names import Canonicalization, canonical_address, check_host, check_user
+from .numbers import parse_number, parse_port, parse_size, parse_time
 from .tokens import Unexpandable, expand_path, expand_tilde, expand_tokens, expand_variables, home_folder, host_tokens
+from .words import Invalid, lower, matches, matches_list, split_keyword, split_words
 
 __all__ = ["Reading", "Values", "read_files"]
 
@@ -32,13 +35,15 @@ _MOST_INCLUDED = 16
 _EXEC_SECONDS = 10.0
 """For a command of `Match exec`; ssh waits for ever, and so would everybody else."""
 _IDENTITIES = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa")
-_LISTS = frozenset({"identityfile", "certificatefile", "sendenv"})
+_LISTS = frozenset({"identityfile", "certificatefile"})
+"""Keywords that add up."""
+_MOST_LISTED = 100
+"""Keys, and certificates, that ssh takes."""
 _LINES = frozenset({"proxycommand", "knownhostscommand", "remotecommand", "localcommand"})
 """Keywords whose value is the rest of the line as it stands."""
-_WORDS = frozenset(
-    {"userknownhostsfile", "globalknownhostsfile", "setenv", "canonicaldomains", "rekeylimit", "revokedhostkeys"}
-)
-"""Keywords that take several words."""
+_FILES = frozenset({"userknownhostsfile", "globalknownhostsfile", "revokedhostkeys"})
+"""Keywords that take several files, or `none` alone."""
+_MOST_FILES = 32
 _TIMES = frozenset({"connecttimeout", "serveraliveinterval"})
 _FLAGS = {
     "pubkeyauthentication": ("yes", "no", "unbound", "host-bound"),
@@ -52,13 +57,15 @@ _FLAGS = {
     "tcpkeepalive": ("yes", "no"),
     "proxyusefdpass": ("yes", "no"),
     "addressfamily": ("any", "inet", "inet6"),
-    "canonicalizehostname": ("yes", "no", "always", "none"),
+    "canonicalizehostname": ("yes", "no", "always"),
     "canonicalizefallbacklocal": ("yes", "no"),
 }
+_WORDED = frozenset({"compression", "addressfamily"})
+"""Flags that can't be said as `true` and `false`."""
 _NUMBERS = frozenset({"serveralivecountmax", "requiredrsasize", "canonicalizemaxdots"})
 _STRINGS = frozenset(
     {
-        *("hostname", "user", "hostkeyalias", "identityagent", "pkcs11provider", "bindaddress"),
+        *("hostname", "user", "hostkeyalias", "identityagent", "pkcs11provider", "bindaddress", "ignoreunknown"),
         *("bindinterface", "preferredauthentications", "tag"),
     }
 )
@@ -72,11 +79,34 @@ _ALIASES = {
     "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms",
     "smartcarddevice": "pkcs11provider",
 }
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-
-
-class _Invalid(ValueError):
-    """A line that says nothing that could be used."""
+_UNUSED = frozenset(
+    """
+    addkeystoagent afstokenpassing batchmode channeltimeout checkhostip cipher clearallforwardings compressionlevel
+    connectionattempts controlmaster controlpath controlpersist dynamicforward enableescapecommandline enablesshkeysign
+    escapechar exitonforwardfailure fallbacktorsh fingerprinthash forkafterauthentication forwardagent forwardx11
+    forwardx11timeout forwardx11trusted gatewayports globalknownhostsfile2 gssapiclientidentity gssapikexalgorithms
+    gssapikeyexchange gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns hashknownhosts
+    hostbasedacceptedalgorithms hostbasedkeytypes ipqos kbdinteractivedevices kerberosauthentication kerberostgtpassing
+    localforward logfacility loglevel logverbose nohostauthenticationforlocalhost numberofpasswordprompts
+    obscurekeystroketiming permitlocalcommand permitremoteopen protocol remoteforward requesttty rhostsauthentication
+    refuseconnection rhostsrsaauthentication rsaauthentication securitykeyprovider sessiontype stdinnull streamlocalbindmask
+    streamlocalbindunlink stricthostkeychecking syslogfacility tunnel tunneldevice updatehostkeys useprivilegedport
+    userknownhostsfile2 useroaming usersh verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation
+    """.split()  # noqa: SIM905
+)
+"""Keywords of ssh's that logins don't use: their values are not looked at."""
+_SEVERAL = _FILES | {"canonicaldomains", "canonicalizepermittedcnames"}
+"""Keywords that take several words."""
+_KNOWN = frozenset(
+    {
+        *(_UNUSED | _SEVERAL | _LISTS | _LINES | _TIMES | _NUMBERS | _STRINGS),
+        *(*_FLAGS, *DEFAULTS, "port", "rekeylimit", "sendenv", "setenv", "proxyjump"),
+    }
+)
+_PLAIN = _KNOWN - _UNUSED - _LISTS - _LINES - {"proxyjump", "sendenv", "setenv"}
+"""Keywords with one value, of which the first counts."""
+_MAY_BE_EMPTY = ("tagged", "command")
+"""Criteria of Match whose value may be empty."""
 
 
 @dataclass
@@ -91,8 +121,8 @@ def read_files(host: str, file: str = "", user: str = "", port: int = 0) -> Read
     """Return what *file* says of *host*, or ~/.ssh/config and /etc/ssh/ssh_config where no file is named.
 
     *user* and *port* are those that were given beside it, as by `ssh -l` and `-p`: they win. Raises OSError for a named file
-    that can't be read. Reads files, runs the commands of `Match exec`, and looks names up for CanonicalizeHostname: call it in
-    a thread.
+    that can't be read, PermissionError for one of the user's own that others can write, and ValueError for a name that ssh
+    refuses. Reads files, runs the commands of `Match exec`, and looks names up for CanonicalizeHostname: call it in a thread.
     """
     return _Reader(host, file, user, port).read()
 
@@ -108,17 +138,22 @@ class _Reader:
         self._notes: list[str] = []
         self._final = False
         self._wants_final = False
+        check_host(host)
         if user:
+            check_user(user)
             self._found["user"] = [user]
         if port:
             self._found["port"] = [str(port)]
 
     def read(self) -> Reading:
         self._pass()
-        canonical = self._canonical_name()
-        if canonical or self._wants_final:
-            self._host = canonical or self._hostname()
-            self._found["hostname"] = [self._host.replace("%", "%%")]
+        said = self._first("hostname")
+        host = expand_tokens(said, {"h": self._host}) if said else self._host
+        canonicalization = Canonicalization(self._found)
+        address = canonical_address(host, canonicalization.family)
+        self._host = address or canonicalization.canonical_name(lower(host))
+        if canonicalization.is_wanted or self._wants_final:
+            self._found["hostname"] = [self._host]
             self._final = True
             self._pass()
         return Reading(self._with_defaults(), list(dict.fromkeys(self._notes)))
@@ -127,217 +162,277 @@ class _Reader:
         if self._file:
             self._read(Path(expand_tilde(self._file)), Path(home_folder(), ".ssh"), depth=0, required=True)
         else:
-            self._read(Path(home_folder(), ".ssh/config"), Path(home_folder(), ".ssh"), depth=0)
+            self._read(Path(home_folder(), ".ssh/config"), Path(home_folder(), ".ssh"), depth=0, checked=True)
             self._read(Path(_SYSTEM), Path(_SYSTEM).parent, depth=0)
 
-    def _read(self, path: Path, folder: Path, depth: int, *, required: bool = False) -> None:
-        """Take the lines of *path*; *folder* is where relative names of Include are looked for."""
+    def _read(
+        self,
+        path: Path,
+        folder: Path,
+        depth: int,
+        *,
+        required: bool = False,
+        checked: bool = False,
+        never: bool = False,
+    ) -> None:
+        """Take the lines of *path*; *folder* is where relative names of Include are looked for.
+
+        Raises PermissionError for a file that is *checked* and that others can write; no block of one that *never* counts does.
+        """
         try:
-            # Comments may be in any encoding, and names of files in the file system's.
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
+            with path.open("rb") as file:
+                if checked and not _is_safe(os.fstat(file.fileno())):
+                    raise PermissionError(f"bad owner or permissions on {path}: chmod 600")
+                # Comments may be in any encoding, and names of files in the file system's.
+                text = file.read().decode("utf-8", "surrogateescape")
         except OSError as error:
-            if required:
+            if required or error.errno is None:
                 raise
             if not isinstance(error, FileNotFoundError):
                 self._notes.append(f"{path} is passed over: {error.strerror}")
             return
-        active = True
+        active = not never
         for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
-            where = f"{path} line {number}"
-            keyword, rest = _split_keyword(line)
-            if not keyword:
-                continue
+            keyword = ""
             try:
+                keyword, rest = split_keyword(line)
                 if keyword == "host":
-                    active = self._matches_host(_split_words(rest))
+                    active = self._matches_host(split_words(rest)) and not never
                 elif keyword == "match":
-                    active = self._matches(_split_words(rest))
+                    active = self._matches(split_words(rest)) and not never
                 elif keyword == "include":
-                    if active:
-                        self._include(_split_words(rest), folder, depth)
-                else:
+                    self._include(split_words(rest), folder, depth, never=not active)
+                elif keyword:
                     self._take(keyword, rest, active=active)
-            except (_Invalid, Unexpandable) as error:
-                self._notes.append(f"{where} is passed over: {error}")
+            except (Invalid, Unexpandable) as error:
+                self._notes.append(f"{path} line {number} is passed over: {error}")
                 if keyword in ("host", "match"):
                     active = False
 
-    def _include(self, names: list[str], folder: Path, depth: int) -> None:
+    def _include(self, names: list[str], folder: Path, depth: int, *, never: bool) -> None:
         if depth >= _MOST_INCLUDED:
-            raise _Invalid("too many files include each other")
+            raise Invalid("too many files include each other")
+        if not all(names):
+            raise Invalid("the name of a file is empty")
         for name in names:
-            pattern = expand_variables(expand_tilde(expand_tokens(name, self._tokens()) if "%" in name else name))
+            pattern = expand_tilde(expand_variables(expand_tokens(name, self._tokens())))
             # Sorted, as glob(3) does it, and without hidden files, as both do; Path.glob takes no absolute pattern.
-            for found in sorted(glob.glob(str(folder / pattern))):  # noqa: PTH207
-                self._read(Path(found), folder, depth + 1)
+            for found in sorted(glob.glob(os.path.join(folder, pattern))):  # noqa: PTH118, PTH207 - a slash at the end counts
+                self._read(Path(found), folder, depth + 1, checked=True, never=never)
 
     # -- blocks ------------------------------------------------------------------------------------------------
 
     def _matches_host(self, patterns: list[str]) -> bool:
-        if not patterns:
-            raise _Invalid("Host has no pattern")
+        if not all(patterns):
+            raise Invalid("a pattern of Host is empty")
         name, matched = self._host, False
         for pattern in patterns:
             if pattern.startswith("!"):
-                if _matches(name, pattern[1:]):
+                if matches(name, pattern[1:]):
                     return False
-            elif _matches(name, pattern):
+            elif matches(name, pattern):
                 matched = True
         return matched
 
     def _matches(self, words: list[str]) -> bool:
         """Return True if all criteria of a Match line hold."""
-        if not words:
-            raise _Invalid("Match has no criterion")
-        result, rest = True, list(words)
+        result, rest, taken = True, list(words), 0
         while rest:
             word = rest.pop(0)
             negated, word = word.startswith("!"), word.removeprefix("!")
             name, equals, value = word.partition("=")
             name = name.lower()
             if name == "all":
+                if rest or taken > 1:
+                    raise Invalid("Match all stands beside other criteria")
                 return result and not negated
+            taken += 1
             if name in ("canonical", "final"):
                 self._wants_final |= name == "final" and not negated
                 holds = self._final
             else:
-                if not equals:
-                    if not rest:
-                        raise _Invalid(f"Match {name} has no value")
-                    value = rest.pop(0)
-                holds = self._criterion(name, value, needed=result)
+                holds = self._criterion(name, value or self._value_of(name, rest, equals), needed=result)
             result = result and holds != negated
+        if not taken:
+            raise Invalid("Match has no criterion")
         return result
+
+    def _value_of(self, name: str, rest: list[str], equals: str) -> str:
+        """Take the value of a criterion from *rest*; older releases of ssh have also that behind an `=` that stands alone."""
+        if equals and name in _MAY_BE_EMPTY:
+            return ""
+        value = rest.pop(0) if rest else ""
+        if not equals and value == "=" and rest:
+            value = rest.pop(0)
+        elif not equals:
+            value = value.removeprefix("=")
+        if not value and name not in _MAY_BE_EMPTY:
+            raise Invalid(f"Match {name} has no value")
+        return value
 
     def _criterion(self, name: str, value: str, *, needed: bool) -> bool:
         local = _local_user()
         if name == "host":
-            return _matches_list(self._hostname().lower(), value.lower())
+            return matches_list(lower(self._hostname()), lower(value))
         if name == "originalhost":
-            return _matches_list(self._original.lower(), value.lower())
+            return matches_list(lower(self._original), lower(value))
         if name == "user":
-            return _matches_list(self._first("user") or local, value)
+            return matches_list(self._first("user") or local, value)
         if name == "localuser":
-            return _matches_list(local, value)
-        if name in ("tagged", "command"):
+            return matches_list(local, value)
+        if name in _MAY_BE_EMPTY:
             said = self._first("tag") if name == "tagged" else ""
-            return _matches_list(said, value) if said else not value
+            return matches_list(said, value) if said else not value
         if name == "sessiontype":
-            return _matches_list("exec", value)
+            return matches_list("exec", value)
         if name == "exec":
-            return needed and _succeeds(expand_tokens(value, self._tokens()))
-        raise _Invalid(f"Match {name} is not supported without ssh on this machine")
+            command = expand_tokens(value, self._tokens())
+            return needed and _succeeds(command)
+        raise Invalid(f"Match {name} is not supported without ssh on this machine")
 
     # -- values ------------------------------------------------------------------------------------------------
 
     def _take(self, keyword: str, rest: str, *, active: bool) -> None:
-        """Remember the value of *keyword* if it counts; raises _Invalid for a value that is none."""
+        """Remember the value of *keyword* if it counts; raises Invalid for a value that is none."""
         keyword = _ALIASES.get(keyword, keyword)
-        if keyword in _LINES:
-            line = rest.lstrip(" \t=")
-            if active and not (keyword == "proxycommand" and "proxyjump" in self._found):
-                self._found.setdefault(keyword, [line])
+        if keyword == "refuseconnection" and active:
+            raise ValueError(f"RefuseConnection: {' '.join(split_words(rest))}")
+        if keyword not in _KNOWN:
+            if matches_list(keyword, lower(self._first("ignoreunknown"))):
+                return
+            raise Invalid(f"the keyword {keyword} is unknown")
+        words = split_words(rest)
+        if keyword in _UNUSED:
             return
-        if keyword == "proxyjump":
-            value = " ".join(_split_words(rest.lstrip(" \t=")))
-            if active and "proxycommand" not in self._found:
-                self._found.setdefault(keyword, [value])
+        if keyword in _PLAIN:
+            said = self._value(keyword, words)  # also where it does not count: a mistake is one for all hosts
+            if self._counts(keyword, active=active):
+                self._found[keyword] = [said]
+        elif not self._counts(keyword, active=active):
             return
-        words = _split_words(rest)
-        if not words:
-            raise _Invalid(f"{keyword} has no value")
-        said = self._value(keyword, words)
-        if said is None or not active:
-            return
-        if keyword in _LISTS:
-            known = self._found.setdefault(keyword, [])
-            known.extend(each for each in (words if keyword == "sendenv" else [said]) if each not in known)
+        elif keyword in _LINES or keyword == "proxyjump":
+            line = rest.lstrip(" \t\r=")
+            try:
+                self._found[keyword] = [print_jump(line) if keyword == "proxyjump" else line]
+            except Invalid:
+                # Not passed over: the login would go directly. What can't be read is refused later, with the host's name.
+                self._found[keyword] = [line]
+        elif keyword == "sendenv":
+            self._send(words)
+        elif keyword in _LISTS:
+            listed = self._found.setdefault(keyword, [])
+            said = self._value(keyword, words)
+            if len(listed) >= _MOST_LISTED:
+                raise Invalid(f"more than {_MOST_LISTED} of {keyword}")
+            if said not in listed:
+                listed.append(said)
         else:
-            self._found.setdefault(keyword, [said])
+            self._found[keyword] = _assignments(words)
 
-    def _value(self, keyword: str, words: list[str]) -> str | None:
-        """Return the value in the form of `ssh -G`, None for a keyword that logins don't use."""
-        first = words[0]
+    def _counts(self, keyword: str, *, active: bool) -> bool:
+        """Return True if a value of *keyword* would be used: its block matches, and it was not said before."""
+        if not active or keyword in _LISTS or keyword == "sendenv":
+            return active
+        if keyword == "proxycommand" and "proxyjump" in self._found:
+            return False
+        if keyword == "proxyjump" and "proxycommand" in self._found:
+            return False
+        return keyword not in self._found
+
+    def _send(self, names: list[str]) -> None:
+        """Take the names and patterns of SendEnv; those behind a `-` take back what was said before."""
+        if not all(names) or any("=" in name for name in names):
+            raise Invalid("sendenv takes names of variables")
+        sent = self._found.setdefault("sendenv", [])
+        for name in names:
+            if name.startswith("-"):
+                sent[:] = [known for known in sent if not matches(known, name[1:])]
+            else:
+                sent.append(name)
+
+    def _value(self, keyword: str, words: list[str]) -> str:
+        """Return the value in the form of `ssh -G`; raises Invalid."""
+        first = words[0] if words else ""
+        if not first:
+            raise Invalid(f"{keyword} has no value")
+        if keyword in _SEVERAL:
+            return self._words(keyword, words)
+        if len(words) > 1 and keyword != "rekeylimit":
+            raise Invalid(f"{keyword} has more than one value; write quotes around one with blanks")
         if keyword in _FLAGS:
-            said = {"true": "yes", "false": "no"}.get(first.lower(), first.lower())
+            said = lower(first)
+            if keyword not in _WORDED:
+                said = {"true": "yes", "false": "no"}.get(said, said)
             if said not in _FLAGS[keyword]:
-                raise _Invalid(f"{keyword} {first} is unknown")
+                raise Invalid(f"{keyword} {first} is unknown")
             return said
         if keyword in _TIMES:
-            return "none" if first == "none" else str(_seconds(first))
+            return "none" if first == "none" else str(parse_time(first))
         if keyword == "port":
-            return str(_port(first))
+            return str(parse_port(first))
         if keyword in DEFAULTS:
             return choose(keyword, first)
         if keyword in _NUMBERS:
-            if not first.isdigit():
-                raise _Invalid(f"{keyword} {first} is not a number")
-            return first
+            return str(parse_number(first))
         if keyword == "hostkeyalias":
-            return first.lower()
-        if keyword == "rekeylimit" and len(words) > 1:
-            return f"{first}\t{0 if words[1] == 'none' else _seconds(words[1])}"
-        if keyword in _WORDS:
-            # A tab stands between words, since names of files may have blanks; `ssh -G` prints a blank, and leaves it open.
-            return "\t".join(words)
-        return first if keyword in _STRINGS or keyword in _LISTS else None
+            return lower(first)
+        if keyword == "identityagent":
+            return _agent(first)
+        if keyword == "rekeylimit":
+            return _rekey_limit(words)
+        return first
+
+    @staticmethod
+    def _words(keyword: str, words: list[str]) -> str:
+        """Return several words with zero bytes between them, which no line of ssh's can have; raises Invalid."""
+        if not all(words):
+            raise Invalid(f"a value of {keyword} is empty")
+        if len(words) > 1 and any(word.lower() == "none" for word in words):
+            raise Invalid(f"none stands beside other values of {keyword}")
+        if keyword in _FILES and len(words) > _MOST_FILES:
+            raise Invalid(f"more than {_MOST_FILES} files of {keyword}")
+        return "\0".join(words)
 
     def _first(self, keyword: str) -> str:
         return self._found.get(keyword, [""])[0]
 
     def _hostname(self) -> str:
+        """Return the name to connect to as far as it is known; in the second pass it is final."""
         said = self._first("hostname")
-        return expand_tokens(said, {"h": self._original}) if said else self._host
+        if self._final or not said:
+            return self._host
+        return expand_tokens(said, {"h": self._host})
 
     def _tokens(self) -> dict[str, str]:
-        local, jump = _local_user(), self._first("proxyjump")
-        return host_tokens(
-            self._original,
-            self._hostname(),
-            self._first("port") or "22",
-            self._first("user") or local,
-            self._first("hostkeyalias"),
-            "" if jump == "none" else jump,
-            local=local,
-        )
-
-    def _canonical_name(self) -> str:
-        """Return the canonical name of the host where CanonicalizeHostname asks for it and one is found, else nothing."""
-        said = self._first("canonicalizehostname")
-        host = self._hostname()
-        if said not in ("yes", "always"):
-            return ""
-        if said == "yes" and (self._is_set("proxycommand") or self._is_set("proxyjump")):
-            return ""
-        dots = int(self._first("canonicalizemaxdots") or 1)
-        if host.count(".") > dots or re.fullmatch(r"[0-9.]+|.*:.*", host):
-            return host
-        for domain in self._first("canonicaldomains").split():
-            try:
-                socket.getaddrinfo(f"{host}.{domain}", None)
-            except OSError:
-                continue
-            return f"{host}.{domain}".lower()
-        if self._first("canonicalizefallbacklocal") == "no":
-            self._notes.append(f"{host} is in none of CanonicalDomains")
-        return host
-
-    def _is_set(self, keyword: str) -> bool:
-        return self._first(keyword) not in ("", "none")
+        """Return what tokens mean in the midst of a reading, as in `Match exec`."""
+        local, jump, host = _local_user(), self._first("proxyjump"), self._hostname()
+        return {
+            **host_tokens(
+                self._original,
+                host,
+                self._first("port") or "22",
+                self._first("user") or local,
+                self._first("hostkeyalias"),
+                "" if jump == "none" else jump,
+                local=local,
+            ),
+            "k": self._first("hostkeyalias") or host,
+        }
 
     def _with_defaults(self) -> Values:
         found = {keyword: list(values) for keyword, values in self._found.items()}
-        host = self._hostname() if "hostname" in found else self._host.lower()
-        found["hostname"] = [host.lower()]
+        found["hostname"] = [self._host]
         found.setdefault("user", [_local_user()])
         found.setdefault("port", ["22"])
         found.setdefault("identityfile", [f"~/.ssh/{name}" for name in _IDENTITIES])
-        found.setdefault("userknownhostsfile", ["~/.ssh/known_hosts\t~/.ssh/known_hosts2"])
-        found.setdefault("globalknownhostsfile", ["/etc/ssh/ssh_known_hosts\t/etc/ssh/ssh_known_hosts2"])
-        tokens = {**self._tokens(), "h": host, "k": self._first("hostkeyalias") or self._original}
+        found.setdefault("userknownhostsfile", ["~/.ssh/known_hosts\0~/.ssh/known_hosts2"])
+        found.setdefault("globalknownhostsfile", ["/etc/ssh/ssh_known_hosts\0/etc/ssh/ssh_known_hosts2"])
+        tokens = {**self._tokens(), "h": self._host, "k": self._first("hostkeyalias") or self._original}
         for keyword in ("userknownhostsfile", "identityagent"):  # those that `ssh -G` expands as well
             if keyword in found:
-                found[keyword] = ["\t".join(self._expanded(keyword, found[keyword][0], tokens))]
+                found[keyword] = ["\0".join(self._expanded(keyword, found[keyword][0], tokens))]
+        for keyword in _FILES & found.keys():  # as `ssh -G` prints them
+            found[keyword] = [found[keyword][0].replace("\0", " ")]
         for keyword, names in DEFAULTS.items():
             found.setdefault(keyword, [",".join(names)])
         return found
@@ -345,7 +440,7 @@ class _Reader:
     def _expanded(self, keyword: str, value: str, tokens: dict[str, str]) -> list[str]:
         """Return the words of *value* expanded, without those that can't be."""
         words = []
-        for word in value.split("\t"):
+        for word in value.split("\0"):
             is_name = keyword == "identityagent" and (word == "SSH_AUTH_SOCK" or re.match(r"\$[^{]", word))
             try:
                 words.append(word if is_name or word.lower() == "none" else expand_path(word, tokens))
@@ -354,94 +449,43 @@ class _Reader:
         return words
 
 
-# -- words and patterns --------------------------------------------------------------------------------------------
+# -- values --------------------------------------------------------------------------------------------------------
 
 
-def _split_keyword(line: str) -> tuple[str, str]:
-    """Return the keyword of *line* in lower case, and the rest; nothing for an empty line or a comment."""
-    line = line.strip(" \t\r\n\f")
-    if not line or line[0] == "#":
-        return "", ""
-    found = re.match(r'"([^"]*)"[ \t]*|([^ \t="]+)[ \t]*', line)
-    if found is None:
-        return "", ""
-    rest = line[found.end() :]
-    return (found[1] or found[2] or "").lower(), re.sub(r"^=[ \t]*", "", rest)
-
-
-def _split_words(text: str) -> list[str]:
-    """Split as OpenSSH's argv_split does: quotes of both kinds, few escapes, a comment ends the line; raises _Invalid."""
-    words: list[str] = []
-    index, end = 0, len(text)
-    while index < end:
-        if text[index] in " \t\r":
-            index += 1
-            continue
-        if text[index] == "#":
-            break
-        word, quote = "", ""
-        while index < end:
-            char = text[index]
-            if (
-                char == "\\"
-                and index + 1 < end
-                and (text[index + 1] in "'\"\\" or (not quote and text[index + 1] == " "))
-            ):
-                index += 1
-                word += text[index]
-            elif not quote and char in " \t":
-                break
-            elif not quote and char in "'\"":
-                quote = char
-            elif quote and char == quote:
-                quote = ""
-            else:
-                word += char
-            index += 1
-        if quote:
-            raise _Invalid("a quote is not closed")
-        words.append(word)
+def _assignments(words: list[str]) -> list[str]:
+    """Return the variables of SetEnv; raises Invalid."""
+    if not words or not all("=" in word for word in words):
+        raise Invalid("setenv takes NAME=value")
     return words
 
 
-@lru_cache(maxsize=4096)
-def _pattern(pattern: str) -> re.Pattern[str]:
-    # Only * and ? mean anything to OpenSSH; fnmatch knows [] as well.
-    return re.compile(translate(pattern.replace("[", "[[]")))
+def _agent(value: str) -> str:
+    """Return *value* of IdentityAgent; raises Invalid for a variable that can't be one."""
+    if value.startswith("$") and not re.match(r"\$(\{|[A-Za-z0-9_]+\Z)", value):
+        raise Invalid(f"identityagent {value} names no variable")
+    expand_variables(value)
+    return value
 
 
-def _matches(name: str, pattern: str) -> bool:
-    return _pattern(pattern).match(name) is not None
+def _rekey_limit(words: list[str]) -> str:
+    """Return bytes and seconds of RekeyLimit; raises Invalid."""
+    if len(words) > 2:
+        raise Invalid("rekeylimit has more than two values")
+    seconds = 0 if len(words) == 1 or words[1] == "none" else parse_time(words[1])
+    return f"{parse_size(words[0])} {seconds}"
 
 
-def _matches_list(name: str, patterns: str) -> bool:
-    """Return True if one of the comma-separated *patterns* matches, and none of those behind a `!`."""
-    matched = False
-    for pattern in patterns.split(","):
-        if pattern.startswith("!"):
-            if _matches(name, pattern[1:]):
-                return False
-        elif _matches(name, pattern):
-            matched = True
-    return matched
-
-
-def _seconds(text: str) -> int:
-    """Return the seconds of `90`, `10s` or `1m30s`; raises _Invalid."""
-    if not re.fullmatch(r"(\d+[smhdwSMHDW]?)+", text):
-        raise _Invalid(f"{text} is not a time")
-    return sum(int(number) * _UNITS[unit.lower()] for number, unit in re.findall(r"(\d+)([a-zA-Z]?)", text))
-
-
-def _port(text: str) -> int:
-    """Return a port by number or by the name of its service; raises _Invalid."""
+def _is_safe(state: os.stat_result) -> bool:
+    """Return True if only its owner, the user or root, can write a file; Debian's ssh also takes one of the owner's own group."""
+    if state.st_uid not in (0, os.getuid()) or state.st_mode & stat.S_IWOTH:
+        return False
+    if not state.st_mode & stat.S_IWGRP:
+        return True
     try:
-        port = int(text) if text.isdigit() else socket.getservbyname(text, "tcp")
-    except OSError:
-        port = 0
-    if not 0 < port < 65536:
-        raise _Invalid(f"{text} is not a port")
-    return port
+        owner, group = pwd.getpwuid(state.st_uid), grp.getgrgid(state.st_gid)
+    except KeyError:
+        return False
+    return owner.pw_gid == state.st_gid and not set(group.gr_mem) - {owner.pw_name}
 
 
 def _local_user() -> str:
@@ -462,10 +506,13 @@ def _succeeds(command: str) -> bool:
         start_new_session=True,
     )
     try:
-        return process.wait(_EXEC_SECONDS) == 0
+        code = process.wait(_EXEC_SECONDS)
     except subprocess.TimeoutExpired:
-        raise _Invalid(f"the command of Match exec took longer than {_EXEC_SECONDS:g} s: {command}") from None
+        raise Invalid(f"the command of Match exec took longer than {_EXEC_SECONDS:g} s: {command}") from None
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    if code < 0:
+        raise Invalid(f"the command of Match exec was killed by signal {-code}: {command}")
+    return code == 0

@@ -97,7 +97,7 @@ def expand_tilde(path: str) -> str:
         home = pwd.getpwnam(user).pw_dir if user else home_folder()
     except KeyError:
         raise Unexpandable(f"there is no user {user!r} in {path!r}") from None
-    return f"{home.rstrip('/')}/{rest}" if rest else home
+    return f"{home.rstrip('/')}/{rest.lstrip('/')}"
 
 
 def expand_path(path: str, tokens: Mapping[str, str]) -> str:

@@ -75,7 +75,28 @@ IN_BLOCK = {
     "flag-true": "Compression true",
     "flag-capitals": "Compression YES",
     "rsa-size": "RequiredRSASize 2048",
+    "user-escaped": r"User al\ ice",
+    "user-zero-byte": "User alice\0bob",
+    "user-line-separator": "User alice\u2028bob",
+    "user-form-feed-inside": "User ali\fce",
+    "hostname-short-address": "HostName 10.1",
+    "hostname-octal-address": "HostName 010.0.0.1",
+    "hostname-number": "HostName 1234",
+    "hostname-long-ipv6": "HostName 2001:db8:0:0::1",
+    "hostname-ipv6-capitals": "HostName FE80::1\nUserKnownHostsFile /%h",
+    "hostname-address-for-tokens": "HostName 10.1\nIdentityFile /%h\nProxyCommand nc %h %p",
+    "hostname-capitals-for-tokens": "HostName Other\nUserKnownHostsFile /%h\nIdentityAgent /%h",
+    "alias-beyond-ascii": "HostKeyAlias ÜBER",
+    "timeout-plus": "ConnectTimeout +5",
+    "timeout-pluses": "ConnectTimeout 1m+5",
+    "rsa-size-plus": "RequiredRSASize +2048",
+    "rekey-fraction": "RekeyLimit 1.5G",
+    "rekey-fraction-alone": "RekeyLimit .5M 10",
+    "rekey-terabyte": "RekeyLimit 1T",
+    "rekey-exabyte": "RekeyLimit 7e 1w",
+    "rekey-quoted": "RekeyLimit '1G 1h'",
     # -- identities ------------------------------------------------------------------------------------------------
+    "agent-home": "IdentityAgent ~",
     "identity": "IdentityFile ~/.ssh/id_work",
     "identity-two": "IdentityFile ~/.ssh/a\nIdentityFile ~/.ssh/b",
     "identity-doubled": "IdentityFile ~/.ssh/a\nIdentityFile ~/.ssh/a",
@@ -122,7 +143,20 @@ IN_BLOCK = {
     "revoked-none": "RevokedHostKeys none",
     "known-hosts-command": "KnownHostsCommand /usr/bin/find-key %H %t",
     "known-hosts-command-quotes": 'KnownHostsCommand /usr/bin/printf "%%s" x',
+    "known-hosts-blank-missing": "UserKnownHostsFile '~/no such' ~/c",
+    "known-hosts-tab": "UserKnownHostsFile '~/a\tb' ~/c",
     # -- proxies ---------------------------------------------------------------------------------------------------
+    "jump-service": "ProxyJump gate:ssh",
+    "jump-empty-port": "ProxyJump gate:",
+    "jump-plus": "ProxyJump gate:+22,b:022",
+    "jump-comment": "ProxyJump gate#old",
+    "jump-quoted": "ProxyJump 'gate'",
+    "jump-none-quoted": "ProxyJump 'none'",
+    "jump-uri-service": "ProxyJump ssh://gate:ssh",
+    "jump-uri-escaped-user": "ProxyJump ssh://ann%40corp@gate",
+    "jump-uri-fingerprint": "ProxyJump ssh://ann;fingerprint=x@gate",
+    "jump-uri-dot": "ProxyJump ssh://gate.",
+    "jump-user-at": "ProxyJump ann@corp@gate",
     "jump": "ProxyJump gate",
     "jump-user-port": "ProxyJump ann@gate:2222",
     "jump-chain": "ProxyJump a,b,c",
@@ -165,7 +199,20 @@ IN_BLOCK = {
     "public-key-algorithms": "PubkeyAcceptedAlgorithms rsa-sha2-256,ssh-ed25519",
     "public-key-algorithms-old-name": "PubkeyAcceptedKeyTypes +ssh-rsa",
     "authority-algorithms": "CASignatureAlgorithms ssh-ed25519",
+    "ciphers-minus-negated": "Ciphers -!aes128-ctr,*",
+    "ciphers-minus-plus": "Ciphers -+aes128-ctr",
+    "host-key-algorithms-pattern": "HostKeyAlgorithms ssh-*,ecdsa*",
+    "host-key-algorithms-all": "HostKeyAlgorithms *",
+    "host-key-algorithms-hat-pattern": "HostKeyAlgorithms ^rsa*",
+    "host-key-algorithms-plus-pattern": "HostKeyAlgorithms +ssh-*",
+    "public-key-algorithms-pattern": "PubkeyAcceptedAlgorithms rsa*",
     # -- environment -----------------------------------------------------------------------------------------------
+    "send-env-back": "SendEnv LC_A LC_B FOO -LC_*",
+    "send-env-back-and-again": "SendEnv A B\nSendEnv -A\nSendEnv A",
+    "send-env-doubled": "SendEnv A A",
+    "set-env-assignment-inside": "SetEnv 'A=b C=d'",
+    "set-env-tab": "SetEnv 'A=b\tC=d'",
+    "set-env-doubled": "SetEnv A=b A=c",
     "send-env": "SendEnv LANG LC_*",
     "send-env-two": "SendEnv LANG\nSendEnv FOO",
     "set-env": "SetEnv A=b",
@@ -235,7 +282,25 @@ WHOLE = {
     "canonical-always": "CanonicalizeHostname always\nMatch canonical host node1.lab.test\n  User alice",
     "match-capitals": "MATCH HOST node1.lab.test\n  User alice",
     "match-comment": "Match host node1.lab.test # all\n  User alice",
+    "match-equals-blanks": "Match host = node1*\n  User alice",
+    "match-equals-after-blank": "Match host =node1*\n  User alice",
+    "match-equals-before-blank": "Match host= node1*\n  User alice",
+    "match-exec-k": 'HostName x\nMatch exec "test %k = x"\n  User alice',
+    "match-final-send-env": "SendEnv A B\nMatch final\n  SendEnv C -A",
+    "canonical-address": "CanonicalizeHostname yes\nHostName 10.1\nMatch canonical host 10.0.0.1\n  User alice",
+    "canonical-proxy": "CanonicalizeHostname yes\nProxyCommand nc\nMatch canonical\n  User alice",
+    "canonical-jump": "CanonicalizeHostname yes\nProxyJump gate\nMatch canonical\n  User alice",
+    "canonical-local": (
+        "CanonicalizeHostname yes\nHostName localhost.\nMatch canonical host localhost,*.test\n  User alice"
+    ),
     # -- lines -----------------------------------------------------------------------------------------------------
+    "equals-first": "=User alice",
+    "keyword-quoted-equals": '"User"=alice',
+    "keyword-half-quoted": 'Us"er" alice',
+    "keyword-behind-empty-quotes": '"" User alice',
+    "keyword-open-quote": '"User alice\nPort 2222',
+    "zero-byte": "User alice\nPort 2222\0x\n\0User bob",
+    "ignored-pattern": "IgnoreUnknown FOO,bar*\nfoo 1\nbarbaz\t2\nUser alice",
     "empty": "",
     "comments": "# a comment\n   # another\n\n\t\nUser alice",
     "apostrophe-in-comment": "# Ann's hosts\nUser alice",
@@ -280,7 +345,42 @@ INCLUDED = {
     "block-ends-with-file": ("Include {folder}/a\nUser bob", {"a": "Host other\n  User alice"}),
     "block-goes-on-after": ("Host node1*\n  Include {folder}/a\n  User bob", {"a": "Host other\n  User alice"}),
     "tokens-late": ("Include {folder}/a\nHostName other.org", {"a": "IdentityFile ~/%h"}),
+    "slash-at-end": ("Include {folder}/conf.d/a/", {"conf.d/a": "User alice"}),
     "match-final-inside": ("Include {folder}/a", {"a": "Match final\n  User alice"}),
+}
+REFUSED = {
+    "two-words": "User alice bob",
+    "empty-word": "User ''",
+    "address-family": "AddressFamily inet inet6",
+    "other-digits": "Port ٢٢",
+    "squared": "RequiredRSASize ²",
+    "large": "RequiredRSASize 99999999999",
+    "long-time": "ConnectTimeout 2147483648",
+    "small-limit": "RekeyLimit 15",
+    "no-limit": "RekeyLimit none",
+    "compression": "Compression true",
+    "canonical-none": "CanonicalizeHostname none",
+    "two-keys": "IdentityFile ~/a ~/b",
+    "many-keys": "\n".join(f"IdentityFile /k{number}" for number in range(101)),
+    "many-files": f"UserKnownHostsFile {' '.join(f'/k{number}' for number in range(33))}",
+    "agent-name": "IdentityAgent $OTHER-AGENT",
+    "agent-unset": "IdentityAgent ${SURELY_UNSET}",
+    "none-and-more": "UserKnownHostsFile none ~/a",
+    "unknown-cipher": "Ciphers aes128-ctr,nosuch",
+    "cipher-pattern": "Ciphers +aes*",
+    "no-cipher": "Ciphers ''",
+    "unknown-key": "HostKeyAlgorithms nosuch*",
+    "send-env": "SendEnv A=b",
+    "set-env": "SetEnv A",
+    "unknown": "Nonsense yes",
+    "unknown-elsewhere": "Host other\n  Nonsense yes",
+    "ignored-too-late": "Nonsense yes\nIgnoreUnknown nonsense",
+    "command-quote": "ProxyCommand nc 'a",
+    "empty-pattern": "Host ''",
+    "all-and-more": "Match all host node1*",
+    "empty-criterion": 'Match host ""',
+    "killed": 'Match exec "kill -9 $$"',
+    "included-elsewhere": "Host other\n  Include {folder}/bad",
 }
 FIELDS = [
     field.name
@@ -347,6 +447,16 @@ async def test_our_reader_says_what_ssh_says(text: str, short: Path, monkeypatch
 
 
 @needs_ssh
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_ssh_refuses_is_noted(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for which ssh refuses the file is passed over by our own reader, and named."""
+    (short / "bad").write_text("Port 70000\n")
+    theirs, ours = await read_by_both(REFUSED[name].replace("{folder}", str(short)), short, monkeypatch)
+    assert isinstance(theirs, SSHConfigInvalid)
+    assert any("is passed over" in note for note in ours.notes)
+
+
+@needs_ssh
 @pytest.mark.parametrize("name", INCLUDED)
 async def test_our_reader_includes_what_ssh_includes(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are included in the same order, under the same conditions."""
@@ -360,7 +470,13 @@ async def test_our_reader_includes_what_ssh_includes(name: str, short: Path, mon
 
 
 @needs_ssh
-@pytest.mark.parametrize("host", ["NODE1.Lab.Test", "node1", "10.213.98.11", "::1", "fe80::1%eth0", "node1.lab.test."])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("NODE1.Lab.Test", "node1", "10.213.98.11", "::1", "fe80::1%eth0", "node1.lab.test."),
+        *("10.1", "010.0.0.1", "1234", "0", "fe80:0::1", "2001:DB8::1", "FE80::1%lo", "1.2.3.4.5"),
+    ],
+)
 @pytest.mark.parametrize("text", ["", "Host node1*\n  User alice", "HostName %h", "IdentityFile ~/%h-%n-%k"])
 async def test_our_reader_takes_names_as_ssh_does(
     host: str, text: str, short: Path, monkeypatch: pytest.MonkeyPatch
@@ -410,6 +526,50 @@ async def test_the_settings_win(short: Path) -> None:
     settings = Distributed(ssh_config=str(short / "config"), user="alice", port=2222)
     jump = await configuration_of("gate", settings, Hop("gate", "", 7))
     assert (jump.user, jump.port) == ("bob", 7)
+
+
+@pytest.mark.parametrize("name", ["a;b", "a b", "-x", "$(a)"])
+async def test_names_that_ssh_refuses_are_refused(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that could mean something to a shell never gets into a command, whoever reads ssh_config."""
+    with pytest.raises(SSHConfigInvalid, match="invalid characters"):
+        await read("ProxyCommand nc %h %p\n", short, name)
+    monkeypatch.setattr(configuration, "find_ssh", lambda: None)
+    with pytest.raises(SSHConfigInvalid, match="invalid characters"):
+        await read("ProxyCommand nc %h %p\n", short, name)
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_a_file_that_others_can_write_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, *, included: bool
+) -> None:
+    """As with ssh, ~/.ssh/config and what is included must not be writable for others: it names programs to run."""
+    monkeypatch.setattr(configuration, "find_ssh", lambda: None)
+    (home / ".ssh/config").write_text("Include more\nUser alice\n")
+    (home / ".ssh/more").write_text("Port 2222\n")
+    assert (await configuration_of(HOST, Distributed())).port == 2222
+    configuration._kept.clear()
+    (home / ".ssh" / ("more" if included else "config")).chmod(0o646)
+    with pytest.raises(SSHConfigInvalid, match=r"bad owner or permissions on .*/\.ssh/(more|config): chmod 600"):
+        await configuration_of(HOST, Distributed())
+
+
+@pytest.mark.parametrize("said", ["gate:nosuchservice", "ann@", "ssh://gate/path", "[gate", "a,,b"])
+async def test_a_jump_host_that_cannot_be_read_is_refused(
+    said: str, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in ProxyJump is an error for our own reader too: passed over, the login would go directly."""
+    monkeypatch.setattr(configuration, "find_ssh", lambda: None)
+    with pytest.raises(SSHConfigInvalid, match=r"is not \[user@\]host\[:port\]"):
+        await read(f"ProxyJump {said}\n", short)
+
+
+async def test_a_refused_connection_is_refused(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RefuseConnection, which older releases of ssh do not have, ends a login before it begins, with its words."""
+    monkeypatch.setattr(configuration, "find_ssh", lambda: None)
+    assert (await read("Host other\n  RefuseConnection no\n", short)).port == 22
+    configuration._kept.clear()
+    with pytest.raises(SSHConfigInvalid, match="RefuseConnection: it is retired"):
+        await read("RefuseConnection 'it is retired'\n", short)
 
 
 @needs_ssh

@@ -46,6 +46,8 @@ TAKEN_PORT_PATIENCE = 2.0
 """Seconds that such a kernel has to help itself, before it is started on other ports."""
 WRAPPER_GRACE = 5.0
 """Seconds that a wrapper may run on after its kernel has ended, to tidy up and to say how that ended."""
+LISTENER_DEADLINE = 2.0
+"""Seconds for a launcher's listener to accept a connection."""
 TAIL = 4096
 """Bytes of the log's end that go with an exit."""
 STARTING, RUNNING, EXITED = "starting", "running", "exited"
@@ -79,6 +81,7 @@ class Kernel:
         self.family = Family(0, "")
         self.interrupt_pid = 0  # what a launcher named
         self.interrupt_started = ""
+        self.listener_port = 0  # where the launcher of another user's kernel takes signals for it
         self.interrupt_signal = 0
         self.shipment = Shipment(directory)
         self.discarded = False
@@ -277,23 +280,29 @@ class Kernel:
         started = processes.start_time(pid) if pid > 0 else None
         if started:
             self.interrupt_pid, self.interrupt_started = pid, started
+        port = int(info.get("comm_port") or 0)
+        if (
+            port and pid > 0 and not processes.may_signal(pid)
+        ):  # not asked of `started`: /proc may hide others' processes
+            self.listener_port = port
         self._stop_listening()
         self.save()
         if self.state == STARTING:
             self._own(self._watch_ready())
-            self._own(self._end_launchers_listener(int(info.get("comm_port") or 0)))
+            if port != self.listener_port:
+                self._own(self._tell_listener(port, "shutdown", 1))
 
-    async def _end_launchers_listener(self, port: int) -> None:
-        """Have a launcher stop listening for its gateway's signals, as Enterprise Gateway does when it ends a kernel.
+    async def _tell_listener(self, port: int, what: str, value: int) -> None:
+        """Ask a launcher's listener for something, as Enterprise Gateway does: to signal its kernel ("signum"), or to end.
 
-        Whoever reaches that *port* could signal the kernel by it; we signal from here. And a launcher whose kernel has ended,
-        or failed to start, waits for its listener, which nobody else would end.
+        It is ended once we know the kernel's process, unless that is another user's: whoever reaches the *port* could signal the
+        kernel by it, and we signal from here. And a launcher whose kernel has ended, or failed to start, waits for its listener,
+        which nobody else would end.
         """
-        if port:
-            with contextlib.suppress(OSError):  # it has ended already
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b'{"shutdown": 1}')
-                writer.close()
+        with contextlib.suppress(OSError, asyncio.TimeoutError):  # it has ended already, or hangs
+            _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), LISTENER_DEADLINE)
+            writer.write(json.dumps({what: value}).encode())
+            writer.close()
 
     async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to *channel*; raises OSError."""
@@ -363,6 +372,8 @@ class Kernel:
         self._release_ports()
         self._leftovers = bool(rest)
         self._stop_listening()
+        if self.listener_port:
+            self._own(self._tell_listener(self.listener_port, "shutdown", 1))
         self.save()
         self.exited.set()
         self._notify(self, Exited(self.id, self.attempt, exit_code=code, log=await self.read_tail()))
@@ -508,8 +519,12 @@ class Kernel:
 
         Deadly signals go to its whole group and to its wrappers'. Others go to the kernel and what it started in its group:
         wrappers (see `wrappers.py`), and behind a launcher that named the interpreter's pid spark-submit and the launcher's
-        listener, would die of an interrupt.
+        listener, would die of an interrupt. A kernel that a launcher runs as another user gets them from its launcher's listener.
         """
+        if self.listener_port:
+            self._own(self._tell_listener(self.listener_port, "signum", signum))
+            if signum not in (signal.SIGKILL, signal.SIGTERM):
+                return self.state != EXITED
         if signum == signal.SIGINT and self.interrupt_signal:
             # What its kernelspec has instead, for the kernel alone: a JVM beside it may not take it for the same thing.
             kernel = self.family.kernel or self.family.executed
@@ -524,7 +539,7 @@ class Kernel:
             return self.family.interrupt(signum)
         if self.state == STARTING and self.transport != "launcher":
             self.family.find_starting(self._connection_file)
-        delivered = self.family.end(signum)
+        delivered = self.family.end(signum) or bool(self.listener_port)
         if self.interrupt_pid and self.interrupt_pid != self.pid:
             delivered |= processes.signal_process(self.interrupt_pid, self.interrupt_started, signum, group=False)
         return delivered
@@ -611,6 +626,7 @@ class Kernel:
             "connection": self.connection,
             "family": self.family.write(),
             "interrupt": [self.interrupt_pid, self.interrupt_started],
+            "listener": self.listener_port,
             "interrupt_signal": self.interrupt_signal,
             "keep_log": self.keep_log,
             "log_start": self._log_start,
@@ -651,6 +667,7 @@ class Kernel:
             kernel.family.read(record.get("family"))
             kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
             kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
+            kernel.listener_port = record.get("listener", 0)
             kernel.interrupt_signal = record["interrupt_signal"]
             kernel.temporary = record.get("temporary", kernel.temporary)
             kernel._users = frozenset(record.get("users", kernel._users))

@@ -163,6 +163,17 @@ def signal_one(pid: int, started: str, signum: int) -> bool:
     return True
 
 
+def may_signal(pid: int) -> bool:
+    """Return False if the process is another user's, behind a launcher's sudo."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return False
+    except OSError:  # gone
+        pass
+    return True
+
+
 def catches(pid: int, signum: int) -> bool:
     """Whether the process has a handler for *signum*."""
     try:

@@ -19,13 +19,17 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.agent.kernels import LOG_CAP, TAIL
+from eg_distributed.agent import processes
+from eg_distributed.agent.kernels import LOG_CAP, RUNNING, TAIL, Kernel
 from eg_distributed.agent.processes import OPEN_FILES
+from eg_distributed.agent.wrappers import Family
 from eg_distributed.link.connect import connect
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
 from tests.unit.agents import DEADLINE, STANDIN, Refusal, Visitor, alive, standin, written
 from tests.until import until
+
+SLEEPER = [sys.executable, "-ISc", "import sys; sys.stdin.read()"]
 
 
 def folders(home: Path) -> list[Path]:
@@ -604,6 +608,35 @@ async def test_a_log_is_capped(visitor: Visitor, home: Path) -> None:
 
 
 # -- launchers ---------------------------------------------------------------------------------------------------
+
+
+async def test_anothers_kernel_is_signalled_by_its_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind sudo, where the agent must not signal, the launcher's listener stays open and is asked; after a restart too."""
+    asked: asyncio.Queue[object] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait(json.loads(await reader.read()))
+        writer.close()
+
+    monkeypatch.setattr(processes, "may_signal", lambda pid: False)
+    process = await asyncio.create_subprocess_exec(*SLEEPER, stdin=subprocess.PIPE, start_new_session=True)
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    folder = tmp_path / "k" / "k1"
+    folder.mkdir(parents=True)
+    kernel = Kernel("k1", folder, lambda *_: None)
+    kernel.state, kernel.transport = RUNNING, "launcher"
+    kernel.pid, kernel.started = process.pid, processes.start_time(process.pid) or ""
+    kernel.family = Family(kernel.pid, kernel.started)
+    kernel.set_connection({"comm_port": server.sockets[0].getsockname()[1]}, process.pid)
+    assert kernel.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(asked.get(), DEADLINE) == {"signum": signal.SIGINT}
+    assert process.returncode is None
+    again = Kernel.load(folder, lambda *_: None)
+    assert again is not None
+    assert again.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(asked.get(), DEADLINE) == {"signum": signal.SIGTERM}
+    assert await asyncio.wait_for(process.wait(), DEADLINE) == -signal.SIGTERM
+    server.close()
 
 
 async def test_a_launchers_answer_is_handed_up(visitor: Visitor, home: Path) -> None:

@@ -621,19 +621,15 @@ class Kernel:
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
             write_private(self.directory / RECORD, json.dumps(record).encode())
 
-    def make_again(self) -> None:
-        """Write the kernel's files again, after its folder was removed while it ran; raises OSError."""
+    def make_again(self) -> str:
+        """Write the kernel's files again, after its folder was removed while it ran; return what can't be. Raises OSError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.connection and self.transport != "launcher":
             write_private(Path(self._connection_file), json.dumps(self.connection, indent=2).encode())
         self.save()
-        if (
-            self.state == RUNNING
-            and self.connection.get("transport") == "ipc"
-            and not os.path.exists(f"{self.connection['ip']}-1")
-        ):
-            text = "its UNIX sockets were removed: it takes no new connections until it is restarted"
-            print(f"kernel {self.id}: {text}", file=sys.stderr, flush=True)
+        if self.connection.get("transport") == "ipc" and not os.path.exists(f"{self.connection['ip']}-1"):
+            return f"kernel {self.id} takes no new connections until it is restarted: its UNIX sockets were removed"
+        return ""
 
     @classmethod
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:

@@ -117,11 +117,13 @@ class Kernel:
         spec_folder: Optional[Path] = None,
         umask: int = -1,
         open_files: int = -1,
+        waited: float = 0.0,
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
         *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
-        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own.
+        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own. *waited* are seconds that the
+        request has taken so far, of those that its gateway waits.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -129,7 +131,7 @@ class Kernel:
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
         loop = asyncio.get_running_loop()
-        until = loop.time() + START_DEADLINE
+        until = loop.time() + START_DEADLINE - waited
         files = f"write the kernel's files into {self.directory}"
         try:
             with step(files):

@@ -481,7 +481,7 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id = asked.kernel
+        kernel_id, began = asked.kernel, time.monotonic()
         await self._let_end(kernel_id, asked.attempt)
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
@@ -498,7 +498,12 @@ class Agent:
         gateway.kernels.add(kernel_id)
         try:
             await kernel.start(
-                asked, self._ports_taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files
+                asked,
+                self._ports_taken,
+                spec_folder=spec_folder,
+                umask=self.umask,
+                open_files=self.open_files,
+                waited=time.monotonic() - began,
             )
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)

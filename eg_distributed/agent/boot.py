@@ -28,8 +28,8 @@ START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load ta
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 OLDEST = (3, 9)
-# Of the agent's folder: kernels' socket names come behind it, and a UNIX socket's path may have 107 bytes.
-MAX_PATH = 60
+# Of the agent's folder: a UNIX socket's path may have 107 bytes, and the longest behind it is /k/, 17 of a kernel's folder, /s-5.
+MAX_PATH = 107 - 24
 
 
 def private(path: str) -> None:
@@ -59,22 +59,41 @@ def private(path: str) -> None:
             os.unlink(probe)
 
 
+def machine() -> str:
+    """Return a few digits that tell this machine from another of its name, "" if it has no id of its own."""
+    with contextlib.suppress(OSError):
+        with open("/etc/machine-id", "rb") as file:
+            known = file.read().strip()
+        if len(known) == 32:
+            # Hashed: the id itself is not to be seen on a home that others may read.
+            return hashlib.sha256(b"eg-distributed " + known).hexdigest()[:6]
+    return ""
+
+
 def places() -> "list[str]":
     """Return where an agent's folder may be: in the home, one for each node since homes may be shared, else in /tmp.
 
-    Not $XDG_RUNTIME_DIR: logind empties it when the login ends, and the agent stays.
+    By the machine's id too: those that share a home may have one name. Not $XDG_RUNTIME_DIR: logind empties it when the login
+    ends, and the agent stays.
     """
     node = socket.gethostname()
     if len(node) > 20:
         node = hashlib.sha256(node.encode()).hexdigest()[:12]
+    own = machine()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     # The fallback's name is the home's too: one user may have several, in containers and in tests.
     token = hashlib.sha256(cache.encode()).hexdigest()[:8]
-    return [os.path.join(cache, "eg-distributed", node), "/tmp/eg-distributed-%d-%s" % (os.getuid(), token)]
+    homes = [os.path.join(cache, "eg-distributed", name) for name in ([node + "-" + own] if own else []) + [node]]
+    homes.append("/tmp/eg-distributed-%d-%s" % (os.getuid(), token))
+    return homes
 
 
-def try_place(path: str) -> str:
-    """Return "agent" if one listens in the folder *path*, "" if one could be started there, else what stands in the way."""
+def try_place(path: str, is_former: bool) -> str:
+    """Return "agent" if one listens in the folder *path*, "kernels" if one could be started there and kernels of this node run
+    that its records name, "" if one could be started there, else what stands in the way.
+
+    One *is_former* that older releases used, and is made no more: "former" if nothing is there that makes it of use.
+    """
     if not os.path.isabs(path):
         return "it is not a whole path"
     if len(path) > MAX_PATH:
@@ -84,25 +103,43 @@ def try_place(path: str) -> str:
             sockets = [name for name in os.listdir(path) if name.startswith("agent-") and name.endswith(".sock")]
             if any(answers(os.path.join(path, name)) for name in sockets):
                 return "agent"
+        found = has_kernels(path)
+        if is_former and not found:
+            return "former"
         private(path)
     except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        return "former" if is_former else error.strerror or str(error)
+    return "kernels" if found else ""
+
+
+def has_kernels(path: str) -> bool:
+    """Return True if a kernel runs on this node whose record is in the folder *path*."""
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        for name in os.listdir(os.path.join(path, "k")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                with open(os.path.join(path, "k", name, "record.json"), encoding="utf-8") as file:
+                    record = json.load(file)
+                if record["state"] != "exited" and record["started"].startswith(boot) and runs(record["pid"]):
+                    return True
+    return False
 
 
 def folder() -> "tuple[str, list[str]]":
     """Return the agent's folder, and why others would not do; raises OSError that names each of them.
 
-    One in which an agent listens comes first: kernels are where it is. Each place is tried by a process of its own, since a home
-    whose server is gone, or whose locks are, lets nobody go who touches it.
+    One in which an agent listens comes first, then one that has kernels: they are where their agent is, or was. Each place is
+    tried by a process of its own, since a home whose server is gone, or whose locks are, lets nobody go who touches it.
     """
     candidates, tries, said = places(), {}, {}
+    formers = candidates[1:-1]
     for path in candidates:
         ours, theirs = os.pipe()
         pid = os.fork()
         if not pid:
             try:
-                os.write(theirs, (try_place(path) or "ok").encode("utf-8", "replace")[:1000])
+                os.write(theirs, (try_place(path, path in formers) or "ok").encode("utf-8", "replace")[:1000])
             finally:
                 os._exit(0)
         os.close(theirs)
@@ -116,19 +153,17 @@ def folder() -> "tuple[str, list[str]]":
             said[path] = "nothing there answers within %d s" % PLACE_DEADLINE
             end(pid, signal.SIGKILL)  # not waited for: the kernel may hold it until the server is back
         os.close(ours)
+    words = ("agent", "kernels", "ok", "former")
     for path in candidates:
-        if said[path] not in ("agent", "ok") and agent_runs(path):
+        if said[path] not in words and agent_runs(path):
             # Another one elsewhere would not find its kernels, and they would look dead.
             raise OSError("%s: %s, and its agent runs" % (path, said[path]))
-    for wanted in ("agent", "ok"):
+    bad = ["%s: %s" % (path, said[path]) for path in candidates if said[path] not in words]
+    for wanted in ("agent", "kernels", "ok"):
         for path in candidates:
             if said[path] == wanted:
-                return path, [
-                    "%s: %s" % (other, said[other]) for other in candidates if said[other] not in ("agent", "ok")
-                ]
-    raise OSError(
-        "no folder will do for the agent: %s" % "; ".join("%s: %s" % (path, said[path]) for path in candidates)
-    )
+                return path, [each for each in bad if not each.startswith(tuple(former + ": " for former in formers))]
+    raise OSError("no folder will do for the agent: %s" % "; ".join(bad))
 
 
 def agent_runs(home: str) -> bool:

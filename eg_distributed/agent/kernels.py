@@ -120,11 +120,13 @@ class Kernel:
         spec_folder: Optional[Path] = None,
         umask: int = -1,
         open_files: int = -1,
+        waited: float = 0.0,
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
         *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
-        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own.
+        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own. *waited* are seconds that the
+        request has taken so far, of those that its gateway waits.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -132,7 +134,7 @@ class Kernel:
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
         loop = asyncio.get_running_loop()
-        until = loop.time() + START_DEADLINE
+        until = loop.time() + START_DEADLINE - waited
         files = f"write the kernel's files into {self.directory}"
         try:
             with step(files):
@@ -637,19 +639,15 @@ class Kernel:
         with contextlib.suppress(OSError):  # a full disk must not end a running kernel
             write_private(self.directory / RECORD, json.dumps(record).encode())
 
-    def make_again(self) -> None:
-        """Write the kernel's files again, after its folder was removed while it ran; raises OSError."""
+    def make_again(self) -> str:
+        """Write the kernel's files again, after its folder was removed while it ran; return what can't be. Raises OSError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.connection and self.transport != "launcher":
             write_private(Path(self._connection_file), json.dumps(self.connection, indent=2).encode())
         self.save()
-        if (
-            self.state == RUNNING
-            and self.connection.get("transport") == "ipc"
-            and not os.path.exists(f"{self.connection['ip']}-1")
-        ):
-            text = "its UNIX sockets were removed: it takes no new connections until it is restarted"
-            print(f"kernel {self.id}: {text}", file=sys.stderr, flush=True)
+        if self.connection.get("transport") == "ipc" and not os.path.exists(f"{self.connection['ip']}-1"):
+            return f"kernel {self.id} takes no new connections until it is restarted: its UNIX sockets were removed"
+        return ""
 
     @classmethod
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:

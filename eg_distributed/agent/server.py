@@ -140,7 +140,7 @@ class Agent:
         self._place = Place(self.identity, socket_path(directory))
         self._server: asyncio.base_events.Server | None = None
         self._is_superseded = False  # another agent has the socket's name
-        self._said = ""  # the last of what was wrong with the place
+        self._said: set[str] = set()  # what has been wrong with the place since it was last whole
         self._records = Records(directory / "k")
         self._looking: asyncio.Task[None] | None = None  # at the place, and at records of other agents
         self._condemned: set[tuple[str, str]] = set()  # kernel id, attempt: to be ended once another agent's is ours
@@ -184,6 +184,8 @@ class Agent:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._leave.wait(), TICK)
         finally:
+            if self._looking is not None:  # it might bind the name again
+                await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
             # In this order: as long as this agent listens no boot starts another one under the name.
             self._place.leave()
             self._server.close()
@@ -212,10 +214,10 @@ class Agent:
             self._say(f"{self.directory} cannot be kept: {error}")
 
     def _say(self, what: str) -> None:
-        """Write to the agent's log what is wrong with its place, once."""
-        if what and what != self._said:
+        """Write to the agent's log what is wrong with its place, once: it is looked at each second."""
+        if what not in self._said:
+            self._said.add(what)
             print(what, file=sys.stderr, flush=True)
-        self._said = what
 
     async def _keep_place(self) -> None:
         """Make again what was removed of the agent's folder while it runs: caches are cleaned. Raises OSError."""
@@ -225,13 +227,18 @@ class Agent:
         self._is_superseded = found.name == TAKEN
         missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
         if found.is_whole and found.name != GONE and not missing:
-            self._say("another agent has our socket's name: leaving as soon as may be" if self._is_superseded else "")
+            if self._is_superseded:
+                self._say(f"another agent has the socket's name in {self.directory}: leaving as soon as may be")
+            else:
+                self._said.clear()
             return
         self._say(f"{self.directory} was removed, or some of it: making it again")
         await run(None, self._place.mend)
         for kernel in missing:
-            if not kernel.discarded:
-                kernel.make_again()
+            if not kernel.discarded and (lost := kernel.make_again()):
+                self._say(lost)
+        if self._leave.is_set():
+            return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
             self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
@@ -474,7 +481,7 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id = asked.kernel
+        kernel_id, began = asked.kernel, time.monotonic()
         await self._let_end(kernel_id, asked.attempt)
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
@@ -491,7 +498,12 @@ class Agent:
         gateway.kernels.add(kernel_id)
         try:
             await kernel.start(
-                asked, self._ports_taken, spec_folder=spec_folder, umask=self.umask, open_files=self.open_files
+                asked,
+                self._ports_taken,
+                spec_folder=spec_folder,
+                umask=self.umask,
+                open_files=self.open_files,
+                waited=time.monotonic() - began,
             )
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
@@ -675,9 +687,11 @@ class Agent:
         return True
 
 
-def _rank(kernel: Kernel) -> tuple[bool, float]:
+def _rank(kernel: Kernel) -> tuple[bool, int, float]:
     """Return by what of two attempts of one kernel the one that counts is told: one that runs, else the later one."""
-    return kernel.state != EXITED, kernel.start_time
+    runs = kernel.state != EXITED
+    # Of those that run, by the system's own count: clocks are set.
+    return runs, processes.ticks(kernel.started) if runs else 0, kernel.start_time
 
 
 def socket_path(directory: Path) -> Path:

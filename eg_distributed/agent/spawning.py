@@ -11,6 +11,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Iterator, Mapping, Optional
 
@@ -35,9 +36,11 @@ _PATH_SHOWN = 500  # characters of a PATH in an error
 _LINE_READ = 200  # bytes of a script's first line
 
 
-# With vfork, Python 3.10 holds its global lock until the new process has executed its program: one on a disk that hangs would
-# stop the whole agent. The attribute is the documented way to do without.
-setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - its stubs don't have it
+if sys.version_info < (3, 11):
+    # With vfork, Python 3.10 holds its global lock until the new process has executed its program: one on a disk that hangs
+    # would stop the whole agent. The attribute is the documented way to do without. Later ones keep it, since a fork of a big
+    # agent takes a hundred times as long.
+    setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - its stubs don't have it
 
 
 @dataclasses.dataclass

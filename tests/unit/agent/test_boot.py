@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -142,7 +143,8 @@ async def test_protocols_live_side_by_side(visitor: Visitor, home: Path) -> None
 
 def test_the_folder_is_private_even_if_it_was_not(home: Path) -> None:
     """A folder of ours that others could read is closed."""
-    node = home / "eg-distributed" / os.uname().nodename[:20]
+    node = Path(boot_module.places()[0])
+    assert node.parent == home / "eg-distributed"
     node.mkdir(parents=True, mode=0o777)
     node.chmod(0o777)
     booted()
@@ -160,7 +162,7 @@ def test_another_folder_is_used_where_the_first_one_cannot_be(
     elif obstacle == "a relative path":
         cache = Path("relative")
     else:
-        node = home / "eg-distributed" / os.uname().nodename
+        node = Path(boot_module.places()[0])
         node.parent.mkdir()
         if obstacle == "a file":
             node.touch()
@@ -387,3 +389,58 @@ def test_a_lock_that_is_never_given_is_named(home: Path) -> None:
     assert answer["ok"] is False
     assert "another login has held the lock" in str(answer["error"])
     assert f"{home}/" in str(answer["error"])
+
+
+# -- places ------------------------------------------------------------------------------------------------------
+
+
+def test_machines_of_one_name_have_places_of_their_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with one host name and a shared home do not share an agent's folder; one without an id has the name alone."""
+    found = []
+    for number in (1, 2):
+        monkeypatch.setattr(boot_module, "machine", lambda number=number: f"{number:06}")
+        found.append(boot_module.places())
+    (first, former, temporary), (second, *others) = found
+    assert first != second
+    assert [former, temporary] == others
+    assert (first, second) == (f"{former}-000001", f"{former}-000002")
+    monkeypatch.setattr(boot_module, "machine", str)
+    assert boot_module.places() == [former, temporary]
+
+
+def test_the_longest_place_has_room_for_sockets(short: Path) -> None:
+    """Behind the longest path that a place may have, the longest name of a kernel's socket can be bound, and no longer one."""
+    place = short / ("x" * (MAX_PATH - len(str(short)) - 1))
+    folder = place / "k" / "123456789012-abcd"
+    folder.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(folder / "s-5"))
+    with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError, match="too long"):
+        sock.bind(str(folder / "s-50"))
+
+
+async def test_kernels_are_found_in_the_place_of_an_older_release(home: Path) -> None:
+    """Agent and kernels are used where they are, also once that agent has ended; without either the place is a new one."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    _, answer = await asyncio.to_thread(booted, "space['machine'] = str", **release)
+    before = str(answer["socket"])
+    own = before.replace("/agent-", f"-{boot_module.machine()}/agent-")
+    assert Path(before).parent.name == Path(boot_module.places()[-2]).name
+    visitor = await Visitor.at(LocalLink(before))
+    pid, agent = (await visitor.ready("k1", standin()))["pid"], (await visitor.request("ping"))["pid"]
+    _, answer = await asyncio.to_thread(booted, **release)
+    assert (answer["socket"], answer["passed_over"]) == (before, [])
+    os.kill(agent, 9)
+    await until("the agent has ended", lambda: not alive(agent))
+    _, answer = await asyncio.to_thread(booted, **release)
+    assert (answer["socket"], answer["passed_over"]) == (before, [])
+    later = await Visitor.at(LocalLink(before))
+    assert later.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+    assert (await later.request("stop", kernel="k1", grace=0, forget=True))["stopped"]
+    assert not alive(pid)
+    agent = (await later.request("ping"))["pid"]
+    assert await later.request("leave") is True
+    await until("the agent has ended", lambda: not alive(agent))
+    _, answer = await asyncio.to_thread(booted, **release)
+    assert (answer["socket"], answer["passed_over"]) == (own, [])

@@ -17,7 +17,10 @@ import pytest
 from eg_distributed.agent import aside as aside_module
 from eg_distributed.agent import kernels, spawning
 from eg_distributed.agent.aside import EACH, aside
-from tests.unit.agents import DEADLINE, Refusal, Visitor, own_agent, standin
+from eg_distributed.link.connect import connect
+from eg_distributed.settings import Distributed
+from tests.unit.agents import DEADLINE, Refusal, Visitor, own_agent, pythons, standin
+from tests.unit.conftest import Hosts
 from tests.until import until
 
 
@@ -104,8 +107,15 @@ def leased(path: Path) -> Iterator[None]:
         signal.signal(signal.SIGIO, earlier)
 
 
-async def test_a_program_on_a_disk_that_hangs_does_not_stop_the_agent(visitor: Visitor, home: Path) -> None:
+@pytest.mark.parametrize("python", pythons("3.9", "3.10", "3.13"))
+async def test_a_program_on_a_disk_that_hangs_does_not_stop_the_agent(
+    hosts: Hosts, settings: Distributed, home: Path, python: str
+) -> None:
     """While a kernel's program can't be read, the agent answers and starts others; that start fails in time."""
+    await hosts("node1")
+    settings.python = python
+    link = await connect("node1", settings)
+    visitor = await Visitor.at(link)
     program = home / "program"
     program.write_text("#!/bin/sh\nexec sleep 60\n")
     program.chmod(0o700)
@@ -116,6 +126,8 @@ async def test_a_program_on_a_disk_that_hangs_does_not_stop_the_agent(visitor: V
         with pytest.raises(Refusal, match=f"the program '{program}', does not answer"):
             await starting
     assert [kernel["kernel"] for kernel in await visitor.request("list")] == ["k2"]
+    visitor.close()
+    link.close()
 
 
 # -- threads -----------------------------------------------------------------------------------------------------

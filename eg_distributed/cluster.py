@@ -32,9 +32,11 @@ from .errors import (
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
+    RequestRefused,
 )
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
+from .link.connect import is_gateway, leads_here
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
@@ -258,6 +260,7 @@ class Cluster:
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
+        await self._keep_off_this_machine(request)
         if leaving := self._released.get(request.kernel_id):
             # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
             # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
@@ -285,6 +288,20 @@ class Cluster:
                 await kernel.forget()
             raise
         return kernel
+
+    async def _keep_off_this_machine(self, request: StartRequest) -> None:
+        """Raise RequestRefused for a client's own choice of host that is the gateway's machine, unless kernels run there anyway.
+
+        A kernel there is the gateway's own user: it could read its SSH keys and its secrets.
+        """
+        if request.pin is None or canonical_name(request.pin) in self._candidates(replace(request, pin=None)):
+            return
+        if not any(is_gateway(name) for name in request.hosts) and await leads_here(request.pin, self.settings):
+            raise RequestRefused(
+                f"KERNEL_REMOTE_HOST={request.pin} is the gateway's own machine, which is none of this kernel's hosts "
+                f"({', '.join(request.hosts)})",
+                remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
+            )
 
     async def _end_for_restart(self, kernel: RemoteKernel) -> None:
         """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""

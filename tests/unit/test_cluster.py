@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import stat
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from eg_distributed.errors import (
     RequestRefused,
 )
 from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.link import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
@@ -118,6 +120,32 @@ async def test_a_pin_outside_the_host_set_is_refused(cluster: Cluster, hosts: Ho
     assert not cluster.kernels
     settings.allow_any_host = True
     assert where(await start(cluster, "k1", "node1", pin="node2")) == "node2"
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1", "0.0.0.0", "::1", "alias", "cname"])
+async def test_any_host_is_never_the_gateways_own(
+    cluster: Cluster, settings: Distributed, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever a client calls the gateway's machine, no kernel starts there with the gateway's keys, unless it is a host."""
+
+    async def look_up(hostname: str, port: int, *_: object) -> list[tuple[object, ...]]:
+        known = {"cname": "127.0.0.1", "127.1": "127.0.0.1", "elsewhere": "192.0.2.1"}
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known.get(hostname, hostname), port))]
+
+    monkeypatch.setattr(connect, "look_up", look_up)
+    Path(settings.ssh_config).write_text(
+        "Host alias\n  HostName 127.0.0.1\nHost tunnel\n  HostName 127.0.0.1\n  Port 2222\n"
+    )
+    settings.allow_any_host = True
+    with pytest.raises(
+        RequestRefused, match="is the gateway's own machine, which is none of this kernel's hosts"
+    ) as refused:
+        await start(cluster, "k1", "node1", pin=name)
+    assert refused.value.http_status == 403
+    assert not cluster.kernels
+    assert not cluster.hosts
+    for other in ("tunnel", "elsewhere"):
+        assert not await cluster.run(connect.leads_here(other, settings))
 
 
 async def test_host_sets_do_not_disturb_each_other(cluster: Cluster, hosts: Hosts) -> None:

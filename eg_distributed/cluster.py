@@ -56,6 +56,8 @@ _LOOK = 0.5
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
+TAKEN_UP_AFTER = 30.0
+"""Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Cluster:
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
-        self._abandoned = Abandoned(settings.orphan_timeout)
+        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
         self._absences = Absences()
@@ -144,6 +146,7 @@ class Cluster:
                 await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
             for kernel in list(self.kernels.values()):
                 await kernel.endpoints.close()
+            await self._abandoned.save()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
             if self._runtime_dir is not None and not self.settings.runtime_dir:
                 with contextlib.suppress(OSError):  # another gateway's process may have put something there
@@ -155,10 +158,15 @@ class Cluster:
         self._thread.join(_CLOSE_DEADLINE)
 
     async def _tick(self) -> None:
-        """Look, every second, for kernels that are to be given up or forgotten."""
+        """Look, every second, for kernels that are to be given up or forgotten, and once for what earlier processes left."""
+        began = asyncio.get_running_loop().time()
+        has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
+            if not has_taken_up and now - began > TAKEN_UP_AFTER:
+                has_taken_up = True
+                await self._abandoned.take_up(lambda name: self.host(name).node)
             self._forget_the_dead(now)
             self._give_up_lost(now)
 
@@ -469,9 +477,7 @@ class Cluster:
         Asked for whenever a kernel's sockets are made: its name can be foreseen, and what cleans /tmp up removes folders that
         have long been quiet, so that another user could make it, and own what clients connect to.
         """
-        given = self.settings.runtime_dir
-        token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
-        folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
+        folder = self._runtime_path()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = folder.lstat()
@@ -486,6 +492,19 @@ class Cluster:
             )
         self._runtime_dir = folder
         return folder
+
+    def _token(self) -> str:
+        return hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
+
+    def _runtime_path(self) -> Path:
+        given = self.settings.runtime_dir
+        return Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{self._token()}")  # noqa: S108
+
+    def _unended_file(self, make: bool) -> Path | None:
+        """Return where the file of `Abandoned` is; None where its folder is not there and not to be made."""
+        if not make and not self._runtime_path().is_dir():
+            return None
+        return self._runtime_folder() / f"unended-{self._token()}.json"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(
@@ -506,6 +525,7 @@ class Cluster:
         kernel = self._new_kernel(kernel_id)
         self.kernels[kernel_id] = kernel
         node = self.host(host).node
+        self._abandoned.keep(node, kernel_id, attempt)
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
         try:

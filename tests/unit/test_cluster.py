@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed import cluster as cluster_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import (
     DistributedError,
@@ -457,6 +458,35 @@ async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
     await sshd.wire.open()
     await gone(pid)
     await until("its files are gone", lambda: not kernel_folders(short))
+
+
+async def test_what_could_not_be_ended_is_ended_by_the_gateways_next_process(
+    clusters: Callable[..., Cluster], hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that was deleted while its host was away ends although the gateway has been restarted; what is adopted lives."""
+    (sshd,) = await hosts("node1")
+    first = clusters()
+    kernel, kept = await start(first, "k1", "node1"), await start(first, "k2", "node1")
+    pid, attempt, info = kernel.pid, kept.attempt, kept.connection_info
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
+    await first.run(first.release("k1"))
+    await until("it is written down", lambda: list((home / "r").glob("unended-*.json")))
+    (path,) = (home / "r").glob("unended-*.json")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [row[:2] for row in json.loads(path.read_text())] == [["node1", "k1"]]
+    await asyncio.to_thread(first.close)
+    assert alive(pid)
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, ["node1", "k2", attempt, time.time()]]))
+    await sshd.wire.open()
+    monkeypatch.setattr(cluster_module, "TAKEN_UP_AFTER", 0.0)
+    second = clusters()
+    found = await second.run(second.adopt("k2", "node1", attempt, info))
+    await gone(pid)
+    await until("nothing is left to do", lambda: not path.exists())
+    assert await answers(found)
 
 
 async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Cluster], hosts: Hosts) -> None:

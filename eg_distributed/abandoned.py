@@ -4,6 +4,8 @@ The cluster owns one `Abandoned` for all its hosts. An attempt is ended at once 
 reach, the attempt stays on the list, is a reason for its node to come back, and is ended as soon as that has connected. Where
 the host is connected and ending fails, as it does for a process that hangs on a disk, it is tried again, ever more patiently.
 Attempts, not kernels, are ended: the same kernel may have been started again meanwhile, on the same host.
+
+What could not be ended at once is in a file as well, from which the gateway's next process takes it up.
 """
 
 from __future__ import annotations
@@ -12,16 +14,22 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from .errors import HostError, KernelGone
+from .aside import aside
+from .errors import DistributedError, HostError, KernelGone
+from .link.deadlines import within
 from .node import Node
 from .protocol import Stop
+from .unended import Unended, read_unended, write_unended
 
 log = logging.getLogger(__name__)
 _Key = tuple[str, str, str]  # host, kernel id, attempt
 
 FIRST_RETRY = 1.0
 """Seconds before an attempt that could not be ended, although its host is connected, is ended again; twice that the next time."""
+_FILE_DEADLINE = 2.0  # seconds for reading or writing the file
 _LAST_RETRY = 300.0  # each try may leave something that waits on the node
 
 
@@ -29,11 +37,18 @@ class Abandoned:
     """The attempts of one gateway that are to be ended, by host. All methods run on the cluster's loop.
 
     *lifetime* is the orphan_timeout setting, in seconds: what has waited for longer has been ended by its own agent; 0: never.
+    *find_file(make)* returns where the file is, in a private folder of ours, or None where there is none: *make* that folder.
     """
 
-    def __init__(self, lifetime: float) -> None:
+    def __init__(self, lifetime: float, find_file: Callable[[bool], Path | None] = lambda _: None) -> None:
         self._lifetime = lifetime
+        self._find_file = find_file
+        self._earlier: list[Unended] | None = None  # of earlier processes, not taken up yet; None: not read yet
+        self._has_taken_up = False
+        self._is_stale = False  # what the file says
+        self._saving: asyncio.Task[None] | None = None
         self._since: dict[_Key, float] = {}  # since when, in monotonic time
+        self._kept: set[_Key] = set()  # what is not taken up from the file
         self._told: set[_Key] = set()  # those of which the log has that they have not ended
         self._ending: dict[_Key, asyncio.Task[None]] = {}
 
@@ -45,7 +60,9 @@ class Abandoned:
         self._since.setdefault((node.name, kernel_id, attempt), time.monotonic())
 
     def keep(self, node: Node, kernel_id: str, attempt: str) -> None:
-        """Let an attempt live on after all: its host is back before anything has taken its place."""
+        """Let an attempt live on after all: its host is back before anything has taken its place, or it is adopted."""
+        if not self._has_taken_up:
+            self._kept.add((node.name, kernel_id, attempt))
         self._forget((node.name, kernel_id, attempt))
 
     async def end(self, node: Node, kernel_id: str, attempt: str) -> None:
@@ -93,6 +110,7 @@ class Abandoned:
             level = logging.DEBUG if key in self._told else logging.WARNING
             log.log(level, "kernel %s: attempt %s has not ended yet; %s. %s", kernel_id, attempt, again, error)
             self._told.add(key)
+            self._save_soon()
             return False
         if key in self._told:
             log.info("kernel %s: attempt %s has ended on %s after all", kernel_id, attempt, node.name)
@@ -101,7 +119,9 @@ class Abandoned:
 
     def _forget(self, key: _Key) -> None:
         self._since.pop(key, None)
-        self._told.discard(key)
+        if key in self._told:
+            self._told.discard(key)
+            self._save_soon()
 
     def _drop_old(self) -> None:
         """Forget what its own agent has ended by now."""
@@ -120,3 +140,81 @@ class Abandoned:
         """Return True if *host* is still needed for an attempt's end."""
         self._drop_old()
         return any(key[0] == host for key in self._since)
+
+    # -- the file ------------------------------------------------------------------------------------------------
+
+    async def take_up(self, find: Callable[[str], Node]) -> None:
+        """Go on with what an earlier process of this gateway could not end; *find* returns a host's node.
+
+        Called by the cluster once, when kernels that live on have been adopted: their attempts are kept.
+        """
+        earlier = await self._read()
+        self._earlier, self._has_taken_up = [], True
+        now = time.time()
+        for each in earlier:
+            age = max(now - each.since, 0.0)
+            node = find(each.host)
+            key = node.name, each.kernel, each.attempt
+            if key in self._kept or 0 < self._lifetime < age:
+                continue
+            self._since.setdefault(key, time.monotonic() - age)
+            self._told.add(key)
+            if node.connected.is_set():
+                self.end_soon(node, each.kernel, each.attempt)
+            else:
+                node.come_back()
+        self._kept.clear()
+        if earlier:
+            log.info("%d kernels that an earlier process of this gateway could not end are ended now", len(earlier))
+            self._save_soon()
+
+    async def save(self) -> None:
+        """Have the file say what is still to be ended; called by the cluster when it ends. Raises nothing."""
+        self._told.update(self._since)
+        if self._told:
+            self._save_soon()
+        if self._saving is not None:
+            await asyncio.wait({self._saving}, timeout=_FILE_DEADLINE)
+
+    def _save_soon(self) -> None:
+        self._is_stale = True
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.ensure_future(self._save())
+
+    async def _save(self) -> None:
+        while self._is_stale:
+            earlier = await self._read()
+            if self._earlier is None:  # still: they may have been taken up meanwhile
+                self._earlier = earlier
+            self._is_stale = False
+            now, wall = time.monotonic(), time.time()
+            current = [Unended(*key, wall - (now - since)) for key, since in self._since.items() if key in self._told]
+            attempts = [*self._earlier, *current]
+
+            def write(attempts: list[Unended] = attempts) -> None:
+                if (path := self._find_file(bool(attempts))) is not None:
+                    write_unended(path, attempts)
+
+            try:
+                await within(aside(("write unended", id(self)), write), _FILE_DEADLINE)
+            except (OSError, DistributedError, asyncio.TimeoutError) as error:
+                log.warning(
+                    "what is to be ended on hosts could not be written down for this gateway's next start: %s", error
+                )
+
+    async def _read(self) -> list[Unended]:
+        """Return what earlier processes have left, from the file the first time."""
+        if self._earlier is not None:
+            return self._earlier
+
+        def read() -> list[Unended]:
+            path = self._find_file(False)
+            return read_unended(path) if path is not None else []
+
+        try:
+            return await within(aside(("read unended", id(self)), read), _FILE_DEADLINE)
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, DistributedError, asyncio.TimeoutError) as error:
+            log.warning("what an earlier process of this gateway had to end on hosts cannot be read: %r", error)
+            return []

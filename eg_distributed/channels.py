@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _MAX_PATH = 107  # of a UNIX socket on Linux
 _ANSWER_DEADLINE = 15.0  # seconds for the agent's answer to a stream's hello; then the stream is tried anew
-_RETRY = 0.2  # seconds before a stream that could not be opened, on a node that is connected, is tried again
+_RETRY, _LAST_RETRY = 0.2, 5.0
+"""Seconds before a stream that could not be opened, on a node that is connected, is tried again: twice as many each time."""
 
 
 class Endpoints:
@@ -34,7 +36,8 @@ class Endpoints:
 
     *how* is `ipc` for that, `tcp` for loopback ports instead, which this user alone may connect to, and `auto` for those only
     where no UNIX socket can be had: a path that is too long, a file system without them. *usable(resuming)* waits until a
-    stream can be opened; *open_link* opens a byte connection to the agent; *identity* is the gateway's and its incarnation.
+    stream can be opened; *open_link* opens a byte connection to the agent; *note* is called with the error of a stream that could
+    not be opened, and with None when one was; *identity* is the gateway's and its incarnation.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Endpoints:
         identity: tuple[str, str],
         usable: Callable[[bool], Awaitable[None]],
         open_link: Callable[[], Awaitable[tuple[Reader, Writer]]],
+        note: Callable[[Exception | None], None],
         limit: int,
         how: str = "auto",
     ) -> None:
@@ -55,6 +59,7 @@ class Endpoints:
         self._identity = identity
         self._usable = usable
         self._open_link = open_link
+        self._note = note
         self._limit = limit
         self._servers: list[asyncio.base_events.Server] = []
         self._relays: set[Relay] = set()
@@ -190,7 +195,7 @@ class Endpoints:
             resume=False,
             received=0,
         )
-        resume = False
+        resume, pause = False, _RETRY
         try:
             while not relay.closed.is_set():
                 if not resume and relay.flow.finished:
@@ -200,9 +205,12 @@ class Endpoints:
                     return
                 try:
                     resume = await self._serve(relay, hello, resume)
+                    pause = _RETRY
                 except (OSError, asyncio.TimeoutError) as error:  # two things before Python 3.11
                     log.debug("stream %s of %s waits: %s", hello.stream, channel, error)
-                    await asyncio.sleep(_RETRY)
+                    self._note(error)
+                    await _pause(pause * random.uniform(1, 1.5), relay)
+                    pause = min(2 * pause, _LAST_RETRY)
         except StreamBroken as error:
             self._report(channel, relay, str(error))
         finally:
@@ -225,6 +233,7 @@ class Endpoints:
         if answer is None:
             writer.close()
             raise ConnectionError("the agent closed the connection")
+        self._note(None)
         if not answer.ok:
             writer.close()
             if resume and not (relay.flow.finished and relay.flow.backlog <= 1):
@@ -248,6 +257,11 @@ class Endpoints:
             "kernel are lost",
             self._id, channel, why, relay.flow.backlog,
         )  # fmt: skip
+
+
+async def _pause(seconds: float, relay: Relay) -> None:
+    """Wait so long, or until the stream is closed at this end."""
+    await _or_closed(asyncio.sleep(seconds), relay)
 
 
 async def _or_closed(waiting: Awaitable[None], relay: Relay) -> None:

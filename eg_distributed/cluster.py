@@ -32,9 +32,11 @@ from .errors import (
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
+    RequestRefused,
 )
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
+from .link.connect import is_gateway, leads_here
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
@@ -54,6 +56,8 @@ _LOOK = 0.5
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
 _CLOSE_DEADLINE = 10.0
+TAKEN_UP_AFTER = 30.0
+"""Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
 
 
 @dataclass
@@ -86,7 +90,7 @@ class Cluster:
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
-        self._abandoned = Abandoned(settings.orphan_timeout)
+        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
         self._absences = Absences()
@@ -142,6 +146,7 @@ class Cluster:
                 await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
             for kernel in list(self.kernels.values()):
                 await kernel.endpoints.close()
+            await self._abandoned.save()
             await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
             if self._runtime_dir is not None and not self.settings.runtime_dir:
                 with contextlib.suppress(OSError):  # another gateway's process may have put something there
@@ -153,10 +158,15 @@ class Cluster:
         self._thread.join(_CLOSE_DEADLINE)
 
     async def _tick(self) -> None:
-        """Look, every second, for kernels that are to be given up or forgotten."""
+        """Look, every second, for kernels that are to be given up or forgotten, and once for what earlier processes left."""
+        began = asyncio.get_running_loop().time()
+        has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
             now = asyncio.get_running_loop().time()
+            if not has_taken_up and now - began > TAKEN_UP_AFTER:
+                has_taken_up = True
+                await self._abandoned.take_up(lambda name: self.host(name).node)
             self._forget_the_dead(now)
             self._give_up_lost(now)
 
@@ -258,6 +268,7 @@ class Cluster:
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
+        await self._keep_off_this_machine(request)
         if leaving := self._released.get(request.kernel_id):
             # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
             # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
@@ -285,6 +296,20 @@ class Cluster:
                 await kernel.forget()
             raise
         return kernel
+
+    async def _keep_off_this_machine(self, request: StartRequest) -> None:
+        """Raise RequestRefused for a client's own choice of host that is the gateway's machine, unless kernels run there anyway.
+
+        A kernel there is the gateway's own user: it could read its SSH keys and its secrets.
+        """
+        if request.pin is None or canonical_name(request.pin) in self._candidates(replace(request, pin=None)):
+            return
+        if not any(is_gateway(name) for name in request.hosts) and await leads_here(request.pin, self.settings):
+            raise RequestRefused(
+                f"KERNEL_REMOTE_HOST={request.pin} is the gateway's own machine, which is none of this kernel's hosts "
+                f"({', '.join(request.hosts)})",
+                remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
+            )
 
     async def _end_for_restart(self, kernel: RemoteKernel) -> None:
         """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""
@@ -452,9 +477,7 @@ class Cluster:
         Asked for whenever a kernel's sockets are made: its name can be foreseen, and what cleans /tmp up removes folders that
         have long been quiet, so that another user could make it, and own what clients connect to.
         """
-        given = self.settings.runtime_dir
-        token = hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
-        folder = Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{token}")  # noqa: S108
+        folder = self._runtime_path()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = folder.lstat()
@@ -469,6 +492,19 @@ class Cluster:
             )
         self._runtime_dir = folder
         return folder
+
+    def _token(self) -> str:
+        return hashlib.sha256(self.identity[0].encode()).hexdigest()[:8]
+
+    def _runtime_path(self) -> Path:
+        given = self.settings.runtime_dir
+        return Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{self._token()}")  # noqa: S108
+
+    def _unended_file(self, make: bool) -> Path | None:
+        """Return where the file of `Abandoned` is; None where its folder is not there and not to be made."""
+        if not make and not self._runtime_path().is_dir():
+            return None
+        return self._runtime_folder() / f"unended-{self._token()}.json"
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(
@@ -492,6 +528,7 @@ class Cluster:
         kernel = self._new_kernel(kernel_id)
         self.kernels[kernel_id] = kernel
         node = self.host(host).node
+        self._abandoned.keep(node, kernel_id, attempt)
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
         try:

@@ -129,6 +129,7 @@ class RemoteKernel:
             identity,
             self._usable,
             self._open_link,
+            self._note_stream,
             settings.replay_limit,
             settings.endpoints,
         )
@@ -350,6 +351,10 @@ class RemoteKernel:
         if self.node is None:
             raise ConnectionError("the kernel is on no node")
         return await self.node.open()
+
+    def _note_stream(self, error: Exception | None) -> None:
+        if self.node is not None:
+            self.node.note_stream(error)
 
     # -- life ----------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,15 @@ _QUIET = 4.0
 """Seconds without a word of the agent after which people are told that the host does not answer; its link may yet recover."""
 _DEAF = 60.0
 """Seconds without a word of the agent after which the link is given up."""
+_STREAMS_FAILED, _STREAMS_TOLD = 5, 1.0
+"""Streams in a row that have to fail for it to count, and for so many seconds for it to be told: a cut lets some fail as well."""
+STREAMS_PATIENCE = 10.0
+"""Seconds of nothing but streams that fail, over a link that else stands, until it is made again; twice as many the next time.
+
+Where it is sshd's limit of open files, connecting again interrupts a thousand streams that work, and mends nothing.
+"""
+_LAST_STREAMS_PATIENCE = 300.0
+_STREAMS_FORGOTTEN = 600.0  # seconds after which a link that was made again for its streams is forgotten
 
 
 class FolderMissing(AgentUnavailable):
@@ -119,6 +128,11 @@ class Node:
         self._last_id = 0
         self._closed = False
         self._complained = False  # of a malformed message on this link
+        self._streams_failed = 0  # in a row, on this link
+        self._streams_fail_since = 0.0  # in the loop's time
+        self._streams_told = False
+        self._streams_patience = STREAMS_PATIENCE
+        self._streams_given_up_at = 0.0  # in the loop's time
 
     # -- connecting ----------------------------------------------------------------------------------------------
 
@@ -313,6 +327,7 @@ class Node:
         if self._writer is not None:
             self._writer.close()  # a link to this machine's own agent holds no connections that it could close
         self._link = self._writer = None
+        self._streams_failed = 0
         if self.connected.is_set():  # what ends before our kernels were taken back was no contact with them
             self.connected.clear()
             self._turns.note_loss()
@@ -456,6 +471,39 @@ class Node:
         if self._link is None:
             raise ConnectionError("not connected")
         return await self._link.open()
+
+    def note_stream(self, error: Exception | None) -> None:
+        """Take note of a stream to the agent that was opened, or could not be for *error*; called by kernels for each.
+
+        Where nothing but failures come for ten seconds the link is closed, and all is brought up again: the control connection,
+        which still stands, says nothing of whether the agent's socket is there, or sshd has a descriptor left.
+        """
+        if error is None:
+            self._streams_failed, self._streams_told = 0, False
+            return
+        if not self.connected.is_set() or self._link is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._streams_given_up_at > _STREAMS_FORGOTTEN:
+            self._streams_patience = STREAMS_PATIENCE
+        if not self._streams_failed:
+            self._streams_fail_since = now
+        self._streams_failed += 1
+        seconds = now - self._streams_fail_since
+        if self._streams_failed < _STREAMS_FAILED:
+            return
+        if not self._streams_told and seconds >= min(_STREAMS_TOLD, self._streams_patience):
+            self._streams_told = True
+            log.warning(
+                "%s: it is connected, but kernels' channels to its agent cannot be opened (%s): they are tried again, and if "
+                "none can be within %g s it is connected again. Look for the agent's socket below ~/.cache/eg-distributed, and "
+                "at sshd's limit of open files (LimitNOFILE)",
+                self.name, error, self._streams_patience,
+            )  # fmt: skip
+        if seconds >= self._streams_patience:
+            self._streams_given_up_at = now
+            self._streams_patience = min(2 * self._streams_patience, _LAST_STREAMS_PATIENCE)
+            self._link.close()
 
     async def close(self) -> None:
         """Close the connection; kernels there live on. Called by the cluster when it ends."""

@@ -56,9 +56,10 @@ class Distributed(Configurable):
     load_balancer = Unicode(
         "", help="Name of a load balancer from an entry point; empty: the gateway's own load_balancing_algorithm."
     ).tag(config=True, env="EG_DISTRIBUTED_LOAD_BALANCER")
-    allow_any_host = Bool(False, help="Let KERNEL_REMOTE_HOST name hosts outside the kernel's own host set.").tag(
-        config=True, env="EG_DISTRIBUTED_ALLOW_ANY_HOST"
-    )
+    allow_any_host = Bool(
+        False,
+        help="Let KERNEL_REMOTE_HOST name hosts outside the kernel's own host set; never the gateway's own machine, by any name.",
+    ).tag(config=True, env="EG_DISTRIBUTED_ALLOW_ANY_HOST")
     transport = Enum(
         ["auto", "ipc", "tcp"],
         "auto",

@@ -15,7 +15,7 @@ import sys
 import asyncssh
 
 from eg_distributed.aside import aside
-from eg_distributed.errors import AgentUnavailable, HostUnreachable
+from eg_distributed.errors import AgentUnavailable, HostError, HostUnreachable
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
@@ -23,6 +23,7 @@ from .agent_archive import boot_line
 from .answer import BLANK_LINES, BootAnswer
 from .bridge import BridgeClient
 from .configuration import Configuration, configuration_of, own_user
+from .dial import look_up
 from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink
 from .login import Progress, log_in
 
@@ -35,6 +36,7 @@ _LOGIN = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", 
 """What a kernel on the gateway's own machine has of the gateway's environment: what sshd would have given it."""
 _NAME_DEADLINE = 2.0
 """Seconds for looking up this machine's own full name."""
+_SSH_PORT = 22
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
 """Seconds for which, and after which, a session that sshd does not open is tried again."""
 
@@ -84,12 +86,44 @@ async def is_here(host: str, configuration: Configuration) -> bool:
     """
     return (
         configuration.hostname.rstrip(".") == host.lower().rstrip(".")
-        and configuration.port == 22
+        and configuration.port == _SSH_PORT
         and configuration.user == own_user()
         and not configuration.jumps
         and not configuration.proxy_command
         and (is_gateway(host) or await _is_full_name(host))
     )
+
+
+async def leads_here(host: str, settings: Distributed) -> bool:
+    """Return True if *host* is this machine, whichever of its accounts a login would lead to; for names that clients choose.
+
+    By name, by what ssh_config makes of it, or by its addresses: a number, or an alias in DNS, is enough to name a machine. A way
+    through another host or command ends there, and a port that ssh_config gives to an alias may be a tunnel. Returns False for
+    what cannot be told, which cannot be reached either. Called by the Cluster.
+    """
+    try:
+        configuration = await configuration_of(host, settings)
+    except HostError:
+        return False
+    if configuration.jumps or configuration.proxy_command:
+        return False
+    is_alias = configuration.hostname.rstrip(".") != host.lower().rstrip(".")
+    if is_alias and configuration.port != _SSH_PORT:
+        return False
+    if is_gateway(configuration.hostname) or await _is_full_name(configuration.hostname):
+        return True
+    try:
+        found = await look_up(configuration.hostname, configuration.port, configuration.family, _NAME_DEADLINE)
+    except (OSError, asyncio.TimeoutError, UnicodeError):  # the last for a name that DNS cannot have
+        return False
+    return any(_is_own_address(str(address[0])) for *_, address in found)
+
+
+def _is_own_address(text: str) -> bool:
+    """Return True if connecting to the address *text* leads to this machine."""
+    address = ipaddress.ip_address(text.split("%", maxsplit=1)[0])
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return plain.is_unspecified or is_gateway(str(plain))
 
 
 async def connect(host: str, settings: Distributed, *, keep: bool = False, progress: Progress | None = None) -> Link:

@@ -9,9 +9,12 @@ import random
 import signal
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from eg_distributed import channels
+from eg_distributed.channels import Endpoints
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import State
@@ -96,6 +99,35 @@ async def test_channels_wait_for_a_host_that_is_away(cluster: Cluster, hosts: Ho
     await asyncio.sleep(0)
     await sshd.wire.open()
     assert await asking
+
+
+async def test_streams_that_cannot_be_opened_are_tried_ever_more_seldom(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel on a node that is connected and takes no stream costs less and less, and each failure is told to the node."""
+    pauses: list[float] = []
+    told: list[Exception | None] = []
+
+    async def pause(seconds: float, relay: object) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def usable(resuming: bool) -> None:
+        pass
+
+    async def open_link() -> NoReturn:
+        raise ConnectionRefusedError("no socket")
+
+    monkeypatch.setattr(channels, "_pause", pause)
+    endpoints = Endpoints(short / "k" / "c", "k1", ("tests", "1"), usable, open_link, told.append, 1 << 20, "ipc")
+    await endpoints.open()
+    _, writer = await asyncio.open_unix_connection(f"{endpoints.prefix}-1")
+    await until("it was tried often", lambda: len(pauses) >= 10)
+    writer.close()
+    await endpoints.close()
+    bounds = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)
+    assert all(bound <= seconds <= 1.5 * bound for bound, seconds in zip(bounds, pauses[:7], strict=True))
+    assert {str(error) for error in told} == {"no socket"}
 
 
 async def test_a_flood_does_not_delay_another_channel(cluster: Cluster, hosts: Hosts) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import socket
 import stat
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from eg_distributed import cluster as cluster_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import (
     DistributedError,
@@ -26,6 +28,7 @@ from eg_distributed.errors import (
     RequestRefused,
 )
 from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.link import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
@@ -118,6 +121,32 @@ async def test_a_pin_outside_the_host_set_is_refused(cluster: Cluster, hosts: Ho
     assert not cluster.kernels
     settings.allow_any_host = True
     assert where(await start(cluster, "k1", "node1", pin="node2")) == "node2"
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1", "0.0.0.0", "::1", "alias", "cname"])
+async def test_any_host_is_never_the_gateways_own(
+    cluster: Cluster, settings: Distributed, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever a client calls the gateway's machine, no kernel starts there with the gateway's keys, unless it is a host."""
+
+    async def look_up(hostname: str, port: int, *_: object) -> list[tuple[object, ...]]:
+        known = {"cname": "127.0.0.1", "127.1": "127.0.0.1", "elsewhere": "192.0.2.1"}
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known.get(hostname, hostname), port))]
+
+    monkeypatch.setattr(connect, "look_up", look_up)
+    Path(settings.ssh_config).write_text(
+        "Host alias\n  HostName 127.0.0.1\nHost tunnel\n  HostName 127.0.0.1\n  Port 2222\n"
+    )
+    settings.allow_any_host = True
+    with pytest.raises(
+        RequestRefused, match="is the gateway's own machine, which is none of this kernel's hosts"
+    ) as refused:
+        await start(cluster, "k1", "node1", pin=name)
+    assert refused.value.http_status == 403
+    assert not cluster.kernels
+    assert not cluster.hosts
+    for other in ("tunnel", "elsewhere"):
+        assert not await cluster.run(connect.leads_here(other, settings))
 
 
 async def test_host_sets_do_not_disturb_each_other(cluster: Cluster, hosts: Hosts) -> None:
@@ -429,6 +458,35 @@ async def test_release_of_an_unreachable_kernel_ends_it_when_the_host_is_back(
     await sshd.wire.open()
     await gone(pid)
     await until("its files are gone", lambda: not kernel_folders(short))
+
+
+async def test_what_could_not_be_ended_is_ended_by_the_gateways_next_process(
+    clusters: Callable[..., Cluster], hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that was deleted while its host was away ends although the gateway has been restarted; what is adopted lives."""
+    (sshd,) = await hosts("node1")
+    first = clusters()
+    kernel, kept = await start(first, "k1", "node1"), await start(first, "k2", "node1")
+    pid, attempt, info = kernel.pid, kept.attempt, kept.connection_info
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await until("the cut is seen", lambda: kernel.state is State.UNKNOWN)
+    await first.run(first.release("k1"))
+    await until("it is written down", lambda: list((home / "r").glob("unended-*.json")))
+    (path,) = (home / "r").glob("unended-*.json")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [row[:2] for row in json.loads(path.read_text())] == [["node1", "k1"]]
+    await asyncio.to_thread(first.close)
+    assert alive(pid)
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, ["node1", "k2", attempt, time.time()]]))
+    await sshd.wire.open()
+    monkeypatch.setattr(cluster_module, "TAKEN_UP_AFTER", 0.0)
+    second = clusters()
+    found = await second.run(second.adopt("k2", "node1", attempt, info))
+    await gone(pid)
+    await until("nothing is left to do", lambda: not path.exists())
+    assert await answers(found)
 
 
 async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Cluster], hosts: Hosts) -> None:

@@ -324,6 +324,37 @@ async def test_a_loss_right_behind_a_connection_is_made_good(settings: Distribut
             await held.node.close()
 
 
+async def test_a_link_over_which_no_stream_can_be_opened_is_made_again(
+    settings: Distributed, memory_links: Links, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing but failures on a connected node are told once, with host and cause, and then the node is connected again."""
+    monkeypatch.setattr(node_module, "STREAMS_PATIENCE", 0.0)
+    links = memory_links()
+    held = Held("node1", settings)
+    held.kernels.append("k1")
+    await held.node.connect()
+
+    async def fail() -> None:
+        with pytest.raises(ConnectionError) as failed:
+            await held.node.open()
+        held.node.note_stream(failed.value)
+
+    for _ in range(4):
+        await fail()
+    held.node.note_stream(None)  # one that was opened: the others' trouble was their own
+    for _ in range(4):
+        await fail()
+    assert held.node.connections == 1
+    await fail()
+    await until("it is connected again", lambda: len(links) == 2 and held.node.connected.is_set())
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        "node1: it is connected, but kernels' channels to its agent cannot be opened (the agent's "
+    )
+    await held.node.close()
+
+
 async def test_a_connection_that_never_stood_is_no_contact(settings: Distributed, memory_links: Links) -> None:
     """A node whose connections end before its kernels are taken back has been out of reach since it last was connected."""
     settings.request_timeout = 0.1

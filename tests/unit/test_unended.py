@@ -1,0 +1,59 @@
+"""The file of what is still to be ended: bounded, private, and believed only where it is well formed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from eg_distributed.unended import Unended, read_unended, write_unended
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Attempts come back as they were, from a file that is its user's alone; nothing to end is no file."""
+    path = tmp_path / "unended.json"
+    attempts = [Unended("node1", "k1", "a1", 1.5), Unended("node2", "k2", "a2", 2.0)]
+    write_unended(path, attempts)
+    assert read_unended(path) == attempts
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    write_unended(path, [])
+    write_unended(path, [])
+    assert not path.exists()
+
+
+def test_the_oldest_are_left_out(tmp_path: Path) -> None:
+    """A thousand are kept, however many there are."""
+    path = tmp_path / "unended.json"
+    write_unended(path, [Unended("node1", f"k{number}", "a", float(number)) for number in range(1500)])
+    found = read_unended(path)
+    assert (len(found), found[0].kernel, found[-1].kernel) == (1000, "k500", "k1499")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        "[1]",
+        '[["node1", "k1", "a1"]]',
+        '[["node1", "k1", 7, 1.0]]',
+        '[["node1", "k1", "a1", true]]',
+        "[" * 200_000,
+    ],
+)
+def test_a_malformed_file_is_said(tmp_path: Path, content: str) -> None:
+    """Whatever else is in the file is an error, and never half of a list."""
+    path = tmp_path / "unended.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"\w"):
+        read_unended(path)
+
+
+def test_names_have_bounds(tmp_path: Path) -> None:
+    """A name that is longer than any of ours is malformed."""
+    path = tmp_path / "unended.json"
+    path.write_text(json.dumps([["n" * 2000, "k1", "a1", 1.0]]))
+    with pytest.raises(ValueError, match="too long"):
+        read_unended(path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
+from asyncssh.public_key import CERT_TYPE_USER, decode_ssh_public_key
 
 from eg_distributed.aside import aside
 from eg_distributed.link.deadlines import within
@@ -91,7 +92,12 @@ def _put_in_order(
     of_agent: list[asyncssh.SSHKeyPair],
     found: Identities,
 ) -> None:
-    """Fill `pairs`: certificates of CertificateFile, the agent's keys that files name, its others, then files' own keys."""
+    """Fill `pairs` in ssh's order (pubkey_prepare in sshconnect2.c).
+
+    Certificates of CertificateFile, the agent's keys that files name, its others, and what files have besides: each its key, then
+    the certificate beside it.
+    """
+    of_agent = [pair for pair in of_agent if not _is_short(pair, configuration, found)]
     by_blob = {pair.public_data: pair for pair in of_agent}
     named = [file for file in files if file.public is not None]
     privates = {file.public.public_data: file.private for file in named if file.public and file.private}
@@ -113,23 +119,33 @@ def _put_in_order(
 
     for certificate in certificates:
         certify(certificate, f"certificate {certificate.get_comment() or certificate.key.get_fingerprint()}")
-    in_files = {file.public.public_data: file for file in named if file.public}
+    in_files = {file.certificate.public_data: file for file in files if file.certificate}
+    in_files.update({file.public.public_data: file for file in named if file.public})
     for pair in sorted(of_agent, key=lambda pair: pair.public_data not in in_files):
         file = in_files.get(pair.public_data)
         if file is not None or not configuration.identities_only:
-            where = f"{file.path} (by ssh-agent)" if file else f"ssh-agent's {pair.get_comment() or 'key'}"
-            if file and file.certificate is not None:
-                certify(file.certificate, f"certificate of {file.path}")
-            offer(pair, where)
+            offer(pair, f"{file.path} (by ssh-agent)" if file else f"ssh-agent's {pair.get_comment() or 'key'}")
     for file in files:
         if file.private is not None and file.public is not None:
-            if file.certificate is not None:
-                certify(file.certificate, f"certificate of {file.path}")
             if file.public.public_data not in by_blob:
                 for pair in asyncssh.load_keypairs([file.private]):
                     offer(pair, f"{file.path} ({file.public.get_fingerprint()})")
         elif file.trouble and (file.public is None or file.public.public_data not in by_blob):
             found.passed_over.append(f"{file.path} ({file.trouble})")
+        if file.certificate is not None:
+            certify(file.certificate, f"certificate of {file.path}")
+
+
+def _is_short(pair: asyncssh.SSHKeyPair, configuration: Configuration, found: Identities) -> bool:
+    """Return True for an RSA key of the agent's that RequiredRSASize does not let be offered, and say so."""
+    with contextlib.suppress(ValueError):
+        size = getattr(getattr(decode_ssh_public_key(pair.public_data), "pyca_key", None), "key_size", None)
+        if pair.algorithm == b"ssh-rsa" and isinstance(size, int) and size < configuration.smallest_rsa_key:
+            found.passed_over.append(
+                f"ssh-agent's {pair.get_comment() or 'key'} (an RSA key of {size} bits, less than RequiredRSASize)"
+            )
+            return True
+    return False
 
 
 def _fresh(pair: asyncssh.SSHKeyPair) -> asyncssh.SSHKeyPair:
@@ -142,7 +158,10 @@ def _is_accepted(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> boo
     """Return True if ssh_config's PubkeyAcceptedAlgorithms, where it says anything, allows the key's algorithm."""
     if "pubkeyacceptedalgorithms" not in configuration.chosen:
         return True
-    return any(name.decode("ascii") in configuration.public_key_algorithms for name in pair.sig_algorithms)
+    names = [name.decode("ascii") for name in pair.sig_algorithms]
+    if b"-cert-v0" in pair.algorithm:  # a certificate has names of its own, and is not meant by those of its key
+        names = [f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in names]
+    return any(name in configuration.public_key_algorithms for name in names)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
@@ -155,9 +174,14 @@ def _read_files(
     certificates = []
     for path in configuration.certificates:
         try:
-            certificates.append(asyncssh.read_certificate(str(path)))
+            certificate = _read_certificate(path)
         except (OSError, ValueError) as error:
             passed_over.append(f"{path} ({_reason(error)})")
+            continue
+        if _is_for_users(certificate):
+            certificates.append(certificate)
+        else:
+            passed_over.append(f"{path} (a host's certificate)")
     return files, certificates
 
 
@@ -182,8 +206,8 @@ def _read_file(path: Path, configuration: Configuration) -> _File:
             return _File(path, trouble=f"an RSA key of {size} bits, less than RequiredRSASize")
         if file.private is None and not file.trouble:
             file.trouble = "only its public half is here, and ssh-agent does not have the key"
-        if not configuration.certificates:
-            file.certificate = _certificate_of(path, file.public)
+    if not configuration.certificates:
+        file.certificate = _certificate_of(path)
     return file
 
 
@@ -209,13 +233,29 @@ def _take_private(file: _File, data: bytes) -> None:
     file.public = file.private.convert_to_public()
 
 
-def _certificate_of(path: Path, key: asyncssh.SSHKey) -> asyncssh.SSHCertificate | None:
-    """Return the certificate that lies beside the key, if it is that key's."""
-    name = path.name.removesuffix(".pub")
-    with contextlib.suppress(OSError, ValueError):
-        certificate = asyncssh.read_certificate(str(path.with_name(f"{name}-cert.pub")))
-        return certificate if certificate.key.public_data == key.public_data else None
+def _certificate_of(path: Path) -> asyncssh.SSHCertificate | None:
+    """Return the certificate that lies beside a key; whose it is comes out when a key for it is looked for, as with ssh."""
+    for name in dict.fromkeys((path.name, path.name.removesuffix(".pub"))):
+        with contextlib.suppress(OSError, ValueError):
+            certificate = _read_certificate(path.with_name(f"{name}-cert"))
+            if _is_for_users(certificate):
+                return certificate
     return None
+
+
+def _is_for_users(certificate: asyncssh.SSHCertificate) -> bool:
+    """Return True for a certificate that is for a user; ssh does not show those of hosts."""
+    return getattr(certificate, "_cert_type", CERT_TYPE_USER) == CERT_TYPE_USER
+
+
+def _read_certificate(path: Path) -> asyncssh.SSHCertificate:
+    """Return what *path* holds, or the file of that name with `.pub` behind it, as ssh does; raises OSError and ValueError."""
+    try:
+        return asyncssh.read_certificate(str(path))
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            return asyncssh.read_certificate(f"{path}.pub")
+        raise
 
 
 def _reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ from .configuration.words import lower, matches_list
 from .public_keys import decode, read_public_key, split_word
 from .revoked import RevokedKeys
 
-__all__ = ["HostKeys", "host_keys_of"]
+__all__ = ["HostKeys", "host_keys_of", "plain_algorithm"]
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +62,16 @@ class HostKeys:
             names = tuple(name for name in names if "-cert-" not in name)
         types = {key.get_algorithm() for key in self.trusted}
         types |= {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in types else set()
-        if names and _plain(names[0]) in types:
+        if names and plain_algorithm(names[0]) in types:
             return list(names)  # ssh takes its list as it is where the best algorithm's key is known
 
         def is_known(name: str) -> bool:
-            return ("-cert-" in name and bool(self.authorities)) or _plain(name) in types
+            return ("-cert-" in name and bool(self.authorities)) or plain_algorithm(name) in types
 
         return [name for name in names if is_known(name)] + [name for name in names if not is_known(name)]
 
 
-def _plain(name: str) -> str:
+def plain_algorithm(name: str) -> str:
     """Return the algorithm of a certificate's own key."""
     plain = name.replace("-cert-v01@openssh.com", "")
     return f"{plain}@openssh.com" if plain.startswith("sk-") and plain != name else plain

@@ -20,7 +20,7 @@ from eg_distributed.settings import Distributed
 from .configuration import Configuration, Hop, configuration_of
 from .dial import dial, look_up
 from .identities import Identities, identities_of
-from .known_hosts import HostKeys, host_keys_of
+from .known_hosts import HostKeys, host_keys_of, plain_algorithm
 from .proxies import ProxyProcess
 
 __all__ = ["Progress", "connect_seconds", "log_in"]
@@ -408,7 +408,9 @@ def _options(
     # Where ssh_config says nothing, key exchanges and MACs are ssh's own: asyncssh would take some that ssh no longer does.
     options["kex_algs"], options["mac_algs"] = list(configuration.key_exchanges), list(configuration.macs)
     if "pubkeyacceptedalgorithms" in configuration.chosen:
-        options["signature_algs"] = list(configuration.public_key_algorithms)
+        # A certificate is signed with as its key is; whether it may be shown was decided with the others.
+        signatures = (plain_algorithm(name) for name in configuration.public_key_algorithms)
+        options["signature_algs"] = list(dict.fromkeys(signatures))
     for keyword, names in (
         ("Ciphers", configuration.ciphers),
         ("HostKeyAlgorithms", configuration.host_key_algorithms),

@@ -86,7 +86,7 @@ _NOT_OFFERED = {
 _KNOWN = {
     "ciphers": get_encryption_algs,
     "hostkeyalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
-    "pubkeyacceptedalgorithms": get_public_key_algs,
+    "pubkeyacceptedalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
     "casignaturealgorithms": get_public_key_algs,
     "kexalgorithms": get_kex_algs,
     "macs": get_mac_algs,

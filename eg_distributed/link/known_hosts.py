@@ -10,7 +10,6 @@ import hmac
 import logging
 import os
 import re
-import shlex
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from eg_distributed.errors import HostKeyRejected, SSHConfigInvalid
 from eg_distributed.link.deadlines import within
 
 from .configuration import Configuration
-from .configuration.tokens import Unexpandable, expand_tilde, expand_tokens
-from .configuration.words import lower, matches_list
+from .configuration.tokens import expand_tilde, expand_tokens, expand_variables
+from .configuration.words import lower, matches_list, split_words
 from .public_keys import decode, read_public_key, split_word
 from .revoked import RevokedKeys
 
@@ -244,9 +243,12 @@ async def _ask_command(configuration: Configuration) -> str:
     name = _names(configuration)[1]
     tokens = {**configuration.tokens, "H": name, "I": "HOSTNAME"}
     try:
-        argv = [expand_tokens(word, tokens) for word in shlex.split(command)]
-    except (Unexpandable, ValueError) as error:
+        # Not shlex.split, to which a backslash is an escape before every letter, and a `#` begins a comment.
+        argv = [expand_variables(expand_tokens(word, tokens)) for word in split_words(command, comments=False)]
+    except ValueError as error:  # Unexpandable and Invalid are
         raise refused(f"cannot be read ({error})") from error
+    if not argv:
+        raise refused("is empty")
     argv[0] = expand_tilde(argv[0])
     if not Path(argv[0]).is_absolute():
         raise refused(f"needs the whole path of its program, not {argv[0]}")

@@ -236,7 +236,7 @@ def _interpret(
         for keyword, names in algorithms.items()
         if set(names) ^ set(defaults[keyword]) or (names != defaults[keyword] and names != DEFAULTS[keyword])
     )
-    hop_tokens = {name: tokens[name] for name in "hnpr"}
+    hop_tokens = {name: tokens[name] for name in "hknpr"}  # `%k` as well, although the manual does not say so
     command = first("proxycommand")
     rekey = (first("rekeylimit") or "0 0").split()
     return Configuration(

@@ -55,15 +55,15 @@ def _delimited(text: str) -> tuple[str | None, str | None]:
     return start, rest
 
 
-def split_words(text: str) -> list[str]:
-    """Split as OpenSSH's argv_split does: quotes of both kinds, few escapes, a comment ends the line; raises Invalid."""
+def split_words(text: str, *, comments: bool = True) -> list[str]:
+    """Split as OpenSSH's argv_split does: quotes of both kinds, few escapes, and *comments* end the line; raises Invalid."""
     words: list[str] = []
     index, end = 0, len(text)
     while index < end:
         if text[index] in " \t":
             index += 1
             continue
-        if text[index] == "#":
+        if comments and text[index] == "#":
             break
         word, quote = "", ""
         while index < end:

@@ -646,6 +646,11 @@ async def test_jump_hosts_are_taken_apart(said: str, hops: tuple[Hop, ...], shor
     assert (await read(f"User alice\nProxyJump {said}\n", short)).jumps == hops
 
 
+async def test_a_proxy_command_may_name_the_alias(short: Path) -> None:
+    """`%k` of ProxyCommand, which the manual does not list, is the alias of the host's key, else its name, as in ssh.c."""
+    assert (await read("HostKeyAlias Nick\nProxyCommand nc %k %h\n", short)).proxy_command == f"nc nick {HOST}"
+
+
 async def test_our_ciphers_come_first_where_nobody_says(short: Path) -> None:
     """Without Ciphers in ssh_config the fast ones come first, and all that ssh has are offered."""
     found = await read("User alice\n", short)

@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from eg_distributed.link import known_hosts
 from eg_distributed.link.configuration import Configuration
 from eg_distributed.link.known_hosts import host_keys_of
 from eg_distributed.link.revoked import RevokedKeys
@@ -175,6 +176,24 @@ async def test_a_certificate_without_a_marker_tells_no_host(short: Path) -> None
     """As with ssh, which compares a host's key with plain keys only, a certificate without a marker is no trusted key."""
     (short / "known_hosts").write_text(f"node1 {' '.join(said(CERTIFICATE))}\n")
     assert await found_by_us(short / "known_hosts", "node1") == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        ("/usr/bin/printf '%%s|' a 'b c' \"d e\"", "a|b c|d e|"),
+        ("/usr/bin/printf %%s| ${FOLDER}/%H $FOLDER", "/srv/[node1]:2222|$FOLDER|"),
+        (r"/usr/bin/printf %%s| a\b a\ b a\\b", r"a\b|a b|a\b|"),
+        ("/usr/bin/printf %%s| a # b", "a|#|b|"),
+    ],
+)
+async def test_the_command_gets_the_words_that_ssh_gives_it(
+    command: str, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KnownHostsCommand is split, and tokens and variables in its words are replaced, as by ssh (load_hostkeys_command)."""
+    monkeypatch.setenv("FOLDER", "/srv")
+    configuration = Configuration(host="node1", hostname="node1", port=2222, user="ann", known_hosts_command=command)
+    assert await known_hosts._ask_command(configuration) == printed
 
 
 REVOKED = {

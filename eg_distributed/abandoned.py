@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .aside import aside
-from .errors import DistributedError, HostError, KernelGone
+from .errors import DistributedError, KernelGone
 from .link.deadlines import within
 from .node import Node
 from .protocol import Stop
@@ -80,20 +80,23 @@ class Abandoned:
         """End an attempt in the background, first in *pause* seconds, unless that is under way already."""
         key = node.name, kernel_id, attempt
         if key not in self._ending:
-            task = self._ending[key] = asyncio.ensure_future(self._persist(node, kernel_id, attempt, pause))
-            task.add_done_callback(lambda _: self._ending.pop(key, None))
+            self._ending[key] = asyncio.ensure_future(self._persist(node, kernel_id, attempt, pause))
 
     async def _persist(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
         """Try to end an attempt until it has ended, its time is over, or its host is lost, which `end_all_on` makes good."""
-        while True:
-            if pause:
-                if not node.connected.is_set():
+        key = node.name, kernel_id, attempt
+        try:
+            while True:
+                if pause:
+                    if not node.connected.is_set():
+                        return
+                    await asyncio.sleep(pause * random.uniform(1, 1.5))
+                self._drop_old()
+                if key not in self._since or await self._try(node, kernel_id, attempt):
                     return
-                await asyncio.sleep(pause * random.uniform(1, 1.5))
-            self._drop_old()
-            if (node.name, kernel_id, attempt) not in self._since or await self._try(node, kernel_id, attempt):
-                return
-            pause = min(max(2 * pause, FIRST_RETRY), _LAST_RETRY)
+                pause = min(max(2 * pause, FIRST_RETRY), _LAST_RETRY)
+        finally:
+            self._ending.pop(key, None)  # here, not by a callback: the host may be back in that round of the loop
 
     async def _try(self, node: Node, kernel_id: str, attempt: str) -> bool:
         """Try to end an attempt once; return True if it has ended. What went wrong is told once for each attempt."""
@@ -102,7 +105,7 @@ class Abandoned:
             await node.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
         except KernelGone:
             pass
-        except HostError as error:
+        except DistributedError as error:
             again = "it is tried again until it has ended"
             if not node.connected.is_set():
                 again = "it is ended as soon as its host is back"

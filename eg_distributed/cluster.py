@@ -15,6 +15,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+_FIRST_LOOKS = 8  # hosts of a start that are looked at with the start's own urgency, where none is connected
+_STEADY_ELSEWHERE = (
+    30.0  # seconds, at most, for which another host has to be connected before kernels are given up for it
+)
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
@@ -95,6 +100,8 @@ class Cluster:
         self._transports = Transports()
         self._absences = Absences()
         self._turns = Turns()
+        self.ticked_at = time.monotonic()
+        """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
@@ -163,6 +170,7 @@ class Cluster:
         has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
+            self.ticked_at = time.monotonic()
             now = asyncio.get_running_loop().time()
             if not has_taken_up and now - began > TAKEN_UP_AFTER:
                 has_taken_up = True
@@ -194,7 +202,9 @@ class Cluster:
             if kernel.id in self._starts:
                 continue  # its start has a deadline of its own
             others = [self.host(name) for name in kernel.elsewhere]
-            if not any(other.node.connected.is_set() for other in others):
+            # Not one that is back just now: when a site's network returns, one of its hosts is the first.
+            steady = min(self.settings.host_lost_after, _STEADY_ELSEWHERE)
+            if not any(other.node.connected.is_set() and other.node.steady_for >= steady for other in others):
                 self._probe(other for other in others if other.is_healthy(self.settings.retry_after))
                 continue
             away = min(self._absences.seconds(canonical_name(node.name)), now - node.disconnected_at)
@@ -459,6 +469,9 @@ class Cluster:
             newest = max(probe.began for probe in first)
             await asyncio.wait({probe.task for probe in first}, timeout=min(newest + _FIRST_COUNT, deadline) - now)
         deadline = min(deadline, now + self.settings.connect_seconds())
+        if not any(host.node.connected.is_set() for host in hosts):
+            for host in hosts[:_FIRST_LOOKS]:
+                host.node.hurry()  # else their looks would stand behind hosts that come back
         while not any(host.node.connected.is_set() for host in hosts) and (left := deadline - loop.time()) > 0:
             looking = {probe.task for host in hosts if (probe := self._probes.get(canonical_name(host.name)))}
             if not looking:

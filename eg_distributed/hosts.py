@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import re
 import time
@@ -19,6 +20,7 @@ HostSet = tuple[str, ...]
 """The hosts that a kernelspec may use, in the order in which they were written."""
 
 
+@functools.lru_cache(8192)
 def canonical_name(name: str) -> str:
     """Return the one spelling of a host's name: lower case, no dot at the end, addresses in their short form.
 

@@ -10,7 +10,7 @@ import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .abandoned import Abandoned
 from .channels import Endpoints
@@ -73,6 +73,16 @@ class State(enum.Enum):
     DEAD = "dead"
 
 
+class _Away(NamedTuple):
+    """What a kernel was that was given up with its host."""
+
+    node: Node
+    attempt: str
+    pid: int
+    key: str
+    agent: AgentIdentity | None
+
+
 class RemoteKernel:
     """One kernel on its node. Made by the Cluster; methods that are no coroutines may be called from any thread.
 
@@ -103,9 +113,7 @@ class RemoteKernel:
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
         self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
-        self._away: tuple[Node, str] | None = (
-            None  # the node and attempt of a lost kernel that nothing has replaced yet
-        )
+        self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self._settings = settings
         self._identity = identity
@@ -150,9 +158,10 @@ class RemoteKernel:
 
         Costs nothing, so it may be polled.
         """
-        if self._exited or self._starting or not self._ready or self.node is None:
+        node = self.node  # once: other threads ask
+        if self._exited or self._starting or not self._ready or node is None:
             return None
-        return self.node.silent_since
+        return node.silent_since
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -170,10 +179,13 @@ class RemoteKernel:
             # What was kept on disk may be older: a gateway may have been killed in the middle of a restart.
             self._unverified, self.attempt = False, news.attempt
         if news.attempt != self.attempt:
+            if isinstance(news, Found) and news.state != "exited" and self._ready and not self._starting and self.node:
+                # One that was replaced while another agent answered in place of its own.
+                self._abandoned.end_soon(self.node, self.id, news.attempt)
             return
         if isinstance(news, Found):
-            if self._away is not None and self._away[1] == news.attempt and news.state != "exited":
-                self._take_back(self._away[0])
+            if self._away is not None and self._away.attempt == news.attempt and news.state != "exited":
+                self._take_back(self._away.node)
             self._take_description(news)
         elif self._elsewhere and self.node is not None:
             self.node.keep_connected(fresh=self.id)  # the agent has it now, or again: it is asked for all that it knows
@@ -184,7 +196,7 @@ class RemoteKernel:
     def _take_absence(self) -> None:
         """The agent that answers has no such kernel: it is dead, unless another agent has it."""
         now = self.node.agent if self.node is not None else None
-        if now is None or self.agent is None or now.knows_end_of(self.agent):
+        if self.agent is None or (now is not None and now.knows_end_of(self.agent)):
             self._die(None, "")
         else:
             self._lose_sight()
@@ -302,9 +314,13 @@ class RemoteKernel:
         A *returnable* one, which nobody asked to end, goes on instead if its host is back before a replacement has started.
         """
         if self.node is not None and not self._exited:
-            self._abandoned.end_soon(self.node, self.id, self.attempt)
+            if returnable:  # not at once: the host may be coming back right now
+                self._abandoned.mark(self.node, self.id, self.attempt)
+                self.node.come_back()
+            else:
+                self._abandoned.end_soon(self.node, self.id, self.attempt)
             self.lost = self.end_expected = True
-            self._away = (self.node, self.attempt) if returnable else None
+            self._away = _Away(self.node, self.attempt, self.pid, self.key, self.agent) if returnable else None
             self._die(None, "")
             self._changed.set()
 
@@ -323,7 +339,7 @@ class RemoteKernel:
     def stay_away(self) -> None:
         """Be what `give_up` made of it again, after a replacement could not be started; nothing if it has come back since."""
         if self._away is not None:
-            self.node, self.attempt = self._away
+            self.node, self.attempt, self.pid, self.key, self.agent = self._away
             self._ready = self._exited = self.lost = self.end_expected = True
 
     async def _usable(self, resuming: bool) -> None:

@@ -45,7 +45,8 @@ _IDLE_BACKOFF = 60.0
 """The same where only ended kernels wait for the host: it may have been taken away for good."""
 _STEADY = 2.0
 """Seconds that a connection has to last for the next one to be made at once."""
-_PING = 2.0  # seconds between two signs of life to the agent, which gives up a gateway that is silent for a minute
+_PING, _IDLE_PING = 2.0, 15.0
+"""Seconds between two signs of life to an agent with kernels, and to others, which give up a gateway that is silent for 60."""
 _QUIET = 4.0
 """Seconds without a word of the agent after which people are told that the host does not answer; its link may yet recover."""
 _DEAF = 60.0
@@ -115,6 +116,7 @@ class Node:
         self._identity = identity
         self._owner = owner
         self._turns = turns or Turns()
+        self._recent_loss = asyncio.Event()  # set where a connection was lost that stood
         self._hurry = asyncio.Event()  # set where somebody waits for the attempt to connect that is under way
         self.progress = Progress()
         """How far the last attempt to connect has come."""
@@ -153,6 +155,15 @@ class Node:
             self._hurry.set()
         await asyncio.shield(self._connecting)
 
+    def hurry(self) -> None:
+        """Have the attempt to connect that is under way, if any, go before those of hosts that come back: a user waits."""
+        self._hurry.set()
+
+    @property
+    def steady_for(self) -> float:
+        """How long the connection has stood, in seconds; 0 without one."""
+        return asyncio.get_running_loop().time() - self._connected_at if self.connected.is_set() else 0.0
+
     def is_slow(self) -> bool:
         """Return True if an attempt to connect has got an answer from the host, and takes longer than a dead one would."""
         return (
@@ -184,7 +195,7 @@ class Node:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
         link: Link | None = None
         try:
-            async with self._turns.turn(self._hurry):
+            async with self._turns.turn(self._hurry, fresh=self.last_error is None):
                 self.progress = Progress()  # its clock begins here
                 link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
             self.connections += 1
@@ -249,9 +260,11 @@ class Node:
         found: Message = {}
         for answer in await asyncio.gather(*(self.request(Adopt(part)) for part in parts)):
             found |= answer
+        wanted = set(self._owner.wanted(self.name))
         for kernel_id in kernels:
             if kernel_id not in found:
-                self._pass_on(Missing(kernel_id))
+                if kernel_id in wanted:  # else it has been started on another host meanwhile
+                    self._pass_on(Missing(kernel_id))
                 continue
             try:
                 self._pass_on(Found.read(found[kernel_id]))
@@ -283,8 +296,9 @@ class Node:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
         while time.monotonic() - self._heard_at < _DEAF:
             await asyncio.sleep(_PING)
-            with contextlib.suppress(HostError):
-                await self.request(Ping())
+            if self.running or time.monotonic() - self._heard_at > _IDLE_PING:
+                with contextlib.suppress(DistributedError):  # whatever it answers, it lives
+                    await self.request(Ping())
         log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _DEAF)
         link.close()
 
@@ -331,6 +345,7 @@ class Node:
         if self.connected.is_set():  # what ends before our kernels were taken back was no contact with them
             self.connected.clear()
             self._turns.note_loss()
+            self._recent_loss.set()
             self.disconnected_at = asyncio.get_running_loop().time()
             if self.disconnected_at - self._connected_at > _STEADY:
                 self._backoff = 0.0
@@ -384,8 +399,13 @@ class Node:
             except HostError as error:
                 log.log(logging.DEBUG if str(error) == said else logging.WARNING, "cannot reconnect: %s", error)
                 said = str(error)
-                await asyncio.sleep(backoff * random.uniform(1, 1.5))
+                self._recent_loss.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._recent_loss.wait(), backoff * random.uniform(1, 1.5))
                 backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
+                if self._recent_loss.is_set():  # a start has connected meanwhile, and that is lost as well
+                    backoff = _FIRST_BACKOFF
+                    await self._wait_after_loss()
                 continue
             # Not assumed: it may have been lost between its making and this line, and `_lost` leaves coming back to this task.
             if self.connected.is_set():

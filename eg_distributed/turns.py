@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 __all__ = ["Turns"]
 
 _MOST = 32
-"""Logins at once: of starts and commands, and as many of hosts that come back."""
+"""Logins at once: of starts and commands, as many of hosts that were lost just now, and as many of those that are tried again."""
 _SECONDS = 2.0
 """How long a turn lasts at most: a login that takes longer waits for its host, and needs nothing of this thread."""
 _FEW = 8
@@ -31,16 +31,18 @@ class Turns:
     def __init__(self, most: int = _MOST, seconds: float = _SECONDS) -> None:
         self._seconds = seconds
         self._urgent = asyncio.Semaphore(most)
+        self._fresh = asyncio.Semaphore(most)
         self._patient = asyncio.Semaphore(most)
         self._losses: deque[float] = deque(maxlen=round(_LONGEST / _SPACING))  # when, in the loop's time
 
     @asynccontextmanager
-    async def turn(self, hurry: asyncio.Event) -> AsyncIterator[None]:
+    async def turn(self, hurry: asyncio.Event, *, fresh: bool = False) -> AsyncIterator[None]:
         """Wait for a turn and hold it, for two seconds at most.
 
-        Who is waited for, as *hurry* says from the beginning or at any time later, never stands behind hosts that come back.
+        Who is waited for, as *hurry* says from the beginning or at any time later, never stands behind hosts that come back; nor
+        does a *fresh* one, which has not failed since it was connected, behind those that have failed.
         """
-        semaphore = await self._acquire(hurry)
+        semaphore = await self._acquire(hurry, self._fresh if fresh else self._patient)
         held = True
 
         def release() -> None:
@@ -56,21 +58,21 @@ class Turns:
             timer.cancel()
             release()
 
-    async def _acquire(self, hurry: asyncio.Event) -> asyncio.Semaphore:
+    async def _acquire(self, hurry: asyncio.Event, patient: asyncio.Semaphore) -> asyncio.Semaphore:
         if not hurry.is_set():
-            acquiring = asyncio.ensure_future(self._patient.acquire())
+            acquiring = asyncio.ensure_future(patient.acquire())
             hurrying = asyncio.ensure_future(hurry.wait())
             try:
                 await asyncio.wait({acquiring, hurrying}, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 if acquiring.done():
-                    self._patient.release()
+                    patient.release()
                 raise
             finally:
                 hurrying.cancel()
                 acquiring.cancel()  # a semaphore whose waiter is cancelled keeps no turn for it
             if acquiring.done():
-                return self._patient
+                return patient
         await self._urgent.acquire()
         return self._urgent
 

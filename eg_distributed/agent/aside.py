@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import threading
 import time
 from typing import Any, Callable, Hashable, Optional
@@ -49,7 +50,11 @@ async def aside(
             with _lock:
                 _waiting.discard((loop, freed))
     future: asyncio.Future[Any] = loop.create_future()
-    threading.Thread(target=_run, args=(key, begun, loop, future, late, function, arguments), daemon=True).start()
+    try:
+        threading.Thread(target=_run, args=(key, begun, loop, future, late, function, arguments), daemon=True).start()
+    except RuntimeError as error:  # the user has as many threads as it may
+        _over(key, begun)
+        raise OSError(errno.EAGAIN, "no thread can be started on this node") from error
     try:
         await asyncio.wait({future}, timeout=None if until is None else max(until - loop.time(), 0.0))
     except asyncio.CancelledError:
@@ -89,14 +94,7 @@ def _run(
         result = function(*arguments)
     except BaseException as error:  # noqa: BLE001 - handed to whoever called
         failure = error
-    with _lock:
-        since = _running[key]
-        since.remove(begun)
-        if not since:
-            del _running[key]
-        waiting = list(_waiting)
-    for waiter in waiting:
-        _tell(*waiter)
+    _over(key, begun)
 
     def arrive() -> None:
         if future.done():  # given up
@@ -114,6 +112,18 @@ def _run(
             late(result)
 
 
+def _over(key: Hashable, begun: float) -> None:
+    """Note that a call of *key* is over, and have those that wait for its like look again."""
+    with _lock:
+        since = _running[key]
+        since.remove(begun)
+        if not since:
+            del _running[key]
+        waiting = list(_waiting)
+    for waiter in waiting:
+        _tell(*waiter)
+
+
 def _tell(loop: asyncio.AbstractEventLoop, freed: asyncio.Future[None]) -> None:
     def tell() -> None:
         if not freed.done():
@@ -124,4 +134,7 @@ def _tell(loop: asyncio.AbstractEventLoop, freed: asyncio.Future[None]) -> None:
 
 
 def _start(late: Callable[[Any], object], result: Any) -> None:
-    threading.Thread(target=late, args=(result,), daemon=True).start()
+    try:
+        threading.Thread(target=late, args=(result,), daemon=True).start()
+    except RuntimeError:  # no thread can be started: better late here than never
+        late(result)

@@ -99,6 +99,9 @@ def try_place(path: str, is_former: bool) -> str:
     if len(path) > MAX_PATH:
         return "its name is longer than %d characters" % MAX_PATH
     try:
+        # Raised, whatever it is but absence: in a folder that cannot be read just now there may be kernels.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path)
         if os.path.isdir(path) and os.lstat(path).st_uid == os.getuid():
             sockets = [name for name in os.listdir(path) if name.startswith("agent-") and name.endswith(".sock")]
             if any(answers(os.path.join(path, name)) for name in sockets):
@@ -108,7 +111,7 @@ def try_place(path: str, is_former: bool) -> str:
             return "former"
         private(path)
     except OSError as error:
-        return "former" if is_former else error.strerror or str(error)
+        return error.strerror or str(error)
     return "kernels" if found else ""
 
 
@@ -159,8 +162,16 @@ def folder() -> "tuple[str, list[str]]":
             # Another one elsewhere would not find its kernels, and they would look dead.
             raise OSError("%s: %s, and its agent runs" % (path, said[path]))
     bad = ["%s: %s" % (path, said[path]) for path in candidates if said[path] not in words]
-    for wanted in ("agent", "kernels", "ok"):
-        for path in candidates:
+    others = [path for path in candidates if path not in formers]
+    # A former place last: an older release's agent there may serve another gateway, and does not have these kernels.
+    for wanted, where in (
+        ("agent", others),
+        ("kernels", others),
+        ("agent", formers),
+        ("kernels", formers),
+        ("ok", others),
+    ):
+        for path in where:
             if said[path] == wanted:
                 return path, [each for each in bad if not each.startswith(tuple(former + ": " for former in formers))]
     raise OSError("no folder will do for the agent: %s" % "; ".join(bad))

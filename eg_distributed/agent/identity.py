@@ -67,10 +67,8 @@ def _put(path: Path, text: str) -> None:
 
 
 def _machine() -> str:
-    """Return what tells this machine from others; hashed, since a machine's id is not to be handed out."""
+    """Return what tells this machine from others: its name, since machines without a disk get another id with each boot."""
     known = socket.gethostname()
-    with contextlib.suppress(OSError):
-        known += " " + Path("/etc/machine-id").read_text("ascii", "replace").strip()
     return hashlib.sha256(f"eg-distributed {known}".encode()).hexdigest()[:16]
 
 

@@ -7,6 +7,7 @@ import getpass
 import os
 import pwd
 import subprocess
+import time
 from pathlib import PurePosixPath
 from typing import Mapping
 
@@ -16,7 +17,7 @@ from .spawning import StartError
 
 DEADLINE = 3.5
 """Seconds for all that is asked, directories of users included; less than gateways wait for the answer to a start."""
-_SUDO_DEADLINE = 1.5  # seconds for sudo to say whether it would; it is asked twice
+_SUDO_DEADLINE = 3.2  # seconds for sudo to say whether it would, in all; it is asked twice
 _BY_THEMSELVES = ("run.sh", "sudo")
 """Programs that become the other user themselves, by sudo, as Enterprise Gateway's `run.sh` does."""
 _OFF = 'or say "impersonation": false in its process proxy config, to have it run as the login user'
@@ -50,9 +51,10 @@ def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozen
         ) from error
     spark = os.fsdecode(environment.get(b"SPARK_HOME", b""))
     said = ""
+    until = time.monotonic() + _SUDO_DEADLINE
     # Allowed to run anything, or just what run.sh does.
     for command in (["-H", "-E", "true"], ["-l", f"{spark}/bin/spark-submit"]):
-        allowed, said = _sudo(["-n", "-u", user, *command], environment)
+        allowed, said = _sudo(["-n", "-u", user, *command], environment, until - time.monotonic())
         if allowed:
             return listeners(user)
     raise StartError(
@@ -61,8 +63,11 @@ def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozen
     )
 
 
-def _sudo(arguments: list[str], environment: Mapping[bytes, bytes]) -> tuple[bool, str]:
-    """Return whether `sudo` with these *arguments* succeeds, and the last that it said."""
+def _sudo(arguments: list[str], environment: Mapping[bytes, bytes], seconds: float) -> tuple[bool, str]:
+    """Return whether `sudo` with these *arguments* succeeds, and the last that it said.
+
+    Raises StartError where it does not answer within *seconds*: its directory of users is this host's.
+    """
     try:
         done = subprocess.run(
             [spawning.executable("sudo", environment), *arguments],
@@ -70,13 +75,15 @@ def _sudo(arguments: list[str], environment: Mapping[bytes, bytes]) -> tuple[boo
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            timeout=_SUDO_DEADLINE,
+            timeout=max(seconds, 0.1),
             check=False,
         )
     except (spawning.StartError, FileNotFoundError):
         return False, "sudo is not installed"
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {_SUDO_DEADLINE:g} s"
+        text = f"sudo did not say within {_SUDO_DEADLINE:g} s whether it lets {getpass.getuser()} run a kernel as another user"
+        remedy = "see why sudo takes so long there (PAM, DNS, LDAP)"
+        raise StartError(text, host_fault=True, remedy=remedy) from None
     except (OSError, ValueError) as error:
         return False, str(error)
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()

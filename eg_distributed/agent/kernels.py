@@ -264,7 +264,7 @@ class Kernel:
         if self.transport != "launcher":
             family = self.family
             listening = await processes.in_thread(listening_process, self.connection, self.pid)
-            await processes.in_thread(family.learn, listening, self._connection_file)
+            await processes.in_thread(family.learn, listening, self._connection_file, reads_lines=True)
             if family is self.family:  # else it has been started again meanwhile
                 self.save()
                 self._learned.set()
@@ -443,7 +443,7 @@ class Kernel:
         A wrapper that *failed* has left nothing that is worth waiting for; what it left is only found, to be ended.
         """
         while self.transport != "launcher":
-            found = await processes.in_thread(self.family.find_starting, self._connection_file)
+            found = await processes.in_thread(self.family.find_starting, self._connection_file, reads_lines=True)
             if failed or not found:
                 break
             with contextlib.suppress(asyncio.TimeoutError):

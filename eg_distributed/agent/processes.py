@@ -11,7 +11,7 @@ import signal
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, NamedTuple, Optional
 
 _PIDFD_GET_INFO = 0xC040FF0B
 """The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, also of another process' child."""
@@ -24,14 +24,15 @@ OPEN_FILES = 65536
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""
 
 
-_looks = ThreadPoolExecutor(
-    2, thread_name_prefix="look"
-)  # not the loop's own, whose threads a disk that hangs may all have
+_looks = ThreadPoolExecutor(2, thread_name_prefix="look")
+"""Threads for looks at all processes: not the loop's own, whose threads a disk that hangs may all have."""
+_readings = ThreadPoolExecutor(4, thread_name_prefix="read")
+"""Threads for looks that read command lines as well, which hang with the memory of the process."""
 
 
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+async def in_thread(function: Callable[..., Any], *arguments: Any, reads_lines: bool = False) -> Any:
     """Call *function*, which looks at all processes, in a thread: that takes milliseconds where there are many."""
-    return await asyncio.get_running_loop().run_in_executor(_looks, function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_readings if reads_lines else _looks, function, *arguments)
 
 
 class Process(NamedTuple):
@@ -81,13 +82,17 @@ def all_running() -> dict[int, Process]:
     return found
 
 
-def command_line(process: Process) -> bytes:
-    """Return the argv of *process*, its words ended by NUL; empty if it is gone, or is a thread of the system.
+def command_lines(found: Iterable[Process]) -> dict[int, bytes]:
+    """Return the argv of each process by its pid, the words ended by NUL; empty if it is gone, or is a thread of the system.
 
-    While a process executes another program its command line is empty for a moment. Who is to be found by it is looked for
-    among few, and a kernel that is missed counts as dead, so that moment is waited for; it may sleep for `_EXECUTES_WITHIN`.
+    While a process executes another program its command line is empty for a moment. A kernel that is missed counts as dead, so
+    that moment is waited for: `_EXECUTES_WITHIN` for all of them together.
     """
     deadline = time.monotonic() + _EXECUTES_WITHIN
+    return {each.pid: _command_line(each, deadline) for each in found}
+
+
+def _command_line(process: Process, deadline: float) -> bytes:
     try:
         while True:
             with open(f"/proc/{process.pid}/cmdline", "rb") as file:

@@ -24,6 +24,7 @@ class Records:
         self._kernels = kernels
         self.held: dict[str, Found] = {}
         """What living agents other than this one have, by the kernel's id, as of the last `look`."""
+        self._has_looked = False
 
     def look(self, known: AbstractSet[str]) -> list[Path]:
         """Note which kernels other agents have; return the folders of those whose agents are gone. Called in a thread.
@@ -35,22 +36,28 @@ class Records:
         for folder in sorted(self._kernels.glob("*")):
             if folder.name in known:
                 continue
-            agent, found = _read(folder / RECORD)
+            # Of another boot, or of another machine on a shared home, which would take ours as well: looked at once, at first.
+            agent, found = _read(folder / RECORD, any_boot=not self._has_looked)
             if found is not None and agent is not None:
                 held[found.kernel] = found
             elif found is not None:
                 free.append(folder)
-        self.held = held
+        self.held, self._has_looked = held, True
         return free
 
 
-def _read(path: Path) -> tuple[Optional[int], Optional[Found]]:
-    """Return the pid of the living agent that wrote a record (None: it is gone), and what the record says, if anything."""
+def _read(path: Path, *, any_boot: bool) -> tuple[Optional[int], Optional[Found]]:
+    """Return the pid of the living agent that wrote a record (None: it is gone), and what the record says, if anything.
+
+    Without *any_boot*, a record that was written before this machine was started, or on another one, says nothing.
+    """
     try:
         record = json.loads(path.read_bytes())
         pid, started = record["agent"]
         # Ours: of an attempt that is over, whose folder could not be removed.
         if (pid, started) == (os.getpid(), processes.start_time(os.getpid())):
+            return None, None
+        if not any_boot and not processes.is_same_boot(started or ""):
             return None, None
         # Before the look at the process: one that ends in between is found to be gone, and its record is whole.
         found = Found.read({**record, "state": ELSEWHERE})

@@ -62,6 +62,7 @@ from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
 
+_ALL_KERNELS = 10  # looks at the place between two at all kernels' records
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
 EXITED_KEPT = 3600.0
@@ -140,6 +141,7 @@ class Agent:
         self._place = Place(self.identity, socket_path(directory))
         self._server: asyncio.base_events.Server | None = None
         self._is_superseded = False  # another agent has the socket's name
+        self._looks = 0  # at the place
         self._said: set[str] = set()  # what has been wrong with the place since it was last whole
         self._records = Records(directory / "k")
         self._looking: asyncio.Task[None] | None = None  # at the place, and at records of other agents
@@ -223,7 +225,12 @@ class Agent:
         """Make again what was removed of the agent's folder while it runs: caches are cleaned. Raises OSError."""
         run = asyncio.get_running_loop().run_in_executor
         kernels = {kernel.directory: kernel for kernel in self.kernels.values() if kernel.pid}
-        found = await run(None, self._place.look, list(kernels))
+        found = await run(None, self._place.look, [])
+        self._looks += 1
+        if (
+            found.name == GONE or not found.is_whole or self._looks % _ALL_KERNELS == 0
+        ):  # seldom: a home may be far away
+            found = await run(None, self._place.look, list(kernels))
         self._is_superseded = found.name == TAKEN
         missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
         if found.is_whole and found.name != GONE and not missing:
@@ -318,6 +325,8 @@ class Agent:
             if kernel.state == EXITED:
                 if now - since > EXITED_KEPT:
                     self._drop(kernel)
+            elif self._is_superseded:
+                pass  # whether anyone answers for it is the other agent's to know
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
         self._look_soon()
@@ -713,20 +722,22 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
         memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it
         # asyncio.Event must be made where its loop runs on Python 3.9.
         agent._leave = asyncio.Event()
-        code = 0
+        code = 1
         try:
-            await agent.run(listening)
-        except Exception:  # noqa: BLE001 - whatever ends an agent is to be found in its log
-            traceback.print_exc()
-            code = 1
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not by returning: asyncio, and Python itself, would wait for a thread, and one may hang on a disk for good.
-        os._exit(code)
+            try:
+                await agent.run(listening)
+                code = 0
+            except Exception:  # noqa: BLE001 - whatever ends an agent is to be found in its log
+                traceback.print_exc()
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=1.0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            # Not by returning: asyncio, and Python itself, would wait for a thread, and one may hang on a disk for good.
+            os._exit(code)
 
     asyncio.run(serve())

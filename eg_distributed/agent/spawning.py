@@ -36,10 +36,10 @@ _PATH_SHOWN = 500  # characters of a PATH in an error
 _LINE_READ = 200  # bytes of a script's first line
 
 
-if sys.version_info < (3, 11):
-    # With vfork, Python 3.10 holds its global lock until the new process has executed its program: one on a disk that hangs
-    # would stop the whole agent. The attribute is the documented way to do without. Later ones keep it, since a fork of a big
-    # agent takes a hundred times as long.
+if sys.version_info < (3, 11, 4):
+    # With vfork, Python before 3.11.4 holds its global lock until the new process has executed its program: one on a disk that
+    # hangs would stop the whole agent. The attribute is the documented way to do without. Later ones keep it, since a fork of a
+    # big agent takes a hundred times as long.
     setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - its stubs don't have it
 
 
@@ -48,7 +48,7 @@ class Progress:
     """What a spawn is at, for the case that it gets no further: *what* may hang, and whether that is the host's fault."""
 
     what: str = "the disk of its program"
-    host_fault: bool = False
+    host_fault: bool = True
 
 
 class StartError(Exception):
@@ -110,7 +110,7 @@ def spawn(
         descriptor = _open_log(log)
     program = argv[0]
     try:
-        progress.what, progress.host_fault = f"a folder of the PATH in which {program!r} is looked for", False
+        progress.what = f"a folder of the PATH in which {program!r} is looked for"
         program = executable(program, environment)
         process, warning = _execute(argv, program, environment, cwd, umask, descriptor, progress)
         if open_files >= 0:
@@ -139,11 +139,11 @@ def _execute(
     """Execute *program* in the first folder that can be entered: *cwd*, the kernel's home, or the root. Raises OSError."""
     home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
     if cwd:
-        progress.what = f"working directory {cwd}"
+        progress.what, progress.host_fault = f"working directory {cwd}", False  # a client's choice, and so on any host
     wanted = [("working directory", cwd, _expanded(cwd, home))] if cwd else []
     reasons = []
     for what, name, folder in [*wanted, ("home", home, home), ("root", "/", "/")]:
-        progress.what = f"{what} {name}"
+        progress.what, progress.host_fault = f"{what} {name}", name != cwd
         if reason := _not_enterable(folder):
             reasons.append(f"{what} {name} {reason}")
             continue
@@ -151,7 +151,7 @@ def _execute(
         warning = f"{' and '.join(reasons)}: started in {folder}" if reasons else ""
         if warning:
             os.write(log, f"{warning}\n".encode("utf-8", "replace"))
-        progress.what = f"{what} {name}, or the program {program!r},"
+        progress.what, progress.host_fault = f"{what} {name}, or the program {program!r},", True
         try:
             process = subprocess.Popen(
                 argv,
@@ -220,7 +220,8 @@ async def spawn_aside(
 
     Raises StartError. A process that comes later than that is ended.
     """
-    progress = Progress(f"working directory {cwd}") if cwd else Progress()
+    # What it says before its thread has begun: then others wait for the same.
+    progress = Progress(f"working directory {cwd}", host_fault=False) if cwd else Progress()
     # All that may hang, and is a client's or a kernelspec's choice.
     key = ("spawn", cwd, argv[0], environment.get(b"HOME"), environment.get(b"PATH"), log.parent)
     try:

@@ -34,6 +34,9 @@ class Stream:
         self.running = asyncio.ensure_future(relay.run())
 
 
+_KERNEL_DEADLINE = 3.0  # seconds for a kernel to take a connection; less than a gateway waits for the answer
+
+
 class Streams:
     """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`."""
 
@@ -70,7 +73,9 @@ class Streams:
         if kernel is None or not kernel.connection or kernel.state == EXITED or hello.channel not in CHANNELS:
             return None, "no such kernel or channel"
         try:
-            reader, writer = await kernel.connect(hello.channel)
+            reader, writer = await asyncio.wait_for(kernel.connect(hello.channel), _KERNEL_DEADLINE)
+        except asyncio.TimeoutError:  # one that stands still, with all the connections that it may leave waiting
+            return None, f"the kernel does not take a connection within {_KERNEL_DEADLINE:g} s"
         except OSError as error:
             return None, f"cannot connect to the kernel: {error}"
         earlier = self._streams.get(hello.stream)

@@ -93,7 +93,9 @@ class Family:
 
     def _named(self, running: dict[int, Process], connection_file: str) -> list[Process]:
         wanted = os.fsencode(connection_file)
-        return [each for each in running.values() if self._is_younger(each) and wanted in processes.command_line(each)]
+        younger = [each for each in running.values() if self._is_younger(each)]
+        lines = processes.command_lines(younger)
+        return [each for each in younger if wanted in lines[each.pid]]
 
     def _is_younger(self, found: Process) -> bool:
         """Return True if *found* was started after the executed process, or is that process."""

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _LOOK: float = 1.0
 """Seconds between two looks at all kernels; each costs a comparison a kernel."""
+_STALL: float = 2.5
+"""Seconds without a tick of the cluster's thread that count as a stall, and after one until hosts have been heard again."""
 _CELLS = 100
 """Cells of one kernel that are told of one outage."""
 _UNREACHABLE = 503
@@ -54,10 +56,16 @@ class _Outage:
 
     def __init__(self, kernel: RemoteKernel, since: float) -> None:
         self._kernel = kernel
-        self._host = kernel.node.name if kernel.node is not None else "its host"
-        self._since = since
+        node = kernel.node
+        self.host = node.name if node is not None else "its host"
+        self.since = since
         self._told: dict[str, notebooks.Header] = {}
         """The cells, by the id of what is shown in their output."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Return True unless the host has answered since."""
+        return self._kernel.out_of_reach_since is not None
 
     def tell(self, client: Any, cell: notebooks.Header, *, runs: bool) -> None:
         """Say it in the output of *cell*, which *runs*, or waits for the host."""
@@ -67,15 +75,17 @@ class _Outage:
         if shown not in self._told:
             self._told[shown] = cell
             cell_too = "" if runs else " This cell runs once the host is back."
-            text = f"{self._host} has not answered since {clock(self._since)}. Your kernel and its output are kept.{cell_too}"
+            text = f"{self.host} has not answered since {clock(self.since)}. Your kernel and its output are kept.{cell_too}"
             _show(client, "display_data", shown, text, cell)
 
     def end(self) -> None:
         """Say that it is over, in place of what was said before."""
+        if not self._told:
+            return
         if self._kernel.lost:
-            text = f"{self._host} has not answered since {clock(self._since)}. The kernel has been given up."
+            text = f"{self.host} has not answered since {clock(self.since)}. The kernel has been given up."
         else:
-            text = f"{self._host} did not answer from {clock(self._since)} to {clock(time.time())}."
+            text = f"{self.host} did not answer from {clock(self.since)} to {clock(time.time())}."
             text += " The kernel has ended." if self._kernel.state is State.DEAD else " It is back, with your kernel."
         for client in notebooks.clients(self._kernel.id):
             for shown, cell in self._told.items():
@@ -94,6 +104,7 @@ class Watch:
         self._cluster = cluster
         self._manager = manager
         self._outages: dict[str, _Outage] = {}
+        self._stalled_at = -_STALL
         self._looking = PeriodicCallback(self._look, _LOOK * 1000)
 
     def start(self) -> None:
@@ -101,6 +112,11 @@ class Watch:
         self._looking.start()
 
     def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._cluster.ticked_at > _STALL:
+            self._stalled_at = now  # it is the gateway itself that has had no time to hear anybody
+        if now - self._stalled_at < _STALL:
+            return
         kernels = {kernel.id: kernel for kernel in list(self._cluster.kernels.values())}
         for kernel_id, kernel in kernels.items():
             since = kernel.out_of_reach_since
@@ -140,25 +156,25 @@ class Watch:
 
     def reason(self, kernel_id: str, what: str) -> str:
         """Return why *what* cannot be done with the kernel now; empty if nothing speaks against it."""
-        kernel = self._cluster.kernels.get(kernel_id)
-        since = kernel.out_of_reach_since if kernel is not None else None
-        if kernel is None or since is None or kernel.node is None:
+        outage = self._outages.get(kernel_id)
+        if outage is None or not outage.goes_on:
             return ""
         return (
-            f"Kernel {kernel_id}: {kernel.node.name} has not answered since {clock(since)}, so {what}. The kernel is kept. "
+            f"Kernel {kernel_id}: {outage.host} has not answered since {clock(outage.since)}, so {what}. The kernel is kept. "
             "Remedy: try again once the host is back, or restart the kernel."
         )
 
     def model(self, kernel_id: str) -> dict[str, str]:
         """Return what `/api/kernels` says of a kernel of ours beside the rest: host, state and, if it is silent, since when."""
         kernel = self._cluster.kernels.get(kernel_id)
-        if kernel is None or kernel.node is None:
+        node = kernel.node if kernel is not None else None  # once: it is the other thread's
+        if kernel is None or node is None:
             return {}
-        since = kernel.out_of_reach_since
-        said = {"host": kernel.node.name, "state": (State.UNKNOWN if since is not None else kernel.state).value}
-        if since is not None:
-            said["since"] = datetime.fromtimestamp(since, timezone.utc).isoformat(timespec="seconds")
-        return said
+        outage = self._outages.get(kernel_id)
+        if outage is None or not outage.goes_on:
+            return {"host": node.name, "state": kernel.state.value}
+        since = datetime.fromtimestamp(outage.since, timezone.utc).isoformat(timespec="seconds")
+        return {"host": node.name, "state": State.UNKNOWN.value, "since": since}
 
 
 _watch: Watch | None = None

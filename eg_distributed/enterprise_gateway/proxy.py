@@ -162,6 +162,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """
         manager = self.kernel_manager
         manager.kernel = self
+        # The kernel that was to be replaced, if it has been given up with its host only: it may yet be back.
+        self._kernel = self.cluster.kernels.get(self.kernel_id)
+        if self._kernel is not None:
+            self._kernel.on_exit = self._exited
         if manager.restarting:
             manager.execution_state = "dead"  # else the last that its kernel said, for ever
             manager.restarting = False

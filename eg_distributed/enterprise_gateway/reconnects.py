@@ -668,8 +668,12 @@ def _while_channels_are_open(original: Callable[..., Any]) -> Callable[..., Any]
 
     async def _after_all(handler: Any, connection: _Connection, ws_msg: Any) -> None:
         await _come_back(handler, connection)
-        if connection.opened:
-            original(handler, ws_msg)
+        if (
+            not connection.opened
+        ):  # yet another connection of the session serves by now, and what was said is still said
+            successor = handler._open_sessions.get(handler.session_key)
+            handler.channels = successor.channels if successor is not None else {}
+        original(handler, ws_msg)
 
     return on_message
 

@@ -556,11 +556,11 @@ async def test_an_agent_with_the_same_records_knows(cluster: Cluster, hosts: Hos
         ({"id": "other", "boot": "later"}, State.DEAD),
         ({"id": "other", "boot": ""}, State.UNKNOWN),
         ({"id": "other", "boot": "later", "machine": "other"}, State.UNKNOWN),
-        (None, State.DEAD),
+        (None, State.UNKNOWN),
     ],
 )
 async def test_whose_word_counts(cluster: Cluster, hosts: Hosts, changes: dict[str, str] | None, state: State) -> None:
-    """A kernel is dead if its folder's agent has none, if its machine was booted since, or if an older release says so."""
+    """A kernel is dead if its folder's agent has none, or its machine was booted since; no other agent's word counts."""
     await hosts("node1")
     kernel = await start(cluster, "k1", "node1")
     assert kernel.node is not None

@@ -81,6 +81,6 @@ def test_a_command_line_is_known_while_a_program_is_executed() -> None:
     looks = 0
     with subprocess.Popen(["/bin/sh", "-c", script, script, "1500"]) as child:
         while (process := processes.look(child.pid)) is not None:
-            assert b"exec sh" in processes.command_line(process) or processes.look(child.pid) is None
+            assert b"exec sh" in processes.command_lines([process])[child.pid] or processes.look(child.pid) is None
             looks += 1
     assert looks > 100

@@ -77,26 +77,32 @@ class Abandoned:
         self._go_on(node, kernel_id, attempt, 0.0)
 
     def _go_on(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
-        """End an attempt in the background, first in *pause* seconds, unless that is under way already."""
+        """End an attempt in the background, first in *pause* seconds; without a pause, what waits for one is not waited for."""
         key = node.name, kernel_id, attempt
-        if key not in self._ending:
-            self._ending[key] = asyncio.ensure_future(self._persist(node, kernel_id, attempt, pause))
+        if (before := self._ending.get(key)) is not None:
+            if pause:
+                return
+            before.cancel()  # its host is back, say, and the next try would be in minutes
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self._ending.get(key) is task:
+                del self._ending[key]
+
+        self._ending[key] = asyncio.ensure_future(self._persist(node, kernel_id, attempt, pause))
+        self._ending[key].add_done_callback(ended)
 
     async def _persist(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
         """Try to end an attempt until it has ended, its time is over, or its host is lost, which `end_all_on` makes good."""
         key = node.name, kernel_id, attempt
-        try:
-            while True:
-                if pause:
-                    if not node.connected.is_set():
-                        return
-                    await asyncio.sleep(pause * random.uniform(1, 1.5))
-                self._drop_old()
-                if key not in self._since or await self._try(node, kernel_id, attempt):
+        while True:
+            if pause:
+                if not node.connected.is_set():
                     return
-                pause = min(max(2 * pause, FIRST_RETRY), _LAST_RETRY)
-        finally:
-            self._ending.pop(key, None)  # here, not by a callback: the host may be back in that round of the loop
+                await asyncio.sleep(pause * random.uniform(1, 1.5))
+            self._drop_old()
+            if key not in self._since or await self._try(node, kernel_id, attempt):
+                return
+            pause = min(max(2 * pause, FIRST_RETRY), _LAST_RETRY)
 
     async def _try(self, node: Node, kernel_id: str, attempt: str) -> bool:
         """Try to end an attempt once; return True if it has ended. What went wrong is told once for each attempt."""

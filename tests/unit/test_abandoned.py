@@ -63,6 +63,31 @@ async def test_a_stop_that_fails_is_told_once_and_tried_again(
     await node.close()
 
 
+async def test_a_host_that_is_back_is_asked_at_once(
+    settings: Distributed, link: MemoryLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the pause before the next try would be, the host's coming back is the time to end what is left there."""
+    monkeypatch.setattr(abandoned_module, "FIRST_RETRY", 3600.0)
+    fails = True
+
+    def answers(request: Message) -> list[bytes]:
+        if request["method"] == "stop" and fails:
+            return [encode({"id": request["id"], "error": "no", "kind": "internal"})]
+        return honest(request)
+
+    link.answers = answers
+    owner = NodeOwner(settings)
+    node = Node("node1", settings, ("tests", "1"), owner)
+    await node.connect()
+    owner.abandoned.end_soon(node, "k1", "a1")
+    await until("it was tried", lambda: link.asked == ["stop"])
+    fails = False
+    owner.run_errands(node)
+    await until("it has ended", lambda: ("node1", "k1", "a1") not in owner.abandoned)
+    assert link.asked == ["stop", "stop"]
+    await node.close()
+
+
 async def test_a_stop_of_what_is_out_of_reach_waits_for_its_host(
     settings: Distributed, link: MemoryLink, caplog: pytest.LogCaptureFixture
 ) -> None:

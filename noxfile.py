@@ -137,14 +137,14 @@ def unit(session: nox.Session) -> None:
     `nox -s unit-3.12` runs them on one. What nox's own Python runs is measured for `nox -s coverage`.
     """
     install(session)
-    # All of them on the oldest and on nox's own. Of the others the newest leaves the lab out, and those between have the
-    # code that runs on nodes, whatever Python these have: five minutes for each of them would be too much for one run.
-    if session.python in (PYTHONS[0], HERE):
+    # All of them on nox's own, all but the lab's on the oldest. The others have the code that runs on nodes, whatever Python
+    # these have, and the logins: five minutes more for each of them would be too much for one run.
+    if session.python == HERE:
         paths: tuple[str, ...] = ("tests/unit",)
-    elif session.python == PYTHONS[-1]:
+    elif session.python == PYTHONS[0]:
         paths = ("tests/unit", "--ignore=tests/unit/lab")
     else:
-        paths = ("tests/unit/agent", "tests/unit/launchers")
+        paths = ("tests/unit/agent", "tests/unit/launchers", "tests/unit/link")
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
 
 

@@ -27,7 +27,7 @@ class HostView:
     healthy: bool = True
     """False if the host failed recently; such hosts are offered only when no healthy one is left."""
     known: bool = True
-    """False while the host is not connected: `kernels` is then what was there when it last was, or 0."""
+    """False while the host is not connected, and has failed: `kernels` is then what was there when it last was, or 0."""
 
 
 class LoadBalancer(ABC):

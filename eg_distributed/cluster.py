@@ -441,7 +441,7 @@ class Cluster:
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
         views = [
-            HostView(name, self.count(name), name in healthy, candidates[name].node.connected.is_set())
+            HostView(name, self.count(name), name in healthy, candidates[name].may_take_its_share)
             for name in (healthy or candidates)
         ]
         key = (request.balancer, request.hosts)

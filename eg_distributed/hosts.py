@@ -71,6 +71,14 @@ class Host:
             return False
         return node.last_error is None or time.monotonic() - node.failed_at > retry_after
 
+    @property
+    def may_take_its_share(self) -> bool:
+        """Return True if its count of kernels says something: it is connected, or was never seen to fail and is being looked at.
+
+        Without the latter, all of many starts at once would go to the first host that answers.
+        """
+        return self.node.connected.is_set() or self.node.last_error is None
+
     def count(self, starting: AbstractSet[str]) -> int:
         """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice."""
         return len(starting | self.node.running)

@@ -18,7 +18,9 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=QQ11Ii")
 _REAPED_WITHIN = 0.5  # seconds that a process' parent has to take its exit status, which is told only then
-_EXECUTES_WITHIN = 0.3  # seconds that a process has to execute a program, seen from outside, also on a machine that is busy
+_EXECUTES_WITHIN = (
+    0.3  # seconds that a process has to execute a program, seen from outside, also on a machine that is busy
+)
 OPEN_FILES = 65536
 """Files that an agent and a gateway may have open, as far as the hard limit allows: two for each stream, and each client of a
 kernel has five. The soft limit of a login, 1024 as a rule, is over with a hundred kernels."""

@@ -305,8 +305,14 @@ class _Reader:
         if keyword in _UNUSED:
             return
         if keyword in _PLAIN:
-            said = self._value(keyword, words)  # also where it does not count: a mistake is one for all hosts
-            if self._counts(keyword, active=active):
+            counts = self._counts(keyword, active=active)
+            try:
+                said = self._value(keyword, words)  # also where it does not count: a mistake is one for all hosts
+            except Invalid as error:
+                if counts and keyword in DEFAULTS:  # passed over, it would have a login use what somebody did not want
+                    raise ValueError(str(error)) from error
+                raise
+            if counts:
                 self._found[keyword] = [said]
         elif not self._counts(keyword, active=active):
             return

@@ -43,6 +43,9 @@ LACKING: dict[Capability, str] = {
 REFUSED = 126
 """The exit code of an exec that could not begin, though the program is there (without it: 127)."""
 
+_FREEZING: Final = 10.0
+"""Seconds for a container to let itself be frozen."""
+
 
 class ContainerMachine(Machine):
     """What both kinds of container have in common."""
@@ -304,9 +307,15 @@ class ContainerMachine(Machine):
             raise LabError(f"the lease of {self.name} can't be written", cause=str(error.explanation)) from error
 
     def pause(self) -> None:
-        """Freeze by the cgroup freezer."""
-        if self.state == "running":
-            self._container.pause()
+        """Freeze by the cgroup freezer. Tried again: for a moment, a process that waits for its vfork's program can't be frozen."""
+        deadline = time.monotonic() + _FREEZING
+        while self.state == "running":
+            try:
+                self._container.pause()
+            except docker.errors.APIError as error:
+                if "unable to freeze" not in str(error.explanation) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def unpause(self) -> None:
         """Thaw."""

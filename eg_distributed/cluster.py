@@ -55,6 +55,7 @@ _FIRST_LOOKS = 8  # hosts of a start that are looked at with the start's own urg
 _STEADY_ELSEWHERE = (
     30.0  # seconds, at most, for which another host has to be connected before kernels are given up for it
 )
+_UNSEEN = 2  # kernels that a host counts for beside its own until it has answered
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
@@ -441,13 +442,17 @@ class Cluster:
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
         views = [
-            HostView(name, self.count(name), name in healthy, candidates[name].may_take_its_share)
-            for name in (healthy or candidates)
+            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            for name, host in (healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
+
+    def _share(self, host: Host) -> int:
+        """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
+        return self.count(host.name) + (0 if host.node.connected.is_set() else _UNSEEN)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""

@@ -43,7 +43,7 @@ LACKING: dict[Capability, str] = {
 REFUSED = 126
 """The exit code of an exec that could not begin, though the program is there (without it: 127)."""
 
-_FREEZING: Final = 10.0
+_FREEZING = 10.0
 """Seconds for a container to let itself be frozen."""
 
 
@@ -307,7 +307,7 @@ class ContainerMachine(Machine):
             raise LabError(f"the lease of {self.name} can't be written", cause=str(error.explanation)) from error
 
     def pause(self) -> None:
-        """Freeze by the cgroup freezer. Tried again: for a moment, a process that waits for its vfork's program can't be frozen."""
+        """Freeze by the cgroup freezer; tried again, since what waits for its vfork's program can't be frozen."""
         deadline = time.monotonic() + _FREEZING
         while self.state == "running":
             try:

@@ -84,8 +84,12 @@ async def test_a_death_is_said_in_the_log(cluster: Cluster, hosts: Hosts, caplog
     await until("the death is told", lambda: kernel.death)
     assert kernel.death.startswith("The kernel was killed by signal 9 on node1.")
     assert kernel.death.endswith("Its last output:\nLAST WORDS")
-    said = [each.getMessage() for each in caplog.records if "LAST WORDS" in each.getMessage()]
-    assert said == [
+
+    def said() -> list[str]:
+        return [each.getMessage() for each in caplog.records if "LAST WORDS" in each.getMessage()]
+
+    await until("it is said", said)  # by the cluster's thread, behind the death itself
+    assert said() == [
         f"kernel k1: {kernel.death}\nAll of its output: {logs_command('k1')} (`--previous` once it was started again)"
     ]
     kernel = await start(cluster, "k1", "node1", "say:ASKED")

@@ -52,9 +52,8 @@ T = TypeVar("T")
 
 
 _FIRST_LOOKS = 8  # hosts of a start that are looked at with the start's own urgency, where none is connected
-_STEADY_ELSEWHERE = (
-    30.0  # seconds, at most, for which another host has to be connected before kernels are given up for it
-)
+_STEADY_ELSEWHERE = 30.0
+"""Seconds, at most, for which another host has to be connected before kernels are given up for it."""
 _UNSEEN = 2  # kernels that a host counts for beside its own until it has answered
 _TICK = 1.0  # seconds between two looks for hosts that have been out of reach for too long
 _LOOK = 0.5
@@ -205,7 +204,7 @@ class Cluster:
             others = [self.host(name) for name in kernel.elsewhere]
             # Not one that is back just now: when a site's network returns, one of its hosts is the first.
             steady = min(self.settings.host_lost_after, _STEADY_ELSEWHERE)
-            if not any(other.node.connected.is_set() and other.node.steady_for >= steady for other in others):
+            if not any(other.node.steady_for >= steady for other in others):
                 self._probe(other for other in others if other.is_healthy(self.settings.retry_after))
                 continue
             away = min(self._absences.seconds(canonical_name(node.name)), now - node.disconnected_at)

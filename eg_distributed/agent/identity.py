@@ -78,9 +78,5 @@ def _boot() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         stat = Path("/proc/1/stat").read_bytes()
         return f"{boot}-{stat.rpartition(b')')[2].split()[19].decode('ascii')}"
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-    ):  # /proc may hide the first process, by whose start a container's run is told
+    except (OSError, ValueError, IndexError):  # /proc may hide the first process, whose start tells a container's run
         return ""

@@ -283,9 +283,8 @@ class Kernel:
         if started:
             self.interrupt_pid, self.interrupt_started = pid, started
         port = int(info.get("comm_port") or 0)
-        if (
-            port and pid > 0 and not processes.may_signal(pid)
-        ):  # not asked of `started`: /proc may hide others' processes
+        # Not asked of `started`: /proc may hide others' processes.
+        if port and pid > 0 and not processes.may_signal(pid):
             self.listener_port = port
         self._stop_listening()
         self.save()

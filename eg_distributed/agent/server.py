@@ -227,9 +227,8 @@ class Agent:
         kernels = {kernel.directory: kernel for kernel in self.kernels.values() if kernel.pid}
         found = await run(None, self._place.look, [])
         self._looks += 1
-        if (
-            found.name == GONE or not found.is_whole or self._looks % _ALL_KERNELS == 0
-        ):  # seldom: a home may be far away
+        # Kernels' records seldom, one by one: a home may be far away.
+        if found.name == GONE or not found.is_whole or self._looks % _ALL_KERNELS == 0:
             found = await run(None, self._place.look, list(kernels))
         self._is_superseded = found.name == TAKEN
         missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]

@@ -22,7 +22,7 @@ from .jumps import print_jump
 from .names import Canonicalization, canonical_address, check_host, check_user
 from .numbers import parse_number, parse_port, parse_size, parse_time
 from .tokens import Unexpandable, expand_path, expand_tilde, expand_tokens, expand_variables, home_folder, host_tokens
-from .words import Invalid, lower, matches, matches_list, split_keyword, split_words
+from .words import Invalid, lower, matches, matches_list, matches_one, split_keyword, split_words
 
 __all__ = ["Reading", "Values", "read_files"]
 
@@ -225,14 +225,7 @@ class _Reader:
     def _matches_host(self, patterns: list[str]) -> bool:
         if not all(patterns):
             raise Invalid("a pattern of Host is empty")
-        name, matched = self._host, False
-        for pattern in patterns:
-            if pattern.startswith("!"):
-                if matches(name, pattern[1:]):
-                    return False
-            elif matches(name, pattern):
-                matched = True
-        return matched
+        return matches_one(self._host, patterns)
 
     def _matches(self, words: list[str]) -> bool:
         """Return True if all criteria of a Match line hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 __all__ = ["Invalid", "lower", "matches", "matches_list", "split_keyword", "split_words"]
@@ -106,11 +107,15 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def matches_list(name: str, patterns: str) -> bool:
-    """Return True if one of the comma-separated *patterns* matches, and none of those behind a `!`."""
+    """Do as `matches_one` for comma-separated *patterns*; False if one of them is too long for ssh."""
+    listed = patterns.split(",")
+    return all(len(pattern.removeprefix("!")) <= _LONGEST for pattern in listed) and matches_one(name, listed)
+
+
+def matches_one(name: str, patterns: Iterable[str]) -> bool:
+    """Return True if one of the *patterns* matches, and none of those behind a `!`."""
     matched = False
-    for pattern in patterns.split(","):
-        if len(pattern.removeprefix("!")) > _LONGEST:
-            return False
+    for pattern in patterns:
         if pattern.startswith("!"):
             if matches(name, pattern[1:]):
                 return False

@@ -146,7 +146,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             interpreter.interrupt();
             return;
         }
-        if (cancelJobs()) {
+        if (cancelJobs(cell)) {
             long grace = System.currentTimeMillis() + JOBS_GRACE;
             while (System.currentTimeMillis() < grace) {
                 if (!late.runs(cell)) {
@@ -156,16 +156,16 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             }
         }
         long began = System.currentTimeMillis();
-        boolean interrupted = interruptThreads(false);
+        boolean interrupted = interruptThreads(cell, false);
         while (late.runs(cell) && System.currentTimeMillis() < began + FOLLOWED) {
             Thread.sleep(AGAIN_LOOK);
             if (!late.runs(cell)) {
                 return;
             }
             // Its thread may not have it yet, or be in the compiler.
-            interrupted = interrupted || interruptThreads(false);
+            interrupted = interrupted || interruptThreads(cell, false);
             // A job that was still being planned, or comes next in a loop of the JVM's, is not the next cell's yet.
-            cancelJobs();
+            cancelJobs(cell);
             if (System.currentTimeMillis() > began + LOCKS_GRACE && late.sessions != null && isBlocked()) {
                 late.sessions.giveUp(); // a builder of the cell's own waits in a lock for it, which nothing interrupts
             }
@@ -174,7 +174,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return;
         }
         if (!interrupted) {
-            interruptThreads(true);
+            interruptThreads(cell, true);
         } else if (!cells.isExecutingTask()) {
             late.release(cell); // its task is over, and what makes an answer of it has failed
         }
@@ -218,12 +218,17 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     }
 
     /**
-     * Cancels all jobs of the session, if there is one, and returns whether there were any.
+     * Cancels all jobs of the session if the cell runs still, and returns whether there were any.
      *
      * RDD jobs bring no wish to have their tasks interrupted; without it, a sleeping task keeps its core from the next job.
      */
-    private boolean cancelJobs() throws Exception {
-        SparkContext context = active();
+    private boolean cancelJobs(Object cell) throws Exception {
+        synchronized (late) { // the cell can't end, and the next one not begin, until its jobs are found
+            return late.runs(cell) && cancelJobs(active());
+        }
+    }
+
+    private static boolean cancelJobs(SparkContext context) throws Exception {
         if (context == null) {
             return false;
         }
@@ -254,18 +259,21 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     }
 
     /**
-     * Interrupt the threads of cells that run code of the cell's own, or all of them if *anywhere*; returns whether there were any.
+     * Interrupt the threads that run code of the cell's own, or all of cells if *anywhere*; returns whether there were any, and
+     * the cell runs still.
      *
      * An interrupt closes the files that the compiler reads and writes under its hands, and it keeps what it makes of that.
      */
-    private boolean interruptThreads(boolean anywhere) {
+    private boolean interruptThreads(Object cell, boolean anywhere) {
         boolean any = false;
-        Iterator threads = cellThreads().iterator();
-        while (threads.hasNext()) {
-            Thread thread = (Thread) threads.next();
-            if (anywhere || isIn(thread, "$line")) { // as the interpreter names the classes that it makes of cells
-                thread.interrupt();
-                any = true;
+        synchronized (late) { // the cell can't end: its thread may be the next one's, and is made calm before that (Calm)
+            Iterator threads = late.runs(cell) ? cellThreads().iterator() : new ArrayList().iterator();
+            while (threads.hasNext()) {
+                Thread thread = (Thread) threads.next();
+                if (anywhere || isIn(thread, "$line")) { // as the interpreter names the classes that it makes of cells
+                    thread.interrupt();
+                    any = true;
+                }
             }
         }
         return any;
@@ -892,6 +900,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
          */
         private Object run(String code, Object silent) throws Exception {
             ScalaInterpreter interpreter = (ScalaInterpreter) coming;
+            TaskManager cells = tasks(interpreter);
+            if (cells != null) {
+                cells.add(new Calm());
+            }
             scala.concurrent.Future task = interpreter.interpretAddTask(code, ((Boolean) silent).booleanValue());
             try {
                 return result(interpreter, scala.concurrent.Await.result(task, scala.concurrent.duration.Duration$.MODULE$.Inf()));
@@ -961,6 +973,18 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 wait();
             }
             return cell == null || cell != interrupted;
+        }
+    }
+
+    /**
+     * Takes back an interrupt that a cell's thread has got only when it had left the cell's code.
+     *
+     * The one thread of tasks would bring it into the next cell, where it closes the compiler's files: an error without a word.
+     */
+    private static final class Calm extends scala.runtime.AbstractFunction0 {
+        public Object apply() {
+            Thread.interrupted();
+            return null;
         }
     }
 

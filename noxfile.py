@@ -47,7 +47,7 @@ LAB_SUITES = (
 )
 """What `nox -s lab` runs and `nox -s integration` does not: the lab's own promises, which take longer than the product's."""
 SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
-"""What `nox -s spark` runs and `nox -s integration` does not: they share a lab of their own, with a Spark master and YARN."""
+"""What `nox -s spark spark_long` runs and `nox -s integration` does not: one lab of their own, with a Spark master and YARN."""
 PRODUCT = (
     "tests/integration",
     *(f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)),
@@ -242,14 +242,24 @@ def lab(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def spark(session: nox.Session) -> None:
-    """Run the tests of Spark kernels and of the lab's clusters, on one lab of two nodes; needs an engine and 3 GB of memory.
+    """Run the tests of Spark kernels, on one lab of two nodes; needs an engine and 3 GB of memory; about twenty minutes.
 
-    Not in the default sessions, because of the time: on two cores those took 11 minutes and this one 19, besides its first build
-    of images, which together is the half hour that a plain `nox` may take. `.ci/run` runs both.
+    Not in the default sessions, because of the time. `.ci/run` runs both. Tests that are marked `long` are left to `spark_long`.
     """
+    run_spark(session, "not long")
+
+
+@nox.session(default=False)
+def spark_long(session: nox.Session) -> None:
+    """Run the rest of Spark's tests: every language on every cluster, and the lab's clusters and their faults."""
+    run_spark(session, "long")
+
+
+def run_spark(session: nox.Session, marked: str) -> None:
+    """Run Spark's tests that are *marked* so, or what stands behind `--`."""
     install(session)
     suites = sorted(str(path) for suite in SPARK_SUITES for path in Path("tests/integration").glob(suite))
-    session.run("pytest", *(session.posargs or suites))
+    session.run("pytest", *(session.posargs or (*suites, "-m", marked)))
 
 
 @nox.session(default=False)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -35,6 +35,15 @@ KILLED_SECONDS = 15.0
 """What the cluster may take to notice that a kernel was killed."""
 LANGUAGES = ("python", "scala", "R")
 SPECS = tuple(f"spark_{language}_{end}" for language in LANGUAGES for end in NEEDS)
+SAMPLES = ("spark_python_yarn_client", "spark_scala_standalone", "spark_R_yarn_client")
+"""Each language once, each cluster at least once: what `nox -s spark` tries; the others are tried by `nox -s spark_long`."""
+
+
+def sampled(specs: Iterable[str]) -> list[Any]:
+    """Return kernelspecs as parameters of a test that is `long` but for those of SAMPLES; each has itself as its id."""
+    return [pytest.param(spec, id=spec, marks=() if spec in SAMPLES else pytest.mark.long) for spec in specs]
+
+
 COUNT = {
     "python": "print(spark.range(1000).count())",
     "scala": "println(spark.range(1000).count())",

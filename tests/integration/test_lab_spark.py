@@ -27,7 +27,7 @@ from lab.spark.clusters import Application, Cluster, cluster
 from tests.integration.spark_lab import SESSION_SECONDS, STAGING, applications, running
 from tests.until import block_until
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 
 ROLES = ("spark", "yarn")
 JOB_SECONDS = 120.0

@@ -20,6 +20,7 @@ from tests.integration.spark_lab import (
     nothing_left,
     role_of,
     running,
+    sampled,
     say,
 )
 from tests.until import until_in_thread
@@ -56,7 +57,7 @@ async def over(lab: Lab, kernel: Kernel, application: str, seconds: float) -> No
     )
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", sampled(SPECS))
 async def test_a_killed_kernel_leaves_nothing(spark_lab: Lab, spark_client: GatewayClient, spec: str) -> None:
     """SIGKILL of the kernel: no JVM, no executor, no application and no staging folder after 15 s."""
     kernel = await spark_client.start_kernel(spec)
@@ -71,7 +72,8 @@ async def test_a_killed_kernel_leaves_nothing(spark_lab: Lab, spark_client: Gate
 
 
 @pytest.mark.parametrize(
-    "spec", ["spark_python_standalone", "spark_python_yarn_client", "spark_scala_standalone", "spark_R_yarn_client"]
+    "spec",
+    sampled(("spark_python_standalone", "spark_python_yarn_client", "spark_scala_standalone", "spark_R_yarn_client")),
 )
 async def test_drivers_are_spread_and_pinned(spark_lab: Lab, spark_client: GatewayClient, spec: str) -> None:
     """Balancing and pins hold for Spark kernels of each language as for others."""
@@ -95,7 +97,7 @@ def mortal(spark_lab: Lab) -> Iterator[Node]:
         cluster(spark_lab, role).wait_ready()
 
 
-@pytest.mark.parametrize("spec", ["spark_python_standalone", "spark_python_yarn_client"])
+@pytest.mark.parametrize("spec", sampled(("spark_python_standalone", "spark_python_yarn_client")))
 async def test_a_dead_nodes_application_ends(
     spark_lab: Lab, spark_client: GatewayClient, mortal: Node, spec: str
 ) -> None:

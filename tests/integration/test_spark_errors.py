@@ -27,6 +27,7 @@ from tests.integration.spark_lab import (
     nothing_left,
     role_of,
     running,
+    sampled,
     say,
     specs,
 )
@@ -266,7 +267,9 @@ async def test_a_kernel_that_is_killed_while_it_waits_gives_its_place_up(spark_l
     ("spec", "role", "daemon"),
     [
         (STANDALONE, "spark", "org.apache.spark.deploy.master.Master"),
-        (YARN, "yarn", "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager"),
+        pytest.param(
+            YARN, "yarn", "org.apache.hadoop.yarn.server.resourcemanager.ResourceManager", marks=pytest.mark.long
+        ),
     ],
 )
 async def test_a_master_that_takes_connections_and_says_nothing(
@@ -312,7 +315,7 @@ def without_master(on: Cluster) -> Iterator[None]:
         _set(on.machine, MASTERS[on.kind], up=True)
 
 
-@pytest.mark.parametrize("spec", [STANDALONE, YARN, "spark_R_standalone", "spark_R_yarn_client"])
+@pytest.mark.parametrize("spec", sampled((STANDALONE, YARN, "spark_R_standalone", "spark_R_yarn_client")))
 async def test_a_master_that_is_down_and_comes_back(spark_lab: Lab, client: GatewayClient, spec: str) -> None:
     """Down at the start: said at once; back again: the next cell has its session, without a restart of the kernel."""
     on = cluster(spark_lab, role_of(spec))
@@ -327,7 +330,7 @@ async def test_a_master_that_is_down_and_comes_back(spark_lab: Lab, client: Gate
     assert (await say(kernel, count)).stdout.strip() == "1000"
 
 
-@pytest.mark.parametrize("spec", ["spark_scala_standalone", "spark_scala_yarn_client"])
+@pytest.mark.parametrize("spec", sampled(("spark_scala_standalone", "spark_scala_yarn_client")))
 async def test_a_master_that_is_down_for_scala(spark_lab: Lab, client: GatewayClient, spec: str) -> None:
     """Toree has no place for our words, so its start is refused with the reason; back again, the next start has its session."""
     on = cluster(spark_lab, role_of(spec))

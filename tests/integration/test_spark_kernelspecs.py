@@ -21,7 +21,6 @@ from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, GatewayError
 from tests.integration.conftest import end_gateway
 from tests.integration.spark_lab import (
-    LANGUAGES,
     SESSION_SECONDS,
     nothing_left,
     on_executors,
@@ -102,7 +101,9 @@ SKIPPED = {"python": ["test_run_pi_example"]}
 """What is disabled in the suite itself."""
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "language", ["python", *(pytest.param(other, marks=pytest.mark.long) for other in ("scala", "R"))]
+)
 async def test_its_own_client_tests_pass(spark_lab: Lab, spark_gateway: Gateway, language: str) -> None:
     """Enterprise Gateway's integration tests of the client kernelspecs, as it ships them, pass on YARN, but for one of R's."""
     settings = {

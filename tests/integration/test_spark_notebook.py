@@ -26,6 +26,7 @@ from tests.integration.spark_lab import (
     on_executors,
     role_of,
     running,
+    sampled,
     say,
 )
 from tests.until import until, until_in_thread
@@ -316,7 +317,13 @@ TIMEOUTS = {"python": 400, "R": 500, "scala": 500}
 
 
 @pytest.mark.parametrize(
-    "spec", [pytest.param(spec, id=spec, marks=pytest.mark.timeout(TIMEOUTS[language_of(spec)])) for spec in SPECS]
+    "spec",
+    [
+        pytest.param(
+            *sample.values, id=sample.id, marks=[*sample.marks, pytest.mark.timeout(TIMEOUTS[language_of(sample.id)])]
+        )
+        for sample in sampled(SPECS)
+    ],
 )
 async def test_a_notebook_on_a_cluster(spark_lab: Lab, spark_client: GatewayClient, spec: str) -> None:
     """Jobs and closures run on executors, interrupts end a cell and neither kernel nor session, and nothing stays."""

@@ -94,10 +94,14 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
 
     /** Milliseconds that an interrupted cell is followed for: jobs that it begins only now, a compiler that isn't done yet. */
     private static final long FOLLOWED = 5000;
+    /** Milliseconds that an interrupted cell's answer may be compiled for. */
+    private static final long ANSWERED = 60000;
     /** Milliseconds between two looks meanwhile. */
     private static final long AGAIN_LOOK = 100;
     /** Milliseconds after which a cell that is interrupted may still wait for a session in Spark's own locks. */
     private static final long LOCKS_GRACE = 1000;
+    /** How the classes of what compiles begin; the interpreter's own, which read a result, are others. */
+    private static final String COMPILER = "scala.tools.nsc.Global";
     /** Milliseconds between two looks for tasks, and without a single one under way until that is said. */
     private static final long TASKS_LOOK = 1000;
     private static final long TASKS_IDLE = 10000;
@@ -175,8 +179,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
         if (!interrupted) {
             interruptThreads(cell, true);
-        } else if (!cells.isExecutingTask()) {
-            late.release(cell); // its task is over, and what makes an answer of it has failed
+        }
+        // Its task is over, and what makes an answer of it has failed, or is code of the user's: a result's own toString.
+        while (!cells.isExecutingTask() && System.currentTimeMillis() < began + ANSWERED && !late.release(cell)) {
+            Thread.sleep(AGAIN_LOOK);
         }
     }
 
@@ -266,7 +272,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
      */
     private boolean interruptThreads(Object cell, boolean anywhere) {
         boolean any = false;
-        synchronized (late) { // the cell can't end: its thread may be the next one's, and is made calm before that (Calm)
+        synchronized (late) { // the cell can't end meanwhile: its thread may be the next one's, and begins that without an interrupt
             Iterator threads = late.runs(cell) ? cellThreads().iterator() : new ArrayList().iterator();
             while (threads.hasNext()) {
                 Thread thread = (Thread) threads.next();
@@ -741,6 +747,8 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         private Object cell;
         private Object last;
         private Thread cellThread;
+        /** When the answer of the cell that runs was begun with; 0 before its task is over. */
+        private long answered;
         /** The cell that has been interrupted; it may be one that has been received and isn't here yet. */
         private Object interrupted;
 
@@ -822,11 +830,26 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return cell == interrupted;
         }
 
-        /** Have a cell answered whose answer doesn't come. */
-        synchronized void release(Object cell) {
-            if (cell == this.cell) {
-                cellThread.interrupt();
+        /**
+         * Have a cell answered whose answer doesn't come; returns whether that has been waited for long enough.
+         *
+         * An error's answer is compiled, on a busy machine for seconds: an interrupt breaks the interpreter off in its own
+         * bookkeeping there, and the next cell ends with this one's error.
+         */
+        synchronized boolean release(Object cell) {
+            if (cell != this.cell) {
+                return true;
             }
+            boolean since = answered == 0 || System.currentTimeMillis() > answered + FOLLOWED;
+            if (!since || isIn(cellThread, COMPILER)) {
+                return false;
+            }
+            cellThread.interrupt();
+            return true;
+        }
+
+        synchronized void answers() {
+            answered = System.currentTimeMillis();
         }
 
         synchronized Object begins() {
@@ -834,6 +857,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             cell = received == null || received == last ? new Object() : received;
             last = received;
             cellThread = Thread.currentThread();
+            answered = 0;
             return cell;
         }
 
@@ -900,13 +924,11 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
          */
         private Object run(String code, Object silent) throws Exception {
             ScalaInterpreter interpreter = (ScalaInterpreter) coming;
-            TaskManager cells = tasks(interpreter);
-            if (cells != null) {
-                cells.add(new Calm());
-            }
             scala.concurrent.Future task = interpreter.interpretAddTask(code, ((Boolean) silent).booleanValue());
             try {
-                return result(interpreter, scala.concurrent.Await.result(task, scala.concurrent.duration.Duration$.MODULE$.Inf()));
+                Object outcome = scala.concurrent.Await.result(task, scala.concurrent.duration.Duration$.MODULE$.Inf());
+                answers();
+                return result(interpreter, outcome);
             } finally {
                 interpreter.lastResultOut().reset(); // `lastException = null`, of Toree's own bookkeeping, isn't the next cell's
             }
@@ -973,18 +995,6 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 wait();
             }
             return cell == null || cell != interrupted;
-        }
-    }
-
-    /**
-     * Takes back an interrupt that a cell's thread has got only when it had left the cell's code.
-     *
-     * The one thread of tasks would bring it into the next cell, where it closes the compiler's files: an error without a word.
-     */
-    private static final class Calm extends scala.runtime.AbstractFunction0 {
-        public Object apply() {
-            Thread.interrupted();
-            return null;
         }
     }
 

@@ -73,6 +73,19 @@ async def test_a_scala_cell_is_answered_whatever_throws(spark_client: GatewayCli
     assert (await say(kernel, "1 + 1")).displays  # it, too, comes before `idle`
 
 
+async def test_what_a_scala_cell_prints_is_whole(spark_client: GatewayClient) -> None:
+    """Blank lines, a line's end that comes late and a character that is written byte by byte are what the cell has printed."""
+    kernel = await spark_client.start_kernel(SCALA)
+    slowly = "out.flush(); Thread.sleep(300)"
+    code = f"""
+val out = Console.out
+println(); out.print("a"); {slowly}; out.print("\\n"); {slowly}; out.print("  "); {slowly}; println("b")
+val bytes = "ä€𝄞".getBytes("UTF-8")
+for (byte <- bytes) {{ out.write(byte); {slowly} }}
+"""
+    assert (await say(kernel, code)).stdout.startswith("\na\n  b\nä€𝄞")
+
+
 async def test_a_scala_kernel_answers_what_front_ends_ask(spark_client: GatewayClient) -> None:
     """Requests of which Toree knows nothing have a reply: a front end waits for it."""
     kernel = await spark_client.start_kernel(SCALA)

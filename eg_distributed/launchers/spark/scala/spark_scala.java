@@ -49,15 +49,18 @@ import org.apache.toree.global.ExecuteRequestState;
 import org.apache.toree.global.ExecutionCounter;
 import org.apache.toree.interpreter.ExecuteError;
 import org.apache.toree.interpreter.Interpreter;
+import org.apache.toree.kernel.api.FactoryMethods;
 import org.apache.toree.kernel.api.Kernel;
 import org.apache.toree.kernel.api.KernelOptions;
 import org.apache.toree.kernel.interpreter.scala.ScalaInterpreter;
 import org.apache.toree.kernel.protocol.v5.HeaderBuilder;
+import org.apache.toree.kernel.protocol.v5.KMBuilder;
 import org.apache.toree.kernel.protocol.v5.KernelMessage;
 import org.apache.toree.kernel.protocol.v5.content.ExecuteRequest;
 import org.apache.toree.kernel.protocol.v5.handler.BaseHandler;
 import org.apache.toree.kernel.protocol.v5.handler.ExecuteRequestHandler;
 import org.apache.toree.kernel.protocol.v5.kernel.ActorLoader;
+import org.apache.toree.kernel.protocol.v5.stream.KernelOutputStream;
 import org.apache.toree.plugins.Plugin;
 import org.apache.toree.plugins.PluginManager;
 import org.apache.toree.plugins.dependencies.Dependency;
@@ -585,19 +588,80 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
         }
     }
 
-    /** Toree's kernel, but for its sessions. */
+    /** Toree's kernel, but for its sessions and what becomes of output. */
     public static final class OneSession extends Kernel {
         final Sessions sessions = new Sessions(this);
+        private final Config settings;
+        private final ActorLoader ways;
 
         OneSession(
             Config config, ActorLoader loader, InterpreterManager interpreters, CommManager comms, PluginManager plugins
         ) {
             super(config, loader, interpreters, comms, plugins);
+            settings = config;
+            ways = loader;
+        }
+
+        public FactoryMethods factory(KernelMessage parent, KMBuilder builder) {
+            return new Outputs(settings, ways, parent, builder);
         }
 
         /** What `spark`, `sc`, `sqlContext` and the magics come to. */
         public SparkSession sparkSession() {
             return sessions.session();
+        }
+    }
+
+    /** What makes the streams of a cell: as Toree's, with outputs of our own. */
+    public static final class Outputs extends FactoryMethods {
+        private final ActorLoader ways;
+
+        Outputs(Config config, ActorLoader ways, KernelMessage parent, KMBuilder builder) {
+            super(config, ways, parent, builder);
+            this.ways = ways;
+        }
+
+        public java.io.OutputStream newKernelOutputStream(String kind, boolean empty) {
+            return new Output(ways, kmBuilder(), kind);
+        }
+    }
+
+    /**
+     * What a cell prints, whole. Toree sends what is there every 100 ms, and drops what is blank then: a line's end that comes just
+     * after its line, and a `println()` always. It also cuts a character of several bytes in two, and two threads may send in either order.
+     */
+    public static final class Output extends KernelOutputStream {
+        private boolean any;
+        /** Bytes of a character that are still to come, and whether they have been waited for once. */
+        private int open;
+        private boolean waited;
+
+        Output(ActorLoader ways, KMBuilder builder, String kind) {
+            super(ways, builder, org.apache.toree.global.ScheduledTaskManager.instance(), kind, true);
+        }
+
+        public synchronized void write(int value) {
+            int octet = value & 0xff;
+            if (octet < 0x80 || octet >= 0xf8) {
+                open = 0;
+            } else if (octet >= 0xc0) {
+                open = octet >= 0xf0 ? 3 : octet >= 0xe0 ? 2 : 1;
+            } else {
+                open = Math.max(open - 1, 0);
+            }
+            any = true;
+            waited = false;
+            super.write(value);
+        }
+
+        public synchronized void flush() {
+            if (!any || open > 0 && !waited) {
+                waited = any;
+                return;
+            }
+            any = false;
+            open = 0;
+            super.flush();
         }
     }
 

@@ -137,14 +137,10 @@ def unit(session: nox.Session) -> None:
     `nox -s unit-3.12` runs them on one. What nox's own Python runs is measured for `nox -s coverage`.
     """
     install(session)
-    # All of them on nox's own, all but the lab's on the oldest. The others have the code that runs on nodes, whatever Python
-    # these have, and the logins: five minutes more for each of them would be too much for one run.
-    if session.python == HERE:
-        paths: tuple[str, ...] = ("tests/unit",)
-    elif session.python == PYTHONS[0]:
-        paths = ("tests/unit", "--ignore=tests/unit/lab")
-    else:
-        paths = ("tests/unit/agent", "tests/unit/launchers", "tests/unit/link")
+    # All of them on nox's own. The others have the code that runs on nodes, whatever Python these have, and the logins: five
+    # minutes more for each of them would be too much for one run. `nox -s minimums` has all of them on the oldest.
+    everywhere = ("tests/unit/agent", "tests/unit/launchers", "tests/unit/link")
+    paths = ("tests/unit",) if session.python == HERE else everywhere
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
 
 

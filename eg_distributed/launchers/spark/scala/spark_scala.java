@@ -631,10 +631,12 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
      * after its line, and a `println()` always. It also cuts a character of several bytes in two, and two threads may send in either order.
      */
     public static final class Output extends KernelOutputStream {
+        /** How often the rest of a character is waited for, before what is there of it is sent: about two seconds. */
+        private static final int PATIENCE = 20;
         private boolean any;
-        /** Bytes of a character that are still to come, and whether they have been waited for once. */
+        /** Bytes of a character that are still to come, and how often they have been waited for. */
         private int open;
-        private boolean waited;
+        private int waited;
 
         Output(ActorLoader ways, KMBuilder builder, String kind) {
             super(ways, builder, org.apache.toree.global.ScheduledTaskManager.instance(), kind, true);
@@ -650,13 +652,13 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 open = Math.max(open - 1, 0);
             }
             any = true;
-            waited = false;
+            waited = 0;
             super.write(value);
         }
 
         public synchronized void flush() {
-            if (!any || open > 0 && !waited) {
-                waited = any;
+            if (!any || open > 0 && waited < PATIENCE) {
+                waited++;
                 return;
             }
             any = false;

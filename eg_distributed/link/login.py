@@ -105,14 +105,20 @@ async def log_in(host: str, settings: Distributed, progress: Progress | None = N
 
 
 async def _log_in_through(
-    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    configuration: Configuration,
+    settings: Distributed,
+    progress: Progress,
+    behind: tuple[str, ...],
+    jump: asyncssh.SSHClientConnection | None = None,
 ) -> asyncssh.SSHClientConnection:
-    """Log in by the way that *configuration* names; *behind* are the hosts that wait for this one.
+    """Log in by the way that *configuration* names, or through *jump*; *behind* are the hosts that wait for this one.
 
+    *jump* is closed with the connection, or with the failure.
     Raises HostError, and ConnectionLost or ConnectionResetError for a connection that was dropped and may be tried again.
     """
     host = configuration.host
     way: ProxyProcess | asyncssh.SSHClientConnection | None = None
+    given: dict[str, Any]
     keys: HostKeys | None = None
     identities: Identities | None = None
     is_jump = bool(behind)
@@ -123,7 +129,11 @@ async def _log_in_through(
         identities = await identities_of(configuration)
         for certificates in (True, False):
             try:
-                way, given = await _open_way(configuration, settings, progress, behind)
+                if jump is not None:
+                    progress.enter(_CONNECTING)
+                    way, given = jump, {"tunnel": jump, "host": configuration.hostname}
+                else:
+                    way, given = await _open_way(configuration, settings, progress, behind)
                 if way is None:
                     await _look_at_address(configuration, keys, given["sock"])
                 connection = await _shake_hands(
@@ -132,11 +142,12 @@ async def _log_in_through(
                 break
             except _CertificateUnknown:
                 # As ssh does: a host whose certificate is of no known authority is asked for its plain key.
-                if way is not None:
+                if way is not None and way is not jump:
                     way.abort()
                     way = None
     except BaseException as error:  # cancellation included: no connection, proxy or agent may be left behind
         words = ""
+        way = way or jump
         try:
             if isinstance(way, ProxyProcess) and not isinstance(error, asyncio.CancelledError):
                 words = await way.last_words()
@@ -230,7 +241,7 @@ async def _jump(
             found = await configuration_of(hop.host, settings, hop)
             if connection is not None:  # the chain says how this one is reached, whatever its own block says
                 found = dataclasses.replace(found, jumps=(), proxy_command="")
-                connection = await _log_in_behind(connection, found, settings, inner)
+                connection = await _log_in_through(found, settings, inner, behind, connection)
             else:
                 connection = await _log_in_through(found, settings, inner, behind)
         except BaseException as error:  # cancellation included: the hop before it may stand already
@@ -243,43 +254,6 @@ async def _jump(
             ) from error
     progress.hop = None
     assert connection is not None
-    return connection
-
-
-async def _log_in_behind(
-    jump: asyncssh.SSHClientConnection, configuration: Configuration, settings: Distributed, progress: Progress
-) -> asyncssh.SSHClientConnection:
-    """Log in to a jump host through the one before it, which is closed with it, or with the failure."""
-    identities: Identities | None = None
-    keys: HostKeys | None = None
-    try:
-        keys = await host_keys_of(configuration)
-        identities = await identities_of(configuration)
-        progress.enter(_CONNECTING)
-        given = {"tunnel": jump, "host": configuration.hostname}
-        # Where no authority is known the plain key is asked for: there is no second try here, as the first host has it.
-        certificates = bool(keys.authorities)
-        connection = await _shake_hands(
-            configuration, settings, keys, identities, progress, given, certificates, is_jump=True
-        )
-    except BaseException as error:  # cancellation included: no connection may be left behind
-        jump.abort()
-        if isinstance(error, _CertificateUnknown):
-            raise HostKeyRejected(
-                "its certificate is of an unknown authority",
-                host=configuration.host,
-                remedy="add its authority to known_hosts",
-            ) from error
-        dropped = isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not progress.answered
-        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)) and not dropped:
-            raise _login_error(error, configuration, settings, progress, keys, identities) from error
-        raise
-    finally:
-        if identities is not None:
-            identities.close()
-    connection.set_tunnel(jump)
-    if connection.is_closed():
-        jump.abort()
     return connection
 
 

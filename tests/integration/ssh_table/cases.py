@@ -687,4 +687,92 @@ CASES: dict[str, Case] = {
     "server-alive": config("ServerAliveInterval 1\nServerAliveCountMax 1\nTCPKeepAlive no\nIPQoS none\n" + BASE),
     "log-level": config("LogLevel QUIET\nVisualHostKey yes\nFingerprintHash md5\n" + BASE),
     "rekey-time": config("RekeyLimit 1G 1h\nConnectionAttempts 2\nNumberOfPasswordPrompts 0\n" + BASE),
+    # -- whatever else somebody may have written ------------------------------------------------------------------------
+    "authority-hashed": port(CERTIFIED, known="@cert-authority {hashed} {ca}\n"),
+    "authority-hashed-22": hosts("@cert-authority {hashed} {ca}\n" + KNOWN),
+    "authority-negated": port(CERTIFIED, known="@cert-authority *,!{node} {ca}\n"),
+    "revoked-hashed": hosts("@revoked {hashed} {ed25519}\n" + KNOWN),
+    "revoked-crlf": hosts("@revoked * {ed25519}\r\n" + KNOWN),
+    "proxy-quoted": config('ProxyCommand "nc" %h %p\n' + BASE),
+    "proxy-exec": config("ProxyCommand exec nc %h %p\n" + BASE),
+    "proxy-then-true": config("ProxyCommand nc %h %p; true\n" + BASE),
+    "proxy-delay": config("ProxyCommand sh -c 'sleep 1; exec nc %h %p'\n" + BASE),
+    "proxy-stdout-noise": config("ProxyCommand sh -c 'echo hello; exec nc %h %p'\n" + BASE),
+    "proxy-alias": config("HostKeyAlias nick\nProxyCommand nc %h %p\n" + BASE, known_hosts="nick {ed25519}\n"),
+    "proxy-key-token": config("HostKeyAlias {node}\nProxyCommand nc %k %p\n" + BASE),
+    "identity-single-quotes": config("User lab\nIdentityFile '~/keys/good'\n"),
+    "certificate-none": config("CertificateFile none\n" + BASE),
+    "known-user-home": config("UserKnownHostsFile ~gateway/.ssh/kh\n" + BASE, known_hosts=None, files={"kh": KNOWN}),
+    "port-zeros": config("Port 0022\n" + BASE),
+    "port-twice": config("Port 22\nPort 2299\n" + BASE),
+    "timeout-none": config("ConnectTimeout none\n" + BASE),
+    "host-key-algorithms-caret": port(THREE_KEYS, "HostKeyAlgorithms ^rsa-sha2-256\n", known="[{node}]:2218 {rsa}\n"),
+    "host-key-algorithms-minus": port(
+        THREE_KEYS, "HostKeyAlgorithms -ssh-ed25519*\n", known="[{node}]:2218 {ed25519}\n"
+    ),
+    "pubkey-unbound": config("PubkeyAuthentication unbound\n" + BASE),
+    "jump-comma": config(
+        "Host it\n  HostName {node}\n  ProxyJump {address},\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-user-empty": config(
+        "Host it\n  HostName {node}\n  ProxyJump @{address}\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-brackets": config(
+        "Host it\n  HostName {node}\n  ProxyJump [{address}]:22\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-alias-inherits": config(
+        "Host it\n  HostName {node}\n  ProxyJump {short}\nHost {short}\n  HostName {address}\n  User alice\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-by-certificate": config(
+        "Host it\n  HostName {node}\n  Port 2204\n  ProxyJump jump\nHost jump\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority * {ca}\n",
+    ),
+    "jump-two-by-certificate": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump,jump2\nHost jump jump2\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority [*]:2204 {ca}\n" + KNOWN,
+    ),
+    "jump-two-by-other-authority": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump,jump2\nHost jump jump2\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority * {other}\n[{node}]:2204 {ed25519}\n" + KNOWN,
+    ),
+    "jump-check-host-ip": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump\nHost jump\n  HostName {node}\n  CheckHostIP yes\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts=KNOWN + "{address} {other}\n",
+    ),
+    "match-final-all": config("Match final all\n  User lab\nHost *\n" + BY_KEY),
+    "match-negated-exec": config('Match !exec "false"\n  User alice\nMatch all\n' + BASE),
+    "match-originalhost": config("Match originalhost it\n  HostName {node}\nMatch host {node}\n" + BASE, host="it"),
+    "bind-name": config("BindAddress {node}\n" + BASE),
+    "identity-hash": config("User lab\nIdentityFile ~/keys/good # mine\n"),
+    "authority-algorithms-unknown": port(
+        CERTIFIED, "CASignatureAlgorithms nonsense\n", known="@cert-authority * {ca}\n"
+    ),
+    "host-based-off-unknown-algorithm": config("HostbasedAcceptedAlgorithms nonsense\n" + BASE),
+    "check-host-ip-known-in-system": config(
+        "CheckHostIP yes\n" + BASE, system={"ssh_known_hosts": "{address} {other}\n"}
+    ),
+    "check-host-ip-revoked": config("CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "@revoked {address} {ed25519}\n"),
+    "check-host-ip-by-address": config(
+        "CheckHostIP yes\n" + BASE, known_hosts="{address} {ed25519}\n", host="{address}"
+    ),
+    "check-host-ip-authority": config(
+        "CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "@cert-authority {address} {ca}\n"
+    ),
 }

@@ -75,7 +75,9 @@ async def tcp(way: Way, addresses: list[Address], settings: Distributed) -> Asyn
     found = way.configuration
     seconds = connect_seconds(settings, found)
     try:
-        reader, writer = await asyncio.open_connection(sock=await dial(addresses, seconds, found.bind_address))
+        reader, writer = await asyncio.open_connection(
+            sock=await dial(addresses, seconds, found.bind_address, found.bind_interface)
+        )
     except asyncio.TimeoutError:
         raise HostUnreachable(
             f"no answer from port {found.port} within {seconds:g} s",

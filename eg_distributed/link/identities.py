@@ -16,6 +16,8 @@ from eg_distributed.aside import aside
 from eg_distributed.link.deadlines import within
 
 from .configuration import Configuration
+from .host_based import HostBased
+from .public_keys import plain_algorithm
 
 __all__ = ["Identities", "identities_of"]
 
@@ -37,6 +39,8 @@ class Identities:
     passed_over: list[str] = field(default_factory=list)
     """What ssh_config names and can't be used, with the reason."""
     agent: asyncssh.SSHAgentClient | None = None
+    host_based: HostBased = field(default_factory=HostBased)
+    """The gateway's own host key, for a host that lets in its users by it."""
 
     def close(self) -> None:
         """Close the connection to the agent; called once the login is over."""
@@ -103,6 +107,7 @@ def _put_in_order(
     privates = {file.public.public_data: file.private for file in named if file.public and file.private}
 
     def offer(pair: asyncssh.SSHKeyPair, words: str) -> None:
+        _order_signatures(configuration, pair)
         if _is_accepted(configuration, pair) and all(pair.public_data != known.public_data for known in found.pairs):
             found.pairs.append(pair)
             found.offered.append(words)
@@ -152,6 +157,15 @@ def _fresh(pair: asyncssh.SSHKeyPair) -> asyncssh.SSHKeyPair:
     """Return another pair for the same key: a certificate changes the pair that it is given to."""
     agent = pair._agent  # type: ignore[attr-defined]
     return type(pair)(agent, pair.algorithm, pair.public_data, pair.get_comment_bytes() or b"")  # type: ignore[call-arg,arg-type]
+
+
+def _order_signatures(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> None:
+    """Have *pair* sign as PubkeyAcceptedAlgorithms says, its first algorithm first: asyncssh's own first one may be refused."""
+    wanted = [plain_algorithm(name).encode("ascii") for name in configuration.public_key_algorithms]
+    ordered = [name for name in dict.fromkeys(wanted) if name in pair.sig_algorithms]
+    if "pubkeyacceptedalgorithms" not in configuration.chosen:
+        ordered += [name for name in pair.sig_algorithms if name not in ordered]
+    pair.sig_algorithms = ordered or pair.sig_algorithms
 
 
 def _is_accepted(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
+import ipaddress
 import logging
-import os
 import re
-import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +19,15 @@ from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, SSHConfigInvalid
 from eg_distributed.link.deadlines import within
 
+from .certificates import HostCertificate
 from .configuration import Configuration
 from .configuration.tokens import expand_tilde, expand_tokens, expand_variables
-from .configuration.words import lower, matches_list, split_words
-from .public_keys import decode, read_public_key, split_word
+from .configuration.words import lower, matches, matches_list, split_words
+from .groups import end_group
+from .public_keys import decode, plain_algorithm, read_public_key, split_word
 from .revoked import RevokedKeys
 
-__all__ = ["HostKeys", "host_keys_of", "plain_algorithm"]
+__all__ = ["HostKeys", "add_keys_of_address", "host_keys_of"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _SECONDS = 10.0
 _MOST_PRINTED = 1 << 20
 """Bytes of KnownHostsCommand's answer."""
 _MOST_NOTES = 20
+_NOT_OF_ADDRESS = "is not the one that is known for the host's address, which CheckHostIP asks for"
 _SALT = 20
 """Bytes of the salt of a hashed name."""
 _KEY_TOKENS = frozenset("tKf")
@@ -53,6 +54,28 @@ class HostKeys:
     """Each file that was looked into, with what was wrong with it."""
     notes: list[str] = field(default_factory=list)
     """Lines that were passed over, by file and number."""
+    known_by_port: bool = False
+    """True if a plain key is known for the port; the name alone then counts for nothing."""
+    lists: list[RevokedKeys] = field(default_factory=list)
+    """What RevokedHostKeys names, for certificates."""
+    of_address: list[asyncssh.SSHKey] = field(default_factory=list)
+    """What known_hosts says of the address that was connected to, where CheckHostIP is to be followed."""
+
+    def objection(self, shown: bytes, configuration: Configuration) -> str:
+        """Return why ssh does not take the key or certificate *shown* by the host, where asyncssh would; empty if it does.
+
+        asyncssh knows no CASignatureAlgorithms, no certificates in revocation lists, and no CheckHostIP.
+        """
+        certificate = HostCertificate.read(shown)
+        if certificate is None:
+            if self.of_address and all(key.public_data != shown for key in self.of_address):
+                return f"Host key {_NOT_OF_ADDRESS}"
+            return ""
+        if any(listed.has_certificate(certificate) for listed in self.lists):
+            return "Host certificate is revoked"
+        if certificate.signed_with not in configuration.authority_algorithms:
+            return f"Host certificate is signed with {certificate.signed_with}, which CASignatureAlgorithms leaves out"
+        return ""
 
     def algorithms(self, configuration: Configuration, *, certificates: bool = True) -> list[str]:
         """Return the host key algorithms to offer: those of known keys first, as ssh does, then the others."""
@@ -69,11 +92,13 @@ class HostKeys:
 
         return [name for name in names if is_known(name)] + [name for name in names if not is_known(name)]
 
-
-def plain_algorithm(name: str) -> str:
-    """Return the algorithm of a certificate's own key."""
-    plain = name.replace("-cert-v01@openssh.com", "")
-    return f"{plain}@openssh.com" if plain.startswith("sk-") and plain != name else plain
+    def pattern_for(self, shown: bytes, configuration: Configuration) -> str:
+        """Return the pattern by which the certificate *shown* is for the host, as OpenSSH takes them from 10.3 on, else empty."""
+        certificate = HostCertificate.read(shown)
+        name = configuration.host_key_alias or configuration.hostname
+        if certificate is None or name in certificate.principals:
+            return ""
+        return next((each for each in certificate.principals if matches(name, each)), "")
 
 
 async def host_keys_of(configuration: Configuration) -> HostKeys:
@@ -81,22 +106,47 @@ async def host_keys_of(configuration: Configuration) -> HostKeys:
 
     Called before each login: a key that was just added counts at once.
     """
-    host = configuration.host
-    identity = (host, *_names(configuration), configuration.user, configuration.known_hosts)
-    try:
-        keys = await within(aside(("known_hosts", *identity), lambda: _read(configuration)), _SECONDS)
-    except asyncio.TimeoutError:
-        raise SSHConfigInvalid(
-            f"reading its known_hosts took longer than {_SECONDS:g} s",
-            host=host,
-            remedy=f"check the disks of {', '.join(map(str, configuration.known_hosts))}",
-        ) from None
+    identity = (configuration.host, *_names(configuration), configuration.user, configuration.known_hosts)
+    keys = await _read_within(configuration, ("known_hosts", *identity))
     if configuration.known_hosts_command:
         lines = await _ask_command(configuration)
         _sort(configuration, [("KnownHostsCommand", lines)], keys)
     for path in configuration.revoked_host_keys:
         await _withdraw_revoked(configuration, path, keys)
     return keys
+
+
+async def add_keys_of_address(configuration: Configuration, address: str, keys: HostKeys) -> None:
+    """Put into *keys* what is known of the *address* that was connected to, where CheckHostIP asks for it, as ssh does.
+
+    Raises SSHConfigInvalid. Not for this machine's own addresses, and not where the address is the name; behind a proxy none is
+    known.
+    """
+    if (
+        not configuration.check_host_ip
+        or address == configuration.hostname
+        or ipaddress.ip_address(address).is_loopback
+    ):
+        return
+    identity = (address, configuration.host, configuration.known_hosts)
+    of_address = await _read_within(configuration, ("known_hosts of address", *identity), address, keys.known_by_port)
+    if configuration.known_hosts_command:
+        lines = await _ask_command(configuration, address)
+        _sort(configuration, [("KnownHostsCommand", lines)], of_address, address)
+    keys.of_address = of_address.trusted
+
+
+async def _read_within(
+    configuration: Configuration, key: tuple[object, ...], address: str = "", by_port: bool = False
+) -> HostKeys:
+    try:
+        return await within(aside((*key, by_port), lambda: _read(configuration, address, by_port)), _SECONDS)
+    except asyncio.TimeoutError:
+        raise SSHConfigInvalid(
+            f"reading its known_hosts took longer than {_SECONDS:g} s",
+            host=configuration.host,
+            remedy=f"check the disks of {', '.join(map(str, configuration.known_hosts))}",
+        ) from None
 
 
 async def _withdraw_revoked(configuration: Configuration, path: Path, keys: HostKeys) -> None:
@@ -116,17 +166,14 @@ async def _withdraw_revoked(configuration: Configuration, path: Path, keys: Host
         known[:] = [key for key in known if key not in withdrawn]
         keys.revoked += withdrawn
     keys.revoked += revoked.keys
-    if (revoked.names_certificates or revoked.digests) and keys.authorities:
-        # asyncssh shows us no certificate before it trusts it, so none can be looked up: plain keys only.
-        keys.notes.append(f"{path} revokes certificates: host certificates are not accepted")
-        keys.authorities.clear()
+    keys.lists.append(revoked)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _read(configuration: Configuration) -> HostKeys:
-    keys = HostKeys()
+def _read(configuration: Configuration, address: str = "", by_port: bool = False) -> HostKeys:
+    keys = HostKeys(known_by_port=by_port)
     texts = []
     for path in configuration.known_hosts:
         try:
@@ -137,22 +184,22 @@ def _read(configuration: Configuration) -> HostKeys:
             continue
         keys.files.append(str(path))
         texts.append((str(path), text))
-    _sort(configuration, texts, keys)
+    _sort(configuration, texts, keys, address)
     return keys
 
 
-def _sort(configuration: Configuration, texts: Iterable[tuple[str, str]], keys: HostKeys) -> None:
+def _sort(configuration: Configuration, texts: Iterable[tuple[str, str]], keys: HostKeys, address: str = "") -> None:
     """Put the keys that *texts* have for the host where they belong.
 
     Those for host and port come first; as with ssh, a key for the name alone counts for another port where no plain key is known
     for the port itself.
     """
-    name, with_port = _names(configuration)
+    name, with_port = _names(configuration, address)
     lines = [(file, number, line) for file, text in texts for number, line in enumerate(text.split("\n"), 1)]
     exact = list(_matching(lines, with_port, keys.notes))
     loose = list(_matching(lines, name, [])) if name != with_port else []
-    is_known = any(not marker for marker, _ in exact)
-    for marker, key in [*exact, *(each for each in loose if each[0] or not is_known)]:
+    keys.known_by_port = keys.known_by_port or any(not marker for marker, _ in exact)
+    for marker, key in [*exact, *(each for each in loose if each[0] or not keys.known_by_port)]:
         if marker == "@revoked":
             keys.revoked.append(key)
         elif marker == "@cert-authority":
@@ -167,11 +214,14 @@ def _sort(configuration: Configuration, texts: Iterable[tuple[str, str]], keys: 
         listed[:] = [key for key in listed if key not in keys.revoked]
 
 
-def _names(configuration: Configuration) -> tuple[str, str]:
-    """Return the name to look up, and the one with the port where it is not SSH's own; an alias stands for both."""
-    if configuration.host_key_alias:
+def _names(configuration: Configuration, address: str = "") -> tuple[str, str]:
+    """Return the name to look up, and the one with the port where it is not SSH's own; an alias stands for both.
+
+    With *address*, that is looked up in place of the name.
+    """
+    if configuration.host_key_alias and not address:
         return configuration.host_key_alias, configuration.host_key_alias
-    name = configuration.hostname
+    name = address or configuration.hostname
     return name, name if configuration.port == 22 else f"[{name}]:{configuration.port}"
 
 
@@ -227,8 +277,11 @@ def _is_short(key: asyncssh.SSHKey, smallest: int) -> bool:
 # -- KnownHostsCommand ---------------------------------------------------------------------------------------------
 
 
-async def _ask_command(configuration: Configuration) -> str:
-    """Return what KnownHostsCommand prints for the host: run as ssh runs it, without a shell; raises SSHConfigInvalid."""
+async def _ask_command(configuration: Configuration, address: str = "") -> str:
+    """Return what KnownHostsCommand prints for the host, or for its *address*; raises SSHConfigInvalid.
+
+    It is run as ssh runs it, without a shell.
+    """
     command, host = configuration.known_hosts_command, configuration.host
 
     def refused(cause: str) -> SSHConfigInvalid:
@@ -240,8 +293,8 @@ async def _ask_command(configuration: Configuration) -> str:
 
     if used := {mark for mark in re.findall(r"%(.)", command.replace("%%", "")) if mark in _KEY_TOKENS}:
         raise refused(f"asks for the key that the host shows (%{min(used)}), which is not supported")
-    name = _names(configuration)[1]
-    tokens = {**configuration.tokens, "H": name, "I": "HOSTNAME"}
+    name = _names(configuration, address)[1]
+    tokens = {**configuration.tokens, "H": name, "I": "ADDRESS" if address else "HOSTNAME"}
     try:
         # Not shlex.split, to which a backslash is an escape before every letter, and a `#` begins a comment.
         argv = [expand_variables(expand_tokens(word, tokens)) for word in split_words(command, comments=False)]
@@ -266,8 +319,7 @@ async def _ask_command(configuration: Configuration) -> str:
         raise refused(f"took longer than {_SECONDS:g} s") from None
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_group(process.pid)
             await process.wait()
     if code != 0:
         log.warning("%s: KnownHostsCommand ended with code %d", host, code)

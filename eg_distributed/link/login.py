@@ -18,10 +18,13 @@ from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .configuration import Configuration, Hop, configuration_of
+from .configuration.algorithms import known
 from .dial import dial, look_up
+from .host_based import HostBased, host_based_of
 from .identities import Identities, identities_of
-from .known_hosts import HostKeys, host_keys_of, plain_algorithm
+from .known_hosts import HostKeys, add_keys_of_address, host_keys_of
 from .proxies import ProxyProcess
+from .public_keys import plain_algorithm
 
 __all__ = ["Progress", "connect_seconds", "log_in"]
 
@@ -102,14 +105,20 @@ async def log_in(host: str, settings: Distributed, progress: Progress | None = N
 
 
 async def _log_in_through(
-    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    configuration: Configuration,
+    settings: Distributed,
+    progress: Progress,
+    behind: tuple[str, ...],
+    jump: asyncssh.SSHClientConnection | None = None,
 ) -> asyncssh.SSHClientConnection:
-    """Log in by the way that *configuration* names; *behind* are the hosts that wait for this one.
+    """Log in by the way that *configuration* names, or through *jump*; *behind* are the hosts that wait for this one.
 
+    *jump* is closed with the connection, or with the failure.
     Raises HostError, and ConnectionLost or ConnectionResetError for a connection that was dropped and may be tried again.
     """
     host = configuration.host
     way: ProxyProcess | asyncssh.SSHClientConnection | None = None
+    given: dict[str, Any]
     keys: HostKeys | None = None
     identities: Identities | None = None
     is_jump = bool(behind)
@@ -120,18 +129,25 @@ async def _log_in_through(
         identities = await identities_of(configuration)
         for certificates in (True, False):
             try:
-                way, given = await _open_way(configuration, settings, progress, behind)
+                if jump is not None:
+                    progress.enter(_CONNECTING)
+                    way, given = jump, {"tunnel": jump, "host": configuration.hostname}
+                else:
+                    way, given = await _open_way(configuration, settings, progress, behind)
+                if way is None:
+                    await _look_at_address(configuration, keys, given["sock"])
                 connection = await _shake_hands(
                     configuration, settings, keys, identities, progress, given, certificates, is_jump
                 )
                 break
             except _CertificateUnknown:
                 # As ssh does: a host whose certificate is of no known authority is asked for its plain key.
-                if way is not None:
+                if way is not None and way is not jump:
                     way.abort()
                     way = None
     except BaseException as error:  # cancellation included: no connection, proxy or agent may be left behind
         words = ""
+        way = way or jump
         try:
             if isinstance(way, ProxyProcess) and not isinstance(error, asyncio.CancelledError):
                 words = await way.last_words()
@@ -197,7 +213,16 @@ async def _open_way(
     progress.enter(_NAME)
     addresses = await look_up(configuration.hostname, configuration.port, configuration.family, seconds)
     progress.enter(_CONNECTING)
-    return None, {"sock": await dial(addresses, seconds, configuration.bind_address)}
+    return None, {"sock": await dial(addresses, seconds, configuration.bind_address, configuration.bind_interface)}
+
+
+async def _look_at_address(configuration: Configuration, keys: HostKeys, way: socket.socket) -> None:
+    """Find out what is known of the address at the other end of *way*; closes it where that fails."""
+    try:
+        await add_keys_of_address(configuration, str(way.getpeername()[0]), keys)
+    except BaseException:  # cancellation included: it is nobody's yet
+        way.close()
+        raise
 
 
 async def _jump(
@@ -216,7 +241,7 @@ async def _jump(
             found = await configuration_of(hop.host, settings, hop)
             if connection is not None:  # the chain says how this one is reached, whatever its own block says
                 found = dataclasses.replace(found, jumps=(), proxy_command="")
-                connection = await _log_in_behind(connection, found, settings, inner)
+                connection = await _log_in_through(found, settings, inner, behind, connection)
             else:
                 connection = await _log_in_through(found, settings, inner, behind)
         except BaseException as error:  # cancellation included: the hop before it may stand already
@@ -232,53 +257,36 @@ async def _jump(
     return connection
 
 
-async def _log_in_behind(
-    jump: asyncssh.SSHClientConnection, configuration: Configuration, settings: Distributed, progress: Progress
-) -> asyncssh.SSHClientConnection:
-    """Log in to a jump host through the one before it, which is closed with it, or with the failure."""
-    identities: Identities | None = None
-    keys: HostKeys | None = None
-    try:
-        keys = await host_keys_of(configuration)
-        identities = await identities_of(configuration)
-        progress.enter(_CONNECTING)
-        given = {"tunnel": jump, "host": configuration.hostname}
-        # Where no authority is known the plain key is asked for: there is no second try here, as the first host has it.
-        certificates = bool(keys.authorities)
-        connection = await _shake_hands(
-            configuration, settings, keys, identities, progress, given, certificates, is_jump=True
-        )
-    except BaseException as error:  # cancellation included: no connection may be left behind
-        jump.abort()
-        if isinstance(error, _CertificateUnknown):
-            raise HostKeyRejected(
-                "its certificate is of an unknown authority",
-                host=configuration.host,
-                remedy="add its authority to known_hosts",
-            ) from error
-        dropped = isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and not progress.answered
-        if isinstance(error, (asyncssh.Error, OSError, asyncio.TimeoutError, ValueError)) and not dropped:
-            raise _login_error(error, configuration, settings, progress, keys, identities) from error
-        raise
-    finally:
-        if identities is not None:
-            identities.close()
-    connection.set_tunnel(jump)
-    if connection.is_closed():
-        jump.abort()
-    return connection
-
-
 # -- the handshake -------------------------------------------------------------------------------------------------
 
 
 class _Witness(asyncssh.SSHClient):
-    """Knows the connection before asyncssh's connect returns it."""
+    """Knows the connection before asyncssh's connect returns it, and has a say in whether the host's key is taken."""
 
     connection: asyncssh.SSHClientConnection | None = None
 
+    def __init__(self, configuration: Configuration, keys: HostKeys) -> None:
+        self._configuration = configuration
+        self._keys = keys
+
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self.connection = conn
+        take = conn.validate_server_host_key
+
+        def examine(shown: bytes) -> asyncssh.SSHKey:
+            try:
+                objection = self._keys.objection(shown, self._configuration)
+            except ValueError as error:
+                objection = f"Host certificate cannot be read: {error}"
+            if objection:
+                raise asyncssh.HostKeyNotVerifiable(objection)
+            if pattern := self._keys.pattern_for(shown, self._configuration):
+                # asyncssh looks for the name itself among those of the certificate, and not for a pattern.
+                setattr(conn, "_host_key_alias", pattern)  # noqa: B010
+            return take(shown)
+
+        # asyncssh has no hook that sees a certificate; this method is the one that its key exchanges ask.
+        setattr(conn, "validate_server_host_key", examine)  # noqa: B010 - a method is no attribute to mypy
 
 
 async def _shake_hands(
@@ -296,8 +304,9 @@ async def _shake_hands(
     Not by asyncio.wait_for: up to Python 3.11 it may take a result in place of a cancellation that comes in the same moment.
     asyncssh uses it as well, so an attempt can end with a connection after it was cancelled, and that one has to be closed.
     """
-    witness = _Witness()
+    witness = _Witness(configuration, keys)
     try:
+        identities.host_based = await host_based_of(configuration, given.get("sock"))
         options = _options(configuration, settings, keys, identities, certificates, is_jump)
     except BaseException:  # whatever it is, the way is nobody's yet
         if (way := given.get("sock")) is not None:
@@ -320,7 +329,7 @@ async def _shake_hands(
         if getattr(witness.connection, "_server_version", None):
             progress.answered = True  # it may have answered, and cut us off, between two looks
         # As ssh, which takes a certificate that it can't use for its plain key; one that is revoked it does not.
-        is_final = any(words in str(error) for words in ("revoked", "Host key is not trusted"))
+        is_final = any(words in str(error) for words in ("revoked", "Host key is not trusted", "CheckHostIP"))
         if isinstance(error, asyncssh.HostKeyNotVerifiable) and certificates and keys.trusted and not is_final:
             raise _CertificateUnknown from error
         raise
@@ -384,8 +393,12 @@ def _options(
         "gss_auth": kerberos,
         "gss_kex": kerberos,
         "gss_delegate_creds": configuration.kerberos_delegation,
-        "host_based_auth": configuration.host_based,
-        "client_host_keysign": configuration.host_based,
+        "host_based_auth": bool(identities.host_based.pairs),
+        # Not its own way to ssh-keysign, which takes the first algorithm of a key alone, and knows no name behind a proxy.
+        "client_host_keysign": None,
+        "client_host_keys": identities.host_based.pairs or None,
+        "client_host": identities.host_based.name or None,
+        "client_username": identities.host_based.user or configuration.user,
         "known_hosts": (keys.trusted, keys.authorities, keys.revoked),
         "host_key_alias": configuration.host_key_alias or None,
         "server_host_key_algs": keys.algorithms(configuration, certificates=certificates),
@@ -409,8 +422,10 @@ def _options(
     options["kex_algs"], options["mac_algs"] = list(configuration.key_exchanges), list(configuration.macs)
     if "pubkeyacceptedalgorithms" in configuration.chosen:
         # A certificate is signed with as its key is; whether it may be shown was decided with the others.
-        signatures = (plain_algorithm(name) for name in configuration.public_key_algorithms)
-        options["signature_algs"] = list(dict.fromkeys(signatures))
+        allowed = [*configuration.public_key_algorithms]
+        if identities.host_based.pairs:  # one list for both; a user's key was narrowed to what it may sign with before
+            allowed += known("hostbasedacceptedalgorithms", configuration.host_based_algorithms)
+        options["signature_algs"] = list(dict.fromkeys(plain_algorithm(name) for name in allowed))
     for keyword, names in (
         ("Ciphers", configuration.ciphers),
         ("HostKeyAlgorithms", configuration.host_key_algorithms),
@@ -446,7 +461,7 @@ def _login_error(
     """Say which of the many ways to fail a login this is."""
     host = configuration.host
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return _host_key_error(error, host, keys)
+        return _host_key_error(error, configuration, keys)
     if isinstance(error, asyncssh.PermissionDenied) or "Too many authentication failures" in str(error):
         return _refusal(error, configuration, settings, identities)
     if isinstance(error, asyncssh.KeyExchangeFailed):
@@ -506,7 +521,9 @@ def _too_late(configuration: Configuration, settings: Distributed, progress: Pro
     )
 
 
-def _host_key_error(error: asyncssh.HostKeyNotVerifiable, host: str, keys: HostKeys | None) -> HostKeyRejected:
+def _host_key_error(
+    error: asyncssh.HostKeyNotVerifiable, configuration: Configuration, keys: HostKeys | None
+) -> HostKeyRejected:
     """Say which files were looked into, and which one to mend."""
     files = keys.files if keys else []
     file = next(
@@ -514,9 +531,11 @@ def _host_key_error(error: asyncssh.HostKeyNotVerifiable, host: str, keys: HostK
     )
     looked = f"; looked into: {', '.join(files)}" if files else "; ssh_config names no file of known hosts"
     notes = f"; {'; '.join(keys.notes[:3])}" if keys and keys.notes else ""
+    if configuration.lenient:
+        notes += f"; {' and '.join(configuration.lenient)} of ssh_config cannot change that"
     return HostKeyRejected(
         f"its SSH host key is not trusted ({error.reason}{looked}{notes})",
-        host=host,
+        host=configuration.host,
         remedy=f"compare the host's fingerprint, then put its key into {file} on the gateway; if the host was reinstalled, "
         "remove the old key there",
     )
@@ -528,8 +547,12 @@ def _refusal(
     offered = list(identities.offered) if identities else []
     offered += ["password (EG_REMOTE_PWD)"] * bool(settings.password)
     offered += ["Kerberos"] * (settings.gss or (configuration.kerberos and _has_kerberos()))
-    offered += ["host-based"] * configuration.host_based
-    passed = identities.passed_over if identities else []
+    host_based = identities.host_based if identities else HostBased()
+    passed = list(identities.passed_over) if identities else []
+    if host_based.trouble:
+        passed.append(f"this machine's host key ({host_based.trouble})")
+    elif host_based.pairs:
+        offered.append(f"this machine's host key, as {host_based.user} of {host_based.name.rstrip('.')}")
     left_out = f"; not used: {', '.join(passed[:8])}" if passed else ""
     many = "Too many" in str(error)
     return LoginRefused(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 from typing import Final
 
 from eg_distributed.link.deadlines import within
+from eg_distributed.link.groups import end_group
 
 __all__ = ["ProxyProcess"]
 
@@ -102,8 +102,7 @@ class ProxyProcess:
         self.socket.close()
         self._complaints.close()
         if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            end_group(self._process.pid)
 
     abort = close
 

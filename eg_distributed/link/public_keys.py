@@ -8,7 +8,7 @@ import re
 import asyncssh
 from asyncssh.public_key import decode_ssh_certificate, decode_ssh_public_key
 
-__all__ = ["decode", "read_public_key", "split_word"]
+__all__ = ["decode", "plain_algorithm", "read_public_key", "split_word"]
 
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _BLANKS = str.maketrans("", "", " \t\r\n\v\f")
@@ -45,3 +45,9 @@ def read_public_key(text: str) -> tuple[asyncssh.SSHKey, bool]:
     if algorithm != _OTHER_NAMES.get(name, name):
         raise ValueError(f"its key is not of the type {name[:40]!r}")
     return key, is_certificate
+
+
+def plain_algorithm(name: str) -> str:
+    """Return the algorithm of a certificate's own key."""
+    plain = name.replace("-cert-v01@openssh.com", "")
+    return f"{plain}@openssh.com" if plain.startswith("sk-") and plain != name else plain

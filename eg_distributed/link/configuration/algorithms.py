@@ -33,6 +33,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     ),
     "hostkeyalgorithms": (*_CERTIFIED, *_KEYS),
     "pubkeyacceptedalgorithms": (*_CERTIFIED, *_KEYS),
+    "hostbasedacceptedalgorithms": (*_CERTIFIED, *_KEYS),
     "casignaturealgorithms": _KEYS,
     "kexalgorithms": (
         *("mlkem768x25519-sha256", "sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com", "curve25519-sha256"),
@@ -68,7 +69,9 @@ _ALL_KEYS = (
     *("rsa-sha2-512", "rsa-sha2-512-cert-v01@openssh.com"),
 )
 """All algorithms of keys that OpenSSH has, in the order in which patterns find them."""
-_ALL_KEYWORDS = frozenset({"hostkeyalgorithms", "pubkeyacceptedalgorithms", "casignaturealgorithms"})
+_ALL_KEYWORDS = frozenset(
+    {"hostkeyalgorithms", "pubkeyacceptedalgorithms", "hostbasedacceptedalgorithms", "casignaturealgorithms"}
+)
 """Keywords whose lists may have patterns also where they don't take away."""
 _NOT_OFFERED = {
     "ciphers": ("3des-cbc", "aes128-cbc", "aes192-cbc", "aes256-cbc"),
@@ -87,6 +90,7 @@ _KNOWN = {
     "ciphers": get_encryption_algs,
     "hostkeyalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
     "pubkeyacceptedalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
+    "hostbasedacceptedalgorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
     "casignaturealgorithms": get_public_key_algs,
     "kexalgorithms": get_kex_algs,
     "macs": get_mac_algs,

@@ -7,10 +7,10 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
 from pathlib import Path
 
 from eg_distributed.link.deadlines import within
+from eg_distributed.link.groups import end_group
 
 from .reader import Values
 from .tokens import expand_tilde, home_folder
@@ -70,8 +70,7 @@ async def ask_ssh(ssh: str, host: str, file: str = "", user: str = "", port: int
         out, complaint = await within(process.communicate(), _SECONDS)
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            end_group(process.pid)
             await process.wait()
     said = complaint[-_MOST_SAID:].decode("utf-8", "replace").replace("\r", "")
     lines = [line for line in said.splitlines() if line and not line.startswith("Pseudo-terminal")]

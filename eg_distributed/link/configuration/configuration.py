@@ -65,6 +65,8 @@ class Configuration:
     """Jump hosts in the order in which they are gone through."""
     family: int = socket.AF_UNSPEC
     bind_address: str = ""
+    bind_interface: str = ""
+    """The network interface whose address is used, where no address is named."""
     connect_timeout: float = 0.0
     """Seconds, as ConnectTimeout says; 0 where it says nothing."""
     ciphers: tuple[str, ...] = ()
@@ -72,9 +74,16 @@ class Configuration:
     key_exchanges: tuple[str, ...] = ()
     host_key_algorithms: tuple[str, ...] = ()
     public_key_algorithms: tuple[str, ...] = ()
+    host_based_algorithms: tuple[str, ...] = ()
+    authority_algorithms: tuple[str, ...] = ()
+    """With which an authority may sign certificates of hosts."""
     chosen: frozenset[str] = frozenset()
     """Keywords whose list of algorithms is not ssh's default."""
     smallest_rsa_key: int = 1024
+    check_host_ip: bool = False
+    """True where known_hosts has to know the address as well."""
+    lenient: tuple[str, ...] = ()
+    """Keywords by which ssh may take a host whose key it does not know, and which do not count here."""
     public_key: bool = True
     password: bool = True
     keyboard: bool = True
@@ -258,6 +267,7 @@ def _interpret(
         jumps=() if command else parse_hops(expand_tokens(jump, hop_tokens)),
         family=FAMILIES.get(first("addressfamily"), socket.AF_UNSPEC),
         bind_address=first("bindaddress"),
+        bind_interface=first("bindinterface"),
         connect_timeout=float(first("connecttimeout") or 0),
         ciphers=_ciphers(algorithms["ciphers"], "ciphers" in chosen),
         macs=known("macs", algorithms["macs"]),
@@ -265,6 +275,10 @@ def _interpret(
         host_key_algorithms=known("hostkeyalgorithms", algorithms["hostkeyalgorithms"]),
         public_key_algorithms=known("pubkeyacceptedalgorithms", algorithms["pubkeyacceptedalgorithms"]),
         chosen=chosen,
+        host_based_algorithms=algorithms["hostbasedacceptedalgorithms"],
+        authority_algorithms=algorithms["casignaturealgorithms"],
+        check_host_ip=flag("checkhostip", "no"),
+        lenient=_lenient(values),
         smallest_rsa_key=int(first("requiredrsasize") or 1024),
         public_key=flag("pubkeyauthentication", "yes"),
         password=flag("passwordauthentication", "yes"),
@@ -282,6 +296,24 @@ def _interpret(
         reader=reader,
         notes=tuple(notes),
     )
+
+
+_LENIENT = {
+    "stricthostkeychecking": ("StrictHostKeyChecking", ("no", "off", "accept-new")),
+    "nohostauthenticationforlocalhost": ("NoHostAuthenticationForLocalhost", ("yes",)),
+    "verifyhostkeydns": ("VerifyHostKeyDNS", ("yes",)),
+}
+"""Keywords by which ssh may take a host whose key no file knows, and the values with which it does."""
+
+
+def _lenient(values: Values) -> tuple[str, ...]:
+    """Return the keywords of `_LENIENT` that are set so, as people write them."""
+    found = []
+    for keyword, (name, wanted) in _LENIENT.items():
+        said = values.get(keyword, [""])[0].lower()  # `ssh -G` prints `true` and `false` for some
+        if {"true": "yes", "false": "no"}.get(said, said) in wanted:
+            found.append(name)
+    return tuple(found)
 
 
 def _lower(hostname: str) -> str:

@@ -11,11 +11,12 @@ import grp
 import os
 import pwd
 import re
-import signal
 import stat
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from eg_distributed.link.groups import end_group
 
 from .algorithms import DEFAULTS, choose
 from .jumps import print_jump
@@ -50,6 +51,10 @@ _FLAGS = {
     "passwordauthentication": ("yes", "no"),
     "kbdinteractiveauthentication": ("yes", "no"),
     "hostbasedauthentication": ("yes", "no"),
+    "checkhostip": ("yes", "no"),
+    "nohostauthenticationforlocalhost": ("yes", "no"),
+    "stricthostkeychecking": ("yes", "no", "off", "ask", "accept-new"),
+    "verifyhostkeydns": ("yes", "no", "ask"),
     "gssapiauthentication": ("yes", "no"),
     "gssapidelegatecredentials": ("yes", "no"),
     "identitiesonly": ("yes", "no"),
@@ -76,22 +81,23 @@ _ALIASES = {
     "dsaauthentication": "pubkeyauthentication",
     "identityfile2": "identityfile",
     "keepalive": "tcpkeepalive",
+    "hostbasedkeytypes": "hostbasedacceptedalgorithms",
     "pubkeyacceptedkeytypes": "pubkeyacceptedalgorithms",
     "smartcarddevice": "pkcs11provider",
 }
 _UNUSED = frozenset(
     """
-    addkeystoagent afstokenpassing batchmode channeltimeout checkhostip cipher clearallforwardings compressionlevel
+    addkeystoagent afstokenpassing batchmode channeltimeout cipher clearallforwardings compressionlevel
     connectionattempts controlmaster controlpath controlpersist dynamicforward enableescapecommandline enablesshkeysign
     escapechar exitonforwardfailure fallbacktorsh fingerprinthash forkafterauthentication forwardagent forwardx11
     forwardx11timeout forwardx11trusted gatewayports globalknownhostsfile2 gssapiclientidentity gssapikexalgorithms
     gssapikeyexchange gssapirenewalforcesrekey gssapiserveridentity gssapitrustdns hashknownhosts
-    hostbasedacceptedalgorithms hostbasedkeytypes ipqos kbdinteractivedevices kerberosauthentication kerberostgtpassing
-    localforward logfacility loglevel logverbose nohostauthenticationforlocalhost numberofpasswordprompts
+    ipqos kbdinteractivedevices kerberosauthentication kerberostgtpassing
+    localforward logfacility loglevel logverbose numberofpasswordprompts
     obscurekeystroketiming permitlocalcommand permitremoteopen protocol remoteforward requesttty rhostsauthentication
     refuseconnection rhostsrsaauthentication rsaauthentication securitykeyprovider sessiontype stdinnull streamlocalbindmask
-    streamlocalbindunlink stricthostkeychecking syslogfacility tunnel tunneldevice updatehostkeys useprivilegedport
-    userknownhostsfile2 useroaming usersh verifyhostkeydns versionaddendum visualhostkey warnweakcrypto xauthlocation
+    streamlocalbindunlink syslogfacility tunnel tunneldevice updatehostkeys useprivilegedport
+    userknownhostsfile2 useroaming usersh versionaddendum visualhostkey warnweakcrypto xauthlocation
     """.split()  # noqa: SIM905
 )
 """Keywords of ssh's that logins don't use: their values are not looked at."""
@@ -510,7 +516,7 @@ def _succeeds(command: str) -> bool:
         raise Invalid(f"the command of Match exec took longer than {_EXEC_SECONDS:g} s: {command}") from None
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            end_group(process.pid)
             process.wait()
     if code < 0:
         raise Invalid(f"the command of Match exec was killed by signal {-code}: {command}")

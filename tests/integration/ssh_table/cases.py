@@ -15,17 +15,12 @@ __all__ = ["CASES", "Case"]
 KNOWN = "{node} {ed25519}\n"
 BY_KEY = "IdentityFile ~/keys/good\n"
 BASE = "User lab\n" + BY_KEY
-PLAIN, AES192, RSA_HOST, ECDSA_HOST, CERTIFIED, FEW_TRIES, SHA1, GROUP1, MD5 = (
-    22,
-    2201,
-    2202,
-    2203,
-    2204,
-    2205,
-    2206,
-    2207,
-    2208,
-)
+PLAIN, AES192, RSA_HOST, ECDSA_HOST, CERTIFIED, FEW_TRIES, SHA1, GROUP1, MD5 = 22, *range(2201, 2209)
+HOST_BASED, BY_RSA, BY_SHA1, EXPIRED, UNNAMED, WILD, DEMANDING, OF_USERS, RSA_CERTIFIED = range(2209, 2218)
+THREE_KEYS, TALKATIVE, TWO_KEYS, HOST_AND_KEY, RSA_USERS, NO_PASSWORD, CHACHA, UMAC, TWO_WAYS = range(2218, 2227)
+BY_HOST = "HostbasedAuthentication yes\nIdentityFile none\nUser certified\n"
+SIGNS = {"ssh_config": "EnableSSHKeysign yes\n"}
+"""What the machine's own ssh_config has to say before ssh-keysign signs."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,12 @@ def port(number: int, more: str = "", known: str = "", **others: object) -> Case
         known_hosts=known or f"[{{node}}]:{number} {{ed25519}}\n",
         **others,  # type: ignore[arg-type]
     )
+
+
+def by_host(text: str = "", number: int = HOST_BASED, **others: object) -> Case:
+    """A case of HostbasedAuthentication."""
+    given: dict[str, object] = {"known_hosts": f"[{{node}}]:{number} {{ed25519}}\n", "system": SIGNS, **others}
+    return Case(config=f"{text}Port {number}\n{BY_HOST}", **given)  # type: ignore[arg-type]
 
 
 CASES: dict[str, Case] = {
@@ -433,4 +434,345 @@ CASES: dict[str, Case] = {
     "send-env": config("SendEnv LANG LC_*\n" + BASE),
     "set-env": config("SetEnv FOO=bar\n" + BASE),
     "gssapi": config("GSSAPIAuthentication yes\n" + BASE),
+    # -- the gateway's own host key ----------------------------------------------------------------------------------
+    "host-based": by_host(),
+    "host-based-keysign-off": by_host(system={}),
+    "host-based-keysign-by-user": by_host("EnableSSHKeysign yes\n", system={}),
+    "host-based-off": by_host("HostbasedAuthentication no\n"),
+    "host-based-not-at-host": by_host(number=RSA_USERS),
+    "host-based-other-user": by_host("User lab\n"),
+    "host-based-then-key": by_host(
+        "PreferredAuthentications hostbased,publickey\nUser lab\nIdentityFile ~/keys/good\n"
+    ),
+    "host-based-keysign-off-then-key": by_host("User lab\nIdentityFile ~/keys/good\n", system={}),
+    "host-based-behind-keys": by_host("PreferredAuthentications publickey,hostbased\nIdentityFile ~/keys/bad\n"),
+    "host-based-not-preferred": by_host("PreferredAuthentications publickey\n"),
+    "host-based-proxy": by_host("ProxyCommand nc %h %p\n"),
+    "host-based-fdpass": by_host("ProxyCommand nc -F %h %p\nProxyUseFdpass yes\n"),
+    "host-based-jump": config(
+        f"Host it\n  HostName {{node}}\n  Port {HOST_BASED}\n  ProxyJump {{address}}\n{BY_HOST}Host *\n{BASE}",
+        host="it",
+        known_hosts=f"[{{node}}]:{HOST_BASED},{{address}} {{ed25519}}\n",
+        system=SIGNS,
+    ),
+    "host-based-rsa": by_host("HostbasedAcceptedAlgorithms rsa-sha2-256\n"),
+    "host-based-old-keyword": by_host("HostbasedKeyTypes rsa-sha2-512\n"),
+    "host-based-sha1": by_host("HostbasedAcceptedAlgorithms ssh-rsa\n"),
+    "host-based-no-such-key": by_host("HostbasedAcceptedAlgorithms ecdsa-sha2-nistp521\n"),
+    "host-based-unknown-algorithm": by_host("HostbasedAcceptedAlgorithms ssh-future\n", kinder=""),
+    "host-based-users-algorithms": by_host("PubkeyAcceptedAlgorithms rsa-sha2-256\n"),
+    "host-based-and-key": by_host("User certified\nIdentityFile ~/keys/certified\n", number=HOST_AND_KEY),
+    "host-based-and-no-key": by_host(number=HOST_AND_KEY),
+    # -- what signs certificates, and what revokes them ----------------------------------------------------------------
+    "authority-rsa": port(BY_RSA, known="@cert-authority * {ca_rsa}\n"),
+    "authority-sha1": port(BY_SHA1, known="@cert-authority * {ca_rsa}\n"),
+    "authority-sha1-allowed": port(BY_SHA1, "CASignatureAlgorithms +ssh-rsa\n", known="@cert-authority * {ca_rsa}\n"),
+    "authority-sha1-plain-key": port(
+        BY_SHA1, known=f"@cert-authority * {{ca_rsa}}\n[{{node}}]:{BY_SHA1} {{ed25519}}\n"
+    ),
+    "authority-algorithms": port(CERTIFIED, "CASignatureAlgorithms ssh-ed25519\n", known="@cert-authority * {ca}\n"),
+    "authority-algorithms-others": port(
+        CERTIFIED, "CASignatureAlgorithms rsa-sha2-512\n", known="@cert-authority * {ca}\n"
+    ),
+    "authority-algorithms-removed": port(
+        CERTIFIED, "CASignatureAlgorithms -*ed25519*\n", known="@cert-authority * {ca}\n"
+    ),
+    "authority-algorithms-rsa": port(
+        BY_RSA, "CASignatureAlgorithms rsa-sha2-512\n", known="@cert-authority * {ca_rsa}\n"
+    ),
+    "authority-algorithms-rsa-others": port(
+        BY_RSA, "CASignatureAlgorithms rsa-sha2-256\n", known="@cert-authority * {ca_rsa}\n"
+    ),
+    "authority-algorithms-of-users": config(
+        "CASignatureAlgorithms rsa-sha2-512\nUser certified\nIdentityFile ~/keys/certified\n"
+    ),
+    "certificate-expired": port(EXPIRED, known="@cert-authority * {ca}\n"),
+    "certificate-expired-plain-key": port(
+        EXPIRED, known=f"@cert-authority * {{ca}}\n[{{node}}]:{EXPIRED} {{ed25519}}\n"
+    ),
+    "certificate-for-no-name": port(UNNAMED, known="@cert-authority * {ca}\n"),
+    "certificate-for-pattern": port(
+        WILD, known="@cert-authority * {ca}\n", kinder="OpenSSH takes patterns there from 10.3 on"
+    ),
+    "certificate-for-pattern-other": port(WILD, known="@cert-authority * {ca}\n", host="{address}"),
+    "certificate-demands": port(DEMANDING, known="@cert-authority * {ca}\n"),
+    "certificate-of-users": port(OF_USERS, known="@cert-authority * {ca}\n"),
+    "certificate-rsa": port(RSA_CERTIFIED, known="@cert-authority * {ca}\n"),
+    "certificate-rsa-algorithms": port(
+        RSA_CERTIFIED,
+        "HostKeyAlgorithms rsa-sha2-256-cert-v01@openssh.com\n",
+        known="@cert-authority * {ca}\n",
+    ),
+    **{
+        f"revoked-certificate-{name}": port(
+            CERTIFIED,
+            f"RevokedHostKeys /home/gateway/keys/{name}.krl\n",
+            known="@cert-authority * {ca}\n",
+        )
+        for name in ("serial:7", "serial:5-9", "serial:8", "id:host", "id:guest", "ca")
+    },
+    "revoked-certificate-plain-key": port(CERTIFIED, "RevokedHostKeys /home/gateway/keys/serial:7.krl\n"),
+    "revoked-certificate-of-none": config("RevokedHostKeys /home/gateway/keys/id:host.krl\n" + BASE),
+    # -- addresses -----------------------------------------------------------------------------------------------------
+    "check-host-ip-same": config("CheckHostIP yes\n" + BASE, known_hosts="{node},{address} {ed25519}\n"),
+    "check-host-ip-other": config("CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "{address} {other}\n"),
+    "check-host-ip-other-type": config("CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "{address} {rsa}\n"),
+    "check-host-ip-several": config(
+        "CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "{address} {other}\n{address} {ed25519}\n"
+    ),
+    "check-host-ip-off": config("CheckHostIP no\n" + BASE, known_hosts=KNOWN + "{address} {other}\n"),
+    "check-host-ip-proxy": config(
+        "CheckHostIP yes\nProxyCommand nc %h %p\n" + BASE, known_hosts=KNOWN + "{address} {other}\n"
+    ),
+    "check-host-ip-jump": config(
+        "Host it\n  HostName {node}\n  ProxyJump {short}\nHost *\n  CheckHostIP yes\n" + BASE,
+        host="it",
+        known_hosts="{node},{short},{address} {ed25519}\n",
+    ),
+    "check-host-ip-alias": config(
+        "CheckHostIP yes\nHostKeyAlias nick\n" + BASE, known_hosts="nick {ed25519}\n{address} {other}\n"
+    ),
+    "check-host-ip-port": port(
+        TALKATIVE,
+        "CheckHostIP yes\n",
+        known=f"[{{node}}]:{TALKATIVE} {{ed25519}}\n[{{address}}]:{TALKATIVE} {{other}}\n",
+    ),
+    "check-host-ip-other-port": port(
+        TALKATIVE, "CheckHostIP yes\n", known=f"[{{node}}]:{TALKATIVE} {{ed25519}}\n{{address}} {{other}}\n"
+    ),
+    "check-host-ip-certificate": port(
+        CERTIFIED, "CheckHostIP yes\n", known="@cert-authority * {ca}\n[{address}]:2204 {other}\n"
+    ),
+    "check-host-ip-command": config(
+        "CheckHostIP yes\nKnownHostsCommand /bin/cat /home/gateway/.ssh/%I\n" + BASE,
+        files={"HOSTNAME": KNOWN, "ADDRESS": "{address} {other}\n", "ORDER": ""},
+    ),
+    "update-host-keys": config("UpdateHostKeys yes\n" + BASE),
+    "verify-host-key-dns": config("VerifyHostKeyDNS yes\n" + BASE),
+    "no-host-authentication": config("NoHostAuthenticationForLocalhost yes\n" + BASE, known_hosts=""),
+    # -- other servers -------------------------------------------------------------------------------------------------
+    "three-keys-known-ed25519": port(THREE_KEYS),
+    "three-keys-known-rsa": port(THREE_KEYS, known=f"[{{node}}]:{THREE_KEYS} {{rsa}}\n"),
+    "three-keys-known-ecdsa": port(THREE_KEYS, known=f"[{{node}}]:{THREE_KEYS} {{ecdsa}}\n"),
+    "three-keys-one-wrong": port(
+        THREE_KEYS, known=f"[{{node}}]:{THREE_KEYS} {{other}}\n[{{node}}]:{THREE_KEYS} {{rsa}}\n"
+    ),
+    "three-keys-one-revoked": port(
+        THREE_KEYS,
+        known=f"@revoked * {{ed25519}}\n[{{node}}]:{THREE_KEYS} {{ed25519}}\n[{{node}}]:{THREE_KEYS} {{rsa}}\n",
+    ),
+    "banner": port(TALKATIVE),
+    "two-keys": port(TWO_KEYS, "IdentityFile ~/keys/good_rsa\n"),
+    "two-keys-one-there": port(TWO_KEYS),
+    "two-ways-one-there": port(TWO_WAYS),
+    "rsa-users": port(RSA_USERS, "IdentityFile ~/keys/good_rsa\n"),
+    "rsa-users-other-algorithm": port(
+        RSA_USERS, "PubkeyAcceptedAlgorithms rsa-sha2-256\nIdentityFile ~/keys/good_rsa\n"
+    ),
+    "rsa-users-other-key": port(RSA_USERS),
+    "no-password": config(
+        f"Port {NO_PASSWORD}\nUser open\nIdentityFile none\n", known_hosts=f"[{{node}}]:{NO_PASSWORD} {{ed25519}}\n"
+    ),
+    "chacha": port(CHACHA),
+    "umac": port(UMAC),
+    # -- ssh_config as others write it -------------------------------------------------------------------------------
+    "crlf": config("Host *\r\n  User lab\r\n  IdentityFile ~/keys/good\r\n"),
+    "capitals": config("HOST *\n  USER lab\n  identityFILE ~/keys/good\n"),
+    "tabs": config("Host\t*\n\tUser\tlab\n\tIdentityFile\t~/keys/good\n"),
+    "equals-everywhere": config("Host=*\nUser = lab\nIdentityFile=~/keys/good"),
+    "quoted": config('Host "*"\n  User "lab"\n  IdentityFile "~/keys/good"\n'),
+    "host-negated": config("Host * !node1*\n  User nobody\nHost *\n" + BASE),
+    "host-negated-alone": config("Host !node2*\n  User lab\nHost *\n  User nobody\n" + BY_KEY),
+    "host-of-address": config("Host 10.* 172.* 192.168.*\n  User nobody\nHost *\n" + BASE),
+    "match-exec": config('Match exec "test %n = {node}"\n  User lab\nMatch all\n  User nobody\n' + BY_KEY),
+    "match-localuser": config("Match localuser gateway,root\n" + BASE),
+    "match-not-user": config("Match !user alice host *.lab.test\n" + BASE),
+    "match-user-of-before": config("User lab\nMatch user lab\n" + BY_KEY),
+    "include-in-block": config("Host *.lab.test\n  Include more\nHost *\n  User nobody\n", files={"more": BASE}),
+    "include-glob": config(
+        "Include conf.d/*.conf\n",
+        files={"conf.d/20.conf": "User nobody\n", "conf.d/10.conf": BASE, "conf.d/x.off": "User alice\n"},
+        modes={"conf.d": 0o755},
+    ),
+    "include-with-block": config(
+        "Include more\nUser lab\n", files={"more": "Host elsewhere\n  User nobody\nHost *\n" + BY_KEY}
+    ),
+    "ignore-unknown": config("IgnoreUnknown UseKeychain,AddKeys*\nUseKeychain yes\n" + BASE),
+    "old-keywords": config("Protocol 2\nRSAAuthentication yes\nUseRoaming no\nKeepAlive yes\n" + BASE),
+    "canonical": config("CanonicalizeHostname yes\nCanonicalDomains nowhere.invalid lab.test\n" + BASE, host="{short}"),
+    "canonical-match": config(
+        "CanonicalizeHostname yes\nCanonicalDomains lab.test\nMatch canonical host *.lab.test\n" + BASE, host="{short}"
+    ),
+    "canonical-no-fallback": config(
+        "CanonicalizeHostname yes\nCanonicalDomains nowhere.invalid\nCanonicalizeFallbackLocal no\n" + BASE,
+        host="{short}",
+    ),
+    "hostname-dot": config("Host it\n  HostName {node}.\n" + BASE, host="it"),
+    "hostname-dot-known": config("Host it\n  HostName {node}.\n" + BASE, host="it", known_hosts="{node}. {ed25519}\n"),
+    "hostname-short": config("Host it\n  HostName {short}\n  HostKeyAlias {node}\n" + BASE, host="it"),
+    "port-by-name": config("Port ssh\n" + BASE),
+    "known-port-22": hosts("[{node}]:22 {ed25519}\n"),
+    "identity-of-home": config("User lab\nIdentityFile ~gateway/keys/good\n"),
+    "identity-by-token-home": config("User lab\nIdentityFile %d/keys/good\n"),
+    "identity-by-token-users": config(
+        "User lab\nIdentityFile ~/keys/%u-%r-%p\n",
+        files={"~/keys/gateway-lab-22": "@good"},
+        modes={"~/keys/gateway-lab-22": 0o600},
+    ),
+    "identity-by-variable": config("User lab\nIdentityFile ${HOME}/keys/good\n"),
+    "identity-by-variable-unset": config(
+        "User lab\nIdentityFile ${NOPE}/keys/bad\n" + BY_KEY, kinder="that key alone is passed over"
+    ),
+    "identity-relative": config("User lab\nIdentityFile keys/good\n"),
+    "identity-none-then-good": config("User lab\nIdentityFile none\n" + BY_KEY),
+    "identity-pkcs8": config("User lab\nIdentityFile ~/keys/good_pkcs8\n"),
+    "identity-ec-pem": config("User lab\nIdentityFile ~/keys/good_ec_pem\n"),
+    "identity-nistp521": config("User lab\nIdentityFile ~/keys/good_nistp521\n"),
+    "identity-others-public-half": config(
+        "User lab\nIdentityFile ~/.ssh/x\n",
+        files={"x": "@good", "x.pub": "@bad.pub"},
+        modes={"x": 0o600},
+        kinder="the private key has its public half in it",
+    ),
+    "identity-others-certificate": config(
+        "User lab\nIdentityFile ~/.ssh/x\n",
+        files={"x": "@good", "x-cert.pub": "@certified-cert.pub"},
+        modes={"x": 0o600},
+    ),
+    "identity-twice": port(FEW_TRIES, "IdentityFile ~/keys/bad\nIdentityFile ~/keys/bad\n"),
+    "identities-only-default": config(
+        "User lab\nIdentitiesOnly yes\n", files={"id_rsa": "@good_rsa"}, modes={"id_rsa": 0o600}, agent=("bad",)
+    ),
+    "certificate-alone": config(
+        "User certified\nCertificateFile ~/keys/certified-cert.pub\n",
+        files={"id_ed25519": "@certified_plain"},
+        modes={"id_ed25519": 0o600},
+    ),
+    "certificate-alone-agent": config(
+        "User certified\nCertificateFile ~/keys/certified-cert.pub\n", agent=("certified_plain",)
+    ),
+    "agent-certificate-only": config(
+        "User certified\nIdentitiesOnly yes\nIdentityFile ~/keys/certified\n", agent=("certified",)
+    ),
+    "agent-by-token": config("User lab\nIdentityAgent %d/agent.sock\n", agent=("good",)),
+    "agent-by-braces": config("User lab\nIdentityAgent ${SSH_AUTH_SOCK}\n", agent=("good",)),
+    "add-keys-to-agent": config("AddKeysToAgent yes\n" + BASE, agent=("bad",)),
+    "forward-everything": config("ForwardAgent yes\nForwardX11 yes\nTunnel no\n" + BASE, agent=("bad",)),
+    "preferred-unknown": config("PreferredAuthentications publickey,carrier-pigeon\n" + BASE),
+    "preferred-nothing-known": config("PreferredAuthentications carrier-pigeon\n" + BASE),
+    "accepted-sha1": config("PubkeyAcceptedAlgorithms +ssh-rsa\nUser lab\nIdentityFile ~/keys/good_rsa\n"),
+    "accepted-only-certificates": config("PubkeyAcceptedAlgorithms *-cert-*\n" + BASE),
+    "jump-by-url": config(
+        "Host it\n  HostName {node}\n  ProxyJump ssh://alice@{address}:22\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-capitals": config(
+        "Host gate\n  HostName {address}\nHost it\n  HostName {node}\n  ProxyJump GATE\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-first-of-two": config(
+        "Host it\n  HostName {node}\n  ProxyJump {address}\nHost *\n  ProxyCommand false\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-wrong-key-of-jump": config(
+        "Host it\n  HostName {node}\n  ProxyJump {address}\n" + BASE,
+        host="it",
+        known_hosts="{node} {ed25519}\n{address} {other}\n",
+    ),
+    "bind-interface": config("BindInterface lo\n" + BASE),
+    "bind-interface-missing": config("BindInterface nosuch0\n" + BASE),
+    "server-alive": config("ServerAliveInterval 1\nServerAliveCountMax 1\nTCPKeepAlive no\nIPQoS none\n" + BASE),
+    "log-level": config("LogLevel QUIET\nVisualHostKey yes\nFingerprintHash md5\n" + BASE),
+    "rekey-time": config("RekeyLimit 1G 1h\nConnectionAttempts 2\nNumberOfPasswordPrompts 0\n" + BASE),
+    # -- whatever else somebody may have written ------------------------------------------------------------------------
+    "authority-hashed": port(CERTIFIED, known="@cert-authority {hashed} {ca}\n"),
+    "authority-hashed-22": hosts("@cert-authority {hashed} {ca}\n" + KNOWN),
+    "authority-negated": port(CERTIFIED, known="@cert-authority *,!{node} {ca}\n"),
+    "revoked-hashed": hosts("@revoked {hashed} {ed25519}\n" + KNOWN),
+    "revoked-crlf": hosts("@revoked * {ed25519}\r\n" + KNOWN),
+    "proxy-quoted": config('ProxyCommand "nc" %h %p\n' + BASE),
+    "proxy-exec": config("ProxyCommand exec nc %h %p\n" + BASE),
+    "proxy-then-true": config("ProxyCommand nc %h %p; true\n" + BASE),
+    "proxy-delay": config("ProxyCommand sh -c 'sleep 1; exec nc %h %p'\n" + BASE),
+    "proxy-stdout-noise": config("ProxyCommand sh -c 'echo hello; exec nc %h %p'\n" + BASE),
+    "proxy-alias": config("HostKeyAlias nick\nProxyCommand nc %h %p\n" + BASE, known_hosts="nick {ed25519}\n"),
+    "proxy-key-token": config("HostKeyAlias {node}\nProxyCommand nc %k %p\n" + BASE),
+    "identity-single-quotes": config("User lab\nIdentityFile '~/keys/good'\n"),
+    "certificate-none": config("CertificateFile none\n" + BASE),
+    "known-user-home": config("UserKnownHostsFile ~gateway/.ssh/kh\n" + BASE, known_hosts=None, files={"kh": KNOWN}),
+    "port-zeros": config("Port 0022\n" + BASE),
+    "port-twice": config("Port 22\nPort 2299\n" + BASE),
+    "timeout-none": config("ConnectTimeout none\n" + BASE),
+    "host-key-algorithms-caret": port(THREE_KEYS, "HostKeyAlgorithms ^rsa-sha2-256\n", known="[{node}]:2218 {rsa}\n"),
+    "host-key-algorithms-minus": port(
+        THREE_KEYS, "HostKeyAlgorithms -ssh-ed25519*\n", known="[{node}]:2218 {ed25519}\n"
+    ),
+    "pubkey-unbound": config("PubkeyAuthentication unbound\n" + BASE),
+    "jump-comma": config(
+        "Host it\n  HostName {node}\n  ProxyJump {address},\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-user-empty": config(
+        "Host it\n  HostName {node}\n  ProxyJump @{address}\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-brackets": config(
+        "Host it\n  HostName {node}\n  ProxyJump [{address}]:22\nHost *\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-alias-inherits": config(
+        "Host it\n  HostName {node}\n  ProxyJump {short}\nHost {short}\n  HostName {address}\n  User alice\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-by-certificate": config(
+        "Host it\n  HostName {node}\n  Port 2204\n  ProxyJump jump\nHost jump\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority * {ca}\n",
+    ),
+    "jump-two-by-certificate": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump,jump2\nHost jump jump2\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority [*]:2204 {ca}\n" + KNOWN,
+    ),
+    "jump-two-by-other-authority": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump,jump2\nHost jump jump2\n  HostName {node}\n  Port 2204\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts="@cert-authority * {other}\n[{node}]:2204 {ed25519}\n" + KNOWN,
+    ),
+    "jump-check-host-ip": config(
+        "Host it\n  HostName {node}\n  ProxyJump jump\nHost jump\n  HostName {node}\n  CheckHostIP yes\nHost *\n"
+        + BASE,
+        host="it",
+        known_hosts=KNOWN + "{address} {other}\n",
+    ),
+    "match-final-all": config("Match final all\n  User lab\nHost *\n" + BY_KEY),
+    "match-negated-exec": config('Match !exec "false"\n  User alice\nMatch all\n' + BASE),
+    "match-originalhost": config("Match originalhost it\n  HostName {node}\nMatch host {node}\n" + BASE, host="it"),
+    "bind-name": config("BindAddress {node}\n" + BASE),
+    "identity-hash": config("User lab\nIdentityFile ~/keys/good # mine\n"),
+    "authority-algorithms-unknown": port(
+        CERTIFIED, "CASignatureAlgorithms nonsense\n", known="@cert-authority * {ca}\n"
+    ),
+    "host-based-off-unknown-algorithm": config("HostbasedAcceptedAlgorithms nonsense\n" + BASE),
+    "check-host-ip-known-in-system": config(
+        "CheckHostIP yes\n" + BASE, system={"ssh_known_hosts": "{address} {other}\n"}
+    ),
+    "check-host-ip-revoked": config("CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "@revoked {address} {ed25519}\n"),
+    "check-host-ip-by-address": config(
+        "CheckHostIP yes\n" + BASE, known_hosts="{address} {ed25519}\n", host="{address}"
+    ),
+    "check-host-ip-authority": config(
+        "CheckHostIP yes\n" + BASE, known_hosts=KNOWN + "@cert-authority {address} {ca}\n"
+    ),
 }

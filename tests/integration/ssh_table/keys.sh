@@ -22,3 +22,6 @@ cp certified certified_plain
 cp certified.pub certified_plain.pub
 make ed25519 other
 make rsa other_rsa "" -b 2048
+make rsa good_pkcs8 "" -b 2048 -m PKCS8
+make ecdsa good_ec_pem "" -m PEM
+make ecdsa good_nistp521 "" -b 521

@@ -14,6 +14,7 @@ import asyncssh
 import pytest
 
 from eg_distributed.link import known_hosts
+from eg_distributed.link.certificates import HostCertificate
 from eg_distributed.link.configuration import Configuration
 from eg_distributed.link.known_hosts import host_keys_of
 from eg_distributed.link.revoked import RevokedKeys
@@ -196,6 +197,37 @@ async def test_the_command_gets_the_words_that_ssh_gives_it(
     assert await known_hosts._ask_command(configuration) == printed
 
 
+def test_a_certificate_needs_an_allowed_signature() -> None:
+    """A certificate whose signature is of an algorithm that CASignatureAlgorithms leaves out is not taken."""
+    shown = RSA.generate_host_certificate(KEY, "node1", sig_alg="ssh-rsa").public_data
+    strict = Configuration("node1", "node1", 22, "ann", authority_algorithms=("rsa-sha2-512", "ssh-ed25519"))
+    lax = Configuration("node1", "node1", 22, "ann", authority_algorithms=("ssh-rsa",))
+    assert re.search("ssh-rsa.*CASignatureAlgorithms", known_hosts.HostKeys().objection(shown, strict))
+    assert known_hosts.HostKeys().objection(shown, lax) == ""
+    assert known_hosts.HostKeys().objection(KEY.public_data, strict) == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_taken"),
+    [
+        ("", True),
+        (f"10.0.0.1 {LINE}", True),
+        (f"10.0.0.1 ssh-rsa {RSA_BLOB}", False),
+        (f"10.0.0.2 ssh-rsa {RSA_BLOB}", True),
+    ],
+)
+@pytest.mark.parametrize("asked", [True, False])
+async def test_an_address_that_is_known_by_another_key_is_refused(
+    lines: str, is_taken: bool, asked: bool, short: Path
+) -> None:
+    """With CheckHostIP, and only with it, a key that known_hosts does not have for a known address is not taken."""
+    (short / "known").write_text(f"node1 {LINE}\n{lines}\n")
+    configuration = Configuration("node1", "node1", 22, "ann", known_hosts=(short / "known",), check_host_ip=asked)
+    keys = await host_keys_of(configuration)
+    await known_hosts.add_keys_of_address(configuration, "10.0.0.1", keys)
+    assert ("CheckHostIP" in keys.objection(KEY.public_data, configuration)) == (asked and not is_taken)
+
+
 REVOKED = {
     "key": LINE,
     "rsa": f"ssh-rsa {RSA_BLOB}",
@@ -242,6 +274,49 @@ async def test_revoked_keys_are_those_that_ssh_keygen_tells(name: str, kind: str
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        *("serial: 7", "serial: 5-9", "serial: 8", "serial: 1-6", "serial: 7\nserial: 9\nserial: 11", "id: node1"),
+        *("id: node2", "serial: 1\nserial: 18446744073709551615", "serial: 9000000000-9000000007"),
+        *(f"key: {' '.join(said(AUTHORITY))}", f"sha256: {' '.join(said(AUTHORITY))}", f"key: {LINE}"),
+    ],
+)
+async def test_revoked_certificates_are_those_that_ssh_keygen_tells(spec: str, short: Path) -> None:
+    """A revocation list that names certificates by number, by name or with their authority means the same to OpenSSH."""
+    (short / "authority.pub").write_bytes(AUTHORITY.export_public_key())
+    (short / "spec").write_text(f"{spec}\n")
+    made = keygen("-k", "-f", str(short / "list"), "-s", str(short / "authority.pub"), str(short / "spec"))
+    assert made.returncode == 0, made.stderr
+    revoked = RevokedKeys.read(short / "list")
+    for serial in (0, 7, 9000000003):
+        shown = AUTHORITY.generate_host_certificate(KEY, "node1", serial=serial)
+        (short / "shown-cert.pub").write_bytes(shown.export_certificate())
+        theirs = keygen("-Q", "-f", str(short / "list"), str(short / "shown-cert.pub")).returncode != 0
+        read = HostCertificate.read(shown.public_data)
+        assert read is not None
+        assert (revoked.has(KEY.public_data) or revoked.has_certificate(read)) == theirs, serial
+
+
+@pytest.mark.parametrize("authority", [AUTHORITY, RSA, CURVE], ids=["ed25519", "rsa", "ecdsa"])
+@pytest.mark.parametrize("key", [KEY, RSA, OTHER_CURVE], ids=["ed25519", "rsa", "ecdsa"])
+def test_a_certificate_is_read_as_ssh_keygen_reads_it(
+    key: asyncssh.SSHKey, authority: asyncssh.SSHKey, short: Path
+) -> None:
+    """Number, names and the algorithm of the signature are found behind a key of any type; a plain key is no certificate."""
+    shown = authority.generate_host_certificate(key, "some id", principals=["node1", "*.lab.test"], serial=42)
+    (short / "shown-cert.pub").write_bytes(shown.export_certificate())
+    told = keygen("-L", "-f", str(short / "shown-cert.pub")).stdout
+    found = HostCertificate.read(shown.public_data)
+    assert found is not None
+    assert (found.serial, found.name, found.principals) == (42, "some id", ("node1", "*.lab.test"))
+    assert found.authority == authority.public_data
+    assert f"(using {found.signed_with})" in told
+    assert HostCertificate.read(key.public_data) is None
+    with pytest.raises(ValueError, match="cut off"):
+        HostCertificate.read(shown.public_data[:-5])
+
+
+@pytest.mark.parametrize(
     ("sections", "is_broken"),
     [
         (b"", False),
@@ -250,8 +325,14 @@ async def test_revoked_keys_are_those_that_ssh_keygen_tells(name: str, kind: str
         (b"\x09\0\0\0\0", True),
         (b"\x02\0\0\0\x0c\0\0\0\x08\0\0\0\4abcd", False),
         (b"\x02\0\0\0\x0c", True),
+        (b"\x04\0\0\0\1k\0\0\0\1s", False),
+        (b"\x04\0\0\0\1k\0\0\0\1s\x09\0\0\0\0", True),
+        (b"\x01\0\0\0\x0d\0\0\0\0\0\0\0\0\x99\0\0\0\0", True),
     ],
-    ids=["none", "extension", "critical-extension", "unknown", "unknown-type-of-key", "cut-off"],
+    ids=[
+        *("none", "extension", "critical-extension", "unknown", "unknown-type-of-key", "cut-off"),
+        *("signature", "unknown-behind-signature", "unknown-way-to-name-certificates"),
+    ],
 )
 async def test_a_list_that_cannot_be_understood_is_refused(sections: bytes, is_broken: bool, short: Path) -> None:
     """What a revocation list says and we don't know makes it unusable; a key of a type that no host can show does not."""

@@ -51,6 +51,7 @@ SPARK_SUITES = ("test_lab_spark.py", "test_spark_*.py")
 PRODUCT = (
     "tests/integration",
     *(f"--ignore-glob=tests/integration/{suite}" for suite in (*LAB_SUITES, *SPARK_SUITES)),
+    *("-m", "not long"),
     "--numprocesses=2",
 )
 """The product's integration tests, by two workers on one lab."""
@@ -226,6 +227,13 @@ def integration_local(session: nox.Session) -> None:
     """Run the same tests on a lab of processes: no engine, no root; what only containers can do is skipped with its reason."""
     install(session)
     session.run("pytest", *PRODUCT, "--lab-driver=local", *session.posargs)
+
+
+@nox.session(default=False)
+def logins(session: nox.Session) -> None:
+    """Try every set-up of ssh_config, known_hosts and keys by ssh and by us; `nox -s integration` tries a third of them."""
+    install(session)
+    session.run("pytest", *(session.posargs or ("tests/integration/test_ssh_table.py", "-m", "long")))
 
 
 @nox.session(default=False)

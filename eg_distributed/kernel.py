@@ -48,7 +48,7 @@ from .request import StartRequest
 from .settings import Distributed
 from .spec_folder import SpecFolders, named
 from .transports import Transports
-from .wire import Malformed, Message, Reader, Writer
+from .wire import Malformed, Message, Reader, Writer, one_line
 
 log = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ class RemoteKernel:
         log.warning(
             "kernel %s: %s\nAll of its output: %s (`--previous` once it was started again)",
             self.id,
-            self.death,
+            self.death.replace("\n", "\n    "),  # no line of a kernel's begins like one of the log
             logs_command(self.id),
         )
 
@@ -432,7 +432,7 @@ class RemoteKernel:
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent = started.pid, node.agent
         if started.warning:
-            log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
+            log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
         if self._unproven:
             self._started_at = asyncio.get_running_loop().time()  # what ends while it proves itself is short-lived

@@ -46,6 +46,7 @@ from .settings import Distributed
 from .spec_folder import SpecFolders
 from .transports import Transports
 from .turns import Turns
+from .unended import NAME as UNENDED_NAME
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -545,7 +546,7 @@ class Cluster:
         """Return where the file of `Abandoned` is; None where its folder is not there and not to be made."""
         if not make and not self._runtime_path().is_dir():
             return None
-        return self._runtime_folder() / f"unended-{self._token()}.json"
+        return self._runtime_folder() / (UNENDED_NAME % self._token())
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(

@@ -41,8 +41,9 @@ def test_round_robin_skips_what_is_not_offered_and_goes_on_behind_it() -> None:
 
 @pytest.mark.parametrize("size", range(1, 7))
 def test_round_robin_takes_the_next_of_those_that_are_offered(size: int) -> None:
-    """Whichever host was the last and whichever are offered, it is the first of these behind that one, around the end."""
+    """Whichever was the last and whichever are offered, it is the first of these behind that one; at first, the first one."""
     hosts = tuple("abcdef"[:size])
+    assert picks(RoundRobin(hosts), views(**dict.fromkeys(hosts, 0)), size) == "abcdef"[:size]
     for last in range(size):
         behind = [*hosts[last + 1 :], *hosts[: last + 1]]
         for offered in (set(some) for count in range(1, size + 1) for some in combinations(hosts, count)):

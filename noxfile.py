@@ -229,6 +229,29 @@ def integration_local(session: nox.Session) -> None:
     session.run("pytest", *PRODUCT, "--lab-driver=local", *session.posargs)
 
 
+@nox.session(
+    python=next((f"3.{minor}" for minor in (13, 12, 11) if shutil.which(f"python3.{minor}")), HERE), default=False
+)
+def fuzz(session: nox.Session) -> None:
+    """Hunt for inputs that a parser does not expect: 20 s for each, or `-- --seconds 600 records`; needs Python 3.11 to 3.13.
+
+    atheris follows which code an input reaches, and changes those that reached something new; they are kept in `.fuzz`. The unit
+    tests feed the same targets with a few inputs of hypothesis's, and with all that a hunt has found.
+    """
+    install(session, "fuzz")
+    session.run("python", "-m", "tests.unit.fuzz.hunt", *session.posargs)
+
+
+@nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Print changes of a module that no test notices: half an hour for each, or `-- --minutes 5 balancing`.
+
+    What has been tried is kept in `.mutants`, and the next run goes on with the rest.
+    """
+    install(session, "mutants")
+    session.run("python", "scripts/mutants.py", *session.posargs)
+
+
 @nox.session(default=False)
 def logins(session: nox.Session) -> None:
     """Try every set-up of ssh_config, known_hosts and keys by ssh and by us; `nox -s integration` tries a third of them."""

@@ -50,6 +50,10 @@ class Abandoned:
         self._since: dict[_Key, float] = {}  # since when, in monotonic time
         self._kept: set[_Key] = set()  # what is not taken up from the file
         self._told: set[_Key] = set()  # those of which the log has that they have not ended
+        self._causes: dict[_Key, str] = {}  # why they have not
+        self._next: dict[
+            _Key, float
+        ] = {}  # when that is tried again, in monotonic time; without: when their host is back
         self._ending: dict[_Key, asyncio.Task[None]] = {}
 
     def __contains__(self, attempt: _Key) -> bool:
@@ -98,7 +102,10 @@ class Abandoned:
             if pause:
                 if not node.connected.is_set():
                     return
-                await asyncio.sleep(pause * random.uniform(1, 1.5))
+                seconds = pause * random.uniform(1, 1.5)
+                self._next[key] = time.monotonic() + seconds
+                self._save_soon()
+                await asyncio.sleep(seconds)
             self._drop_old()
             if key not in self._since or await self._try(node, kernel_id, attempt):
                 return
@@ -114,11 +121,13 @@ class Abandoned:
         except DistributedError as error:
             again = "it is tried again until it has ended"
             if not node.connected.is_set():
+                self._next.pop(key, None)
                 again = "it is ended as soon as its host is back"
                 node.come_back()
             level = logging.DEBUG if key in self._told else logging.WARNING
             log.log(level, "kernel %s: attempt %s has not ended yet; %s. %s", kernel_id, attempt, again, error)
             self._told.add(key)
+            self._causes[key] = str(error)
             self._save_soon()
             return False
         if key in self._told:
@@ -128,6 +137,8 @@ class Abandoned:
 
     def _forget(self, key: _Key) -> None:
         self._since.pop(key, None)
+        self._causes.pop(key, None)
+        self._next.pop(key, None)
         if key in self._told:
             self._told.discard(key)
             self._save_soon()
@@ -168,6 +179,7 @@ class Abandoned:
                 continue
             self._since.setdefault(key, time.monotonic() - age)
             self._told.add(key)
+            self._causes[key] = each.cause
             if node.connected.is_set():
                 self.end_soon(node, each.kernel, each.attempt)
             else:
@@ -197,7 +209,16 @@ class Abandoned:
                 self._earlier = earlier
             self._is_stale = False
             now, wall = time.monotonic(), time.time()
-            current = [Unended(*key, wall - (now - since)) for key, since in self._since.items() if key in self._told]
+            current = [
+                Unended(
+                    *key,
+                    wall - (now - since),
+                    self._causes.get(key, ""),
+                    wall + (self._next[key] - now) if key in self._next else 0.0,
+                )
+                for key, since in self._since.items()
+                if key in self._told
+            ]
             attempts = [*self._earlier, *current]
 
             def write(attempts: list[Unended] = attempts) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from .agent.sockets import peer
 from .protocol import CHANNELS, StreamAnswer, StreamHello
 from .streams import CHUNK, Relay, StreamBroken
-from .wire import MAX_ANSWER, Reader, Writer, encode, read_message
+from .wire import MAX_ANSWER, Reader, Writer, encode, one_line, read_message
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ class Endpoints:
                     await _pause(pause * random.uniform(1, 1.5), relay)
                     pause = min(2 * pause, _LAST_RETRY)
         except StreamBroken as error:
-            self._report(channel, relay, str(error))
+            self._report(channel, relay, one_line(str(error)))
         finally:
             relay.close()
             self._relays.discard(relay)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from .abandoned import Abandoned
 from .absences import Absences
+from .agent.identity import own_boot
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -45,6 +46,7 @@ from .settings import Distributed
 from .spec_folder import SpecFolders
 from .transports import Transports
 from .turns import Turns
+from .unended import NAME as UNENDED_NAME
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -307,19 +309,41 @@ class Cluster:
             raise
         return kernel
 
+    def _leaves_host_set(self, request: StartRequest) -> bool:
+        """Return True if a client chose the host, and this kernelspec's kernels don't run on the gateway's machine anyway."""
+        if request.pin is None or canonical_name(request.pin) in self._candidates(replace(request, pin=None)):
+            return False
+        return not any(is_gateway(name) for name in request.hosts)
+
     async def _keep_off_this_machine(self, request: StartRequest) -> None:
-        """Raise RequestRefused for a client's own choice of host that is the gateway's machine, unless kernels run there anyway.
+        """Raise RequestRefused for a client's own choice of host that is the gateway's machine by its name or address.
 
         A kernel there is the gateway's own user: it could read its SSH keys and its secrets.
         """
-        if request.pin is None or canonical_name(request.pin) in self._candidates(replace(request, pin=None)):
-            return
-        if not any(is_gateway(name) for name in request.hosts) and await leads_here(request.pin, self.settings):
-            raise RequestRefused(
-                f"KERNEL_REMOTE_HOST={request.pin} is the gateway's own machine, which is none of this kernel's hosts "
-                f"({', '.join(request.hosts)})",
-                remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
-            )
+        if self._leaves_host_set(request) and await leads_here(str(request.pin), self.settings):
+            raise self._own_machine(request)
+
+    def _keep_off_own_agent(self, request: StartRequest, node: Node) -> None:
+        """Raise RequestRefused for the same where *node*'s agent says that it is so.
+
+        A name may have another address by the time it is connected to, and behind a jump host, a tunnel or a translated address
+        may be this machine. An agent here is an honest one: the client has no kernel here that could speak in its place.
+        """
+        if (
+            self._leaves_host_set(request)
+            and node.agent is not None
+            and node.agent.boot
+            and node.agent.boot == own_boot()
+        ):
+            raise self._own_machine(request)
+
+    @staticmethod
+    def _own_machine(request: StartRequest) -> RequestRefused:
+        return RequestRefused(
+            f"KERNEL_REMOTE_HOST={request.pin} is the gateway's own machine, which is none of this kernel's hosts "
+            f"({', '.join(request.hosts)})",
+            remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
+        )
 
     async def _end_for_restart(self, kernel: RemoteKernel) -> None:
         """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""
@@ -373,6 +397,7 @@ class Cluster:
                 await self._connect(host, deadline, patient=patient)
                 if was_away and not kernel.is_away:
                     return
+                self._keep_off_own_agent(request, host.node)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
@@ -521,7 +546,7 @@ class Cluster:
         """Return where the file of `Abandoned` is; None where its folder is not there and not to be made."""
         if not make and not self._runtime_path().is_dir():
             return None
-        return self._runtime_folder() / f"unended-{self._token()}.json"
+        return self._runtime_folder() / (UNENDED_NAME % self._token())
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
         return RemoteKernel(

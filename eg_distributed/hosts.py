@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from .errors import RequestInvalid
 from .node import Node
+from .wire import shown
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_.:%-]{1,253}\Z")
 _WITH_PORT = re.compile(r"\[*(?:\[(?P<address>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]]+)):(?P<port>\d+)\]?")
@@ -42,16 +43,18 @@ def parse_hosts(value: str | Iterable[str]) -> HostSet:
     parts = value.split(",") if isinstance(value, str) else value
     hosts: dict[str, str] = {}
     for part in parts:
+        if not isinstance(part, str):  # a kernelspec may hold any JSON
+            raise RequestInvalid(f"{shown(part)} is no host name", remedy="check the kernelspec's remote_hosts")
         name = part.strip().strip("\"'")
         if found := _WITH_PORT.fullmatch(name):
             host, port = found["address"] or found["host"], found["port"]
             raise RequestInvalid(
-                f"{name!r} has a port, and hosts are named without",
-                remedy=f"write `Host {host}` and `Port {port}` into ssh_config, or set EG_SSH_PORT for all hosts",
+                f"{shown(name)} has a port, and hosts are named without",
+                remedy=f"write `Host {host[:80]}` and `Port {port}` into ssh_config, or set EG_SSH_PORT for all hosts",
             )
         name = name.strip("[]\"'")
         if name and not _NAME.match(name):
-            raise RequestInvalid(f"{name!r} is no host name", remedy="check remote_hosts and KERNEL_REMOTE_HOST")
+            raise RequestInvalid(f"{shown(name)} is no host name", remedy="check remote_hosts and KERNEL_REMOTE_HOST")
         if name:
             hosts.setdefault(canonical_name(name), name)
     return tuple(hosts.values())

@@ -26,6 +26,7 @@ from .errors import (
 from .hosts import HostSet, canonical_name
 from .node import FolderMissing, News, Node
 from .protocol import (
+    CHANNELS,
     ELSEWHERE,
     FOLDERS_PROTOCOL,
     AgentIdentity,
@@ -48,7 +49,7 @@ from .request import StartRequest
 from .settings import Distributed
 from .spec_folder import SpecFolders, named
 from .transports import Transports
-from .wire import Malformed, Message, Reader, Writer
+from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar, table, text
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,28 @@ class _Away(NamedTuple):
     pid: int
     key: str
     agent: AgentIdentity | None
+
+
+def read_launcher_answer(answer: Message) -> tuple[Message, int]:
+    """Return the connection information in a launcher's *answer*, and the process to be interrupted (0: unknown).
+
+    Raises Malformed for what the agent would refuse: that would count against the host, and not against the launcher.
+    """
+    info = table(scalar, 100)(answer)
+    checks = {"key": text(4096), "signature_scheme": text(256), "transport": text(256), "ip": text(4096)}
+    for name, check in checks.items():
+        if name in info:
+            info[name] = check(info[name])
+    for name in ("comm_port", *(f"{channel}_port" for channel in CHANNELS)):
+        if name != "comm_port" or info.get(name):
+            info[name] = integer(0, 65535)(_whole(info.get(name)))
+    return info, integer(0, 1 << 31)(_whole(info.pop("pid", 0) or 0))
+
+
+def _whole(value: object) -> object:
+    """Return *value*, as a number where it is one in digits: launchers in R write all of them so."""
+    is_digits = isinstance(value, str) and len(value) <= 10 and value.isascii() and value.isdigit()
+    return int(str(value)) if is_digits else value
 
 
 class RemoteKernel:
@@ -129,7 +152,7 @@ class RemoteKernel:
         self._elsewhere = False  # another agent than the kernel's answers on its host, so that nothing is known of it
         self._unverified = False  # adopted, and the node has not spoken yet
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
-        self._response: Message | None = None
+        self._response: tuple[Message, int] | None = None
         self._decrypt: Callable[[str], Message] | None = None
         self.endpoints = Endpoints(
             prefix,
@@ -251,7 +274,7 @@ class RemoteKernel:
         if self._decrypt is None:
             return
         try:
-            self._response = self._decrypt(payload)
+            self._response = read_launcher_answer(self._decrypt(payload))
         except ValueError as error:
             log.warning("kernel %s: an answer that is none of its launcher was ignored (%s)", self.id, error)
 
@@ -300,7 +323,7 @@ class RemoteKernel:
         log.warning(
             "kernel %s: %s\nAll of its output: %s (`--previous` once it was started again)",
             self.id,
-            self.death,
+            self.death.replace("\n", "\n    "),  # no line of a kernel's begins like one of the log
             logs_command(self.id),
         )
 
@@ -432,7 +455,7 @@ class RemoteKernel:
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent = started.pid, node.agent
         if started.warning:
-            log.warning("kernel %s: %s: %s", self.id, node.name, started.warning)
+            log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
         if self._unproven:
             self._started_at = asyncio.get_running_loop().time()  # what ends while it proves itself is short-lived
@@ -519,10 +542,9 @@ class RemoteKernel:
             if self._exited:
                 raise self._start_failed(node, "before it was ready")
             if self._response is not None:
-                info, self._response = self._response, None
+                (info, pid), self._response = self._response, None
                 self.key = info.get("key", "")
                 self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
-                pid = info.pop("pid", 0)
                 try:
                     await node.request(SetEndpoints(self.id, info, pid))
                 except HostUnresponsive:

@@ -16,7 +16,7 @@ from typing import Any
 from .errors import RequestInvalid, RequestRefused
 from .hosts import HostSet, canonical_name, parse_hosts
 from .launcher_files import Shipping
-from .wire import Message
+from .wire import Message, shown
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
@@ -118,10 +118,12 @@ def check_env(env: Mapping[str, Any]) -> None:
     """
     for name, value in env.items():
         if not _NAME.match(name):
-            raise RequestInvalid(f"{name!r} is no name for an environment variable", remedy="use letters, digits and _")
+            raise RequestInvalid(
+                f"{shown(name)} is no name for an environment variable", remedy="use letters, digits and _"
+            )
         if not isinstance(value, str) or "\0" in value:
             raise RequestInvalid(
-                f"the value of {name} cannot be an environment variable's", remedy="send text without NUL"
+                f"the value of {name[:80]} cannot be an environment variable's", remedy="send text without NUL"
             )
     size = sum(len(name) + len(value) for name, value in env.items())
     if size > _MAX_ENV:

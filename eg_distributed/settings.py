@@ -58,7 +58,8 @@ class Distributed(Configurable):
     ).tag(config=True, env="EG_DISTRIBUTED_LOAD_BALANCER")
     allow_any_host = Bool(
         False,
-        help="Let KERNEL_REMOTE_HOST name hosts outside the kernel's own host set; never the gateway's own machine, by any name.",
+        help="Let KERNEL_REMOTE_HOST name hosts outside the kernel's own host set; never the gateway's own machine, by any "
+        "name or way.",
     ).tag(config=True, env="EG_DISTRIBUTED_ALLOW_ANY_HOST")
     transport = Enum(
         ["auto", "ipc", "tcp"],

@@ -6,16 +6,24 @@ Without it, a kernel that was deleted or replaced while its host was out of reac
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass
+import math
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from .agent.private import write_private
 
-__all__ = ["Unended", "read_unended", "write_unended"]
+__all__ = ["NAME", "Unended", "find_unended", "read_unended", "runtime_folders", "write_unended"]
+
+NAME = "unended-%s.json"
+"""The file's name in the folder of a gateway's sockets; filled in is what tells gateways apart."""
 
 _MOST = 1000
 """Attempts that are kept; the oldest go first, and their agents end them as orphans."""
 _TEXT = 1000  # characters of a name
+_LATEST = 1e12  # seconds since 1970
 _SIZE = 4 * 1024 * 1024  # bytes of the file
 
 
@@ -28,6 +36,10 @@ class Unended:
     attempt: str
     since: float
     """When that was asked for, in seconds since 1970."""
+    cause: str = ""
+    """Why it has not ended yet; empty: an older release's file."""
+    next_try: float = 0.0
+    """When it is tried again, in seconds since 1970; 0: as soon as its host is back."""
 
 
 def read_unended(path: Path) -> list[Unended]:
@@ -46,19 +58,62 @@ def read_unended(path: Path) -> list[Unended]:
 
 
 def _read(row: object) -> Unended:
-    if not isinstance(row, list) or len(row) != 4:
-        raise ValueError("an entry is no list of four")
-    host, kernel, attempt, since = row
-    if not all(isinstance(name, str) and len(name) <= _TEXT for name in (host, kernel, attempt)):
+    if not isinstance(row, list) or len(row) not in (4, 6):
+        raise ValueError("an entry is no list of six")
+    host, kernel, attempt, since, cause, next_try = row if len(row) == 6 else [*row, "", 0.0]
+    if not all(isinstance(name, str) and len(name) <= _TEXT for name in (host, kernel, attempt, cause)):
         raise ValueError("a name is no text, or too long")
-    if not isinstance(since, (int, float)) or isinstance(since, bool):
+    return Unended(host, kernel, attempt, _time(since), cause, _time(next_try))
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError("a time is no number")
-    return Unended(host, kernel, attempt, float(since))
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not 0 <= seconds <= _LATEST:  # never true of a NaN
+        raise ValueError("a time is out of bounds")
+    return seconds
 
 
 def write_unended(path: Path, attempts: list[Unended]) -> None:
     """Have *path* say that *attempts* are to be ended, the newest thousand of them; nothing to end is no file. Raises OSError."""
     if attempts:
-        write_private(path, json.dumps([astuple(attempt) for attempt in attempts[-_MOST:]]).encode())
+        rows = [astuple(replace(attempt, cause=attempt.cause[:_TEXT])) for attempt in attempts[-_MOST:]]
+        write_private(path, json.dumps(rows).encode())
     else:
         path.unlink(missing_ok=True)
+
+
+def runtime_folders(given: str) -> list[Path]:
+    """Return the folders of sockets of this user's gateways here: *given*, the runtime_dir setting, or those in /tmp."""
+    if given:
+        return [Path(given).expanduser()]
+    return sorted(Path("/tmp").glob(f"eg-distributed-{os.getuid()}-*"))  # noqa: S108 - looked at by `find_unended`
+
+
+def find_unended(folders: Iterable[Path]) -> tuple[list[Unended], dict[str, str]]:
+    """Return what the files in *folders* say is to be ended, and by path why others cannot be read; for the command line.
+
+    Folders that are not this user's alone say nothing.
+    """
+    found: list[Unended] = []
+    errors: dict[str, str] = {}
+    for folder in folders:
+        try:
+            about = folder.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+                continue
+            paths = sorted(folder.glob(NAME % "*"))
+        except OSError:  # it has just been removed, as a gateway that ends does
+            continue
+        for path in paths:
+            try:
+                found += read_unended(path)
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError) as error:
+                errors[str(path)] = str(error)
+    return found, errors

@@ -153,6 +153,12 @@ def shown(value: Any) -> str:
     return text_of if len(text_of) <= 80 else f"{text_of[:80]}…"
 
 
+def one_line(text: str, limit: int = 500) -> str:
+    """Return *text*, which a node said, for one line of a log: no line of its own, no control character, *limit* characters."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def checked(check: Check, default: Any = _MISSING) -> Any:
     """Declare a dataclass field that *check* guards; one with a *default* may be missing in the message."""
     if isinstance(default, (list, dict)):

@@ -35,6 +35,8 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "node": ("--only-group", "node"),
     "spark": ("--only-group", "spark"),
     "jupyterlab": ("--group", "jupyterlab", "--no-default-groups"),
+    "fuzz": ("--only-group", "fuzz"),
+    "mutants": ("--group", "mutants", "--no-default-groups"),
 }
 """How uv is asked for each group; one that includes another comes after it."""
 INCLUDED = {"spark": "node"}

@@ -121,7 +121,10 @@ def has_kernels(path: str) -> bool:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         for name in os.listdir(os.path.join(path, "k")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            # RuntimeError: lists within lists, too deep to be read.
+            with contextlib.suppress(
+                OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError
+            ):
                 with open(os.path.join(path, "k", name, "record.json"), encoding="utf-8") as file:
                     record = json.load(file)
                 if record["state"] != "exited" and record["started"].startswith(boot) and runs(record["pid"]):

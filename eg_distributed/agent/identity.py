@@ -21,7 +21,7 @@ _DIGITS = 32
 
 def identity_of(directory: Path) -> AgentIdentity:
     """Return who an agent in *directory* is, and keep it there; raises nothing, since a full disk must not end an agent."""
-    return AgentIdentity(id=_folder_id(directory / FILE), folder=str(directory), machine=_machine(), boot=_boot())
+    return AgentIdentity(id=_folder_id(directory / FILE), folder=str(directory), machine=_machine(), boot=own_boot())
 
 
 def keep(identity: AgentIdentity) -> None:
@@ -72,7 +72,7 @@ def _machine() -> str:
     return hashlib.sha256(f"eg-distributed {known}".encode()).hexdigest()[:16]
 
 
-def _boot() -> str:
+def own_boot() -> str:
     """Return what tells this boot from others of the machine; of a container, from its earlier runs. Empty if it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

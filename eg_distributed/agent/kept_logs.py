@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..protocol import FindLogs, LogEntry, LogPart
-from ..wire import Malformed
+from ..wire import integer, text
 from .logs import cap, part
 from .private import write_private
 
@@ -27,6 +27,7 @@ KEPT_SIZE = 2 * 1024 * 1024
 """Bytes of one log that is kept; of a longer one, the last half of that."""
 KEPT_BYTES = 64 * 1024 * 1024
 """Bytes of all that are kept."""
+_place, _path = integer(0, 1 << 62), text(4096)
 _CUT_SHORT = 60.0  # seconds for which a log without a record may be one that is just being kept
 
 
@@ -115,7 +116,9 @@ def _load(path: Path) -> Optional[KeptLog]:
     try:
         record = json.loads(path.read_bytes())
         entry = LogEntry.read(record)
-        end = int(record.get("log_end", 0))
-        return KeptLog(entry, Path(record["log_path"]), int(record["log_start"]), int(record["log_base"]), end)
-    except (OSError, ValueError, KeyError, TypeError, Malformed):  # one that is damaged hides no other
+        file = Path(_path(record["log_path"]))
+        return KeptLog(
+            entry, file, _place(record["log_start"]), _place(record["log_base"]), _place(record.get("log_end", 0))
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # one that is damaged hides no other
         return None

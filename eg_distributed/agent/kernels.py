@@ -25,7 +25,7 @@ from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
 from .private import write_private
-from .records import RECORD
+from .records import RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
 from .wrappers import Family
 
@@ -652,27 +652,26 @@ class Kernel:
     def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
         """Return the kernel recorded in *directory*, None if there is none or another living agent has it."""
         try:
-            record = json.loads((directory / RECORD).read_bytes())
-            agent_pid, agent_started = record["agent"]
-            if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started or ""):
-                return None
-            kernel = cls(record["kernel"], directory, notify)
-            for name in ("attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time"):
-                setattr(kernel, name, record[name])
-            kernel.started, kernel.transport = record["started"], record["transport"]
-            kernel.family = Family(kernel.pid, kernel.started)
-            kernel.family.read(record.get("family"))
-            kernel.connection, kernel.keep_log = record["connection"], record["keep_log"]
-            kernel.interrupt_pid, kernel.interrupt_started = record["interrupt"]
-            kernel.listener_port = record.get("listener", 0)
-            kernel.interrupt_signal = record["interrupt_signal"]
-            kernel.temporary = record.get("temporary", kernel.temporary)
-            kernel._users = frozenset(record.get("users", kernel._users))
-            kernel.log, kernel._log_start = Path(record["log_path"]), record["log_start"]
-            kernel._log_base, kernel.end_time = record.get("log_base", 0), record.get("end_time", 0.0)
-            kernel.orphan_timeout = record["orphan_timeout"]
-        except (OSError, ValueError, KeyError, TypeError):
+            record = KernelRecord.read(json.loads((directory / RECORD).read_bytes()))
+        except (OSError, ValueError, RecursionError):
             return None
+        agent_pid, agent_started = record.agent
+        if record.state not in (STARTING, RUNNING, EXITED):
+            return None
+        if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started):
+            return None
+        kernel = cls(record.kernel, directory, notify)
+        for name in (
+            "attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time", "started", "transport",
+            "connection", "keep_log", "interrupt_signal", "temporary", "end_time", "orphan_timeout",
+        ):  # fmt: skip
+            setattr(kernel, name, getattr(record, name))
+        kernel.family = Family(kernel.pid, kernel.started)
+        kernel.family.read(record.family)
+        kernel.interrupt_pid, kernel.interrupt_started = record.interrupt
+        kernel.listener_port = record.listener
+        kernel._users = frozenset(record.users) if record.users is not None else kernel._users
+        kernel.log, kernel._log_start, kernel._log_base = Path(record.log_path), record.log_start, record.log_base
         if kernel.state != EXITED and not (kernel.family.is_running() or kernel._is_starting()):
             kernel.state = EXITED
         if kernel.state == EXITED:

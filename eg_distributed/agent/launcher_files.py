@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Optional
 
+from ..wire import MAX_MESSAGE, items, table, text
 from . import processes, spawning
 from .private import write_private
 from .spawning import StartError
@@ -47,12 +48,12 @@ class Shipment:
             if len(parts) > _DEPTH or not all(_NAME.match(part) for part in parts):
                 raise StartError(f"{name!r} is no name for a launcher's file")
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        for name, text in files.items():
+        for name, content in files.items():
             folder = self.folder
             for part in paths[name][:-1]:
                 folder /= part
                 folder.mkdir(mode=0o700, exist_ok=True)
-            write_private(folder / paths[name][-1], text.encode("utf-8", "surrogatepass"))
+            write_private(folder / paths[name][-1], content.encode("utf-8", "surrogatepass"))
 
     def use(self, spec_folder: Optional[Path]) -> dict[str, str]:
         """Keep *spec_folder* for as long as the kernel's own folder; return what argv wants filled in. Raises OSError."""
@@ -77,11 +78,12 @@ class Shipment:
     async def finish(self, log: Path) -> None:
         """Run the command, if there is one, and wait for it, for as long as it may take; raises nothing."""
         try:
-            wanted = json.loads(self._pending.read_bytes().decode("utf-8", "surrogatepass"))
-            argv = [str(word) for word in wanted["argv"]]
-            environment = {os.fsencode(name): os.fsencode(value) for name, value in wanted["env"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            found = read_pending(self._pending.read_bytes())
+        except OSError:
             return
+        if found is None:
+            return
+        argv, environment = found
         try:
             process, _ = await spawning.spawn_aside(argv, environment, None, 0o077, log, -1, ON_EXIT_DEADLINE)
         except StartError as error:
@@ -94,6 +96,17 @@ class Shipment:
                 await _wait(process.poll)
         with contextlib.suppress(OSError):
             self._pending.unlink()
+
+
+def read_pending(content: bytes) -> Optional[tuple[list[str], dict[bytes, bytes]]]:
+    """Return argv and environment of the command in *content*, None where that is malformed."""
+    try:
+        wanted = json.loads(content.decode("utf-8", "surrogatepass"))
+        argv = items(text(MAX_MESSAGE), least=1)(wanted["argv"])
+        values = table(text(MAX_MESSAGE))(wanted["env"])
+        return argv, {os.fsencode(name): os.fsencode(value) for name, value in values.items()}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 async def _wait(poll: Callable[[], Optional[int]]) -> Optional[int]:

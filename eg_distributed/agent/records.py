@@ -8,13 +8,49 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import AbstractSet, Optional
+from typing import AbstractSet, Any, Optional
 
-from ..protocol import ELSEWHERE, Found
+from ..protocol import ELSEWHERE, Description, Found
+from ..wire import Check, Message, checked, flag, integer, items, number, one_of, optional, scalar, table, text
 from . import processes
 
 RECORD = "record.json"
+
+
+def _process(least: int) -> Check:
+    """Return a check for a pid of *least* or more with when it started, both as `processes` has them."""
+    pid, started = integer(least, 1 << 31), optional(text(256))
+
+    def check(value: Any) -> Any:
+        both = items(lambda each: each, 2, 2)(value)
+        return pid(both[0]), started(both[1]) or ""
+
+    return check
+
+
+@dataclass(eq=False, repr=False)
+class KernelRecord(Description):
+    """A kernel's record, which any process of its user can write. What has a default is missing in an older release's."""
+
+    agent: tuple[int, str] = checked(_process(1))
+    """The agent that wrote it."""
+    started: str = checked(text(256))
+    transport: str = checked(one_of("ipc", "tcp", "launcher"))
+    connection: Message = checked(table(scalar, 100))
+    interrupt: tuple[int, str] = checked(_process(0))
+    interrupt_signal: int = checked(integer(0, 64))
+    keep_log: bool = checked(flag)
+    log_start: int = checked(integer(0, 1 << 62))
+    orphan_timeout: float = checked(number(0, 1e12))
+    family: Any = checked(lambda value: value, None)
+    """See `Family.read`."""
+    listener: int = checked(integer(0, 65535), 0)
+    temporary: str = checked(text(4096), "/tmp")
+    users: Optional[list[int]] = checked(optional(items(integer(0, 1 << 32))), None)
+    log_base: int = checked(integer(0, 1 << 62), 0)
+    end_time: float = checked(number(0, 1e12), 0.0)
 
 
 class Records:
@@ -62,5 +98,5 @@ def _read(path: Path, *, any_boot: bool) -> tuple[Optional[int], Optional[Found]
         # Before the look at the process: one that ends in between is found to be gone, and its record is whole.
         found = Found.read({**record, "state": ELSEWHERE})
         return (pid if processes.is_running(pid, started or "") else None), found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, None

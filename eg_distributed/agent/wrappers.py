@@ -17,6 +17,7 @@ import signal
 import time
 from typing import Any, Optional
 
+from ..wire import integer, items, text
 from . import processes
 from .processes import Process
 
@@ -197,8 +198,15 @@ class Family:
     def read(self, record: Any) -> None:
         """Take what `write` returned; anything else, such as a record of an older release, leaves the kernel unknown."""
         with contextlib.suppress(TypeError, ValueError, KeyError, AttributeError):
-            kernel, wrappers = record["kernel"], [Process(*each) for each in record["wrappers"]]
-            self.kernel, self.wrappers = Process(*kernel) if kernel else None, wrappers
+            kernel, wrappers = record["kernel"], [_process(each) for each in record["wrappers"]]
+            self.kernel, self.wrappers = _process(kernel) if kernel else None, wrappers
+
+
+def _process(value: Any) -> Process:
+    """Return the process in a record; raises Malformed and TypeError."""
+    pid, started, *others = items(lambda each: each, 5, 5)(value)
+    number = integer(0, 1 << 31)
+    return Process(integer(1, 1 << 31)(pid), text(256)(started), *(number(each) for each in others))
 
 
 def _ancestors(found: Process, running: dict[int, Process]) -> list[Process]:

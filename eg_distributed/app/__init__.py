@@ -1,6 +1,6 @@
 """The operator's commands: what runs on the hosts, whichever gateway started it, its log, the end of it, and kernelspecs.
 
-    jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for
+    jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for, or could end
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
@@ -21,6 +21,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
-from eg_distributed.hosts import HostSet, parse_hosts
+from eg_distributed.hosts import HostSet, canonical_name, parse_hosts
 from eg_distributed.kernelspecs import commands
 from eg_distributed.settings import Distributed
+from eg_distributed.unended import Unended, find_unended, runtime_folders
+from eg_distributed.wire import one_line
 
 from . import doctor, logs
 
@@ -58,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = Cluster(settings, f"operator-{secrets.token_hex(4)}")
     try:
         if options.command == "kernels":
-            return _list(cluster, hosts, orphans=options.orphans, as_json=options.json)
+            unended = _unended(settings, hosts if options.hosts else None) if options.orphans else None
+            return _list(cluster, hosts, unended, as_json=options.json)
         if options.command == "doctor":
             named = parse_hosts([name for word in options.host for name in word.split(",")])
             return doctor.run(cluster, named or hosts, as_json=options.json)
@@ -96,7 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
     verbs = parser.add_subparsers(dest="command", required=True)
     kernels = verbs.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
-    kernels.add_argument("--orphans", action="store_true", help="only those that no gateway answers for now")
+    kernels.add_argument(
+        "--orphans",
+        action="store_true",
+        help="only those that no gateway answers for now, and those that this user's gateways here could not end yet",
+    )
     end = verbs.add_parser(
         "end", parents=[common], help="end one kernel: no process of it stays, and no file but its log"
     )
@@ -138,7 +146,18 @@ def _remote_hosts(config: Config) -> str | list[str]:
 # -- commands ----------------------------------------------------------------------------------------------------
 
 
-def _list(cluster: Cluster, hosts: HostSet, *, orphans: bool, as_json: bool) -> int:
+_Unended = tuple[list[Unended], dict[str, str]]  # and by path why a file cannot be read
+
+
+def _unended(settings: Distributed, hosts: HostSet | None) -> _Unended:
+    """Return the attempts on *hosts* (None: any) that gateways of this user on this machine are still to end."""
+    found, errors = find_unended(runtime_folders(settings.runtime_dir))
+    wanted = None if hosts is None else {canonical_name(host) for host in hosts}
+    return [each for each in found if wanted is None or canonical_name(each.host) in wanted], errors
+
+
+def _list(cluster: Cluster, hosts: HostSet, unended: _Unended | None, *, as_json: bool) -> int:
+    """List the kernels on *hosts*; with *unended* only orphans, and these."""
     found = cluster.submit(cluster.list_kernels(hosts)).result()
     errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, HostError)}
     kernels = [
@@ -146,16 +165,23 @@ def _list(cluster: Cluster, hosts: HostSet, *, orphans: bool, as_json: bool) -> 
         for host, answer in found.items()
         if not isinstance(answer, HostError)
         for kernel in answer
-        if not (orphans and kernel.claimed)
+        if not (unended is not None and kernel.claimed)
     ]
+    still, unread = unended or ([], {})
+    errors |= unread
     if as_json:
-        print(json.dumps({"kernels": kernels, "errors": errors}, indent=2))
+        also = {} if unended is None else {"unended": [asdict(each) for each in still]}
+        print(json.dumps({"kernels": kernels, **also, "errors": errors}, indent=2))
+        still = []
     elif kernels:
-        print(_table([_row(kernel) for kernel in kernels]))
-    else:
-        print("no orphans" if orphans else "no kernels")
-    for error in errors.values():
-        print(f"error: {error}", file=sys.stderr)
+        print(_table(_COLUMNS, [_row(kernel) for kernel in kernels]))
+    elif not still:
+        print("no kernels" if unended is None else "no orphans")
+    if still:
+        print(f"{chr(10) if kernels else ''}still to be ended:")
+        print(_table(_UNENDED_COLUMNS, [_unended_row(each) for each in still]))
+    for where, error in errors.items():
+        print(f"error: {where}: {error}" if where in unread else f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
 
 
@@ -168,6 +194,20 @@ def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
     return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), age, kernel["owner"], claimed)
 
 
+_UNENDED_COLUMNS = ("HOST", "KERNEL", "SINCE", "NEXT TRY", "CAUSE")
+
+
+def _unended_row(each: Unended) -> tuple[str, ...]:
+    now = time.time()
+    if not each.next_try:
+        again = "when its host is back"
+    elif each.next_try > now:
+        again = f"in {_age(each.next_try - now)}"
+    else:  # under way, or left by a gateway that does not run
+        again = "now, or with the gateway's next start"
+    return each.host, each.kernel, f"{_age(now - each.since)} ago", again, one_line(each.cause) or "unknown"
+
+
 def _age(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
@@ -175,9 +215,9 @@ def _age(seconds: float) -> str:
     return f"{max(int(seconds), 0)} s"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in [_COLUMNS, *rows]) for column in range(len(_COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [_COLUMNS, *rows]]
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
     return "\n".join(line.rstrip() for line in lines)
 
 

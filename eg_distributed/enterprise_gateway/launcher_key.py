@@ -42,7 +42,7 @@ class LauncherKey:
             padded = decryptor.update(base64.b64decode(outer["conn_info"])) + decryptor.finalize()
             unpadder = padding.PKCS7(128).unpadder()
             info = json.loads(unpadder.update(padded) + unpadder.finalize())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not readable: {error!r}") from error
         if not isinstance(info, dict) or info.get("kernel_id", kernel_id) != kernel_id:
             raise ValueError("it is for another kernel")

@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from jupyter_client.session import DELIM
 from jupyter_server.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.websocket import WebSocketClosedError
+
+from .frames import header_of, parent_of
 
 Header = dict[str, Any]
 """The header of a message: here, of the request that the cell was sent with."""
@@ -23,8 +24,8 @@ def note_cells() -> None:
 
     @functools.wraps(original)
     def reply_noting_cell(self: Any, stream: Any, msg_list: list[Any]) -> None:
-        if getattr(stream, "channel", None) == "iopub" and DELIM in msg_list:
-            self._last_parent = msg_list[msg_list.index(DELIM) + 3]  # behind the signature and the header
+        if getattr(stream, "channel", None) == "iopub" and (parent := parent_of(msg_list)):
+            self._last_parent = parent
         original(self, stream, msg_list)
 
     ZMQChannelsHandler._on_zmq_reply = reply_noting_cell
@@ -39,8 +40,7 @@ def clients(kernel_id: str) -> Iterator[Any]:
 
 def last_cell(handler: Any) -> Header:
     """Return the header of the cell that ran last, or runs, as this client heard; empty if it has heard of none."""
-    header: Header = handler.session.unpack(getattr(handler, "_last_parent", b"{}"))
-    return header
+    return header_of(getattr(handler, "_last_parent", b""))
 
 
 def show(handler: Any, kind: str, content: dict[str, Any], cell: Header) -> None:

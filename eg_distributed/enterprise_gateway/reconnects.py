@@ -43,7 +43,6 @@ import asyncio
 import functools
 import hashlib
 import inspect
-import json
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,6 +53,8 @@ from enterprise_gateway.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
 from traitlets import log
+
+from .frames import header_of, parent_of
 
 KNOWN: Final = {
     "_on_zmq_reply": "3db0af7871f78ab87593e4dbb3114d99ba12407e66a083ce49b2c4eeadbd78e5",
@@ -548,7 +549,7 @@ async def _nudge(handler: Any, connection: _Connection) -> None:
 
     def on_iopub(parts: list[bytes]) -> None:
         settle(heard)
-        if _parent(handler, parts).get("msg_id") not in questions:
+        if header_of(parent_of(parts)).get("msg_id") not in questions:
             connection.unsent.append(("iopub", parts))
 
     # Channels of its own: the client is not to see the answers.
@@ -574,16 +575,6 @@ async def _nudge(handler: Any, connection: _Connection) -> None:
                 stream.close()
         if not (connection.replaced or connection.closed or iopub.closed()):
             iopub.stop_on_recv()  # what comes now waits in the socket until `_serve`
-
-
-def _parent(handler: Any, parts: list[bytes]) -> dict[str, Any]:
-    """Return the header of the request that an iopub message belongs to, empty if there is none to read."""
-    try:
-        _, fed = handler.session.feed_identities(parts)
-        parent = json.loads(fed[2])  # signature, header, parent
-    except (ValueError, IndexError):
-        return {}
-    return parent if isinstance(parent, dict) else {}
 
 
 # --- service
@@ -612,7 +603,7 @@ def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
     if handler.ws_connection is None or handler.ws_connection.is_closing():
         connection.unsent.lost += kept.lost  # for the next connection to tell
         return
-    parents = (_parent(handler, parts) for channel, parts in kept if channel == "iopub")
+    parents = (header_of(parent_of(parts)) for channel, parts in kept if channel == "iopub")
     text = f"{kept.lost} messages are missing here: more than {KEPT_BYTES >> 20} MiB came while the client was away."
     handler.write_stderr(text, next(parents, {}))
 

@@ -10,6 +10,9 @@ import re
 from typing import Any
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # IPython colours its tracebacks
+_LONGEST = 2000
+"""Characters of a reason: proxies give the headers of an answer, in all, 4 KiB. The middle of a longer one is left out."""
+_LEFT_OUT = " ... (all of it is in the body) ... "
 _SPACE = re.compile(r"\s+")
 _REFUSED = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 
@@ -17,7 +20,11 @@ _REFUSED = re.compile(r"[^\x20-\x7e\xa0-\xff]")
 def reason_phrase(text: str) -> str:
     """Return *text* as a status line can have it, as close to it as that allows."""
     plain = _SPACE.sub(" ", _COLOUR.sub("", text)).translate(str.maketrans("<>", "()"))
-    return _REFUSED.sub("?", plain)
+    plain = _REFUSED.sub("?", plain)
+    if len(plain) > _LONGEST:
+        half = (_LONGEST - len(_LEFT_OUT)) // 2
+        plain = plain[:half] + _LEFT_OUT + plain[-half:]
+    return plain
 
 
 def keep_reasons(mixin: Any) -> None:

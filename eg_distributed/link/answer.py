@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from eg_distributed.errors import AgentUnavailable
 from eg_distributed.link.deadlines import within
 from eg_distributed.protocol import SENTINEL
-from eg_distributed.wire import Message, Reader
+from eg_distributed.wire import Message, Reader, one_line
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class BootAnswer:
             )
         passed_over = answer.get("passed_over")
         for place in passed_over[:4] if isinstance(passed_over, list) else ():
-            log.warning("%s: its agent is not in %s", self._host, str(place)[:300])
+            log.warning("%s: its agent is not in %s", self._host, one_line(str(place), 300))
         return str(answer["socket"])
 
     async def message_within(self, seconds: float) -> Message:

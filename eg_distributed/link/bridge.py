@@ -7,9 +7,18 @@ import logging
 from itertools import count
 
 from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
+from eg_distributed.streams import CHUNK as STREAM_CHUNK
+from eg_distributed.streams import DEFAULT_LIMIT
 from eg_distributed.wire import Reader, Writer
 
 log = logging.getLogger(__name__)
+
+UNREAD = DEFAULT_LIMIT + STREAM_CHUNK
+"""Bytes of one connection that are kept because nothing has read them; one that has more is closed. An honest agent has no more
+under way, but for a kernel's output: a client that is slow to take that has its stream opened again when it is through with this.
+
+Rejected: reading the channel no further, which would have one slow client hold up all kernels of the host.
+"""
 
 
 class BridgeClient:
@@ -18,7 +27,7 @@ class BridgeClient:
     def __init__(self, reader: Reader, writer: Writer) -> None:
         self._writer = writer
         self._numbers = count(1)
-        self._readers: dict[int, asyncio.StreamReader] = {}
+        self._readers: dict[int, _BridgeReader] = {}
         self._running = asyncio.ensure_future(self._run(reader))
 
     def open(self) -> tuple[Reader, Writer]:
@@ -26,7 +35,7 @@ class BridgeClient:
         if self._running.done():
             raise ConnectionError("the bridge to the agent is closed")
         number = next(self._numbers)
-        reader = asyncio.StreamReader()
+        reader = _BridgeReader()
         self._readers[number] = reader
         self.send(number, OPEN)
         return reader, _BridgeWriter(self, number)
@@ -64,7 +73,10 @@ class BridgeClient:
                 if reader is None:
                     continue
                 if kind == DATA:
-                    reader.feed_data(payload)
+                    reader.take(payload)
+                    if reader.unread > UNREAD:
+                        self.forget(number)
+                        reader.feed_eof()
                 elif kind == CLOSE:
                     del self._readers[number]
                     reader.feed_eof()
@@ -74,6 +86,30 @@ class BridgeClient:
             for reader in self._readers.values():
                 reader.feed_eof()
             self._readers.clear()
+
+
+class _BridgeReader(asyncio.StreamReader):
+    """The reader of one numbered connection; nothing stops what feeds it, so *unread* bytes are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread = 0
+
+    def take(self, data: bytes) -> None:
+        """Have *data*, which has come for it, to be read."""
+        self.unread += len(data)
+        self.feed_data(data)
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        if n >= 0:  # else it was read by this method, in parts
+            self.unread -= len(data)
+        return data
+
+    async def readexactly(self, n: int) -> bytes:
+        data = await super().readexactly(n)
+        self.unread -= len(data)
+        return data
 
 
 class _BridgeWriter:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
+from pathlib import Path
 
 import pytest
 
 from eg_distributed import abandoned as abandoned_module
 from eg_distributed import node as node_module
+from eg_distributed.abandoned import Abandoned
 from eg_distributed.node import Node
 from eg_distributed.settings import Distributed
+from eg_distributed.unended import Unended, read_unended
 from eg_distributed.wire import Message, encode
 from tests.until import until
 
@@ -99,4 +103,38 @@ async def test_a_stop_of_what_is_out_of_reach_waits_for_its_host(
     assert link.asked == ["stop"]
     (warning,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert "it is ended as soon as its host is back. Host node1: Not connected." in warning
+    await node.close()
+
+
+async def test_why_and_when_again_is_written_down(
+    settings: Distributed, link: MemoryLink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """For `kernels --orphans`: a stop that failed has its cause and its next try, and one whose host is away no time."""
+    monkeypatch.setattr(abandoned_module, "FIRST_RETRY", 3600.0)
+    path = tmp_path / "unended.json"
+
+    def answers(request: Message) -> list[bytes]:
+        if request["method"] != "stop":
+            return honest(request)
+        return [encode({"id": request["id"], "error": "process 7 hangs on a disk", "kind": "internal"})]
+
+    def said() -> list[Unended]:
+        return read_unended(path) if path.exists() else []
+
+    link.answers = answers
+    node = Node("node1", settings, ("tests", "1"), NodeOwner(settings))
+    await node.connect()
+    abandoned = Abandoned(0.0, lambda _: path)
+    began = time.time()
+    await abandoned.end(node, "k1", "a1")
+    await until("the next try is written down", lambda: [each for each in said() if each.next_try])
+    (found,) = said()
+    assert "process 7 hangs on a disk" in found.cause
+    assert began + 3600 <= found.next_try <= time.time() + 1.5 * 3600
+    link.lose()
+    await until("the cut is seen", lambda: not node.connected.is_set())
+    await abandoned.end(node, "k2", "a2")
+    await until("it is written down as well", lambda: len(said()) == 2)
+    assert [(each.kernel, bool(each.cause), each.next_try) for each in said()[1:]] == [("k2", True, 0.0)]
+    await abandoned.save()
     await node.close()

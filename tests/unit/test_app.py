@@ -1,13 +1,16 @@
 """The operator's commands, against an agent on this machine."""
 
 import json
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from eg_distributed.kernel import RemoteKernel
 from eg_distributed.protocol import Leave
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
+from eg_distributed.unended import Unended, write_unended
 from tests.until import block_until
 
 KERNEL = """
@@ -115,6 +119,28 @@ def test_kernels_for_people_is_a_table_or_says_that_there_is_nothing(
     head, row = out.splitlines()
     assert head.split()[:3] == ["HOST", "KERNEL", "STATE"]
     assert row.split()[:3] == ["localhost", kernel.id, "running"]
+
+
+def test_orphans_are_also_what_could_not_be_ended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With host, cause, since and next try, of hosts that are asked for; a file that cannot be read is an error by its path."""
+    (home / "run").mkdir(mode=0o700)
+    now = time.time()
+    hung = Unended("localhost", "k-hung", "a1", now - 7200, "Process 7 hangs on a disk.", now + 100)
+    away = Unended("node7", "k-away", "a2", now - 150, "The connection\x1b was lost.")
+    write_unended(home / "run" / "unended-1.json", [hung, away])
+    code, out, err = run(capsys, "kernels", "--orphans")
+    assert (code, err) == (0, "")
+    title, head, *rows = out.splitlines()
+    assert (title, head.split()) == ("still to be ended:", ["HOST", "KERNEL", "SINCE", "NEXT", "TRY", "CAUSE"])
+    assert [re.split("  +", row) for row in rows] == [
+        ["localhost", "k-hung", "2 h ago", "in 1 min", "Process 7 hangs on a disk."],
+        ["node7", "k-away", "2 min ago", "when its host is back", "The connection? was lost."],
+    ]
+    (home / "run" / "unended-2.json").write_text("{")
+    code, out, err = run(capsys, "kernels", "--orphans", "--json", "--hosts", "LOCALHOST")
+    assert (code, json.loads(out)["kernels"], json.loads(out)["unended"]) == (1, [], [asdict(hung)])
+    assert err.startswith(f"error: {home}/run/unended-2.json: ")
+    assert "unended" not in json.loads(run(capsys, "kernels", "--json")[1])
 
 
 def test_end_ends_an_orphan_and_leaves_nothing(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import FrozenInstanceError
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,23 @@ def test_round_robin_skips_what_is_not_offered_and_goes_on_behind_it() -> None:
     assert picks(balancer, views(c=0), 2) == "cc"
 
 
+@pytest.mark.parametrize("size", range(1, 7))
+def test_round_robin_takes_the_next_of_those_that_are_offered(size: int) -> None:
+    """Whichever was the last and whichever are offered, it is the first of these behind that one; at first, the first one."""
+    hosts = tuple("abcdef"[:size])
+    assert picks(RoundRobin(hosts), views(**dict.fromkeys(hosts, 0)), size) == "abcdef"[:size]
+    for last in range(size):
+        behind = [*hosts[last + 1 :], *hosts[: last + 1]]
+        for offered in (set(some) for count in range(1, size + 1) for some in combinations(hosts, count)):
+            balancer = RoundRobin(hosts)
+            picks(balancer, views(**{hosts[last]: 0}), 1)
+            expected = next(name for name in behind if name in offered)
+            assert (
+                picks(balancer, [view for view in views(**dict.fromkeys(hosts, 0)) if view.name in offered], 1)
+                == expected
+            )
+
+
 def test_round_robin_of_two_host_sets_are_independent() -> None:
     """A kernelspec with other hosts moves nobody else's turn."""
     one, other = RoundRobin(HOSTS), RoundRobin(("b", "c"))
@@ -60,6 +79,7 @@ def test_least_connection_takes_turns_among_equals() -> None:
     balancer = LeastConnection(HOSTS)
     assert picks(balancer, views(a=0, b=0, c=0), 6) == "abcabc"
     assert Counter(picks(balancer, views(a=1, b=0, c=0), 10)) == {"b": 5, "c": 5}
+    assert picks(LeastConnection(HOSTS), views(a=10**9 + 1, b=int("1000000000"), c=10**9), 4) == "bcbc"
 
 
 def test_least_connection_takes_what_is_not_known_last() -> None:
@@ -77,6 +97,16 @@ def test_least_connection_evens_out() -> None:
     for _ in range(9):
         counts[balancer.pick(views(**counts)).name] += 1
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_balancer_of_a_sites_own_is_told_what_it_may_know() -> None:
+    """A host that nothing is said against is healthy and known; what a balancer is told it cannot change, and it has to pick."""
+    view = HostView("a", 0)
+    assert (view.healthy, view.known) == (True, True)
+    with pytest.raises(FrozenInstanceError):
+        view.kernels = 1  # type: ignore[misc]
+    with pytest.raises(TypeError, match="abstract"):
+        LoadBalancer(HOSTS)  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("round-robin", RoundRobin), ("least-connection", LeastConnection)])

@@ -113,8 +113,11 @@ async def test_a_pin_lands_where_it_says_and_moves_nothing(cluster: Cluster, hos
     assert names == ["node1", "node1", "node1", "node2", "node2", "node1"]
 
 
-async def test_a_pin_outside_the_host_set_is_refused(cluster: Cluster, hosts: Hosts, settings: Distributed) -> None:
+async def test_a_pin_outside_the_host_set_is_refused(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless the operator allows any host, a client cannot leave the kernel's hosts."""
+    monkeypatch.setattr("eg_distributed.cluster.own_boot", lambda: "another machine's")
     await hosts("node1", "node2")
     with pytest.raises(RequestRefused, match=r"KERNEL_REMOTE_HOST=node2 is none of this kernel's hosts \(node1\)"):
         await start(cluster, "k1", "node1", pin="node2")
@@ -147,6 +150,22 @@ async def test_any_host_is_never_the_gateways_own(
     assert not cluster.hosts
     for other in ("tunnel", "elsewhere"):
         assert not await cluster.run(connect.leads_here(other, settings))
+
+
+async def test_any_host_is_not_the_gateways_own_by_a_roundabout_way(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """A name that hides where it leads, such as a tunnel's, is found out by the agent at its end; no kernel starts there."""
+    await hosts("node1", "tunnel")
+    settings.allow_any_host = True
+    assert not await cluster.run(connect.leads_here("tunnel", settings))
+    with pytest.raises(RequestRefused, match="KERNEL_REMOTE_HOST=tunnel is the gateway's own machine") as refused:
+        await start(cluster, "k1", "node1", pin="tunnel")
+    assert refused.value.http_status == 403
+    assert not cluster.kernels
+    found = (await cluster.run(cluster.list_kernels("tunnel")))["tunnel"]
+    assert found == []
+    assert where(await start(cluster, "k2", "tunnel", pin="tunnel")) == "tunnel"
 
 
 async def test_host_sets_do_not_disturb_each_other(cluster: Cluster, hosts: Hosts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -21,14 +22,26 @@ from eg_distributed.errors import (
     KernelStartFailed,
 )
 from eg_distributed.node import News, Node
-from eg_distributed.protocol import Exited, Found, Missing, Ping, Ready, Request, Signal, Start, Stop
+from eg_distributed.protocol import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Exited,
+    Found,
+    Missing,
+    Ping,
+    Ready,
+    Request,
+    Signal,
+    Start,
+    Stop,
+)
 from eg_distributed.settings import Distributed
-from eg_distributed.wire import Message, text
+from eg_distributed.wire import Message, encode, text
 from tests.until import until
 
 from .agents import DEADLINE, alive, standin
 from .conftest import Hosts
-from .malformed_agent import honest
+from .malformed_agent import WELCOME, MalformedAgent, honest, lead_to
 from .memory_link import MemoryLink
 from .node_owner import NodeOwner
 from .ssh_server import Sshd
@@ -252,18 +265,36 @@ async def test_closing_ends_the_connection_and_no_kernel(held: Held, sshd: Sshd)
     assert not held.node.connected.is_set()
 
 
-async def test_an_agent_of_another_protocol_is_said(settings: Distributed, held: Held, sshd: Sshd) -> None:
-    """What answers on the socket and is none of ours is an error with a remedy, and no link stays open."""
-    sshd.command = (
-        "python3 -c 'import json,socket,sys,threading;sys.stdin.buffer.readline();s=socket.socket(socket.AF_UNIX);"
-        's.bind("sock");s.listen();print(chr(30)+" eg-distributed agent "+chr(30)+json.dumps(dict(ok=True,'
-        f'socket="{sshd.folder}/sock")),flush=True);'
-        '\nwhile 1: c=s.accept()[0];c.sendall(bytes([0,0,0,2])+b"[]");c.close()\' # {command}'
-    ).replace("{command}", "")
-    sshd.command = sshd.command.replace("{", "{{").replace("}", "}}")
-    with pytest.raises(AgentUnavailable, match=r"does not answer|protocol"):
+@pytest.mark.parametrize("protocol", [OLDEST_PROTOCOL - 1, PROTOCOL + 1])
+async def test_an_agent_of_another_protocol_is_said(held: Held, sshd: Sshd, protocol: int) -> None:
+    """One that is too old, or too new, is an error that names both versions, and no link stays open."""
+    async with speaking(sshd, protocol):
+        with pytest.raises(
+            AgentUnavailable,
+            match=f"Its agent speaks protocol {protocol}, this gateway {OLDEST_PROTOCOL} to {PROTOCOL}",
+        ):
+            await held.node.connect()
+        await until("no link stays", lambda: not sshd.open_connections)
+    assert not held.node.connected.is_set()
+
+
+@pytest.mark.parametrize("protocol", [OLDEST_PROTOCOL, PROTOCOL])
+async def test_an_agent_of_a_protocol_that_is_spoken_is_used(held: Held, sshd: Sshd, protocol: int) -> None:
+    """The version before ours is good enough, and remembered: what that one would not understand is not asked."""
+    async with speaking(sshd, protocol):
         await held.node.connect()
-    await until("no link stays", lambda: not sshd.open_connections)
+        assert (held.node.connected.is_set(), held.node.protocol) == (True, protocol)
+        await held.node.close()
+
+
+@asynccontextmanager
+async def speaking(sshd: Sshd, protocol: int) -> AsyncIterator[None]:
+    """Have an agent on *sshd* that greets with this *protocol*."""
+    agent = MalformedAgent()
+    agent.greeting = encode({**WELCOME, "protocol": protocol})
+    lead_to(sshd, sshd.folder / "sock")
+    async with agent.listening(sshd.folder / "sock"):
+        yield
 
 
 # -- links of this process, of which every step is the test's own ------------------------------------------------

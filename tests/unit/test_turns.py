@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -21,15 +22,16 @@ Node = node_module.Node
 class Login:
     """Something that takes a turn, and ends when it is told to."""
 
-    def __init__(self, turns: Turns, *, urgent: bool = False) -> None:
+    def __init__(self, turns: Turns, *, urgent: bool = False, fresh: bool = False) -> None:
         self.hurry = asyncio.Event()
+        self.fresh = fresh
         if urgent:
             self.hurry.set()
         self.began, self.end = asyncio.Event(), asyncio.Event()
         self.task = asyncio.ensure_future(self._run(turns))
 
     async def _run(self, turns: Turns) -> None:
-        async with turns.turn(self.hurry):
+        async with turns.turn(self.hurry, fresh=self.fresh):
             self.began.set()
             await self.end.wait()
 
@@ -74,6 +76,43 @@ async def test_who_is_waited_for_goes_first() -> None:
     assert last.began.is_set()
 
 
+async def test_a_host_that_has_not_failed_goes_before_those_that_have() -> None:
+    """Hosts that were lost just now have turns of their own, beside those that are tried again and those of starts."""
+    turns = Turns(most=1, seconds=60)
+    kinds = ((False, False), (False, True), (True, False))
+    first, second = ([Login(turns, urgent=urgent, fresh=fresh) for urgent, fresh in kinds] for _ in range(2))
+    await settle()
+    assert (under_way(first), under_way(second)) == (3, 0)
+    for login in first:
+        login.end.set()
+    await settle()
+    assert under_way(second) == 3
+
+
+async def test_thirty_two_of_a_kind_have_a_turn() -> None:
+    """So many logins share the thread well; one more waits."""
+    turns = Turns()
+    logins = [Login(turns) for _ in range(40)]
+    await settle()
+    assert under_way(logins) == 32
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cancelled_wait_keeps_no_turn(steps: int) -> None:
+    """Whenever a login that waits is cancelled, also in the moment in which it gets its turn, the next one gets it."""
+    turns = Turns(most=1, seconds=60)
+    held, waiting = Login(turns), Login(turns)
+    await settle()
+    held.end.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    waiting.task.cancel()
+    await settle()
+    later = [Login(turns) for _ in range(2)]
+    await settle()
+    assert under_way(later) == 1
+
+
 async def test_a_login_that_hangs_gives_its_turn_back() -> None:
     """What takes long waits for its host alone; its turn is given back once, although it goes on."""
     turns = Turns(most=1, seconds=0.01)
@@ -99,6 +138,27 @@ async def test_hosts_that_are_lost_together_come_back_one_by_one() -> None:
     delays = [turns.delay() for _ in range(200)]
     assert 0.0 <= min(delays) < 0.5
     assert 1.5 < max(delays) <= 2.0
+
+
+async def test_a_few_hosts_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight within a second need not wait, with more each may wait for 0.02 s a host, and a second later nobody does."""
+    monkeypatch.setattr(random, "uniform", lambda low, high: high - low)
+    now = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    turns = Turns()
+    for _ in range(8):
+        turns.note_loss()
+    assert turns.delay() == 0.0
+    now += 1.0
+    turns.note_loss()
+    assert turns.delay() == pytest.approx(9 * 0.02)
+    now += 0.01
+    assert turns.delay() == 0.0
+    for _ in range(500):
+        turns.note_loss()
+    assert turns.delay() == pytest.approx(2.0)
+    now += 1.01
+    assert turns.delay() == 0.0
 
 
 async def test_the_connect_timeout_begins_with_the_turn(settings: Distributed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed.unended import Unended, read_unended, write_unended
+from eg_distributed.unended import Unended, find_unended, read_unended, runtime_folders, write_unended
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """Attempts come back as they were, from a file that is its user's alone; nothing to end is no file."""
     path = tmp_path / "unended.json"
-    attempts = [Unended("node1", "k1", "a1", 1.5), Unended("node2", "k2", "a2", 2.0)]
+    attempts = [Unended("node1", "k1", "a1", 1.5, "It hangs.", 7.5), Unended("node2", "k2", "a2", 2.0)]
     write_unended(path, attempts)
     assert read_unended(path) == attempts
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -40,6 +40,10 @@ def test_the_oldest_are_left_out(tmp_path: Path) -> None:
         '[["node1", "k1", "a1"]]',
         '[["node1", "k1", 7, 1.0]]',
         '[["node1", "k1", "a1", true]]',
+        '[["node1", "k1", "a1", 1.0, 7, 2.0]]',
+        '[["node1", "k1", "a1", 1.0, "", NaN]]',
+        '[["node1", "k1", "a1", 1.0, "", 2.0, 3.0]]',
+        f'[["node1", "k1", "a1", {10**400}]]',
         "[" * 200_000,
     ],
 )
@@ -57,3 +61,25 @@ def test_names_have_bounds(tmp_path: Path) -> None:
     path.write_text(json.dumps([["n" * 2000, "k1", "a1", 1.0]]))
     with pytest.raises(ValueError, match="too long"):
         read_unended(path)
+
+
+def test_a_file_of_an_older_release_is_read(tmp_path: Path) -> None:
+    """It says neither cause nor next try."""
+    path = tmp_path / "unended.json"
+    path.write_text('[["node1", "k1", "a1", 1.5]]')
+    assert read_unended(path) == [Unended("node1", "k1", "a1", 1.5)]
+
+
+def test_files_of_all_gateways_are_found(tmp_path: Path) -> None:
+    """Those in folders that are this user's alone; one that cannot be read is told by its path, and hides no other."""
+    mine, open_to_others, missing = tmp_path / "mine", tmp_path / "open", tmp_path / "missing"
+    mine.mkdir(mode=0o700)
+    open_to_others.mkdir(mode=0o755)
+    one = Unended("node1", "k1", "a1", 1.0, "It hangs.", 2.0)
+    write_unended(mine / "unended-1.json", [one])
+    (mine / "unended-2.json").write_text("{")
+    write_unended(open_to_others / "unended-3.json", [one])
+    found, errors = find_unended([mine, open_to_others, missing])
+    assert found == [one]
+    assert list(errors) == [str(mine / "unended-2.json")]
+    assert runtime_folders(str(mine)) == [mine]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eg_distributed.wire import MAX_MESSAGE, Message, encode, read_message
+from eg_distributed.wire import MAX_MESSAGE, Message, encode, one_line, read_message
 
 
 def fed(data: bytes) -> asyncio.StreamReader:
@@ -69,3 +69,12 @@ async def test_what_is_no_object_is_refused(body: bytes) -> None:
     """Valid length, wrong content: a ValueError, whatever is wrong with it."""
     with pytest.raises(ValueError, match=r".*"):
         await read_message(fed(struct.pack(">I", len(body)) + body))
+
+
+@given(st.text(st.characters(codec=None), max_size=3000))
+def test_what_a_node_said_is_one_line_of_a_log(said: str) -> None:
+    """No text of a node's begins a line of its own, moves a terminal's cursor, or fills the log."""
+    line = one_line(said, 100)
+    assert len(line) <= 100
+    assert line.isprintable()
+    assert one_line(f" a\n\tb\x1b[31m{said}", 6) == "a b?[…"

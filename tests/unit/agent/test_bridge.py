@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eg_distributed.agent.bridge import CHUNK, Bridge
+from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, Bridge
 from eg_distributed.link.agent_archive import agent_archive
-from eg_distributed.link.bridge import BridgeClient
+from eg_distributed.link.bridge import UNREAD, BridgeClient
 from tests.unit.agents import DEADLINE, pythons
 
 
@@ -134,3 +134,37 @@ async def test_a_connection_closed_at_once_leaves_nothing(echo: Path) -> None:
         reader, writer = client.open()
         writer.write(b"still")
         assert await asyncio.wait_for(reader.readexactly(5), DEADLINE) == b"still"
+
+
+async def test_a_node_that_sends_what_nobody_reads_fills_no_memory() -> None:
+    """Past its bound a connection is closed, with what it had still readable; the others go on."""
+    told = bytearray()
+
+    class Channel:
+        """Where the client's frames go."""
+
+        def write(self, data: bytes) -> None:
+            told.extend(data)
+
+        async def drain(self) -> None:
+            """Nothing waits."""
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    source = asyncio.StreamReader()
+    client = BridgeClient(source, Channel())
+    (flooded, _), (other, _) = client.open(), client.open()
+    told.clear()
+    frame = HEADER.pack(1, DATA, CHUNK) + bytes(CHUNK)
+    for _ in range(2 * UNREAD // CHUNK):
+        source.feed_data(frame)
+    source.feed_data(HEADER.pack(2, DATA, 5) + b"still")
+    assert await asyncio.wait_for(other.readexactly(5), DEADLINE) == b"still"
+    assert bytes(told) == HEADER.pack(1, CLOSE, 0)
+    kept = 0
+    while data := await asyncio.wait_for(flooded.read(1 << 20), DEADLINE):
+        kept += len(data)
+    assert UNREAD < kept <= UNREAD + CHUNK
+    source.feed_eof()
+    await asyncio.wait_for(client.wait_closed(), DEADLINE)

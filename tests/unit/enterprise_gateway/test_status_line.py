@@ -29,6 +29,15 @@ def test_a_reason_becomes_one_that_is_not_refused(text: str, phrase: str) -> Non
     assert "<" not in phrase
 
 
+def test_a_reason_has_a_bound() -> None:
+    """However many hosts have failed, what they said fits into a proxy's buffer: the beginning and the end of it."""
+    phrase = reason_phrase("None of the 500 hosts took it. " + "Host n: connection refused. " * 2000 + "The end.")
+    assert len(phrase) <= 2000
+    assert phrase.startswith("None of the 500 hosts took it. ")
+    assert " ... (all of it is in the body) ... " in phrase
+    assert phrase.endswith(" The end.")
+
+
 def test_a_mixins_handlers_answer_with_it() -> None:
     """What a handler is told of a reason reaches tornado's own method without what that refuses; no reason stays none."""
     told: list[object] = []

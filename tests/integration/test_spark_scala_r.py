@@ -39,20 +39,6 @@ async def test_a_scala_cell_is_answered_whenever_it_is_interrupted(spark_client:
         assert (await kernel.execute("println(x + 1)", ANSWER_SECONDS)).stdout.endswith(f"{number + 1}\n")
 
 
-async def test_an_interrupted_scala_cells_own_error_is_its_own_alone(spark_client: GatewayClient) -> None:
-    """A cell that goes on after an interrupt, and fails just when its answer would be given up, leaves the next one alone."""
-    kernel = await spark_client.start_kernel(SCALA)
-    for seconds in (4.6, 4.8, 5.0):
-        busy = f"val end = System.nanoTime + ({seconds} * 1e9).toLong; while (System.nanoTime < end) {{}}"
-        slept = 'try { println("begun"); Thread.sleep(60000) } catch { case _: InterruptedException => }'
-        cell = await kernel.begin(f'{slept}\n{busy}\nthrow new RuntimeException("mine")')
-        await cell.printed("begun", SESSION_SECONDS)
-        await kernel.interrupt()
-        result = await cell.result(ANSWER_SECONDS)
-        assert (result.status, result.reply["evalue"]) == ("error", "mine")
-        assert (await kernel.execute("println(1 + 1)", ANSWER_SECONDS)).stdout.endswith("2\n")
-
-
 async def test_a_scala_cell_is_answered_whatever_throws(spark_client: GatewayClient) -> None:
     """Errors without words, in a result's own words or of the JVM end their cell alone, with the error before `idle`."""
     kernel = await spark_client.start_kernel(SCALA)

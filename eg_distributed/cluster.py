@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from .abandoned import Abandoned
 from .absences import Absences
-from .agent.identity import own_boot
+from .agent.identity import is_here
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .errors import (
@@ -329,12 +329,7 @@ class Cluster:
         A name may have another address by the time it is connected to, and behind a jump host, a tunnel or a translated address
         may be this machine. An agent here is an honest one: the client has no kernel here that could speak in its place.
         """
-        if (
-            self._leaves_host_set(request)
-            and node.agent is not None
-            and node.agent.boot
-            and node.agent.boot == own_boot()
-        ):
+        if self._leaves_host_set(request) and node.agent is not None and is_here(node.agent):
             raise self._own_machine(request)
 
     @staticmethod

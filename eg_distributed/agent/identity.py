@@ -21,7 +21,15 @@ _DIGITS = 32
 
 def identity_of(directory: Path) -> AgentIdentity:
     """Return who an agent in *directory* is, and keep it there; raises nothing, since a full disk must not end an agent."""
-    return AgentIdentity(id=_folder_id(directory / FILE), folder=str(directory), machine=_machine(), boot=own_boot())
+    return AgentIdentity(id=_folder_id(directory / FILE), folder=str(directory), machine=_machine(), boot=_boot())
+
+
+def is_here(agent: AgentIdentity) -> bool:
+    """Return True if *agent* runs where this process does; asked by gateways. False where that cannot be told.
+
+    By the machine as well: containers of one system that were started in the same hundredth of a second have one boot.
+    """
+    return bool(agent.boot) and (agent.machine, agent.boot) == (_machine(), _boot())
 
 
 def keep(identity: AgentIdentity) -> None:
@@ -72,7 +80,7 @@ def _machine() -> str:
     return hashlib.sha256(f"eg-distributed {known}".encode()).hexdigest()[:16]
 
 
-def own_boot() -> str:
+def _boot() -> str:
     """Return what tells this boot from others of the machine; of a container, from its earlier runs. Empty if it is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -162,8 +162,9 @@ def _unpack(archive: Path, digest: str, place: Path) -> None:
         os.rename(partial, place)
     except BaseException as error:
         _remove(partial)
-        if isinstance(error, zipfile.BadZipFile):
-            raise ValueError(str(error)) from error
+        # zipfile and what it decompresses with have a dozen types for an archive that is malformed.
+        if isinstance(error, Exception) and not isinstance(error, (OSError, ValueError)):
+            raise ValueError(f"the archive cannot be read ({error})") from error
         if not (isinstance(error, OSError) and place.is_dir()):  # else another delivery was quicker
             raise
 

@@ -28,6 +28,7 @@ JSON = st.recursive(
     max_leaves=6,
 )
 LOGGED = TARGETS["logs"].seeds[0]
+ARCHIVE, CENTRAL = TARGETS["spec_folders"].seeds[0], b"PK\1\2\x14\3\x14\0"
 DEEP = b"[" * 100_000
 
 
@@ -116,6 +117,8 @@ FOUND = [
     ("logs", LOGGED.replace(b'"log_end": 9', b'"log_end": Infinity')),
     ("pending", DEEP),
     ("pending", b'{"argv": [], "env": {}}'),
+    ("spec_folders", ARCHIVE.replace(CENTRAL + b"\0\0\0\0", CENTRAL + b"\0\0\xf6\0")),  # an unknown compression
+    ("spec_folders", ARCHIVE.replace(CENTRAL + b"\0\0\0\0", CENTRAL + b"\1\0\0\0")),  # a password is wanted
     ("unended", b'[["node1", "k1", "a1", 1e999]]'),
     ("unended", b'[["node1", "k1", "a1", 1' + b"0" * 400 + b"]]"),
     ("hosts", b"x y" * 100_000),

@@ -15,7 +15,6 @@ import os
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from .abandoned import Abandoned
 from .absences import Absences
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
+from .clock import monotonic
 from .errors import (
     DistributedError,
     HostError,
@@ -43,6 +43,7 @@ from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogP
 from .request import StartRequest, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
+from .surroundings import Surroundings
 from .transports import Transports
 from .turns import Turns
 from .wire import Message
@@ -82,10 +83,15 @@ class _Probe:
 
 
 class Cluster:
-    """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`."""
+    """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`.
 
-    def __init__(self, settings: Distributed, identity: str) -> None:
+    *surroundings* are the real ones as a rule. With a loop in them the cluster has no thread: all methods are called on that
+    loop, and `leave` ends it.
+    """
+
+    def __init__(self, settings: Distributed, identity: str, surroundings: Surroundings | None = None) -> None:
         self.settings = settings
+        self._surroundings = surroundings or Surroundings()
         self.hosts: dict[str, Host] = {}
         self.kernels: dict[str, RemoteKernel] = {}
         self.identity = (identity, secrets.token_hex(8))
@@ -95,17 +101,22 @@ class Cluster:
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
-        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file)
+        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
         self._absences = Absences()
         self._turns = Turns()
-        self.ticked_at = time.monotonic()
+        self.ticked_at = monotonic()
         """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
-        self._thread.start()
+        self._ticking: asyncio.Task[None] | None = None
+        if self._surroundings.loop is not None:
+            self._loop = self._surroundings.loop
+            self._ticking = self._loop.create_task(self._tick())
+        else:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
+            self._thread.start()
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -139,30 +150,33 @@ class Cluster:
         """
         if self._loop.is_closed():
             return
-
-        async def close_nodes() -> None:
-            # While the nodes can still be told: a start that is cancelled leaves nothing behind.
-            starts = {start.task for start in self._starts.values() if start.task is not None}
-            for task in starts:
-                task.cancel()
-            if end_untaken:
-                for kernel in list(self.kernels.values()):
-                    if kernel.on_exit is None and kernel.id not in self._starts:
-                        self.release_soon(kernel.id)
-            if ending := starts | self._releasing:
-                await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
-            for kernel in list(self.kernels.values()):
-                await kernel.endpoints.close()
-            await self._abandoned.save()
-            await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-            if self._runtime_dir is not None and not self.settings.runtime_dir:
-                with contextlib.suppress(OSError):  # another gateway's process may have put something there
-                    self._runtime_dir.rmdir()
-
         with contextlib.suppress(concurrent.futures.TimeoutError):
-            self.submit(close_nodes()).result(_CLOSE_DEADLINE)
+            self.submit(self.leave(end_untaken=end_untaken)).result(_CLOSE_DEADLINE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_DEADLINE)
+
+    async def leave(self, *, end_untaken: bool = False) -> None:
+        """Do as `close`, on the cluster's loop, which goes on; for a cluster that was given its loop, and by `close`."""
+        # While the nodes can still be told: a start that is cancelled leaves nothing behind.
+        starts = {start.task for start in self._starts.values() if start.task is not None}
+        for task in starts:
+            task.cancel()
+        if end_untaken:
+            for kernel in list(self.kernels.values()):
+                if kernel.on_exit is None and kernel.id not in self._starts:
+                    self.release_soon(kernel.id)
+        if ending := starts | self._releasing:
+            await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
+        for kernel in list(self.kernels.values()):
+            await kernel.endpoints.close()
+        await self._abandoned.save()
+        await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait({self._ticking})
+        if self._runtime_dir is not None and not self.settings.runtime_dir:
+            with contextlib.suppress(OSError):  # another gateway's process may have put something there
+                self._runtime_dir.rmdir()
 
     async def _tick(self) -> None:
         """Look, every second, for kernels that are to be given up or forgotten, and once for what earlier processes left."""
@@ -170,7 +184,7 @@ class Cluster:
         has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
-            self.ticked_at = time.monotonic()
+            self.ticked_at = monotonic()
             now = asyncio.get_running_loop().time()
             if not has_taken_up and now - began > TAKEN_UP_AFTER:
                 has_taken_up = True
@@ -232,7 +246,8 @@ class Cluster:
         known_as = canonical_name(name)
         host = self.hosts.get(known_as)
         if host is None:
-            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self, self._turns))
+            node = Node(name, self.settings, self.identity, self, self._turns, self._surroundings.connector)
+            host = self.hosts[known_as] = Host(name, node)
         return host
 
     # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
@@ -532,6 +547,7 @@ class Cluster:
             self._abandoned,
             self._spec_folders,
             self._transports,
+            self._surroundings.endpoints,
         )
 
     async def adopt(

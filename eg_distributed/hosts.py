@@ -6,11 +6,11 @@ import contextlib
 import functools
 import ipaddress
 import re
-import time
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from .clock import monotonic
 from .errors import RequestInvalid
 from .node import Node
 
@@ -69,7 +69,7 @@ class Host:
         node = self.node
         if node.is_slow():
             return False
-        return node.last_error is None or time.monotonic() - node.failed_at > retry_after
+        return node.last_error is None or monotonic() - node.failed_at > retry_after
 
     @property
     def may_take_its_share(self) -> bool:

@@ -98,6 +98,7 @@ class RemoteKernel:
         abandoned: Abandoned,
         spec_folders: SpecFolders,
         transports: Transports,
+        make_endpoints: type[Endpoints] = Endpoints,
     ) -> None:
         self.id = kernel_id
         self.node: Node | None = None
@@ -131,7 +132,7 @@ class RemoteKernel:
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: Message | None = None
         self._decrypt: Callable[[str], Message] | None = None
-        self.endpoints = Endpoints(
+        self.endpoints = make_endpoints(
             prefix,
             kernel_id,
             identity,

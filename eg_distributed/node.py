@@ -9,6 +9,7 @@ import random
 import time
 from typing import Protocol, TypeVar
 
+from .clock import monotonic
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
 from .link.links import Link, LocalLink
@@ -86,6 +87,14 @@ class Owner(Protocol):
         ...
 
 
+class Connector(Protocol):
+    """How a node gets its link: by `link.connect.connect`, unless whoever makes the cluster brings a network of its own."""
+
+    async def __call__(self, host: str, settings: Distributed, *, keep: bool, progress: Progress) -> Link:
+        """Connect to *host*, and have an agent there; raises HostError."""
+        ...
+
+
 class Node:
     """The connection to one host and its agent; one per host, shared by all kernels there, held by its *owner*, the Cluster.
 
@@ -99,6 +108,7 @@ class Node:
         identity: tuple[str, str],
         owner: Owner,
         turns: Turns | None = None,
+        connector: Connector | None = None,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
@@ -110,12 +120,13 @@ class Node:
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
-        self._heard_at = time.monotonic()  # the last word of the agent; at first, when this node was first asked for
+        self._heard_at = monotonic()  # the last word of the agent; at first, when this node was first asked for
         self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
         self._identity = identity
         self._owner = owner
         self._turns = turns or Turns()
+        self._connector = connector or connect
         self._recent_loss = asyncio.Event()  # set where a connection was lost that stood
         self._hurry = asyncio.Event()  # set where somebody waits for the attempt to connect that is under way
         self.progress = Progress()
@@ -169,7 +180,7 @@ class Node:
         return (
             self._connecting is not None
             and self.progress.has_answered()
-            and time.monotonic() - self.progress.began > self._settings.connect_seconds()
+            and monotonic() - self.progress.began > self._settings.connect_seconds()
         )
 
     def _connect_ended(self, task: asyncio.Task[None]) -> None:
@@ -180,7 +191,7 @@ class Node:
     @property
     def silent_since(self) -> float | None:
         """When the agent was last heard, in seconds since the epoch; None if that is not so long ago that people are told."""
-        silence = time.monotonic() - self._heard_at
+        silence = monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
 
     def is_reached_by_network(self) -> bool:
@@ -189,7 +200,7 @@ class Node:
 
     def failed(self, error: HostError) -> None:
         """Remember that the host could not be reached, or not take a kernel, just now."""
-        self.last_error, self.failed_at = error, time.monotonic()
+        self.last_error, self.failed_at = error, monotonic()
 
     async def _connect(self) -> None:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
@@ -197,7 +208,8 @@ class Node:
         try:
             async with self._turns.turn(self._hurry, fresh=self.last_error is None):
                 self.progress = Progress()  # its clock begins here
-                link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
+                keep = self.protocol < PROTOCOL
+                link = await self._connector(self.name, self._settings, keep=keep, progress=self.progress)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -242,7 +254,7 @@ class Node:
                 remedy="upgrade the gateway, or end that agent",
             )
         self.protocol, self.agent = welcome.protocol, welcome.agent
-        self._heard_at = time.monotonic()
+        self._heard_at = monotonic()
         self._link, self._writer = link, writer
         self._complained = False
         self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
@@ -294,9 +306,9 @@ class Node:
 
     async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
-        while time.monotonic() - self._heard_at < _DEAF:
+        while monotonic() - self._heard_at < _DEAF:
             await asyncio.sleep(_PING)
-            if self.running or time.monotonic() - self._heard_at > _IDLE_PING:
+            if self.running or monotonic() - self._heard_at > _IDLE_PING:
                 with contextlib.suppress(DistributedError):  # whatever it answers, it lives
                     await self.request(Ping())
         log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _DEAF)
@@ -309,7 +321,7 @@ class Node:
                 message = await read_message(reader, MAX_ANSWER)
                 if message is None:
                     return
-                self._heard_at = time.monotonic()
+                self._heard_at = monotonic()
                 self._take(message)
             except Malformed as error:
                 self._complain(str(error))

@@ -38,6 +38,7 @@ from .errors import (
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
+from .link.deadlines import within
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
@@ -298,7 +299,7 @@ class Cluster:
             # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
             # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
+                await within(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
         if request.shipping.brings_folder:
             # Before a restart ends anything: a folder that can't be brought must not cost a kernel that runs.
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)

@@ -24,6 +24,7 @@ from .errors import (
     KernelStartTimeout,
 )
 from .hosts import HostSet, canonical_name
+from .link.deadlines import within
 from .node import FolderMissing, News, Node
 from .protocol import (
     ELSEWHERE,
@@ -445,7 +446,7 @@ class RemoteKernel:
         while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), remaining)
+                await within(self._changed.wait(), remaining)
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
@@ -533,7 +534,7 @@ class RemoteKernel:
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
             try:
-                await asyncio.wait_for(self._changed.wait(), min(remaining, _PROBE))
+                await within(self._changed.wait(), min(remaining, _PROBE))
             except asyncio.TimeoutError:
                 if deadline - loop.time() > 0:
                     await self._probe(node)
@@ -552,7 +553,7 @@ class RemoteKernel:
         """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""
         if not node.connected.is_set():
             try:
-                await asyncio.wait_for(node.connect(), self._settings.connect_seconds())
+                await within(node.connect(), self._settings.connect_seconds())
             except asyncio.TimeoutError:
                 raise HostUnresponsive(
                     "the connection was lost while the kernel started",

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from .clock import monotonic
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
+from .link.deadlines import within
 from .link.links import Link, LocalLink
 from .link.login import Progress
 from .protocol import (
@@ -235,9 +236,9 @@ class Node:
         """Open the control connection over *link* and begin to hear the agent; raises AgentUnavailable."""
         owner, incarnation = self._identity
         try:
-            reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
+            reader, writer = await within(link.open(), self._settings.request_timeout)
             writer.write(encode(ControlHello(owner, incarnation, PROTOCOL, self.name).write()))
-            answer = await asyncio.wait_for(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
+            answer = await within(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
             if answer is None:
                 raise ConnectionError("it closed the connection")
             welcome = Welcome.read(answer)
@@ -413,7 +414,7 @@ class Node:
                 said = str(error)
                 self._recent_loss.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._recent_loss.wait(), backoff * random.uniform(1, 1.5))
+                    await within(self._recent_loss.wait(), backoff * random.uniform(1, 1.5))
                 backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
                 if self._recent_loss.is_set():  # a start has connected meanwhile, and that is lost as well
                     backoff = _FIRST_BACKOFF
@@ -453,18 +454,22 @@ class Node:
         seconds = self._settings.request_timeout if timeout is None else timeout
         try:
             self._writer.write(encode(write_request(number, request)))
-            message = await asyncio.wait_for(reply, seconds)
-        except asyncio.TimeoutError:
-            raise HostUnresponsive(
-                f"no answer to {request.METHOD!r} within {seconds:g} s",
-                host=self.name,
-                remedy="check whether the host hangs or is overloaded",
-            ) from None
+            # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost
+            # link brings. Its pinger would go on over the next link, one more for each loss.
+            await asyncio.wait({reply}, timeout=seconds)
         except OSError as error:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
             self._replies.pop(number, None)
         try:
+        if not reply.done():
+            reply.cancel()
+            raise HostUnresponsive(
+                f"no answer to {request.METHOD!r} within {seconds:g} s",
+                host=self.name,
+                remedy="check whether the host hangs or is overloaded",
+            )
+        message = reply.result()
             answer = Reply.read(message)
             if answer.error is not None:
                 raise self._agent_error(answer.kind, answer.error, answer.remedy)

@@ -230,8 +230,10 @@ class Cluster:
     def _probe(self, hosts: Iterable[Host]) -> None:
         """Connect to *hosts* in the background, to see whether they can be reached and what runs there."""
         for host in hosts:
+            if host.node.connected.is_set():
+                continue
             name = canonical_name(host.name)
-            if not host.node.connected.is_set() and name not in self._probes:
+            if name not in self._probes:
                 task = asyncio.ensure_future(self._connect_in_background(host.node))
                 self._probes[name] = _Probe(task, asyncio.get_running_loop().time())
                 task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
@@ -255,7 +257,10 @@ class Cluster:
 
     def wanted(self, host: str) -> list[str]:
         """Return the ids of kernels that need a connection to *host*."""
-        return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
+        known = self.hosts.get(canonical_name(host))
+        # Of those that are there, and not of all: with a thousand hosts, each asks as it comes back.
+        handles = () if known is None else known.node.users
+        return [k.id for k in handles if isinstance(k, RemoteKernel) and self.kernels.get(k.id) is k]
 
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt on *host* is still to be ended."""
@@ -456,8 +461,9 @@ class Cluster:
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
+        starting = self._starting()
         views = [
-            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            HostView(name, self._share(host, starting), name in healthy, host.may_take_its_share)
             for name, host in (healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
@@ -465,14 +471,23 @@ class Cluster:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
 
-    def _share(self, host: Host) -> int:
+    def _starting(self) -> dict[str, list[str]]:
+        """Return the kernels that are being started, by host; made once for a pick, which asks for every host."""
+        found: dict[str, list[str]] = {}
+        for kernel_id, start in self._starts.items():
+            if start.host:
+                found.setdefault(start.host, []).append(kernel_id)
+        return found
+
+    @staticmethod
+    def _share(host: Host, starting: dict[str, list[str]]) -> int:
         """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return self.count(host.name) + (0 if host.node.connected.is_set() else _UNSEEN)
+        return host.count(starting.get(host.name, ())) + (0 if host.node.connected.is_set() else _UNSEEN)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
         known = self.host(host)
-        return known.count({kernel_id for kernel_id, start in self._starts.items() if start.host == known.name})
+        return known.count(self._starting().get(known.name, ()))
 
     async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
         """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.
@@ -569,6 +584,7 @@ class Cluster:
             await kernel.adopted_by(node, attempt, connection_info, agent)
         except OSError:
             del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
+            kernel.node = None
             await kernel.endpoints.close()
             raise
         node.keep_connected(fresh=kernel_id)

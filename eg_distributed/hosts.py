@@ -6,8 +6,7 @@ import contextlib
 import functools
 import ipaddress
 import re
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from .clock import monotonic
@@ -79,6 +78,10 @@ class Host:
         """
         return self.node.connected.is_set() or self.node.last_error is None
 
-    def count(self, starting: AbstractSet[str]) -> int:
-        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice."""
-        return len(starting | self.node.running)
+    def count(self, starting: Collection[str]) -> int:
+        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice.
+
+        *starting* has each id once.
+        """
+        running = self.node.running
+        return len(running) + (sum(kernel not in running for kernel in starting) if starting else 0)

@@ -102,7 +102,7 @@ class RemoteKernel:
         make_endpoints: type[Endpoints] = Endpoints,
     ) -> None:
         self.id = kernel_id
-        self.node: Node | None = None
+        self._node: Node | None = None
         self.agent: AgentIdentity | None = None  # who has the kernel; None: an agent that does not say who it is
         self.attempt = ""
         self.pid = 0
@@ -143,6 +143,19 @@ class RemoteKernel:
             settings.replay_limit,
             settings.endpoints,
         )
+
+    @property
+    def node(self) -> Node | None:
+        """The node on which the kernel is; None while it is on none."""
+        return self._node
+
+    @node.setter
+    def node(self, node: Node | None) -> None:
+        if self._node is not None:
+            self._node.users.pop(self, None)
+        self._node = node
+        if node is not None:
+            node.users[self] = None
 
     # -- state ---------------------------------------------------------------------------------------------------
 

@@ -113,6 +113,7 @@ class Node:
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
+        self.users: dict[object, None] = {}  # the handles of this gateway's kernels here, in order; kept by themselves
         self.last_error: HostError | None = None
         self.failed_at = 0.0
         self.connections = 0  # made so far
@@ -461,7 +462,6 @@ class Node:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
             self._replies.pop(number, None)
-        try:
         if not reply.done():
             reply.cancel()
             raise HostUnresponsive(
@@ -470,6 +470,7 @@ class Node:
                 remedy="check whether the host hangs or is overloaded",
             )
         message = reply.result()
+        try:
             answer = Reply.read(message)
             if answer.error is not None:
                 raise self._agent_error(answer.kind, answer.error, answer.remedy)

@@ -104,14 +104,17 @@ class Gateway:
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Queue *message*; a gateway that does not read loses its connection, not our memory."""
+        """Queue *message*; see `send_encoded`."""
+        self.send_encoded(encode(message), message.get("id"))
+
+    def send_encoded(self, encoded: bytes, number: Any = None) -> None:
+        """Queue a message, the answer to request *number*; a gateway that does not read loses its connection, not our memory."""
         if self._writer.transport.get_write_buffer_size() > MAX_MESSAGE:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
-            encoded = encode(message)
             if len(encoded) > MAX_ANSWER:  # the gateway would have to take it for a broken peer
                 text = f"the answer has {len(encoded)} bytes, at most {MAX_ANSWER} are allowed"
-                encoded = encode({"id": message.get("id"), "error": text, "kind": "internal"})
+                encoded = encode({"id": number, "error": text, "kind": "internal"})
             self._writer.write(encoded)
 
     def abort(self) -> None:
@@ -473,8 +476,9 @@ class Agent:
     def _tell_load(self) -> None:
         """Tell every gateway which kernels run here: what balancing counts."""
         running = [kernel.id for kernel in self.kernels.values() if kernel.state != EXITED]
+        encoded = encode(write_event(Load(running)))  # once: it is long where many kernels run
         for gateway in self.gateways:
-            gateway.send(write_event(Load(running)))
+            gateway.send_encoded(encoded)
 
     # -- requests ------------------------------------------------------------------------------------------------
 

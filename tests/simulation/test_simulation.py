@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from eg_distributed.kernel import RemoteKernel
-from eg_distributed.node import Node
+from eg_distributed.node import News, Node
+from eg_distributed.protocol import Ready
 
 from .faults import Trouble
 from .site import BACK_WITHIN, SET, Site
@@ -129,6 +130,31 @@ def test_ten_gateways_at_once_are_nearly_even(tmp_path: Path) -> None:
             assert world.spread(hosts) <= 2 * len(world.gateways)
             if not batch:  # fifty kernels on fifty hosts
                 assert counts[0] < SET / 2
+
+    world.run(story)
+
+
+def test_a_start_that_is_given_up_as_its_kernel_is_ready_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that goes away in the very moment in which its kernel is ready leaves none behind."""
+    world = World(1, hosts=1, gateways=1, folder=tmp_path, orphan_timeout=0.0)
+
+    async def story(world: World) -> None:
+        (gateway,) = world.gateways
+        hear = gateway.cluster.hear
+
+        def hear_and_give_up(news: News) -> None:
+            hear(news)
+            if isinstance(news, Ready):
+                starting.cancel()
+
+        monkeypatch.setattr(gateway.cluster, "hear", hear_and_give_up)
+        starting = asyncio.ensure_future(gateway.start("k1", tuple(world.machines)))
+        await asyncio.wait({starting})
+        assert starting.cancelled()
+        await world.settle(30.0)
+        assert not list(world.processes())
 
     world.run(story)
 

@@ -141,7 +141,7 @@ def unit(session: nox.Session) -> None:
     # All of them on nox's own. The others have the code that runs on nodes, whatever Python these have, and the logins: five
     # minutes more for each of them would be too much for one run. `nox -s minimums` has all of them on the oldest.
     everywhere = ("tests/unit/agent", "tests/unit/launchers", "tests/unit/link")
-    paths = ("tests/unit",) if session.python == HERE else everywhere
+    paths = ("tests/unit", "tests/simulation") if session.python == HERE else everywhere
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
 
 
@@ -220,6 +220,17 @@ def engine_answers() -> bool:
     """Return True if a container engine answers here."""
     docker = shutil.which("docker")
     return docker is not None and subprocess.run((docker, "version"), capture_output=True).returncode == 0
+
+
+@nox.session(default=False)
+def simulation(session: nox.Session) -> None:
+    """Run the real code in virtual time: 1,000 hosts, 10 gateways, 100,000 kernels; alone on the machine.
+
+    `-- --seed 7` runs the small sites with that seed instead, as `pytest tests/simulation --seed 7` does.
+    """
+    install(session)
+    options = session.posargs or ("-s", "-k", "hundred_thousand")
+    session.run("pytest", "tests/simulation", *options, env={"SIMULATE_AT_SCALE": "" if session.posargs else "1"})
 
 
 @nox.session(default=False)

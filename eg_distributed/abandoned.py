@@ -14,10 +14,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
+from typing import Any
 
 from .aside import aside
+from .clock import monotonic
 from .errors import DistributedError, KernelGone
 from .link.deadlines import within
 from .node import Node
@@ -26,6 +28,9 @@ from .unended import Unended, read_unended, write_unended
 
 log = logging.getLogger(__name__)
 _Key = tuple[str, str, str]  # host, kernel id, attempt
+
+Aside = Callable[[Hashable, Callable[[], Any]], Awaitable[Any]]
+"""Calls what may hang on a disk where it holds up nobody; see `aside.aside`."""
 
 FIRST_RETRY = 1.0
 """Seconds before an attempt that could not be ended, although its host is connected, is ended again; twice that the next time."""
@@ -38,10 +43,14 @@ class Abandoned:
 
     *lifetime* is the orphan_timeout setting, in seconds: what has waited for longer has been ended by its own agent; 0: never.
     *find_file(make)* returns where the file is, in a private folder of ours, or None where there is none: *make* that folder.
+    *call_aside* reads and writes it.
     """
 
-    def __init__(self, lifetime: float, find_file: Callable[[bool], Path | None] = lambda _: None) -> None:
+    def __init__(
+        self, lifetime: float, find_file: Callable[[bool], Path | None] = lambda _: None, call_aside: Aside = aside
+    ) -> None:
         self._lifetime = lifetime
+        self._aside = call_aside
         self._find_file = find_file
         self._earlier: list[Unended] | None = None  # of earlier processes, not taken up yet; None: not read yet
         self._has_taken_up = False
@@ -61,7 +70,7 @@ class Abandoned:
 
     def mark(self, node: Node, kernel_id: str, attempt: str) -> None:
         """Have an attempt ended when its node next connects, unless `end` has done so before."""
-        self._since.setdefault((node.name, kernel_id, attempt), time.monotonic())
+        self._since.setdefault((node.name, kernel_id, attempt), monotonic())
 
     def keep(self, node: Node, kernel_id: str, attempt: str) -> None:
         """Let an attempt live on after all: its host is back before anything has taken its place, or it is adopted."""
@@ -103,7 +112,7 @@ class Abandoned:
                 if not node.connected.is_set():
                     return
                 seconds = pause * random.uniform(1, 1.5)
-                self._next[key] = time.monotonic() + seconds
+                self._next[key] = monotonic() + seconds
                 self._save_soon()
                 await asyncio.sleep(seconds)
             self._drop_old()
@@ -146,7 +155,7 @@ class Abandoned:
     def _drop_old(self) -> None:
         """Forget what its own agent has ended by now."""
         if self._lifetime > 0:
-            now = time.monotonic()
+            now = monotonic()
             for key in [key for key, since in self._since.items() if now - since > self._lifetime]:
                 self._forget(key)
 
@@ -177,7 +186,7 @@ class Abandoned:
             key = node.name, each.kernel, each.attempt
             if key in self._kept or 0 < self._lifetime < age:
                 continue
-            self._since.setdefault(key, time.monotonic() - age)
+            self._since.setdefault(key, monotonic() - age)
             self._told.add(key)
             self._causes[key] = each.cause
             if node.connected.is_set():
@@ -208,7 +217,7 @@ class Abandoned:
             if self._earlier is None:  # still: they may have been taken up meanwhile
                 self._earlier = earlier
             self._is_stale = False
-            now, wall = time.monotonic(), time.time()
+            now, wall = monotonic(), time.time()
             current = [
                 Unended(
                     *key,
@@ -226,7 +235,7 @@ class Abandoned:
                     write_unended(path, attempts)
 
             try:
-                await within(aside(("write unended", id(self)), write), _FILE_DEADLINE)
+                await within(self._aside(("write unended", id(self)), write), _FILE_DEADLINE)
             except (OSError, DistributedError, asyncio.TimeoutError) as error:
                 log.warning(
                     "what is to be ended on hosts could not be written down for this gateway's next start: %s", error
@@ -242,7 +251,7 @@ class Abandoned:
             return read_unended(path) if path is not None else []
 
         try:
-            return await within(aside(("read unended", id(self)), read), _FILE_DEADLINE)
+            return await within(self._aside(("read unended", id(self)), read), _FILE_DEADLINE)
         except FileNotFoundError:
             return []
         except (OSError, ValueError, DistributedError, asyncio.TimeoutError) as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .agent.sockets import peer
+from .link.deadlines import within
 from .protocol import CHANNELS, StreamAnswer, StreamHello
 from .streams import CHUNK, Relay, StreamBroken
 from .wire import MAX_ANSWER, Reader, Writer, encode, one_line, read_message
@@ -220,12 +221,21 @@ class Endpoints:
 
     async def _serve(self, relay: Relay, hello: StreamHello, resume: bool) -> bool:
         """Carry the stream over one link; returns whether the agent has it now. Raises OSError if no link can be had."""
-        reader, writer = await asyncio.wait_for(self._open_link(), _ANSWER_DEADLINE)
+        opening = asyncio.ensure_future(self._open_link())
+        try:
+            reader, writer = await within(opening, _ANSWER_DEADLINE)
+        except asyncio.CancelledError:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                opening.result()[1].close()
+            raise
         try:
             now = replace(hello, resume=resume, received=relay.flow.received)
             writer.write(encode(now.write()))
-            message = await asyncio.wait_for(read_message(reader, MAX_ANSWER), _ANSWER_DEADLINE)
+            message = await within(read_message(reader, MAX_ANSWER), _ANSWER_DEADLINE)
             answer = None if message is None else StreamAnswer.read(message)
+        except asyncio.CancelledError:
+            writer.close()
+            raise
         except (OSError, asyncio.TimeoutError, ValueError) as error:
             writer.close()
             # The agent may have made the stream although its answer was lost: then it can only be resumed.

@@ -15,7 +15,6 @@ import os
 import secrets
 import stat
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from .absences import Absences
 from .agent.identity import is_here
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
+from .clock import monotonic
 from .errors import (
     DistributedError,
     HostError,
@@ -39,11 +39,13 @@ from .errors import (
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
+from .link.deadlines import within
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
+from .surroundings import Surroundings
 from .transports import Transports
 from .turns import Turns
 from .unended import NAME as UNENDED_NAME
@@ -84,10 +86,15 @@ class _Probe:
 
 
 class Cluster:
-    """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`."""
+    """All hosts, nodes and kernels of one gateway. Coroutines run on its loop: call them by `run` or `submit`.
 
-    def __init__(self, settings: Distributed, identity: str) -> None:
+    *surroundings* are the real ones as a rule. With a loop in them the cluster has no thread: all methods are called on that
+    loop, and `leave` ends it.
+    """
+
+    def __init__(self, settings: Distributed, identity: str, surroundings: Surroundings | None = None) -> None:
         self.settings = settings
+        self._surroundings = surroundings or Surroundings()
         self.hosts: dict[str, Host] = {}
         self.kernels: dict[str, RemoteKernel] = {}
         self.identity = (identity, secrets.token_hex(8))
@@ -97,17 +104,22 @@ class Cluster:
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
-        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file)
+        self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
         self._absences = Absences()
         self._turns = Turns()
-        self.ticked_at = time.monotonic()
+        self.ticked_at = monotonic()
         """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
-        self._thread.start()
+        self._ticking: asyncio.Task[None] | None = None
+        if self._surroundings.loop is not None:
+            self._loop = self._surroundings.loop
+            self._ticking = self._loop.create_task(self._tick())
+        else:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run_loop, name="eg-distributed", daemon=True)
+            self._thread.start()
 
     # -- the thread ----------------------------------------------------------------------------------------------
 
@@ -141,30 +153,33 @@ class Cluster:
         """
         if self._loop.is_closed():
             return
-
-        async def close_nodes() -> None:
-            # While the nodes can still be told: a start that is cancelled leaves nothing behind.
-            starts = {start.task for start in self._starts.values() if start.task is not None}
-            for task in starts:
-                task.cancel()
-            if end_untaken:
-                for kernel in list(self.kernels.values()):
-                    if kernel.on_exit is None and kernel.id not in self._starts:
-                        self.release_soon(kernel.id)
-            if ending := starts | self._releasing:
-                await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
-            for kernel in list(self.kernels.values()):
-                await kernel.endpoints.close()
-            await self._abandoned.save()
-            await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-            if self._runtime_dir is not None and not self.settings.runtime_dir:
-                with contextlib.suppress(OSError):  # another gateway's process may have put something there
-                    self._runtime_dir.rmdir()
-
         with contextlib.suppress(concurrent.futures.TimeoutError):
-            self.submit(close_nodes()).result(_CLOSE_DEADLINE)
+            self.submit(self.leave(end_untaken=end_untaken)).result(_CLOSE_DEADLINE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_DEADLINE)
+
+    async def leave(self, *, end_untaken: bool = False) -> None:
+        """Do as `close`, on the cluster's loop, which goes on; for a cluster that was given its loop, and by `close`."""
+        # While the nodes can still be told: a start that is cancelled leaves nothing behind.
+        starts = {start.task for start in self._starts.values() if start.task is not None}
+        for task in starts:
+            task.cancel()
+        if end_untaken:
+            for kernel in list(self.kernels.values()):
+                if kernel.on_exit is None and kernel.id not in self._starts:
+                    self.release_soon(kernel.id)
+        if ending := starts | self._releasing:
+            await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
+        for kernel in list(self.kernels.values()):
+            await kernel.endpoints.close()
+        await self._abandoned.save()
+        await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait({self._ticking})
+        if self._runtime_dir is not None and not self.settings.runtime_dir:
+            with contextlib.suppress(OSError):  # another gateway's process may have put something there
+                self._runtime_dir.rmdir()
 
     async def _tick(self) -> None:
         """Look, every second, for kernels that are to be given up or forgotten, and once for what earlier processes left."""
@@ -172,7 +187,7 @@ class Cluster:
         has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
-            self.ticked_at = time.monotonic()
+            self.ticked_at = monotonic()
             now = asyncio.get_running_loop().time()
             if not has_taken_up and now - began > TAKEN_UP_AFTER:
                 has_taken_up = True
@@ -217,8 +232,10 @@ class Cluster:
     def _probe(self, hosts: Iterable[Host]) -> None:
         """Connect to *hosts* in the background, to see whether they can be reached and what runs there."""
         for host in hosts:
+            if host.node.connected.is_set():
+                continue
             name = canonical_name(host.name)
-            if not host.node.connected.is_set() and name not in self._probes:
+            if name not in self._probes:
                 task = asyncio.ensure_future(self._connect_in_background(host.node))
                 self._probes[name] = _Probe(task, asyncio.get_running_loop().time())
                 task.add_done_callback(lambda _, name=name: self._probes.pop(name, None))  # type: ignore[misc]
@@ -234,14 +251,18 @@ class Cluster:
         known_as = canonical_name(name)
         host = self.hosts.get(known_as)
         if host is None:
-            host = self.hosts[known_as] = Host(name, Node(name, self.settings, self.identity, self, self._turns))
+            node = Node(name, self.settings, self.identity, self, self._turns, self._surroundings.connector)
+            host = self.hosts[known_as] = Host(name, node)
         return host
 
     # -- what nodes ask: see node.Owner --------------------------------------------------------------------------
 
     def wanted(self, host: str) -> list[str]:
         """Return the ids of kernels that need a connection to *host*."""
-        return [k.id for k in self.kernels.values() if k.node is not None and k.node.name == host]
+        known = self.hosts.get(canonical_name(host))
+        # Of those that are there, and not of all: with a thousand hosts, each asks as it comes back.
+        handles = () if known is None else known.node.users
+        return [k.id for k in handles if isinstance(k, RemoteKernel) and self.kernels.get(k.id) is k]
 
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt on *host* is still to be ended."""
@@ -285,7 +306,7 @@ class Cluster:
             # Deleted just now: its node takes no second kernel of that id before the first has gone. The time for that is what
             # an agent has for any answer, unless it has none at all: then the start goes on, and what is left is ended later.
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
+                await within(leaving.wait(), min(request.launch_timeout, self.settings.request_timeout))
         if request.shipping.brings_folder:
             # Before a restart ends anything: a folder that can't be brought must not cost a kernel that runs.
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
@@ -460,8 +481,9 @@ class Cluster:
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
+        starting = self._starting()
         views = [
-            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            HostView(name, self._share(host, starting), name in healthy, host.may_take_its_share)
             for name, host in (healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
@@ -469,14 +491,23 @@ class Cluster:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
 
-    def _share(self, host: Host) -> int:
+    def _starting(self) -> dict[str, list[str]]:
+        """Return the kernels that are being started, by host; made once for a pick, which asks for every host."""
+        found: dict[str, list[str]] = {}
+        for kernel_id, start in self._starts.items():
+            if start.host:
+                found.setdefault(start.host, []).append(kernel_id)
+        return found
+
+    @staticmethod
+    def _share(host: Host, starting: dict[str, list[str]]) -> int:
         """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return self.count(host.name) + (0 if host.node.connected.is_set() else _UNSEEN)
+        return host.count(starting.get(host.name, ())) + (0 if host.node.connected.is_set() else _UNSEEN)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
         known = self.host(host)
-        return known.count({kernel_id for kernel_id, start in self._starts.items() if start.host == known.name})
+        return known.count(self._starting().get(known.name, ()))
 
     async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
         """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.
@@ -552,6 +583,7 @@ class Cluster:
             self._abandoned,
             self._spec_folders,
             self._transports,
+            self._surroundings.endpoints,
         )
 
     async def adopt(
@@ -572,6 +604,7 @@ class Cluster:
             await kernel.adopted_by(node, attempt, connection_info, agent)
         except OSError:
             del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
+            kernel.node = None
             await kernel.endpoints.close()
             raise
         node.keep_connected(fresh=kernel_id)

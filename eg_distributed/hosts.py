@@ -6,11 +6,10 @@ import contextlib
 import functools
 import ipaddress
 import re
-import time
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from .clock import monotonic
 from .errors import RequestInvalid
 from .node import Node
 from .wire import shown
@@ -72,7 +71,7 @@ class Host:
         node = self.node
         if node.is_slow():
             return False
-        return node.last_error is None or time.monotonic() - node.failed_at > retry_after
+        return node.last_error is None or monotonic() - node.failed_at > retry_after
 
     @property
     def may_take_its_share(self) -> bool:
@@ -82,6 +81,10 @@ class Host:
         """
         return self.node.connected.is_set() or self.node.last_error is None
 
-    def count(self, starting: AbstractSet[str]) -> int:
-        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice."""
-        return len(starting | self.node.running)
+    def count(self, starting: Collection[str]) -> int:
+        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice.
+
+        *starting* has each id once.
+        """
+        running = self.node.running
+        return len(running) + (sum(kernel not in running for kernel in starting) if starting else 0)

@@ -24,6 +24,7 @@ from .errors import (
     KernelStartTimeout,
 )
 from .hosts import HostSet, canonical_name
+from .link.deadlines import within
 from .node import FolderMissing, News, Node
 from .protocol import (
     CHANNELS,
@@ -121,9 +122,10 @@ class RemoteKernel:
         abandoned: Abandoned,
         spec_folders: SpecFolders,
         transports: Transports,
+        make_endpoints: type[Endpoints] = Endpoints,
     ) -> None:
         self.id = kernel_id
-        self.node: Node | None = None
+        self._node: Node | None = None
         self.agent: AgentIdentity | None = None  # who has the kernel; None: an agent that does not say who it is
         self.attempt = ""
         self.pid = 0
@@ -154,7 +156,7 @@ class RemoteKernel:
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: tuple[Message, int] | None = None
         self._decrypt: Callable[[str], Message] | None = None
-        self.endpoints = Endpoints(
+        self.endpoints = make_endpoints(
             prefix,
             kernel_id,
             identity,
@@ -164,6 +166,19 @@ class RemoteKernel:
             settings.replay_limit,
             settings.endpoints,
         )
+
+    @property
+    def node(self) -> Node | None:
+        """The node on which the kernel is; None while it is on none."""
+        return self._node
+
+    @node.setter
+    def node(self, node: Node | None) -> None:
+        if self._node is not None:
+            self._node.users.pop(self, None)
+        self._node = node
+        if node is not None:
+            node.users[self] = None
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -467,7 +482,7 @@ class RemoteKernel:
         while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
             self._changed.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), remaining)
+                await within(self._changed.wait(), remaining)
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
@@ -554,7 +569,7 @@ class RemoteKernel:
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
             try:
-                await asyncio.wait_for(self._changed.wait(), min(remaining, _PROBE))
+                await within(self._changed.wait(), min(remaining, _PROBE))
             except asyncio.TimeoutError:
                 if deadline - loop.time() > 0:
                     await self._probe(node)
@@ -573,7 +588,7 @@ class RemoteKernel:
         """Raise HostUnresponsive if the node does not answer; a connection that was just lost has time to come back."""
         if not node.connected.is_set():
             try:
-                await asyncio.wait_for(node.connect(), self._settings.connect_seconds())
+                await within(node.connect(), self._settings.connect_seconds())
             except asyncio.TimeoutError:
                 raise HostUnresponsive(
                     "the connection was lost while the kernel started",

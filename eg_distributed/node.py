@@ -9,8 +9,10 @@ import random
 import time
 from typing import Protocol, TypeVar
 
+from .clock import monotonic
 from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
 from .link.connect import connect
+from .link.deadlines import within
 from .link.links import Link, LocalLink
 from .link.login import Progress
 from .protocol import (
@@ -86,6 +88,14 @@ class Owner(Protocol):
         ...
 
 
+class Connector(Protocol):
+    """How a node gets its link: by `link.connect.connect`, unless whoever makes the cluster brings a network of its own."""
+
+    async def __call__(self, host: str, settings: Distributed, *, keep: bool, progress: Progress) -> Link:
+        """Connect to *host*, and have an agent there; raises HostError."""
+        ...
+
+
 class Node:
     """The connection to one host and its agent; one per host, shared by all kernels there, held by its *owner*, the Cluster.
 
@@ -99,9 +109,11 @@ class Node:
         identity: tuple[str, str],
         owner: Owner,
         turns: Turns | None = None,
+        connector: Connector | None = None,
     ) -> None:
         self.name = name
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
+        self.users: dict[object, None] = {}  # the handles of this gateway's kernels here, in order; kept by themselves
         self.last_error: HostError | None = None
         self.failed_at = 0.0
         self.connections = 0  # made so far
@@ -110,12 +122,13 @@ class Node:
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
-        self._heard_at = time.monotonic()  # the last word of the agent; at first, when this node was first asked for
+        self._heard_at = monotonic()  # the last word of the agent; at first, when this node was first asked for
         self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
         self._identity = identity
         self._owner = owner
         self._turns = turns or Turns()
+        self._connector = connector or connect
         self._recent_loss = asyncio.Event()  # set where a connection was lost that stood
         self._hurry = asyncio.Event()  # set where somebody waits for the attempt to connect that is under way
         self.progress = Progress()
@@ -169,7 +182,7 @@ class Node:
         return (
             self._connecting is not None
             and self.progress.has_answered()
-            and time.monotonic() - self.progress.began > self._settings.connect_seconds()
+            and monotonic() - self.progress.began > self._settings.connect_seconds()
         )
 
     def _connect_ended(self, task: asyncio.Task[None]) -> None:
@@ -180,7 +193,7 @@ class Node:
     @property
     def silent_since(self) -> float | None:
         """When the agent was last heard, in seconds since the epoch; None if that is not so long ago that people are told."""
-        silence = time.monotonic() - self._heard_at
+        silence = monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
 
     def is_reached_by_network(self) -> bool:
@@ -189,7 +202,7 @@ class Node:
 
     def failed(self, error: HostError) -> None:
         """Remember that the host could not be reached, or not take a kernel, just now."""
-        self.last_error, self.failed_at = error, time.monotonic()
+        self.last_error, self.failed_at = error, monotonic()
 
     async def _connect(self) -> None:
         """Make the connection and take our kernels back; raises HostError alone, and then leaves no link behind."""
@@ -197,7 +210,8 @@ class Node:
         try:
             async with self._turns.turn(self._hurry, fresh=self.last_error is None):
                 self.progress = Progress()  # its clock begins here
-                link = await connect(self.name, self._settings, keep=self.protocol < PROTOCOL, progress=self.progress)
+                keep = self.protocol < PROTOCOL
+                link = await self._connector(self.name, self._settings, keep=keep, progress=self.progress)
             self.connections += 1
             await self._greet(link)
             await self._take_back()
@@ -223,9 +237,9 @@ class Node:
         """Open the control connection over *link* and begin to hear the agent; raises AgentUnavailable."""
         owner, incarnation = self._identity
         try:
-            reader, writer = await asyncio.wait_for(link.open(), self._settings.request_timeout)
+            reader, writer = await within(link.open(), self._settings.request_timeout)
             writer.write(encode(ControlHello(owner, incarnation, PROTOCOL, self.name).write()))
-            answer = await asyncio.wait_for(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
+            answer = await within(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
             if answer is None:
                 raise ConnectionError("it closed the connection")
             welcome = Welcome.read(answer)
@@ -242,7 +256,7 @@ class Node:
                 remedy="upgrade the gateway, or end that agent",
             )
         self.protocol, self.agent = welcome.protocol, welcome.agent
-        self._heard_at = time.monotonic()
+        self._heard_at = monotonic()
         self._link, self._writer = link, writer
         self._complained = False
         self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
@@ -294,9 +308,9 @@ class Node:
 
     async def _ping(self, link: Link) -> None:
         """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
-        while time.monotonic() - self._heard_at < _DEAF:
+        while monotonic() - self._heard_at < _DEAF:
             await asyncio.sleep(_PING)
-            if self.running or time.monotonic() - self._heard_at > _IDLE_PING:
+            if self.running or monotonic() - self._heard_at > _IDLE_PING:
                 with contextlib.suppress(DistributedError):  # whatever it answers, it lives
                     await self.request(Ping())
         log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _DEAF)
@@ -309,7 +323,7 @@ class Node:
                 message = await read_message(reader, MAX_ANSWER)
                 if message is None:
                     return
-                self._heard_at = time.monotonic()
+                self._heard_at = monotonic()
                 self._take(message)
             except Malformed as error:
                 self._complain(str(error))
@@ -401,7 +415,7 @@ class Node:
                 said = str(error)
                 self._recent_loss.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._recent_loss.wait(), backoff * random.uniform(1, 1.5))
+                    await within(self._recent_loss.wait(), backoff * random.uniform(1, 1.5))
                 backoff = min(backoff * 2, _LAST_BACKOFF if self._owner.wanted(self.name) else _IDLE_BACKOFF)
                 if self._recent_loss.is_set():  # a start has connected meanwhile, and that is lost as well
                     backoff = _FIRST_BACKOFF
@@ -441,17 +455,21 @@ class Node:
         seconds = self._settings.request_timeout if timeout is None else timeout
         try:
             self._writer.write(encode(write_request(number, request)))
-            message = await asyncio.wait_for(reply, seconds)
-        except asyncio.TimeoutError:
-            raise HostUnresponsive(
-                f"no answer to {request.METHOD!r} within {seconds:g} s",
-                host=self.name,
-                remedy="check whether the host hangs or is overloaded",
-            ) from None
+            # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost
+            # link brings. Its pinger would go on over the next link, one more for each loss.
+            await asyncio.wait({reply}, timeout=seconds)
         except OSError as error:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
             self._replies.pop(number, None)
+        if not reply.done():
+            reply.cancel()
+            raise HostUnresponsive(
+                f"no answer to {request.METHOD!r} within {seconds:g} s",
+                host=self.name,
+                remedy="check whether the host hangs or is overloaded",
+            )
+        message = reply.result()
         try:
             answer = Reply.read(message)
             if answer.error is not None:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import struct
 from dataclasses import MISSING as _MISSING
-from dataclasses import field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from typing import Any, Callable, Protocol, TypeVar
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -188,7 +188,7 @@ class Wire:
         if not isinstance(message, dict):
             raise Malformed(f"{cls.__name__}: {_kind(message)} instead of an object")
         values = {}
-        for each in fields(cls):  # type: ignore[arg-type]  # every subclass is a dataclass
+        for each in _fields(cls):
             if each.name in message:
                 try:
                     values[each.name] = each.metadata["check"](message[each.name])
@@ -201,11 +201,22 @@ class Wire:
     def write(self) -> Message:
         """Return this as JSON has it; a field that may be null and is null is left out."""
         values = {}
-        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+        for each in _fields(type(self)):
             value = getattr(self, each.name)
             if value is not None or each.default is not None:
                 values[each.name] = _plain(value)
         return values
+
+
+_known_fields: dict[type, tuple[Field[Any], ...]] = {}  # by class: `fields` makes its tuple each time that it is asked
+
+
+def _fields(kind: type[Wire]) -> tuple[Field[Any], ...]:
+    """Return the fields of a dataclass; asked for each message."""
+    found = _known_fields.get(kind)
+    if found is None:
+        found = _known_fields[kind] = fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,13 @@ import weakref
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from ..clock import monotonic
 from ..protocol import (
     CHANNELS,
     PROTOCOL,
     WARNING,
     Adopt,
+    AgentIdentity,
     ControlHello,
     Exited,
     FindLogs,
@@ -98,18 +100,21 @@ class Gateway:
         self.host = host  # the name that it has for this machine
         self.kernels: set[str] = set()  # the kernels it answers for
         self.missed: set[str] = set()  # those that it asked about, and that were not here
-        self.heard = time.monotonic()
+        self.heard = monotonic()
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Queue *message*; a gateway that does not read loses its connection, not our memory."""
+        """Queue *message*; see `send_encoded`."""
+        self.send_encoded(encode(message), message.get("id"))
+
+    def send_encoded(self, encoded: bytes, number: Any = None) -> None:
+        """Queue a message, the answer to request *number*; a gateway that does not read loses its connection, not our memory."""
         if self._writer.transport.get_write_buffer_size() > MAX_MESSAGE:
             self._writer.transport.abort()
         elif not self._writer.is_closing():
-            encoded = encode(message)
             if len(encoded) > MAX_ANSWER:  # the gateway would have to take it for a broken peer
                 text = f"the answer has {len(encoded)} bytes, at most {MAX_ANSWER} are allowed"
-                encoded = encode({"id": message.get("id"), "error": text, "kind": "internal"})
+                encoded = encode({"id": number, "error": text, "kind": "internal"})
             self._writer.write(encoded)
 
     def abort(self) -> None:
@@ -120,11 +125,20 @@ class Gateway:
 class Agent:
     """The truth about this node for one user; *directory* (0700) holds the socket and the kernels' records."""
 
+    kernel_type: type[Kernel] = Kernel
+    """What its kernels are made of; a simulated node has processes of another kind."""
+
     def __init__(
-        self, directory: Path, digest: str, idle: float = IDLE, umask: int = 0o077, open_files: int = -1
+        self,
+        directory: Path,
+        digest: str,
+        idle: float = IDLE,
+        umask: int = 0o077,
+        open_files: int = -1,
+        identity: Optional[AgentIdentity] = None,
     ) -> None:
         self.directory = directory
-        self.identity = identity_of(directory)
+        self.identity = identity or identity_of(directory)
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
@@ -146,8 +160,8 @@ class Agent:
         self._records = Records(directory / "k")
         self._looking: asyncio.Task[None] | None = None  # at the place, and at records of other agents
         self._condemned: set[tuple[str, str]] = set()  # kernel id, attempt: to be ended once another agent's is ours
-        self._last_tick = time.monotonic()
-        self._idle_since = time.monotonic()
+        self._last_tick = monotonic()
+        self._idle_since = monotonic()
         self._leave = asyncio.Event()
         self._visitors = 0
         self._swept = -SWEEP  # when the kept logs were last looked at: at first they are at once
@@ -179,18 +193,22 @@ class Agent:
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._place.claim()
-        self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+        self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
         try:
-            while not self._leave.is_set():
-                self._tick()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._leave.wait(), TICK)
+            await self.serve()
         finally:
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
             # In this order: as long as this agent listens no boot starts another one under the name.
             self._place.leave()
             self._server.close()
+
+    async def serve(self) -> None:
+        """Do what is due each second, until idle, or until told to leave; connections come by `accept`."""
+        while not self._leave.is_set():
+            self._tick()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._leave.wait(), TICK)
 
     def leave(self) -> None:
         """Have `run` end; called on the agent's loop."""
@@ -247,7 +265,7 @@ class Agent:
             return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
-            self._server = await asyncio.start_unix_server(self._accept, sock=listening, backlog=BACKLOG)
+            self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
             if before is not None:
                 before.close()  # nobody can find it any more; connections stay
 
@@ -262,7 +280,7 @@ class Agent:
     def _take_over(self, folders: list[Path]) -> None:
         """Make the kernels in *folders*, whose agents are gone, ours; of two attempts of one kernel, only the one that counts."""
         for folder in folders:
-            kernel = Kernel.load(folder, self._notify)
+            kernel = self.kernel_type.load(folder, self._notify)
             if kernel is None:
                 continue
             self._attempts.add(kernel)
@@ -280,7 +298,7 @@ class Agent:
                 self._supersede(kernel)
                 continue
             if not any(kernel.id in gateway.kernels for gateway in self.gateways):
-                self._unclaimed[kernel.id] = time.monotonic()
+                self._unclaimed[kernel.id] = monotonic()
             self._tell_take_over(kernel)
         self._condemned = {each for each in self._condemned if each[0] in self._records.held}
 
@@ -307,7 +325,7 @@ class Agent:
 
     def _tick(self) -> None:
         """Whatever is due: unowned kernels, forgotten records, abandoned streams, our own idleness."""
-        now = time.monotonic()
+        now = monotonic()
         for gateway in list(self.gateways):
             if now - self._last_tick > SILENCE / 2:
                 gateway.heard = now  # this node stood still, so nobody can have been heard
@@ -385,7 +403,8 @@ class Agent:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it ends; its hello says what for. Called for each one to the agent's socket."""
         self._visitors += 1
         try:
             hello = await asyncio.wait_for(read_message(reader), 10.0)
@@ -426,7 +445,7 @@ class Agent:
                     continue
                 if request is None:
                     return
-                gateway.heard = time.monotonic()
+                gateway.heard = monotonic()
                 task = asyncio.ensure_future(self._answer(gateway, request))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
@@ -438,7 +457,7 @@ class Agent:
         self.gateways.discard(gateway)
         claimed = set().union(*(other.kernels for other in self.gateways))
         for kernel_id in gateway.kernels - claimed:
-            self._unclaimed[kernel_id] = time.monotonic()
+            self._unclaimed[kernel_id] = monotonic()
         gateway.kernels.clear()
         gateway.abort()
 
@@ -451,14 +470,15 @@ class Agent:
                 gateway.send(message)
         if isinstance(event, Exited):
             if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
-                self._unclaimed[kernel.id] = time.monotonic()  # its record waits from now on
+                self._unclaimed[kernel.id] = monotonic()  # its record waits from now on
             self._tell_load()
 
     def _tell_load(self) -> None:
         """Tell every gateway which kernels run here: what balancing counts."""
         running = [kernel.id for kernel in self.kernels.values() if kernel.state != EXITED]
+        encoded = encode(write_event(Load(running)))  # once: it is long where many kernels run
         for gateway in self.gateways:
-            gateway.send(write_event(Load(running)))
+            gateway.send_encoded(encoded)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -489,7 +509,7 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id, began = asked.kernel, time.monotonic()
+        kernel_id, began = asked.kernel, monotonic()
         await self._let_end(kernel_id, asked.attempt)
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
@@ -500,7 +520,7 @@ class Agent:
                 text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
                 raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
-        kernel = Kernel(kernel_id, self._kernel_directory(kernel_id), self._notify)
+        kernel = self.kernel_type(kernel_id, self._kernel_directory(kernel_id), self._notify)
         self._attempts.add(kernel)
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
@@ -511,14 +531,14 @@ class Agent:
                 spec_folder=spec_folder,
                 umask=self.umask,
                 open_files=self.open_files,
-                waited=time.monotonic() - began,
+                waited=monotonic() - began,
             )
         except BaseException:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
-            self._unclaimed[kernel_id] = time.monotonic()
+            self._unclaimed[kernel_id] = monotonic()
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
     async def _let_end(self, kernel_id: str, attempt: str) -> None:
@@ -526,12 +546,12 @@ class Agent:
 
         Refusing at once would blame the host for what is over in a moment. Raises StartError if this start, too, is stopped.
         """
-        deadline = time.monotonic() + ENDING_AWAITED
+        deadline = monotonic() + ENDING_AWAITED
         this = (kernel_id, attempt)
         self._waiting[this] = self._waiting.get(this, 0) + 1
         try:
             while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
-                remaining = deadline - time.monotonic()
+                remaining = deadline - monotonic()
                 if remaining <= 0:
                     break
                 with contextlib.suppress(asyncio.TimeoutError):

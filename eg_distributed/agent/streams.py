@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import AbstractSet, Mapping, Optional
 
+from ..clock import monotonic
 from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
 from ..streams import DEFAULT_LIMIT, Budget, Relay
 from ..wire import encode
@@ -30,7 +30,7 @@ class Stream:
         self.kernel = kernel
         self.channel = channel
         self.owner = owner
-        self.unlinked_since = time.monotonic()
+        self.unlinked_since = monotonic()
         self.running = asyncio.ensure_future(relay.run())
 
 
@@ -63,7 +63,7 @@ class Streams:
         answer = StreamAnswer(ok=True, received=relay.flow.received, stalled=relay.take_stalled())
         writer.write(encode(answer.write()))
         await relay.serve(reader, writer, hello.received)
-        stream.unlinked_since = time.monotonic()
+        stream.unlinked_since = monotonic()
 
     async def _open(self, hello: StreamHello) -> tuple[Optional[Stream], str]:
         """Return a new stream, or the reason why there can be none."""
@@ -90,7 +90,7 @@ class Streams:
 
     def tick(self) -> None:
         """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader."""
-        now = time.monotonic()
+        now = monotonic()
         for stream_id, stream in list(self._streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now

@@ -8,11 +8,11 @@ import logging
 import os
 import random
 import socket
-import time
 from typing import Any
 
 import asyncssh
 
+from eg_distributed.clock import monotonic
 from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
@@ -48,12 +48,12 @@ class Progress:
     steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     """Each finished phase with its seconds."""
     configuration: Configuration | None = None
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    _since: float = dataclasses.field(default_factory=time.monotonic)
+    began: float = dataclasses.field(default_factory=monotonic)
+    _since: float = dataclasses.field(default_factory=monotonic)
 
     def enter(self, phase: str) -> None:
         """End the phase that is under way, and begin *phase*."""
-        now = time.monotonic()
+        now = monotonic()
         self.steps.append((self.phase, now - self._since))
         self.phase, self._since = phase, now
 

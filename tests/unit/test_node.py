@@ -355,6 +355,31 @@ async def test_a_loss_right_behind_a_connection_is_made_good(settings: Distribut
             await held.node.close()
 
 
+async def test_a_lost_link_takes_its_pinger_with_it(
+    settings: Distributed, memory_links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a link is lost while a ping is under way, the node pings once at a time, and a cancelled request ends."""
+    monkeypatch.setattr(node_module, "_PING", 0.001)
+    links = memory_links(lambda: MemoryLink(lambda message: [] if message["method"] == "ping" else honest(message)))
+    held = Held("node1", settings)
+    held.kernels.append("k1")
+    held.node.come_back()
+
+    def pingers() -> int:
+        return sum("Node._ping" in repr(task) for task in asyncio.all_tasks())
+
+    try:
+        for lost in range(3):
+            await until("it is connected", lambda: len(links) > lost and held.node.connected.is_set())  # noqa: B023
+            held.node.running.add("k1")  # else it is pinged seldom
+            await until("a ping is under way", lambda: "ping" in links[-1].asked)
+            links[-1].lose()
+        await until("it is back", lambda: len(links) > 3 and held.node.connected.is_set())
+        assert pingers() == 1
+    finally:
+        await held.node.close()
+
+
 async def test_a_link_over_which_no_stream_can_be_opened_is_made_again(
     settings: Distributed, memory_links: Links, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

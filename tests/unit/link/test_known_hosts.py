@@ -215,6 +215,7 @@ def test_a_certificate_needs_an_allowed_signature() -> None:
         (f"10.0.0.1 ssh-rsa {RSA_BLOB}", False),
         (f"10.0.0.2 ssh-rsa {RSA_BLOB}", True),
     ],
+    ids=["no line", "this key", "another key", "another address"],
 )
 @pytest.mark.parametrize("asked", [True, False])
 async def test_an_address_that_is_known_by_another_key_is_refused(
@@ -278,7 +279,9 @@ async def test_revoked_keys_are_those_that_ssh_keygen_tells(name: str, kind: str
     [
         *("serial: 7", "serial: 5-9", "serial: 8", "serial: 1-6", "serial: 7\nserial: 9\nserial: 11", "id: node1"),
         *("id: node2", "serial: 1\nserial: 18446744073709551615", "serial: 9000000000-9000000007"),
-        *(f"key: {' '.join(said(AUTHORITY))}", f"sha256: {' '.join(said(AUTHORITY))}", f"key: {LINE}"),
+        pytest.param(f"key: {' '.join(said(AUTHORITY))}", id="authority"),
+        pytest.param(f"sha256: {' '.join(said(AUTHORITY))}", id="digest of the authority"),
+        pytest.param(f"key: {LINE}", id="key"),
     ],
 )
 async def test_revoked_certificates_are_those_that_ssh_keygen_tells(spec: str, short: Path) -> None:

@@ -23,6 +23,7 @@ NAME = "unended-%s.json"
 _MOST = 1000
 """Attempts that are kept; the oldest go first, and their agents end them as orphans."""
 _TEXT = 1000  # characters of a name
+_CAUSE = 300  # characters of a cause; more of them by a thousand attempts would be more than the file may have
 _LATEST = 1e12  # seconds since 1970
 _SIZE = 4 * 1024 * 1024  # bytes of the file
 
@@ -79,12 +80,23 @@ def _time(value: object) -> float:
 
 
 def write_unended(path: Path, attempts: list[Unended]) -> None:
-    """Have *path* say that *attempts* are to be ended, the newest thousand of them; nothing to end is no file. Raises OSError."""
-    if attempts:
-        rows = [astuple(replace(attempt, cause=attempt.cause[:_TEXT])) for attempt in attempts[-_MOST:]]
-        write_private(path, json.dumps(rows).encode())
-    else:
+    """Have *path* say that *attempts* are to be ended, the newest thousand of them; nothing to end is no file. Raises OSError.
+
+    Never more than is read again: of very long names, only as many of the newest are kept as the file may have.
+    """
+    if not attempts:
         path.unlink(missing_ok=True)
+        return
+    rows: list[str] = []
+    size = len("[]")
+    for attempt in reversed(attempts[-_MOST:]):
+        # In ASCII: names and causes may have bytes in them that are no text, which UTF-8 cannot say.
+        row = json.dumps(astuple(replace(attempt, cause=attempt.cause[:_CAUSE])))
+        size += len(row) + len(", ")
+        if size > _SIZE:
+            break
+        rows.append(row)
+    write_private(path, f"[{', '.join(reversed(rows))}]".encode("ascii"))
 
 
 def runtime_folders(given: str) -> list[Path]:

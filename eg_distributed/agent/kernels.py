@@ -25,7 +25,7 @@ from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
 from .private import write_private
-from .records import RECORD, KernelRecord
+from .records import LONGEST, RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
 from .wrappers import Family
 
@@ -140,7 +140,9 @@ class Kernel:
             with step(files):
                 self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             environment = kernel_environment(asked.spec_env, asked.env)
-            self.temporary = os.fsdecode(environment.get(b"TMPDIR", b"")) or self.temporary
+            temporary = os.fsdecode(environment.get(b"TMPDIR", b""))
+            if 0 < len(temporary) <= LONGEST:  # a longer one is no folder, and would make the record malformed
+                self.temporary = temporary
             await self._check_user(asked, environment)
             with step(files):
                 self.shipment.unpack(asked.files)

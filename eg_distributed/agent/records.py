@@ -17,6 +17,8 @@ from ..wire import Check, Message, checked, flag, integer, items, number, one_of
 from . import processes
 
 RECORD = "record.json"
+LONGEST = 4096
+"""Characters of a folder's path in a record; no system has longer ones."""
 
 
 def _process(least: int) -> Check:
@@ -47,7 +49,7 @@ class KernelRecord(Description):
     family: Any = checked(lambda value: value, None)
     """See `Family.read`."""
     listener: int = checked(integer(0, 65535), 0)
-    temporary: str = checked(text(4096), "/tmp")
+    temporary: str = checked(text(LONGEST), "/tmp")
     users: Optional[list[int]] = checked(optional(items(integer(0, 1 << 32))), None)
     log_base: int = checked(integer(0, 1 << 62), 0)
     end_time: float = checked(number(0, 1e12), 0.0)

@@ -23,6 +23,8 @@ _SUFFIX = "-cert-v01@openssh.com"
 class HostCertificate:
     """What a certificate says of itself; whether its signature is right is asyncssh's to check."""
 
+    key: bytes
+    """The plain public key that it is for, as SSH encodes it: what digests in revocation lists are of."""
     serial: int
     name: str
     """The key's id, for people and for revocation lists."""
@@ -42,8 +44,13 @@ class HostCertificate:
         if fields is None:
             raise ValueError(f"the certificate's type {kind[:40]!r} is unknown")
         at = 4 + len(kind)
-        for _ in range(1 + fields):  # the nonce, and the key
+        at += 4 + len(read_string(blob, at))  # the nonce
+        own = at
+        for _ in range(fields):
             at += 4 + len(read_string(blob, at))
+        # A security key's plain type keeps the domain behind its name.
+        plain = (kind.removesuffix(_SUFFIX) + ("@openssh.com" if kind.startswith("sk-") else "")).encode("ascii")
+        key = len(plain).to_bytes(4, "big") + plain + blob[own:at]
         serial = int.from_bytes(blob[at : at + 8], "big")
         at += 8 + 4  # whether it is for users or for hosts, asyncssh looks at
         name = read_string(blob, at)
@@ -55,6 +62,7 @@ class HostCertificate:
         authority = read_string(blob, at)
         signature = read_string(blob, at + 4 + len(authority))
         return cls(
+            key=key,
             serial=serial,
             name=name.decode("utf-8", "surrogateescape"),
             principals=tuple(each.decode("utf-8", "surrogateescape") for each in read_strings(principals)),

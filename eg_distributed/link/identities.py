@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 5.0
 """For the files, and for the agent's answer."""
+_NO_ALGORITHM = b"none"
+"""The name of no algorithm."""
 _UNREADABLE = 0o077
 """Permission bits that ssh allows on no private key of the user's own."""
 
@@ -107,8 +109,8 @@ def _put_in_order(
     privates = {file.public.public_data: file.private for file in named if file.public and file.private}
 
     def offer(pair: asyncssh.SSHKeyPair, words: str) -> None:
-        _order_signatures(configuration, pair)
-        if _is_accepted(configuration, pair) and all(pair.public_data != known.public_data for known in found.pairs):
+        may_sign = _narrow_signatures(configuration, pair)
+        if may_sign and all(pair.public_data != known.public_data for known in found.pairs):
             found.pairs.append(pair)
             found.offered.append(words)
 
@@ -159,23 +161,29 @@ def _fresh(pair: asyncssh.SSHKeyPair) -> asyncssh.SSHKeyPair:
     return type(pair)(agent, pair.algorithm, pair.public_data, pair.get_comment_bytes() or b"")  # type: ignore[call-arg,arg-type]
 
 
-def _order_signatures(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> None:
-    """Have *pair* sign as PubkeyAcceptedAlgorithms says, its first algorithm first: asyncssh's own first one may be refused."""
-    wanted = [plain_algorithm(name).encode("ascii") for name in configuration.public_key_algorithms]
+def _narrow_signatures(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> bool:
+    """Have *pair* sign as PubkeyAcceptedAlgorithms says, its first algorithm first, and return True if it may sign at all.
+
+    asyncssh's own first one may be refused. Where ssh_config says nothing, the pair's others follow ssh's own.
+    """
+    is_certificate = b"-cert-v0" in pair.algorithm  # it has names of its own, and is not meant by those of its key
+    wanted = [
+        plain_algorithm(name).encode("ascii")
+        for name in configuration.public_key_algorithms
+        if ("-cert-v0" in name) == is_certificate
+    ]
     ordered = [name for name in dict.fromkeys(wanted) if name in pair.sig_algorithms]
     if "pubkeyacceptedalgorithms" not in configuration.chosen:
-        ordered += [name for name in pair.sig_algorithms if name not in ordered]
-    pair.sig_algorithms = ordered or pair.sig_algorithms
-
-
-def _is_accepted(configuration: Configuration, pair: asyncssh.SSHKeyPair) -> bool:
-    """Return True if ssh_config's PubkeyAcceptedAlgorithms, where it says anything, allows the key's algorithm."""
-    if "pubkeyacceptedalgorithms" not in configuration.chosen:
+        pair.sig_algorithms = [*ordered, *(name for name in pair.sig_algorithms if name not in ordered)]
         return True
-    names = [name.decode("ascii") for name in pair.sig_algorithms]
-    if b"-cert-v0" in pair.algorithm:  # a certificate has names of its own, and is not meant by those of its key
-        names = [f"{name.removesuffix('@openssh.com')}-cert-v01@openssh.com" for name in names]
-    return any(name in configuration.public_key_algorithms for name in names)
+    if not ordered:
+        return False
+    # For a host that does not say what it takes (server-sig-algs), asyncssh signs with the key's own algorithm, SHA-1 for RSA, if
+    # the last one of these is among those of the connection. Rejected: the own one as the last, since hosts' keys may bring it.
+    if plain_algorithm(pair.sig_algorithm.decode("ascii")).encode("ascii") not in ordered:
+        ordered.append(_NO_ALGORITHM)
+    pair.sig_algorithms = ordered
+    return True
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

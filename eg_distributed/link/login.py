@@ -264,6 +264,8 @@ class _Witness(asyncssh.SSHClient):
     """Knows the connection before asyncssh's connect returns it, and has a say in whether the host's key is taken."""
 
     connection: asyncssh.SSHClientConnection | None = None
+    examined = False
+    """True once asyncssh has asked for the host's key to be looked at."""
 
     def __init__(self, configuration: Configuration, keys: HostKeys) -> None:
         self._configuration = configuration
@@ -274,6 +276,7 @@ class _Witness(asyncssh.SSHClient):
         take = conn.validate_server_host_key
 
         def examine(shown: bytes) -> asyncssh.SSHKey:
+            self.examined = True
             try:
                 objection = self._keys.objection(shown, self._configuration)
             except ValueError as error:
@@ -285,7 +288,8 @@ class _Witness(asyncssh.SSHClient):
                 setattr(conn, "_host_key_alias", pattern)  # noqa: B010
             return take(shown)
 
-        # asyncssh has no hook that sees a certificate; this method is the one that its key exchanges ask.
+        # asyncssh has no hook that sees a certificate; this method is the one that its key exchanges ask. A release that asks
+        # another one is noticed by `examined`.
         setattr(conn, "validate_server_host_key", examine)  # noqa: B010 - a method is no attribute to mypy
 
 
@@ -317,7 +321,16 @@ async def _shake_hands(
     attempt = asyncio.ensure_future(asyncssh.connect(client_factory=lambda: witness, **{**options, **given}))
     try:
         await _watch(attempt, witness, settings, configuration, progress)
-        return attempt.result()
+        connection = attempt.result()
+        # A key exchange by GSS shows no key: Kerberos has told the host.
+        by_kerberos = options["gss_kex"] and connection.get_server_host_key() is None
+        if not witness.examined and not by_kerberos:
+            raise HostKeyRejected(
+                f"asyncssh {asyncssh.__version__} did not let the host's key be looked at: it may be revoked",
+                host=configuration.host,
+                remedy="install an asyncssh that this release of eg_distributed works with (2.24 does)",
+            )
+        return connection
     except BaseException as error:  # cancellation included
         while not attempt.done():
             attempt.cancel()

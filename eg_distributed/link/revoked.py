@@ -81,8 +81,12 @@ class RevokedKeys:
         )
 
     def has_certificate(self, certificate: HostCertificate) -> bool:
-        """Return True if *certificate* is revoked by its number, its name, or with its authority."""
-        return self.has(certificate.authority) or any(listed.have(certificate) for listed in self.certificates)
+        """Return True if *certificate* is revoked by its number or its name, with its key, or with its authority."""
+        return (
+            self.has(certificate.key)
+            or self.has(certificate.authority)
+            or any(listed.have(certificate) for listed in self.certificates)
+        )
 
     def _take_key(self, line: str) -> None:
         key, _ = read_public_key(line)  # a ValueError revokes all, as with ssh: it is not known what was meant

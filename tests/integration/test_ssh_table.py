@@ -78,6 +78,8 @@ def write_revocations(gateway: Gateway, values: dict[str, str]) -> None:
         "printf 'sha256: %s\\n' \"$(ssh-keygen -lf host.txt | cut -d' ' -f2)\" >digest.txt && "
         "printf 'hash: %s\\n' \"$(ssh-keygen -lf host.txt | cut -d' ' -f2)\" >digest.txt && "
         "ssh-keygen -q -k -f digest.krl digest.txt && printf '%s\\n' \"$3\" >ca.pub && "
+        "for each in sha1 sha256; do printf '%s: %s\\n' $each \"$1\" >key.txt; "
+        "ssh-keygen -q -k -f $each.krl key.txt; done && "
         "for each in 'serial: 7' 'serial: 5-9' 'serial: 8' 'id: host' 'id: guest'; do "
         "printf '%s\\n' \"$each\" >certificates.txt; "
         'ssh-keygen -q -k -s ca.pub -f "${each// /}.krl" certificates.txt; done && '

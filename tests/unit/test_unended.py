@@ -31,6 +31,28 @@ def test_the_oldest_are_left_out(tmp_path: Path) -> None:
     assert (len(found), found[0].kernel, found[-1].kernel) == (1000, "k500", "k1499")
 
 
+@pytest.mark.parametrize("letter", ["x", "\0", "ü", "\U0001f40c", "\udcff"], ids=ascii)
+def test_the_largest_file_is_read(tmp_path: Path, letter: str) -> None:
+    """A thousand attempts with the longest names of hosts and with endless causes, in any letters, come back."""
+    path = tmp_path / "unended.json"
+    attempts = [
+        Unended("h" * 253, f"{number:036}", "a" * 36, 1.7e9 + 0.123456, letter * 5000) for number in range(1000)
+    ]
+    write_unended(path, attempts)
+    found = read_unended(path)
+    assert [each.kernel for each in found] == [each.kernel for each in attempts]
+    assert {each.cause for each in found} == {letter * 300}
+
+
+def test_names_that_are_too_long_together_cost_the_oldest(tmp_path: Path) -> None:
+    """What would be more than may be read again leaves out the oldest, and not all."""
+    path = tmp_path / "unended.json"
+    write_unended(path, [Unended("\0" * 1000, f"k{number}", "a", 1.0) for number in range(1000)])
+    found = read_unended(path)
+    assert 0 < len(found) < 1000
+    assert found[-1].kernel == "k999"
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -509,7 +509,10 @@ CASES: dict[str, Case] = {
             f"RevokedHostKeys /home/gateway/keys/{name}.krl\n",
             known="@cert-authority * {ca}\n",
         )
-        for name in ("serial:7", "serial:5-9", "serial:8", "id:host", "id:guest", "ca")
+        for name in (
+            *("serial:7", "serial:5-9", "serial:8", "id:host", "id:guest", "ca"),
+            *("host", "other", "sha1", "sha256", "digest"),  # all but the second mean the certificate's own key
+        )
     },
     "revoked-certificate-plain-key": port(CERTIFIED, "RevokedHostKeys /home/gateway/keys/serial:7.krl\n"),
     "revoked-certificate-of-none": config("RevokedHostKeys /home/gateway/keys/id:host.krl\n" + BASE),

@@ -297,6 +297,19 @@ async def orphaned(visitor: Visitor, home: Path, **changes: object) -> Path:
     return path
 
 
+async def test_a_kernel_with_an_endless_folder_for_temporary_files_outlives_its_agent(
+    visitor: Visitor, settings: Distributed, home: Path
+) -> None:
+    """A TMPDIR that no system could have is left out of the kernel's record, which the next agent reads."""
+    pid = (await visitor.ready("k1", standin(), env={"TMPDIR": "/" + "x" * 5000}))["pid"]
+    await orphaned(visitor, home)
+    back = await again(settings)
+    assert (await back.request("adopt", kernels=["k1"]))["k1"]["pid"] == pid
+    await back.request("stop", kernel="k1", grace=0)
+    await back.event("exited", "k1")
+    back.close()
+
+
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[bytes]]:
     """A process in the place of another agent."""

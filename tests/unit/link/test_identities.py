@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -124,17 +125,35 @@ async def an_agent(folder: Path, keys: list[str], monkeypatch: pytest.MonkeyPatc
         await agent.wait()
 
 
-@pytest.mark.parametrize("name", ROWS)
-async def test_keys_are_offered_as_ssh_offers_them(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files, certificates and the agent's keys are offered in ssh's order, and those that ssh leaves out are left out."""
-    text, files, agent = ROWS[name]
+class _Unsaid(OrderedDict[bytes, bytes]):
+    """The extensions of a server that does not say which signatures it takes, as OpenSSH before 7.2."""
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        if key != b"server-sig-algs":
+            super().__setitem__(key, value)
+
+
+class _Silent(_Refusing):
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        setattr(conn, "_extensions_to_send", _Unsaid())  # noqa: B010 - asyncssh has no option for it
+
+
+async def offers(
+    row: tuple[str, dict[str, str], str],
+    kind: type[_Refusing],
+    short: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    also: tuple[str, ...] = (),
+) -> tuple[list[str], list[str]]:
+    """Return what ssh offers to a server, and what we do; *also* are signatures that the connection has for hosts' keys."""
+    text, files, agent = row
     for path, content in files.items():
         (short / path).write_bytes(file_of(content))
         (short / path).chmod(0o600)
     offered: list[str] = []
 
     def server() -> _Refusing:
-        made = _Refusing()
+        made = kind()
         made.offered = offered
         return made
 
@@ -157,9 +176,42 @@ async def test_keys_are_offered_as_ssh_offers_them(name: str, short: Path, monke
         options = login._options(
             configuration, Distributed(), HostKeys([key.convert_to_public()]), identities, True, False
         )
+        if also:
+            options["signature_algs"] = [*options["signature_algs"], *also]
         try:
             with pytest.raises(asyncssh.PermissionDenied):
                 await asyncssh.connect(**options)
         finally:
             identities.close()
-    assert offered == theirs
+    return theirs, offered
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_keys_are_offered_as_ssh_offers_them(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, certificates and the agent's keys are offered in ssh's order, and those that ssh leaves out are left out."""
+    theirs, ours = await offers(ROWS[name], _Refusing, short, monkeypatch)
+    assert ours == theirs
+
+
+WITHOUT_SHA1 = "PubkeyAcceptedAlgorithms rsa-sha2-512,rsa-sha2-256,ssh-ed25519"
+SILENT: dict[str, tuple[str, dict[str, str], str]] = {
+    "file": (f"{WITHOUT_SHA1}\n{FILES}", {"a": "rsa", "b": "b"}, ""),
+    "agent": (f"{WITHOUT_SHA1}\n{NONE}", {}, "rsa b"),
+    "certificate": (
+        f"PubkeyAcceptedAlgorithms ssh-rsa,rsa-sha2-512-cert-v01@openssh.com\nCertificateFile {{0}}/c.pub\n{FILES}",
+        {"a": "rsa", "c.pub": "rsa.user"},
+        "",
+    ),
+    "sha1": (f"PubkeyAcceptedAlgorithms +ssh-rsa\n{FILES}", {"a": "rsa", "b": "b"}, ""),
+    "sha1-first": (f"PubkeyAcceptedAlgorithms ssh-rsa,rsa-sha2-512\n{FILES}", {"a": "rsa"}, ""),
+}
+
+
+@pytest.mark.parametrize("also", [(), ("ssh-rsa",)], ids=["own", "of-hosts-keys"])
+@pytest.mark.parametrize("name", SILENT)
+async def test_a_server_that_names_no_signatures_gets_none_that_is_left_out(
+    name: str, also: tuple[str, ...], short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An RSA key signs with SHA-1 only where PubkeyAcceptedAlgorithms has ssh-rsa, whatever the server leaves unsaid."""
+    theirs, ours = await offers(SILENT[name], _Silent, short, monkeypatch, also)
+    assert ours == theirs

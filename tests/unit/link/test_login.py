@@ -54,6 +54,20 @@ async def test_no_file_of_known_hosts_trusts_nobody(hosts: Hosts, home: Path) ->
     assert sshd.users == []
 
 
+async def test_a_host_key_that_is_not_looked_at_is_refused(
+    hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An asyncssh whose key exchanges ask another method than ours is noticed, and leaves no connection."""
+    (sshd,) = await hosts("node1")
+    own = asyncssh.SSHClientConnection.validate_server_host_key
+    # Ours can't take its place.
+    mine = property(lambda connection: own.__get__(connection), lambda connection, value: None)
+    monkeypatch.setattr(asyncssh.SSHClientConnection, "validate_server_host_key", mine)
+    with pytest.raises(HostKeyRejected, match="did not let the host's key be looked at"):
+        await log_in("node1", of_home(sshd, home))
+    await until("the connection is closed", lambda: not sshd.open_connections)
+
+
 async def test_every_file_of_known_hosts_is_named(hosts: Hosts, home: Path) -> None:
     """The error lists all files that were looked into, with what was wrong with each, and bad lines by number."""
     (sshd,) = await hosts("node1")

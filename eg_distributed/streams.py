@@ -28,6 +28,10 @@ ACK_DELAY = 0.05
 """Seconds that a small acknowledgement may wait for company; it only bounds the other end's replay buffer."""
 DEFAULT_LIMIT = 16 * 1024 * 1024
 """Bytes that one end keeps for replay before it stops reading its local socket."""
+WINDOW = DEFAULT_LIMIT
+"""Bytes on the link that the peer has not acknowledged, from which on no more are put there. Far more than ACK_EVERY, so that a
+peer acknowledges long before. A stream that keeps more than this for replay (a kernel's output) would else put all of it on a
+link where nothing stops it, such as a bridge's channel with other streams on it."""
 
 _MERGED = 16 * 1024
 """Bytes up to which small reads are kept as one: what is sent again after a long cut is searched chunk by chunk."""
@@ -109,6 +113,11 @@ class Flow:
         return not self.finished and self.backlog < limit
 
     @property
+    def is_held(self) -> bool:
+        """Whether the peer has to acknowledge something before more is put on the link."""
+        return self._sent - self._acked >= WINDOW
+
+    @property
     def complete(self) -> bool:
         """Whether our side has finished and the peer has acknowledged all of it."""
         return self.finished and self._acked == self._end
@@ -168,7 +177,9 @@ class Flow:
             self.budget.give_back(self._acked - before)
 
     def next_frame(self) -> bytes | None:
-        """Return the next DATA or FIN frame for the link, or None if all has been sent."""
+        """Return the next DATA or FIN frame for the link, or None if all has been sent, or as much as the peer may be sent."""
+        if self.is_held:
+            return None
         data_end = self._end - 1 if self.finished else self._end
         if self._sent < data_end:
             payload = self._slice(self._sent, min(self._sent + CHUNK, data_end))
@@ -453,7 +464,11 @@ class Relay:
                 return
             if not data:
                 return
-            for payload in self.flow.feed(data):
+            was_held = self.flow.is_held
+            payloads = self.flow.feed(data)
+            if was_held:  # not only after the delivery, for which a slow local socket may take long
+                self._transmit()
+            for payload in payloads:
                 await self._deliver(payload)
             self._room_if_any()
             if self.flow.finish_pending:

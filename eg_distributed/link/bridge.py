@@ -8,14 +8,14 @@ from itertools import count
 
 from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, OPEN
 from eg_distributed.streams import CHUNK as STREAM_CHUNK
-from eg_distributed.streams import DEFAULT_LIMIT
+from eg_distributed.streams import WINDOW
 from eg_distributed.wire import Reader, Writer
 
 log = logging.getLogger(__name__)
 
-UNREAD = DEFAULT_LIMIT + STREAM_CHUNK
+UNREAD = (WINDOW + STREAM_CHUNK) * 9 // 8
 """Bytes of one connection that are kept because nothing has read them; one that has more is closed. An honest agent has no more
-under way, but for a kernel's output: a client that is slow to take that has its stream opened again when it is through with this.
+under way: it sends no more than WINDOW that the gateway has not acknowledged, and the eighth is for the heads of small frames.
 
 Rejected: reading the channel no further, which would have one slow client hold up all kernels of the host.
 """

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from eg_distributed.streams import ACK, CHUNK, DATA, FIN, Budget, Flow, Relay, StreamBroken
+from eg_distributed.streams import ACK, ACK_EVERY, CHUNK, DATA, FIN, WINDOW, Budget, Flow, Relay, StreamBroken
 from tests.until import until
 
 from .agents import DEADLINE
@@ -270,6 +270,28 @@ def test_the_end_is_announced_once_and_after_all_data() -> None:
     assert flow.complete
 
 
+def test_no_more_is_put_on_the_link_than_the_window() -> None:
+    """Without an acknowledgement a peer is sent the window and less than a frame more; each one makes room, up to FIN."""
+    flow, peer, data = Flow(1 << 40), Flow(), bytes(3 * WINDOW + 1)
+    flow.push(data)
+    flow.finish()
+    got = 0
+    while not peer.over:
+        before = got
+        while (frame := flow.next_frame()) is not None:
+            got += sum(map(len, peer.feed(frame)))
+        assert flow.is_held == (got < len(data))
+        assert got - before < WINDOW + CHUNK
+        peer.delivered(got - before)
+        if peer.finish_pending:
+            peer.deliver_finish()
+        told = peer.acknowledge()
+        assert told is not None
+        flow.feed(told)
+    assert got == len(data)
+    assert flow.complete
+
+
 # -- Relay, over real sockets ------------------------------------------------------------------------------------
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -405,6 +427,19 @@ async def test_an_unacknowledging_peer_stops_the_reading() -> None:
     await asyncio.wait({listening, sending, running, serving})
     for _, writer in (near, far):
         writer.close()
+
+
+@pytest.mark.parametrize("window", [ACK_EVERY // 2, ACK_EVERY - 1, ACK_EVERY, 1 << 20])
+async def test_a_window_of_any_size_holds_nothing_up(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megabytes both ways go through, whether acknowledgements are due at once or after a while when the window is full."""
+    monkeypatch.setattr("eg_distributed.streams.WINDOW", window)
+    sent = BYTES * 2
+    async with pair(limit=1 << 28) as streams:
+        await streams.connect()
+        sending = [asyncio.ensure_future(send(end[1], sent)) for end in (streams.near, streams.far)]
+        both = asyncio.gather(*(end[0].readexactly(len(sent)) for end in (streams.near, streams.far)))
+        assert await asyncio.wait_for(both, DEADLINE) == [sent, sent]
+        await asyncio.wait(sending)
 
 
 async def test_room_that_others_leave_is_taken() -> None:

@@ -15,7 +15,9 @@ import pytest
 from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER, Bridge
 from eg_distributed.link.agent_archive import agent_archive
 from eg_distributed.link.bridge import UNREAD, BridgeClient
+from eg_distributed.streams import Relay
 from tests.unit.agents import DEADLINE, pythons
+from tests.until import until
 
 
 @asynccontextmanager
@@ -30,6 +32,12 @@ async def bridged(path: Path) -> AsyncIterator[BridgeClient]:
     await asyncio.wait_for(running, DEADLINE)
     await asyncio.wait_for(client.wait_closed(), DEADLINE)
     far[1].close()
+
+
+async def joined() -> tuple[tuple[asyncio.StreamReader, asyncio.StreamWriter], ...]:
+    """Return two ends of a connection."""
+    one, other = socket.socketpair()
+    return await asyncio.open_connection(sock=one), await asyncio.open_connection(sock=other)
 
 
 @pytest.fixture
@@ -168,3 +176,35 @@ async def test_a_node_that_sends_what_nobody_reads_fills_no_memory() -> None:
     assert UNREAD < kept <= UNREAD + CHUNK
     source.feed_eof()
     await asyncio.wait_for(client.wait_closed(), DEADLINE)
+
+
+async def test_a_client_that_stands_still_costs_its_stream_nothing(short: Path) -> None:
+    """Of a kernel's output no more is sent than the bridge keeps, and all of it arrives by the same link once it is read."""
+    (kernel, agent), (gateway, notebook) = await joined(), await joined()
+    far, near = Relay(*agent, limit=1 << 30), Relay(*gateway)
+    tasks = [asyncio.ensure_future(relay.run()) for relay in (far, near)]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await far.serve(reader, writer, 0)
+
+    async def print_all() -> None:
+        for start in range(0, len(output), 50_000):
+            kernel[1].write(output[start : start + 50_000])
+            await kernel[1].drain()
+
+    output = random.Random(3).randbytes(1 << 16) * (2 * UNREAD >> 16)
+    server = await asyncio.start_unix_server(serve, short / "agent")
+    async with bridged(short / "agent") as client:
+        serving = asyncio.ensure_future(near.serve(*client.open(), 0))
+        printing = asyncio.ensure_future(print_all())
+        await until("its buffer takes all of it", printing.done)
+        await until("as much as may be is under way", lambda: far.flow.is_held or serving.done() or not far.linked)
+        for start in range(0, len(output), 1 << 16):
+            assert await asyncio.wait_for(notebook[0].readexactly(1 << 16), DEADLINE) == output[: 1 << 16], start
+        assert not serving.done()
+        for relay in (far, near):
+            relay.close()
+        await asyncio.wait([*tasks, serving])
+    server.close()
+    for _, writer in (kernel, notebook):
+        writer.close()

@@ -48,6 +48,7 @@ async def test_all_five_channels_reach_the_kernel(cluster: Cluster, hosts: Hosts
         writer.close()
 
 
+@pytest.mark.timeout(400)  # a minute alone on two cores
 @pytest.mark.parametrize("forwarding", [True, False])
 async def test_a_channel_survives_cuts(cluster: Cluster, hosts: Hosts, *, forwarding: bool) -> None:
     """The connection is cut again and again while megabytes pass; every byte comes back once and in order."""

@@ -138,10 +138,14 @@ def unit(session: nox.Session) -> None:
     `nox -s unit-3.12` runs them on one. What nox's own Python runs is measured for `nox -s coverage`.
     """
     install(session)
-    # All of them on nox's own. The others have the code that runs on nodes, whatever Python these have, and the logins: five
-    # minutes more for each of them would be too much for one run. `nox -s minimums` has all of them on the oldest.
-    everywhere = ("tests/unit/agent", "tests/unit/launchers", "tests/unit/link")
-    paths = ("tests/unit", "tests/simulation") if session.python == HERE else everywhere
+    # All of them on nox's own. The oldest and the newest have the code that runs on nodes and the logins; those between the logins
+    # and launchers, since a test of the agent's starts it on each Python that is here. More would be too much for one run:
+    # `nox -s minimums` has all of them on the oldest.
+    paths: tuple[str, ...] = ("tests/unit/launchers", "tests/unit/link")
+    if session.python == HERE:
+        paths = ("tests/unit", "tests/simulation")
+    elif session.python in (PYTHONS[0], PYTHONS[-1]):
+        paths = ("tests/unit/agent", *paths)
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
 
 

@@ -138,9 +138,9 @@ def unit(session: nox.Session) -> None:
     `nox -s unit-3.12` runs them on one. What nox's own Python runs is measured for `nox -s coverage`.
     """
     install(session)
-    # All of them on nox's own. The oldest and the newest have the code that runs on nodes and the logins; those between the logins
-    # and launchers, since a test of the agent's starts it on each Python that is here. More would be too much for one run:
-    # `nox -s minimums` has all of them on the oldest.
+    # All of them on nox's own. The oldest and the newest have the code that runs on nodes and the logins; those between have
+    # logins and launchers, since a test of the agent's starts it on each Python that is here. More would be too much for one
+    # run: `nox -s minimums` has all of them on the oldest.
     paths: tuple[str, ...] = ("tests/unit/launchers", "tests/unit/link")
     if session.python == HERE:
         paths = ("tests/unit", "tests/simulation")

@@ -29,9 +29,11 @@ def least(gateway_with: Callable[..., Gateway]) -> Gateway:
 
 
 @pytest_asyncio.fixture
-async def frugal(least: Gateway) -> AsyncIterator[GatewayClient]:
-    """A client of `least`."""
+async def frugal(least: Gateway, names: Names) -> AsyncIterator[GatewayClient]:
+    """A client of `least`, which knows its hosts: one that has not answered within a second counts for two kernels more."""
     async with GatewayClient(least.url) as found:
+        for host in names:
+            await (await found.start_kernel(env=pin(host))).delete()
         yield found
 
 
@@ -69,8 +71,6 @@ async def test_thirty_starts_at_once_spread_evenly(nodes: Nodes, names: Names, c
 @pytest.mark.timeout(240)
 async def test_least_connection_evens_out_starts_at_once(nodes: Nodes, names: Names, frugal: GatewayClient) -> None:
     """Nine concurrent starts by least-connection: three each, though none has been counted when the others pick."""
-    for host in names:  # on a loaded machine one may not have answered within the second, and counts for two more then
-        await (await frugal.start_kernel(env=pin(host))).delete()
     await frugal.start_kernels(9, env=PATIENT, timeout=120)
     assert count_kernels(nodes) == dict.fromkeys(names, 3)
 
@@ -92,8 +92,6 @@ async def test_least_connection_sees_other_gateways(
     nodes: Nodes, names: Names, client: GatewayClient, frugal: GatewayClient
 ) -> None:
     """Kernels that another gateway runs on a host count as well: the nodes say what they carry."""
-    for host in names:  # a first count is waited for a second, and no longer
-        await (await frugal.start_kernel(env=pin(host))).delete()
     for _ in range(2):
         await client.start_kernel(env=pin(names[1]))
     await start_one_by_one(frugal, 4)

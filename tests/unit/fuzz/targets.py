@@ -67,19 +67,9 @@ from eg_distributed.streams import CHUNK as STREAM_CHUNK
 from eg_distributed.streams import Budget, Flow, StreamBroken
 from eg_distributed.unended import read_unended
 from eg_distributed.wire import MAX_ANSWER, BrokenFraming, Malformed, encode, read_message
+from tests.unit.malformed_agent import described
 
-KERNEL = {
-    "kernel": "k1",
-    "attempt": "a1",
-    "owner": "tests",
-    "host_set": "node1",
-    "argv": ["python"],
-    "state": "running",
-    "exit_code": None,
-    "pid": 7,
-    "start_time": 1.0,
-    "log_path": "/log",
-}
+KERNEL = described("k1", host_set="node1")
 RECORDED = {
     **KERNEL,
     "agent": [2, "boot:1"],

@@ -11,9 +11,13 @@ if TYPE_CHECKING:
 
 
 class Silencer:
-    """Passes connections to a port of this machine on to *host* and *port*, until `sleep`; an async context manager."""
+    """Passes connections to a port of this machine on to *host* and *port*, until `sleep`; an async context manager.
 
-    def __init__(self, host: str, port: int) -> None:
+    With *lag*, what a client sends arrives that many seconds later, or up to twice as many, as from one that is far away.
+    """
+
+    def __init__(self, host: str, port: int, lag: float = 0.0) -> None:
+        self.lag = lag
         self.swallowed = 0
         """Bytes that came while it slept, or on connections of before, and were not passed on."""
         self.target = (host, port)
@@ -55,14 +59,15 @@ class Silencer:
             return
         pair = _Pair(writer, back)
         pair.tasks = (
-            asyncio.create_task(self._pass(pair, reader, back)),
-            asyncio.create_task(self._pass(pair, there, writer)),
+            asyncio.create_task(self._pass(pair, reader, back, self.lag)),
+            asyncio.create_task(self._pass(pair, there, writer, 0.0)),
         )
         self._pairs.add(pair)
 
-    async def _pass(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lag: float) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
+                await asyncio.sleep(lag)
                 if pair.silent:
                     self.swallowed += len(data)
                 else:

@@ -43,6 +43,7 @@ import asyncio
 import functools
 import hashlib
 import inspect
+import math
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -80,6 +81,10 @@ _TWINS: Final = 5.0
 stays open."""
 _LAST_WORD: Final = 0.25
 """Seconds that a client has to confirm what it got from a connection that is about to be replaced; a dead one takes them all."""
+_LAST_WORD_OF_THE_LIVING: Final = 3.0
+"""The same for one that was heard lately: it is far away, or its machine is busy. What it can't confirm comes twice."""
+_LATELY: Final = 5.0
+"""Seconds since it was heard within which a client is taken to be there."""
 _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
 _LOOK_AGAIN: Final = 5.0
@@ -171,6 +176,8 @@ class _Connection:
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
         """The next ping that asks what came."""
+        self.heard = -math.inf
+        """When the client last confirmed or said something, on the loop's clock."""
         self.settled: asyncio.Future[None] | None = None
         """Done when all that was sent is confirmed; the next connection waits for it."""
 
@@ -460,9 +467,11 @@ async def _settle(handler: Any) -> None:
         if not stream.closed():
             stream.on_recv(None)
     if connection.unconfirmed:
-        connection.settled = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        connection.settled = loop.create_future()
         _ask_what_came(handler, connection)
-        await asyncio.wait({connection.settled}, timeout=_LAST_WORD)
+        patience = _LAST_WORD_OF_THE_LIVING if loop.time() - connection.heard < _LATELY else _LAST_WORD
+        await asyncio.wait({connection.settled}, timeout=patience)
         connection.settled = None
 
 
@@ -639,6 +648,7 @@ def _on_pong(self: Any, data: bytes) -> None:
     super(ZMQChannelsHandler, self).on_pong(data)
     if data.startswith(_MARK) and data[len(_MARK) :].isdigit():
         connection = _of(self)
+        connection.heard = asyncio.get_running_loop().time()
         connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
@@ -650,6 +660,7 @@ def _while_channels_are_open(original: Callable[..., Any]) -> Callable[..., Any]
     @functools.wraps(original)
     def on_message(self: Any, ws_msg: Any) -> Any:
         connection = _of(self)
+        connection.heard = asyncio.get_running_loop().time()
         if connection.leaving is not None:
             return _after_all(self, connection, ws_msg)  # tornado waits for it before it takes the next message
         if any(stream.closed() for stream in self.channels.values()):

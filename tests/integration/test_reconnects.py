@@ -186,6 +186,19 @@ async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gat
         assert after
 
 
+async def test_a_client_that_answers_late_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
+    """One that is far away, or on a busy machine, is given the time that its answers take before anything is sent again."""
+    session = Session(gateway, kernel)
+    async with Silencer(session.host, session.port, lag=0.5) as far, session.connect(far.port) as first:
+        request = await session.run(first, PRINTING)
+        before = Reader(first, request)
+        await before.reached(100)
+        async with session.connect() as second:
+            after = await Reader(second, request).ended()
+        assert await before.ended() + after == list(range(LINES))
+        assert after
+
+
 async def test_what_a_dead_connection_swallowed_is_sent_again(gateway: Gateway, kernel: Kernel) -> None:
     """A connection that is cut without a word, as by a laptop's sleep, takes nothing with it."""
     session = Session(gateway, kernel)

@@ -47,7 +47,8 @@ def booted(before: str = "", python: str = sys.executable, **config: object) -> 
     values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
     values = {"older": "", "keep": "", **values}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
-    done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
+    # By stdin, as logins do: an argument may have no more than 128 KiB.
+    done = subprocess.run([python, "-"], input=code.encode(), stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
     noise, _, answer = done.stdout.decode().partition("SENTINEL")
     return noise, json.loads(answer)
 

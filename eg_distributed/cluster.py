@@ -42,7 +42,7 @@ from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
-from .request import StartRequest, check_pin
+from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
 from .surroundings import Surroundings
@@ -300,6 +300,7 @@ class Cluster:
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
+        check_env(request.env)
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
         await self._keep_off_this_machine(request)
         if leaving := self._released.get(request.kernel_id):

@@ -9,7 +9,6 @@
     reconnects       clients that connect to their kernel again: nothing is lost, and no cell waits for ever
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
     launcher_key     the cryptography of Enterprise Gateway's launchers
-    client_options   Spark options of a client, kept out of the kernelspec's
 
 Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not
 installed.

@@ -662,12 +662,6 @@ class RemoteKernel:
         self._exited = True
         await self._abandoned.end(node, self.id, self.attempt)
 
-    async def read_log(self, size: int = 65536) -> str:
-        """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""
-        if self.node is None:
-            raise KernelGone("the kernel is on no node", remedy="start it again")
-        return await self.node.request(ReadLog(self.id, size))
-
 
 def _explain_folder(error: KernelError, request: StartRequest) -> None:
     """Add to *error*'s remedy what `{resource_dir}` is, if the error or the kernel's output names a file there."""

@@ -103,7 +103,9 @@ class Cluster:
         self._releasing: set[asyncio.Task[None]] = set()
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
-        self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
+        # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
+        # true while an attempt is on a node.
+        self._starts: dict[str, _Start] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()

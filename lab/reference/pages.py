@@ -141,7 +141,7 @@ def _type(told: Mapping[str, Any]) -> str:
         return "table"
     kind = told.get("type", "any")
     words = ", ".join(kind) if isinstance(kind, list) else str(kind)
-    return f"{words} ≥ {told['minimum']}" if "minimum" in told else words
+    return f"{words} from {told['minimum']} to {told['maximum']}" if "minimum" in told else words
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import types
@@ -145,6 +146,7 @@ def _refused(kind: Any, says: Sequence[msgspec.Meta], data: Any, found: Any, pat
         choices = typing.get_args(bare)
         return Refused(path, f"{data!r} is none of {', '.join(map(str, choices))}", advice(str(data), choices))
     least = next((say.ge for say in says if say.ge is not None), None)
+    most = next((say.le for say in says if say.le is not None), None)
     pattern = next((say.pattern for say in says if say.pattern), None)
     try:
         msgspec.convert(found, bare)
@@ -154,7 +156,11 @@ def _refused(kind: Any, says: Sequence[msgspec.Meta], data: Any, found: Any, pat
         return Refused(path, f"must be {' or '.join(words.get(each, 'a list') for each in kinds)}, not {data!r}")
     if pattern is not None:
         return Refused(path, f"{data!r} can't be: it must match {pattern.removeprefix('^').removesuffix('$')}")
-    return Refused(path, f"{data!r} is too little: {least} is the least")
+    if isinstance(found, float) and math.isnan(found):  # neither too little nor too much
+        return Refused(path, f"must be a number, not {data!r}")
+    if most is not None and found > most:
+        return Refused(path, f"{units.shown(data)} is too much: {most:.16g} is the most")
+    return Refused(path, f"{units.shown(data)} is too little: {least} is the least")
 
 
 def _dict(data: Any, path: Path_) -> dict[str, Any]:

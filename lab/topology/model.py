@@ -164,7 +164,15 @@ class Topology(Struct, frozen=True, forbid_unknown_fields=True, rename={"cluster
     version: Annotated[Literal[1], say("The file's format; must be there.")] = 1
     name: Annotated[Name, say("The lab's name, where neither --name nor LAB_NAME says it.")] | None = None
     driver: (
-        Annotated[Literal["docker", "local"], say("By default docker where an engine answers, else local.")] | None
+        Annotated[
+            str,
+            say(
+                "What makes the machines: `docker`, `local`, or another driver that is registered. By default docker where an "
+                "engine answers, else local.",
+                example="local",
+            ),
+        ]
+        | None
     ) = None
     sshd: Annotated[
         Literal["auto", "openssh", "asyncssh"],

@@ -82,6 +82,20 @@ def test_the_contracts_forget_no_room() -> None:
     assert names(core["source_modules"]) == every - AN_ADAPTERS
 
 
+def test_the_labs_contracts_forget_no_room() -> None:
+    """A new room of the lab knows no driver by name, and no engine's client; the exceptions have their reasons beside them."""
+    drivers = {f"drivers.{room}" for room in rooms(ROOT / "lab" / "drivers")}
+    every = rooms(ROOT / "lab") - {"drivers"} | drivers
+    both = contracts()["only the choice among drivers knows docker and local"]["source_modules"]
+    assert {module.partition(".")[2] for module in both} == every - {
+        "drivers.docker",
+        "drivers.local",
+        "drivers.choice",
+    }
+    client = contracts()["only the docker driver knows the engine's client"]["source_modules"]
+    assert {module.partition(".")[2] for module in client} == every - {"drivers.docker"}
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield the top-level packages that the file imports, wherever in it; none for its own package."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

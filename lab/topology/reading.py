@@ -60,7 +60,8 @@ def loads(text: str, source: str = "lab.toml", *, drivers: Collection[str] = ())
     """Return the topology in *text*; *source* is what errors call it, *drivers* as for `load`."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not TOMLDecodeError alone: a number of 5000 digits and lists within lists end otherwise.
         raise LabUsageError(f"{source} is no TOML", cause=str(error), remedy="mend that line") from error
     try:
         _check_version(data)

@@ -129,6 +129,16 @@ def test_a_file_that_is_no_toml_says_where() -> None:
         loads("version = 1\n[nodes\n")
 
 
+@pytest.mark.parametrize(
+    "text", ["seed = " + "9" * 5000, "faults = " + "[" * 100_000], ids=["a number of 5000 digits", "a list too deep"]
+)
+def test_what_pythons_reader_does_not_take_is_refused_in_words(text: str) -> None:
+    """Not every error of it is one that it calls its own; the refusal stays short."""
+    with pytest.raises(LabUsageError, match=r"my\.toml is no TOML") as caught:
+        loads(f"version = 1\n{text}\n", "my.toml")
+    assert len(str(caught.value)) < 300
+
+
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     """A name that leads nowhere ends with the exit code for it."""
     with pytest.raises(LabNotFound):

@@ -42,7 +42,7 @@ from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
-from .request import StartRequest, check_pin
+from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
 from .surroundings import Surroundings
@@ -103,7 +103,9 @@ class Cluster:
         self._releasing: set[asyncio.Task[None]] = set()
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
-        self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
+        # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
+        # true while an attempt is on a node.
+        self._starts: dict[str, _Start] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -300,6 +302,7 @@ class Cluster:
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
+        check_env(request.env)
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
         await self._keep_off_this_machine(request)
         if leaving := self._released.get(request.kernel_id):

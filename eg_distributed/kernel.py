@@ -146,6 +146,9 @@ class RemoteKernel:
         self._spec_folders = spec_folders
         self._transports = transports
         self._ready = False
+        # An attempt is under way on a node: who this handle is, is being decided. Not the same as `Cluster._starts`, which knows
+        # a whole start, with the picking of a host and the moments between two hosts. In those a kernel that was away may come
+        # back with its host: it is heard, streams open to it, and its end is told, as of any kernel that runs.
         self._starting = False
         self._unproven: list[str] = []  # the argv of a kernel that is on UNIX sockets, and may not take them
         self._started_at = 0.0  # in the loop's time
@@ -661,12 +664,6 @@ class RemoteKernel:
         node, self.node = self.node, None
         self._exited = True
         await self._abandoned.end(node, self.id, self.attempt)
-
-    async def read_log(self, size: int = 65536) -> str:
-        """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""
-        if self.node is None:
-            raise KernelGone("the kernel is on no node", remedy="start it again")
-        return await self.node.request(ReadLog(self.id, size))
 
 
 def _explain_folder(error: KernelError, request: StartRequest) -> None:

@@ -114,7 +114,8 @@ def _stripped(names: Iterable[str]) -> set[str]:
 def check_env(env: Mapping[str, Any]) -> None:
     """Raise RequestInvalid for what no environment can hold, and for a KERNEL_LAUNCH_TIMEOUT that is not one.
 
-    Values are otherwise free, since no shell sees them.
+    Values are otherwise free, since no shell sees them. Called by the cluster for each start, so that no adapter can forget it;
+    by an adapter as well, if its gateway uses the values before that.
     """
     for name, value in env.items():
         if not _NAME.match(name):

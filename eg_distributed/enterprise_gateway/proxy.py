@@ -116,7 +116,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
         kwargs["env"] = requested_env(self.kernel_manager)
         try:
-            check_env(kwargs["env"])
+            check_env(kwargs["env"])  # the cluster does so as well, but Enterprise Gateway reads it before
             await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
             request = start_request(
                 self.kernel_manager,

@@ -126,6 +126,17 @@ async def test_a_pin_outside_the_host_set_is_refused(
     assert where(await start(cluster, "k1", "node1", pin="node2")) == "node2"
 
 
+async def test_an_env_that_no_kernel_can_have_is_refused(cluster: Cluster, hosts: Hosts) -> None:
+    """The cluster checks the client's values itself, so an adapter that forgets to do so starts nothing with them."""
+    (sshd,) = await hosts("node1")
+    with pytest.raises(RequestInvalid, match="cannot be an environment variable's"):
+        await start(cluster, "k1", "node1", env={"A": "x\0y"})
+    with pytest.raises(RequestInvalid, match="is no launch timeout"):
+        await start(cluster, "k1", "node1", env={"KERNEL_LAUNCH_TIMEOUT": "soon"})
+    assert not cluster.kernels
+    assert sshd.wire.connections == 0
+
+
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1", "0.0.0.0", "::1", "alias", "cname"])
 async def test_any_host_is_never_the_gateways_own(
     cluster: Cluster, settings: Distributed, monkeypatch: pytest.MonkeyPatch, name: str

@@ -228,11 +228,13 @@ async def test_stop_escalates_and_says_the_code(cluster: Cluster, hosts: Hosts) 
 
 
 async def test_the_log_can_be_read(cluster: Cluster, hosts: Hosts) -> None:
-    """What a kernel printed is there for its operator, from the end."""
+    """What a kernel printed is there for its operator, from any position on."""
     await hosts("node1")
     kernel = await start(cluster, "k1", "node1", "say:one", "say:two")
-    assert await cluster.run(kernel.read_log()) == "one\ntwo\n"
-    assert await cluster.run(kernel.read_log(4)) == "two\n"
+    whole = await cluster.run(cluster.read_log_part("node1", "k1", kernel.attempt, 0))
+    assert (whole.text, whole.ended) == ("one\ntwo\n", False)
+    rest = await cluster.run(cluster.read_log_part("node1", "k1", kernel.attempt, 4))
+    assert (rest.text, rest.position) == ("two\n", whole.position)
 
 
 async def test_a_request_reaches_the_kernel_whole(cluster: Cluster, hosts: Hosts, short: Path) -> None:

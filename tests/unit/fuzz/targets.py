@@ -27,7 +27,7 @@ from eg_distributed.agent.launcher_files import Shipment
 from eg_distributed.agent.records import RECORD, Records
 from eg_distributed.agent.spawning import StartError
 from eg_distributed.agent.spec_folder import _unpack
-from eg_distributed.enterprise_gateway.client_options import for_scripts
+from eg_distributed.client_options import for_scripts
 from eg_distributed.enterprise_gateway.frames import header_of, parent_of
 from eg_distributed.enterprise_gateway.launcher_key import LauncherKey
 from eg_distributed.enterprise_gateway.status_line import reason_phrase

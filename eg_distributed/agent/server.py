@@ -13,7 +13,7 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import AbstractSet, Any, Callable, Optional
 
 from ..clock import monotonic
 from ..protocol import (
@@ -56,8 +56,9 @@ from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
 from .aside import aside
+from .disk import Disk
 from .identity import identity_of
-from .kernels import EXITED, LOG_DEADLINE, RUNNING, STARTING, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, STARTING, Kernel
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
 from .spawning import StartError
@@ -136,6 +137,7 @@ class Agent:
         umask: int = 0o077,
         open_files: int = -1,
         identity: Optional[AgentIdentity] = None,
+        disk: Optional[Disk] = None,
     ) -> None:
         self.directory = directory
         self.identity = identity or identity_of(directory)
@@ -147,6 +149,7 @@ class Agent:
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify)
         self._spec_folders = SpecFolders(directory)
+        self._disk = disk or Disk(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
@@ -199,6 +202,7 @@ class Agent:
         finally:
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
+            await self._disk.settle(LOOK_DEADLINE)  # the next agent has to know what this one does
             # In this order: as long as this agent listens no boot starts another one under the name.
             self._place.leave()
             self._server.close()
@@ -259,7 +263,7 @@ class Agent:
         self._say(f"{self.directory} was removed, or some of it: making it again")
         await run(None, self._place.mend)
         for kernel in missing:
-            if not kernel.discarded and (lost := kernel.make_again()):
+            if not kernel.discarded and (lost := await self._disk.done(LOOK_DEADLINE, kernel.make_again)):
                 self._say(lost)
         if self._leave.is_set():
             return
@@ -280,7 +284,7 @@ class Agent:
     def _take_over(self, folders: list[Path]) -> None:
         """Make the kernels in *folders*, whose agents are gone, ours; of two attempts of one kernel, only the one that counts."""
         for folder in folders:
-            kernel = self.kernel_type.load(folder, self._notify)
+            kernel = self.kernel_type.load(folder, self._notify, self._disk)
             if kernel is None:
                 continue
             self._attempts.add(kernel)
@@ -511,16 +515,26 @@ class Agent:
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
         kernel_id, began = asked.kernel, monotonic()
         await self._let_end(kernel_id, asked.attempt)
+        names = self._names_taken()
+        try:
+            spec_folder, directory = await self._disk.done(
+                START_DEADLINE,
+                lambda: (self._spec_folders.find(asked.spec_folder), self._free_directory(kernel_id, names)),
+            )
+        except asyncio.TimeoutError:
+            text = f"{self.directory} does not answer: the disk that the kernel's files would be on hangs"
+            raise StartError(text, host_fault=True) from None
         if gateway not in self.gateways:
             raise StartError("the gateway that asked is gone", host_fault=True)
-        spec_folder = self._spec_folders.find(asked.spec_folder)
         previous = self.kernels.get(kernel_id)
         if previous is not None:
             if previous.state != EXITED:
                 text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
                 raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
             self._drop(previous)
-        kernel = self.kernel_type(kernel_id, self._kernel_directory(kernel_id), self._notify)
+        if directory.name in self._names_taken():  # another start was quicker
+            directory = self._other_directory(kernel_id)
+        kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
         self._attempts.add(kernel)
         self.kernels[kernel_id] = kernel
         gateway.kernels.add(kernel_id)
@@ -533,12 +547,15 @@ class Agent:
                 open_files=self.open_files,
                 waited=monotonic() - began,
             )
-        except BaseException:  # cancellation included: a kernel that has no process must not be counted
+        except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
+            if isinstance(error, StartError):  # who hears of the failure finds nothing left
+                await self._disk.settle(SETTLE_DEADLINE)
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = monotonic()
+        await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
     async def _let_end(self, kernel_id: str, attempt: str) -> None:
@@ -572,18 +589,22 @@ class Agent:
                 taken.update(int(kernel.connection.get(f"{channel}_port", 0)) for channel in CHANNELS)
         return taken
 
-    def _kernel_directory(self, kernel_id: str) -> Path:
-        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is.
+    def _names_taken(self) -> set[str]:
+        return {kernel.directory.name for kernel in self._attempts}
+
+    def _free_directory(self, kernel_id: str, taken: AbstractSet[str]) -> Path:
+        """Return a folder for an attempt that nothing has; its record says whose it is. Called by the agent's disk.
 
         None that an earlier attempt was given, even if nothing has that name now: as long as it exists it may still write, or
         remove, what is there.
         """
-        short = "".join(c for c in kernel_id if c.isalnum())[:12]
-        taken = {kernel.directory.name for kernel in self._attempts}
-        name = short
-        while name in taken or (self.directory / "k" / name).exists():
-            name = short + "-" + os.urandom(2).hex()
-        return self.directory / "k" / name
+        directory = self.directory / "k" / _short(kernel_id)
+        while directory.name in taken or directory.exists():
+            directory = self._other_directory(kernel_id)
+        return directory
+
+    def _other_directory(self, kernel_id: str) -> Path:
+        return self.directory / "k" / f"{_short(kernel_id)}-{os.urandom(2).hex()}"
 
     async def _set_endpoints(self, gateway: Gateway, asked: SetEndpoints) -> None:
         self._kernel(asked.kernel).set_connection(asked.connection, asked.pid)
@@ -604,6 +625,7 @@ class Agent:
         await kernel.stop(asked.grace)
         if asked.forget:
             self._let_go(kernel)
+            await self._disk.settle(SETTLE_DEADLINE)
         return Stopped(True, kernel.exit_code).write()
 
     async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
@@ -662,8 +684,10 @@ class Agent:
             raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} cannot be read: {error}") from error
 
     async def _find_logs(self, gateway: Gateway, asked: FindLogs) -> list[Message]:
-        here = [kernel.log_entry() for kernel in self._here() if kernel.id.startswith(asked.kernel)]
         kept = [log.entry for log in await self._kept(asked.kernel)]
+        here = [kernel.log_entry() for kernel in self._here() if kernel.id.startswith(asked.kernel)]
+        known = {(entry.kernel, entry.attempt) for entry in kept}
+        here = [entry for entry in here if (entry.kernel, entry.attempt) not in known]  # just being moved to those
         newest = sorted([*here, *kept], key=lambda entry: -entry.start_time)[: FindLogs.MOST]
         return [entry.write() for entry in newest]
 
@@ -709,10 +733,16 @@ class Agent:
 
     async def _leave_now(self, gateway: Gateway, asked: Leave) -> bool:
         """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""
+        await self._disk.settle(LOOK_DEADLINE)  # what has just ended may still have files
         if self.kernels or self.gateways - {gateway} or any(not kernel.discarded for kernel in self._finishing):
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
+
+
+def _short(kernel_id: str) -> str:
+    """Return the name of a kernel's first folder: short, since a UNIX socket's path may have 107 bytes."""
+    return "".join(character for character in kernel_id if character.isalnum())[:12]
 
 
 def _rank(kernel: Kernel) -> tuple[bool, int, float]:

@@ -29,8 +29,7 @@ from eg_distributed.link.connect import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, end_agents, pythons, standin
+from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, echoed, end_agents, pythons, standin
 from tests.unit.conftest import Hosts
 from tests.until import until
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 from eg_distributed.agent import aside as aside_module
 from eg_distributed.agent import kernels, spawning
 from eg_distributed.agent.aside import EACH, aside
+from eg_distributed.agent.disk import Disk
 from eg_distributed.link.connect import connect
 from eg_distributed.settings import Distributed
-from tests.unit.agents import DEADLINE, Refusal, Visitor, own_agent, pythons, standin
+from tests.unit.agents import DEADLINE, Refusal, Visitor, echoed, own_agent, pythons, standin
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -167,3 +169,43 @@ async def test_what_a_cancelled_call_returns_is_not_lost() -> None:
     assert not tidied.is_set()
     mount.back.set()
     await until("it was tidied up", tidied.is_set)
+
+
+async def test_a_home_that_hangs_holds_up_no_kernel(visitor: Visitor, home: Path) -> None:
+    """While the agent's own folder takes no write, kernels are heard and ended, ends are told, and a start says why it fails."""
+    await visitor.ready("k1", standin())
+    pid = (await visitor.ready("k2", standin()))["pid"]
+    (record,) = home.glob("eg-distributed/*/k/k2/record.json")
+    fifo = record.with_name("record.json.new")
+    os.mkfifo(fifo)  # who opens it to write waits for a reader, as long as it takes
+    os.kill(pid, signal.SIGKILL)
+    assert (await visitor.event("exited", "k2"))["exit_code"] == -signal.SIGKILL
+    assert (await visitor.request("ping"))["running"] == 2
+    answer, reader, writer = await visitor.stream("k1")
+    assert answer["ok"]
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    with pytest.raises(Refusal, match="does not answer: the disk that the kernel's files would be on hangs") as refusal:
+        await visitor.start("k3", standin())
+    assert refusal.value.kind == "host"
+    assert (await visitor.request("stop", kernel="k1", grace=0, forget=True))["stopped"]
+    assert json.loads(await asyncio.to_thread(fifo.read_bytes))["state"] == "exited"  # it answers again
+    await visitor.ready("k3", standin())
+    await until("what ended meanwhile is gone", lambda: not record.parent.with_name("k1").exists())
+
+
+async def test_of_what_waits_for_a_home_only_the_newest_is_written(tmp_path: Path) -> None:
+    """However often a record changes while the disk hangs, it takes the room of one, and is written before what follows it."""
+    disk = Disk(tmp_path)
+    record, other = tmp_path / "record.json", tmp_path / "other"
+    os.mkfifo(record.with_name("record.json.new"))
+    disk.put(record, b"0")
+    assert not await disk.settle(0.1)
+    for number in range(1, 1000):
+        disk.put(record, b"%d" % number)
+    disk.do(lambda: other.write_bytes(record.read_bytes()))
+    disk.do(lambda: (tmp_path / "none" / "file").write_bytes(b""))  # one that fails holds up nothing
+    assert await asyncio.to_thread(record.with_name("record.json.new").read_bytes) == b"0"
+    assert await disk.settle(DEADLINE)
+    assert record.read_bytes() == other.read_bytes() == b"999"
+    with pytest.raises(OSError, match="No such file"):
+        await disk.done(DEADLINE, (tmp_path / "none").iterdir().__next__)

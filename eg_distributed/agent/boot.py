@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # importing typing for real would cost each login some millis
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
+VISIT_DEADLINE = 5.0  # seconds for an agent that is there to answer
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
+MAX_MESSAGE = 1 << 20  # bytes of an agent's message, as gateways have it
 OLDEST = (3, 9)
 # Of the agent's folder: a UNIX socket's path may have 107 bytes, and the longest behind it is /k/, 17 of a kernel's folder, /s-5.
 MAX_PATH = 107 - 24
@@ -150,9 +152,9 @@ def folder() -> "tuple[str, list[str]]":
                 os._exit(0)
         os.close(theirs)
         tries[path] = (pid, ours)
-    deadline = time.time() + PLACE_DEADLINE
+    deadline = time.monotonic() + PLACE_DEADLINE
     for path, (pid, ours) in tries.items():
-        if select.select([ours], [], [], max(deadline - time.time(), 0))[0]:
+        if select.select([ours], [], [], max(deadline - time.monotonic(), 0))[0]:
             said[path] = os.read(ours, 1000).decode("utf-8", "replace")
             os.waitpid(pid, 0)
         else:
@@ -212,14 +214,17 @@ def answers(path: str) -> bool:
 
 
 class Visit:
-    """A control connection to the agent at *path*, for a few questions; raises OSError where it does not answer in time."""
+    """A control connection to the agent at *path*, for a few questions.
+
+    Raises OSError where it does not answer in time, or with what is no message: whatever listens there, a boot goes on.
+    """
 
     def __init__(self, path: str) -> None:
         self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._peer.settimeout(5)
+            self._until = time.monotonic() + VISIT_DEADLINE
+            self._peer.settimeout(VISIT_DEADLINE)
             self._peer.connect(path)
-            self._heard = self._peer.makefile("rb")
             # The process that listens, whatever it says of itself.
             credentials = self._peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self.pid = struct.unpack("3i", credentials)[0]
@@ -231,7 +236,6 @@ class Visit:
 
     def close(self) -> None:
         """Close the connection."""
-        self._heard.close()
         self._peer.close()
 
     def _tell(self, message: "dict[str, object]") -> None:
@@ -239,11 +243,38 @@ class Visit:
         self._peer.sendall(struct.pack(">I", len(body)) + body)
 
     def _hear(self) -> "dict[str, object]":
-        header = self._heard.read(4)
-        return json.loads(self._heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
+        """Return the next message, an empty one where the connection has ended."""
+        header = self._read(4)
+        if len(header) < 4:
+            return {}
+        size = struct.unpack(">I", header)[0]
+        if size > MAX_MESSAGE:
+            raise OSError("the agent's message has %d bytes" % size)
+        try:
+            message = json.loads(self._read(size).decode())
+        except (ValueError, RecursionError) as error:
+            raise OSError("the agent's message is malformed") from error
+        if not isinstance(message, dict):
+            raise OSError("the agent's message is malformed")
+        return message
+
+    def _read(self, size: int) -> bytes:
+        """Return the next *size* bytes, fewer where the connection ends before."""
+        data = b""
+        while len(data) < size:
+            left = self._until - time.monotonic()
+            if left <= 0:
+                raise OSError("the agent does not answer")
+            self._peer.settimeout(left)
+            chunk = self._peer.recv(min(size - len(data), 65536))
+            if not chunk:
+                break
+            data += chunk
+        return data
 
     def ask(self, method: str) -> object:
         """Return the agent's answer to a request without parameters, None for an error."""
+        self._until = time.monotonic() + VISIT_DEADLINE
         self._tell({"id": 1, "method": method, "params": {}})
         answer = self._hear()
         while "event" in answer:
@@ -286,7 +317,7 @@ def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
                         return path
                 else:
                     listed = visit.ask("list")
-                    if keep or not isinstance(listed, list) or any(kernel.get("claimed") for kernel in listed):
+                    if keep or not isinstance(listed, list) or any(map(is_claimed, listed)):
                         return path
                     end(pid, signal.SIGTERM)
         except OSError:
@@ -297,6 +328,11 @@ def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
             end(pid, signal.SIGKILL)  # it stands still; what it had was on disk
             ends(pid)
     return ""
+
+
+def is_claimed(kernel: object) -> bool:
+    """Return False for the description of a kernel that no gateway answers for; what is none may be of one that has a gateway."""
+    return not isinstance(kernel, dict) or bool(kernel.get("claimed"))
 
 
 def end(pid: int, signum: int) -> None:
@@ -321,9 +357,9 @@ def runs(pid: int) -> bool:
 
 def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
     """Wait until *condition* holds, for *seconds* at most; return True if it does."""
-    deadline = time.time() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
@@ -345,13 +381,13 @@ def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
         )
     finally:
         os.close(log)
-    deadline = time.time() + START_DEADLINE
+    deadline = time.monotonic() + START_DEADLINE
     while not answers(path):
         if process.poll() is not None:
             with open(log_path, "rb") as log_file:
                 tail = log_file.read()[-800:].decode("utf-8", "replace")
             raise OSError("the agent ended at its start (exit code %s): %s" % (process.returncode, tail))
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             process.kill()
             raise OSError("the agent did not listen within %d s" % START_DEADLINE)
         time.sleep(0.005)

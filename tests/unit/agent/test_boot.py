@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
@@ -12,9 +13,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +318,69 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
     assert (await back.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
     back.close()
+
+
+def framed(body: bytes) -> bytes:
+    """Return *body* as a message, whatever it is."""
+    return len(body).to_bytes(4, "big") + body
+
+
+HELLO = framed(json.dumps({"ok": True, "digest": "before", "kernels": [{"kernel": "k1"}]}).encode())
+EVENT = framed(json.dumps({"event": "load"}).encode())
+
+
+@pytest.fixture
+def liar(short: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """A folder with the socket of something that is taken for an agent, and the pieces that it says, twenty a second."""
+    said: list[bytes] = []
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(short / "agent-1.sock"))
+    listening.listen()
+    over = threading.Event()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    for piece in said:
+                        connection.sendall(piece)
+                        over.wait(0.05)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    yield short, said
+    over.set()
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    serving.join(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [framed(b"[]")],
+        [framed(b"{")],
+        [framed(b"\xff")],
+        [framed(b"[" * 5000 + b"]" * 5000)],
+        [b"\xff\xff\xff\xff"],
+        [HELLO, framed(b"[1]")],
+        [HELLO, framed(json.dumps({"id": 1, "result": [1]}).encode())],
+        [HELLO, *[EVENT] * 1000],
+        [HELLO[:5], *[b" "] * 1000],
+    ],
+    ids=lambda pieces: f"{pieces[-1][:20]!r}-{len(pieces)}",
+)
+def test_what_is_no_agent_ends_no_boot(
+    liar: tuple[Path, list[bytes]], pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something that listens in an agent's place and talks nonsense, or never stops, counts as an agent that is in use."""
+    folder, said = liar
+    said += pieces
+    monkeypatch.setattr(boot_module, "VISIT_DEADLINE", 0.5)
+    monkeypatch.setattr(boot_module, "end", lambda *_: pytest.fail("what listens is this very process"))
+    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours")
+    assert boot_module.older_agent(str(folder), ["1"], keep=False) == str(folder / "agent-1.sock")
 
 
 LOCKS = """

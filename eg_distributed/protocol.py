@@ -462,9 +462,38 @@ class Leave(Request[bool]):
     answer = staticmethod(flag)
 
 
+@dataclass(eq=False, repr=False)
+class Login(Request[bool]):
+    """Tell what a login to the node has today: its environment and its umask, for kernels that start from now on.
+
+    Sent by the boot of each login to an agent that is there already. An agent of a release that does not know it answers with an
+    error, and has its kernels start as its own login was.
+    """
+
+    METHOD: ClassVar[str] = "login"
+
+    env: dict[str, str] = checked(table(text(MAX_MESSAGE)))
+    umask: int = checked(integer(0, 0o777))
+
+    answer = staticmethod(flag)
+
+
 _REQUESTS: dict[str, type[Request[Any]]] = {
     kind.METHOD: kind
-    for kind in (Start, SetEndpoints, Signal, Stop, Adopt, ListKernels, ReadLog, FindLogs, ReadLogPart, Ping, Leave)
+    for kind in (
+        Start,
+        SetEndpoints,
+        Signal,
+        Stop,
+        Adopt,
+        ListKernels,
+        ReadLog,
+        FindLogs,
+        ReadLogPart,
+        Ping,
+        Leave,
+        Login,
+    )
 }
 
 

@@ -272,31 +272,40 @@ class Visit:
             data += chunk
         return data
 
-    def ask(self, method: str) -> object:
-        """Return the agent's answer to a request without parameters, None for an error."""
+    def ask(self, method: str, **params: object) -> object:
+        """Return the agent's answer to a request, None for an error."""
         self._until = time.monotonic() + VISIT_DEADLINE
-        self._tell({"id": 1, "method": method, "params": {}})
+        self._tell({"id": 1, "method": method, "params": params})
         answer = self._hear()
         while "event" in answer:
             answer = self._hear()
         return answer.get("result")
 
 
-def is_wanted(path: str, digest: str) -> bool:
+def is_wanted(path: str, digest: str, umask: int) -> bool:
     """Return True if an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
+
+    It is told what this login has, since kernels that start from now on are to have that, and not what the first login had.
 
     One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
     no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
     """
     try:
         with contextlib.closing(Visit(path)) as visit:
-            if visit.hello.get("digest") == digest or visit.hello.get("kernels"):
-                return True
-            if visit.ask("leave") is False:
+            if visit.hello.get("digest") == digest or visit.hello.get("kernels") or visit.ask("leave") is False:
+                visit.ask("login", env=environment(), umask=umask)
                 return True
     except OSError:
         return answers(path)
     return not wait_until(lambda: not answers(path), START_DEADLINE)
+
+
+def environment() -> "dict[str, str]":
+    """Return this login's environment; bytes that are no UTF-8 as lone surrogates, whatever its locale."""
+    return {
+        name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for name, value in os.environb.items()
+    }
 
 
 def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
@@ -434,7 +443,7 @@ def boot(config: "dict[str, str]") -> None:
         home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not is_wanted(path, config["digest"]):
+        if not is_wanted(path, config["digest"], umask):
             with open(os.path.join(home, "lock"), "w") as lock:
                 take(lock)
                 if not answers(path):

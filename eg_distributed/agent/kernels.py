@@ -131,6 +131,7 @@ class Kernel:
         taken: Callable[[], AbstractSet[int]],
         *,
         spec_folder: Optional[Path] = None,
+        login: Optional[dict[str, str]] = None,
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,
@@ -138,8 +139,8 @@ class Kernel:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
         *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
-        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own. *waited* are seconds that the
-        request has taken so far, of those that its gateway waits.
+        stands for. *login* (its environment), *umask* and *open_files* (the soft limit) are the login's; without, the agent's own.
+        *waited* are seconds that the request has taken so far, of those that its gateway waits.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
@@ -149,7 +150,7 @@ class Kernel:
         loop = asyncio.get_running_loop()
         until = loop.time() + START_DEADLINE - waited
         try:
-            environment = kernel_environment(asked.spec_env, asked.env)
+            environment = kernel_environment(asked.spec_env, asked.env, login)
             temporary = os.fsdecode(environment.get(b"TMPDIR", b""))
             if 0 < len(temporary) <= LONGEST:  # a longer one is no folder, and would make the record malformed
                 self.temporary = temporary

@@ -34,6 +34,7 @@ from ..protocol import (
     ListKernels,
     Load,
     LogEntry,
+    Login,
     LogPart,
     Ping,
     Pong,
@@ -144,6 +145,7 @@ class Agent:
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
+        self.login: Optional[dict[str, str]] = None  # the newest login's environment; None: ours
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
@@ -183,6 +185,7 @@ class Agent:
             ReadLogPart: self._log_part,
             Ping: self._ping,
             Leave: self._leave_now,
+            Login: self._take_login,
         }
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -543,6 +546,7 @@ class Agent:
                 asked,
                 self._ports_taken,
                 spec_folder=spec_folder,
+                login=self.login,
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
@@ -724,6 +728,13 @@ class Agent:
         starts += [(kernel.log, kernel.start_time, kernel.log_start) for kernel in self._here() if kernel.keep_log]
         later = [(time_, at) for path, time_, at in starts if path == log.path and time_ > log.entry.start_time]
         return min(later)[1] if later and not log.end else None
+
+    async def _take_login(self, gateway: Gateway, asked: Login) -> bool:
+        """Have kernels that start from now on find what a login finds today: variables, ticket caches, umask."""
+        if any(not name or "=" in name or "\0" in name + value for name, value in asked.env.items()):
+            raise Malformed("what no environment can have")
+        self.login, self.umask = asked.env, asked.umask
+        return True
 
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
         return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()

@@ -195,6 +195,7 @@ class SimKernel(Kernel):
         taken: Callable[[], AbstractSet[int]],
         *,
         spec_folder: Path | None = None,
+        login: dict[str, str] | None = None,
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,

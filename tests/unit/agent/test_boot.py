@@ -31,7 +31,7 @@ from eg_distributed.link.connect import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, echoed, end_agents, pythons, standin
+from tests.unit.agents import DEADLINE, PYENV, Refusal, Visitor, alive, echoed, end_agents, pythons, standin
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -320,6 +320,45 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     back.close()
 
 
+async def test_kernels_have_what_the_newest_login_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Variables and umask of a login that is newer than the agent reach what starts from then on, nothing of the older."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    monkeypatch.setenv("SITE_MODE", "old")
+    monkeypatch.setenv("GONE", "yes")
+    _, first = await asyncio.to_thread(booted, "space['os'].umask(0o022)", **release)
+    visitor = await Visitor.at(LocalLink(str(first["socket"])))
+    found = tmp_path / "found"
+
+    async def starts(kernel: str) -> list[str]:
+        script = (
+            'printf "%s,%s,%s" "$SITE_MODE" "$GONE" "$(umask)" > "$0.new"; mv "$0.new" "$0"; printenv -0 ODD >> "$0"'
+        )
+        await visitor.start(kernel, ["sh", "-c", script, str(found)])
+        await visitor.event("exited", kernel)
+        return found.read_bytes().decode("latin-1").split(",")
+
+    assert await starts("k1") == ["old", "yes", "0022"]
+    monkeypatch.setenv("SITE_MODE", "new")
+    monkeypatch.delenv("GONE")
+    monkeypatch.setitem(os.environb, b"ODD", b"\xff")
+    _, second = await asyncio.to_thread(booted, "space['os'].umask(0o007)", **release)
+    assert second["socket"] == first["socket"]
+    assert await starts("k2") == ["new", "", "0007\xff\0"]
+    visitor.close()
+
+
+async def test_a_login_that_is_none_changes_nothing(visitor: Visitor) -> None:
+    """What no environment can have is refused, and kernels start as before."""
+    with pytest.raises(Refusal, match="what no environment can have"):
+        await visitor.request("login", env={"A=B": "c"}, umask=0)
+    with pytest.raises(Refusal, match="umask"):
+        await visitor.request("login", env={}, umask=0o1000)
+    await visitor.ready("k1", standin())
+
+
 def framed(body: bytes) -> bytes:
     """Return *body* as a message, whatever it is."""
     return len(body).to_bytes(4, "big") + body
@@ -379,7 +418,7 @@ def test_what_is_no_agent_ends_no_boot(
     said += pieces
     monkeypatch.setattr(boot_module, "VISIT_DEADLINE", 0.5)
     monkeypatch.setattr(boot_module, "end", lambda *_: pytest.fail("what listens is this very process"))
-    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours")
+    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022)
     assert boot_module.older_agent(str(folder), ["1"], keep=False) == str(folder / "agent-1.sock")
 
 

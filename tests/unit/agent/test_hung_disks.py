@@ -148,6 +148,7 @@ async def test_calls_of_one_key_share_few_threads_and_hold_up_no_other() -> None
 
 async def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too much hangs, the next call is refused at once."""
+    await until("what tests before this one have left is over", lambda: not aside_module._running)
     monkeypatch.setattr(aside_module, "MOST", 1)
     mount = Mount()
     hanging = asyncio.ensure_future(aside("hung", DEADLINE, mount.ask))

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # importing typing for real would cost each login some millis
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
 VISIT_DEADLINE = 5.0  # seconds for an agent that is there to answer
+NURSERY_DEADLINE = 5.0  # seconds for a nursery to find its agent
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 MAX_MESSAGE = 1 << 20  # bytes of an agent's message, as gateways have it
 OLDEST = (3, 9)
@@ -282,7 +284,7 @@ class Visit:
         return answer.get("result")
 
 
-def is_wanted(path: str, digest: str, umask: int) -> bool:
+def is_wanted(path: str, digest: str, umask: int, archive: str) -> bool:
     """Return True if an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
 
     It is told what this login has, since kernels that start from now on are to have that, and not what the first login had.
@@ -293,11 +295,23 @@ def is_wanted(path: str, digest: str, umask: int) -> bool:
     try:
         with contextlib.closing(Visit(path)) as visit:
             if visit.hello.get("digest") == digest or visit.hello.get("kernels") or visit.ask("leave") is False:
-                visit.ask("login", env=environment(), umask=umask)
+                tell_login(visit, path, umask, archive)
                 return True
     except OSError:
         return answers(path)
     return not wait_until(lambda: not answers(path), START_DEADLINE)
+
+
+def tell_login(visit: "Visit", path: str, umask: int, archive: str) -> None:
+    """Have the agent that is visited start kernels with what this login has, by a nursery if need be."""
+
+    def is_taken() -> bool:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return visit.ask("login", env=environment(), umask=umask, open_files=soft, standing=standing()) is not False
+
+    if not is_taken():
+        start_nursery(archive, path)
+        wait_until(is_taken, NURSERY_DEADLINE)
 
 
 def environment() -> "dict[str, str]":
@@ -374,6 +388,29 @@ def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
     return True
 
 
+def standing() -> str:
+    """Return what this login's groups and limits come to: two logins with the same text have the same ones.
+
+    But for the soft limit of open files, which the agent gives each kernel by itself, and a gateway raises for its own.
+    """
+    names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
+    limits = [(name, resource.getrlimit(getattr(resource, name))[name == "RLIMIT_NOFILE" :]) for name in names]
+    groups = sorted({os.getegid(), *os.getgroups()})
+    return hashlib.sha256(repr((groups, limits)).encode()).hexdigest()[:16]
+
+
+def start_nursery(archive: str, path: str) -> None:
+    """Leave a process behind that starts kernels with what this login has, for the agent at *path*."""
+    with open(os.path.join(os.path.dirname(path), "agent.log"), "ab") as log:
+        subprocess.Popen(
+            [sys.executable or "python3", "-I", archive, "nursery", path, standing()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
 def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
     """Start an agent that outlives this login, and wait until it listens; *umask* is the login's, and will be its kernels'."""
     log_path = os.path.join(home, "agent.log")
@@ -382,7 +419,7 @@ def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
         if os.fstat(log).st_size > 1 << 20:
             os.ftruncate(log, 0)
         process = subprocess.Popen(
-            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask],
+            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask, standing()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -443,7 +480,7 @@ def boot(config: "dict[str, str]") -> None:
         home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not is_wanted(path, config["digest"], umask):
+        if not is_wanted(path, config["digest"], umask, archive):
             with open(os.path.join(home, "lock"), "w") as lock:
                 take(lock)
                 if not answers(path):

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
+from .nursery import Foster, Spawned, Spawner
 from .private import write_private
 from .records import LONGEST, RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
@@ -107,7 +107,8 @@ class Kernel:
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
         self._disk = disk or Disk(directory.parents[1])
-        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._process: Optional[Spawned] = None
+        self._spawner: Spawner = spawn_aside
         self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
         self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
@@ -135,18 +136,20 @@ class Kernel:
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,
+        spawner: Spawner = spawn_aside,
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
         *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
-        stands for. *login* (its environment), *umask* and *open_files* (the soft limit) are the login's; without, the agent's own.
-        *waited* are seconds that the request has taken so far, of those that its gateway waits.
+        stands for. *login* (its environment), *umask* and *open_files* (the soft limit) are the login's; without, the agent's.
+        *waited* are seconds that the request has taken so far, of those that its gateway waits. *spawner* executes it.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
+        self._spawner = spawner
         loop = asyncio.get_running_loop()
         until = loop.time() + START_DEADLINE - waited
         try:
@@ -265,7 +268,7 @@ class Kernel:
     async def _spawn(
         self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int, seconds: float
     ) -> None:
-        process, self.warning = await spawn_aside(
+        process, self.warning = await self._spawner(
             self.argv, environment, cwd, umask, self.log, open_files, seconds=seconds
         )
         self._process, self.pid = process, process.pid
@@ -451,9 +454,11 @@ class Kernel:
 
         The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
         """
-        executed = asyncio.ensure_future(
-            processes.exit_code(self.pid, self.started, is_child=self._process is not None)
-        )
+        if isinstance(self._process, Foster):
+            executed = asyncio.ensure_future(self._process.exit_code(self.started))
+        else:
+            is_child = self._process is not None
+            executed = asyncio.ensure_future(processes.exit_code(self.pid, self.started, is_child=is_child))
         learned = asyncio.ensure_future(self._learned.wait())
         try:
             await asyncio.wait({executed, learned}, return_when=asyncio.FIRST_COMPLETED)

@@ -60,6 +60,7 @@ from .aside import aside
 from .disk import Disk
 from .identity import identity_of
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, STARTING, Kernel
+from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
 from .spawning import StartError
@@ -139,6 +140,7 @@ class Agent:
         open_files: int = -1,
         identity: Optional[AgentIdentity] = None,
         disk: Optional[Disk] = None,
+        standing: str = "",
     ) -> None:
         self.directory = directory
         self.identity = identity or identity_of(directory)
@@ -151,6 +153,7 @@ class Agent:
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify)
         self._spec_folders = SpecFolders(directory)
+        self._nurseries = Nurseries(standing)
         self._disk = disk or Disk(directory)
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
@@ -355,6 +358,7 @@ class Agent:
                 self._end_orphan_soon(kernel)
         self._look_soon()
         self.streams.tick()
+        self._nurseries.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
@@ -421,6 +425,8 @@ class Agent:
                 await self._serve_gateway(ControlHello.read(hello), reader, writer)
             elif hello.get("type") == "stream":
                 await self.streams.serve(StreamHello.read(hello), reader, writer)
+            elif hello.get("type") == "nursery":
+                await self._nurseries.serve(NurseryHello.read(hello), reader, writer)
             elif hello.get("type") == "folder":
                 await self._spec_folders.receive(FolderHello.read(hello), reader, writer)
         except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
@@ -550,6 +556,7 @@ class Agent:
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
+                spawner=self._nurseries.spawner(),
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
@@ -733,8 +740,8 @@ class Agent:
         """Have kernels that start from now on find what a login finds today: variables, ticket caches, umask."""
         if any(not name or "=" in name or "\0" in name + value for name, value in asked.env.items()):
             raise Malformed("what no environment can have")
-        self.login, self.umask = asked.env, asked.umask
-        return True
+        self.login, self.umask, self.open_files = asked.env, asked.umask, asked.open_files
+        return self._nurseries.has(asked.standing)
 
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
         return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()
@@ -768,7 +775,7 @@ def socket_path(directory: Path) -> Path:
     return directory / f"agent-{PROTOCOL}.sock"
 
 
-def main(directory: str, digest: str, umask: str = "077") -> None:
+def main(directory: str, digest: str, umask: str = "077", standing: str = "") -> None:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`."""
     processes.reset_signals()
     os.umask(0o077)
@@ -776,7 +783,8 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
     home = Path(directory)
     (home / "k").mkdir(mode=0o700, exist_ok=True)
     listening = listen(socket_path(home))
-    agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
+    open_files = processes.raise_file_limit()
+    agent = Agent(home, digest, umask=int(umask, 8), open_files=open_files, standing=standing)
 
     async def serve() -> None:
         memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it

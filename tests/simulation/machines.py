@@ -12,8 +12,9 @@ from typing import Any, ClassVar, cast
 
 from eg_distributed.agent.disk import Disk
 from eg_distributed.agent.kernels import EXITED, RUNNING, STARTING, Kernel, Notify
+from eg_distributed.agent.nursery import Spawner
 from eg_distributed.agent.server import Agent
-from eg_distributed.agent.spawning import StartError
+from eg_distributed.agent.spawning import StartError, spawn_aside
 from eg_distributed.clock import monotonic
 from eg_distributed.protocol import AgentIdentity, Exited, Ready, Start
 
@@ -199,6 +200,7 @@ class SimKernel(Kernel):
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,
+        spawner: Spawner = spawn_aside,
     ) -> None:
         """Make an entry in the table of processes."""
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt

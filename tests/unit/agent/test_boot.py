@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -350,6 +351,67 @@ async def test_kernels_have_what_the_newest_login_has(
     visitor.close()
 
 
+async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path) -> None:
+    """Another login's limits come by a process of that login; what it starts is ended, heard and reaped as any kernel."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    first = (await visitor.ready("k1", standin()))["pid"]
+    await asyncio.to_thread(booted, lower, **release)
+    second = (await visitor.ready("k2", standin()))["pid"]
+    third = (await visitor.ready("k3", standin()))["pid"]
+    nursery = parent_of(second)
+    assert (parent_of(first), parent_of(third), nursery == agent) == (agent, nursery, False)
+    limits = [line.split()[4:6] for line in Path(f"/proc/{second}/limits").read_text().splitlines() if "core" in line]
+    assert limits == [["4096", "8192"]]
+    with pytest.raises(Refusal, match="nowhere/python"):
+        await visitor.start("k4", ["/nowhere/python"])
+    os.kill(second, signal.SIGKILL)
+    assert (await visitor.event("exited", "k2"))["exit_code"] == -signal.SIGKILL
+    await until("it is reaped", lambda: not Path(f"/proc/{second}").exists())
+    await visitor.start("k5", ["sh", "-c", "exit 3"])
+    assert (await visitor.event("exited", "k5"))["exit_code"] == 3
+    await asyncio.to_thread(booted, **release)
+    assert parent_of((await visitor.ready("k6", standin()))["pid"]) == agent
+    assert alive(nursery)  # it has a kernel
+    assert (await visitor.request("stop", kernel="k3", grace=5, forget=True))["stopped"]
+    await until("what no kernel needs has left", lambda: not alive(nursery))
+    visitor.close()
+
+
+async def test_kernels_outlive_the_login_that_started_them(home: Path, settings: Distributed) -> None:
+    """One whose nursery is killed runs on, and its end is heard; later starts are the agent's own again."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    await asyncio.to_thread(booted, lower, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    nursery = parent_of(pid)
+    assert nursery != agent
+    os.kill(nursery, signal.SIGKILL)
+    await until("it has gone", lambda: not alive(nursery))
+    _, reader, writer = await visitor.stream("k1")
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    writer.close()
+    await visitor.request("signal", kernel="k1", signum=int(signal.SIGKILL))
+    await visitor.event("exited", "k1")
+    assert not alive(pid)
+    await until("the agent knows", lambda: not alive(nursery))
+    assert parent_of((await visitor.ready("k2", standin()))["pid"]) == agent
+    visitor.close()
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of the process *pid*."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 async def test_a_login_that_is_none_changes_nothing(visitor: Visitor) -> None:
     """What no environment can have is refused, and kernels start as before."""
     with pytest.raises(Refusal, match="what no environment can have"):
@@ -418,7 +480,7 @@ def test_what_is_no_agent_ends_no_boot(
     said += pieces
     monkeypatch.setattr(boot_module, "VISIT_DEADLINE", 0.5)
     monkeypatch.setattr(boot_module, "end", lambda *_: pytest.fail("what listens is this very process"))
-    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022)
+    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022, "")
     assert boot_module.older_agent(str(folder), ["1"], keep=False) == str(folder / "agent-1.sock")
 
 

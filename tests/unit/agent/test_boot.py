@@ -49,7 +49,11 @@ def booted(before: str = "", python: str = sys.executable, **config: object) -> 
     values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
     values = {"older": "", "keep": "", **values}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
-    done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
+    # By stdin, as for real: with an archive in it, it is longer than an argument may be.
+    reading = "import sys; exec(sys.stdin.read())"
+    done = subprocess.run(
+        [python, "-c", reading], input=code.encode(), stdout=subprocess.PIPE, timeout=DEADLINE, check=True
+    )
     noise, _, answer = done.stdout.decode().partition("SENTINEL")
     return noise, json.loads(answer)
 

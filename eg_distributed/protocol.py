@@ -214,6 +214,8 @@ class Listed(Description):
 
     claimed: bool = checked(flag, False)
     """Whether a connected gateway answers for the kernel."""
+    awaited: bool = checked(flag, False)
+    """Whether a stream to it is used, or kept for a gateway that may come back."""
 
 
 ELSEWHERE = "elsewhere"

@@ -284,22 +284,32 @@ class Visit:
         return answer.get("result")
 
 
-def is_wanted(path: str, digest: str, umask: int, archive: str) -> bool:
+def is_wanted(path: str, digest: str, umask: int, archive: str, keep: bool) -> bool:
     """Return True if an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
 
     It is told what this login has, since kernels that start from now on are to have that, and not what the first login had.
 
-    One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
-    no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
+    One of another release speaks the same protocol, or its socket would have another name. It makes room where nobody uses it:
+    if it has no kernel, it leaves; if no gateway has its kernels it is ended, and ours takes them over with their records.
+    With *keep* it stays in any case while it has kernels, as in `older_agent`.
     """
     try:
         with contextlib.closing(Visit(path)) as visit:
-            if visit.hello.get("digest") == digest or visit.hello.get("kernels") or visit.ask("leave") is False:
+            pid = visit.pid
+            is_kept = visit.hello.get("digest") == digest
+            if not is_kept and not visit.hello.get("kernels"):
+                is_kept = visit.ask("leave") is False
+            elif not is_kept:
+                listed = visit.ask("list")
+                is_kept = keep or not isinstance(listed, list) or any(map(is_claimed, listed))
+                if not is_kept:
+                    end(pid, signal.SIGTERM)
+            if is_kept:
                 tell_login(visit, path, umask, archive)
                 return True
     except OSError:
         return answers(path)
-    return not wait_until(lambda: not answers(path), START_DEADLINE)
+    return not (wait_until(lambda: not answers(path), START_DEADLINE) and ends(pid))
 
 
 def tell_login(visit: "Visit", path: str, umask: int, archive: str) -> None:
@@ -354,8 +364,8 @@ def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
 
 
 def is_claimed(kernel: object) -> bool:
-    """Return False for the description of a kernel that no gateway answers for; what is none may be of one that has a gateway."""
-    return not isinstance(kernel, dict) or bool(kernel.get("claimed"))
+    """Return False for the description of a kernel that no gateway has, nor may come back for; what is none may be of any."""
+    return not isinstance(kernel, dict) or bool(kernel.get("claimed") or kernel.get("awaited"))
 
 
 def end(pid: int, signum: int) -> None:
@@ -480,7 +490,7 @@ def boot(config: "dict[str, str]") -> None:
         home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not is_wanted(path, config["digest"], umask, archive):
+        if not is_wanted(path, config["digest"], umask, archive, bool(config["keep"])):
             with open(os.path.join(home, "lock"), "w") as lock:
                 take(lock)
                 if not answers(path):

@@ -673,7 +673,11 @@ class Agent:
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
-        return [Listed(**vars(k.describe()), claimed=k.id in claimed).write() for k in self.kernels.values()]
+        awaited = self.streams.kernels()
+        return [
+            Listed(**vars(kernel.describe()), claimed=kernel.id in claimed, awaited=kernel.id in awaited).write()
+            for kernel in self.kernels.values()
+        ]
 
     async def _log(self, gateway: Gateway, asked: ReadLog) -> str:
         return await self._kernel(asked.kernel).read_tail(asked.size)

@@ -128,6 +128,33 @@ async def test_an_idle_agent_of_another_release_makes_room(visitor: Visitor, set
     now.close()
 
 
+async def test_an_upgrade_takes_kernels_over_where_nobody_uses_the_agent(visitor: Visitor) -> None:
+    """After its gateway's upgrade a kernel runs on under the new release's agent; not while a gateway, or a stream, has it."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    agent = (await visitor.request("ping"))["pid"]
+    await asyncio.to_thread(boot_of_another_release)
+    assert (await visitor.request("ping"))["pid"] == agent
+    _, _, writer = await visitor.stream("k1")
+    visitor.close()
+    await visitor.ended()
+    writer.close()
+    await asyncio.to_thread(boot_of_another_release)
+    assert alive(agent)  # the stream's gateway may come back
+    next_life = await Visitor.at(visitor.link, incarnation="2")
+    next_life.close()
+    await next_life.ended()
+    await asyncio.to_thread(boot_of_another_release, keep="yes")
+    assert alive(agent)
+    answer = await asyncio.to_thread(boot_of_another_release)
+    now = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "now")
+    assert (now.hello["digest"], alive(agent)) == ("other", False)
+    found = (await now.request("adopt", kernels=["k1"]))["k1"]
+    assert (found["state"], found["pid"]) == ("running", pid)
+    _, reader, writer = await now.stream("k1", stream="s2")
+    assert await echoed(reader, writer, b"ping") == b"ping"
+    now.close()
+
+
 async def test_an_agent_that_is_in_use_stays(visitor: Visitor) -> None:
     """An agent that another gateway uses is used by a newer release as well: a node has one truth for each protocol."""
     before = await visitor.request("ping")
@@ -484,7 +511,7 @@ def test_what_is_no_agent_ends_no_boot(
     said += pieces
     monkeypatch.setattr(boot_module, "VISIT_DEADLINE", 0.5)
     monkeypatch.setattr(boot_module, "end", lambda *_: pytest.fail("what listens is this very process"))
-    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022, "")
+    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022, "", keep=False)
     assert boot_module.older_agent(str(folder), ["1"], keep=False) == str(folder / "agent-1.sock")
 
 

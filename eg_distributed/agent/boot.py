@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # importing typing for real would cost each login some millis
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
 VISIT_DEADLINE = 5.0  # seconds for an agent that is there to answer
-NURSERY_DEADLINE = 5.0  # seconds for a nursery to find its agent
+NURSERY_DEADLINE = 3.0  # seconds for a nursery to find its agent
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 MAX_MESSAGE = 1 << 20  # bytes of an agent's message, as gateways have it
 OLDEST = (3, 9)
@@ -242,6 +242,7 @@ class Visit:
 
     def _tell(self, message: "dict[str, object]") -> None:
         body = json.dumps(message).encode()
+        self._peer.settimeout(VISIT_DEADLINE)
         self._peer.sendall(struct.pack(">I", len(body)) + body)
 
     def _hear(self) -> "dict[str, object]":

@@ -106,7 +106,7 @@ class Kernel:
         self._log_base = 0  # bytes of the log that its cap has cost so far
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
-        self._disk = disk or Disk(directory.parents[1])
+        self._disk = disk or Disk()
         self._process: Optional[Spawned] = None
         self._spawner: Spawner = spawn_aside
         self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
@@ -709,6 +709,8 @@ class Kernel:
 
         Called by the agent's disk. Raises OSError.
         """
+        if self._removing:
+            return ""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.connection and self.transport != "launcher":
             write_private(Path(self._connection_file), json.dumps(self.connection, indent=2).encode())

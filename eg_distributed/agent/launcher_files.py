@@ -82,6 +82,13 @@ class Shipment:
         if not self.pending:
             return
         try:
+            await self._run_pending(log, disk)
+        finally:
+            self.pending = False  # whatever came of it: a kernel's files wait for it
+            disk.do(self._pending.unlink)
+
+    async def _run_pending(self, log: Path, disk: Disk) -> None:
+        try:
             found = read_pending(await disk.done(ON_EXIT_DEADLINE, self._pending.read_bytes))
         except (OSError, asyncio.TimeoutError):
             return
@@ -92,14 +99,12 @@ class Shipment:
             process, _ = await spawning.spawn_aside(argv, environment, None, 0o077, log, -1, ON_EXIT_DEADLINE)
         except StartError as error:
             print(f"{argv}: {error}", file=sys.stderr, flush=True)
-        else:
-            code = await _wait(process.poll)
-            if code is None:
-                print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
-                processes.end_group(process.pid, signal.SIGKILL)
-                await _wait(process.poll)
-        self.pending = False
-        disk.do(self._pending.unlink)
+            return
+        code = await _wait(process.poll)
+        if code is None:
+            print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
+            processes.end_group(process.pid, signal.SIGKILL)
+            await _wait(process.poll)
 
 
 def read_pending(content: bytes) -> Optional[tuple[list[str], dict[bytes, bytes]]]:

@@ -20,15 +20,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Awaitable, Callable, Optional, Tuple, Union
+from typing import Any, Awaitable, Callable, Optional, Tuple, Union
 
 from ..wire import (
     MAX_MESSAGE,
     Malformed,
     Message,
-    Reader,
     Wire,
-    Writer,
     checked,
     encode,
     flag,
@@ -44,8 +42,12 @@ from . import processes
 from .processes import end_group
 from .spawning import StartError, spawn_aside
 
-_GRACE = 1.0
-"""Seconds that an answer may take beyond those that the start has."""
+_WAY = 0.5
+"""Seconds, of those that a start has, for the way to the nursery and back."""
+_LAST_BIRTHS = 5.0
+"""Seconds that a nursery whose agent has gone waits for what is being executed, to end it."""
+_VARIABLES = 100_000
+_GONE = "what starts kernels for the newest login has ended"
 _pid = integer(1, 1 << 31)
 
 
@@ -62,10 +64,11 @@ class Birth(Wire):
 
     id: int = checked(integer(0, 1 << 62))
     argv: list[str] = checked(items(text(MAX_MESSAGE), least=1))
-    env: dict[str, str] = checked(table(text(MAX_MESSAGE)))
+    env: dict[str, str] = checked(table(text(MAX_MESSAGE), _VARIABLES))
     cwd: Optional[str] = checked(optional(text()))
     umask: int = checked(integer(-1, 0o777))
     log: str = checked(text())
+    open_files: int = checked(integer(-1, 1 << 62))
     seconds: float = checked(number(0, 1e6))
 
 
@@ -125,12 +128,18 @@ Spawner = Callable[..., Awaitable[Tuple[Spawned, str]]]
 class Nursery:
     """The agent's end of a nursery's connection; owned by `Nurseries`."""
 
-    def __init__(self, standing: str, reader: Reader, writer: Writer) -> None:
+    def __init__(self, standing: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.standing = standing
         self.children: dict[int, Foster] = {}
         self._reader, self._writer = reader, writer
         self._waiting: dict[int, asyncio.Future[Born]] = {}
         self._number = 0
+        self.closed = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether it has a process, or is about to."""
+        return bool(self.children or self._waiting)
 
     async def serve(self) -> None:
         """Hear it until its connection ends; then its processes are strangers. Raises OSError and BrokenFraming."""
@@ -139,12 +148,10 @@ class Nursery:
                 with contextlib.suppress(Malformed):
                     self._hear(message)
         finally:
-            self._writer.close()
+            self.close()
             for future in self._waiting.values():
                 if not future.done():
-                    future.set_exception(
-                        StartError("what starts kernels for the newest login has ended", host_fault=True)
-                    )
+                    future.set_exception(StartError(_GONE, host_fault=True))
             for child in self.children.values():
                 child.nursery = None
                 child.over.set()
@@ -176,24 +183,19 @@ class Nursery:
         open_files: int,
         seconds: float,
     ) -> tuple[Foster, str]:
-        """Do as `spawn_aside`; *open_files* is the nursery's own affair. Raises StartError."""
+        """Do as `spawn_aside`; raises StartError. One that does not answer in time is given up, and so are its starts."""
+        if self.closed:
+            raise StartError(_GONE, host_fault=True)
         self._number += 1
         number, future = self._number, asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         env = {_text(name): _text(value) for name, value in environment.items()}
-        birth = {
-            "id": number,
-            "argv": argv,
-            "env": env,
-            "cwd": cwd,
-            "umask": umask,
-            "log": str(log),
-            "seconds": seconds,
-        }
-        self._tell(birth)
+        birth = {"id": number, "argv": argv, "env": env, "cwd": cwd, "umask": umask, "log": str(log)}
+        self._tell({**birth, "open_files": open_files, "seconds": max(seconds - _WAY, _WAY)})
         try:
-            born: Born = await asyncio.wait_for(future, seconds + _GRACE)
+            born: Born = await asyncio.wait_for(future, seconds)
         except asyncio.TimeoutError:
+            self.close()
             raise StartError("what starts kernels for the newest login does not answer", host_fault=True) from None
         finally:
             del self._waiting[number]
@@ -207,11 +209,15 @@ class Nursery:
         self._tell({"reap": child.pid})
 
     def close(self) -> None:
-        """Have it end."""
-        self._writer.close()
+        """Have it end; what is queued for one that stands still is dropped."""
+        self.closed = True
+        self._writer.transport.abort()
 
     def _tell(self, message: Message) -> None:
-        self._writer.write(encode(message))
+        if self._writer.transport.get_write_buffer_size() > MAX_MESSAGE:
+            self.close()
+        elif not self.closed:
+            self._writer.write(encode(message))
 
 
 class Nurseries:
@@ -222,25 +228,30 @@ class Nurseries:
 
     def __init__(self, own: str) -> None:
         self._own = self._newest = own
+        self._missed = ""  # the standing whose nursery was missed last; told once
         self._known: dict[str, Nursery] = {}
 
     def has(self, standing: str) -> bool:
         """Note that the newest login has *standing*; return True if kernels can be started so."""
-        self._newest = standing
-        return not standing or standing == self._own or standing in self._known
+        self._newest = standing or self._own
+        return self._newest == self._own or standing in self._known
 
-    def spawner(self) -> Spawner:
-        """Return what starts kernels now: the newest login's nursery, or what the agent's own login needs."""
+    async def spawn(self, *arguments: Any, **named: Any) -> tuple[Spawned, str]:
+        """Do as `spawn_aside`, by the newest login's nursery where it takes one; raises StartError."""
         nursery = None if self._newest == self._own else self._known.get(self._newest)
-        return nursery.spawn if nursery is not None else spawn_aside
+        if nursery is not None and not nursery.closed:
+            return await nursery.spawn(*arguments, **named)
+        if self._newest not in (self._own, self._missed):
+            self._missed = self._newest
+            print("the newest login's nursery has ended: kernels start with an earlier login's groups and limits")
+        return await spawn_aside(*arguments, **named)
 
-    async def serve(self, hello: NurseryHello, reader: Reader, writer: Writer) -> None:
+    async def serve(self, hello: NurseryHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Have kernels start there for as long as its connection lasts; raises OSError and BrokenFraming."""
-        nursery = Nursery(hello.standing, reader, writer)
-        before = self._known.pop(hello.standing, None)
-        if before is not None:
-            before.close()
-        self._known[hello.standing] = nursery
+        if hello.standing in self._known:  # two logins at once
+            writer.close()
+            return
+        self._known[hello.standing] = nursery = Nursery(hello.standing, reader, writer)
         while len(self._known) > self.MOST:
             self._known.pop(next(iter(self._known))).close()
         try:
@@ -252,7 +263,7 @@ class Nurseries:
     def tick(self) -> None:
         """Let those go that no newer start needs and whose kernels have ended; called each second."""
         for standing, nursery in list(self._known.items()):
-            if standing != self._newest and not nursery.children:
+            if standing != self._newest and not nursery.is_needed:
                 del self._known[standing]
                 nursery.close()
 
@@ -267,43 +278,68 @@ class _Ward:
         self._reader, self._writer = reader, writer
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._unwanted: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
+        self._births: set[asyncio.Task[None]] = set()  # what is being executed
+        self._watches: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Serve until the agent closes the connection, or has ended; processes outlive it."""
-        while (message := await read_message(self._reader)) is not None:
-            if "reap" in message:
-                process = self._processes.pop(_pid(message["reap"]), None)
-                if process is not None:
-                    process.poll()
-            elif "end" in message:
-                pid = _pid(message["end"])
-                if pid in self._processes:
-                    self._unwanted.add(pid)
-                    end_group(pid)
-            else:
-                self._tasks.add(task := asyncio.ensure_future(self._start(Birth.read(message))))
-                task.add_done_callback(self._tasks.discard)
+        """Serve until the agent closes the connection, or has ended; processes that it knows of outlive it."""
+        try:
+            while (message := await read_message(self._reader)) is not None:
+                with contextlib.suppress(Malformed):
+                    self._do(message)
+        finally:
+            self._over = True
+            if self._births:
+                await asyncio.wait(set(self._births), timeout=_LAST_BIRTHS)
+
+    def _do(self, message: Message) -> None:
+        """Do what the agent says; raises Malformed."""
+        if "reap" in message:
+            process = self._processes.pop(_pid(message["reap"]), None)
+            if process is not None:
+                process.poll()
+        elif "end" in message:
+            pid = _pid(message["end"])
+            if pid in self._processes:
+                self._unwanted.add(pid)
+                end_group(pid)
+        else:
+            try:
+                birth = Birth.read(message)
+            except Malformed as error:
+                self._writer.write(encode({"id": message.get("id"), "error": str(error)}))
+                return
+            self._births.add(task := asyncio.ensure_future(self._start(birth)))
+            task.add_done_callback(self._births.discard)
 
     async def _start(self, birth: Birth) -> None:
         environment = {_bytes(name): _bytes(value) for name, value in birth.env.items()}
         try:
             process, warning = await spawn_aside(
-                birth.argv, environment, birth.cwd, birth.umask, Path(birth.log), -1, birth.seconds
+                birth.argv, environment, birth.cwd, birth.umask, Path(birth.log), birth.open_files, birth.seconds
             )
         except StartError as error:
             why = {"error": str(error), "host_fault": error.host_fault, "remedy": error.remedy}
             self._writer.write(encode({"id": birth.id, **why}))
             return
+        if self._over:  # no one will hear of it
+            end_group(process.pid)
+            return
         self._processes[process.pid] = process
         self._writer.write(encode({"id": birth.id, "pid": process.pid, "warning": warning}))
+        self._watches.add(task := asyncio.ensure_future(self._watch(process)))
+        task.add_done_callback(self._watches.discard)
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Tell how the process ends. It is reaped when the agent says so, or at once if nobody wants it."""
         started = processes.start_time(process.pid) or ""
         code = await processes.exit_code(process.pid, started, is_child=True)
         if process.pid in self._unwanted:
             self._unwanted.discard(process.pid)
             self._processes.pop(process.pid).poll()
-            return
-        self._writer.write(encode({"died": process.pid, "code": code}))
+        else:
+            self._writer.write(encode({"died": process.pid, "code": code}))
 
 
 def _text(value: bytes) -> str:

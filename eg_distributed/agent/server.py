@@ -13,7 +13,7 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import AbstractSet, Any, Callable, Optional
+from typing import AbstractSet, Any, Callable, Iterator, Optional
 
 from ..clock import monotonic
 from ..protocol import (
@@ -154,11 +154,12 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify)
         self._spec_folders = SpecFolders(directory)
         self._nurseries = Nurseries(standing)
-        self._disk = disk or Disk(directory)
+        self._disk = disk or Disk()
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
-        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
+        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that have not begun
+        self._starting = 0  # starts under way
         self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
         self._place = Place(self.identity, socket_path(directory))
         self._server: asyncio.base_events.Server | None = None
@@ -206,6 +207,7 @@ class Agent:
         try:
             await self.serve()
         finally:
+            await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
             await self._disk.settle(LOOK_DEADLINE)  # the next agent has to know what this one does
@@ -219,6 +221,16 @@ class Agent:
             self._tick()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leave.wait(), TICK)
+
+    async def _let_starts_end(self) -> None:
+        """Wait for the starts under way, for a moment: what they execute is to be on record, or ended, before we go."""
+        until = monotonic() + LOOK_DEADLINE
+        while self._starting and monotonic() < until:
+            await asyncio.sleep(0.01)
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until the disk has done what was asked of it, *seconds* at most."""
+        await self._disk.settle(seconds)
 
     def leave(self) -> None:
         """Have `run` end; called on the agent's loop."""
@@ -257,6 +269,7 @@ class Agent:
         self._looks += 1
         # Kernels' records seldom, one by one: a home may be far away.
         if found.name == GONE or not found.is_whole or self._looks % _ALL_KERNELS == 0:
+            await self._disk.settle(LOOK_DEADLINE)  # what was not written yet is not missing
             found = await run(None, self._place.look, list(kernels))
         self._is_superseded = found.name == TAKEN
         missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
@@ -426,7 +439,11 @@ class Agent:
             elif hello.get("type") == "stream":
                 await self.streams.serve(StreamHello.read(hello), reader, writer)
             elif hello.get("type") == "nursery":
-                await self._nurseries.serve(NurseryHello.read(hello), reader, writer)
+                self._visitors -= 1  # it is there for us, and goes with us
+                try:
+                    await self._nurseries.serve(NurseryHello.read(hello), reader, writer)
+                finally:
+                    self._visitors += 1
             elif hello.get("type") == "folder":
                 await self._spec_folders.receive(FolderHello.read(hello), reader, writer)
         except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
@@ -522,31 +539,35 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id, began = asked.kernel, monotonic()
-        await self._let_end(kernel_id, asked.attempt)
-        names = self._names_taken()
+        self._starting += 1
         try:
-            spec_folder, directory = await self._disk.done(
-                START_DEADLINE,
-                lambda: (self._spec_folders.find(asked.spec_folder), self._free_directory(kernel_id, names)),
-            )
-        except asyncio.TimeoutError:
-            text = f"{self.directory} does not answer: the disk that the kernel's files would be on hangs"
-            raise StartError(text, host_fault=True) from None
-        if gateway not in self.gateways:
-            raise StartError("the gateway that asked is gone", host_fault=True)
-        previous = self.kernels.get(kernel_id)
-        if previous is not None:
-            if previous.state != EXITED:
-                text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
-                raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
-            self._drop(previous)
-        if directory.name in self._names_taken():  # another start was quicker
-            directory = self._other_directory(kernel_id)
-        kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
-        self._attempts.add(kernel)
-        self.kernels[kernel_id] = kernel
-        gateway.kernels.add(kernel_id)
+            return await self._start_now(gateway, asked)
+        finally:
+            self._starting -= 1
+
+    async def _start_now(self, gateway: Gateway, asked: Start) -> Message:
+        kernel_id, began = asked.kernel, monotonic()
+        with self._not_begun(kernel_id, asked.attempt):
+            await self._let_end(kernel_id)
+            spec_folder, directory = await self._find_room(asked, began)
+            if (kernel_id, asked.attempt) in self._withdrawn:
+                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+            if gateway not in self.gateways:
+                raise StartError("the gateway that asked is gone", host_fault=True)
+            if self._leave.is_set():
+                raise StartError("the agent is leaving", host_fault=True)
+            previous = self.kernels.get(kernel_id)
+            if previous is not None:
+                if previous.state != EXITED:
+                    text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
+                    raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
+                self._drop(previous)
+            while directory.name in self._names_taken():  # another start was quicker
+                directory = self._other_directory(kernel_id)
+            kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
+            self._attempts.add(kernel)
+            self.kernels[kernel_id] = kernel
+            gateway.kernels.add(kernel_id)
         try:
             await kernel.start(
                 asked,
@@ -556,7 +577,7 @@ class Agent:
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
-                spawner=self._nurseries.spawner(),
+                spawner=self._nurseries.spawn,
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
@@ -569,28 +590,46 @@ class Agent:
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
-    async def _let_end(self, kernel_id: str, attempt: str) -> None:
-        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
-
-        Refusing at once would blame the host for what is over in a moment. Raises StartError if this start, too, is stopped.
-        """
-        deadline = monotonic() + ENDING_AWAITED
+    @contextlib.contextmanager
+    def _not_begun(self, kernel_id: str, attempt: str) -> Iterator[None]:
+        """Note a start that nothing is known of yet, so that a stop of it counts; see `_stop`."""
         this = (kernel_id, attempt)
         self._waiting[this] = self._waiting.get(this, 0) + 1
         try:
-            while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
-                remaining = deadline - monotonic()
-                if remaining <= 0:
-                    break
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(previous.exited.wait(), remaining)
-            if this in self._withdrawn:
-                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+            yield
         finally:
             self._waiting[this] -= 1
             if not self._waiting[this]:
                 del self._waiting[this]
                 self._withdrawn.discard(this)
+
+    async def _let_end(self, kernel_id: str) -> None:
+        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
+
+        Refusing at once would blame the host for what is over in a moment.
+        """
+        deadline = monotonic() + ENDING_AWAITED
+        while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(previous.exited.wait(), remaining)
+
+    async def _find_room(self, asked: Start, began: float) -> tuple[Optional[Path], Path]:
+        """Return the kernelspec's folder, if one is asked for, and one for the kernel's own files; raises StartError."""
+        kernel_id, digest, names = asked.kernel, asked.spec_folder, self._names_taken()
+        remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
+
+        def find() -> tuple[Optional[Path], Path]:
+            return self._spec_folders.find(digest), self._free_directory(kernel_id, names)
+
+        try:
+            found: tuple[Optional[Path], Path] = await self._disk.done(remaining, find)
+        except asyncio.TimeoutError:
+            text = f"{self.directory} does not answer: the disk that the kernel's files would be on hangs"
+            raise StartError(text, host_fault=True) from None
+        return found
 
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
@@ -806,6 +845,7 @@ def main(directory: str, digest: str, umask: str = "077", standing: str = "") ->
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=1.0)
+            await agent.settle(LOOK_DEADLINE)  # what they have left to be written or removed
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

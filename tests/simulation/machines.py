@@ -315,7 +315,7 @@ class SimAgent(Agent):
     def __init__(self, machine: Machine) -> None:
         directory = ROOT / machine.name
         identity = AgentIdentity(f"id-{machine.name}", str(directory), machine.name, str(machine.boot))
-        super().__init__(directory, "simulated", identity=identity, disk=SimDisk(directory))
+        super().__init__(directory, "simulated", identity=identity, disk=SimDisk())
         self.machine = machine
         self.is_dead = False
         self.connections: list[End] = []

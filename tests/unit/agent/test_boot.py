@@ -26,13 +26,26 @@ import pytest_asyncio
 
 import eg_distributed.agent.boot as boot_module
 from eg_distributed.agent.boot import MAX_PATH
+from eg_distributed.agent.server import socket_path
 from eg_distributed.errors import AgentUnavailable
 from eg_distributed.link.agent_archive import agent_archive
 from eg_distributed.link.connect import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from tests.unit.agents import DEADLINE, PYENV, Refusal, Visitor, alive, echoed, end_agents, pythons, standin
+from eg_distributed.wire import encode
+from tests.unit.agents import (
+    DEADLINE,
+    PYENV,
+    Refusal,
+    Visitor,
+    alive,
+    echoed,
+    end_agents,
+    own_agent,
+    pythons,
+    standin,
+)
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -411,6 +424,40 @@ async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path
     assert (await visitor.request("stop", kernel="k3", grace=5, forget=True))["stopped"]
     await until("what no kernel needs has left", lambda: not alive(nursery))
     visitor.close()
+
+
+async def test_a_nursery_that_stands_still_is_given_up(home: Path) -> None:
+    """It costs one start, with the reason; the next one is the agent's own, or another login's nursery's."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    await asyncio.to_thread(booted, lower, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    nursery = parent_of((await visitor.ready("k1", standin()))["pid"])
+    os.kill(nursery, signal.SIGSTOP)
+    with pytest.raises(Refusal, match="what starts kernels for the newest login does not answer"):
+        await visitor.start("k2", standin())
+    assert parent_of((await visitor.ready("k3", standin()))["pid"]) == agent
+    await asyncio.to_thread(booted, lower, **release)
+    assert parent_of((await visitor.ready("k4", standin()))["pid"]) not in {agent, nursery}
+    os.kill(nursery, signal.SIGCONT)
+    await until("it has ended, with what it began", lambda: not alive(nursery))
+    assert [kernel["kernel"] for kernel in await visitor.request("list")] == ["k1", "k3", "k4"]
+    visitor.close()
+
+
+async def test_a_nursery_keeps_no_agent(short: Path) -> None:
+    """It is no visitor, for whom an idle agent would stay."""
+    async with own_agent(short) as (agent, _):
+        _, writer = await LocalLink(str(socket_path(short))).open()
+        writer.write(encode({"type": "nursery", "standing": "other"}))
+        await until("it is known", lambda: agent._nurseries._known)
+        assert agent._visitors == 1  # this test
+        writer.close()
+        await until("it has gone", lambda: not agent._nurseries._known)
+        assert agent._visitors == 1
 
 
 async def test_kernels_outlive_the_login_that_started_them(home: Path, settings: Distributed) -> None:

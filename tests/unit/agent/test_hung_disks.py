@@ -196,7 +196,7 @@ async def test_a_home_that_hangs_holds_up_no_kernel(visitor: Visitor, home: Path
 
 async def test_of_what_waits_for_a_home_only_the_newest_is_written(tmp_path: Path) -> None:
     """However often a record changes while the disk hangs, it takes the room of one, and is written before what follows it."""
-    disk = Disk(tmp_path)
+    disk = Disk()
     record, other = tmp_path / "record.json", tmp_path / "other"
     os.mkfifo(record.with_name("record.json.new"))
     disk.put(record, b"0")
@@ -210,3 +210,62 @@ async def test_of_what_waits_for_a_home_only_the_newest_is_written(tmp_path: Pat
     assert record.read_bytes() == other.read_bytes() == b"999"
     with pytest.raises(OSError, match="No such file"):
         await disk.done(DEADLINE, (tmp_path / "none").iterdir().__next__)
+
+
+async def test_a_stop_that_overtakes_a_start_on_a_slow_disk_counts(visitor: Visitor) -> None:
+    """A start and its stop that come at once end with nothing: the stop finds it, however far it is."""
+    starting = asyncio.ensure_future(visitor.start("k1", standin()))
+    await asyncio.sleep(0)  # it is sent
+    stopped = await visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    assert stopped["stopped"]
+    with contextlib.suppress(Refusal):
+        await starting
+    assert await visitor.request("list") == []
+
+
+async def test_what_no_thread_can_be_had_for_is_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user has as many threads as it may, nothing of a kernel's files is dropped."""
+    real = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    disk = Disk()
+    disk.put(tmp_path / "record.json", b"1")
+    assert refused
+    disk.put(tmp_path / "record.json", b"2")
+    assert await disk.settle(DEADLINE)
+    assert (tmp_path / "record.json").read_bytes() == b"2"
+
+
+async def test_an_agent_that_is_told_to_end_leaves_a_record_of_each_kernel(
+    visitor: Visitor, settings: Distributed, home: Path
+) -> None:
+    """Starts that are under way at its end are on record or never were: the next agent has every kernel that runs."""
+    agent = (await visitor.request("ping"))["pid"]
+    starts = [asyncio.ensure_future(visitor.start(f"k{number}", standin())) for number in range(6)]
+    await until("the first have begun", lambda: list(home.glob("eg-distributed/*/k/*/record.json")))
+    os.kill(agent, signal.SIGTERM)
+    await visitor.ended()
+    for start in starts:
+        start.cancel()
+    again = await Visitor.at(await connect("localhost", settings), incarnation="2")
+    known = {kernel["pid"] for kernel in await again.request("list")}
+    running = {int(path.name) for path in Path("/proc").glob("[0-9]*") if str(home).encode() in command_line(path)}
+    assert running - known - {(await again.request("ping"))["pid"]} == set()
+    folders = {path.parent for path in home.glob("eg-distributed/*/k/*/connection.json")}
+    assert len(folders) == len(known)
+    again.close()
+
+
+def command_line(process: Path) -> bytes:
+    """Return the command line of a process by its folder in /proc, empty where it has ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""

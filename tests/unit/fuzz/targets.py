@@ -392,7 +392,7 @@ def records(data: bytes) -> None:
         if kernel is not None:
             kernel.describe().write()
             kernel.log_entry().write()
-            kernel.save()
+            json.dumps(kernel.record())
             Found.read({**kernel.describe().write(), "log": ""})
 
 

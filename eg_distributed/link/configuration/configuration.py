@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import socket
@@ -22,7 +21,7 @@ from .ask import Refused, Unable, ask_ssh, find_ssh
 from .jumps import Hop, parse_hops
 from .names import FAMILIES
 from .reader import Values, read_files
-from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens
+from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens, own_user
 from .words import lower
 
 __all__ = ["Configuration", "Hop", "configuration_of", "own_user"]
@@ -106,14 +105,6 @@ class Configuration:
     def tokens(self) -> dict[str, str]:
         """What `%x` means in values that are expanded later."""
         return host_tokens(self.host, self.hostname, self.port, self.user, self.host_key_alias, local=own_user())
-
-
-def own_user() -> str:
-    """Return the name of the user that the gateway runs as, or its number where it has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
 
 
 class _Kept:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import socket
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 
 from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused
-from eg_distributed.link.configuration import Configuration, Hop, own_user
+from eg_distributed.link.configuration import Configuration, Hop, configuration_of, own_user
 from eg_distributed.link.connect import is_here
 from eg_distributed.link.dial import dial, look_up
 from eg_distributed.link.identities import identities_of
@@ -322,6 +324,36 @@ async def test_this_machine_is_a_shortcut_only_for_its_own_user(
     """Another user, port, proxy or name in ssh_config means SSH: kernels never silently get the gateway's own account."""
     values = {"hostname": host.lower(), "port": 22, "user": own_user(), **changes}
     assert await is_here(host, Configuration(host=host, **values)) is here  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def borrowed(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of another account, which all variables say is the gateway's."""
+    other = next(each.pw_name for each in pwd.getpwall() if each.pw_uid != os.getuid())
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, other)
+    return other
+
+
+async def test_the_environment_makes_no_other_user_of_the_gateway(home: Path, borrowed: str) -> None:
+    """USER and LOGNAME of another account lead to no kernels of that name under the gateway's own, and mean nothing to `%u`."""
+    own = pwd.getpwuid(os.getuid()).pw_name
+    (home / ".ssh/config").write_text("Host localhost\n  IdentityFile /%u/%r\n")
+    theirs = await configuration_of("localhost", Distributed(user=borrowed))
+    assert not await is_here("localhost", theirs)
+    assert theirs.identities == (Path(f"/{own}/{borrowed}"),)
+    ours = await configuration_of("localhost", Distributed())
+    assert await is_here("localhost", ours)
+    assert (ours.user, ours.tokens["u"]) == (own, own)
+
+
+async def test_a_user_without_a_name_is_nobody_elses(monkeypatch: pytest.MonkeyPatch, borrowed: str) -> None:
+    """A number that the system does not list goes by LOGNAME for other hosts, and by no other account's name on this machine."""
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
+    assert own_user() == borrowed
+    assert not await is_here("localhost", Configuration("localhost", "localhost", 22, borrowed))
+    monkeypatch.setenv("LOGNAME", "surely-not-there")
+    assert await is_here("localhost", Configuration("localhost", "localhost", 22, "surely-not-there"))
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -347,7 +347,10 @@ class _Reader:
         """Return True if a value of *keyword* would be used: its block matches, and it was not said before."""
         if not active or keyword in _LISTS or keyword == "sendenv":
             return active
-        if keyword == "proxycommand" and "proxyjump" in self._found:
+        if keyword == "proxycommand" and self._first("proxyjump") not in (
+            "",
+            "none",
+        ):  # a `ProxyJump none` forbids no command
             return False
         if keyword == "proxyjump" and "proxycommand" in self._found:
             return False

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 _LOOK = 0.05
 """Seconds between two looks at how far a login has come; asyncssh tells nobody that sshd's banner has arrived."""
 _MOST_HOPS = 16
-"""Jump hosts in a row; ssh has no limit and jumps for ever where two name each other."""
+"""Jump hosts in a row; ssh has no limit."""
+_SSH_PORT = 22
 
 
 @dataclasses.dataclass
@@ -93,10 +94,11 @@ async def log_in(host: str, settings: Distributed, progress: Progress | None = N
     began = loop.time()
     configuration = await configuration_of(host, settings)
     progress.configuration = configuration
+    itself = Hop(host, "" if settings.gss else settings.user, settings.port)
     deadline = began + connect_seconds(settings, configuration)
     while True:
         try:
-            return await _log_in_through(configuration, settings, progress, ())
+            return await _log_in_through(configuration, settings, progress, (itself,))
         except (asyncssh.ConnectionLost, ConnectionResetError) as error:
             if deadline - loop.time() < 1:
                 raise _login_error(error, configuration, settings, progress) from error
@@ -108,10 +110,10 @@ async def _log_in_through(
     configuration: Configuration,
     settings: Distributed,
     progress: Progress,
-    behind: tuple[str, ...],
+    waiting: tuple[Hop, ...],
     jump: asyncssh.SSHClientConnection | None = None,
 ) -> asyncssh.SSHClientConnection:
-    """Log in by the way that *configuration* names, or through *jump*; *behind* are the hosts that wait for this one.
+    """Log in by the way that *configuration* names, or through *jump*; *waiting* are the hosts that wait for it, itself the last.
 
     *jump* is closed with the connection, or with the failure.
     Raises HostError, and ConnectionLost or ConnectionResetError for a connection that was dropped and may be tried again.
@@ -121,11 +123,11 @@ async def _log_in_through(
     given: dict[str, Any]
     keys: HostKeys | None = None
     identities: Identities | None = None
-    is_jump = bool(behind)
+    is_jump = len(waiting) > 1
     try:
         keys = await host_keys_of(configuration)
         for note in (*configuration.notes, *keys.notes):
-            log.log(logging.DEBUG if behind else logging.INFO, "%s: %s", host, note)
+            log.log(logging.DEBUG if is_jump else logging.INFO, "%s: %s", host, note)
         identities = await identities_of(configuration)
         for certificates in (True, False):
             try:
@@ -133,7 +135,7 @@ async def _log_in_through(
                     progress.enter(_CONNECTING)
                     way, given = jump, {"tunnel": jump, "host": configuration.hostname}
                 else:
-                    way, given = await _open_way(configuration, settings, progress, behind)
+                    way, given = await _open_way(configuration, settings, progress, waiting)
                 if way is None:
                     await _look_at_address(configuration, keys, given["sock"])
                 connection = await _shake_hands(
@@ -174,28 +176,13 @@ async def _log_in_through(
 
 
 async def _open_way(
-    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    configuration: Configuration, settings: Distributed, progress: Progress, waiting: tuple[Hop, ...]
 ) -> tuple[ProxyProcess | asyncssh.SSHClientConnection | None, dict[str, Any]]:
     """Return what has to be closed with the connection, and asyncssh's arguments for the way: a socket or a jump host."""
     seconds = connect_seconds(settings, configuration)
-    waiting = (*behind, configuration.host)
-    hops = [
-        hop for hop in configuration.jumps if hop.host not in waiting
-    ]  # `Host *` names a jump host for itself as well
-    if len(waiting) > _MOST_HOPS:
-        raise SSHConfigInvalid(
-            f"more than {_MOST_HOPS} jump hosts stand in a row: {', '.join(waiting)}",
-            host=waiting[0],
-            remedy="correct ProxyJump in ssh_config",
-        )
-    if configuration.jumps and not hops and behind and len(configuration.jumps) > 1:
-        raise SSHConfigInvalid(
-            f"its jump hosts lead back to it: {', '.join(waiting)}",
-            host=waiting[0],
-            remedy="correct ProxyJump in ssh_config",
-        )
-    if hops:
-        jump = await _jump(hops, settings, progress, waiting)
+    if configuration.jumps:
+        _refuse_loop(configuration, waiting)
+        jump = await _jump(configuration.jumps, settings, progress, waiting)
         progress.enter(_CONNECTING)
         return jump, {"tunnel": jump, "host": configuration.hostname}
     if configuration.proxy_command:
@@ -216,6 +203,29 @@ async def _open_way(
     return None, {"sock": await dial(addresses, seconds, configuration.bind_address, configuration.bind_interface)}
 
 
+def _refuse_loop(configuration: Configuration, waiting: tuple[Hop, ...]) -> None:
+    """Raise SSHConfigInvalid where the jump hosts of *configuration* lead back to one that waits for them, the last of *waiting*.
+
+    ssh refuses a host that is its own jump host ("jumphost loop via"), by the name and port that it would connect to, and goes
+    through any other circle for ever. Not by the name alone: as another user, ssh_config may know another way to a host.
+    """
+    first, last = configuration.jumps[0], configuration.jumps[-1]  # those between are reached as the chain says
+    own = (configuration.hostname, configuration.port, configuration.user)
+    if first not in waiting and (last.host, last.port or _SSH_PORT, last.user or configuration.user) != own:
+        if len(waiting) <= _MOST_HOPS:
+            return
+        cause = f"more than {_MOST_HOPS} jump hosts stand in a row"
+    else:
+        cause = "its jump hosts lead back to each other"
+    way = [*(hop.host for hop in waiting), first.host if first in waiting else last.host]
+    raise SSHConfigInvalid(
+        f"{cause}: {', '.join(way)}",
+        host=waiting[0].host,
+        remedy=f"correct ProxyJump in ssh_config; before a `Host *` with a jump host there has to be `Host {way[-1]}` with "
+        "`ProxyJump none`",
+    )
+
+
 async def _look_at_address(configuration: Configuration, keys: HostKeys, way: socket.socket) -> None:
     """Find out what is known of the address at the other end of *way*; closes it where that fails."""
     try:
@@ -226,12 +236,12 @@ async def _look_at_address(configuration: Configuration, keys: HostKeys, way: so
 
 
 async def _jump(
-    hops: list[Hop], settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    hops: tuple[Hop, ...], settings: Distributed, progress: Progress, waiting: tuple[Hop, ...]
 ) -> asyncssh.SSHClientConnection:
     """Return a connection to the last of *hops*, each reached through the one before it.
 
     asyncssh could follow ProxyJump by itself, but leaves the connection to the jump host open whenever an attempt is given up in
-    time, and jumps for ever where `Host *` names a jump host.
+    time, and jumps for ever where jump hosts name each other.
     """
     connection: asyncssh.SSHClientConnection | None = None
     for hop in hops:
@@ -241,16 +251,18 @@ async def _jump(
             found = await configuration_of(hop.host, settings, hop)
             if connection is not None:  # the chain says how this one is reached, whatever its own block says
                 found = dataclasses.replace(found, jumps=(), proxy_command="")
-                connection = await _log_in_through(found, settings, inner, behind, connection)
+                connection = await _log_in_through(found, settings, inner, (*waiting, hop), connection)
             else:
-                connection = await _log_in_through(found, settings, inner, behind)
+                connection = await _log_in_through(found, settings, inner, (*waiting, hop))
         except BaseException as error:  # cancellation included: the hop before it may stand already
             if connection is not None:
                 connection.abort()
             if not isinstance(error, HostError):  # ConnectionLost, for one: tried again, as with any host
                 raise
+            if isinstance(error, SSHConfigInvalid) and error.host == waiting[0].host:  # a circle is no hop's fault
+                raise
             raise HostUnreachable(
-                f"its jump host {hop.host} cannot be used: {error.cause}", host=behind[0], remedy=error.remedy
+                f"its jump host {hop.host} cannot be used: {error.cause}", host=waiting[0].host, remedy=error.remedy
             ) from error
     progress.hop = None
     assert connection is not None

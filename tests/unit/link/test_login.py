@@ -15,7 +15,7 @@ import asyncssh
 import pytest
 
 from eg_distributed.aside import aside
-from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused
+from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
 from eg_distributed.link.configuration import Configuration, Hop, configuration_of, own_user
 from eg_distributed.link.connect import is_here
 from eg_distributed.link.dial import dial, look_up
@@ -180,16 +180,38 @@ async def test_a_proxy_ends_with_its_connection(hosts: Hosts, home: Path) -> Non
     await until_in_thread("the proxy is gone", lambda: not Path(f"/proc/{pid}").exists())
 
 
-async def test_jump_hosts_that_name_each_other_are_refused(hosts: Hosts, home: Path) -> None:
-    """A circle of jump hosts ends with an error, not never; nothing stays open."""
-    node, one, two = await hosts("node1", "one", "two")
-    circle = "Host node1\n  ProxyJump one\nHost one\n  ProxyJump two\nHost two\n  ProxyJump one\n"
-    (home / ".ssh/config").write_text(circle + node.config() + one.config() + two.config())
-    try:
-        (await log_in("node1", Distributed())).close()
-    except HostUnreachable as error:
-        assert "jump host" in str(error)  # noqa: PT017 - either end is right: it was left out, or refused
-    await until("all connections are closed", lambda: not any(each.open_connections for each in (node, one, two)))
+@pytest.mark.parametrize(
+    ("jumps", "way"),
+    [
+        ({"node1": "one", "one": "two", "two": "one"}, "node1, one, two, one"),
+        ({"node1": "one", "one": "node1"}, "node1, one, node1"),
+        ({"node1": "node1"}, "node1, node1"),
+        ({"*": "one"}, "node1, one, one"),
+        ({"*": "one,two"}, "node1, one, one"),
+        ({"node1": "one,two", "one": "node1,two"}, "node1, one, node1"),
+    ],
+)
+async def test_jump_hosts_that_name_each_other_are_refused(
+    hosts: Hosts, home: Path, jumps: dict[str, str], way: str
+) -> None:
+    """A circle of jump hosts is an error with all of it, as to ssh; nobody is logged in, and none is left out in silence."""
+    found = await hosts("node1", "one", "two")
+    circle = "".join(f"Host {host}\n  ProxyJump {hops}\n" for host, hops in jumps.items())
+    (home / ".ssh/config").write_text(circle + "".join(sshd.config() for sshd in found))
+    with pytest.raises(SSHConfigInvalid, match=rf"^Host node1: Its jump hosts lead back to each other: {way}\. "):
+        await log_in("node1", Distributed())
+    assert [sshd.users for sshd in found] == [[], [], []]
+    await until("all connections are closed", lambda: not any(each.open_connections for each in found))
+
+
+async def test_a_host_may_be_its_own_jump_host_as_another_user(hosts: Hosts, home: Path) -> None:
+    """A name that comes again is no circle where ssh_config knows another way to it, by its user."""
+    node, one = await hosts("node1", "one")
+    text = f"Match originalhost one user {USER}\n  ProxyJump none\nHost one\n  ProxyJump {USER}@one\n"
+    (home / ".ssh/config").write_text(text + node.config() + one.config())
+    (await log_in("one", Distributed(user="other"))).close()
+    assert (one.users, one.jumped) == ([USER, "other"], 1)
+    assert node.users == []
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import random
+import re
 import socket
 from typing import Any
 
@@ -18,7 +19,7 @@ from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .configuration import Configuration, Hop, configuration_of
-from .configuration.algorithms import known
+from .configuration.algorithms import known, sayable
 from .dial import dial, look_up
 from .host_based import HostBased, host_based_of
 from .identities import Identities, identities_of
@@ -599,19 +600,19 @@ def _has_kerberos() -> bool:
     return True
 
 
-_REMEDIES = (
-    ("encryption", "Ciphers"),
-    ("key exchange", "KexAlgorithms"),
-    ("MAC", "MACs"),
-    ("host key", "HostKeyAlgorithms"),
-    ("compression", "Compression"),
-)
+_REMEDIES = {"encryption": "Ciphers", "key exchange": "KexAlgorithms", "MAC": "MACs", "host key": "HostKeyAlgorithms"}
+_DISAGREEMENT = re.compile(r"matching (.+) algorithm found, sent .* and received (\S*)")
 
 
 def _algorithm_remedy(text: str, configuration: Configuration) -> str:
     """Return the line of ssh_config that would agree with the host, out of asyncssh's `sent …, received …`."""
-    keyword = next((keyword for word, keyword in _REMEDIES if f"matching {word}" in text), "")
-    theirs = text.rpartition("received ")[2].strip().split(",")[0] if "received " in text else ""
-    if not keyword or not theirs:
-        return "check sshd on the host and its log"
-    return f"write `{keyword} +{theirs}` below `Host {configuration.host}` in ssh_config, if that algorithm is to be trusted"
+    found = _DISAGREEMENT.search(text)
+    kind, theirs = (found[1], found[2].split(",")) if found else ("", [])
+    below = f"below `Host {configuration.host}` in ssh_config"
+    if kind == "compression" and "zlib@openssh.com" in theirs:
+        return f"write `Compression yes` {below}: the host takes nothing else"
+    if (keyword := _REMEDIES.get(kind, "")) and (first := sayable(keyword.lower(), theirs)[:1]):
+        return f"write `{keyword} +{first[0]}` {below}, if that algorithm is to be trusted"
+    if kind:
+        return f"the gateway's SSH library (asyncssh) has none of the host's algorithms for {kind}: allow another there"
+    return "check sshd on the host and its log"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 import socket
 import sys
 import threading
@@ -16,7 +17,8 @@ import pytest
 
 from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
-from eg_distributed.link.configuration import Configuration, Hop, configuration_of, own_user
+from eg_distributed.link import login
+from eg_distributed.link.configuration import Configuration, Hop, configuration_of, own_user, readings
 from eg_distributed.link.connect import is_here
 from eg_distributed.link.dial import dial, look_up
 from eg_distributed.link.identities import identities_of
@@ -319,6 +321,59 @@ async def test_what_hangs_hangs_once() -> None:
     release.set()
     assert await asyncio.gather(*waiting[1:]) == ["late"] * 49
     assert len(calls) == 1
+
+
+# -- algorithms --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "remedy"),
+    [
+        (
+            {"kex_algs": ["diffie-hellman-group15-sha512", "diffie-hellman-group14-sha1"]},
+            "write `KexAlgorithms +diffie-hellman-group14-sha1` below `Host node1`",
+        ),
+        ({"kex_algs": ["diffie-hellman-group15-sha512"]}, "has none of the host's algorithms for key exchange: allow"),
+        ({"encryption_algs": ["aes256-cbc"]}, "write `Ciphers +aes256-cbc` below `Host node1`"),
+        ({"encryption_algs": ["blowfish-cbc"]}, "has none of the host's algorithms for encryption: allow"),
+        ({"mac_algs": ["hmac-md5"], "encryption_algs": ["aes256-ctr"]}, "write `MACs +hmac-md5` below `Host node1`"),
+        ({"compression_algs": ["zlib@openssh.com"]}, "write `Compression yes` below `Host node1` in ssh_config"),
+        ({"compression_algs": ["zlib"]}, "has none of the host's algorithms for compression: allow"),
+    ],
+)
+async def test_algorithms_that_do_not_agree_are_said_with_a_line_that_helps(
+    hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch, server: dict[str, list[str]], remedy: str
+) -> None:
+    """The line that the error gives is one of ssh_config's, and with it the login works; where there is none, that is said."""
+    monkeypatch.setattr(readings, "_KEPT_SECONDS", 0.0)
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    other = await asyncssh.create_server(
+        asyncssh.SSHServer,
+        "127.0.0.1",
+        0,
+        server_host_keys=[sshd.key],
+        authorized_client_keys=str(sshd.folder / "authorized"),
+        **server,
+    )
+    sshd.wire.target = other.get_port()
+    try:
+        with pytest.raises(HostUnreachable) as refused:
+            await log_in("node1", settings)
+        said = str(refused.value)
+        assert remedy in said.replace("The gateway's", "the gateway's").replace("Write", "write")
+        if line := re.search(r"rite `([^`]+)` below", said):
+            (await log_in("node1", of_home(sshd, home, f"Host node1\n  {line[1]}\n"))).close()
+    finally:
+        other.close()
+
+
+def test_no_algorithm_is_advised_that_ours_does_not_have() -> None:
+    """Of the host's algorithms the first that asyncssh has is named: `known` would drop any other from the line again."""
+    said = "No matching key exchange algorithm found, sent a,b and received none-of-ours,sntrup4591761x25519-sha512@tinyssh.org"
+    node = Configuration("node1", "node1", 22, "u")
+    assert "has none of the host's algorithms for key exchange" in login._algorithm_remedy(said, node)
+    assert "`KexAlgorithms +ecdh-sha2-nistp256`" in login._algorithm_remedy(f"{said},ecdh-sha2-nistp256,x", node)
 
 
 # -- this machine ------------------------------------------------------------------------------------------------------

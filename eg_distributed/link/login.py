@@ -86,9 +86,10 @@ def connect_seconds(settings: Distributed, configuration: Configuration | None) 
 async def log_in(host: str, settings: Distributed, progress: Progress | None = None) -> asyncssh.SSHClientConnection:
     """Return an authenticated connection; raises HostError. Called by `connect`, and by `doctor`.
 
-    Deadlines: the connect timeout for the name, for each address, and for sshd's first words; the login timeout for all that
-    comes after these, since a host that answers and takes its time is not dead. A connection that sshd drops unheard
-    (MaxStartups) is tried again for as long as the connect timeout lasts. Cancellation closes what was opened.
+    Deadlines: the connect timeout for the name, for each address, and for sshd's first words, at the first address that takes a
+    connection (ssh does not go on to another one either); the login timeout for all that comes after these, since a host that
+    answers and takes its time is not dead. A connection that sshd drops unheard (MaxStartups) is tried again for as long as the
+    connect timeout lasts. Cancellation closes what was opened.
     """
     progress = progress or Progress()
     loop = asyncio.get_running_loop()

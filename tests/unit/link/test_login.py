@@ -294,6 +294,28 @@ async def test_all_addresses_of_a_name_are_tried(deaf: tuple[str, int], monkeypa
         way.close()
 
 
+async def test_the_first_address_that_takes_a_connection_counts(
+    hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where sshd is silent behind a TCP connection, no other address of the name is tried, as with ssh."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.connect_timeout = 0.5
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (silent.getsockname(), ("127.0.0.1", sshd.wire.port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        with pytest.raises(
+            HostUnreachable, match=r"connected in .*; no answer within 0\.5 s while waiting for sshd's first"
+        ):
+            await log_in("node1", settings)
+    assert sshd.users == []
+
+
 async def test_addresses_that_refuse_are_said_before_those_that_are_silent(deaf: tuple[str, int]) -> None:
     """Of several failures the one that says most is told."""
     with socket.socket() as closed:

@@ -385,9 +385,6 @@ CASES: dict[str, Case] = {
     "jump-to-itself-by-another-name": config(
         "Host it\n  HostName {node}\nHost *\n  ProxyJump {node}\n" + BASE, host="it"
     ),
-    "jump-none-then-command": config(
-        "Host it\n  HostName {node}\n  ProxyJump none\n  ProxyCommand false\n" + BASE, host="it"
-    ),
     "jump-nowhere": config("Host it\n  HostName {node}\n  ProxyJump nowhere.invalid\n" + BASE, host="it"),
     "jump-final": config(
         "Match final host {node}\n  ProxyJump {address}\nHost *\n" + BASE, known_hosts="{node},{address} {ed25519}\n"

@@ -115,6 +115,7 @@ def start_request(
     return StartRequest(
         kernel_id=kernel_id,
         argv=argv,
+        spec_argv=tuple(words),
         hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
         spec_env=spec_env,
         env=env,

@@ -295,7 +295,8 @@ async def test_a_kernel_that_takes_no_sockets_gets_ports(
     assert runs.read_text() == "xx"
     (warning,) = [each.getMessage() for each in caplog.records if "loopback ports" in each.getMessage()]
     assert '"transport": "tcp"' in warning
-    await start(cluster, "k2", "node1", argv=argv)
+    # The same kernelspec, although its argv has the kernel's id and a client's arguments.
+    await start(cluster, "k2", "node1", argv=[*argv, "say:k2"], spec_argv=tuple(argv))
     assert runs.read_text() == "xxx"
     assert dead == []
 

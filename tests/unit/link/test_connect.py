@@ -164,7 +164,6 @@ def jump(settings: Distributed, host: str, hops: str) -> None:
     [
         ("node1", "gate", {"gate": 1}),
         ("node1", "outer,gate", {"gate": 1, "outer": 1}),
-        ("*", "gate", {"gate": 1}),  # which names the jump host as well
         ("node1", "none", {}),
     ],
 )

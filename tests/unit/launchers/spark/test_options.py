@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +186,12 @@ def test_a_user_is_a_name(name: str) -> None:
         options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=name)
 
 
-def test_impersonation() -> None:
+def test_impersonation(monkeypatch: pytest.MonkeyPatch) -> None:
     """On YARN the application is the user's; elsewhere it can't be, and that is said; one's own name changes nothing."""
+    monkeypatch.setenv("LOGNAME", "alice")
     found = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
     assert ("--proxy-user", "alice") in pairs(found)
-    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=getpass.getuser())
+    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=pwd.getpwuid(os.getuid()).pw_name)
     assert "--proxy-user" not in own.submit
     assert (
         "--proxy-user" not in options("--master yarn", EG_IMPERSONATION_ENABLED="False", KERNEL_USERNAME="alice").submit

@@ -64,6 +64,8 @@ _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
+_ADOPTED_ALL, _ADOPTED_LONG = 0.1, 5.0
+"""Seconds without another kernel after which those that were adopted are connected to, and from the first one on at most."""
 _CLOSE_DEADLINE = 10.0
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
@@ -113,6 +115,9 @@ class Cluster:
         """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._ticking: asyncio.Task[None] | None = None
+        self._adopted: list[RemoteKernel] = []  # those that are not served yet
+        self._last_adopted = 0.0  # in the loop's time
+        self._settling: asyncio.Task[None] | None = None
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -174,9 +179,10 @@ class Cluster:
             await kernel.endpoints.close()
         await self._abandoned.save()
         await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.wait({self._ticking})
+        for own in (self._ticking, self._settling):
+            if own is not None:
+                own.cancel()
+                await asyncio.wait({own})
         if self._runtime_dir is not None and not self.settings.runtime_dir:
             with contextlib.suppress(OSError):  # another gateway's process may have put something there
                 self._runtime_dir.rmdir()
@@ -586,29 +592,58 @@ class Cluster:
             self._surroundings.endpoints,
         )
 
-    async def adopt(
-        self, kernel_id: str, host: str, attempt: str, connection_info: Message, agent: object = None
+    def adopt(
+        self,
+        kernel_id: str,
+        host: str,
+        attempt: str,
+        connection_info: Message,
+        agent: object = None,
+        on_exit: Callable[[RemoteKernel], None] | None = None,
     ) -> RemoteKernel:
-        """Take over a kernel of an earlier process of this gateway, without waiting for its host.
+        """Take over a kernel of an earlier process of this gateway; returns its handle at once, from any thread.
 
         *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
-        Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, `on_exit` says so.
+        Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, *on_exit* says so. Waits neither for
+        the host nor for the cluster's thread. Raises OSError or DistributedError where no sockets can be had: then the kernel is
+        not adopted.
         """
         kernel = self._new_kernel(kernel_id)
-        self.kernels[kernel_id] = kernel
-        node = self.host(host).node
-        self._abandoned.keep(node, kernel_id, attempt)
-        if not node.connected.is_set():
-            node.disconnected_at = asyncio.get_running_loop().time()
-        try:
-            await kernel.adopted_by(node, attempt, connection_info, agent)
-        except OSError:
-            del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
-            kernel.node = None
-            await kernel.endpoints.close()
-            raise
-        node.keep_connected(fresh=kernel_id)
+        kernel.on_exit = on_exit
+        kernel.be_adopted(attempt, connection_info, agent)
+        self.call_soon(self._take_in, kernel, host)
         return kernel
+
+    def _take_in(self, kernel: RemoteKernel, host: str) -> None:
+        """Have an adopted kernel among ours."""
+        now = asyncio.get_running_loop().time()
+        self.kernels[kernel.id] = kernel
+        kernel.node = node = self.host(host).node
+        self._abandoned.keep(node, kernel.id, kernel.attempt)
+        if not node.connected.is_set():
+            node.disconnected_at = now
+        self._adopted.append(kernel)
+        self._last_adopted = now
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._settle())
+
+    async def _settle(self) -> None:
+        """Serve the clients of adopted kernels and connect to their hosts, once no more come.
+
+        While a gateway starts, this thread would take turns with the one that adopts, milliseconds at a time, for each file that
+        the latter opens: a thousand kernels would take a minute, and nobody is served before they are there.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while (now := loop.time()) < min(self._last_adopted + _ADOPTED_ALL, began + _ADOPTED_LONG):
+            await asyncio.sleep(min(self._last_adopted + _ADOPTED_ALL, began + _ADOPTED_LONG) - now)
+        adopted, self._adopted = self._adopted, []
+        ours = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
+        for kernel in ours:
+            if kernel.node is not None:
+                kernel.node.keep_connected(fresh=kernel.id)
+        for kernel in ours:
+            await kernel.endpoints.serve()
 
     async def release(self, kernel_id: str) -> None:
         """End the kernel, if it still runs, and forget it: no process, no socket, no count and no file but its log is left."""

@@ -584,7 +584,7 @@ async def test_a_later_process_of_the_gateway_knows_the_agent(clusters: Callable
     await asyncio.to_thread(cluster.close)
     later = clusters()
     with moved(sshd):
-        adopted = await later.run(later.adopt("k1", "node1", kernel.attempt, info, kept))
+        adopted = later.adopt("k1", "node1", kernel.attempt, info, kept)
         node = adopted.node
         assert node is not None
         await until("the other agent has spoken", lambda: adopted._elsewhere)

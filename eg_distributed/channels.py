@@ -89,12 +89,23 @@ class Endpoints:
         self.bind(before)
         await self.serve()
 
-    def bind(self, before: Mapping[str, Any] | None = None) -> None:
-        """Make the sockets, so that `connection_info` is final; who connects to them waits for `serve`.
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """See to it that `connection_info` is final, and leave the rest to `serve`; from any thread, if no other knows of these.
 
-        May be called from any thread for as long as no other knows of these endpoints, and waits for nothing. *before* is the
-        connection information that an earlier process of this gateway gave out: its ports are taken again if they are free.
-        Raises OSError, for instance, with `ipc`, for a path that is too long.
+        *before* is the connection information that an earlier process of this gateway gave out. Where that names the sockets of
+        `prefix` they are made in `serve`, since five files take milliseconds on a busy disk, and ZMQ waits for them.
+        Raises OSError as `bind`.
+        """
+        if self._how != "tcp" and before.get("transport") == "ipc" and before.get("ip") == str(self.prefix):
+            self._had_sockets = True
+        else:
+            self.bind(before)
+
+    def bind(self, before: Mapping[str, Any] | None = None) -> None:
+        """Make the sockets; who connects to them waits for `serve`.
+
+        *before* is the connection information that an earlier process of this gateway gave out: its ports are taken again if they
+        are free. Raises OSError, for instance, with `ipc`, for a path that is too long.
         """
         if self._ports:
             return  # nobody removes those
@@ -119,7 +130,9 @@ class Endpoints:
         )
 
     async def serve(self) -> None:
-        """Take the connections to sockets that were bound; nothing if that is done already."""
+        """Take the connections to the sockets, which are made if they aren't there; nothing if that is done already."""
+        if not self._bound and not self._servers:
+            self.bind()
         while self._bound:
             channel, listening = self._bound.pop(0)
             generation = self._generation

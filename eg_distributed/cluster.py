@@ -64,8 +64,9 @@ _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
-_ADOPTED_ALL, _ADOPTED_LONG = 0.1, 5.0
-"""Seconds without another kernel after which those that were adopted are connected to, and from the first one on at most."""
+_ADOPTED_LONG = 30.0
+"""Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
+_SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
@@ -116,8 +117,8 @@ class Cluster:
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._ticking: asyncio.Task[None] | None = None
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
-        self._last_adopted = 0.0  # in the loop's time
-        self._settling: asyncio.Task[None] | None = None
+        self._adopted_timer: asyncio.TimerHandle | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -179,10 +180,13 @@ class Cluster:
             await kernel.endpoints.close()
         await self._abandoned.save()
         await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-        for own in (self._ticking, self._settling):
-            if own is not None:
-                own.cancel()
-                await asyncio.wait({own})
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+        own = self._serving | ({self._ticking} if self._ticking is not None else set())
+        for task in own:
+            task.cancel()
+        if own:
+            await asyncio.wait(own)
         if self._runtime_dir is not None and not self.settings.runtime_dir:
             with contextlib.suppress(OSError):  # another gateway's process may have put something there
                 self._runtime_dir.rmdir()
@@ -606,7 +610,7 @@ class Cluster:
         *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
         Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, *on_exit* says so. Waits neither for
         the host nor for the cluster's thread. Raises OSError or DistributedError where no sockets can be had: then the kernel is
-        not adopted.
+        not adopted. `serve_adopted` is to be called when all kernels are adopted.
         """
         kernel = self._new_kernel(kernel_id)
         kernel.on_exit = on_exit
@@ -616,34 +620,53 @@ class Cluster:
 
     def _take_in(self, kernel: RemoteKernel, host: str) -> None:
         """Have an adopted kernel among ours."""
-        now = asyncio.get_running_loop().time()
         self.kernels[kernel.id] = kernel
         kernel.node = node = self.host(host).node
         self._abandoned.keep(node, kernel.id, kernel.attempt)
         if not node.connected.is_set():
-            node.disconnected_at = now
+            node.disconnected_at = asyncio.get_running_loop().time()
         self._adopted.append(kernel)
-        self._last_adopted = now
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.ensure_future(self._settle())
+        if self._adopted_timer is None:
+            self._adopted_timer = asyncio.get_running_loop().call_later(_ADOPTED_LONG, self._serve_adopted)
 
-    async def _settle(self) -> None:
-        """Serve the clients of adopted kernels and connect to their hosts, once no more come.
+    def serve_adopted(self) -> None:
+        """Serve the clients of adopted kernels, and connect to their hosts, now that all are adopted; from any thread.
 
-        While a gateway starts, this thread would take turns with the one that adopts, milliseconds at a time, for each file that
-        the latter opens: a thousand kernels would take a minute, and nobody is served before they are there.
+        Called by adapters when their gateway is up. While it starts, this thread would take turns with the one that adopts, some
+        milliseconds at a time, for each file that the latter opens: a thousand kernels took three times as long. Where it is not
+        called it is done after half a minute.
         """
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while (now := loop.time()) < min(self._last_adopted + _ADOPTED_ALL, began + _ADOPTED_LONG):
-            await asyncio.sleep(min(self._last_adopted + _ADOPTED_ALL, began + _ADOPTED_LONG) - now)
+        self.call_soon(self._serve_adopted)
+
+    def _serve_adopted(self) -> None:
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+            self._adopted_timer = None
         adopted, self._adopted = self._adopted, []
-        ours = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
-        for kernel in ours:
+        kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
+        for kernel in kernels:
             if kernel.node is not None:
                 kernel.node.keep_connected(fresh=kernel.id)
-        for kernel in ours:
-            await kernel.endpoints.serve()
+        if kernels:
+            task = asyncio.ensure_future(self._serve(kernels))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, kernels: list[RemoteKernel]) -> None:
+        """Listen for the clients of *kernels*; what fails is tried again, since their clients try as well."""
+        while kernels:
+            left = []
+            for kernel in kernels:
+                if self.kernels.get(kernel.id) is not kernel:
+                    continue  # released meanwhile
+                try:
+                    await kernel.endpoints.serve()
+                except OSError as error:
+                    log.error("kernel %s: the gateway cannot make its sockets, and tries again: %s", kernel.id, error)
+                    left.append(kernel)
+            kernels = left
+            if kernels:
+                await asyncio.sleep(_SOCKETS_RETRY)
 
     async def release(self, kernel_id: str) -> None:
         """End the kernel, if it still runs, and forget it: no process, no socket, no count and no file but its log is left."""

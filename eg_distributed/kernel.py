@@ -609,7 +609,7 @@ class RemoteKernel:
         )
 
     def be_adopted(self, attempt: str, connection_info: Message, agent: object) -> None:
-        """Be a kernel that an earlier process of this gateway started, and listen for its clients; raises OSError.
+        """Be a kernel that an earlier process of this gateway started; raises OSError where no clients could reach it.
 
         Called by the cluster, on any thread, before anybody else knows the handle: what its node says comes later.
         """
@@ -619,7 +619,7 @@ class RemoteKernel:
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
         try:
-            self.endpoints.bind(connection_info)
+            self.endpoints.take_over(connection_info)
         except OSError:
             self.endpoints.unbind()  # nobody will ask for it
             raise

@@ -87,6 +87,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 log.error("a setting is wrong, so no kernel can start: %s", error)
                 reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
                 raise HTTPError(500, reason=reason) from error
+            patches.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
             atexit.register(cluster.close, end_untaken=True)
@@ -312,6 +313,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
             # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
             log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
             return
+        # Before HTTP is served that is when the loop begins to run, and all kernels have been found.
+        self._gateway_loop.add_callback(self.cluster.serve_adopted)
         self.assigned_host = ours["host"]
         # The runtime folder may have another name now, a port another owner.
         if self._kernel.connection_info.items() - info.items():

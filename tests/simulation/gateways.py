@@ -34,6 +34,9 @@ class SimEndpoints(Endpoints):
 
     _is_open = False
 
+    def take_over(self, before: Any) -> None:
+        """Leave it to `serve`."""
+
     def bind(self, before: Any = None) -> None:
         """Be there for clients."""
         self._is_open = True
@@ -196,6 +199,7 @@ class Gateway:
         self.cluster = self._begin()
         for kernel_id, (host, attempt) in list(self.wanted.items()):
             self.cluster.adopt(kernel_id, host, attempt, {"key": "k"}, self.kept.get(kernel_id), self._hear_of_death)
+        self.cluster.serve_adopted()
 
     # -- what is seen --------------------------------------------------------------------------------------------
 

@@ -504,6 +504,7 @@ async def test_what_could_not_be_ended_is_ended_by_the_gateways_next_process(
     monkeypatch.setattr(cluster_module, "TAKEN_UP_AFTER", 0.0)
     second = clusters()
     found = second.adopt("k2", "node1", attempt, info)
+    second.serve_adopted()
     await gone(pid)
     await until("nothing is left to do", lambda: not path.exists())
     assert await answers(found)
@@ -518,8 +519,9 @@ async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Clu
     await asyncio.to_thread(first.close)
     second = clusters()
     found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
     assert found.connection_info == info
-    assert found.state in (State.UNKNOWN, State.ALIVE)
+    await until("it is back", lambda: found.state is State.ALIVE)
     assert await answers(found)
     assert (found.state, found.pid) == (State.ALIVE, pid)
     assert second.count("node1") == 1
@@ -527,8 +529,12 @@ async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Clu
     await gone(pid)
 
 
-async def test_adoption_does_not_wait_for_the_clusters_thread(clusters: Callable[..., Cluster], hosts: Hosts) -> None:
-    """A kernel is taken over, and clients can connect, while that thread does something else; it answers when there is time."""
+@pytest.mark.parametrize("endpoints", ["ipc", "tcp"])
+async def test_adoption_does_not_wait_for_the_clusters_thread(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed, endpoints: str
+) -> None:
+    """A kernel is taken over while that thread does something else, and answers at its earlier endpoints when there is time."""
+    settings.endpoints = endpoints
     await hosts("node1")
     first = clusters()
     kernel = await start(first, "k1", "node1")
@@ -540,20 +546,18 @@ async def test_adoption_does_not_wait_for_the_clusters_thread(clusters: Callable
     try:
         found = second.adopt("k1", "node1", attempt, info)
         assert (found.state, found.connection_info) == (State.UNKNOWN, info)
-        reader, writer = await client(found)
-        writer.write(b"hello")
+        second.serve_adopted()
     finally:
         has_time.set()
-    assert await asyncio.wait_for(reader.readexactly(5), DEADLINE) == b"hello"
-    assert (found.state, found.pid) == (State.ALIVE, pid)
-    writer.close()
+    await until("it is back", lambda: found.state is State.ALIVE)
+    assert await answers(found)
+    assert found.pid == pid
 
 
 async def test_hosts_are_connected_to_together_when_all_kernels_are_adopted(
-    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+    clusters: Callable[..., Cluster], hosts: Hosts
 ) -> None:
     """No host is logged in to while kernels are still being adopted, and none of them waits for another host's login."""
-    monkeypatch.setattr(cluster_module, "_ADOPTED_ALL", 0.5)
     slow, quick = await hosts("node1", "node2")
     first = clusters()
     kernels = [await start(first, f"k{number}", host) for number, host in enumerate(["node1", "node2", "node2"])]
@@ -566,25 +570,49 @@ async def test_hosts_are_connected_to_together_when_all_kernels_are_adopted(
     await second.run(asyncio.sleep(0))
     assert (slow.wire.connections, quick.wire.connections) == before
     assert list(second.kernels.values()) == found
+    second.serve_adopted()
     await until("those of the other host are back", lambda: all(k.state is State.ALIVE for k in found[1:]))
     assert found[0].state is State.UNKNOWN
     slow.patience.set()
     await until("all are back", lambda: all(k.state is State.ALIVE for k in found))
 
 
-async def test_adoptions_that_go_on_keep_nobody_waiting_for_long(
+async def test_an_adapter_that_says_nothing_more_leaves_no_adopted_kernel_waiting(
     clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one kernel comes after the other, those that were first are connected to all the same."""
-    monkeypatch.setattr(cluster_module, "_ADOPTED_ALL", 3600.0)
-    monkeypatch.setattr(cluster_module, "_ADOPTED_LONG", 0.2)
+    """Adopted kernels are connected to after a while in any case."""
+    monkeypatch.setattr(cluster_module, "_ADOPTED_LONG", 0.1)
     await hosts("node1")
     first = clusters()
     kernel = await start(first, "k1", "node1")
     attempt, info = kernel.attempt, kernel.connection_info
     await asyncio.to_thread(first.close)
     second = clusters()
-    assert await answers(second.adopt("k1", "node1", attempt, info))
+    found = second.adopt("k1", "node1", attempt, info)
+    await until("it is back", lambda: found.state is State.ALIVE)
+    assert await answers(found)
+
+
+async def test_sockets_that_cannot_be_made_after_an_adoption_are_made_later(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel whose sockets fail at first, for a full disk say, is not forgotten, and answers as soon as they can be had."""
+    monkeypatch.setattr(cluster_module, "_SOCKETS_RETRY", 0.1)
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    folder = Path(info["ip"]).parent
+    folder.write_text("in the way")
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
+    await until("it is told", lambda: "cannot make its sockets, and tries again" in caplog.text)
+    assert found.connection_info == info
+    folder.unlink()
+    await until("they are there", lambda: Path(f"{info['ip']}-5").exists())
+    assert await answers(found)
 
 
 async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
@@ -601,6 +629,8 @@ async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
     await asyncio.to_thread(second.close, end_untaken=True)
     third = clusters()
     found = third.adopt("k1", "node1", attempt, info)
+    third.serve_adopted()
+    await until("it is back", lambda: found.state is State.ALIVE)
     assert await answers(found)
     assert found.pid == pid
 
@@ -635,6 +665,7 @@ async def test_loopback_ports_stand_over_restarts(
     taken = await asyncio.start_server(lambda *_: None, info["ip"], info["hb_port"])
     second = clusters()
     found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
     assert {name for name, value in found.connection_info.items() if info[name] != value} == {"hb_port"}
     assert await answers(found)
     taken.close()
@@ -653,6 +684,7 @@ async def test_adopting_what_has_ended_is_told(clusters: Callable[..., Cluster],
     told: list[str] = []
     for kernel_id in ("k1", "k2"):
         second.adopt(kernel_id, "node1", attempt, info, on_exit=lambda kernel: told.append(kernel.id))
+    second.serve_adopted()
     await until("both are known to be dead", lambda: sorted(told) == ["k1", "k2"])
     assert {kernel.state for kernel in second.kernels.values()} == {State.DEAD}
 

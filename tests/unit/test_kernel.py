@@ -585,8 +585,7 @@ async def test_a_later_process_of_the_gateway_knows_the_agent(clusters: Callable
     later = clusters()
     with moved(sshd):
         adopted = later.adopt("k1", "node1", kernel.attempt, info, kept)
-        node = adopted.node
-        assert node is not None
+        later.serve_adopted()
         await until("the other agent has spoken", lambda: adopted._elsewhere)
         assert adopted.state is State.UNKNOWN
     await known(adopted)

@@ -175,8 +175,9 @@ async def _measure(python: str, kernels: int, count: int, folder: Path) -> None:
             )
             while len(_Hosts.adopted) < kernels and time.monotonic() - began < _DEADLINE:
                 await asyncio.sleep(0.05)
+            seconds = time.monotonic() - began
             print(
-                f"all adopted by their hosts after {time.monotonic() - began:.2f} s, the first login after {_Hosts.first - wall:.2f} s"
+                f"all were found on their hosts after {seconds:.2f} s; the first login came after {_Hosts.first - wall:.2f} s"
             )
             print(f"{_Hosts.logins} logins, {_Hosts.streams} streams so far")
         finally:

@@ -298,12 +298,14 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
         Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
         """
+        info = (
+            self.kernel_manager.get_connection_info()
+        )  # as it was persisted: the next line puts the host's name into it
         super().load_process_info(process_info)
         ours = process_info.get("distributed")
         if not ours:
             log.warning("kernel %s was started by another process proxy and cannot be found again", self.kernel_id)
             return
-        info = self.kernel_manager.get_connection_info()
         info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
         try:
             self._kernel = self.cluster.adopt(
@@ -316,9 +318,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         # Before HTTP is served that is when the loop begins to run, and all kernels have been found.
         self._gateway_loop.add_callback(self.cluster.serve_adopted)
         self.assigned_host = ours["host"]
-        # The runtime folder may have another name now, a port another owner.
-        if self._kernel.connection_info.items() - info.items():
-            self._connect_manager(self._kernel)
+        self._connect_manager(self._kernel)  # the runtime folder may have another name now, a port another owner
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports

@@ -158,23 +158,23 @@ def sshd_limits(node: Node) -> list[int]:
     return [int(line.split()[3]) for line in node.exec(["sh", "-c", script]).stdout.splitlines()]
 
 
+@pytest.mark.timeout(180)
 async def test_more_clients_than_one_sshd_has_descriptors(
     lab: Lab, nodes: Nodes, extra_gateway: MakeGateway, client_of: ClientOf
 ) -> None:
-    """With systemd's 1024 files for each sshd, 1500 channels at once reach their kernels on one node; none is refused."""
+    """With systemd's 1024 files for each sshd, 200 clients at once reach each of ten kernels on one node; none is refused."""
     if lab.driver == "local":
         pytest.skip("the nodes of a local lab have an SSH server with this machine's limits")
     node = nodes[0]
     gateway = extra_gateway("many", hosts=[node.name])
-    kernels = [await client_of(gateway).start_kernel() for _ in range(3)]
+    kernels = [await client_of(gateway).start_kernel() for _ in range(10)]
     assert set(sshd_limits(node)) == {1024}
     before = len(sshd_limits(node))
-    ran = await asyncio.to_thread(gateway.exec, [gateway.python, "-c", _CLIENTS, "500"], timeout=60)
+    ran = await asyncio.to_thread(gateway.exec, [gateway.python, "-c", _CLIENTS, "200"], timeout=60)
     folders, clients, waiting, seconds = json.loads(ran.check().stdout)
-    assert (folders, clients, waiting) == (len(kernels), 500 * len(kernels), 0), f"after {seconds:.1f} s"
+    assert (folders, clients, waiting) == (len(kernels), 200 * len(kernels), 0), f"after {seconds:.1f} s"
     assert len(sshd_limits(node)) > before
-    for kernel in kernels:
-        assert await kernel.evaluate("1 + 1") == 2
+    assert await kernels[-1].evaluate("1 + 1") == 2
     log = gateway.logs()
     assert "cannot be opened" not in log
     assert "SSH connections carry its channels" in log

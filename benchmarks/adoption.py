@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -25,7 +26,6 @@ from eg_distributed.protocol import PROTOCOL, SENTINEL
 from eg_distributed.wire import Message, encode, read_message
 
 _DEADLINE = 60.0
-_PORT = 8899
 
 
 class _Hosts(asyncssh.SSHServer):
@@ -105,9 +105,9 @@ def _persist(folder: Path, kernels: int, hosts: list[str], runtime: Path) -> Non
         (folder / f"{kernel}.json").write_text(json.dumps({kernel: session}))
 
 
-def _kernels_listed() -> int:
+def _kernels_listed(port: int) -> int:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/api/kernels", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/kernels", timeout=60) as answer:
             return len(json.load(answer))
     except OSError:
         return -1
@@ -156,15 +156,18 @@ async def _measure(python: str, kernels: int, count: int, folder: Path) -> None:
         "EG_DISTRIBUTED_GATEWAY_ID": "bench",
         "EG_LIST_KERNELS": "True",
     }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        http = free.getsockname()[1]
     began, wall = time.monotonic(), time.time()
     with (folder / "log").open("wb") as log:
         gateway = await asyncio.create_subprocess_exec(
-            python, "-m", "enterprise_gateway", f"--EnterpriseGatewayApp.port={_PORT}", "--EnterpriseGatewayApp.ip=127.0.0.1",
+            python, "-m", "enterprise_gateway", f"--EnterpriseGatewayApp.port={http}", "--EnterpriseGatewayApp.ip=127.0.0.1",
             "--FileKernelSessionManager.enable_persistence=True", f"--FileKernelSessionManager.persistence_root={folder / 'p'}",
             "--EnterpriseGatewayApp.availability_mode=standalone", stdout=log, stderr=log, env=env, cwd=folder,
         )  # fmt: skip
         try:
-            while (listed := await asyncio.to_thread(_kernels_listed)) < 0:
+            while (listed := await asyncio.to_thread(_kernels_listed, http)) < 0:
                 if gateway.returncode is not None or time.monotonic() - began > _DEADLINE:
                     raise SystemExit((folder / "log").read_text()[-4000:])
                 await asyncio.sleep(0.02)

@@ -611,14 +611,21 @@ class RemoteKernel:
             log=tail,
         )
 
-    async def adopted_by(self, node: Node, attempt: str, connection_info: Message, agent: object) -> None:
-        """Take over a kernel that an earlier process of this gateway started; its state is learned from the node."""
+    def be_adopted(self, attempt: str, connection_info: Message, agent: object) -> None:
+        """Be a kernel that an earlier process of this gateway started; raises OSError where no clients could reach it.
+
+        Called by the cluster, on any thread, before anybody else knows the handle: what its node says comes later.
+        """
         with contextlib.suppress(Malformed):  # None, of an older release: then each agent's word counts
             self.agent = AgentIdentity.read(agent)
-        self.node, self.attempt, self._ready, self._unverified = node, attempt, True, True
+        self.attempt, self._ready, self._unverified = attempt, True, True
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
-        await self.endpoints.open(connection_info)
+        try:
+            self.endpoints.take_over(connection_info)
+        except OSError:
+            self.endpoints.unbind()  # nobody will ask for it
+            raise
 
     async def signal(self, signum: int) -> bool:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""

@@ -158,7 +158,7 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
         except asyncssh.ChannelOpenError as error:
             log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
             return await _bridge(connection, host, settings, keep)
-        return SSHLink(connection, path)
+        return SSHLink(connection, path, host, functools.partial(log_in, host, settings))
     except asyncio.TimeoutError:
         connection.abort()
         raise AgentUnavailable(

@@ -214,6 +214,16 @@ async def test_locks_that_fail_are_what_to_mend(
     assert [step.name for step in found.steps if step.name == "kernel"] == []
 
 
+async def test_an_sshd_that_may_have_few_files_is_a_warning(cluster: Cluster, hosts: Hosts) -> None:
+    """What the channels of a kernel's clients take is sshd's own, and may be less than the login's."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "echo sshd-session > /proc/$$/comm; ulimit -S -n 300; {command}; exit $?"
+    found = await examined(cluster)
+    assert found.usable
+    assert found.mend.startswith("limits: raise LimitNOFILE of sshd's unit")
+    assert "sshd's nofile 300" in next(step.said for step in found.steps if step.name == "limits")
+
+
 async def test_a_kernel_that_cannot_start_is_told(cluster: Cluster, hosts: Hosts) -> None:
     """The dry run fails by the error that a user would get, after all the steps before it."""
     await hosts("node1")

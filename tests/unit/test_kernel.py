@@ -587,9 +587,8 @@ async def test_a_later_process_of_the_gateway_knows_the_agent(clusters: Callable
     await asyncio.to_thread(cluster.close)
     later = clusters()
     with moved(sshd):
-        adopted = await later.run(later.adopt("k1", "node1", kernel.attempt, info, kept))
-        node = adopted.node
-        assert node is not None
+        adopted = later.adopt("k1", "node1", kernel.attempt, info, kept)
+        later.serve_adopted()
         await until("the other agent has spoken", lambda: adopted._elsewhere)
         assert adopted.state is State.UNKNOWN
     await known(adopted)

@@ -191,7 +191,7 @@ _AGENT = {"id": "1", "folder": "/f", "machine": "m", "boot": "b"}
     {"id": 1, "result": KERNEL},
     {"id": 1, "error": "e", "kind": "host", "remedy": "r"},
     {"python": "3.11", "executable": "/p", "old": False, "node": "n", "user": "u", "nofile": [1, 2], "nproc": [1, -1],
-     "processes": 3, "took": 0.1, "time": 1.0},
+     "processes": 3, "took": 0.1, "time": 1.0, "sshd_files": 1024},
 )  # fmt: skip
 def answers(data: bytes) -> None:
     """What a node says: greetings, replies to each request, what the doctor asks."""

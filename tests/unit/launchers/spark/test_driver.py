@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -179,7 +180,29 @@ def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
     finally:
         folder.rmdir()
     assert scratch_folder({"EG_ATTEMPT": "../../etc"}) is None
-    assert settle(options(home, SPARK_LOCAL_DIRS="/big", EG_ATTEMPT="abc")).env["SPARK_LOCAL_DIRS"] == "/big"
+
+
+@pytest.mark.parametrize(
+    ("opts", "env"),
+    [
+        ("", {"SPARK_LOCAL_DIRS": "/big"}),
+        ("--conf spark.local.dir=/big", {}),
+        ("--conf spark.local.dir=/big", {"KERNEL_EXTRA_SPARK_OPTS": "--conf spark.local.dir=/bigger"}),
+    ],
+)
+@pytest.mark.parametrize("master", ["spark://127.0.0.1:7077", "yarn", "local[*]"])
+def test_another_place_for_large_files_is_none_for_small_ones(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str, opts: str, env: dict[str, str]
+) -> None:
+    """Where a kernelspec or a client says where shuffled data goes, Hive's and Java's own files are the kernel's all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    submit = "-Dderby.system.home=/theirs"
+    found = settle(options(home, f"--master {master} {opts}", EG_ATTEMPT="abc", SPARK_SUBMIT_OPTS=submit, **env))
+    folder = tmp_path / "eg-distributed-spark-abc"
+    assert folder.is_dir()
+    assert found.env.get("SPARK_LOCAL_DIRS") == env.get("SPARK_LOCAL_DIRS")
+    own = f"-Djava.io.tmpdir={folder} -Dderby.system.home={folder}"
+    assert found.env["SPARK_SUBMIT_OPTS"] == f"{own} {submit}"  # what is said later wins
 
 
 def test_containers_get_what_the_instructions_promise(home: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eg_distributed.launchers.spark.errors import LaunchError
+from eg_distributed.launchers.spark.login import login_user
 from eg_distributed.launchers.spark.options import SparkOptions, parse
 from eg_distributed.launchers.spark.properties import read_properties
 
 KERNEL = "5f5b2b1c-0000-4000-8000-000000000000"
+OWN = pwd.getpwuid(os.getuid()).pw_name
 
 
 def options(opts: str = "", *arguments: str, **env: Any) -> SparkOptions:
@@ -189,13 +192,33 @@ def test_impersonation() -> None:
     """On YARN the application is the user's; elsewhere it can't be, and that is said; one's own name changes nothing."""
     found = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
     assert ("--proxy-user", "alice") in pairs(found)
-    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=getpass.getuser())
+    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=OWN)
     assert "--proxy-user" not in own.submit
     assert (
         "--proxy-user" not in options("--master yarn", EG_IMPERSONATION_ENABLED="False", KERNEL_USERNAME="alice").submit
     )
     with pytest.raises(LaunchError, match="only YARN runs applications for others"):
         options("--master spark://m:7077", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
+
+
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_ones_own_name_is_the_processs(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A variable that claims to be somebody does not make his the applications of the login user."""
+    monkeypatch.setenv(variable, "alice")
+    found = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice", **{variable: "alice"})
+    assert ("--proxy-user", "alice") in pairs(found)
+    assert "--proxy-user" not in options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=OWN).submit
+
+
+def test_a_user_without_a_name_is_whom_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose uid nobody has named, the environment's name is taken, and where it has none, the uid."""
+    variables = ("LOGNAME", "USER", "LNAME", "USERNAME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    for name in variables:
+        monkeypatch.delenv(name, raising=False)
+    assert login_user() == str(os.getuid())
+    monkeypatch.setenv("USER", "alice")
+    assert login_user() == "alice"
 
 
 def test_settings_in_place_of_others() -> None:

@@ -338,6 +338,32 @@ def below(result: Result) -> str:
     return "\n".join([str(result.errors[-1]["traceback"][-1]).splitlines()[-1], result.stderr])
 
 
+VIEWS = {
+    "python": (
+        "spark.sql('create view {} as select 1')",
+        "print(*[row[1] for row in spark.sql('show views').collect()])",
+    ),
+    "scala": (
+        'spark.sql("create view {} as select 1")',
+        'println(spark.sql("show views").collect().map(_.getString(1)).mkString(" "))',
+    ),
+    "R": ('sql("create view {} as select 1")', 'cat(collect(sql("show views"))$viewName)'),
+}
+"""Cells that make a view, and that print the names of all, by language."""
+
+
+@pytest.mark.long
+async def test_kernels_with_hive_on_one_host(spark_lab: Lab, client: GatewayClient) -> None:
+    """Kernels of one user on one host have a metastore each, also where the large files have a place of their own."""
+    opts = "--conf spark.local.dir=/tmp --conf spark.sql.catalogImplementation=hive"
+    env = {"KERNEL_REMOTE_HOST": spark_lab.nodes[0].name, "KERNEL_EXTRA_SPARK_OPTS": opts}
+    kernels = {language: await client.start_kernel(f"spark_{language}_standalone", env=env) for language in VIEWS}
+    for language, kernel in kernels.items():
+        await say(kernel, VIEWS[language][0].format(f"of_{language}"))
+    for language, kernel in kernels.items():
+        assert (await say(kernel, VIEWS[language][1])).stdout.split() == [f"of_{language}".lower()]
+
+
 @pytest.mark.long
 async def test_a_metastore_that_is_anothers(spark_lab: Lab, client: GatewayClient) -> None:
     """Where a site has all kernels use one Derby, a cell says that it is open elsewhere, whatever the language."""

@@ -135,16 +135,3 @@ async def test_tables_and_hive(spark_client: GatewayClient) -> None:
         await kernel.execute("s.sql('drop table if exists lab_saved')", SESSION_SECONDS)
     here = "[name for name in __import__('os').listdir() if name in ('metastore_db', 'derby.log', 'spark-warehouse')]"
     assert await kernel.evaluate(here) == []
-
-
-@pytest.mark.long
-async def test_two_kernels_with_hive_on_one_host(spark_lab: Lab, spark_client: GatewayClient) -> None:
-    """Kernels of one user on one host have a metastore each, also where the large files have a place of their own."""
-    env = {"KERNEL_REMOTE_HOST": spark_lab.nodes[0].name, "KERNEL_EXTRA_SPARK_OPTS": "--conf spark.local.dir=/tmp"}
-    kernels = [await spark_client.start_kernel(STANDALONE, env=env) for _ in range(2)]
-    begin = "from pyspark.sql import SparkSession\ns = SparkSession.builder.enableHiveSupport().getOrCreate()"
-    for number, kernel in enumerate(kernels):
-        await say(kernel, f"{begin}\ns.sql('create view only_{number} as select 1')")
-    for number, kernel in enumerate(kernels):
-        views = "[row.viewName for row in s.sql('show views').collect()]"
-        assert await kernel.evaluate(views, SESSION_SECONDS) == [f"only_{number}"]

@@ -112,6 +112,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     private final Late late = new Late();
 
     public static void main(String[] arguments) {
+        allowAll();
         SparkScalaKernel kernel = new SparkScalaKernel();
         Signal.handle(new Signal(arguments[0]), kernel);
         Thread results = new Thread(kernel, "notebook-classes");
@@ -127,6 +128,24 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return;
         }
         new Start(options.toConfig(), kernel.late).initialize().waitForTermination().shutdown();
+    }
+
+    /**
+     * Have Java's own policy allow what a JVM without a security manager does.
+     *
+     * Toree has a manager for exits alone, which allows everything else. But where there is one, Derby asks the policy itself, which
+     * allows nothing: no cell could use Hive without a metastore elsewhere.
+     */
+    private static void allowAll() {
+        try {
+            java.security.Policy.setPolicy(new java.security.Policy() {
+                public boolean implies(java.security.ProtectionDomain domain, java.security.Permission permission) {
+                    return true;
+                }
+            });
+        } catch (UnsupportedOperationException error) { // a Java that has no security managers any more
+            return;
+        }
     }
 
     /** Called by the JVM in a thread of its own for each signal. */

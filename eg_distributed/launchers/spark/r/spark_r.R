@@ -84,7 +84,7 @@ suspendInterrupts(local({
     said <- conditionMessage(errors[[1]])
     if (startsWith(said, paste0(host, ": "))) return("") # ours, with its remedy
     text <- paste(c(said, client$backend$failure), collapse = "\n")
-    if (!grepl("spark|java", text, ignore.case = TRUE)) return("")
+    if (!grepl("spark|java", text, ignore.case = TRUE, useBytes = TRUE)) return("")
     told <- tryCatch(
       system2(Sys.getenv("EG_SPARK_PYTHON"), c(shQuote(Sys.getenv("EG_SPARK_TELL")), "advise"), input = text, stdout = TRUE, timeout = 10),
       error = function(e) character(), warning = function(e) character()
@@ -168,7 +168,7 @@ suspendInterrupts(local({
       tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(stale) NULL)
       client$backend$failure <- ""
       outcome <- allowInterrupts(evaluate(...))
-      said <- advice(outcome)
+      said <- tryCatch(advice(outcome), error = function(e) "") # then the cell has Spark's own words alone
       if (nzchar(said)) list(...)$output_handler$message(simpleMessage(paste0(said, "\n"))) # below the error
       outcome
     }

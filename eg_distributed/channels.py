@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _MAX_PATH = 107  # of a UNIX socket on Linux
 _ANSWER_DEADLINE = 15.0  # seconds for the agent's answer to a stream's hello; then the stream is tried anew
+_BACKLOG = 100
+"""Connections to one socket that wait to be taken, as asyncio has it."""
 _RETRY, _LAST_RETRY = 0.2, 5.0
 """Seconds before a stream that could not be opened, on a node that is connected, is tried again: twice as many each time."""
 
@@ -62,7 +65,11 @@ class Endpoints:
         self._open_link = open_link
         self._note = note
         self._limit = limit
+        self._bound: list[
+            tuple[str, socket.socket]
+        ] = []  # by their channels: those that listen, and are not served yet
         self._servers: list[asyncio.base_events.Server] = []
+        self._generation = 0  # of what listens
         self._relays: set[Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_broken: Callable[[], None] | None = None
@@ -79,14 +86,35 @@ class Endpoints:
     async def open(self, before: Mapping[str, Any] | None = None) -> None:
         """Listen; called again after a restart, since Jupyter's clean-up removes the sockets' names.
 
-        Streams that are open stay so. *before* is the connection information that an earlier process of this gateway gave
-        out: its ports are taken again if they are free. Raises OSError, for instance, with `ipc`, for a path that is too long.
+        As `bind` and `serve`, at once. Streams that are open stay so.
+        """
+        self.bind(before)
+        await self.serve()
+
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """See to it that `connection_info` is final, and leave the rest to `serve`; from any thread, if no other knows of these.
+
+        *before* is the connection information that an earlier process of this gateway gave out. Where that names the sockets of
+        `prefix` they are made in `serve`, since five files take milliseconds on a busy disk, and ZMQ waits for them.
+        Raises OSError as `bind`.
+        """
+        if self._how != "tcp" and before.get("transport") == "ipc" and before.get("ip") == str(self.prefix):
+            self._had_sockets = True
+        else:
+            self.bind(before)
+
+    def bind(self, before: Mapping[str, Any] | None = None) -> None:
+        """Make the sockets; who connects to them waits for `serve`.
+
+        *before* is the connection information that an earlier process of this gateway gave out: its ports are taken again if they
+        are free. Raises OSError, for instance, with `ipc`, for a path that is too long.
         """
         if self._ports:
             return  # nobody removes those
+        self._stop_listening()
         if self._how != "tcp":
             try:
-                await self._open_sockets()
+                self._bind_sockets()
             except OSError as error:
                 self._stop_listening()
                 # Clients of a kernel that has had its sockets know those alone.
@@ -99,51 +127,79 @@ class Endpoints:
                 self._had_sockets = True
                 return
         again = before or {}
-        await self._open_ports(
+        self._bind_ports(
             [again.get(f"{channel}_port", 0) if again.get("transport") == "tcp" else 0 for channel in CHANNELS]
         )
 
-    async def _open_ports(self, wanted: Sequence[int]) -> None:
-        """Listen on the *wanted* ports, 0 for any; on another one where somebody has it now."""
+    async def serve(self) -> None:
+        """Take the connections to the sockets, which are made if they aren't there; nothing if that is done already."""
+        if not self._bound and not self._servers:
+            self.bind()
+        while self._bound:
+            channel, listening = self._bound.pop(0)
+            generation = self._generation
+            if listening.family == socket.AF_UNIX:
+                server = await asyncio.start_unix_server(self._accept(channel), sock=listening, limit=CHUNK)
+            else:
+                server = await asyncio.start_server(self._for_us(channel), sock=listening, limit=CHUNK)
+            if generation == self._generation:
+                self._servers.append(server)
+            else:
+                server.close()  # others have been bound meanwhile, or none is wanted any more
+
+    def _bind_ports(self, wanted: Sequence[int]) -> None:
+        """Bind the *wanted* ports, 0 for any; another one where somebody has it now."""
         ports = []
         try:
             for channel, port in zip(CHANNELS, wanted, strict=True):
-                accept = self._for_us(channel)
                 try:
-                    server = await asyncio.start_server(accept, _LOOPBACK, port, limit=CHUNK)
+                    listening = _listen(socket.AF_INET, (_LOOPBACK, port))
                 except OSError:
                     if not port:
                         raise
-                    server = await asyncio.start_server(accept, _LOOPBACK, 0, limit=CHUNK)
-                self._servers.append(server)
-                ports.append(server.sockets[0].getsockname()[1])
+                    listening = _listen(socket.AF_INET, (_LOOPBACK, 0))
+                self._bound.append((channel, listening))
+                ports.append(listening.getsockname()[1])
         except OSError:
             self._stop_listening()
             raise
         self._ports = ports
 
-    async def _open_sockets(self) -> None:
+    def _bind_sockets(self) -> None:
         if len(os.fsencode(self.prefix)) + 2 > _MAX_PATH:
             raise OSError(f"{self.prefix}: too long for a UNIX socket; set Distributed.runtime_dir to a shorter folder")
-        self._stop_listening()
         # Without its parents: who makes the runtime folder sees to it that it is private, and that was before this.
         self.prefix.parent.mkdir(mode=0o700, exist_ok=True)
         for number, channel in enumerate(CHANNELS, 1):
             path = f"{self.prefix}-{number}"
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-            self._servers.append(await asyncio.start_unix_server(self._accept(channel), path, limit=CHUNK))
+            self._bound.append((channel, _listen(socket.AF_UNIX, path)))
 
     def _stop_listening(self) -> None:
+        self._generation += 1
         for server in self._servers:
             server.close()  # not waited for: from Python 3.12 on that would wait for the open streams as well
         self._servers.clear()
+        for _, listening in self._bound:
+            listening.close()
+        self._bound.clear()
 
     async def close(self) -> None:
         """Close every stream and remove the sockets; their names are gone before anything is waited for.
 
         By the time the last stream has ended, a kernel that was started with the same id may listen by those names.
         """
+        self.unbind()
+        self.drop_streams()
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def unbind(self) -> None:
+        """Listen no more, and remove the sockets; streams that are open stay so. Waits for nothing."""
         self._stop_listening()
         self._ports.clear()
         for number in range(1, len(CHANNELS) + 1):
@@ -151,12 +207,6 @@ class Endpoints:
                 os.unlink(f"{self.prefix}-{number}")
         with contextlib.suppress(OSError):
             self.prefix.parent.rmdir()
-        self.drop_streams()
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
 
     def drop_streams(self) -> None:
         """Close the streams that are open; ZMQ connects again by itself. For a kernel that moves to another node."""
@@ -271,6 +321,21 @@ class Endpoints:
         )  # fmt: skip
         if channel == "iopub" and self.on_broken is not None:
             self.on_broken()
+
+
+def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:
+    """Return a socket that listens at *address*; raises OSError."""
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        if family != socket.AF_UNIX:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except BaseException:  # whatever it is, the socket is nobody's
+        listening.close()
+        raise
+    return listening
 
 
 async def _pause(seconds: float, relay: Relay) -> None:

@@ -42,7 +42,7 @@ from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
-from .request import StartRequest, check_pin
+from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
 from .surroundings import Surroundings
@@ -64,6 +64,9 @@ _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
+_ADOPTED_LONG = 30.0
+"""Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
+_SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
@@ -103,7 +106,9 @@ class Cluster:
         self._releasing: set[asyncio.Task[None]] = set()
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
-        self._starts: dict[str, _Start] = {}  # kernel id: its start that is under way, from the request to its answer
+        # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
+        # true while an attempt is on a node.
+        self._starts: dict[str, _Start] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -113,6 +118,9 @@ class Cluster:
         """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._ticking: asyncio.Task[None] | None = None
+        self._adopted: list[RemoteKernel] = []  # those that are not served yet
+        self._adopted_timer: asyncio.TimerHandle | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -174,9 +182,13 @@ class Cluster:
             await kernel.endpoints.close()
         await self._abandoned.save()
         await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.wait({self._ticking})
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+        own = self._serving | ({self._ticking} if self._ticking is not None else set())
+        for task in own:
+            task.cancel()
+        if own:
+            await asyncio.wait(own)
         if self._runtime_dir is not None and not self.settings.runtime_dir:
             with contextlib.suppress(OSError):  # another gateway's process may have put something there
                 self._runtime_dir.rmdir()
@@ -300,6 +312,7 @@ class Cluster:
 
     async def _start(self, request: StartRequest) -> RemoteKernel:
         deadline = asyncio.get_running_loop().time() + request.launch_timeout
+        check_env(request.env)
         check_pin(request.pin, request.hosts, allow_any_host=self.settings.allow_any_host)
         await self._keep_off_this_machine(request)
         if leaving := self._released.get(request.kernel_id):
@@ -586,29 +599,77 @@ class Cluster:
             self._surroundings.endpoints,
         )
 
-    async def adopt(
-        self, kernel_id: str, host: str, attempt: str, connection_info: Message, agent: object = None
+    def adopt(
+        self,
+        kernel_id: str,
+        host: str,
+        attempt: str,
+        connection_info: Message,
+        agent: object = None,
+        on_exit: Callable[[RemoteKernel], None] | None = None,
     ) -> RemoteKernel:
-        """Take over a kernel of an earlier process of this gateway, without waiting for its host.
+        """Take over a kernel of an earlier process of this gateway; returns its handle at once, from any thread.
 
         *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
-        Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, `on_exit` says so.
+        Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, *on_exit* says so. Waits neither for
+        the host nor for the cluster's thread. Raises OSError or DistributedError where no sockets can be had: then the kernel is
+        not adopted. `serve_adopted` is to be called when all kernels are adopted.
         """
         kernel = self._new_kernel(kernel_id)
-        self.kernels[kernel_id] = kernel
-        node = self.host(host).node
-        self._abandoned.keep(node, kernel_id, attempt)
+        kernel.on_exit = on_exit
+        kernel.be_adopted(attempt, connection_info, agent)
+        self.call_soon(self._take_in, kernel, host)
+        return kernel
+
+    def _take_in(self, kernel: RemoteKernel, host: str) -> None:
+        """Have an adopted kernel among ours."""
+        self.kernels[kernel.id] = kernel
+        kernel.node = node = self.host(host).node
+        self._abandoned.keep(node, kernel.id, kernel.attempt)
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
-        try:
-            await kernel.adopted_by(node, attempt, connection_info, agent)
-        except OSError:
-            del self.kernels[kernel_id]  # its process forgets it, so we must not claim it
-            kernel.node = None
-            await kernel.endpoints.close()
-            raise
-        node.keep_connected(fresh=kernel_id)
-        return kernel
+        self._adopted.append(kernel)
+        if self._adopted_timer is None:
+            self._adopted_timer = asyncio.get_running_loop().call_later(_ADOPTED_LONG, self._serve_adopted)
+
+    def serve_adopted(self) -> None:
+        """Serve the clients of adopted kernels, and connect to their hosts, now that all are adopted; from any thread.
+
+        Called by adapters when their gateway is up. While it starts, this thread would take turns with the one that adopts, some
+        milliseconds at a time, for each file that the latter opens: a thousand kernels took three times as long. Where it is not
+        called it is done after half a minute.
+        """
+        self.call_soon(self._serve_adopted)
+
+    def _serve_adopted(self) -> None:
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+            self._adopted_timer = None
+        adopted, self._adopted = self._adopted, []
+        kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
+        for kernel in kernels:
+            if kernel.node is not None:
+                kernel.node.keep_connected(fresh=kernel.id)
+        if kernels:
+            task = asyncio.ensure_future(self._serve(kernels))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, kernels: list[RemoteKernel]) -> None:
+        """Listen for the clients of *kernels*; what fails is tried again, since their clients try as well."""
+        while kernels:
+            left = []
+            for kernel in kernels:
+                if self.kernels.get(kernel.id) is not kernel:
+                    continue  # released meanwhile
+                try:
+                    await kernel.endpoints.serve()
+                except OSError as error:
+                    log.error("kernel %s: the gateway cannot make its sockets, and tries again: %s", kernel.id, error)
+                    left.append(kernel)
+            kernels = left
+            if kernels:
+                await asyncio.sleep(_SOCKETS_RETRY)
 
     async def release(self, kernel_id: str) -> None:
         """End the kernel, if it still runs, and forget it: no process, no socket, no count and no file but its log is left."""

@@ -151,8 +151,11 @@ class RemoteKernel:
         self._spec_folders = spec_folders
         self._transports = transports
         self._ready = False
+        # An attempt is under way on a node: who this handle is, is being decided. Not the same as `Cluster._starts`, which knows
+        # a whole start, with the picking of a host and the moments between two hosts. In those a kernel that was away may come
+        # back with its host: it is heard, streams open to it, and its end is told, as of any kernel that runs.
         self._starting = False
-        self._unproven: list[str] = []  # the argv of a kernel that is on UNIX sockets, and may not take them
+        self._unproven: tuple[str, ...] = ()  # the kernelspec of one that is on UNIX sockets, and may not take them
         self._started_at = 0.0  # in the loop's time
         self._exited = False
         self._changed = asyncio.Event()
@@ -442,11 +445,11 @@ class RemoteKernel:
         self.node = node
         names = () if request.pin is not None else request.hosts
         self.elsewhere = tuple(name for name in names if canonical_name(name) != canonical_name(node.name))
-        transport = self._transports.choose(request.transport, request.language, request.argv)
+        transport = self._transports.choose(request.transport, request.language, request.own_argv)
         may_need_ports = (
-            request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.argv)
+            request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.own_argv)
         )
-        self._unproven = request.argv if may_need_ports else []
+        self._unproven = request.own_argv if may_need_ports else ()
         self._starting = True
         try:
             try:
@@ -454,13 +457,13 @@ class RemoteKernel:
             except KernelStartFailed:
                 if not (may_need_ports and self._is_short_lived()):
                     raise
-                self._unproven = []
+                self._unproven = ()
                 self._abandoned.end_soon(node, self.id, attempt)  # its record: nobody else asks for that attempt again
                 await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
-                self._note_need_of_ports(request.argv)
+                self._note_need_of_ports(request.own_argv)
             else:
                 if may_need_ports:
-                    self._transports.note(request.argv, takes_sockets=True)
+                    self._transports.note(request.own_argv, takes_sockets=True)
         except KernelError as error:
             _explain_folder(error, request)
             await self._abandoned.end(node, self.id, self.attempt)
@@ -505,15 +508,15 @@ class RemoteKernel:
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
-    def _note_need_of_ports(self, argv: list[str]) -> None:
+    def _note_need_of_ports(self, argv: tuple[str, ...]) -> None:
         """Start kernels of *argv* on loopback ports from now on, and tell the operator how to have it so from the first start."""
         self._transports.note(argv, takes_sockets=False)
-        self._unproven = []
+        self._unproven = ()
         log.warning(
             "kernel %s: it ended soon after its start on UNIX sockets, which not every kernel takes: kernels of this kernelspec "
             'are started on loopback ports from now on. Put "transport": "tcp" into the config of its process proxy. argv: %s',
             self.id,
-            argv,
+            list(argv),
         )
 
     async def _ask_to_start(self, node: Node, request: StartRequest, transport: str, deadline: float) -> Started:
@@ -627,14 +630,21 @@ class RemoteKernel:
             log=tail,
         )
 
-    async def adopted_by(self, node: Node, attempt: str, connection_info: Message, agent: object) -> None:
-        """Take over a kernel that an earlier process of this gateway started; its state is learned from the node."""
+    def be_adopted(self, attempt: str, connection_info: Message, agent: object) -> None:
+        """Be a kernel that an earlier process of this gateway started; raises OSError where no clients could reach it.
+
+        Called by the cluster, on any thread, before anybody else knows the handle: what its node says comes later.
+        """
         with contextlib.suppress(Malformed):  # None, of an older release: then each agent's word counts
             self.agent = AgentIdentity.read(agent)
-        self.node, self.attempt, self._ready, self._unverified = node, attempt, True, True
+        self.attempt, self._ready, self._unverified = attempt, True, True
         self.key = connection_info.get("key", "")
         self.signature_scheme = connection_info.get("signature_scheme", self.signature_scheme)
-        await self.endpoints.open(connection_info)
+        try:
+            self.endpoints.take_over(connection_info)
+        except OSError:
+            self.endpoints.unbind()  # nobody will ask for it
+            raise
 
     async def signal(self, signum: int) -> bool:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
@@ -680,12 +690,6 @@ class RemoteKernel:
         node, self.node = self.node, None
         self._exited = True
         await self._abandoned.end(node, self.id, self.attempt)
-
-    async def read_log(self, size: int = 65536) -> str:
-        """Return up to *size* bytes of the end of what the kernel printed. Raises HostError, KernelGone."""
-        if self.node is None:
-            raise KernelGone("the kernel is on no node", remedy="start it again")
-        return await self.node.request(ReadLog(self.id, size))
 
 
 def _explain_folder(error: KernelError, request: StartRequest) -> None:

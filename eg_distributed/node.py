@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import time
@@ -213,6 +214,8 @@ class Node:
                 self.progress = Progress()  # its clock begins here
                 keep = self.protocol < PROTOCOL
                 link = await self._connector(self.name, self._settings, keep=keep, progress=self.progress)
+            # Never before hosts that are waited for, nor behind those that cannot be reached.
+            link.turn = functools.partial(self._turns.turn, asyncio.Event(), fresh=True)
             self.connections += 1
             await self._greet(link)
             await self._take_back()

@@ -218,6 +218,8 @@ class Listed(Description):
 
     claimed: bool = checked(flag, False)
     """Whether a connected gateway answers for the kernel."""
+    awaited: bool = checked(flag, False)
+    """Whether a stream to it is used, or kept for a gateway that may come back."""
 
 
 ELSEWHERE = "elsewhere"
@@ -516,6 +518,27 @@ class Leave(Request[bool]):
     answer = staticmethod(flag)
 
 
+@dataclass(eq=False, repr=False)
+class Login(Request[bool]):
+    """Tell what a login to the node has today: its environment and its umask, for kernels that start from now on.
+
+    Sent by the boot of each login to an agent that is there already. The answer is False where it takes a nursery to start
+    kernels with that login's groups and limits (see agent/nursery.py). An agent of a release that does not know it answers
+    with an error, and has its kernels start as its own login was.
+    """
+
+    METHOD: ClassVar[str] = "login"
+
+    env: dict[str, str] = checked(table(text(MAX_MESSAGE)))
+    umask: int = checked(integer(0, 0o777))
+    open_files: int = checked(integer(-1, 1 << 62), -1)
+    """The soft limit; -1: unlimited."""
+    standing: str = checked(text(64), "")
+    """What its groups and limits come to; see `standing` in agent/boot.py."""
+
+    answer = staticmethod(flag)
+
+
 _REQUESTS: dict[str, type[Request[Any]]] = {
     kind.METHOD: kind
     for kind in (
@@ -532,6 +555,7 @@ _REQUESTS: dict[str, type[Request[Any]]] = {
         ForgetOutput,
         Ping,
         Leave,
+        Login,
     )
 }
 

@@ -36,6 +36,8 @@ class StartRequest:
     argv: list[str]
     hosts: tuple[str, ...]
     """The kernel's host set."""
+    spec_argv: tuple[str, ...] = ()
+    """The kernelspec's own argv, by which what is learnt of a kernel counts for the next one; empty: `argv` is."""
     spec_env: dict[str, str] = field(default_factory=dict)
     """From the kernelspec: expanded once, on the node."""
     env: dict[str, str] = field(default_factory=dict)
@@ -56,6 +58,11 @@ class StartRequest:
     """Turns a launcher's answer into connection information; raises ValueError."""
     shipping: Shipping = field(default_factory=Shipping)
     """What a launcher of ours needs on the node."""
+
+    @property
+    def own_argv(self) -> tuple[str, ...]:
+        """What is the same for all kernels of the kernelspec, whatever id and arguments they have."""
+        return self.spec_argv or tuple(self.argv)
 
 
 # -- argv --------------------------------------------------------------------------------------------------------
@@ -114,7 +121,8 @@ def _stripped(names: Iterable[str]) -> set[str]:
 def check_env(env: Mapping[str, Any]) -> None:
     """Raise RequestInvalid for what no environment can hold, and for a KERNEL_LAUNCH_TIMEOUT that is not one.
 
-    Values are otherwise free, since no shell sees them.
+    Values are otherwise free, since no shell sees them. Called by the cluster for each start, so that no adapter can forget it;
+    by an adapter as well, if its gateway uses the values before that.
     """
     for name, value in env.items():
         if not _NAME.match(name):

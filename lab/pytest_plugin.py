@@ -86,10 +86,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--lab-driver",
-        choices=("docker", "local"),
+        metavar="DRIVER",
         default=os.environ.get("LAB_DRIVER") or None,
-        help="What makes the lab. A test that the local driver can't serve is skipped with the reason. [docker if an engine "
-        "answers, else local; with LAB_REQUIRE_DOCKER=1 docker, or the tests fail] (env LAB_DRIVER)",
+        help="What makes the lab: docker, local, or another that is registered. A test that the local driver can't serve is "
+        "skipped with the reason. [docker if an engine answers, else local; with LAB_REQUIRE_DOCKER=1 docker, or the tests fail] "
+        "(env LAB_DRIVER)",
     )
     group.addoption(
         "--lab-file", metavar="lab.toml", default=None, help="The topology of a lab that this session makes."
@@ -113,6 +114,21 @@ def pytest_configure(config: pytest.Config) -> None:
         if handed["lab"] in (None, "auto"):
             handed["lab"] = f"pytest-{secrets.token_hex(3)}"
     config.stash[asked_key] = handed
+    _check_driver(config.getoption("lab_driver"))
+
+
+def _check_driver(name: str | None) -> None:
+    """Raise UsageError for a driver that there is not, if the command line names it.
+
+    Not by `choices` of the option: a conftest.py may register one, and all is parsed once before those are loaded. What the
+    environment says is left to the tests that use the lab.
+    """
+    if name is None or name == os.environ.get("LAB_DRIVER"):
+        return
+    from lab.drivers import choice
+
+    if name not in choice.names():
+        raise pytest.UsageError(f"--lab-driver: {name!r} is none of {', '.join(choice.names())}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab import lease
+from lab.drivers import choice
 from lab.drivers.machines import ExecResult, Gateway, Machine, Node
 from lab.errors import LabError, LabNotFound, LabNotReady, LabUsageError
 from lab.lab import Lab
@@ -114,7 +115,7 @@ class SSHCluster:
             return Lab.up(self._name, self._count, driver=self._driver)
         from lab.topology import load
 
-        return Lab.up(self._name, driver=self._driver, topology=load(self._file))
+        return Lab.up(self._name, driver=self._driver, topology=load(self._file, drivers=choice.names()))
 
     def _wait(self, lab: Lab) -> None:
         for node in lab.nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -18,20 +19,39 @@ _BYTES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 def seconds(value: object) -> float:
     """Return seconds for `15s`, `1.5h`, `250ms`, `7d`, `30` and numbers; raise ValueError for anything else."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration: write {DURATIONS}")
-    return float(match.group(1)) * _SECONDS[match.group(2) or "s"]
+    found = math.nan
+    if isinstance(value, str):
+        if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", value.strip()):
+            found = float(match.group(1)) * _SECONDS[match.group(2) or "s"]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = as_float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{shown(value)} is not a duration: write {DURATIONS}")
+    return found
 
 
 def size(value: object) -> int:
     """Return bytes for `512m`, `2g`, `2GiB` (all powers of 1024) and numbers; raise ValueError for anything else."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return int(value)
-    text = value.strip().lower() if isinstance(value, str) else ""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)(?:i?b)?", text)
-    if match is None:
-        raise ValueError(f"{value!r} is no size: write 512m, 2g or a number of bytes")
-    return int(float(match.group(1)) * _BYTES[match.group(2)])
+    found = math.nan
+    if isinstance(value, str):
+        if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)(?:i?b)?", value.strip().lower()):
+            found = float(match.group(1)) * _BYTES[match.group(2)]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found = as_float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{shown(value)} is no size: write 512m, 2g or a number of bytes")
+    return int(found)
+
+
+def as_float(value: float | str) -> float:
+    """Return float(*value*), infinite for whole numbers that are too large for one; raise ValueError as float does."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def shown(value: object) -> str:
+    """Return *value* as errors show it, which are lines for people: a number may have a thousand digits."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

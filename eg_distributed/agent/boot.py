@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,7 +27,10 @@ if TYPE_CHECKING:  # importing typing for real would cost each login some millis
 
 START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load takes its time to import asyncio
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
+VISIT_DEADLINE = 5.0  # seconds for an agent that is there to answer
+NURSERY_DEADLINE = 3.0  # seconds for a nursery to find its agent
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
+MAX_MESSAGE = 1 << 20  # bytes of an agent's message, as gateways have it
 OLDEST = (3, 9)
 # Of the agent's folder: a UNIX socket's path may have 107 bytes, and the longest behind it is /k/, 17 of a kernel's folder, /s-5.
 MAX_PATH = 107 - 24
@@ -150,9 +154,9 @@ def folder() -> "tuple[str, list[str]]":
                 os._exit(0)
         os.close(theirs)
         tries[path] = (pid, ours)
-    deadline = time.time() + PLACE_DEADLINE
+    deadline = time.monotonic() + PLACE_DEADLINE
     for path, (pid, ours) in tries.items():
-        if select.select([ours], [], [], max(deadline - time.time(), 0))[0]:
+        if select.select([ours], [], [], max(deadline - time.monotonic(), 0))[0]:
             said[path] = os.read(ours, 1000).decode("utf-8", "replace")
             os.waitpid(pid, 0)
         else:
@@ -212,14 +216,17 @@ def answers(path: str) -> bool:
 
 
 class Visit:
-    """A control connection to the agent at *path*, for a few questions; raises OSError where it does not answer in time."""
+    """A control connection to the agent at *path*, for a few questions.
+
+    Raises OSError where it does not answer in time, or with what is no message: whatever listens there, a boot goes on.
+    """
 
     def __init__(self, path: str) -> None:
         self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._peer.settimeout(5)
+            self._until = time.monotonic() + VISIT_DEADLINE
+            self._peer.settimeout(VISIT_DEADLINE)
             self._peer.connect(path)
-            self._heard = self._peer.makefile("rb")
             # The process that listens, whatever it says of itself.
             credentials = self._peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self.pid = struct.unpack("3i", credentials)[0]
@@ -231,41 +238,99 @@ class Visit:
 
     def close(self) -> None:
         """Close the connection."""
-        self._heard.close()
         self._peer.close()
 
     def _tell(self, message: "dict[str, object]") -> None:
         body = json.dumps(message).encode()
+        self._peer.settimeout(VISIT_DEADLINE)
         self._peer.sendall(struct.pack(">I", len(body)) + body)
 
     def _hear(self) -> "dict[str, object]":
-        header = self._heard.read(4)
-        return json.loads(self._heard.read(struct.unpack(">I", header)[0]).decode()) if len(header) == 4 else {}
+        """Return the next message, an empty one where the connection has ended."""
+        header = self._read(4)
+        if len(header) < 4:
+            return {}
+        size = struct.unpack(">I", header)[0]
+        if size > MAX_MESSAGE:
+            raise OSError("the agent's message has %d bytes" % size)
+        try:
+            message = json.loads(self._read(size).decode())
+        except (ValueError, RecursionError) as error:
+            raise OSError("the agent's message is malformed") from error
+        if not isinstance(message, dict):
+            raise OSError("the agent's message is malformed")
+        return message
 
-    def ask(self, method: str) -> object:
-        """Return the agent's answer to a request without parameters, None for an error."""
-        self._tell({"id": 1, "method": method, "params": {}})
+    def _read(self, size: int) -> bytes:
+        """Return the next *size* bytes, fewer where the connection ends before."""
+        data = b""
+        while len(data) < size:
+            left = self._until - time.monotonic()
+            if left <= 0:
+                raise OSError("the agent does not answer")
+            self._peer.settimeout(left)
+            chunk = self._peer.recv(min(size - len(data), 65536))
+            if not chunk:
+                break
+            data += chunk
+        return data
+
+    def ask(self, method: str, **params: object) -> object:
+        """Return the agent's answer to a request, None for an error."""
+        self._until = time.monotonic() + VISIT_DEADLINE
+        self._tell({"id": 1, "method": method, "params": params})
         answer = self._hear()
         while "event" in answer:
             answer = self._hear()
         return answer.get("result")
 
 
-def is_wanted(path: str, digest: str) -> bool:
+def is_wanted(path: str, digest: str, umask: int, archive: str, keep: bool) -> bool:
     """Return True if an agent listens at *path* that is to be used: ours, or one that cannot make room for ours.
 
-    One of another release speaks the same protocol, or its socket would have another name. It is asked to leave if it has
-    no kernel and serves nobody: two releases are not to share a node's truth between them, and kernels come first.
+    It is told what this login has, since kernels that start from now on are to have that, and not what the first login had.
+
+    One of another release speaks the same protocol, or its socket would have another name. It makes room where nobody uses it:
+    if it has no kernel, it leaves; if no gateway has its kernels it is ended, and ours takes them over with their records.
+    With *keep* it stays in any case while it has kernels, as in `older_agent`.
     """
     try:
         with contextlib.closing(Visit(path)) as visit:
-            if visit.hello.get("digest") == digest or visit.hello.get("kernels"):
-                return True
-            if visit.ask("leave") is False:
+            pid = visit.pid
+            is_kept = visit.hello.get("digest") == digest
+            if not is_kept and not visit.hello.get("kernels"):
+                is_kept = visit.ask("leave") is False
+            elif not is_kept:
+                listed = visit.ask("list")
+                is_kept = keep or not isinstance(listed, list) or any(map(is_claimed, listed))
+                if not is_kept:
+                    end(pid, signal.SIGTERM)
+            if is_kept:
+                tell_login(visit, path, umask, archive)
                 return True
     except OSError:
         return answers(path)
-    return not wait_until(lambda: not answers(path), START_DEADLINE)
+    return not (wait_until(lambda: not answers(path), START_DEADLINE) and ends(pid))
+
+
+def tell_login(visit: "Visit", path: str, umask: int, archive: str) -> None:
+    """Have the agent that is visited start kernels with what this login has, by a nursery if need be."""
+
+    def is_taken() -> bool:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return visit.ask("login", env=environment(), umask=umask, open_files=soft, standing=standing()) is not False
+
+    if not is_taken():
+        start_nursery(archive, path)
+        wait_until(is_taken, NURSERY_DEADLINE)
+
+
+def environment() -> "dict[str, str]":
+    """Return this login's environment; bytes that are no UTF-8 as lone surrogates, whatever its locale."""
+    return {
+        name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for name, value in os.environb.items()
+    }
 
 
 def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
@@ -286,7 +351,7 @@ def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
                         return path
                 else:
                     listed = visit.ask("list")
-                    if keep or not isinstance(listed, list) or any(kernel.get("claimed") for kernel in listed):
+                    if keep or not isinstance(listed, list) or any(map(is_claimed, listed)):
                         return path
                     end(pid, signal.SIGTERM)
         except OSError:
@@ -297,6 +362,11 @@ def older_agent(home: str, protocols: "list[str]", keep: bool) -> str:
             end(pid, signal.SIGKILL)  # it stands still; what it had was on disk
             ends(pid)
     return ""
+
+
+def is_claimed(kernel: object) -> bool:
+    """Return False for the description of a kernel that no gateway has, nor may come back for; what is none may be of any."""
+    return not isinstance(kernel, dict) or bool(kernel.get("claimed") or kernel.get("awaited"))
 
 
 def end(pid: int, signum: int) -> None:
@@ -321,12 +391,35 @@ def runs(pid: int) -> bool:
 
 def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
     """Wait until *condition* holds, for *seconds* at most; return True if it does."""
-    deadline = time.time() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.005)
     return True
+
+
+def standing() -> str:
+    """Return what this login's groups and limits come to: two logins with the same text have the same ones.
+
+    But for the soft limit of open files, which the agent gives each kernel by itself, and a gateway raises for its own.
+    """
+    names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
+    limits = [(name, resource.getrlimit(getattr(resource, name))[name == "RLIMIT_NOFILE" :]) for name in names]
+    groups = sorted({os.getegid(), *os.getgroups()})
+    return hashlib.sha256(repr((groups, limits)).encode()).hexdigest()[:16]
+
+
+def start_nursery(archive: str, path: str) -> None:
+    """Leave a process behind that starts kernels with what this login has, for the agent at *path*."""
+    with open(os.path.join(os.path.dirname(path), "agent.log"), "ab") as log:
+        subprocess.Popen(
+            [sys.executable or "python3", "-I", archive, "nursery", path, standing()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
@@ -337,7 +430,7 @@ def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
         if os.fstat(log).st_size > 1 << 20:
             os.ftruncate(log, 0)
         process = subprocess.Popen(
-            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask],
+            [sys.executable or "python3", "-I", archive, "agent", home, digest, "%03o" % umask, standing()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -345,13 +438,13 @@ def start(home: str, archive: str, digest: str, path: str, umask: int) -> None:
         )
     finally:
         os.close(log)
-    deadline = time.time() + START_DEADLINE
+    deadline = time.monotonic() + START_DEADLINE
     while not answers(path):
         if process.poll() is not None:
             with open(log_path, "rb") as log_file:
                 tail = log_file.read()[-800:].decode("utf-8", "replace")
             raise OSError("the agent ended at its start (exit code %s): %s" % (process.returncode, tail))
-        if time.time() > deadline:
+        if time.monotonic() > deadline:
             process.kill()
             raise OSError("the agent did not listen within %d s" % START_DEADLINE)
         time.sleep(0.005)
@@ -398,7 +491,7 @@ def boot(config: "dict[str, str]") -> None:
         home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
-        if not is_wanted(path, config["digest"]):
+        if not is_wanted(path, config["digest"], umask, archive, bool(config["keep"])):
             with open(os.path.join(home, "lock"), "w") as lock:
                 take(lock)
                 if not answers(path):

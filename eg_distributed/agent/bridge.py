@@ -11,6 +11,8 @@ import struct
 import sys
 from typing import Optional
 
+from .processes import raise_file_limit
+
 OPEN, DATA, CLOSE = 0, 1, 2
 HEADER = struct.Struct(">IBI")
 """Connection number, kind, length of the payload."""
@@ -84,6 +86,8 @@ class Bridge:
 
 def main(path: str) -> None:
     """Bridge stdin and stdout to the agent's socket at *path*; called by the archive's `__main__`."""
+
+    raise_file_limit()  # each connection is a descriptor of ours
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

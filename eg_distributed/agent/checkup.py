@@ -33,6 +33,7 @@ def checkup(boot: "ModuleType", config: "dict[str, str]") -> None:
         "node": socket.gethostname(),
         "user": user(),
         "nofile": limits(resource.RLIMIT_NOFILE),
+        "sshd_files": sshd_files(),
         "nproc": limits(resource.RLIMIT_NPROC),
         "processes": processes(),
     }  # type: dict[str, object]
@@ -54,6 +55,23 @@ def user() -> str:
 def limits(which: int) -> "list[int]":
     """Return a limit's soft and hard value, -1 for none."""
     return [-1 if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(which)]
+
+
+def sshd_files() -> int:
+    """Return how many files the sshd of this login may have open, -1 for no limit, 0 where that is not known."""
+    pid = os.getppid()
+    try:
+        for _ in range(16):
+            with open("/proc/%d/stat" % pid) as file:
+                name, _, rest = file.read().partition("(")[2].rpartition(")")
+            if name.startswith("sshd"):
+                with open("/proc/%d/limits" % pid) as file:
+                    soft = next(line.split()[3] for line in file if line.startswith("Max open files"))
+                return -1 if soft == "unlimited" else int(soft)
+            pid = int(rest.split()[1])
+    except (OSError, ValueError, IndexError, StopIteration):  # no /proc, or one that hides other users' processes
+        pass
+    return 0
 
 
 def processes() -> int:

@@ -28,7 +28,7 @@ _ADDRESS_TAKEN = re.compile(r"address (is )?already in use|address in use|EADDRI
 def choose_endpoints(
     directory: Path, asked: Start, taken: AbstractSet[int]
 ) -> tuple[dict[str, Any], list[socket.socket]]:
-    """Choose what the kernel of a start request listens on and write its connection file into *directory*.
+    """Choose what the kernel of a start request, whose folder is *directory*, listens on.
 
     Returns the connection information, and ports that are to be held until the kernel is ready. None of *taken*: a kernel
     that is still starting has not bound its own yet. Raises StartError without free ports.
@@ -43,16 +43,21 @@ def choose_endpoints(
     if asked.transport == "ipc":
         info["ip"] = str(directory / "s")
         ports = [1, 2, 3, 4, 5]
-        for port in ports:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{info['ip']}-{port}")
     else:
         info["ip"] = "127.0.0.1"
         held = _hold_ports(5, asked.port_range, taken)
         ports = [sock.getsockname()[1] for sock in held]
     info.update({f"{channel}_port": port for channel, port in zip(CHANNELS, ports)})
-    write_private(directory / "connection.json", json.dumps(info, indent=2).encode())
     return info, held
+
+
+def write_connection_file(directory: Path, info: dict[str, Any]) -> None:
+    """Write connection information into *directory*, where sockets of the same names give way; raises OSError."""
+    if info["transport"] == "ipc":
+        for channel in CHANNELS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(endpoint(info, channel)[0])
+    write_private(directory / "connection.json", json.dumps(info, indent=2).encode())
 
 
 def endpoint(info: dict[str, Any], channel: str) -> tuple[str, int]:

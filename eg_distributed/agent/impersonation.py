@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import pwd
 import subprocess
@@ -23,13 +22,21 @@ _BY_THEMSELVES = ("run.sh", "sudo")
 _OFF = 'or say "impersonation": false in its process proxy config, to have it run as the login user'
 
 
+def own_user() -> str:
+    """Return the login user's name by its number, as all else here: the environment may have another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 def user_of(asked: Start) -> str:
     """Return whom the kernel of a start request is to run as; "" for the login user, which is also what our launchers run as."""
     env = asked.env
     if env.get("EG_IMPERSONATION_ENABLED", "").lower() != "true" or asked.files:
         return ""
     user = str(env.get("KERNEL_USERNAME", ""))
-    return "" if user == getpass.getuser() else user
+    return "" if user == own_user() else user
 
 
 def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozenset[int]:
@@ -40,7 +47,7 @@ def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozen
     argv = asked.argv
     if PurePosixPath(argv[0]).name not in _BY_THEMSELVES:
         raise StartError(
-            f"impersonation is enabled, but this kernelspec ({argv[0]} …) would run as {getpass.getuser()}, not as {user}; "
+            f"impersonation is enabled, but this kernelspec ({argv[0]} …) would run as {own_user()}, not as {user}; "
             f"use a Spark kernelspec on YARN or one whose run.sh calls sudo, {_OFF}"
         )
     try:
@@ -58,8 +65,8 @@ def check(user: str, asked: Start, environment: Mapping[bytes, bytes]) -> frozen
         if allowed:
             return listeners(user)
     raise StartError(
-        f"sudo does not let {getpass.getuser()} run a kernel as {user} ({said}); allow it in the node's sudoers "
-        f"({getpass.getuser()} ALL=({user}) NOPASSWD:SETENV: ALL), or disable impersonation"
+        f"sudo does not let {own_user()} run a kernel as {user} ({said}); allow it in the node's sudoers "
+        f"({own_user()} ALL=({user}) NOPASSWD:SETENV: ALL), or disable impersonation"
     )
 
 
@@ -81,7 +88,7 @@ def _sudo(arguments: list[str], environment: Mapping[bytes, bytes], seconds: flo
     except (spawning.StartError, FileNotFoundError):
         return False, "sudo is not installed"
     except subprocess.TimeoutExpired:
-        text = f"sudo did not say within {_SUDO_DEADLINE:g} s whether it lets {getpass.getuser()} run a kernel as another user"
+        text = f"sudo did not say within {_SUDO_DEADLINE:g} s whether it lets {own_user()} run a kernel as another user"
         remedy = "see why sudo takes so long there (PAM, DNS, LDAP)"
         raise StartError(text, host_fault=True, remedy=remedy) from None
     except (OSError, ValueError) as error:

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,11 +18,20 @@ from typing import AbstractSet, Any, Callable, Optional
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
 from . import impersonation, processes
 from .aside import aside
-from .endpoints import accepts, choose_endpoints, connect, is_address_taken, listening_process
+from .disk import Disk
+from .endpoints import (
+    accepts,
+    choose_endpoints,
+    connect,
+    is_address_taken,
+    listening_process,
+    write_connection_file,
+)
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
+from .nursery import Foster, Spawned, Spawner
 from .private import write_private
 from .records import LONGEST, RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
@@ -37,6 +45,8 @@ START_DEADLINE = 4.0
 """Seconds for all that a start does on disks and asks directories of users; less than gateways wait for its answer."""
 LOG_DEADLINE = 3.0
 """Seconds for one look at a log."""
+SETTLE_DEADLINE = 0.5
+"""Seconds that what depends on a record waits for the disk to have it: one that hangs must not hold up what is well."""
 SETTLING = 0.05
 """Seconds that a kernel stays, once all its sockets accept, before it counts as ready: some open them and then give up."""
 _LEAST = 0.5  # seconds that a step of a start has in any case
@@ -59,10 +69,11 @@ Notify = Callable[["Kernel", KernelEvent], None]
 class Kernel:
     """One kernel of this node; created by the agent on a start request, or from its record after the agent restarted.
 
-    *directory* (0700) holds its record, connection file, log and sockets. *notify* takes the kernel and its event.
+    *directory* (0700) holds its record, connection file, log and sockets; *disk*, the agent's, writes them. *notify* takes the
+    kernel and its event.
     """
 
-    def __init__(self, kernel_id: str, directory: Path, notify: Notify) -> None:
+    def __init__(self, kernel_id: str, directory: Path, notify: Notify, disk: Optional[Disk] = None) -> None:
         self.id = kernel_id
         self.directory = directory
         self.state = STARTING
@@ -95,11 +106,14 @@ class Kernel:
         self._log_base = 0  # bytes of the log that its cap has cost so far
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
-        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._disk = disk or Disk()
+        self._process: Optional[Spawned] = None
+        self._spawner: Spawner = spawn_aside
         self.response = ""  # what its launcher answered, until the gateway has made endpoints of it
         self._users = impersonation.listeners("")  # who may be the kernel behind a launcher
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
+        self._removing = False  # its files are about to go, and no other is written
         self._held: list[socket.socket] = []  # its ports, until it has them itself
         self._start_again: Optional[Callable[[], Any]] = None  # on other ports; until it is ready, and once
         self._stopping = False
@@ -118,46 +132,52 @@ class Kernel:
         taken: Callable[[], AbstractSet[int]],
         *,
         spec_folder: Optional[Path] = None,
+        login: Optional[dict[str, str]] = None,
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,
+        spawner: Spawner = spawn_aside,
     ) -> None:
         """Start the process that *asked* describes; readiness or exit is told by `notify` later.
 
         *taken* returns the ports that other kernels were given, bound by now or not. *spec_folder* is what `{resource_dir}`
-        stands for. *umask* and *open_files* (the soft limit) are the login's; -1: the agent's own. *waited* are seconds that the
-        request has taken so far, of those that its gateway waits.
+        stands for. *login* (its environment), *umask* and *open_files* (the soft limit) are the login's; without, the agent's.
+        *waited* are seconds that the request has taken so far, of those that its gateway waits. *spawner* executes it.
 
         Raises StartError if nothing could be executed; then nothing is left behind.
         """
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
         self.transport = asked.transport
         self.orphan_timeout = asked.orphan_timeout
+        self._spawner = spawner
         loop = asyncio.get_running_loop()
         until = loop.time() + START_DEADLINE - waited
-        files = f"write the kernel's files into {self.directory}"
         try:
-            with step(files):
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            environment = kernel_environment(asked.spec_env, asked.env)
+            environment = kernel_environment(asked.spec_env, asked.env, login)
             temporary = os.fsdecode(environment.get(b"TMPDIR", b""))
             if 0 < len(temporary) <= LONGEST:  # a longer one is no folder, and would make the record malformed
                 self.temporary = temporary
             await self._check_user(asked, environment)
-            with step(files):
-                self.shipment.unpack(asked.files)
+            with step("choose what the kernel listens on"):
                 substitutions = await self._substitutions(asked, taken())
-                substitutions |= self.shipment.use(spec_folder)
-            self.argv = [fill(argument, substitutions) for argument in asked.argv]
             self.interrupt_signal = _signal_number(asked.interrupt_signal)
-            with step(files):
+
+            def lay_out() -> None:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.shipment.unpack(asked.files)
+                self._write_connection_file()
+                substitutions.update(self.shipment.use(spec_folder))
                 self.shipment.prepare([fill(word, substitutions) for word in asked.on_exit], environment)
+
+            await self._in_folder(lay_out, until)
+            self.argv = [fill(argument, substitutions) for argument in asked.argv]
             await self._open_log(asked.log_dir, until)
             await self._spawn(environment, asked.cwd, umask, open_files, max(until - loop.time(), _LEAST))
 
             async def start_again() -> None:
-                with step(files):
+                with step("choose what the kernel listens on"):
                     self.connection, self._held = choose_endpoints(self.directory, asked, taken())
+                await self._in_folder(self._write_connection_file, loop.time() + START_DEADLINE)
                 # Not held this time: what complains may be a kernel that cannot share a port even with who does not listen.
                 self._release_ports()
                 await self._spawn(environment, asked.cwd, umask, open_files, START_DEADLINE)
@@ -197,6 +217,20 @@ class Kernel:
         self.connection, self._held = choose_endpoints(self.directory, asked, taken)
         return given
 
+    async def _in_folder(self, job: Callable[[], Any], until: float) -> None:
+        """Have the agent's disk do *job*, which makes files of this kernel; raises StartError if that is not done by *until*."""
+        what = f"write the kernel's files into {self.directory}"
+        try:
+            with step(what):
+                await self._disk.done(max(until - asyncio.get_running_loop().time(), _LEAST), job)
+        except asyncio.TimeoutError:
+            raise StartError(f"cannot {what}: the disk does not answer", host_fault=True) from None
+
+    def _write_connection_file(self) -> None:
+        """Write what the kernel listens on to where it reads that; a launcher makes such a file itself."""
+        if self.connection and self.transport != "launcher":
+            write_connection_file(self.directory, self.connection)
+
     def _release_ports(self) -> None:
         """Let the ports go that were held for the kernel."""
         for port in self._held:
@@ -215,8 +249,8 @@ class Kernel:
         self.exited.set()
         # Our own folder, whatever the operator's: that may be what failed, or hang.
         self.log, self.keep_log, self._log_start = self.directory / "kernel.log", False, 0
-        with contextlib.suppress(OSError):
-            write_private(self.log, f"not started: {why}\n".encode("utf-8", "replace"))
+        text = f"not started: {why}\n".encode("utf-8", "replace")
+        self._disk.do(functools.partial(write_private, self.log, text))
         self.discard()
 
     async def _open_log(self, log_dir: Optional[str], until: float) -> None:
@@ -234,7 +268,7 @@ class Kernel:
     async def _spawn(
         self, environment: dict[bytes, bytes], cwd: Optional[str], umask: int, open_files: int, seconds: float
     ) -> None:
-        process, self.warning = await spawn_aside(
+        process, self.warning = await self._spawner(
             self.argv, environment, cwd, umask, self.log, open_files, seconds=seconds
         )
         self._process, self.pid = process, process.pid
@@ -343,7 +377,9 @@ class Kernel:
         self._start_again = None
         self._release_ports()
         self.save()
-        self._notify(self, Ready(self.id, self.attempt, self.pid))
+        await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a kernel that runs
+        if self.state == RUNNING:
+            self._notify(self, Ready(self.id, self.attempt, self.pid))
 
     async def _is_anothers(self) -> bool:
         """Return True if another user listens where the kernel should: cells, with its key's signature, would go there."""
@@ -361,9 +397,13 @@ class Kernel:
         said = "refused: what answered for this kernel's launcher listens as another user\n"
         if self.transport == "tcp":
             said = "refused: another user listens on a port of this kernel: address already in use\n"
-        with contextlib.suppress(OSError), open(self.log, "a", encoding="utf-8") as log:
-            log.write(said)
+        self._own(self._note(said))
         self.send_signal(signal.SIGKILL)
+
+    async def _note(self, said: str) -> None:
+        """Append to the kernel's log; what can't be written there is lost."""
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await self._on_disk(append, self.log, said.encode())
 
     async def _watch_exit(self) -> None:
         code = await self._ended()
@@ -414,9 +454,11 @@ class Kernel:
 
         The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
         """
-        executed = asyncio.ensure_future(
-            processes.exit_code(self.pid, self.started, is_child=self._process is not None)
-        )
+        if isinstance(self._process, Foster):
+            executed = asyncio.ensure_future(self._process.exit_code(self.started))
+        else:
+            is_child = self._process is not None
+            executed = asyncio.ensure_future(processes.exit_code(self.pid, self.started, is_child=is_child))
         learned = asyncio.ensure_future(self._learned.wait())
         try:
             await asyncio.wait({executed, learned}, return_when=asyncio.FIRST_COMPLETED)
@@ -460,7 +502,7 @@ class Kernel:
 
     async def _finish(self) -> None:
         """Run what its launcher wants to have run after the kernel; then its files may go, if they were to go before."""
-        await self.shipment.finish(self.log)
+        await self.shipment.finish(self.log, self._disk)
         self._leftovers = False
         if self._unwanted:
             self._remove()
@@ -581,18 +623,38 @@ class Kernel:
             return
         self._unwanted = True
         self._stop_listening()
-        if self.transport == "launcher":  # now, since they are told by the kernel's id alone
-            remove_connection_files(self.id, self.temporary)
+        if self.transport == "launcher":
+            self._own(self._remove_connection_files())
         if not (self.pid and (self.shipment.pending or self._leftovers)):
             self._remove()
 
+    async def _remove_connection_files(self) -> None:
+        """Remove what the launcher left, told by the kernel's id and its age: the next attempt's is newer."""
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await aside(
+                ("temporary", self.temporary),
+                LOG_DEADLINE,
+                remove_connection_files,
+                self.id,
+                self.temporary,
+                time.time(),
+            )
+
     def _remove(self) -> None:
         """Remove the kernel's folder, once, and keep its log."""
-        if not self.discarded:
-            self.discarded = True
-            log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
-            keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._removing:
+            return
+        self._removing = True
+        log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
+
+        def remove() -> None:
+            try:
+                keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
+                shutil.rmtree(self.directory, ignore_errors=True)
+            finally:
+                self.discarded = True
+
+        self._disk.do(remove)
 
     # -- the record on disk --------------------------------------------------------------------------------------
 
@@ -617,9 +679,13 @@ class Kernel:
 
     def save(self) -> None:
         """Write the record, so that a restarted agent finds the kernel again; nothing for one whose files are gone."""
-        if self.discarded:
-            return
-        record = {
+        if not self._removing:
+            # A full disk must not end a running kernel, nor one that hangs hold up the others.
+            self._disk.put(self.directory / RECORD, json.dumps(self.record()).encode())
+
+    def record(self) -> dict[str, Any]:
+        """Return what the next agent has to know."""
+        return {
             **self.describe().write(),
             "agent": [os.getpid(), processes.start_time(os.getpid())],
             "started": self.started,
@@ -637,21 +703,24 @@ class Kernel:
             "end_time": self.end_time,
             "orphan_timeout": self.orphan_timeout,
         }
-        with contextlib.suppress(OSError):  # a full disk must not end a running kernel
-            write_private(self.directory / RECORD, json.dumps(record).encode())
 
     def make_again(self) -> str:
-        """Write the kernel's files again, after its folder was removed while it ran; return what can't be. Raises OSError."""
+        """Write the kernel's files again, after its folder was removed while it ran; return what can't be.
+
+        Called by the agent's disk. Raises OSError.
+        """
+        if self._removing:
+            return ""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.connection and self.transport != "launcher":
             write_private(Path(self._connection_file), json.dumps(self.connection, indent=2).encode())
-        self.save()
+        write_private(self.directory / RECORD, json.dumps(self.record()).encode())
         if self.connection.get("transport") == "ipc" and not os.path.exists(f"{self.connection['ip']}-1"):
             return f"kernel {self.id} takes no new connections until it is restarted: its UNIX sockets were removed"
         return ""
 
     @classmethod
-    def load(cls, directory: Path, notify: Notify) -> Optional[Kernel]:
+    def load(cls, directory: Path, notify: Notify, disk: Optional[Disk] = None) -> Optional[Kernel]:
         """Return the kernel recorded in *directory*, None if there is none or another living agent has it."""
         try:
             record = KernelRecord.read(json.loads((directory / RECORD).read_bytes()))
@@ -662,7 +731,7 @@ class Kernel:
             return None
         if agent_pid != os.getpid() and processes.is_running(agent_pid, agent_started):
             return None
-        kernel = cls(record.kernel, directory, notify)
+        kernel = cls(record.kernel, directory, notify, disk)
         for name in (
             "attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time", "started", "transport",
             "connection", "keep_log", "interrupt_signal", "temporary", "end_time", "orphan_timeout",
@@ -673,6 +742,7 @@ class Kernel:
         kernel.interrupt_pid, kernel.interrupt_started = record.interrupt
         kernel.listener_port = record.listener
         kernel._users = frozenset(record.users) if record.users is not None else kernel._users
+        kernel.shipment.look()
         kernel.log, kernel._log_start, kernel._log_base = Path(record.log_path), record.log_start, record.log_base
         if kernel.state != EXITED and not (kernel.family.is_running() or kernel._is_starting()):
             kernel.state = EXITED

@@ -77,8 +77,12 @@ def owners(info: dict[str, Any]) -> set[int]:
     return found
 
 
-def remove_connection_files(kernel_id: str, folder: str) -> None:
-    """Remove the connection file, with the kernel's key in it, that Enterprise Gateway's Python launcher leaves in *folder*."""
+def remove_connection_files(kernel_id: str, folder: str, until: float) -> None:
+    """Remove the connection file, with the kernel's key in it, that Enterprise Gateway's Python launcher left in *folder*.
+
+    Not one that was written after *until*, in seconds since 1970. Called in a thread.
+    """
     for path in Path(folder).glob(f"kernel-{glob.escape(kernel_id)}_*.json"):
         with contextlib.suppress(OSError):  # another user's, where the launcher ran as such
-            path.unlink()
+            if path.stat().st_mtime <= until:
+                path.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Callable, Optional
 
 from ..wire import MAX_MESSAGE, items, table, text
 from . import processes, spawning
+from .disk import Disk
 from .private import write_private
 from .spawning import StartError
 from .spec_folder import LINK
@@ -38,6 +38,8 @@ class Shipment:
         self.folder = directory / FOLDER
         self._link = directory / LINK
         self._pending = directory / _PENDING
+        self.pending = False
+        """Whether a command is still to be run."""
 
     def unpack(self, files: dict[str, str]) -> None:
         """Write *files*, each 0600, in folders of 0700; raises OSError, or StartError for a path that leads anywhere else."""
@@ -69,17 +71,26 @@ class Shipment:
             env = {os.fsdecode(name): os.fsdecode(value) for name, value in environment.items()}
             content = json.dumps({"argv": argv, "env": env}).encode("utf-8", "surrogatepass")
             write_private(self._pending, content)
+            self.pending = True
 
-    @property
-    def pending(self) -> bool:
-        """Whether a command is still to be run."""
-        return self._pending.exists()
+    def look(self) -> None:
+        """See whether the agent before left a command to be run."""
+        self.pending = self._pending.exists()
 
-    async def finish(self, log: Path) -> None:
+    async def finish(self, log: Path, disk: Disk) -> None:
         """Run the command, if there is one, and wait for it, for as long as it may take; raises nothing."""
+        if not self.pending:
+            return
         try:
-            found = read_pending(self._pending.read_bytes())
-        except OSError:
+            await self._run_pending(log, disk)
+        finally:
+            self.pending = False  # whatever came of it: a kernel's files wait for it
+            disk.do(self._pending.unlink)
+
+    async def _run_pending(self, log: Path, disk: Disk) -> None:
+        try:
+            found = read_pending(await disk.done(ON_EXIT_DEADLINE, self._pending.read_bytes))
+        except (OSError, asyncio.TimeoutError):
             return
         if found is None:
             return
@@ -88,14 +99,12 @@ class Shipment:
             process, _ = await spawning.spawn_aside(argv, environment, None, 0o077, log, -1, ON_EXIT_DEADLINE)
         except StartError as error:
             print(f"{argv}: {error}", file=sys.stderr, flush=True)
-        else:
-            code = await _wait(process.poll)
-            if code is None:
-                print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
-                processes.end_group(process.pid, signal.SIGKILL)
-                await _wait(process.poll)
-        with contextlib.suppress(OSError):
-            self._pending.unlink()
+            return
+        code = await _wait(process.poll)
+        if code is None:
+            print(f"{argv}: still running after {ON_EXIT_DEADLINE:g} s", file=sys.stderr, flush=True)
+            processes.end_group(process.pid, signal.SIGKILL)
+            await _wait(process.poll)
 
 
 def read_pending(content: bytes) -> Optional[tuple[list[str], dict[bytes, bytes]]]:

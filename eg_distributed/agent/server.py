@@ -13,7 +13,7 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import AbstractSet, Any, Callable, Iterator, Optional
 
 from ..clock import monotonic
 from ..protocol import (
@@ -35,6 +35,7 @@ from ..protocol import (
     ListKernels,
     Load,
     LogEntry,
+    Login,
     LogPart,
     Ping,
     Pong,
@@ -58,9 +59,11 @@ from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
 from .aside import aside
+from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
-from .kernels import EXITED, LOG_DEADLINE, RUNNING, STARTING, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, STARTING, Kernel
+from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
 from .spawning import StartError
@@ -146,22 +149,28 @@ class Agent:
         umask: int = 0o077,
         open_files: int = -1,
         identity: Optional[AgentIdentity] = None,
+        disk: Optional[Disk] = None,
+        standing: str = "",
     ) -> None:
         self.directory = directory
         self.identity = identity or identity_of(directory)
         self.digest = digest
         self.idle = idle
         self.umask = umask  # of kernels: the login's own, not ours
+        self.login: Optional[dict[str, str]] = None  # the newest login's environment; None: ours
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._spec_folders = SpecFolders(directory)
+        self._nurseries = Nurseries(standing)
+        self._disk = disk or Disk()
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
-        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that wait for an earlier one's end
+        self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that have not begun
+        self._starting = 0  # starts under way
         self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
         self._place = Place(self.identity, socket_path(directory))
         self._server: asyncio.base_events.Server | None = None
@@ -193,6 +202,7 @@ class Agent:
             ForgetOutput: self._forget_output,
             Ping: self._ping,
             Leave: self._leave_now,
+            Login: self._take_login,
         }
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -210,8 +220,10 @@ class Agent:
         try:
             await self.serve()
         finally:
+            await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
+            await self._disk.settle(LOOK_DEADLINE)  # the next agent has to know what this one does
             # In this order: as long as this agent listens no boot starts another one under the name.
             self._place.leave()
             self._server.close()
@@ -222,6 +234,16 @@ class Agent:
             self._tick()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leave.wait(), TICK)
+
+    async def _let_starts_end(self) -> None:
+        """Wait for the starts under way, for a moment: what they execute is to be on record, or ended, before we go."""
+        until = monotonic() + LOOK_DEADLINE
+        while self._starting and monotonic() < until:
+            await asyncio.sleep(0.01)
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until the disk has done what was asked of it, *seconds* at most."""
+        await self._disk.settle(seconds)
 
     def leave(self) -> None:
         """Have `run` end; called on the agent's loop."""
@@ -260,6 +282,7 @@ class Agent:
         self._looks += 1
         # Kernels' records seldom, one by one: a home may be far away.
         if found.name == GONE or not found.is_whole or self._looks % _ALL_KERNELS == 0:
+            await self._disk.settle(LOOK_DEADLINE)  # what was not written yet is not missing
             found = await run(None, self._place.look, list(kernels))
         self._is_superseded = found.name == TAKEN
         missing = [kernels[folder] for folder in found.missing if not kernels[folder].discarded]
@@ -272,7 +295,7 @@ class Agent:
         self._say(f"{self.directory} was removed, or some of it: making it again")
         await run(None, self._place.mend)
         for kernel in missing:
-            if not kernel.discarded and (lost := kernel.make_again()):
+            if not kernel.discarded and (lost := await self._disk.done(LOOK_DEADLINE, kernel.make_again)):
                 self._say(lost)
         if self._leave.is_set():
             return
@@ -293,7 +316,7 @@ class Agent:
     def _take_over(self, folders: list[Path]) -> None:
         """Make the kernels in *folders*, whose agents are gone, ours; of two attempts of one kernel, only the one that counts."""
         for folder in folders:
-            kernel = self.kernel_type.load(folder, self._notify)
+            kernel = self.kernel_type.load(folder, self._notify, self._disk)
             if kernel is None:
                 continue
             self._attempts.add(kernel)
@@ -363,6 +386,7 @@ class Agent:
         self._look_soon()
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
+        self._nurseries.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
@@ -430,6 +454,12 @@ class Agent:
                 await self._serve_gateway(ControlHello.read(hello), reader, writer)
             elif hello.get("type") == "stream":
                 await self.streams.serve(StreamHello.read(hello), reader, writer)
+            elif hello.get("type") == "nursery":
+                self._visitors -= 1  # it is there for us, and goes with us
+                try:
+                    await self._nurseries.serve(NurseryHello.read(hello), reader, writer)
+                finally:
+                    self._visitors += 1
             elif hello.get("type") == "folder":
                 await self._spec_folders.receive(FolderHello.read(hello), reader, writer)
         except (OSError, ValueError, StreamBroken, asyncio.TimeoutError) as error:
@@ -527,60 +557,97 @@ class Agent:
         return kernel
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
+        self._starting += 1
+        try:
+            return await self._start_now(gateway, asked)
+        finally:
+            self._starting -= 1
+
+    async def _start_now(self, gateway: Gateway, asked: Start) -> Message:
         kernel_id, began = asked.kernel, monotonic()
-        await self._let_end(kernel_id, asked.attempt)
-        if gateway not in self.gateways:
-            raise StartError("the gateway that asked is gone", host_fault=True)
-        spec_folder = self._spec_folders.find(asked.spec_folder)
-        previous = self.kernels.get(kernel_id)
-        if previous is not None:
-            if previous.state != EXITED:
-                text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
-                raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
-            self._drop(previous)
-        kernel = self.kernel_type(kernel_id, self._kernel_directory(kernel_id), self._notify)
-        self._attempts.add(kernel)
-        self.kernels[kernel_id] = kernel
-        gateway.kernels.add(kernel_id)
+        with self._not_begun(kernel_id, asked.attempt):
+            await self._let_end(kernel_id)
+            spec_folder, directory = await self._find_room(asked, began)
+            if (kernel_id, asked.attempt) in self._withdrawn:
+                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+            if gateway not in self.gateways:
+                raise StartError("the gateway that asked is gone", host_fault=True)
+            if self._leave.is_set():
+                raise StartError("the agent is leaving", host_fault=True)
+            previous = self.kernels.get(kernel_id)
+            if previous is not None:
+                if previous.state != EXITED:
+                    text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
+                    raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
+                self._drop(previous)
+            while directory.name in self._names_taken():  # another start was quicker
+                directory = self._other_directory(kernel_id)
+            kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
+            self._attempts.add(kernel)
+            self.kernels[kernel_id] = kernel
+            gateway.kernels.add(kernel_id)
         try:
             await kernel.start(
                 asked,
                 self._ports_taken,
                 spec_folder=spec_folder,
+                login=self.login,
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
+                spawner=self._nurseries.spawn,
             )
-        except BaseException:  # cancellation included: a kernel that has no process must not be counted
+        except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._drop(kernel)
+            if isinstance(error, StartError):  # who hears of the failure finds nothing left
+                await self._disk.settle(SETTLE_DEADLINE)
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = monotonic()
+        await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
 
-    async def _let_end(self, kernel_id: str, attempt: str) -> None:
-        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
-
-        Refusing at once would blame the host for what is over in a moment. Raises StartError if this start, too, is stopped.
-        """
-        deadline = monotonic() + ENDING_AWAITED
+    @contextlib.contextmanager
+    def _not_begun(self, kernel_id: str, attempt: str) -> Iterator[None]:
+        """Note a start that nothing is known of yet, so that a stop of it counts; see `_stop`."""
         this = (kernel_id, attempt)
         self._waiting[this] = self._waiting.get(this, 0) + 1
         try:
-            while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
-                remaining = deadline - monotonic()
-                if remaining <= 0:
-                    break
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(previous.exited.wait(), remaining)
-            if this in self._withdrawn:
-                raise StartError("the start was stopped while it waited for the end of the attempt before it")
+            yield
         finally:
             self._waiting[this] -= 1
             if not self._waiting[this]:
                 del self._waiting[this]
                 self._withdrawn.discard(this)
+
+    async def _let_end(self, kernel_id: str) -> None:
+        """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
+
+        Refusing at once would blame the host for what is over in a moment.
+        """
+        deadline = monotonic() + ENDING_AWAITED
+        while (previous := self.kernels.get(kernel_id)) is not None and previous.is_being_ended:
+            remaining = deadline - monotonic()
+            if remaining <= 0:
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(previous.exited.wait(), remaining)
+
+    async def _find_room(self, asked: Start, began: float) -> tuple[Optional[Path], Path]:
+        """Return the kernelspec's folder, if one is asked for, and one for the kernel's own files; raises StartError."""
+        kernel_id, digest, names = asked.kernel, asked.spec_folder, self._names_taken()
+        remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
+
+        def find() -> tuple[Optional[Path], Path]:
+            return self._spec_folders.find(digest), self._free_directory(kernel_id, names)
+
+        try:
+            found: tuple[Optional[Path], Path] = await self._disk.done(remaining, find)
+        except asyncio.TimeoutError:
+            text = f"{self.directory} does not answer: the disk that the kernel's files would be on hangs"
+            raise StartError(text, host_fault=True) from None
+        return found
 
     def _ports_taken(self) -> set[int]:
         """Return the ports that were given to kernels which have not ended, whether they have bound them yet or not."""
@@ -590,18 +657,22 @@ class Agent:
                 taken.update(int(kernel.connection.get(f"{channel}_port", 0)) for channel in CHANNELS)
         return taken
 
-    def _kernel_directory(self, kernel_id: str) -> Path:
-        """Return a short name, since a UNIX socket's path may have 107 bytes; the record in it says whose it is.
+    def _names_taken(self) -> set[str]:
+        return {kernel.directory.name for kernel in self._attempts}
+
+    def _free_directory(self, kernel_id: str, taken: AbstractSet[str]) -> Path:
+        """Return a folder for an attempt that nothing has; its record says whose it is. Called by the agent's disk.
 
         None that an earlier attempt was given, even if nothing has that name now: as long as it exists it may still write, or
         remove, what is there.
         """
-        short = "".join(c for c in kernel_id if c.isalnum())[:12]
-        taken = {kernel.directory.name for kernel in self._attempts}
-        name = short
-        while name in taken or (self.directory / "k" / name).exists():
-            name = short + "-" + os.urandom(2).hex()
-        return self.directory / "k" / name
+        directory = self.directory / "k" / _short(kernel_id)
+        while directory.name in taken or directory.exists():
+            directory = self._other_directory(kernel_id)
+        return directory
+
+    def _other_directory(self, kernel_id: str) -> Path:
+        return self.directory / "k" / f"{_short(kernel_id)}-{os.urandom(2).hex()}"
 
     async def _set_endpoints(self, gateway: Gateway, asked: SetEndpoints) -> None:
         self._kernel(asked.kernel).set_connection(asked.connection, asked.pid)
@@ -622,6 +693,7 @@ class Agent:
         await kernel.stop(asked.grace)
         if asked.forget:
             self._let_go(kernel)
+            await self._disk.settle(SETTLE_DEADLINE)
         return Stopped(True, kernel.exit_code).write()
 
     async def _adopt(self, gateway: Gateway, asked: Adopt) -> Message:
@@ -687,7 +759,11 @@ class Agent:
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
-        return [Listed(**vars(k.describe()), claimed=k.id in claimed).write() for k in self.kernels.values()]
+        awaited = self.streams.kernels()
+        return [
+            Listed(**vars(kernel.describe()), claimed=kernel.id in claimed, awaited=kernel.id in awaited).write()
+            for kernel in self.kernels.values()
+        ]
 
     async def _log(self, gateway: Gateway, asked: ReadLog) -> str:
         return await self._kernel(asked.kernel).read_tail(asked.size)
@@ -709,8 +785,10 @@ class Agent:
             raise LogUnreadable(f"{kept_logs.folder_of(self.directory)} cannot be read: {error}") from error
 
     async def _find_logs(self, gateway: Gateway, asked: FindLogs) -> list[Message]:
-        here = [kernel.log_entry() for kernel in self._here() if kernel.id.startswith(asked.kernel)]
         kept = [log.entry for log in await self._kept(asked.kernel)]
+        here = [kernel.log_entry() for kernel in self._here() if kernel.id.startswith(asked.kernel)]
+        known = {(entry.kernel, entry.attempt) for entry in kept}
+        here = [entry for entry in here if (entry.kernel, entry.attempt) not in known]  # just being moved to those
         newest = sorted([*here, *kept], key=lambda entry: -entry.start_time)[: FindLogs.MOST]
         return [entry.write() for entry in newest]
 
@@ -748,6 +826,13 @@ class Agent:
         later = [(time_, at) for path, time_, at in starts if path == log.path and time_ > log.entry.start_time]
         return min(later)[1] if later and not log.end else None
 
+    async def _take_login(self, gateway: Gateway, asked: Login) -> bool:
+        """Have kernels that start from now on find what a login finds today: variables, ticket caches, umask."""
+        if any(not name or "=" in name or "\0" in name + value for name, value in asked.env.items()):
+            raise Malformed("what no environment can have")
+        self.login, self.umask, self.open_files = asked.env, asked.umask, asked.open_files
+        return self._nurseries.has(asked.standing)
+
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
         return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()
 
@@ -756,10 +841,16 @@ class Agent:
 
     async def _leave_now(self, gateway: Gateway, asked: Leave) -> bool:
         """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""
+        await self._disk.settle(LOOK_DEADLINE)  # what has just ended may still have files
         if self.kernels or self.gateways - {gateway} or any(not kernel.discarded for kernel in self._finishing):
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
+
+
+def _short(kernel_id: str) -> str:
+    """Return the name of a kernel's first folder: short, since a UNIX socket's path may have 107 bytes."""
+    return "".join(character for character in kernel_id if character.isalnum())[:12]
 
 
 def _rank(kernel: Kernel) -> tuple[bool, int, float]:
@@ -774,7 +865,7 @@ def socket_path(directory: Path) -> Path:
     return directory / f"agent-{PROTOCOL}.sock"
 
 
-def main(directory: str, digest: str, umask: str = "077") -> None:
+def main(directory: str, digest: str, umask: str = "077", standing: str = "") -> None:
     """Run an agent in *directory*; called by the archive's `__main__`, started by `boot`."""
     processes.reset_signals()
     os.umask(0o077)
@@ -782,7 +873,8 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
     home = Path(directory)
     (home / "k").mkdir(mode=0o700, exist_ok=True)
     listening = listen(socket_path(home))
-    agent = Agent(home, digest, umask=int(umask, 8), open_files=processes.raise_file_limit())
+    open_files = processes.raise_file_limit()
+    agent = Agent(home, digest, umask=int(umask, 8), open_files=open_files, standing=standing)
 
     async def serve() -> None:
         memory.return_what_is_freed()  # here, where the boot that waits for the socket has seen it
@@ -800,6 +892,7 @@ def main(directory: str, digest: str, umask: str = "077") -> None:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks, timeout=1.0)
+            await agent.settle(LOOK_DEADLINE)  # what they have left to be written or removed
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

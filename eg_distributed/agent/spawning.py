@@ -74,17 +74,21 @@ def step(doing: str, *, host_fault: bool = True, remedy: str = "") -> Iterator[N
         raise StartError(f"cannot {doing}: {error.strerror or error}", host_fault=host_fault, remedy=remedy) from error
 
 
-def kernel_environment(spec_env: dict[str, str], data: dict[str, str]) -> dict[bytes, bytes]:
-    """Return a kernel's environment: the login's own, the kernelspec's expanded, the client's as it is.
+def kernel_environment(
+    spec_env: dict[str, str], data: dict[str, str], login: Optional[dict[str, str]] = None
+) -> dict[bytes, bytes]:
+    """Return a kernel's environment: the *login*'s (None: the agent's own), the kernelspec's expanded, the client's as it is.
 
     Bytes, so that the node's locale has no say in what a value is. Raises StartError for options that can't be expanded.
     """
-    own = {name: value for name, value in os.environ.items() if not name.startswith(_STRIPPED)}
+    encode = os.fsencode if login is None else _encoded
+    source: Mapping[str, str] = os.environ if login is None else login
+    own = {name: value for name, value in source.items() if not name.startswith(_STRIPPED)}
     try:
         given = {**expand_all(spec_env, own, data), **data}
     except ValueError as error:
         raise StartError(str(error)) from error
-    own_bytes = {os.fsencode(name): os.fsencode(value) for name, value in own.items()}
+    own_bytes = {encode(name): encode(value) for name, value in own.items()}
     return {**own_bytes, **{_encoded(name): _encoded(value) for name, value in given.items()}}
 
 

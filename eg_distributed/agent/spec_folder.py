@@ -43,7 +43,7 @@ class SpecFolders:
         self._kernels = directory / "k"
 
     def find(self, digest: str) -> Optional[Path]:
-        """Return where the folder *digest* is, and note its use; None for no digest. Raises FolderMissing."""
+        """Return where the folder *digest* is, and note its use; None for no digest. Raises FolderMissing. Called in threads."""
         if not digest:
             return None
         if not _DIGEST.match(digest):
@@ -60,12 +60,12 @@ class SpecFolders:
         if not _DIGEST.match(hello.digest):
             writer.write(encode(FolderAnswer(ok=False, error="no digest").write()))
             return
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(FolderMissing):
-            self.find(hello.digest)
+            await loop.run_in_executor(None, self.find, hello.digest)
             writer.write(encode(FolderAnswer(ok=True, wanted=False).write()))
             return
         writer.write(encode(FolderAnswer(ok=True, wanted=True).write()))
-        loop = asyncio.get_running_loop()
         error = ""
         archive = self._folders / f"{os.urandom(8).hex()}.new"
         try:
@@ -85,7 +85,7 @@ class SpecFolders:
             error = f"{getattr(caught, 'strerror', None) or caught} ({self._folders})"
         finally:
             with contextlib.suppress(OSError):
-                archive.unlink()
+                await loop.run_in_executor(None, archive.unlink)
         writer.write(encode(FolderAnswer(ok=not error, error=error or None).write()))
         await writer.drain()
 

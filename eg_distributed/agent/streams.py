@@ -153,6 +153,10 @@ class Streams:
                 del self._streams[stream_id]
                 self._pass_tail_on(stream)
 
+    def kernels(self) -> set[str]:
+        """Return the ids of kernels with a stream that its gateway uses, or may come back for."""
+        return {stream.kernel.id for stream in self._streams.values() if not stream.running.done()}
+
     def close_of(self, kernel: Kernel) -> None:
         """Close all streams to *kernel*."""
         for stream in self._streams.values():

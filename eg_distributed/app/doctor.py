@@ -30,6 +30,7 @@ _KERNEL_DEADLINE = 20.0  # seconds for the kernel of the dry run, beside what it
 _SLOW_SHELL = 3.0  # seconds of a login shell's start that are worth a word
 _CLOCK = 5.0  # seconds by which a node's clock may differ
 _LITTLE_DISK = 200 * 1024 * 1024
+_FEW_CHANNELS = 512  # files of a session's sshd
 _FEW_FILES, _FEW_PROCESSES = 1024, 64
 
 _KERNEL = """
@@ -202,6 +203,16 @@ class _Case:
         report = self._report
         files, processes = report.nofile, report.nproc
         said = f"nofile {_limit(files)}, nproc {_limit(processes)} ({report.processes} in use)"
+        if report.sshd_files:
+            said += f", sshd's nofile {report.sshd_files if report.sshd_files > 0 else 'unlimited'}"
+        if 0 < report.sshd_files < _FEW_CHANNELS:
+            return Step(
+                "limits",
+                "warning",
+                said,
+                remedy="raise LimitNOFILE of sshd's unit (`systemctl edit ssh`): each channel of a kernel's client takes one, "
+                "and the gateway makes a further SSH connection for so many of them",
+            )
         if 0 <= files[1] < _FEW_FILES:
             return Step(
                 "limits",

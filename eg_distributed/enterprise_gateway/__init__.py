@@ -6,12 +6,14 @@
     departed         starts whose client has gone away
     limits           how large a websocket's messages may be
     status_line      errors as HTTP's status line can have them
+    frames           what the gateway itself reads of a kernel's messages
+    notebooks        what the gateway itself says in notebooks
+    out_of_reach     what people are told of a kernel whose host does not answer
     reconnects       clients that connect to their kernel again: nothing is lost, and no cell waits for ever
     kept_output      what kernels said while no gateway was there, for clients that come back
     delivered        what each client's session has got, on disk
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
     launcher_key     the cryptography of Enterprise Gateway's launchers
-    client_options   Spark options of a client, kept out of the kernelspec's
 
 Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not
 installed.

@@ -85,7 +85,7 @@ class Adopted:
         self.awaited.clear()
         while _adopted.get(self.kernel.id) is self and self.kernel.state is not State.DEAD:
             try:
-                await self._cluster.run(kept_output.forget(self.kernel.node, self.kernel.id))
+                await self._cluster.run(self._have_forgotten())
                 return
             except HostError:
                 await asyncio.sleep(_RETRY)
@@ -115,9 +115,7 @@ class Adopted:
         until = loop.time() + _PATIENCE
         while True:
             try:
-                return await self._cluster.run(
-                    kept_output.take(self.kernel.node, self.kernel.id, session, position, after)
-                )
+                return await self._cluster.run(self._ask(session, position, after))
             except HostError:
                 if self.kernel.state is State.UNKNOWN:
                     self._away_at = loop.time()
@@ -125,6 +123,14 @@ class Adopted:
                 elif loop.time() > until or self.kernel.state is State.DEAD:
                     raise
                 await asyncio.sleep(_AGAIN)
+
+    # On the cluster's loop, as is all that looks at the kernel's node: just after its adoption there is none yet.
+
+    async def _ask(self, session: str, position: int, after: str) -> OutputPart:
+        return await kept_output.take(self.kernel.node, self.kernel.id, session, position, after)
+
+    async def _have_forgotten(self) -> None:
+        await kept_output.forget(self.kernel.node, self.kernel.id)
 
     async def give_output(
         self, session: str, subscribe: Callable[[], Coroutine[Any, Any, None]], heard: Callable[[], str], back: Back

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
 import contextlib
 import logging
 import os
@@ -46,7 +45,6 @@ _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _CLIENT_GONE: Final = 499
 """The status of a request whose client has gone, as web servers log it: HTTP has none, since nobody is there to read it."""
-_LOCAL_DEADLINE = 5.0  # seconds for work of the cluster's thread that touches no network
 
 
 class DistributedProcessProxy(RemoteProcessProxy):
@@ -92,6 +90,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 log.error("a setting is wrong, so no kernel can start: %s", error)
                 reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
                 raise HTTPError(500, reason=reason) from error
+            patches.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             sessions = getattr(app, "kernel_session_manager", None)
             if getattr(sessions, "enable_persistence", False) and isinstance(sessions, FileKernelSessionManager):
@@ -124,7 +123,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Start the kernel; awaited by Enterprise Gateway for a start and a restart. Raises HTTPError."""
         kwargs["env"] = requested_env(self.kernel_manager)
         try:
-            check_env(kwargs["env"])
+            check_env(kwargs["env"])  # the cluster does so as well, but Enterprise Gateway reads it before
             await super().launch_process(kernel_cmd, **kwargs)  # authorization, KERNEL_ID and the like
             request = start_request(
                 self.kernel_manager,
@@ -319,20 +318,20 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
         Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
         """
+        info = (
+            self.kernel_manager.get_connection_info()
+        )  # as it was persisted: the next line puts the host's name into it
         super().load_process_info(process_info)
         ours = process_info.get("distributed")
         if not ours:
             log.warning("kernel %s was started by another process proxy and cannot be found again", self.kernel_id)
             return
-        info = self.kernel_manager.get_connection_info()
         info["key"] = info["key"].decode() if isinstance(info["key"], bytes) else info["key"]
-        adopting = self.cluster.submit(
-            self.cluster.adopt(self.kernel_id, ours["host"], ours["attempt"], info, ours.get("agent"))
-        )
         try:
-            self._kernel = adopting.result(_LOCAL_DEADLINE)
-        except (DistributedError, OSError, concurrent.futures.TimeoutError) as error:
-            adopting.cancel()  # Enterprise Gateway forgets the kernel now, so we must not claim it later
+            self._kernel = self.cluster.adopt(
+                self.kernel_id, ours["host"], ours["attempt"], info, ours.get("agent"), self._exited
+            )
+        except (DistributedError, OSError) as error:
             # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
             log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
             return
@@ -340,12 +339,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if self.cluster.settings.kept_output_limit:
             kept_output.adopt(self.cluster, self._kernel, self.kernel_manager)
             self._kernel.on_replied = lambda: self._gateway_loop.add_callback(self._give_replies)
-        if self._kernel.state is State.DEAD:
-            self._exited(self._kernel)
+        # Before HTTP is served that is when the loop begins to run, and all kernels have been found.
+        self._gateway_loop.add_callback(self.cluster.serve_adopted)
         self.assigned_host = ours["host"]
-        # The runtime folder may have another name now, a port another owner.
-        if self._kernel.connection_info.items() - info.items():
-            self._connect_manager(self._kernel)
+        self._connect_manager(self._kernel)  # the runtime folder may have another name now, a port another owner
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports

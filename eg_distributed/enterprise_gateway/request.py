@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from eg_distributed.client_options import check_user, for_scripts, without_clients_options
 from eg_distributed.hosts import parse_hosts
 from eg_distributed.launcher_files import may_bring_folder, shipping_of
 from eg_distributed.request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
 from eg_distributed.settings import Distributed
 
-from .client_options import check_user, for_scripts, without_clients_options
 from .launcher_key import LauncherKey
 from .run_sh import Replacement, replacement
 
@@ -115,6 +115,7 @@ def start_request(
     return StartRequest(
         kernel_id=kernel_id,
         argv=argv,
+        spec_argv=tuple(words),
         hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
         spec_env=spec_env,
         env=env,

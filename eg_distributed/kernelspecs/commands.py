@@ -114,6 +114,8 @@ def _data_folder(options: argparse.Namespace) -> Path:
 def _convert(options: argparse.Namespace) -> int:
     conversion = convert(options.folder, options.master, options.name)
     print(conversion.diff or f"{conversion.source} is as it should be", end="" if conversion.diff else "\n")
+    for note in conversion.notes:
+        print(note)
     if not conversion.diff and conversion.target == conversion.source:
         return 0
     if not options.write:

@@ -18,6 +18,8 @@ THEIRS: Final = "enterprise_gateway.services.processproxies.distributed.Distribu
 _OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")
 _DEPLOY_MODE = re.compile(r"\s*--deploy-mode[= ]\s*client")
 _WAIT = re.compile(r"\s*--conf[= ]\s*['\"]?spark\.yarn\.submit\.waitAppCompletion=\w+['\"]?")
+_FOLDER = re.compile(r"/kernels/(?P<kernels>[^/]+)/|/(?P<scripts>[^/]+)/(?:bin/run\.sh|scripts/launch_[^/]+)\Z")
+"""Where a word of argv names a kernelspec's folder."""
 _YARN_TITLE = re.compile(r"\(YARN Client Mode\)", re.IGNORECASE)
 
 
@@ -41,6 +43,20 @@ class Conversion:
         names = (str(self.source / "kernel.json"), str(self.target / "kernel.json"))
         lines = difflib.unified_diff(self.before.splitlines(True), self.after.splitlines(True), *names)
         return "".join(lines)
+
+    @property
+    def notes(self) -> list[str]:
+        """What stays as it is, and may not be meant so: a line for each word of argv that is another kernelspec's file."""
+        notes = []
+        for word in json.loads(self.after).get("argv", []):
+            match = _FOLDER.search(word)
+            owner = (match["kernels"] or match["scripts"]) if match is not None else self.target.name
+            if owner != self.target.name:
+                notes.append(
+                    f"note: argv's {word} is of another kernelspec's folder, {owner}, and stays as it is; "
+                    f"write {self.target.name} there if {self.target.name} has one of its own"
+                )
+        return notes
 
     def write(self) -> None:
         """Do it: copy the folder, if it is to be another one, and write its kernel.json. Raises ConversionError, OSError."""

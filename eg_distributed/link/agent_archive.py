@@ -19,8 +19,9 @@ _SHARED = ("clock.py", "protocol.py", "streams.py", "wire.py")
 """What gateways and agents have in common."""
 _MAIN = """
 import sys
-from eg_distributed.agent import bridge, server
-server.main(*sys.argv[2:]) if sys.argv[1] == "agent" else bridge.main(*sys.argv[2:])
+from importlib import import_module
+module = {"agent": "server"}.get(sys.argv[1], sys.argv[1])
+import_module("eg_distributed.agent." + module).main(*sys.argv[2:])
 """
 
 

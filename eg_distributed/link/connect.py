@@ -8,6 +8,7 @@ import functools
 import ipaddress
 import logging
 import os
+import pwd
 import shlex
 import socket
 import sys
@@ -87,11 +88,21 @@ async def is_here(host: str, configuration: Configuration) -> bool:
     return (
         configuration.hostname.rstrip(".") == host.lower().rstrip(".")
         and configuration.port == _SSH_PORT
-        and configuration.user == own_user()
+        and _is_own(configuration.user)
         and not configuration.jumps
         and not configuration.proxy_command
         and (is_gateway(host) or await _is_full_name(host))
     )
+
+
+def _is_own(user: str) -> bool:
+    """Return True if *user* is the account that the gateway runs as, and no other account's name."""
+    if user != own_user():
+        return False
+    try:
+        return pwd.getpwnam(user).pw_uid == os.getuid()
+    except KeyError:  # a number that the system's list of users does not have, with a name of the environment's
+        return True
 
 
 async def leads_here(host: str, settings: Distributed) -> bool:
@@ -147,7 +158,7 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
         except asyncssh.ChannelOpenError as error:
             log.info("%s forbids forwarding (%s): all its kernels share one channel", host, error.reason)
             return await _bridge(connection, host, settings, keep)
-        return SSHLink(connection, path)
+        return SSHLink(connection, path, host, functools.partial(log_in, host, settings))
     except asyncio.TimeoutError:
         connection.abort()
         raise AgentUnavailable(
@@ -262,7 +273,11 @@ async def execute_here(host: str, line: bytes) -> tuple[asyncio.subprocess.Proce
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         # The agent's environment is the base of its kernels': a login's, and none of the gateway's settings and secrets.
-        env={name: value for name, value in os.environ.items() if name in _LOGIN or name.startswith("LC_")},
+        env={
+            **{name: value for name, value in os.environ.items() if name in _LOGIN or name.startswith("LC_")},
+            "USER": own_user(),
+            "LOGNAME": own_user(),
+        },
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -159,6 +159,8 @@ class Report(Wire):
     took: float = checked(number(0, 1e6))
     time: float = checked(number(0, 1e12))
     """The node's clock, in seconds since the epoch."""
+    sshd_files: int = checked(integer(-1, 1 << 63), 0)
+    """How many files the login's sshd may have open, each channel one; -1: no limit, 0: unknown."""
     folder: str = checked(text(4096), "")
     """The agent's; empty: there is none, for the reason *why*."""
     passed_over: list[str] = checked(items(text(4096), 10), [])

@@ -3,22 +3,48 @@
 Over SSH each connection to the agent's socket is a direct-streamlocal channel, which sshd's MaxSessions does not count; where
 sshd forbids those, all connections share one exec channel (see `agent/bridge.py`); on the gateway's own machine they are
 plain UNIX connections.
+
+Each channel is a descriptor of the session's sshd, of which systemd gives it 1024. So channels are spread over as many SSH
+connections as it takes: a further one is begun when all have ENOUGH, in the background; one is full with MOST, or where sshd
+refuses a channel that it takes on another connection; and one that has had none for a while is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 
 import asyncssh
 
+from eg_distributed.errors import HostError
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
 
+log = logging.getLogger(__name__)
+
+ENOUGH, MOST = 250, 900
+"""Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
+CONNECTIONS = 64
+"""SSH connections to one host, at most."""
+_SUSPICIOUS = 32
+"""Channels of a connection from which on one that is refused may be for want of descriptors, and not for the agent's sake."""
+IDLE = 60.0
+"""Seconds after which a further connection without a channel is closed."""
+_PATIENCE = 5.0
+"""Seconds that a channel waits for a further connection before it is tried on one that is full."""
+_FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
+"""Seconds before a further login that failed, or was of no use, is tried again: twice as many each time."""
+
 
 class Link(ABC):
     """An open way to one host's agent; made by `connect`, owned by a Node."""
+
+    turn: Callable[[], contextlib.AbstractAsyncContextManager[None]] = staticmethod(contextlib.nullcontext)
+    """What a further login of the link is made in; set by its Node, whose logins take turns."""
 
     @abstractmethod
     async def open(self) -> tuple[Reader, Writer]:
@@ -33,27 +59,191 @@ class Link(ABC):
         """Wait until the link is gone, for whatever reason."""
 
 
-class SSHLink(Link):
-    """Each connection to the agent is an SSH channel of its own: SSH's windows keep one's flood from delaying another."""
+class _Connection:
+    """One SSH connection of a link, and how many channels it has; those that are being opened count."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, path: str) -> None:
+    def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
+        self.ssh = connection
+        self.channels = 0
+        self.most = MOST
+        self.idle: asyncio.TimerHandle | None = None
+        """Closes it."""
+
+    @property
+    def has_room(self) -> bool:
+        return self.channels < self.most
+
+
+class SSHLink(Link):
+    """Each connection to the agent is an SSH channel of its own: SSH's windows keep one's flood from delaying another.
+
+    *further* logs in to *host* once more, the same way as the first *connection*; None: there is but that one. The link is lost
+    with the first; what another one carried finds its way over those that are left.
+    """
+
+    def __init__(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        path: str,
+        host: str = "",
+        further: Callable[[], Awaitable[asyncssh.SSHClientConnection]] | None = None,
+    ) -> None:
         self._connection = connection
         self._path = path
+        self._host = host
+        self._further = further
+        self._connections = [_Connection(connection)]
+        self._widening: asyncio.Task[None] | None = None
+        self._watching: set[asyncio.Task[None]] = set()
+        self._pause = 0.0
+        self._not_before = 0.0  # when a further login may be tried again, in the loop's time
+        self._closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many SSH connections there are now."""
+        return len(self._connections)
 
     async def open(self) -> tuple[Reader, Writer]:
-        """Open a direct-streamlocal channel to the agent's socket."""
+        """Open a direct-streamlocal channel to the agent's socket; raises ConnectionError with host, cause and remedy."""
+        refused: dict[_Connection, int] = {}  # with the channels that each had
+        reason = ""
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while not self._closed:
+            for_files = all(most >= _SUSPICIOUS for most in refused.values())
+            while (chosen := self._choose(refused)) is None and for_files and self._may_widen():
+                self._begin_to_widen()
+                if not await self._is_wider_by(deadline):
+                    break
+            if chosen is None:  # better than none
+                left = [each for each in self._connections if each not in refused]
+                chosen = min(left, key=lambda each: each.channels, default=None)
+            if chosen is None:
+                break
+            if chosen.channels >= ENOUGH and all(each.channels >= ENOUGH for each in self._connections):
+                self._begin_to_widen()
+            had = chosen.channels
+            try:
+                opened = await self._open_over(chosen)
+            except asyncssh.Error as error:
+                if self._connection.is_closed():
+                    raise ConnectionError(error.reason) from error
+                # What is lost is no refusal: another connection may take it, but no further one is needed for that.
+                refused[chosen], reason = 0 if chosen.ssh.is_closed() else had, error.reason
+                continue
+            for full, most in refused.items():
+                if most >= _SUSPICIOUS:
+                    full.most = min(full.most, most)
+            return opened
+        if not reason:
+            raise ConnectionError("the link is closed")
+        if self.connections > 1 and self._connections[-1].channels == 0:
+            self._be_patient()  # it was made for nothing
+        raise self._refusal(reason, max(refused.values()))
+
+    def _refusal(self, reason: str, channels: int) -> ConnectionError:
+        where = f"Host {self._host}: sshd opened no channel to the agent ({reason})"
+        if channels < _SUSPICIOUS:
+            return ConnectionError(f"{where}. See that the agent's socket is there, below ~/.cache/eg-distributed")
+        return ConnectionError(
+            f"{where}, with {channels} open on a connection of {self.connections}: it may have no more open files. "
+            "Raise LimitNOFILE of its unit there (`systemctl edit ssh`)"
+        )
+
+    def _choose(self, refused: dict[_Connection, int]) -> _Connection | None:
+        """Return the first connection with few channels, so that the last ones get idle; else the one with fewest, or None."""
+        left = [each for each in self._connections if each not in refused and each.has_room]
+        few = next((each for each in left if each.channels < ENOUGH), None)
+        return few or min(left, key=lambda each: each.channels, default=None)
+
+    async def _open_over(self, chosen: _Connection) -> tuple[Reader, Writer]:
+        chosen.channels += 1
+        if chosen.idle is not None:
+            chosen.idle.cancel()
+            chosen.idle = None
+        is_open = False
         try:
-            reader, writer = await self._connection.open_unix_connection(self._path)
-        except asyncssh.Error as error:
-            raise ConnectionError(error.reason) from error
-        return Shielded(reader), ShieldedWriter(writer)
+            reader, writer = await chosen.ssh.open_unix_connection(self._path)
+            is_open = True
+        finally:
+            if not is_open:
+                self._let_go(chosen)
+        return Shielded(reader), ShieldedWriter(writer, lambda: self._let_go(chosen))
+
+    def _let_go(self, used: _Connection) -> None:
+        used.channels -= 1
+        if used.channels == 0 and used is not self._connections[0] and not self._closed:
+            used.idle = asyncio.get_running_loop().call_later(IDLE, self._drop, used)
+
+    # -- further connections -------------------------------------------------------------------------------------
+
+    def _may_widen(self) -> bool:
+        if self._closed or self._further is None or len(self._connections) >= CONNECTIONS:
+            return False
+        return self._widening is not None or asyncio.get_running_loop().time() >= self._not_before
+
+    def _begin_to_widen(self) -> None:
+        if self._widening is None and self._may_widen():
+            self._widening = asyncio.ensure_future(self._widen())
+
+    async def _is_wider_by(self, deadline: float) -> bool:
+        """Wait for the login that is under way; return False if it takes longer than until *deadline*, in the loop's time."""
+        if self._widening is not None:
+            await asyncio.wait({self._widening}, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
+        return asyncio.get_running_loop().time() < deadline
+
+    async def _widen(self) -> None:
+        """Make a further connection; where that fails the log says so, once, and those that are there are used beyond MOST."""
+        assert self._further is not None
+        try:
+            async with self.turn():
+                connection = await self._further()
+        except HostError as error:
+            level = logging.DEBUG if self._pause else logging.WARNING
+            log.log(level, "%s: no further SSH connection for its channels could be made: %s", self._host, error)
+            self._be_patient()
+        except Exception:  # whatever it is, logging in again and again would not mend it
+            log.exception("%s: no further SSH connection for its channels could be made", self._host)
+            self._be_patient()
+        else:
+            made = _Connection(connection)
+            self._connections.append(made)
+            self._pause = 0.0
+            made.idle = asyncio.get_running_loop().call_later(IDLE, self._drop, made)
+            self._watching.add(task := asyncio.ensure_future(self._watch(made)))
+            task.add_done_callback(self._watching.discard)
+            log.info("%s: %d SSH connections carry its channels", self._host, self.connections)
+        finally:
+            self._widening = None
+
+    def _be_patient(self) -> None:
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)
+        self._not_before = asyncio.get_running_loop().time() + self._pause
+
+    async def _watch(self, further: _Connection) -> None:
+        await further.ssh.wait_closed()
+        self._drop(further)
+
+    def _drop(self, further: _Connection) -> None:
+        """Close a further connection: it is idle, or lost already."""
+        if further.idle is not None:
+            further.idle.cancel()
+            further.idle = None
+        if further in self._connections:
+            self._connections.remove(further)
+        further.ssh.abort()
 
     def close(self) -> None:
-        """Close the SSH connection."""
+        """Close all SSH connections."""
+        self._closed = True
+        if self._widening is not None:
+            self._widening.cancel()
+        for further in self._connections[1:]:
+            self._drop(further)
         self._connection.abort()
 
     async def wait_closed(self) -> None:
-        """Wait until SSH says that the connection is gone."""
+        """Wait until SSH says that the first connection is gone."""
         await self._connection.wait_closed()
 
 
@@ -118,8 +308,10 @@ class Shielded:
 class ShieldedWriter:
     """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
 
-    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
+    def __init__(self, writer: asyncssh.SSHWriter[bytes], closed: Callable[[], None] | None = None) -> None:
         self._writer = writer
+        self._closed = closed
+        """Called once, when it is closed."""
 
     def write(self, data: bytes) -> None:
         """Queue *data*."""
@@ -135,3 +327,6 @@ class ShieldedWriter:
     def close(self) -> None:
         """Close after what is queued."""
         self._writer.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()

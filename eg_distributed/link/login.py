@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import random
+import re
 import socket
 from typing import Any
 
@@ -18,7 +19,7 @@ from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from .configuration import Configuration, Hop, configuration_of
-from .configuration.algorithms import known
+from .configuration.algorithms import known, sayable
 from .dial import dial, look_up
 from .host_based import HostBased, host_based_of
 from .identities import Identities, identities_of
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 _LOOK = 0.05
 """Seconds between two looks at how far a login has come; asyncssh tells nobody that sshd's banner has arrived."""
 _MOST_HOPS = 16
-"""Jump hosts in a row; ssh has no limit and jumps for ever where two name each other."""
+"""Jump hosts in a row; ssh has no limit."""
+_SSH_PORT = 22
 
 
 @dataclasses.dataclass
@@ -84,19 +86,21 @@ def connect_seconds(settings: Distributed, configuration: Configuration | None) 
 async def log_in(host: str, settings: Distributed, progress: Progress | None = None) -> asyncssh.SSHClientConnection:
     """Return an authenticated connection; raises HostError. Called by `connect`, and by `doctor`.
 
-    Deadlines: the connect timeout for the name, for each address, and for sshd's first words; the login timeout for all that
-    comes after these, since a host that answers and takes its time is not dead. A connection that sshd drops unheard
-    (MaxStartups) is tried again for as long as the connect timeout lasts. Cancellation closes what was opened.
+    Deadlines: the connect timeout for the name, for each address, and for sshd's first words, at the first address that takes a
+    connection (ssh does not go on to another one either); the login timeout for all that comes after these, since a host that
+    answers and takes its time is not dead. A connection that sshd drops unheard (MaxStartups) is tried again for as long as the
+    connect timeout lasts. Cancellation closes what was opened.
     """
     progress = progress or Progress()
     loop = asyncio.get_running_loop()
     began = loop.time()
     configuration = await configuration_of(host, settings)
     progress.configuration = configuration
+    itself = Hop(host, "" if settings.gss else settings.user, settings.port)
     deadline = began + connect_seconds(settings, configuration)
     while True:
         try:
-            return await _log_in_through(configuration, settings, progress, ())
+            return await _log_in_through(configuration, settings, progress, (itself,))
         except (asyncssh.ConnectionLost, ConnectionResetError) as error:
             if deadline - loop.time() < 1:
                 raise _login_error(error, configuration, settings, progress) from error
@@ -108,10 +112,10 @@ async def _log_in_through(
     configuration: Configuration,
     settings: Distributed,
     progress: Progress,
-    behind: tuple[str, ...],
+    waiting: tuple[Hop, ...],
     jump: asyncssh.SSHClientConnection | None = None,
 ) -> asyncssh.SSHClientConnection:
-    """Log in by the way that *configuration* names, or through *jump*; *behind* are the hosts that wait for this one.
+    """Log in by the way that *configuration* names, or through *jump*; *waiting* are the hosts that wait for it, itself the last.
 
     *jump* is closed with the connection, or with the failure.
     Raises HostError, and ConnectionLost or ConnectionResetError for a connection that was dropped and may be tried again.
@@ -121,11 +125,11 @@ async def _log_in_through(
     given: dict[str, Any]
     keys: HostKeys | None = None
     identities: Identities | None = None
-    is_jump = bool(behind)
+    is_jump = len(waiting) > 1
     try:
         keys = await host_keys_of(configuration)
         for note in (*configuration.notes, *keys.notes):
-            log.log(logging.DEBUG if behind else logging.INFO, "%s: %s", host, note)
+            log.log(logging.DEBUG if is_jump else logging.INFO, "%s: %s", host, note)
         identities = await identities_of(configuration)
         for certificates in (True, False):
             try:
@@ -133,7 +137,7 @@ async def _log_in_through(
                     progress.enter(_CONNECTING)
                     way, given = jump, {"tunnel": jump, "host": configuration.hostname}
                 else:
-                    way, given = await _open_way(configuration, settings, progress, behind)
+                    way, given = await _open_way(configuration, settings, progress, waiting)
                 if way is None:
                     await _look_at_address(configuration, keys, given["sock"])
                 connection = await _shake_hands(
@@ -174,28 +178,13 @@ async def _log_in_through(
 
 
 async def _open_way(
-    configuration: Configuration, settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    configuration: Configuration, settings: Distributed, progress: Progress, waiting: tuple[Hop, ...]
 ) -> tuple[ProxyProcess | asyncssh.SSHClientConnection | None, dict[str, Any]]:
     """Return what has to be closed with the connection, and asyncssh's arguments for the way: a socket or a jump host."""
     seconds = connect_seconds(settings, configuration)
-    waiting = (*behind, configuration.host)
-    hops = [
-        hop for hop in configuration.jumps if hop.host not in waiting
-    ]  # `Host *` names a jump host for itself as well
-    if len(waiting) > _MOST_HOPS:
-        raise SSHConfigInvalid(
-            f"more than {_MOST_HOPS} jump hosts stand in a row: {', '.join(waiting)}",
-            host=waiting[0],
-            remedy="correct ProxyJump in ssh_config",
-        )
-    if configuration.jumps and not hops and behind and len(configuration.jumps) > 1:
-        raise SSHConfigInvalid(
-            f"its jump hosts lead back to it: {', '.join(waiting)}",
-            host=waiting[0],
-            remedy="correct ProxyJump in ssh_config",
-        )
-    if hops:
-        jump = await _jump(hops, settings, progress, waiting)
+    if configuration.jumps:
+        _refuse_loop(configuration, waiting)
+        jump = await _jump(configuration.jumps, settings, progress, waiting)
         progress.enter(_CONNECTING)
         return jump, {"tunnel": jump, "host": configuration.hostname}
     if configuration.proxy_command:
@@ -216,6 +205,29 @@ async def _open_way(
     return None, {"sock": await dial(addresses, seconds, configuration.bind_address, configuration.bind_interface)}
 
 
+def _refuse_loop(configuration: Configuration, waiting: tuple[Hop, ...]) -> None:
+    """Raise SSHConfigInvalid where the jump hosts of *configuration* lead back to one that waits for them, the last of *waiting*.
+
+    ssh refuses a host that is its own jump host ("jumphost loop via"), by the name and port that it would connect to, and goes
+    through any other circle for ever. Not by the name alone: as another user, ssh_config may know another way to a host.
+    """
+    first, last = configuration.jumps[0], configuration.jumps[-1]  # those between are reached as the chain says
+    own = (configuration.hostname, configuration.port, configuration.user)
+    if first not in waiting and (last.host, last.port or _SSH_PORT, last.user or configuration.user) != own:
+        if len(waiting) <= _MOST_HOPS:
+            return
+        cause = f"more than {_MOST_HOPS} jump hosts stand in a row"
+    else:
+        cause = "its jump hosts lead back to each other"
+    way = [*(hop.host for hop in waiting), first.host if first in waiting else last.host]
+    raise SSHConfigInvalid(
+        f"{cause}: {', '.join(way)}",
+        host=waiting[0].host,
+        remedy=f"correct ProxyJump in ssh_config; before a `Host *` with a jump host there has to be `Host {way[-1]}` with "
+        "`ProxyJump none`",
+    )
+
+
 async def _look_at_address(configuration: Configuration, keys: HostKeys, way: socket.socket) -> None:
     """Find out what is known of the address at the other end of *way*; closes it where that fails."""
     try:
@@ -226,12 +238,12 @@ async def _look_at_address(configuration: Configuration, keys: HostKeys, way: so
 
 
 async def _jump(
-    hops: list[Hop], settings: Distributed, progress: Progress, behind: tuple[str, ...]
+    hops: tuple[Hop, ...], settings: Distributed, progress: Progress, waiting: tuple[Hop, ...]
 ) -> asyncssh.SSHClientConnection:
     """Return a connection to the last of *hops*, each reached through the one before it.
 
     asyncssh could follow ProxyJump by itself, but leaves the connection to the jump host open whenever an attempt is given up in
-    time, and jumps for ever where `Host *` names a jump host.
+    time, and jumps for ever where jump hosts name each other.
     """
     connection: asyncssh.SSHClientConnection | None = None
     for hop in hops:
@@ -241,16 +253,18 @@ async def _jump(
             found = await configuration_of(hop.host, settings, hop)
             if connection is not None:  # the chain says how this one is reached, whatever its own block says
                 found = dataclasses.replace(found, jumps=(), proxy_command="")
-                connection = await _log_in_through(found, settings, inner, behind, connection)
+                connection = await _log_in_through(found, settings, inner, (*waiting, hop), connection)
             else:
-                connection = await _log_in_through(found, settings, inner, behind)
+                connection = await _log_in_through(found, settings, inner, (*waiting, hop))
         except BaseException as error:  # cancellation included: the hop before it may stand already
             if connection is not None:
                 connection.abort()
             if not isinstance(error, HostError):  # ConnectionLost, for one: tried again, as with any host
                 raise
+            if isinstance(error, SSHConfigInvalid) and error.host == waiting[0].host:  # a circle is no hop's fault
+                raise
             raise HostUnreachable(
-                f"its jump host {hop.host} cannot be used: {error.cause}", host=behind[0], remedy=error.remedy
+                f"its jump host {hop.host} cannot be used: {error.cause}", host=waiting[0].host, remedy=error.remedy
             ) from error
     progress.hop = None
     assert connection is not None
@@ -587,19 +601,19 @@ def _has_kerberos() -> bool:
     return True
 
 
-_REMEDIES = (
-    ("encryption", "Ciphers"),
-    ("key exchange", "KexAlgorithms"),
-    ("MAC", "MACs"),
-    ("host key", "HostKeyAlgorithms"),
-    ("compression", "Compression"),
-)
+_REMEDIES = {"encryption": "Ciphers", "key exchange": "KexAlgorithms", "MAC": "MACs", "host key": "HostKeyAlgorithms"}
+_DISAGREEMENT = re.compile(r"matching (.+) algorithm found, sent .* and received (\S*)")
 
 
 def _algorithm_remedy(text: str, configuration: Configuration) -> str:
     """Return the line of ssh_config that would agree with the host, out of asyncssh's `sent …, received …`."""
-    keyword = next((keyword for word, keyword in _REMEDIES if f"matching {word}" in text), "")
-    theirs = text.rpartition("received ")[2].strip().split(",")[0] if "received " in text else ""
-    if not keyword or not theirs:
-        return "check sshd on the host and its log"
-    return f"write `{keyword} +{theirs}` below `Host {configuration.host}` in ssh_config, if that algorithm is to be trusted"
+    found = _DISAGREEMENT.search(text)
+    kind, theirs = (found[1], found[2].split(",")) if found else ("", [])
+    below = f"below `Host {configuration.host}` in ssh_config"
+    if kind == "compression" and "zlib@openssh.com" in theirs:
+        return f"write `Compression yes` {below}: the host takes nothing else"
+    if (keyword := _REMEDIES.get(kind, "")) and (first := sayable(keyword.lower(), theirs)[:1]):
+        return f"write `{keyword} +{first[0]}` {below}, if that algorithm is to be trusted"
+    if kind:
+        return f"the gateway's SSH library (asyncssh) has none of the host's algorithms for {kind}: allow another there"
+    return "check sshd on the host and its log"

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from lab.cli.options import DURATION, Verb, Verbs, complete_machines, find_machine, json_option, name_option, pairs
 from lab.cli.output import left, note, print_table, show
+from lab.drivers import choice
 from lab.drivers.machines import Machine
 from lab.errors import LabUsageError
 from lab.lab import Lab
@@ -193,7 +194,7 @@ def run(name: str, file: Path, seed: int | None, dry_run: bool, as_json: bool) -
     from lab.faults import resolve, run_plan
     from lab.topology import load
 
-    topology = load(file)
+    topology = load(file, drivers=choice.names())
     lab = Lab.attach(name)
     plan, roles = topology.fault_plan(), {node.name: node.roles for node in lab.nodes}
     chosen = seed if seed is not None else topology.seed or 0

@@ -165,23 +165,13 @@ def prune(everything: bool, dry_run: bool, as_json: bool) -> None:
 
     Example: lab images prune --dry-run
     """
-    import docker.errors
-
-    from lab.drivers.docker.images import FRESH
+    from lab.drivers.docker.images import FRESH, untag
 
     client = _client()
     keep = set() if everything else _current()
     before = time.time() - FRESH.total_seconds()
     rows = [r for r in _rows(client) if not r["used_by"] and r["tag"] not in keep and r["made"] < before]
-    removed: list[str] = []
-    for row in rows:
-        if not dry_run:
-            try:
-                client.images.remove(row["tag"], noprune=False)
-            except docker.errors.APIError:
-                # The parent of another image that stays, or a lab that came a moment ago.
-                continue
-        removed.append(row["tag"])
+    removed = [row["tag"] for row in rows if dry_run or untag(client, row["tag"])]
     if as_json:
         show({"removed": removed, "dry_run": dry_run})
         return

@@ -12,10 +12,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lab.cli.options import DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
+from lab.cli.options import DRIVER, DURATION, Verb, complete_machines, find_nodes, json_option, name_option, pairs
 from lab.cli.output import note, progress, show
 from lab.converge.plan import Plan
-from lab.drivers.choice import KINDS
+from lab.drivers import choice
 from lab.errors import LabUsageError
 from lab.lab import MAX_NODES, Lab
 from lab.lifetime.removal import remove
@@ -36,7 +36,7 @@ from lab.topology import daemons as kinds
 @click.option(
     "--driver",
     envvar=["LAB_DRIVER", "LAB_UP_DRIVER"],
-    type=click.Choice(KINDS),
+    type=DRIVER,
     help="[docker if an engine answers, else local]",
 )
 @click.option(
@@ -94,7 +94,7 @@ def up(
                 f"{file} says how many nodes there are, and so does --nodes", remedy="change FILE, or `lab scale` later"
             )
         nodes = None  # LAB_NODES is for labs without a file
-        settings["topology"] = topology = load(file)
+        settings["topology"] = topology = load(file, drivers=choice.names())
         if clusters:
             raise LabUsageError(
                 f"{file} says what runs on the nodes, and so does --with", remedy="write `with` into FILE"

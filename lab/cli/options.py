@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from lab import units
+from lab.drivers import choice
 from lab.drivers.machines import Machine, Node
 from lab.errors import LabError, LabNotFound, LabUsageError
 from lab.lab import Lab
@@ -55,6 +56,35 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
 
 DURATION: Final = Duration()
+
+
+class Driver(click.ParamType):  # type: ignore[type-arg]
+    """One of the drivers that are registered when it is asked for: click's own Choice keeps those of when it was made."""
+
+    name = "driver"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The drivers' names, as click's Choice has them."""
+        return choice.names()
+
+    def _choice(self) -> click.Choice[str]:
+        return click.Choice(self.choices)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the driver's name; click calls it with what was typed."""
+        return self._choice().convert(value, param, ctx)
+
+    def get_metavar(self, *arguments: Any, **named: Any) -> str | None:
+        """Return how the help shows it; click 8.2 gives the context as well."""
+        return self._choice().get_metavar(*arguments, **named)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so."""
+        return self._choice().shell_complete(ctx, param, incomplete)
+
+
+DRIVER: Final = Driver()
 
 
 def pairs(values: Sequence[str], what: str = "option") -> dict[str, str]:

@@ -13,6 +13,7 @@ import click
 
 from lab.cli import faults, history, images, lifecycle, machines, shell, standalone, status
 from lab.cli.options import Verbs
+from lab.drivers import choice
 from lab.errors import BROKEN_PIPE, INTERRUPTED, EngineFailed, LabError, LabUsageError
 
 EPILOG = """\b
@@ -84,16 +85,13 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _foreign_errors() -> Iterator[None]:
-    """Turn what the engine's client and the system raise into errors with an id: a refusal is no bug of the lab's."""
-    import docker.errors
-    import requests.exceptions
-
+    """Turn what drivers and the system raise into errors with an id: a refusal is no bug of the lab's."""
     try:
         yield
     except (BrokenPipeError, LabError):
         # An OSError too, some of them, but spoken for.
         raise
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+    except choice.errors() as error:
         cause = getattr(error, "explanation", None) or str(error)
         raise EngineFailed(
             "the container engine refused, or went away", cause=str(cause), remedy="`lab doctor`, then the same again"

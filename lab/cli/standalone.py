@@ -11,9 +11,9 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from lab.cli.options import Verb, json_option
+from lab.cli.options import DRIVER, Verb, json_option
 from lab.cli.output import note, show
-from lab.drivers.choice import KINDS
+from lab.drivers import choice
 from lab.errors import EnvironmentUnfit, LabUsageError
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "missing": "MISS", "unknown": "?   "}
@@ -23,7 +23,7 @@ _MARKS = {"ok": "ok  ", "warning": "warn", "missing": "MISS", "unknown": "?   "}
 @click.option(
     "--driver",
     envvar=["LAB_DRIVER", "LAB_DOCTOR_DRIVER"],
-    type=click.Choice(KINDS),
+    type=DRIVER,
     help="[docker if an engine answers, else local]",
 )
 @json_option
@@ -63,7 +63,7 @@ def validate(file: Path, as_json: bool) -> None:
     """
     from lab.topology import load
 
-    topology = load(file)
+    topology = load(file, drivers=choice.names())
     if as_json:
         show(dataclasses.asdict(topology))
         return
@@ -125,16 +125,9 @@ def _versions() -> dict[str, Any]:
         "asyncssh": _version("asyncssh"),
         "checkout": str(ROOT),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "engine": None,
-        "engine_api": None,
     }
-    try:
-        from lab.drivers.docker.engine import connect
-
-        engine = connect(10).version()
-        found["engine"], found["engine_api"] = engine.get("Version"), engine.get("ApiVersion")
-    except EnvironmentUnfit:
-        pass
+    for kind in choice.kinds():
+        found |= kind.versions()
     return found
 
 

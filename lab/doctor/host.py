@@ -1,4 +1,4 @@
-"""Checks of this machine: room, ports, certificates, tools, interpreters, and what earlier labs left."""
+"""Checks of this machine: room, ports, certificates, tools, and what earlier labs left."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lab.doctor.findings import BOTH, DOCKER, LOCAL, Finding
-from lab.doctor.probing import existing, megabytes_free, run, tool
 from lab.drivers import checkout
-from lab.errors import LabError
+from lab.drivers.findings import Finding
+from lab.drivers.probing import existing, megabytes_free, run, tool
 from lab.state import cache_root, state_root
 
 ENVIRONMENT_MEGABYTES: Final = 1500
@@ -25,19 +24,16 @@ INOTIFY_INSTANCES: Final = 64
 
 
 def checks() -> Iterator[Finding]:
-    """Yield what concerns both drivers, then what local labs need."""
+    """Yield what concerns every driver."""
     yield _checkout()
     yield _uv()
     yield _certificates()
     yield _folders()
     yield _disk()
     yield _memory()
-    yield _clusters()
     yield _inotify()
     yield _ports()
     yield _ssh_client()
-    yield _gateway_python()
-    yield _sshd()
     yield _leftovers()
 
 
@@ -80,9 +76,7 @@ def _folders() -> Finding:
 def _disk() -> Finding:
     free = min(megabytes_free(folder) for folder in (state_root(), cache_root()))
     if free < 50:
-        return Finding(
-            "disk", "missing", f"{free} MB free for state and cache", "make room, or set XDG_CACHE_HOME", BOTH
-        )
+        return Finding("disk", "missing", f"{free} MB free for state and cache", "make room, or set XDG_CACHE_HOME")
     if free < ENVIRONMENT_MEGABYTES:
         found = f"{free} MB free; the environments of local labs take {ENVIRONMENT_MEGABYTES} MB"
         return Finding("disk", "warning", found, "make room, or set XDG_CACHE_HOME")
@@ -102,21 +96,6 @@ def _memory() -> Finding:
         found = f"{free} MB available; with Spark and YARN two nodes and a kernel take {CLUSTER_MEGABYTES} MB"
         return Finding("memory", "ok", found)
     return Finding("memory", "ok", f"{free} MB available")
-
-
-def _clusters() -> Finding:
-    """Say what `--with` would have to fetch; never a warning, since plain labs need none of it."""
-    from lab.drivers import artefacts
-
-    name = "Spark and YARN"
-    try:
-        kept = {"Spark": artefacts.python_archive(), "Hadoop's jars": artefacts.hadoop_archive()}
-    except LabError as error:
-        return Finding(name, "unknown", str(error), "mend the checkout", DOCKER)
-    lacking = [what for what, path in kept.items() if not path.exists()]
-    if lacking:
-        return Finding(name, "ok", f"the first `--with` fetches {' and '.join(lacking)}, 400 MB", drivers=DOCKER)
-    return Finding(name, "ok", f"what they need is in {artefacts.folder()}", drivers=DOCKER)
 
 
 def _inotify() -> Finding:
@@ -145,37 +124,6 @@ def _ssh_client() -> Finding:
     if found is None:
         return Finding("ssh client", "warning", "there is none", "install openssh-client; until then `lab exec`")
     return Finding("ssh client", "ok", found)
-
-
-def _gateway_python() -> Finding:
-    """Look for an interpreter that Enterprise Gateway 3.3 can run with; the same question that a local `up` asks."""
-    from lab.drivers.local.environments import PYTHONS
-
-    name, wanted = "gateway python", PYTHONS["gateway"]
-    remedy = "`uv python install 3.11`, or install python3.11 with the system's packages"
-    try:
-        # --system: not the checkout's own environment, which a new one isn't made from either.
-        arguments = ("--no-project", "--system", "--no-python-downloads", wanted)
-        path = checkout.run_uv("python", "find", *arguments).strip()
-    except (LabError, FileNotFoundError, ImportError):
-        if os.environ.get("UV_PYTHON_DOWNLOADS", "automatic") in {"never", "manual"}:
-            return Finding(name, "missing", f"there is no Python {wanted}", remedy, LOCAL)
-        return Finding(name, "warning", f"there is no Python {wanted}; uv will try to download one", remedy, LOCAL)
-    done, said = run([path, "-c", "import distutils.util"])
-    if not done:
-        remedy = "`apt-get install python3-distutils`, or `uv python install 3.11`"
-        return Finding(name, "missing", f"{path} lacks distutils ({said})", remedy, LOCAL)
-    return Finding(name, "ok", path, drivers=LOCAL)
-
-
-def _sshd() -> Finding:
-    from lab.drivers.local.ssh_servers import openssh
-
-    path, why = openssh()
-    if not path:
-        remedy = "mend that for the real thing (it need not run), or take asyncssh's"
-        return Finding("sshd", "warning", f"local nodes run asyncssh's server: {why}", remedy, LOCAL)
-    return Finding("sshd", "ok", path, drivers=LOCAL)
 
 
 def _leftovers() -> Finding:

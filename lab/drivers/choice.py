@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from lab.drivers.contract import Driver, DriverKind
@@ -15,12 +16,20 @@ from lab.state import StateFolder
 _TABLE: dict[str, DriverKind] = {kind.name: kind for kind in (DOCKER, LOCAL)}
 """All drivers by their names, in the order in which a new lab tries them."""
 
-KINDS = tuple(_TABLE)
-
 
 def kinds() -> tuple[DriverKind, ...]:
     """Return all drivers that there are, the best for a new lab first."""
     return tuple(_TABLE.values())
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all drivers, in the same order. Not a constant: `register` adds to them."""
+    return tuple(_TABLE)
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Return what drivers raise, besides LabError and OSError, when what they stand on refuses or goes away."""
+    return tuple(error for kind in kinds() for error in kind.errors())
 
 
 def register(kind: DriverKind) -> None:
@@ -110,6 +119,14 @@ def choose_driver(name: str, folder: StateFolder, kind: str | None, progress: Pr
     if kind is not None:
         return make(kind, name, folder, sshd)
     return _best(name, folder, progress, sshd)
+
+
+def best() -> str:
+    """Return the name of the driver that `up` would take for a new lab: the first that can run here, else the last of all."""
+    for kind in kinds():
+        with contextlib.suppress(EnvironmentUnfit):
+            return kind.make("doctor", StateFolder("doctor"), "auto").kind
+    return names()[-1]
 
 
 def _best(name: str, folder: StateFolder, progress: Progress, sshd: str) -> Driver:

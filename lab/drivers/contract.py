@@ -1,7 +1,8 @@
 """The seam between the lab and what it is made of: a driver makes machines, the lab decides which.
 
 A driver is one folder beside `docker/` and `local/`, and an entry in the table of choice.py (or a call of its `register`).
-Nothing else of the lab names a driver or its classes. The folder has:
+Nothing else of the lab names a driver or its classes, but for `lab images`, which is about docker's images alone: lab.toml, the
+command line, pytest's `--lab-driver` and `lab doctor` ask the table. The folder has:
 
     a `DriverKind`   what is known of the driver before a lab is looked at; loads nothing of an engine's client by itself
     a `Driver`       one lab's machines, made and found (below)
@@ -21,11 +22,12 @@ says what of this computer is the machine's where it has no process table of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lab.drivers.capabilities import Capability
+from lab.drivers.findings import Finding
 from lab.drivers.found import FoundLab, Stray
 from lab.drivers.machines import Gateway, Node
 from lab.progress import Progress
@@ -110,3 +112,10 @@ class DriverKind:
     """What is told of a driver whose labs are there, but can't be seen, while it can't be made; empty where that can't be."""
     fallback: str = ""
     """What `up` tells when it takes this driver because none of those before it in the table can run."""
+    checks: Mapping[str, Callable[[], Iterable[Finding]]] = field(default_factory=dict)
+    """What `lab doctor` looks at, beside what any lab needs: by the name of each part, which yields what it finds and changes
+    nothing. Parts run at the same time; one that raises is a finding itself."""
+    errors: Callable[[], tuple[type[Exception], ...]] = tuple
+    """Returns what its calls raise, besides LabError and OSError, when what it stands on refuses or goes away. That may pass."""
+    versions: Callable[[], Mapping[str, str | None]] = dict
+    """Returns what `lab version` tells of what it stands on; None for what can't be asked. The names are the same always."""

@@ -10,6 +10,7 @@ done, and whoever finds the note later (another process, the watchdog) can heal 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ def seconds(value: Any, what: str) -> float:
         return units.seconds(value)
     except ValueError:
         raise LabUsageError(
-            f"{what} can't be {value!r}", cause="it is not a duration", remedy=f"write {units.DURATIONS}"
+            f"{what} can't be {units.shown(value)}", cause="it is not a duration", remedy=f"write {units.DURATIONS}"
         ) from None
 
 
@@ -61,9 +62,11 @@ class Option:
                 raise LabUsageError(f"{what} can't be {value!r}", cause="it is not one line of text")
             return value
         try:
-            number = seconds(value, what) if self.type == "seconds" else float(value)
+            number = seconds(value, what) if self.type == "seconds" else units.as_float(value)
         except (TypeError, ValueError):
-            raise LabUsageError(f"{what} can't be {value!r}", remedy=f"give a number{self._range()}") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise LabUsageError(f"{what} can't be {units.shown(value)}", remedy=f"give a number{self._range()}")
         if self.type == "integer" and number != int(number):
             raise LabUsageError(f"{what} can't be {value!r}", remedy=f"give a whole number{self._range()}")
         if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lab import events
 from lab import lease as leases
+from lab.drivers import choice
 from lab.drivers.machines import Machine
 from lab.errors import LabError
 from lab.inventory import Inventory
@@ -95,10 +96,10 @@ def extend(lab: Inventory, until: float) -> None:
     """
 
     def tell(machine: Machine) -> None:
-        # What docker's client raises is an OSError, too, as is a folder that somebody removes just now.
-        with contextlib.suppress(LabError, OSError):
+        with contextlib.suppress(LabError, OSError, *passing):  # an OSError: a folder that somebody removes just now
             machine.extend_lease(until)
 
+    passing = choice.errors()
     machines = lab.machines
     with ThreadPoolExecutor(4, thread_name_prefix="lab-lease") as pool:
         list(pool.map(tell, machines))

@@ -8,24 +8,27 @@ import select
 import sys
 import time
 
-import docker.errors
-
 from lab import events, lease
+from lab.drivers import choice
 from lab.errors import LabError, LabNotFound
 from lab.inventory import look
 from lab.lifetime import holding
 from lab.lifetime.removal import remove
 from lab.processes import own
 
-_PASSING = (LabError, OSError, docker.errors.DockerException)
-"""What an engine that starts anew, a full disk or a machine that goes away raises (requests' errors are OSErrors). None of it
-may end a keeper: its lab would be over a minute later, under a living owner."""
-
 TRIES = 30
 PAUSE_SECONDS = 20.0
 """How often the removal is tried, and how long between tries: an engine may be starting anew."""
 NUMBER_SECONDS = 5.0
 """How long `holding.hold` may take to write down this process's number after starting it."""
+
+
+def _passing() -> tuple[type[Exception], ...]:
+    """Return what an engine that starts anew, a full disk or a machine that goes away raises.
+
+    None of it may end a keeper: its lab would be over a minute later, under a living owner.
+    """
+    return (LabError, OSError, *choice.errors())
 
 
 def keep(lab_name: str) -> None:
@@ -53,7 +56,7 @@ def keep(lab_name: str) -> None:
             _extend(lab_name, time.time() + held.seconds)
         except LabNotFound:
             pass  # It is being made.
-        except _PASSING as error:
+        except _passing() as error:
             _say(f"the machines could not be told of the lease's next term: {error}")
         _wait_for_end(held, held.seconds / 3)
 
@@ -74,7 +77,7 @@ def _remove(lab_name: str, held: lease.Lease) -> bool:
 
     try:
         remove(lab_name, unless=is_wanted)
-    except _PASSING as error:
+    except _passing() as error:
         _say(f"the lab {lab_name} could not be removed: {error}")
         return False
     return True

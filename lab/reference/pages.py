@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from lab.cli.options import DURATION
+from lab.cli.options import DURATION, Driver
 
 _MADE_BY: Final = "Made by `python -m lab.reference.pages --write docs`; a test compares."
 
@@ -75,7 +75,7 @@ def _names(option: click.Option) -> str:
 
 def _value(option: click.Option) -> str:
     """Return what stands for an option's value."""
-    if isinstance(option.type, click.Choice):
+    if isinstance(option.type, click.Choice | Driver):
         return "\\|".join(map(str, option.type.choices))
     return "DURATION" if option.type is DURATION else str(option.name).upper()
 
@@ -141,7 +141,7 @@ def _type(told: Mapping[str, Any]) -> str:
         return "table"
     kind = told.get("type", "any")
     words = ", ".join(kind) if isinstance(kind, list) else str(kind)
-    return f"{words} ≥ {told['minimum']}" if "minimum" in told else words
+    return f"{words} from {told['minimum']} to {told['maximum']}" if "minimum" in told else words
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

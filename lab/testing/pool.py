@@ -138,11 +138,6 @@ class Pool:
                 if lease is not None and (lease["pid"], lease["started"]) == self._me:
                     del found["leases"][name]
 
-    def holders(self) -> dict[str, Holding]:
-        """Return who has which node now."""
-        with self._open() as found:
-            return {name: Holding(**each) for name, each in found["leases"].items()}
-
     @staticmethod
     def _describe(found: dict[str, Any]) -> str:
         leases = [f"{Holding(**each)}: {name}" for name, each in sorted(found["leases"].items())]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lab import lease
+from lab.drivers import choice
 from lab.drivers.machines import Gateway
 from lab.errors import EnvironmentUnfit, LabConflict, LabError
 from lab.kernelspecs import on_nodes
@@ -111,7 +112,8 @@ class SessionLab:
             return Lab.up(wanted.name, wanted.nodes, progress, wanted.driver)
         from lab.topology import load
 
-        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, topology=load(wanted.file))
+        topology = load(wanted.file, drivers=choice.names())
+        return Lab.up(wanted.name, progress=progress, driver=wanted.driver, topology=topology)
 
     def _read(self) -> dict[str, Any]:
         try:

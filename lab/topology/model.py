@@ -15,6 +15,8 @@ from lab.names import DOMAIN
 from lab.topology.limits import Limits, User, duration, matching, say
 
 VERSION: Final = 1
+MOST: Final = 1000
+"""Machines of one group: their names are made before the lab's are counted (checks.py)."""
 
 NAME: Final = "[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 TEMPLATE: Final = r"[a-z0-9-]*(\{n\})?[a-z0-9-]*"
@@ -44,7 +46,7 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True):
 class NodeGroup(Struct, frozen=True, forbid_unknown_fields=True):
     """Nodes that are alike."""
 
-    count: Annotated[int, Meta(ge=0), say("How many.")] = 3
+    count: Annotated[int, Meta(ge=0, le=MOST), say("How many.")] = 3
     name: Annotated[
         str,
         matching(TEMPLATE),
@@ -83,7 +85,7 @@ class NodeGroup(Struct, frozen=True, forbid_unknown_fields=True):
 class GatewayGroup(Struct, frozen=True, forbid_unknown_fields=True):
     """Enterprise Gateways that are alike."""
 
-    count: Annotated[int, Meta(ge=0), say("How many.")] = 1
+    count: Annotated[int, Meta(ge=0, le=MOST), say("How many.")] = 1
     name: Annotated[
         str,
         matching(TEMPLATE),
@@ -162,7 +164,15 @@ class Topology(Struct, frozen=True, forbid_unknown_fields=True, rename={"cluster
     version: Annotated[Literal[1], say("The file's format; must be there.")] = 1
     name: Annotated[Name, say("The lab's name, where neither --name nor LAB_NAME says it.")] | None = None
     driver: (
-        Annotated[Literal["docker", "local"], say("By default docker where an engine answers, else local.")] | None
+        Annotated[
+            str,
+            say(
+                "What makes the machines: `docker`, `local`, or another driver that is registered. By default docker where an "
+                "engine answers, else local.",
+                example="local",
+            ),
+        ]
+        | None
     ) = None
     sshd: Annotated[
         Literal["auto", "openssh", "asyncssh"],

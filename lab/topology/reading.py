@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, Union
 
@@ -40,26 +41,33 @@ class Refused(Exception):
         self.remedy = remedy
 
 
-def load(path: str | Path) -> Topology:
-    """Return the topology in the file *path*; raise LabUsageError naming file, line, what is wrong and what is right."""
+def load(path: str | Path, *, drivers: Collection[str] = ()) -> Topology:
+    """Return the topology in the file *path*; raise LabUsageError naming file, line, what is wrong and what is right.
+
+    *drivers* are those that the file may name, of which this room knows none. Empty: any; one that there is not is then refused
+    when the lab is made.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise LabNotFound(f"there is no file {path}", remedy="`lab schema` says what goes into one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LabUsageError(f"{path} can't be read", cause=str(error)) from error
-    return loads(text, str(path))
+    return loads(text, str(path), drivers=drivers)
 
 
-def loads(text: str, source: str = "lab.toml") -> Topology:
-    """Return the topology in *text*; *source* is what errors call it."""
+def loads(text: str, source: str = "lab.toml", *, drivers: Collection[str] = ()) -> Topology:
+    """Return the topology in *text*; *source* is what errors call it, *drivers* as for `load`."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not TOMLDecodeError alone: a number of 5000 digits and lists within lists end otherwise.
         raise LabUsageError(f"{source} is no TOML", cause=str(error), remedy="mend that line") from error
     try:
         _check_version(data)
         topology = table(Topology, data, ())
+        if topology.driver is not None and drivers and topology.driver not in drivers:
+            raise _none_of(("driver",), topology.driver, drivers)
         check(topology, Refused)
     except Refused as refused:
         where = f"{source}:{line_of(text, refused.path)}"
@@ -142,9 +150,9 @@ def _refused(kind: Any, says: Sequence[msgspec.Meta], data: Any, found: Any, pat
     """Return in our words why msgspec doesn't take *data*, which is *found* where it has a unit."""
     bare = opened(kind)[0]
     if typing.get_origin(bare) is Literal:
-        choices = typing.get_args(bare)
-        return Refused(path, f"{data!r} is none of {', '.join(map(str, choices))}", advice(str(data), choices))
+        return _none_of(path, data, typing.get_args(bare))
     least = next((say.ge for say in says if say.ge is not None), None)
+    most = next((say.le for say in says if say.le is not None), None)
     pattern = next((say.pattern for say in says if say.pattern), None)
     try:
         msgspec.convert(found, bare)
@@ -154,7 +162,15 @@ def _refused(kind: Any, says: Sequence[msgspec.Meta], data: Any, found: Any, pat
         return Refused(path, f"must be {' or '.join(words.get(each, 'a list') for each in kinds)}, not {data!r}")
     if pattern is not None:
         return Refused(path, f"{data!r} can't be: it must match {pattern.removeprefix('^').removesuffix('$')}")
-    return Refused(path, f"{data!r} is too little: {least} is the least")
+    if isinstance(found, float) and math.isnan(found):  # neither too little nor too much
+        return Refused(path, f"must be a number, not {data!r}")
+    if most is not None and found > most:
+        return Refused(path, f"{units.shown(data)} is too much: {most:.16g} is the most")
+    return Refused(path, f"{units.shown(data)} is too little: {least} is the least")
+
+
+def _none_of(path: Path_, data: Any, choices: Collection[Any]) -> Refused:
+    return Refused(path, f"{data!r} is none of {', '.join(map(str, choices))}", advice(str(data), choices))
 
 
 def _dict(data: Any, path: Path_) -> dict[str, Any]:

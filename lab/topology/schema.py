@@ -61,7 +61,7 @@ def _tidy(found: Any) -> Any:
         del tidy["anyOf"]
         tidy = kinds[0] | tidy
     if tidy.get("type") in {"number", "integer"} and "pattern" in tidy:
-        number = {"type": "number", "minimum": tidy.pop("minimum")}
+        number = {"type": "number", "minimum": tidy.pop("minimum"), "maximum": tidy.pop("maximum")}
         del tidy["type"]
         tidy = {"anyOf": [number, {"type": "string", "pattern": tidy.pop("pattern")}]} | tidy
     return tidy

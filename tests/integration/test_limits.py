@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from lab import Gateway, Node
+from lab import Gateway, Lab, Node
 from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError
 from tests.integration.conftest import NODES, ClientOf, MakeGateway
 from tests.integration.kernelspecs import argv_of, kernelspec, script
@@ -122,3 +122,59 @@ async def resource_dir(gateway: Gateway, name: str) -> str:
     """Return the folder of a kernelspec on the gateway's disk."""
     found = gateway.exec([gateway.python, "-m", "jupyter", "kernelspec", "list", "--json"]).check().stdout
     return str(json.loads(found)["kernelspecs"][name]["resource_dir"])
+
+
+# -- more clients than one sshd has descriptors ------------------------------------------------------------------------
+
+_CLIENTS = """
+import glob, json, os, resource, select, socket, sys, time
+
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+where = os.environ.get("EG_DISTRIBUTED_RUNTIME_DIR") or glob.glob("/tmp/eg-distributed-*")[0]
+folders = sorted(glob.glob(where + "/*/"))
+clients = []
+began = time.monotonic()
+for _ in range(int(sys.argv[1])):
+    for folder in folders:
+        clients.append(socket.socket(socket.AF_UNIX))
+        clients[-1].connect(folder + "c-1")  # waits where so many are waiting already
+waiting = {each.fileno(): each for each in clients}
+poll = select.epoll()
+for number in waiting:
+    poll.register(number, select.EPOLLIN)
+while waiting and time.monotonic() - began < 25:  # ZMQ gives up who does not greet within 30
+    for number, _ in poll.poll(1):
+        if waiting[number].recv(10)[:1] == b"\\xff":  # ZMQ greets who connects
+            del waiting[number]
+            poll.unregister(number)
+print(json.dumps([len(folders), len(clients), len(waiting), time.monotonic() - began]))
+"""
+
+
+def sshd_limits(node: Node) -> list[int]:
+    """Return how many files each sshd of *node* may have open, those of its sessions included."""
+    script = "for pid in $(pgrep sshd); do grep 'Max open files' /proc/$pid/limits; done"
+    return [int(line.split()[3]) for line in node.exec(["sh", "-c", script]).stdout.splitlines()]
+
+
+@pytest.mark.timeout(180)
+async def test_more_clients_than_one_sshd_has_descriptors(
+    lab: Lab, nodes: Nodes, extra_gateway: MakeGateway, client_of: ClientOf
+) -> None:
+    """With systemd's 1024 files for each sshd, 200 clients at once reach each of ten kernels on one node; none is refused."""
+    if lab.driver == "local":
+        pytest.skip("the nodes of a local lab have an SSH server with this machine's limits")
+    node = nodes[0]
+    gateway = extra_gateway("many", hosts=[node.name])
+    kernels = [await client_of(gateway).start_kernel() for _ in range(10)]
+    assert set(sshd_limits(node)) == {1024}
+    before = len(sshd_limits(node))
+    ran = await asyncio.to_thread(gateway.exec, [gateway.python, "-c", _CLIENTS, "200"], timeout=60)
+    folders, clients, waiting, seconds = json.loads(ran.check().stdout)
+    assert (folders, clients, waiting) == (len(kernels), 200 * len(kernels), 0), f"after {seconds:.1f} s"
+    assert len(sshd_limits(node)) > before
+    assert await kernels[-1].evaluate("1 + 1") == 2
+    log = gateway.logs()
+    assert "cannot be opened" not in log
+    assert "SSH connections carry its channels" in log

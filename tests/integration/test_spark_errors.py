@@ -302,6 +302,88 @@ async def test_workers_with_another_python(client: GatewayClient) -> None:
     assert ".lab.test: the workers' Python is another version than the driver's; set PYSPARK_PYTHON" in result.stderr
 
 
+SAVE = {
+    "python": "spark.range(3).write.saveAsTable('{}')",
+    "scala": 'spark.range(3).write.saveAsTable("{}")',
+    "R": 'spark$range(3)$write()$saveAsTable("{}")',
+}
+"""A cell that makes a table, by language."""
+
+
+@pytest.mark.parametrize("language", [pytest.param("python", marks=pytest.mark.long), "scala", "R"])
+async def test_a_fault_behind_a_jobs_error(spark_lab: Lab, client: GatewayClient, language: str) -> None:
+    """A cell whose job failed for what is no fault of its code is told that below the error, in any language; others aren't."""
+    kernel = await client.start_kernel(f"spark_{language}_standalone")
+    table = f"advice_{language}".lower()
+    place = f"/shared/warehouse/{table}"
+    for node in spark_lab.nodes:
+        node.exec(["sh", "-c", f"mkdir -p {place}; touch {place}/of-before"]).check()
+    try:
+        result = await kernel.execute(SAVE[language].format(table), SESSION_SECONDS)
+        assert result.status == "error"
+        assert "LOCATION_ALREADY_EXISTS" in told(result)
+        assert re.search(
+            r"\.lab\.test: the table's folder is there, of a session before.*; remove the folder", below(result)
+        )
+        plain = await kernel.execute(SAVE[language].format("1 no table 1"), SESSION_SECONDS)
+        assert plain.status == "error"
+        assert ".lab.test: " not in below(plain)
+    finally:
+        for node in spark_lab.nodes:
+            node.exec(["rm", "-rf", place]).check()
+
+
+def below(result: Result) -> str:
+    """Return what a cell shows below its error's own words: the last line of the error, and stderr."""
+    return "\n".join([str(result.errors[-1]["traceback"][-1]).splitlines()[-1], result.stderr])
+
+
+VIEWS = {
+    "python": (
+        "spark.sql('create view {} as select 1')",
+        "print(*[row[1] for row in spark.sql('show views').collect()])",
+    ),
+    "scala": (
+        'spark.sql("create view {} as select 1")',
+        'println(spark.sql("show views").collect().map(_.getString(1)).mkString(" "))',
+    ),
+    "R": ('sql("create view {} as select 1")', 'cat(collect(sql("show views"))$viewName)'),
+}
+"""Cells that make a view, and that print the names of all, by language."""
+
+
+@pytest.mark.long
+async def test_kernels_with_hive_on_one_host(spark_lab: Lab, client: GatewayClient) -> None:
+    """Kernels of one user on one host have a metastore each, also where the large files have a place of their own."""
+    opts = "--conf spark.local.dir=/tmp --conf spark.sql.catalogImplementation=hive"
+    env = {"KERNEL_REMOTE_HOST": spark_lab.nodes[0].name, "KERNEL_EXTRA_SPARK_OPTS": opts}
+    kernels = {language: await client.start_kernel(f"spark_{language}_standalone", env=env) for language in VIEWS}
+    for language, kernel in kernels.items():
+        await say(kernel, VIEWS[language][0].format(f"of_{language}"))
+    for language, kernel in kernels.items():
+        assert (await say(kernel, VIEWS[language][1])).stdout.split() == [f"of_{language}".lower()]
+
+
+@pytest.mark.long
+async def test_a_metastore_that_is_anothers(spark_lab: Lab, client: GatewayClient) -> None:
+    """Where a site has all kernels use one Derby, a cell says that it is open elsewhere, whatever the language."""
+    home = "/tmp/one-derby"
+    opts = f"--conf spark.sql.catalogImplementation=hive --driver-java-options -Dderby.system.home={home}"
+    env = {"KERNEL_REMOTE_HOST": spark_lab.nodes[0].name, "KERNEL_EXTRA_SPARK_OPTS": opts}
+    spark_lab.nodes[0].exec(["mkdir", "-p", home]).check()
+    try:
+        first = await client.start_kernel(STANDALONE, env=env)
+        await say(first, "spark.sql('create view held as select 1')")
+        for language in ("python", "scala", "R"):
+            kernel = await client.start_kernel(f"spark_{language}_standalone", env=env)
+            result = await kernel.execute(SAVE[language].format("of_nobody"), SESSION_SECONDS)
+            assert result.status == "error"
+            assert ".lab.test: another kernel or program has opened the same metastore" in below(result), language
+            await kernel.delete()
+    finally:
+        spark_lab.nodes[0].exec(["rm", "-rf", home]).check()
+
+
 MASTERS = {"spark": "spark-master", "yarn": "yarn-resourcemanager"}
 
 

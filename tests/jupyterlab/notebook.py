@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import httpx
@@ -66,10 +67,15 @@ class JupyterLab:
         self.page.evaluate("async ([n, a]) => { await window.jupyterapp.commands.execute(n, a); }", [name, arguments])
 
     def fresh(self, kernel: str = "python_distributed") -> Notebook:
-        """Make a notebook, as a click on the launcher's card does, and wait until its kernel is idle."""
+        """Make a notebook, as a click on the launcher's card does, and wait until its kernel is idle.
+
+        How long that took is its `started`.
+        """
+        began = time.monotonic()
         self.command("notebook:create-new", kernelName=kernel)
         notebook = Notebook(self)
         notebook.idle()
+        notebook.started = time.monotonic() - began
         return notebook
 
     def open(self, path: str) -> Notebook:
@@ -93,6 +99,8 @@ class Notebook:
         self.lab = lab
         self.page = lab.page
         self.panel = self.page.locator(_PANEL)
+        self.started = 0.0
+        """Seconds until its kernel was idle, of a notebook that `fresh` has made."""
 
     @property
     def path(self) -> str:

@@ -23,9 +23,13 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.own_lab("jupyterlab", nodes=
 
 NOTEBOOKS = 20
 FIRST_OUTPUT = 2.0
-"""Seconds from the click to the first output, as we promise it for a machine that does nothing else."""
-MACHINE = 4.0
-"""How much slower a single one may be: here browser, JupyterLab's server, gateway and nodes share two processors."""
+"""Seconds from the click to the first output, as we promise it for a machine that does nothing else; here that is the median."""
+FIRST_OUTPUT_EACH = 8.0
+"""What a single one may take here, where browser, JupyterLab's server, gateway and nodes share two processors."""
+SESSION = 5.0
+"""Seconds from a new notebook to its idle kernel, in the median."""
+SESSION_EACH = 15.0
+"""What a single one may take here."""
 ASLEEP = 60.0
 """Seconds that a laptop sleeps for."""
 SLEPT = "/tmp/slept"
@@ -50,15 +54,25 @@ def printed(lab: Lab, where: str) -> int:
 
 
 def test_the_first_cell_of_a_fresh_notebook_answers(jupyterlab: JupyterLab) -> None:
-    """Twenty notebooks in a row show their first output soon after the click."""
-    seconds = []
+    """Twenty notebooks in a row, in the median: the session within 5 s, the first output within 2 s of the click.
+
+    A single one may take three and four times as long here: our promise is for a machine that does nothing else.
+    """
+    sessions, outputs = [], []
     for number in range(NOTEBOOKS):
-        cell = jupyterlab.fresh().add(f"print('notebook', {number})")
-        seconds.append(cell.seconds_to_output(f"notebook {number}"))
+        notebook = jupyterlab.fresh()
+        sessions.append(notebook.started)
+        outputs.append(notebook.add(f"print('notebook', {number})").seconds_to_output(f"notebook {number}"))
         jupyterlab.clear()
-    print("seconds to the first output:", ", ".join(f"{each:.2f}" for each in seconds))
-    assert statistics.median(seconds) < FIRST_OUTPUT
-    assert max(seconds) < FIRST_OUTPUT * MACHINE
+    took = [
+        f"{what}: {', '.join(f'{each:.2f}' for each in seconds)}"
+        for what, seconds in (("idle", sessions), ("output", outputs))
+    ]
+    print("seconds to", "; to ".join(took))
+    assert statistics.median(sessions) <= SESSION, took
+    assert max(sessions) <= SESSION_EACH, took
+    assert statistics.median(outputs) <= FIRST_OUTPUT, took
+    assert max(outputs) <= FIRST_OUTPUT_EACH, took
 
 
 def test_a_cell_is_interrupted(jupyterlab: JupyterLab) -> None:
@@ -116,7 +130,10 @@ def test_a_widget_calls_back(jupyterlab: JupyterLab) -> None:
 
 
 def test_a_page_is_reloaded_while_a_cell_prints(own: Lab, jupyterlab: JupyterLab) -> None:
-    """What was there before is there after, and the cell runs on, undisturbed; JupyterLab itself shows no more of that cell."""
+    """What was saved before is there after, and the cell runs on, undisturbed.
+
+    Its further output is not there: JupyterLab itself shows that of cells alone which the page has sent.
+    """
     notebook = jupyterlab.fresh()
     path = notebook.path
     cell = notebook.run("lines = []\n" + printing(60, 0.1).replace("time.sleep", "lines.append(number); time.sleep"))

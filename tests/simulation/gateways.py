@@ -34,7 +34,10 @@ class SimEndpoints(Endpoints):
 
     _is_open = False
 
-    async def open(self, before: Any = None) -> None:
+    def take_over(self, before: Any) -> None:
+        """Leave it to `serve`."""
+
+    def bind(self, before: Any = None) -> None:
         """Be there for clients."""
         self._is_open = True
 
@@ -195,8 +198,8 @@ class Gateway:
         await self.cluster.leave()
         self.cluster = self._begin()
         for kernel_id, (host, attempt) in list(self.wanted.items()):
-            kernel = await self.cluster.adopt(kernel_id, host, attempt, {"key": "k"}, self.kept.get(kernel_id))
-            kernel.on_exit = self._hear_of_death
+            self.cluster.adopt(kernel_id, host, attempt, {"key": "k"}, self.kept.get(kernel_id), self._hear_of_death)
+        self.cluster.serve_adopted()
 
     # -- what is seen --------------------------------------------------------------------------------------------
 

@@ -10,9 +10,11 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+from eg_distributed.agent.disk import Disk
 from eg_distributed.agent.kernels import EXITED, RUNNING, STARTING, Kernel, Notify
+from eg_distributed.agent.nursery import Spawner
 from eg_distributed.agent.server import Agent
-from eg_distributed.agent.spawning import StartError
+from eg_distributed.agent.spawning import StartError, spawn_aside
 from eg_distributed.clock import monotonic
 from eg_distributed.protocol import AgentIdentity, Exited, Ready, Start
 
@@ -182,8 +184,8 @@ class Machine:
 class SimKernel(Kernel):
     """The agent's kernel, whose process, files and log are imagined; its states, its end and its events are real."""
 
-    def __init__(self, kernel_id: str, directory: Path, notify: Notify) -> None:
-        super().__init__(kernel_id, directory, notify)
+    def __init__(self, kernel_id: str, directory: Path, notify: Notify, disk: Disk | None = None) -> None:
+        super().__init__(kernel_id, directory, notify, disk)
         self.machine = Machine.known[directory.parts[2]]
         self.agent = self.machine.agent
         self.process: Process | None = None
@@ -194,9 +196,11 @@ class SimKernel(Kernel):
         taken: Callable[[], AbstractSet[int]],
         *,
         spec_folder: Path | None = None,
+        login: dict[str, str] | None = None,
         umask: int = -1,
         open_files: int = -1,
         waited: float = 0.0,
+        spawner: Spawner = spawn_aside,
     ) -> None:
         """Make an entry in the table of processes."""
         self.owner, self.host_set, self.attempt = asked.owner, asked.host_set, asked.attempt
@@ -274,11 +278,11 @@ class SimKernel(Kernel):
             self.machine.disk.pop(self.directory, None)
 
     @classmethod
-    def load(cls, directory: Path, notify: Notify) -> SimKernel | None:
+    def load(cls, directory: Path, notify: Notify, disk: Disk | None = None) -> SimKernel | None:
         """Return the kernel of a record."""
         machine = Machine.known[directory.parts[2]]
         record = machine.disk[directory]
-        kernel = cls(record["id"], directory, notify)
+        kernel = cls(record["id"], directory, notify, disk)
         vars(kernel).update(record)
         kernel.connection = {"transport": "ipc"}
         process = machine.processes.get(kernel.pid)
@@ -291,6 +295,18 @@ class SimKernel(Kernel):
         return kernel
 
 
+class SimDisk(Disk):
+    """A disk that has done everything by the time it is asked."""
+
+    async def done(self, seconds: float, job: Callable[[], Any]) -> Any:
+        """Return what *job* returns."""
+        return job()
+
+    async def settle(self, seconds: float) -> bool:
+        """Return True: nothing waits."""
+        return True
+
+
 class SimAgent(Agent):
     """The real agent, but for its socket and its disk."""
 
@@ -299,7 +315,7 @@ class SimAgent(Agent):
     def __init__(self, machine: Machine) -> None:
         directory = ROOT / machine.name
         identity = AgentIdentity(f"id-{machine.name}", str(directory), machine.name, str(machine.boot))
-        super().__init__(directory, "simulated", identity=identity)
+        super().__init__(directory, "simulated", identity=identity, disk=SimDisk())
         self.machine = machine
         self.is_dead = False
         self.connections: list[End] = []

@@ -20,6 +20,7 @@ import pytest
 
 from eg_distributed.agent.server import Agent, socket_path
 from eg_distributed.link.links import Link, LocalLink
+from eg_distributed.streams import Flow
 from eg_distributed.wire import Message, Reader, Writer, encode, read_message
 from tests.until import until
 
@@ -193,6 +194,17 @@ async def own_agent(folder: Path) -> AsyncIterator[tuple[Agent, Visitor]]:
         agent.leave()
         await asyncio.wait_for(running, DEADLINE)
         visitor.close()
+
+
+async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
+    """Send *data* on a fresh stream, and return what comes back."""
+    flow, got = Flow(), b""
+    flow.push(data)
+    while (put := flow.next_frame()) is not None:
+        writer.write(put)
+    while len(got) < len(data):
+        got += b"".join(flow.feed(await asyncio.wait_for(reader.read(1 << 16), DEADLINE)))
+    return got
 
 
 async def written(path: Path) -> Any:

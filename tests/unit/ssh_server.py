@@ -34,10 +34,12 @@ class Sshd:
         self.patience.set()
         self.jumped = 0  # connections to other hosts through this one
         self.forwarded = 0  # channels to UNIX sockets, opened or refused
+        self.most_channels = 1 << 20
+        """Channels to UNIX sockets that each connection may open in all: a stand-in for its descriptors."""
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
         self.wire = Wire(0)
-        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._connections: dict[asyncssh.SSHServerConnection, None] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._server: asyncssh.SSHAcceptor | None = None
 
@@ -139,13 +141,18 @@ class Sshd:
         """How many connections there are now."""
         return len(self._connections)
 
+    @property
+    def open_links(self) -> list[asyncssh.SSHServerConnection]:
+        """The connections, in order."""
+        return list(self._connections)
+
     def opened(self, connection: asyncssh.SSHServerConnection) -> None:
         """Take note of a connection."""
-        self._connections.add(connection)
+        self._connections[connection] = None
 
     def lost(self, connection: asyncssh.SSHServerConnection) -> None:
         """Take note of its end."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
 
 async def _pump(source: Reader, target: Writer) -> None:
@@ -162,6 +169,7 @@ class _Visit(asyncssh.SSHServer):
     def __init__(self, sshd: Sshd) -> None:
         self._sshd = sshd
         self._connection: asyncssh.SSHServerConnection | None = None
+        self._channels = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -182,4 +190,5 @@ class _Visit(asyncssh.SSHServer):
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         self._sshd.forwarded += 1
-        return self._sshd.forwarding
+        self._channels += 1
+        return self._sshd.forwarding and self._channels <= self._sshd.most_channels

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -124,6 +125,17 @@ async def test_a_pin_outside_the_host_set_is_refused(
     assert not cluster.kernels
     settings.allow_any_host = True
     assert where(await start(cluster, "k1", "node1", pin="node2")) == "node2"
+
+
+async def test_an_env_that_no_kernel_can_have_is_refused(cluster: Cluster, hosts: Hosts) -> None:
+    """The cluster checks the client's values itself, so an adapter that forgets to do so starts nothing with them."""
+    (sshd,) = await hosts("node1")
+    with pytest.raises(RequestInvalid, match="cannot be an environment variable's"):
+        await start(cluster, "k1", "node1", env={"A": "x\0y"})
+    with pytest.raises(RequestInvalid, match="is no launch timeout"):
+        await start(cluster, "k1", "node1", env={"KERNEL_LAUNCH_TIMEOUT": "soon"})
+    assert not cluster.kernels
+    assert sshd.wire.connections == 0
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "127.0.0.1", "127.1", "0.0.0.0", "::1", "alias", "cname"])
@@ -502,7 +514,8 @@ async def test_what_could_not_be_ended_is_ended_by_the_gateways_next_process(
     await sshd.wire.open()
     monkeypatch.setattr(cluster_module, "TAKEN_UP_AFTER", 0.0)
     second = clusters()
-    found = await second.run(second.adopt("k2", "node1", attempt, info))
+    found = second.adopt("k2", "node1", attempt, info)
+    second.serve_adopted()
     await gone(pid)
     await until("nothing is left to do", lambda: not path.exists())
     assert await answers(found)
@@ -516,14 +529,135 @@ async def test_another_process_of_the_gateway_adopts(clusters: Callable[..., Clu
     info, attempt, pid = kernel.connection_info, kernel.attempt, kernel.pid
     await asyncio.to_thread(first.close)
     second = clusters()
-    found = await second.run(second.adopt("k1", "node1", attempt, info))
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
     assert found.connection_info == info
-    assert found.state in (State.UNKNOWN, State.ALIVE)
+    await until("it is back", lambda: found.state is State.ALIVE)
     assert await answers(found)
     assert (found.state, found.pid) == (State.ALIVE, pid)
     assert second.count("node1") == 1
     await second.run(second.release("k1"))
     await gone(pid)
+
+
+@pytest.mark.parametrize("endpoints", ["ipc", "tcp"])
+async def test_adoption_does_not_wait_for_the_clusters_thread(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed, endpoints: str
+) -> None:
+    """A kernel is taken over while that thread does something else, and answers at its earlier endpoints when there is time."""
+    settings.endpoints = endpoints
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    info, attempt, pid = kernel.connection_info, kernel.attempt, kernel.pid
+    await asyncio.to_thread(first.close)
+    second = clusters()
+    has_time = threading.Event()
+    second.call_soon(has_time.wait, DEADLINE)
+    try:
+        found = second.adopt("k1", "node1", attempt, info)
+        assert (found.state, found.connection_info) == (State.UNKNOWN, info)
+        second.serve_adopted()
+    finally:
+        has_time.set()
+    await until("it is back", lambda: found.state is State.ALIVE)
+    assert await answers(found)
+    assert found.pid == pid
+
+
+async def test_hosts_are_connected_to_together_when_all_kernels_are_adopted(
+    clusters: Callable[..., Cluster], hosts: Hosts
+) -> None:
+    """No host is logged in to while kernels are still being adopted, and none of them waits for another host's login."""
+    slow, quick = await hosts("node1", "node2")
+    first = clusters()
+    kernels = [await start(first, f"k{number}", host) for number, host in enumerate(["node1", "node2", "node2"])]
+    kept = [(kernel.id, where(kernel), kernel.attempt, kernel.connection_info) for kernel in kernels]
+    await asyncio.to_thread(first.close)
+    slow.patience.clear()
+    before = slow.wire.connections, quick.wire.connections
+    second = clusters()
+    found = [second.adopt(*each) for each in kept]
+    await second.run(asyncio.sleep(0))
+    assert (slow.wire.connections, quick.wire.connections) == before
+    assert list(second.kernels.values()) == found
+    second.serve_adopted()
+    await until("those of the other host are back", lambda: all(k.state is State.ALIVE for k in found[1:]))
+    assert found[0].state is State.UNKNOWN
+    slow.patience.set()
+    await until("all are back", lambda: all(k.state is State.ALIVE for k in found))
+
+
+async def test_an_adapter_that_says_nothing_more_leaves_no_adopted_kernel_waiting(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adopted kernels are connected to after a while in any case."""
+    monkeypatch.setattr(cluster_module, "_ADOPTED_LONG", 0.1)
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    await until("it is back", lambda: found.state is State.ALIVE)
+    assert await answers(found)
+
+
+async def test_sockets_that_cannot_be_made_after_an_adoption_are_made_later(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel whose sockets fail at first, for a full disk say, is not forgotten, and answers as soon as they can be had."""
+    monkeypatch.setattr(cluster_module, "_SOCKETS_RETRY", 0.1)
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    folder = Path(info["ip"]).parent
+    folder.write_text("in the way")
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
+    await until("it is told", lambda: "cannot make its sockets, and tries again" in caplog.text)
+    assert found.connection_info == info
+    folder.unlink()
+    await until("they are there", lambda: Path(f"{info['ip']}-5").exists())
+    assert await answers(found)
+
+
+async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
+    clusters: Callable[..., Cluster], hosts: Hosts
+) -> None:
+    """What was adopted is its adapter's at once, and is not taken for a start that nobody has heard of."""
+    await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info, pid = kernel.attempt, kernel.connection_info, kernel.pid
+    await asyncio.to_thread(first.close)
+    second = clusters()
+    second.adopt("k1", "node1", attempt, info, on_exit=lambda _: None)
+    await asyncio.to_thread(second.close, end_untaken=True)
+    third = clusters()
+    found = third.adopt("k1", "node1", attempt, info)
+    third.serve_adopted()
+    await until("it is back", lambda: found.state is State.ALIVE)
+    assert await answers(found)
+    assert found.pid == pid
+
+
+async def test_a_kernel_without_sockets_is_not_adopted(
+    clusters: Callable[..., Cluster], settings: Distributed, home: Path
+) -> None:
+    """Where a kernel's sockets can't be made the adapter hears it at once, and nothing of the kernel stays."""
+    settings.endpoints = "ipc"
+    settings.runtime_dir = str(home / ("long" * 30))
+    cluster = clusters()
+    with pytest.raises(OSError, match="too long"):
+        cluster.adopt("k1", "node1", "a1", {"key": "k"})
+    await cluster.run(asyncio.sleep(0))
+    assert not cluster.kernels
+    assert list(Path(settings.runtime_dir).iterdir()) == []
 
 
 async def test_loopback_ports_stand_over_restarts(
@@ -541,7 +675,8 @@ async def test_loopback_ports_stand_over_restarts(
     await asyncio.to_thread(first.close)
     taken = await asyncio.start_server(lambda *_: None, info["ip"], info["hb_port"])
     second = clusters()
-    found = await second.run(second.adopt("k1", "node1", attempt, info))
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
     assert {name for name, value in found.connection_info.items() if info[name] != value} == {"hb_port"}
     assert await answers(found)
     taken.close()
@@ -557,9 +692,12 @@ async def test_adopting_what_has_ended_is_told(clusters: Callable[..., Cluster],
     await asyncio.to_thread(first.close)
     os.kill(kernel.pid, 9)
     second = clusters()
-    found = await second.run(second.adopt("k1", "node1", attempt, info))
-    missing = await second.run(second.adopt("k2", "node1", attempt, info))
-    await until("both are known to be dead", lambda: found.state is missing.state is State.DEAD)
+    told: list[str] = []
+    for kernel_id in ("k1", "k2"):
+        second.adopt(kernel_id, "node1", attempt, info, on_exit=lambda kernel: told.append(kernel.id))
+    second.serve_adopted()
+    await until("both are known to be dead", lambda: sorted(told) == ["k1", "k2"])
+    assert {kernel.state for kernel in second.kernels.values()} == {State.DEAD}
 
 
 async def test_orphans_are_listed_and_ended(clusters: Callable[..., Cluster], hosts: Hosts, short: Path) -> None:

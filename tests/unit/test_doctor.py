@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncssh
@@ -15,6 +15,7 @@ import pytest
 from eg_distributed.app import doctor, main
 from eg_distributed.app.doctor import Examined, Step, examine
 from eg_distributed.cluster import Cluster
+from eg_distributed.link import agent_archive
 from eg_distributed.settings import Distributed
 from tests.unit.clusters import kernel_folders
 from tests.unit.conftest import Hosts
@@ -167,6 +168,60 @@ async def test_limits_that_are_low_are_a_warning(cluster: Cluster, hosts: Hosts)
     assert found.usable
     assert found.mend.startswith("limits: raise nofile")
     assert "nofile 400/400" in next(step.said for step in found.steps if step.name == "limits")
+
+
+@pytest.fixture
+def otherwise(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes nodes look around with a change to what the doctor sends them: their clocks and disks are this machine's."""
+    source = agent_archive._source
+
+    def change(text: str) -> None:
+        def changed(name: str) -> str:
+            return source(name) + (f"\n{text}\n" if name == "checkup.py" else "")
+
+        monkeypatch.setattr(agent_archive, "_source", changed)
+
+    return change
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3600, "3600 s ahead"), (-60, "60 s behind"), (3, "")])
+async def test_a_clock_that_differs_is_a_warning(
+    cluster: Cluster, hosts: Hosts, otherwise: Callable[[str], None], seconds: int, said: str
+) -> None:
+    """More than some seconds, in either direction, are told with the remedy; the host is usable, and its kernel starts."""
+    await hosts("node1")
+    otherwise(f"right = time.time\ntime.time = lambda: right() + {seconds}")
+    found = await examined(cluster)
+    clock = next(step for step in found.steps if step.name == "clock")
+    assert found.usable
+    assert found.steps[-1].name == "kernel"
+    assert (clock.status, clock.said) == (("warning", said) if said else ("ok", "differs by less than 5 s"))
+    assert found.mend == ("clock: have NTP set it: tickets and logs need it" if said else "")
+    assert (said in doctor._text(found)) or not said
+
+
+async def test_locks_that_fail_are_what_to_mend(
+    cluster: Cluster, hosts: Hosts, otherwise: Callable[[str], None]
+) -> None:
+    """A folder in which no file can be locked is named with the system's word, and no kernel is tried there."""
+    (sshd,) = await hosts("node1")
+    otherwise("def lock(path): raise OSError(37, 'No locks available')")
+    found = await examined(cluster)
+    assert last(found).name == "locks"
+    assert last(found).said.startswith(f"locks fail in {sshd.folder}/")
+    assert last(found).said.endswith("No locks available")
+    assert found.mend == "locks: have locks work on that file system (NFS: its lock service)"
+    assert [step.name for step in found.steps if step.name == "kernel"] == []
+
+
+async def test_an_sshd_that_may_have_few_files_is_a_warning(cluster: Cluster, hosts: Hosts) -> None:
+    """What the channels of a kernel's clients take is sshd's own, and may be less than the login's."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "echo sshd-session > /proc/$$/comm; ulimit -S -n 300; {command}; exit $?"
+    found = await examined(cluster)
+    assert found.usable
+    assert found.mend.startswith("limits: raise LimitNOFILE of sshd's unit")
+    assert "sshd's nofile 300" in next(step.said for step in found.steps if step.name == "limits")
 
 
 async def test_a_kernel_that_cannot_start_is_told(cluster: Cluster, hosts: Hosts) -> None:

@@ -228,11 +228,13 @@ async def test_stop_escalates_and_says_the_code(cluster: Cluster, hosts: Hosts) 
 
 
 async def test_the_log_can_be_read(cluster: Cluster, hosts: Hosts) -> None:
-    """What a kernel printed is there for its operator, from the end."""
+    """What a kernel printed is there for its operator, from any position on."""
     await hosts("node1")
     kernel = await start(cluster, "k1", "node1", "say:one", "say:two")
-    assert await cluster.run(kernel.read_log()) == "one\ntwo\n"
-    assert await cluster.run(kernel.read_log(4)) == "two\n"
+    whole = await cluster.run(cluster.read_log_part("node1", "k1", kernel.attempt, 0))
+    assert (whole.text, whole.ended) == ("one\ntwo\n", False)
+    rest = await cluster.run(cluster.read_log_part("node1", "k1", kernel.attempt, 4))
+    assert (rest.text, rest.position) == ("two\n", whole.position)
 
 
 async def test_a_request_reaches_the_kernel_whole(cluster: Cluster, hosts: Hosts, short: Path) -> None:
@@ -293,7 +295,8 @@ async def test_a_kernel_that_takes_no_sockets_gets_ports(
     assert runs.read_text() == "xx"
     (warning,) = [each.getMessage() for each in caplog.records if "loopback ports" in each.getMessage()]
     assert '"transport": "tcp"' in warning
-    await start(cluster, "k2", "node1", argv=argv)
+    # The same kernelspec, although its argv has the kernel's id and a client's arguments.
+    await start(cluster, "k2", "node1", argv=[*argv, "say:k2"], spec_argv=tuple(argv))
     assert runs.read_text() == "xxx"
     assert dead == []
 
@@ -584,9 +587,8 @@ async def test_a_later_process_of_the_gateway_knows_the_agent(clusters: Callable
     await asyncio.to_thread(cluster.close)
     later = clusters()
     with moved(sshd):
-        adopted = await later.run(later.adopt("k1", "node1", kernel.attempt, info, kept))
-        node = adopted.node
-        assert node is not None
+        adopted = later.adopt("k1", "node1", kernel.attempt, info, kept)
+        later.serve_adopted()
         await until("the other agent has spoken", lambda: adopted._elsewhere)
         assert adopted.state is State.UNKNOWN
     await known(adopted)

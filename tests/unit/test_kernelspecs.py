@@ -13,8 +13,8 @@ import pytest
 from eg_distributed import kernelspecs
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
+from eg_distributed.client_options import check_user, for_scripts, without_clients_options
 from eg_distributed.enterprise_gateway import run_sh
-from eg_distributed.enterprise_gateway.client_options import check_user, for_scripts, without_clients_options
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
@@ -156,6 +156,40 @@ def test_conversion_to_our_proxy(theirs: Path, capsys: pytest.CaptureFixture[str
     assert before["metadata"]["process_proxy"].pop("class_name") == THEIRS
     assert after == before
     assert main(["kernelspecs", "convert", str(theirs)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "script", "options", "noted"),
+    [
+        ("myspec", RUN_SH, [], "myspec"),
+        ("myspec", RUN_SH, ["--master", "spark://m:7077"], "myspec_standalone"),
+        ("myspec", RUN_SH, ["--name", "other"], "other"),
+        ("myspec", "/opt/kernels/python_distributed/scripts/launch_ipykernel.py", [], "myspec"),
+        ("spark_python_yarn_client", RUN_SH, [], ""),
+        ("spark_python_yarn_client", RUN_SH, ["--name", "other"], ""),
+        ("myspec", "{resource_dir}/bin/run.sh", [], ""),
+        ("myspec", "/opt/conda/bin/python", [], ""),
+    ],
+)
+def test_another_kernelspecs_run_sh_is_noted(
+    theirs: Path, capsys: pytest.CaptureFixture[str], folder: str, script: str, options: list[str], noted: str
+) -> None:
+    """A script in argv that is in another kernelspec's folder stays, and a line says so, also where nothing else changes."""
+    spec = {**json.loads((theirs / "kernel.json").read_text()), "argv": [script, *THEIR_ARGV[1:]]}
+    (theirs / "kernel.json").write_text(json.dumps(spec))
+    theirs = theirs.rename(theirs.with_name(folder))
+    target = theirs.with_name(noted or folder)
+    for _ in range(2):  # the second time, all is as it should be
+        assert main(["kernelspecs", "convert", str(theirs), *options, "--write"]) == 0
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        owner = "python_distributed" if "python_distributed" in script else "spark_python_yarn_client"
+        about = (
+            f"note: argv's {script} is of another kernelspec's folder, {owner}, and stays as it is; write {noted} there"
+        )
+        assert [line[: len(about)] for line in said] == ([about] if noted else [])
+        if options:
+            break
+    assert not noted or json.loads((target / "kernel.json").read_text())["argv"][0] == script
 
 
 @pytest.mark.parametrize(

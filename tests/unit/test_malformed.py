@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import struct
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from eg_distributed.agent.server import socket_path
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import AgentUnavailable, HostError
 from eg_distributed.node import Node
@@ -20,7 +23,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.wire import MAX_ANSWER, encode
 from tests.until import until
 
-from .agents import Refusal, Visitor, standin
+from .agents import DEADLINE, Refusal, Visitor, own_agent, standin
 from .conftest import Hosts
 from .malformed_agent import WELCOME, MalformedAgent, described, honest, lead_to, reply
 from .node_owner import NodeOwner
@@ -223,6 +226,61 @@ async def test_many_kernels_are_taken_back_in_answers_of_bounded_size(held: Held
     ]
     await held.node.connect()
     assert [news.kernel for news in held.news] == held.kernels
+
+
+# -- hellos ------------------------------------------------------------------------------------------------------
+
+
+CONTROL = {"type": "control", "gateway": "other", "incarnation": "1", "host": "?"}
+STREAM = {"type": "stream", "kernel": "k1", "channel": "shell", "stream": "s1", "gateway": "tests", "incarnation": "1"}
+FOLDER = {"type": "folder", "digest": "0" * 64, "size": 1}
+NOT_HELLOS = [
+    *NOT_MESSAGES,
+    b"",
+    b"\0\0",
+    framed(b"{}")[:-1],
+    struct.pack(">I", 0xFFFFFFFF),
+    encode({}),
+    encode({"type": []}),
+    encode({"type": "of a newer release"}),
+    encode({"type": "control"}),
+    encode({**CONTROL, "gateway": {"id": 1}}),
+    encode({**CONTROL, "incarnation": "1" * 100_000}),
+    encode({**CONTROL, "protocol": "4"}),
+    encode(STREAM),
+    encode({**STREAM, "resume": "yes", "received": 0}),
+    encode({**STREAM, "resume": False, "received": -1}),
+    encode({**STREAM, "kernel": ["k1"], "resume": False, "received": 0}),
+    encode({**STREAM, "channel": "..", "resume": False, "received": 0}),
+    encode({**STREAM, "resume": False, "received": 1 << 60}),
+    encode({**FOLDER, "digest": "../../outside"}),
+    encode({**FOLDER, "size": -1}),
+    encode({**FOLDER, "size": 1 << 60}),
+    encode(FOLDER) + b"x",
+]
+
+
+async def test_an_agent_survives_malformed_hellos(short: Path) -> None:
+    """Each costs its own connection and nothing else: no task fails, and the gateways that are there are served on."""
+    failed: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    async with own_agent(short) as (_, visitor):
+        await visitor.ready("k1", standin())
+        for hello in NOT_HELLOS:
+            reader, writer = await asyncio.open_unix_connection(socket_path(short))
+            writer.write(hello)
+            writer.write_eof()
+            with contextlib.suppress(ConnectionError):  # one that is closed before all is read is reset
+                await asyncio.wait_for(reader.read(), DEADLINE)
+            writer.close()
+            assert (await visitor.request("ping"))["running"] == 1, hello[:90]
+        later = await Visitor.at(visitor.link, "other")
+        assert later.hello["kernels"] == [{"kernel": "k1", "state": "running"}]
+        later.close()
+        answer_to_stream, _, stream = await visitor.stream("k1", stream="s2")
+        assert answer_to_stream["ok"]
+        stream.close()
+    assert failed == []
 
 
 # -- requests ----------------------------------------------------------------------------------------------------

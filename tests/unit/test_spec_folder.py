@@ -23,7 +23,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.spec_folder import SpecFolder, SpecFolders
 
 from .agents import STANDIN
-from .clusters import answers, start
+from .clusters import answers, start, where
 from .conftest import Hosts
 
 HELPER = '#!/bin/sh\nexec "$@"\n'
@@ -69,7 +69,8 @@ async def start_from(
 
 async def copy_of(cluster: Cluster, kernel: RemoteKernel) -> Path:
     """Return the node's folder, which *kernel* has said."""
-    return Path((await cluster.run(kernel.read_log())).strip())
+    printed = await cluster.run(cluster.read_log_part(where(kernel), kernel.id, kernel.attempt, 0))
+    return Path(printed.text.strip())
 
 
 async def test_a_helper_beside_kernel_json_runs_on_the_node(cluster: Cluster, hosts: Hosts, folder: Path) -> None:

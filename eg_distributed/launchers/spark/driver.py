@@ -33,19 +33,25 @@ def settle(options: SparkOptions) -> SparkOptions:
     if options.on_yarn:
         added.update(_containers_env(options.env.get("SPARK_YARN_USER_ENV", "")))
     scratch = scratch_folder(options.env)
-    if scratch is not None and "SPARK_LOCAL_DIRS" not in options.env and "spark.local.dir" not in options.settings:
+    if scratch is not None:
         with contextlib.suppress(OSError):  # then Spark uses the system's own folder
             scratch.mkdir(mode=0o700, exist_ok=True)
-            options.env["SPARK_LOCAL_DIRS"] = str(scratch)
-            # Not by spark.driver.defaultJavaOptions, which are the languages' own to say.
-            given = options.env.get("SPARK_SUBMIT_OPTS", "")
-            own = [f"-Djava.io.tmpdir={scratch}"]
-            if not _has_metastore(options):
-                own.append(
-                    f"-Dderby.system.home={scratch}"
-                )  # else two drivers of one user on a node are in each other's way
-            options.env["SPARK_SUBMIT_OPTS"] = f"{shlex.join(own)} {given}".strip()
+            if "SPARK_LOCAL_DIRS" not in options.env and "spark.local.dir" not in options.settings:
+                options.env["SPARK_LOCAL_DIRS"] = str(scratch)
+            # Whoever says where shuffled data goes, which is large, has not said that of the rest.
+            _own_folder(options, scratch)
     return options.with_settings(added)
+
+
+def _own_folder(options: SparkOptions, scratch: Path) -> None:
+    """Have the driver's JVM keep its small files in *scratch*; whatever the kernelspec says itself comes later, and wins."""
+    own = [f"-Djava.io.tmpdir={scratch}"]
+    if not _has_metastore(options):
+        # Else two drivers of one user on a node are in each other's way.
+        own.append(f"-Dderby.system.home={scratch}")
+    # Not by spark.driver.defaultJavaOptions, which are the languages' own to say.
+    given = options.env.get("SPARK_SUBMIT_OPTS", "")
+    options.env["SPARK_SUBMIT_OPTS"] = f"{shlex.join(own)} {given}".strip()
 
 
 def _has_metastore(options: SparkOptions) -> bool:

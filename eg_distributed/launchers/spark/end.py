@@ -6,7 +6,6 @@ ACCEPTED would keep its place in the queue, its staging folder would stay, and s
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -73,6 +72,7 @@ def _remove_staging(options: Any, application: str, user: str) -> None:
 
     It is in the *user*'s home, or, since Spark 3.0, in a folder of his name in `spark.yarn.stagingDir`.
     """
+    from .env import own_user
     from .errors import LaunchError
     from .java import java
     from .yarn import configuration
@@ -86,7 +86,7 @@ def _remove_staging(options: Any, application: str, user: str) -> None:
         shutil.rmtree(home / staging, ignore_errors=True)
         return
     env = dict(options.env)
-    home_of = "" if user == getpass.getuser() else f"/user/{user}/"  # relative: the login user's home, wherever that is
+    home_of = "" if user == own_user() else f"/user/{user}/"  # relative: the login user's home, wherever that is
     place = f"{base.rstrip('/')}/{user}/{staging}" if base else f"{home_of}{staging}"
     if home_of:
         env["HADOOP_PROXY_USER"] = user  # as the application was submitted: the folder is his alone

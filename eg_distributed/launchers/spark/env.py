@@ -1,8 +1,9 @@
-"""What a site's spark-env.sh says: whether it says anything, and of the cluster what the launcher has to know itself."""
+"""What a launcher finds around it: its user, and what a site's spark-env.sh says of the cluster that it has to know itself."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 from typing import Mapping
@@ -10,6 +11,14 @@ from typing import Mapping
 _DEADLINE = 5.0  # seconds; `hadoop classpath` in it starts a JVM
 _WANTED = ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "JAVA_HOME")
 _SCRIPT = '. "$1/bin/load-spark-env.sh" >&2; shift; for name; do printf "%s\\0" "${!name}"; done'
+
+
+def own_user() -> str:
+    """Return the name of the user that this runs as, by its number, as Java and so Hadoop do; USER may have another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def says_something(path: Path) -> bool:

@@ -6,14 +6,13 @@ Nothing is expanded here: the agent did that once, in the kernelspec's part only
 
 from __future__ import annotations
 
-import getpass
 import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from .env import site_environment
+from .env import own_user, site_environment
 from .errors import LaunchError
 from .properties import conf_dir, defaults_file, read_properties
 
@@ -205,7 +204,7 @@ def _impersonation(env: Mapping[str, str], master: str) -> list[tuple[str, str]]
             f"impersonation is enabled, but only YARN runs applications for others ({master} does not)",
             "use a YARN kernelspec, or disable impersonation at a gateway of its own for this one",
         )
-    return [] if user == getpass.getuser() else [("--proxy-user", user)]
+    return [] if user == own_user() else [("--proxy-user", user)]
 
 
 def _launcher_arguments(arguments: Sequence[str], files: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -26,13 +26,18 @@ _REASON = 300  # characters of why an executor went
 _JAVA = re.compile(r"(?:[a-zA-Z_$][\w$]*\.)+(?P<name>[A-Z][\w$]*(?:Exception|Error))\s*:\s*")
 
 
+def _exit_code(code: int) -> str:
+    """Return a pattern for the words in which Spark and YARN say an executor's exit code."""
+    return rf"(?i:exited with code {code}|exit (?:code|status)(?: is)?:? {code})\b"
+
+
 _LARGER = "have them get more memory (--executor-memory), or give each task less: more partitions, less to collect"
 _JOBS = (
     (r"PYTHON_VERSION_MISMATCH", "the workers' Python is another version than the driver's", _PYTHON, False),
     (r"Cannot run program", "a worker can't run the program that Spark's tasks need", _PYTHON, True),
-    (r"exited with code 52|exit code:? 52\b", "an executor ran out of Java memory (exit code 52)", _LARGER, False),
+    (_exit_code(52), "an executor ran out of Java memory (exit code 52)", _LARGER, False),
     (
-        r"exited with code 137|exit (?:code|status):? 137\b",
+        _exit_code(137),
         "an executor was killed (exit code 137: by the system for its memory, or by somebody)",
         _LARGER,
         False,
@@ -62,7 +67,10 @@ line is quoted."""
 
 def advise(error: BaseException) -> str:
     """Return a line on the fault of the installation behind a job's *error*, with its remedy; "" for any other error."""
-    text = str(getattr(error, "java_exception", "") or error)
+    if isinstance(error, LaunchError):
+        return ""  # ours, with its remedy
+    # What pyspark has made an exception of its own of has its causes in that alone.
+    text = f"{getattr(error, 'java_exception', '') or error}\n{getattr(error, 'stackTrace', '')}"
     for pattern, cause, remedy, quoted in _JOBS:
         if re.search(pattern, text):
             said = re.search(rf"[^\n]*{pattern}[^\n]*", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 import urllib.error
@@ -11,6 +10,8 @@ import urllib.request
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any, Mapping, Optional
+
+from .env import own_user
 
 TIMEOUT = 3.0
 """Seconds for one answer."""
@@ -78,7 +79,7 @@ class ResourceManagers:
 
     def kill(self, application: str) -> bool:
         """Ask for the end of an application; returns whether that was taken."""
-        user = urllib.parse.urlencode({"user.name": getpass.getuser()})
+        user = urllib.parse.urlencode({"user.name": own_user()})
         return self.ask(f"apps/{application}/state?{user}", {"state": "KILLED"}) is not None
 
 

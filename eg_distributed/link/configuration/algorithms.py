@@ -11,7 +11,7 @@ from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
 from .words import Invalid, matches, matches_list
 
-__all__ = ["DEFAULTS", "OUR_CIPHERS", "choose", "known"]
+__all__ = ["DEFAULTS", "OUR_CIPHERS", "choose", "known", "sayable"]
 
 _CURVES = tuple(f"ecdsa-sha2-nistp{size}" for size in (256, 384, 521))
 _CERTIFIED = (
@@ -101,6 +101,12 @@ def known(keyword: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return those of *names* that asyncssh has, in their order."""
     there = {name.decode("ascii") for name in _KNOWN[keyword]()}
     return tuple(name for name in dict.fromkeys(names) if name in there)
+
+
+def sayable(keyword: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of *names* that may be added to *keyword* in ssh_config: asyncssh has them, and ssh knows the name."""
+    theirs = {*DEFAULTS[keyword], *_NOT_OFFERED.get(keyword, _ALL_KEYS)}
+    return tuple(name for name in known(keyword, names) if name in theirs)
 
 
 def choose(keyword: str, text: str) -> str:

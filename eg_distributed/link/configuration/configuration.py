@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import socket
-import time
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,19 +20,16 @@ from .ask import Refused, Unable, ask_ssh, find_ssh
 from .jumps import Hop, parse_hops
 from .names import FAMILIES
 from .reader import Values, read_files
-from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens
+from .readings import NoPlace, Readings
+from .tokens import Unexpandable, expand_path, expand_tokens, home_folder, host_tokens, own_user
 from .words import lower
 
 __all__ = ["Configuration", "Hop", "configuration_of", "own_user"]
 
 log = logging.getLogger(__name__)
 
-_KEPT_SECONDS = 5.0
-"""For which an answer counts: long enough for a start on many hosts, short enough for an edit to count at once."""
-_MOST_KEPT = 2048
-_AT_ONCE = 8
-"""Children that read configurations at the same time."""
 _READ_SECONDS = 15.0
+"""For one reading, whoever does it."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +103,7 @@ class Configuration:
         return host_tokens(self.host, self.hostname, self.port, self.user, self.host_key_alias, local=own_user())
 
 
-def own_user() -> str:
-    """Return the name of the user that the gateway runs as, or its number where it has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
-class _Kept:
-    """Answers of one event loop, for a few seconds, and the children that it may have at once."""
-
-    def __init__(self) -> None:
-        self.at_once = asyncio.Semaphore(_AT_ONCE)
-        self.answers: dict[tuple[str, ...], tuple[float, Configuration]] = {}
-
-
-_kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Kept] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Readings[Configuration]] = weakref.WeakKeyDictionary()
 _said: set[str] = set()
 
 
@@ -132,41 +111,27 @@ async def configuration_of(host: str, settings: Distributed, hop: Hop | None = N
     """Return what a login to *host* uses; raises SSHConfigInvalid. For a jump host, *hop* has what ProxyJump says of it.
 
     Called before each login, and by `doctor`. The gateway's user and port count for hosts, and not for their jump hosts.
-    Cancellation ends the child that reads.
+    Who asks for the same while it is read gets the same answer; no host waits for another's commands. Cancellation ends the
+    child that reads, unless others wait for it.
     """
     user, port = (hop.user, hop.port) if hop else ("" if settings.gss else settings.user, settings.port)
-    kept = _kept.setdefault(asyncio.get_running_loop(), _Kept())
+    kept = _kept.setdefault(asyncio.get_running_loop(), Readings())
     key = (host, user, str(port), settings.ssh_config, os.environ.get("HOME", ""), os.environ.get("PATH", ""))
-    async with kept.at_once:
-        made, found = kept.answers.get(key, (0.0, None))
-        if found is not None and time.monotonic() - made < _KEPT_SECONDS:
-            return found
-        found = await _read(host, settings.ssh_config, user, port)
-        if len(kept.answers) >= _MOST_KEPT:
-            kept.answers.clear()
-        kept.answers[key] = (time.monotonic(), found)
-        return found
+    try:
+        return await kept.get(key, lambda: _read(host, settings.ssh_config, user, port))
+    except NoPlace:
+        raise SSHConfigInvalid(
+            "its ssh_config could not be read in time, since those of many other hosts take long to read",
+            host=host,
+            remedy="see what `ssh -G` waits for with other hosts, such as a command of Match exec that hangs",
+        ) from None
 
 
 async def _read(host: str, file: str, user: str, port: int) -> Configuration:
-    ssh, reader, defaults, notes = find_ssh(), "", None, []
     try:
-        values: Values | None = None
-        if ssh is not None:
-            try:
-                values = await ask_ssh(ssh, host, file, user, port)
-                defaults = await _defaults(ssh)
-                reader = f"{ssh} -G"
-            except Unable as error:
-                reader = f"our own reader, since ssh cannot ({error})"
-        if values is None:
-            reader = reader or "our own reader, since there is no ssh on PATH"
-            reading = await within(
-                aside(("ssh_config", host, file, user, port), lambda: read_files(host, file, user, port)), _READ_SECONDS
-            )
-            values, notes = reading.values, reading.notes
+        values, defaults, reader, notes = await within(_values(host, file, user, port), _READ_SECONDS)
         _say_once(f"ssh_config is read by {reader}")
-        return _interpret(host, values, defaults or DEFAULTS, reader, notes)
+        return _interpret(host, values, defaults, reader, notes)
     except asyncio.TimeoutError:
         raise SSHConfigInvalid(
             "reading ssh_config took too long",
@@ -183,6 +148,20 @@ async def _read(host: str, file: str, user: str, port: int) -> Configuration:
         raise SSHConfigInvalid(
             f"ssh_config cannot be used ({error})", host=host, remedy="correct ssh_config, or Distributed.ssh_config"
         ) from error
+
+
+async def _values(
+    host: str, file: str, user: str, port: int
+) -> tuple[Values, dict[str, tuple[str, ...]], str, list[str]]:
+    """Return what is said of *host*, ssh's defaults, who has read it, and what was passed over; raises what readers raise."""
+    reader = "our own reader, since there is no ssh on PATH"
+    if (ssh := find_ssh()) is not None:
+        try:
+            return await ask_ssh(ssh, host, file, user, port), await _defaults(ssh), f"{ssh} -G", []
+        except Unable as error:
+            reader = f"our own reader, since ssh cannot ({error})"
+    reading = await aside(("ssh_config", host, file, user, port), lambda: read_files(host, file, user, port))
+    return reading.values, DEFAULTS, reader, reading.notes
 
 
 _ssh_defaults: dict[str, dict[str, tuple[str, ...]]] = {}

@@ -22,7 +22,16 @@ from .algorithms import DEFAULTS, choose
 from .jumps import print_jump
 from .names import Canonicalization, canonical_address, check_host, check_user
 from .numbers import parse_number, parse_port, parse_size, parse_time
-from .tokens import Unexpandable, expand_path, expand_tilde, expand_tokens, expand_variables, home_folder, host_tokens
+from .tokens import (
+    Unexpandable,
+    expand_path,
+    expand_tilde,
+    expand_tokens,
+    expand_variables,
+    home_folder,
+    host_tokens,
+    own_user,
+)
 from .words import Invalid, lower, matches, matches_list, matches_one, split_keyword, split_words
 
 __all__ = ["Reading", "Values", "read_files"]
@@ -270,7 +279,7 @@ class _Reader:
         return value
 
     def _criterion(self, name: str, value: str, *, needed: bool) -> bool:
-        local = _local_user()
+        local = own_user()
         if name == "host":
             return matches_list(lower(self._hostname()), lower(value))
         if name == "originalhost":
@@ -338,7 +347,10 @@ class _Reader:
         """Return True if a value of *keyword* would be used: its block matches, and it was not said before."""
         if not active or keyword in _LISTS or keyword == "sendenv":
             return active
-        if keyword == "proxycommand" and "proxyjump" in self._found:
+        if keyword == "proxycommand" and self._first("proxyjump") not in (
+            "",
+            "none",
+        ):  # a `ProxyJump none` forbids no command
             return False
         if keyword == "proxyjump" and "proxycommand" in self._found:
             return False
@@ -410,7 +422,7 @@ class _Reader:
 
     def _tokens(self) -> dict[str, str]:
         """Return what tokens mean in the midst of a reading, as in `Match exec`."""
-        local, jump, host = _local_user(), self._first("proxyjump"), self._hostname()
+        local, jump, host = own_user(), self._first("proxyjump"), self._hostname()
         return {
             **host_tokens(
                 self._original,
@@ -427,7 +439,7 @@ class _Reader:
     def _with_defaults(self) -> Values:
         found = {keyword: list(values) for keyword, values in self._found.items()}
         found["hostname"] = [self._host]
-        found.setdefault("user", [_local_user()])
+        found.setdefault("user", [own_user()])
         found.setdefault("port", ["22"])
         found.setdefault("identityfile", [f"~/.ssh/{name}" for name in _IDENTITIES])
         found.setdefault("userknownhostsfile", ["~/.ssh/known_hosts\0~/.ssh/known_hosts2"])
@@ -491,13 +503,6 @@ def _is_safe(state: os.stat_result) -> bool:
     except KeyError:
         return False
     return owner.pw_gid == state.st_gid and not set(group.gr_mem) - {owner.pw_name}
-
-
-def _local_user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return os.environ.get("LOGNAME") or os.environ.get("USER") or str(os.getuid())
 
 
 def _succeeds(command: str) -> bool:

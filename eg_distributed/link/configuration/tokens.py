@@ -5,6 +5,7 @@ The names of the tokens are those of ssh_config(5), TOKENS.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pwd
@@ -20,6 +21,7 @@ __all__ = [
     "expand_variables",
     "home_folder",
     "host_tokens",
+    "own_user",
 ]
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -38,6 +40,23 @@ def home_folder() -> str:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
         return "/"
+
+
+def own_user() -> str:
+    """Return the name of the user that the gateway runs as, as ssh does: the system's list of users knows it.
+
+    The environment counts only for a number that the list does not have, for which ssh does not work at all: USER and LOGNAME
+    may be those of whoever started the gateway.
+    """
+    try:
+        return _name_of(os.getuid())
+    except KeyError:
+        return os.environ.get("LOGNAME") or os.environ.get("USER") or str(os.getuid())
+
+
+@functools.lru_cache(maxsize=4)  # a directory of users that is gone for a while must not make another user of this one
+def _name_of(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_name
 
 
 def host_tokens(

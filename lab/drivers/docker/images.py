@@ -140,8 +140,13 @@ def _remove_older(client: Any, role: str, wanted: Collection[str]) -> None:
             continue
         for tag in image.tags:
             if tag.startswith(f"eglab/{role}:") and tag not in wanted:
-                try:
-                    client.images.remove(tag, noprune=False)
-                except docker.errors.APIError:
-                    # In use by another lab, or the parent of another image; the next build finds it again.
-                    continue
+                untag(client, tag)  # if it stays, the next build finds it again
+
+
+def untag(client: Any, tag: str) -> bool:
+    """Remove the image *tag*; return False if it stays, in use by a lab that came a moment ago, or another image's parent."""
+    try:
+        client.images.remove(tag, noprune=False)
+    except docker.errors.APIError:
+        return False
+    return True

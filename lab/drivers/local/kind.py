@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from lab.drivers.contract import Driver, DriverKind
+from lab.drivers.findings import Finding
 from lab.drivers.found import FoundLab, Stray
 from lab.drivers.local.capabilities import CAPABILITIES
 from lab.state import StateFolder
@@ -29,6 +30,12 @@ def _strays() -> Iterable[Stray]:
     return strays()
 
 
+def _checks() -> Iterable[Finding]:
+    from lab.drivers.local.examination import checks
+
+    return checks()
+
+
 KIND: Final = DriverKind(
     name="local",
     capabilities=CAPABILITIES,
@@ -36,5 +43,6 @@ KIND: Final = DriverKind(
     find=_find,
     strays=_strays,
     is_private=True,
+    checks={"local nodes": _checks},
     fallback="this lab is local, its nodes are processes on loopback ports",
 )

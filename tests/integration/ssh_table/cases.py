@@ -376,6 +376,15 @@ CASES: dict[str, Case] = {
     "jump-none": config(
         "Host it\n  HostName {node}\n  ProxyJump none\nHost *\n  ProxyJump nowhere\n" + BASE, host="it"
     ),
+    "jump-loop": config(
+        "Host it\n  HostName {node}\nHost *\n  ProxyJump {address}\n" + BASE,
+        host="it",
+        known_hosts="{node},{address} {ed25519}\n",
+    ),
+    "jump-to-itself": config("ProxyJump {node}\n" + BASE),
+    "jump-to-itself-by-another-name": config(
+        "Host it\n  HostName {node}\nHost *\n  ProxyJump {node}\n" + BASE, host="it"
+    ),
     "jump-nowhere": config("Host it\n  HostName {node}\n  ProxyJump nowhere.invalid\n" + BASE, host="it"),
     "jump-final": config(
         "Match final host {node}\n  ProxyJump {address}\nHost *\n" + BASE, known_hosts="{node},{address} {ed25519}\n"

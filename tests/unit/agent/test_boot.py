@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,26 @@ import pytest_asyncio
 
 import eg_distributed.agent.boot as boot_module
 from eg_distributed.agent.boot import MAX_PATH
+from eg_distributed.agent.server import socket_path
 from eg_distributed.errors import AgentUnavailable
 from eg_distributed.link.agent_archive import agent_archive
 from eg_distributed.link.connect import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
-from tests.unit.agent.test_server import echoed
-from tests.unit.agents import DEADLINE, PYENV, Visitor, alive, end_agents, pythons, standin
+from eg_distributed.wire import encode
+from tests.unit.agents import (
+    DEADLINE,
+    PYENV,
+    Refusal,
+    Visitor,
+    alive,
+    echoed,
+    end_agents,
+    own_agent,
+    pythons,
+    standin,
+)
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -47,8 +62,11 @@ def booted(before: str = "", python: str = sys.executable, **config: object) -> 
     values = {"digest": "d", "archive": "", "sentinel": "SENTINEL", "protocol": str(PROTOCOL), "bridge": "", **config}
     values = {"older": "", "keep": "", **values}
     code = f"space = {{}}; exec({SOURCE!r}, space); {before or 'pass'}; space['boot']({values!r})"
-    # By stdin, as logins do: an argument may have no more than 128 KiB.
-    done = subprocess.run([python, "-"], input=code.encode(), stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
+    # By stdin, as for real: with an archive in it, it is longer than an argument may be.
+    reading = "import sys; exec(sys.stdin.read())"
+    done = subprocess.run(
+        [python, "-c", reading], input=code.encode(), stdout=subprocess.PIPE, timeout=DEADLINE, check=True
+    )
     noise, _, answer = done.stdout.decode().partition("SENTINEL")
     return noise, json.loads(answer)
 
@@ -120,6 +138,33 @@ async def test_an_idle_agent_of_another_release_makes_room(visitor: Visitor, set
     now = await Visitor.at(LocalLink(str(answer["socket"])), "gateway", "2")
     ping = await now.request("ping")
     assert (ping["digest"], ping["pid"] != before) == ("other", True)
+    now.close()
+
+
+async def test_an_upgrade_takes_kernels_over_where_nobody_uses_the_agent(visitor: Visitor) -> None:
+    """After its gateway's upgrade a kernel runs on under the new release's agent; not while a gateway, or a stream, has it."""
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    agent = (await visitor.request("ping"))["pid"]
+    await asyncio.to_thread(boot_of_another_release)
+    assert (await visitor.request("ping"))["pid"] == agent
+    _, _, writer = await visitor.stream("k1")
+    visitor.close()
+    await visitor.ended()
+    writer.close()
+    await asyncio.to_thread(boot_of_another_release)
+    assert alive(agent)  # the stream's gateway may come back
+    next_life = await Visitor.at(visitor.link, incarnation="2")
+    next_life.close()
+    await next_life.ended()
+    await asyncio.to_thread(boot_of_another_release, keep="yes")
+    assert alive(agent)
+    answer = await asyncio.to_thread(boot_of_another_release)
+    now = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "now")
+    assert (now.hello["digest"], alive(agent)) == ("other", False)
+    found = (await now.request("adopt", kernels=["k1"]))["k1"]
+    assert (found["state"], found["pid"]) == ("running", pid)
+    _, reader, writer = await now.stream("k1", stream="s2")
+    assert await echoed(reader, writer, b"ping") == b"ping"
     now.close()
 
 
@@ -318,6 +363,203 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     back = await Visitor.at(LocalLink(str(answer["socket"])), "tests", "before")
     assert (await back.request("adopt", kernels=["k1"]))["k1"]["state"] == "running"
     back.close()
+
+
+async def test_kernels_have_what_the_newest_login_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Variables and umask of a login that is newer than the agent reach what starts from then on, nothing of the older."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    monkeypatch.setenv("SITE_MODE", "old")
+    monkeypatch.setenv("GONE", "yes")
+    _, first = await asyncio.to_thread(booted, "space['os'].umask(0o022)", **release)
+    visitor = await Visitor.at(LocalLink(str(first["socket"])))
+    found = tmp_path / "found"
+
+    async def starts(kernel: str) -> list[str]:
+        script = (
+            'printf "%s,%s,%s" "$SITE_MODE" "$GONE" "$(umask)" > "$0.new"; mv "$0.new" "$0"; printenv -0 ODD >> "$0"'
+        )
+        await visitor.start(kernel, ["sh", "-c", script, str(found)])
+        await visitor.event("exited", kernel)
+        return found.read_bytes().decode("latin-1").split(",")
+
+    assert await starts("k1") == ["old", "yes", "0022"]
+    monkeypatch.setenv("SITE_MODE", "new")
+    monkeypatch.delenv("GONE")
+    monkeypatch.setitem(os.environb, b"ODD", b"\xff")
+    _, second = await asyncio.to_thread(booted, "space['os'].umask(0o007)", **release)
+    assert second["socket"] == first["socket"]
+    assert await starts("k2") == ["new", "", "0007\xff\0"]
+    visitor.close()
+
+
+async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path) -> None:
+    """Another login's limits come by a process of that login; what it starts is ended, heard and reaped as any kernel."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    first = (await visitor.ready("k1", standin()))["pid"]
+    await asyncio.to_thread(booted, lower, **release)
+    second = (await visitor.ready("k2", standin()))["pid"]
+    third = (await visitor.ready("k3", standin()))["pid"]
+    nursery = parent_of(second)
+    assert (parent_of(first), parent_of(third), nursery == agent) == (agent, nursery, False)
+    limits = [line.split()[4:6] for line in Path(f"/proc/{second}/limits").read_text().splitlines() if "core" in line]
+    assert limits == [["4096", "8192"]]
+    with pytest.raises(Refusal, match="nowhere/python"):
+        await visitor.start("k4", ["/nowhere/python"])
+    os.kill(second, signal.SIGKILL)
+    assert (await visitor.event("exited", "k2"))["exit_code"] == -signal.SIGKILL
+    await until("it is reaped", lambda: not Path(f"/proc/{second}").exists())
+    await visitor.start("k5", ["sh", "-c", "exit 3"])
+    assert (await visitor.event("exited", "k5"))["exit_code"] == 3
+    await asyncio.to_thread(booted, **release)
+    assert parent_of((await visitor.ready("k6", standin()))["pid"]) == agent
+    assert alive(nursery)  # it has a kernel
+    assert (await visitor.request("stop", kernel="k3", grace=5, forget=True))["stopped"]
+    await until("what no kernel needs has left", lambda: not alive(nursery))
+    visitor.close()
+
+
+async def test_a_nursery_that_stands_still_is_given_up(home: Path) -> None:
+    """It costs one start, with the reason; the next one is the agent's own, or another login's nursery's."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    await asyncio.to_thread(booted, lower, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    nursery = parent_of((await visitor.ready("k1", standin()))["pid"])
+    os.kill(nursery, signal.SIGSTOP)
+    with pytest.raises(Refusal, match="what starts kernels for the newest login does not answer"):
+        await visitor.start("k2", standin())
+    assert parent_of((await visitor.ready("k3", standin()))["pid"]) == agent
+    await asyncio.to_thread(booted, lower, **release)
+    assert parent_of((await visitor.ready("k4", standin()))["pid"]) not in {agent, nursery}
+    os.kill(nursery, signal.SIGCONT)
+    await until("it has ended, with what it began", lambda: not alive(nursery))
+    assert [kernel["kernel"] for kernel in await visitor.request("list")] == ["k1", "k3", "k4"]
+    visitor.close()
+
+
+async def test_a_nursery_keeps_no_agent(short: Path) -> None:
+    """It is no visitor, for whom an idle agent would stay."""
+    async with own_agent(short) as (agent, _):
+        _, writer = await LocalLink(str(socket_path(short))).open()
+        writer.write(encode({"type": "nursery", "standing": "other"}))
+        await until("it is known", lambda: agent._nurseries._known)
+        assert agent._visitors == 1  # this test
+        writer.close()
+        await until("it has gone", lambda: not agent._nurseries._known)
+        assert agent._visitors == 1
+
+
+async def test_kernels_outlive_the_login_that_started_them(home: Path, settings: Distributed) -> None:
+    """One whose nursery is killed runs on, and its end is heard; later starts are the agent's own again."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+    _, answer = await asyncio.to_thread(booted, **release)
+    await asyncio.to_thread(booted, lower, **release)
+    visitor = await Visitor.at(LocalLink(str(answer["socket"])))
+    agent = (await visitor.request("ping"))["pid"]
+    pid = (await visitor.ready("k1", standin()))["pid"]
+    nursery = parent_of(pid)
+    assert nursery != agent
+    os.kill(nursery, signal.SIGKILL)
+    await until("it has gone", lambda: not alive(nursery))
+    _, reader, writer = await visitor.stream("k1")
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    writer.close()
+    await visitor.request("signal", kernel="k1", signum=int(signal.SIGKILL))
+    await visitor.event("exited", "k1")
+    assert not alive(pid)
+    await until("the agent knows", lambda: not alive(nursery))
+    assert parent_of((await visitor.ready("k2", standin()))["pid"]) == agent
+    visitor.close()
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of the process *pid*."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_a_login_that_is_none_changes_nothing(visitor: Visitor) -> None:
+    """What no environment can have is refused, and kernels start as before."""
+    with pytest.raises(Refusal, match="what no environment can have"):
+        await visitor.request("login", env={"A=B": "c"}, umask=0)
+    with pytest.raises(Refusal, match="umask"):
+        await visitor.request("login", env={}, umask=0o1000)
+    await visitor.ready("k1", standin())
+
+
+def framed(body: bytes) -> bytes:
+    """Return *body* as a message, whatever it is."""
+    return len(body).to_bytes(4, "big") + body
+
+
+HELLO = framed(json.dumps({"ok": True, "digest": "before", "kernels": [{"kernel": "k1"}]}).encode())
+EVENT = framed(json.dumps({"event": "load"}).encode())
+
+
+@pytest.fixture
+def liar(short: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """A folder with the socket of something that is taken for an agent, and the pieces that it says, twenty a second."""
+    said: list[bytes] = []
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(short / "agent-1.sock"))
+    listening.listen()
+    over = threading.Event()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    for piece in said:
+                        connection.sendall(piece)
+                        over.wait(0.05)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    yield short, said
+    over.set()
+    listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    serving.join(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [framed(b"[]")],
+        [framed(b"{")],
+        [framed(b"\xff")],
+        [framed(b"[" * 5000 + b"]" * 5000)],
+        [b"\xff\xff\xff\xff"],
+        [HELLO, framed(b"[1]")],
+        [HELLO, framed(json.dumps({"id": 1, "result": [1]}).encode())],
+        [HELLO, *[EVENT] * 1000],
+        [HELLO[:5], *[b" "] * 1000],
+    ],
+    ids=lambda pieces: f"{pieces[-1][:20]!r}-{len(pieces)}",
+)
+def test_what_is_no_agent_ends_no_boot(
+    liar: tuple[Path, list[bytes]], pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something that listens in an agent's place and talks nonsense, or never stops, counts as an agent that is in use."""
+    folder, said = liar
+    said += pieces
+    monkeypatch.setattr(boot_module, "VISIT_DEADLINE", 0.5)
+    monkeypatch.setattr(boot_module, "end", lambda *_: pytest.fail("what listens is this very process"))
+    assert boot_module.is_wanted(str(folder / "agent-1.sock"), "ours", 0o022, "", keep=False)
+    assert boot_module.older_agent(str(folder), ["1"], keep=False) == str(folder / "agent-1.sock")
 
 
 LOCKS = """

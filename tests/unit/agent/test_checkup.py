@@ -21,11 +21,13 @@ checkup(boot, {{"sentinel": "", "protocol": "4"}})
 """
 
 
-def report(home: Path, change: str) -> dict[str, Any]:
-    """Run the checkup in a process of its own, with *change* made to what it stands on."""
+def report(home: Path, change: str, *around: str) -> dict[str, Any]:
+    """Run the checkup in a process of its own, with *change* made to what it stands on; *around* is a command to run it by."""
     code = _RUN.format(boot=boot.__file__, checkup=checkup.__file__, change=change)
     env = {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
-    done = subprocess.run([sys.executable, "-I", "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*around, sys.executable, "-I", "-c", code], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.stderr == ""
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -38,6 +40,13 @@ def test_a_node_that_is_well_says_so(short: Path) -> None:
     assert (told["lock"], told["agent"], told["old"]) == ("", False, False)
     assert told["free"] > 0
     assert told["nofile"][1] != 0
+
+
+def test_the_limit_of_sshds_files_is_told(short: Path) -> None:
+    """The limit is that of the nearest sshd above, past the shell; without one it is not known, and that is no error."""
+    shell = 'echo sshd > /proc/$$/comm; ulimit -S -n 321; sh -c \'"$@"; exit $?\' sh "$@"; exit $?'
+    assert report(short, "", "/bin/sh", "-c", shell, "sh")["sshd_files"] == 321
+    assert report(short, "os.getppid = lambda: 0")["sshd_files"] == 0
 
 
 def test_a_disk_that_hangs_costs_its_deadline(short: Path) -> None:

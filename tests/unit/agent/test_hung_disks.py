@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 from eg_distributed.agent import aside as aside_module
 from eg_distributed.agent import kernels, spawning
 from eg_distributed.agent.aside import EACH, aside
+from eg_distributed.agent.disk import Disk
 from eg_distributed.link.connect import connect
 from eg_distributed.settings import Distributed
-from tests.unit.agents import DEADLINE, Refusal, Visitor, own_agent, pythons, standin
+from tests.unit.agents import DEADLINE, Refusal, Visitor, echoed, own_agent, pythons, standin
 from tests.unit.conftest import Hosts
 from tests.until import until
 
@@ -146,6 +148,7 @@ async def test_calls_of_one_key_share_few_threads_and_hold_up_no_other() -> None
 
 async def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too much hangs, the next call is refused at once."""
+    await until("what tests before this one have left is over", lambda: not aside_module._running)
     monkeypatch.setattr(aside_module, "MOST", 1)
     mount = Mount()
     hanging = asyncio.ensure_future(aside("hung", DEADLINE, mount.ask))
@@ -167,3 +170,102 @@ async def test_what_a_cancelled_call_returns_is_not_lost() -> None:
     assert not tidied.is_set()
     mount.back.set()
     await until("it was tidied up", tidied.is_set)
+
+
+async def test_a_home_that_hangs_holds_up_no_kernel(visitor: Visitor, home: Path) -> None:
+    """While the agent's own folder takes no write, kernels are heard and ended, ends are told, and a start says why it fails."""
+    await visitor.ready("k1", standin())
+    pid = (await visitor.ready("k2", standin()))["pid"]
+    (record,) = home.glob("eg-distributed/*/k/k2/record.json")
+    fifo = record.with_name("record.json.new")
+    os.mkfifo(fifo)  # who opens it to write waits for a reader, as long as it takes
+    os.kill(pid, signal.SIGKILL)
+    assert (await visitor.event("exited", "k2"))["exit_code"] == -signal.SIGKILL
+    assert (await visitor.request("ping"))["running"] == 2
+    answer, reader, writer = await visitor.stream("k1")
+    assert answer["ok"]
+    assert await echoed(reader, writer, b"hello") == b"hello"
+    with pytest.raises(Refusal, match="does not answer: the disk that the kernel's files would be on hangs") as refusal:
+        await visitor.start("k3", standin())
+    assert refusal.value.kind == "host"
+    assert (await visitor.request("stop", kernel="k1", grace=0, forget=True))["stopped"]
+    assert json.loads(await asyncio.to_thread(fifo.read_bytes))["state"] == "exited"  # it answers again
+    await visitor.ready("k3", standin())
+    await until("what ended meanwhile is gone", lambda: not record.parent.with_name("k1").exists())
+
+
+async def test_of_what_waits_for_a_home_only_the_newest_is_written(tmp_path: Path) -> None:
+    """However often a record changes while the disk hangs, it takes the room of one, and is written before what follows it."""
+    disk = Disk()
+    record, other = tmp_path / "record.json", tmp_path / "other"
+    os.mkfifo(record.with_name("record.json.new"))
+    disk.put(record, b"0")
+    assert not await disk.settle(0.1)
+    for number in range(1, 1000):
+        disk.put(record, b"%d" % number)
+    disk.do(lambda: other.write_bytes(record.read_bytes()))
+    disk.do(lambda: (tmp_path / "none" / "file").write_bytes(b""))  # one that fails holds up nothing
+    assert await asyncio.to_thread(record.with_name("record.json.new").read_bytes) == b"0"
+    assert await disk.settle(DEADLINE)
+    assert record.read_bytes() == other.read_bytes() == b"999"
+    with pytest.raises(OSError, match="No such file"):
+        await disk.done(DEADLINE, (tmp_path / "none").iterdir().__next__)
+
+
+async def test_a_stop_that_overtakes_a_start_on_a_slow_disk_counts(visitor: Visitor) -> None:
+    """A start and its stop that come at once end with nothing: the stop finds it, however far it is."""
+    starting = asyncio.ensure_future(visitor.start("k1", standin()))
+    await asyncio.sleep(0)  # it is sent
+    stopped = await visitor.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    assert stopped["stopped"]
+    with contextlib.suppress(Refusal):
+        await starting
+    assert await visitor.request("list") == []
+
+
+async def test_what_no_thread_can_be_had_for_is_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the user has as many threads as it may, nothing of a kernel's files is dropped."""
+    real = threading.Thread.start
+    refused: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    disk = Disk()
+    disk.put(tmp_path / "record.json", b"1")
+    assert refused
+    disk.put(tmp_path / "record.json", b"2")
+    assert await disk.settle(DEADLINE)
+    assert (tmp_path / "record.json").read_bytes() == b"2"
+
+
+async def test_an_agent_that_is_told_to_end_leaves_a_record_of_each_kernel(
+    visitor: Visitor, settings: Distributed, home: Path
+) -> None:
+    """Starts that are under way at its end are on record or never were: the next agent has every kernel that runs."""
+    agent = (await visitor.request("ping"))["pid"]
+    starts = [asyncio.ensure_future(visitor.start(f"k{number}", standin())) for number in range(6)]
+    await until("the first have begun", lambda: list(home.glob("eg-distributed/*/k/*/record.json")))
+    os.kill(agent, signal.SIGTERM)
+    await visitor.ended()
+    for start in starts:
+        start.cancel()
+    again = await Visitor.at(await connect("localhost", settings), incarnation="2")
+    known = {kernel["pid"] for kernel in await again.request("list")}
+    running = {int(path.name) for path in Path("/proc").glob("[0-9]*") if str(home).encode() in command_line(path)}
+    assert running - known - {(await again.request("ping"))["pid"]} == set()
+    folders = {path.parent for path in home.glob("eg-distributed/*/k/*/connection.json")}
+    assert len(folders) == len(known)
+    again.close()
+
+
+def command_line(process: Path) -> bytes:
+    """Return the command line of a process by its folder in /proc, empty where it has ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import os
 import pwd
 import socket
@@ -19,6 +18,7 @@ from eg_distributed.protocol import Start
 from tests.unit.agents import DEADLINE, Refusal, Visitor, standin
 
 RUN_SH = "/k/bin/run.sh"
+OWN = pwd.getpwuid(os.getuid()).pw_name
 OTHER = next(entry.pw_name for entry in pwd.getpwall() if entry.pw_uid not in (0, os.getuid()))
 
 
@@ -51,9 +51,16 @@ def sudo(folder: Path, script: str) -> dict[bytes, bytes]:
 def test_whose_kernel_it_is() -> None:
     """Another's only if the gateway impersonates, the name is not the login user's own, and no launcher of ours runs it."""
     assert user_of(asked()) == OTHER
-    assert user_of(asked(getpass.getuser())) == ""
+    assert user_of(asked(OWN)) == ""
     assert user_of(asked(files={"spark.py": ""})) == ""
     assert user_of(asked(enabled="False")) == ""
+
+
+def test_the_environment_makes_no_other_user_of_the_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel for a user whose name only stands in USER is another's: it would run as the login user."""
+    for name in ("LOGNAME", "USER"):
+        monkeypatch.setenv(name, OTHER)
+    assert (user_of(asked(OTHER)), user_of(asked(OWN))) == (OTHER, "")
 
 
 def test_who_may_answer() -> None:
@@ -87,7 +94,7 @@ def test_sudo_that_allows_it(tmp_path: Path, script: str) -> None:
 )
 def test_sudo_that_does_not(tmp_path: Path, script: str, said: str) -> None:
     """The error has both names, sudo's own words and what to write where."""
-    with pytest.raises(StartError, match=f"does not let {getpass.getuser()} run a kernel as {OTHER} {said}"):
+    with pytest.raises(StartError, match=f"does not let {OWN} run a kernel as {OTHER} {said}"):
         check(OTHER, asked(), sudo(tmp_path, script))
 
 
@@ -101,7 +108,7 @@ def test_a_node_without_sudo_or_the_user(tmp_path: Path) -> None:
 
 async def test_a_plain_kernel_is_not_run_as_the_wrong_user(visitor: Visitor) -> None:
     """A kernelspec that does not become the other user is refused, instead of running with the login user's rights."""
-    with pytest.raises(Refusal, match=f"would run as {getpass.getuser()}, not as {OTHER}; .*impersonation.: false"):
+    with pytest.raises(Refusal, match=f"would run as {OWN}, not as {OTHER}; .*impersonation.: false"):
         await visitor.start("k1", standin(), env=asked().env)
 
 

@@ -26,8 +26,8 @@ from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
 from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK, DATA, DEFAULT_LIMIT, FIN, Flow
-from eg_distributed.wire import Reader, Writer, encode, read_message
-from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, own_agent, standin
+from eg_distributed.wire import Writer, encode, read_message
+from tests.unit.agents import DEADLINE, Refusal, Visitor, alive, echoed, own_agent, standin
 from tests.until import until
 
 HEADER = struct.Struct(">BI")
@@ -35,17 +35,6 @@ HEADER = struct.Struct(">BI")
 
 def frame(data: bytes) -> bytes:
     return HEADER.pack(DATA, len(data)) + data
-
-
-async def echoed(reader: Reader, writer: Writer, data: bytes) -> bytes:
-    """Send *data* on a fresh stream, and return what comes back."""
-    flow, got = Flow(), b""
-    flow.push(data)
-    while (put := flow.next_frame()) is not None:
-        writer.write(put)
-    while len(got) < len(data):
-        got += b"".join(flow.feed(await asyncio.wait_for(reader.read(1 << 16), DEADLINE)))
-    return got
 
 
 async def again(settings: Distributed, owner: str = "tests", incarnation: str = "") -> Visitor:

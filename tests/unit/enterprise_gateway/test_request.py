@@ -118,6 +118,14 @@ def test_argv_is_filled_in_as_far_as_the_gateway_knows() -> None:
     assert request.argv == filled
 
 
+def test_a_kernelspec_is_known_again() -> None:
+    """Kernels of one kernelspec are of one, whatever their ids and the arguments that clients add."""
+    words = ["x", "--id", "{kernel_id}", "{connection_file}"]
+    spec = Manager(Spec(words), _launch_args={"extra_arguments": ["--more"], "kernel_id": "other"})
+    assert made(spec).own_argv == made(Manager(Spec(words))).own_argv == tuple(words)
+    assert made(spec).argv != made(Manager(Spec(words))).argv
+
+
 def test_a_launcher_of_enterprise_gateways_gets_the_key() -> None:
     """An argv with `{response_address}` is a launcher's: it gets the public key, and its answer can be read."""
     words = ["launch", "--response-address", "{response_address}", "--public-key", "{public_key}"]

@@ -29,7 +29,7 @@ from eg_distributed.agent.launcher_files import Shipment
 from eg_distributed.agent.records import RECORD, Records
 from eg_distributed.agent.spawning import StartError
 from eg_distributed.agent.spec_folder import _unpack
-from eg_distributed.enterprise_gateway.client_options import for_scripts
+from eg_distributed.client_options import for_scripts
 from eg_distributed.enterprise_gateway.frames import header_of, parent_of
 from eg_distributed.enterprise_gateway.launcher_key import LauncherKey
 from eg_distributed.enterprise_gateway.status_line import reason_phrase
@@ -196,7 +196,7 @@ _AGENT = {"id": "1", "folder": "/f", "machine": "m", "boot": "b"}
     {"id": 1, "result": KERNEL},
     {"id": 1, "error": "e", "kind": "host", "remedy": "r"},
     {"python": "3.11", "executable": "/p", "old": False, "node": "n", "user": "u", "nofile": [1, 2], "nproc": [1, -1],
-     "processes": 3, "took": 0.1, "time": 1.0},
+     "processes": 3, "took": 0.1, "time": 1.0, "sshd_files": 1024},
 )  # fmt: skip
 def answers(data: bytes) -> None:
     """What a node says: greetings, replies to each request, what the doctor asks."""
@@ -432,7 +432,7 @@ def records(data: bytes) -> None:
         if kernel is not None:
             kernel.describe().write()
             kernel.log_entry().write()
-            kernel.save()
+            json.dumps(kernel.record())
             Found.read({**kernel.describe().write(), "log": ""})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lab.drivers.capabilities import Capability
 from lab.drivers.contract import Driver, DriverKind
+from lab.drivers.findings import Finding
 from lab.drivers.found import FoundLab
 from lab.drivers.machines import ExecResult, Gateway, Limits, Machine, Node, Sshd, State, Usage
 from lab.errors import LabError, LabNotFound
@@ -175,19 +176,39 @@ class MemoryGateway(MemoryMachine, Gateway):
         self.known = list(nodes)
 
 
+class MemoryGone(Exception):
+    """What this driver raises when its engine goes away; no OSError and no LabError."""
+
+
 @dataclass
 class Memory:
     """What an engine is to other drivers: it has the machines of all labs. `kind` is the driver for `choice.register`."""
 
     labs: dict[str, dict[str, MemoryNode | MemoryGateway]] = field(default_factory=dict)
+    is_full: bool = False
     addresses: Iterator[int] = field(default_factory=lambda: itertools.count(10))
 
     @property
     def kind(self) -> DriverKind:
-        return DriverKind("memory", CAPABILITIES, self._make, self._find, is_private=True)
+        return DriverKind(
+            "memory",
+            CAPABILITIES,
+            self._make,
+            self._find,
+            is_private=True,
+            checks={"memory": self._checks},
+            errors=lambda: (MemoryGone,),
+            versions=lambda: {"memory": "1"},
+        )
 
     def _make(self, name: str, folder: StateFolder, _: str) -> Driver:
         return MemoryDriver(name, folder, self)
+
+    def _checks(self) -> Iterator[Finding]:
+        if self.is_full:
+            yield Finding("cells", "missing", "all is taken", "forget something")
+        else:
+            yield Finding("cells", "ok", "there is some")
 
     def _find(self) -> Iterator[FoundLab]:
         for name, machines in self.labs.items():

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from lab.doctor import Finding, Report, engine, examination, examine, host, kernel
-from lab.doctor.findings import DOCKER, LOCAL
-from lab.drivers.docker import network
+from lab.doctor import Finding, Report, examination, examine, host
+from lab.drivers.docker import examination as engine
+from lab.drivers.docker import kernel, network
 from tests.unit.lab.command import run
+
+DOCKER, LOCAL = frozenset({"docker"}), frozenset({"local"})
 
 
 def test_without_an_engine_docker_is_missing_and_local_is_judged(capsys: pytest.CaptureFixture[str]) -> None:

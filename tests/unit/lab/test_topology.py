@@ -94,6 +94,19 @@ def test_the_example_is_read_whole() -> None:
         ("version = 1\n[nodes.a.login_env]\nA = 3\n", 3, ["nodes.a.login_env.A", "must be a string, not 3"]),
         ("version = 1\nlease = '3 weeks'\n", 2, ["'3 weeks' is not a duration", "7d"]),
         ("version = 1\nlease = '9s'\n", 2, ["'9s' is too little: 10 is the least"]),
+        ("version = 1\nlease = nan\n", 2, ["nan is not a duration"]),
+        ("version = 1\nlease = inf\n", 2, ["inf is not a duration"]),
+        ("version = 1\nlease = '3651d'\n", 2, ["'3651d' is too much: 315360000 is the most"]),
+        ("version = 1\n[nodes.a]\ncount = 1001\n", 3, ["1001 is too much: 1000 is the most"]),
+        ("version = 1\n[nodes.a]\ncount = 9223372036854775808\n", 3, ["is too much: 1000 is the most"]),
+        ("version = 1\n[gateways.a]\ncount = 1001\n", 3, ["1001 is too much: 1000 is the most"]),
+        ("version = 1\n[nodes.a.limits]\nmemory = inf\n", 3, ["inf is no size"]),
+        ("version = 1\n[nodes.a.limits]\nmemory = nan\n", 3, ["nan is no size"]),
+        ("version = 1\n[nodes.a.limits]\nmemory = '9999999g'\n", 3, ["is too much"]),
+        ("version = 1\n[nodes.a.limits]\ncpus = nan\n", 3, ["must be a number, not nan"]),
+        ("version = 1\n[nodes.a.limits]\ncpus = inf\n", 3, ["inf is too much: 4096 is the most"]),
+        ("version = 1\n[nodes.a.limits]\npids = 4194305\n", 3, ["is too much: 4194304 is the most"]),
+        ("version = 1\n[[faults]]\nfault = 'pause'\nfor = inf\n", 4, ["inf is not a duration"]),
         ("version = 1\nlease = true\n", 2, ["must be a duration, as '2h'"]),
         ("version = 1\nwith = ['sparc']\n", 2, ["with[1]", "'sparc' is none of spark, yarn", "did you mean 'spark'?"]),
         ("version = 1\n[kernelspecs.k]\nenv = {}\n", 2, ["'argv' is missing", "command line on the node"]),
@@ -114,6 +127,16 @@ def test_a_file_that_is_no_toml_says_where() -> None:
     """The standard library's own words carry the line."""
     with pytest.raises(LabUsageError, match="line 2"):
         loads("version = 1\n[nodes\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["seed = " + "9" * 5000, "faults = " + "[" * 100_000], ids=["a number of 5000 digits", "a list too deep"]
+)
+def test_what_pythons_reader_does_not_take_is_refused_in_words(text: str) -> None:
+    """Not every error of it is one that it calls its own; the refusal stays short."""
+    with pytest.raises(LabUsageError, match=r"my\.toml is no TOML") as caught:
+        loads(f"version = 1\n{text}\n", "my.toml")
+    assert len(str(caught.value)) < 300
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Durations and sizes: one reader for the command line, lab.toml, faults and plans."""
 
+import math
 from collections.abc import Callable
 
 import click
@@ -47,7 +48,7 @@ def test_a_duration_is_the_same_wherever_it_is_written(
     assert read(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5 parsecs", "-1s", "1w", "s", "1,5s"])
+@pytest.mark.parametrize("text", ["", "5 parsecs", "-1s", "1w", "s", "1,5s", "inf", "nan", "9" * 400])
 @pytest.mark.parametrize("read", READERS)
 def test_what_is_not_a_duration_is_refused_with_examples(read: Callable[[str], float | None], text: str) -> None:
     """Every reader's error has the same examples, seven days among them."""
@@ -57,9 +58,11 @@ def test_what_is_not_a_duration_is_refused_with_examples(read: Callable[[str], f
     assert "not a duration" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [True, None, [15]])
+@pytest.mark.parametrize(
+    "value", [True, None, [15], math.inf, -math.inf, math.nan, 10**400], ids=lambda value: repr(value)[:9]
+)
 def test_a_duration_is_a_number_or_a_text(value: object) -> None:
-    """A truth value is not a number of seconds."""
+    """A truth value is not a number of seconds, nor is what has no end."""
     with pytest.raises(ValueError, match="not a duration"):
         units.seconds(value)
 
@@ -70,3 +73,13 @@ def test_a_duration_is_a_number_or_a_text(value: object) -> None:
 def test_a_size_is_in_powers_of_1024(value: str | int, size: int) -> None:
     """Letters, `i` and `b` may follow; a bare number is bytes."""
     assert units.size(value) == size
+
+
+@pytest.mark.parametrize(
+    "value", [True, None, "", "inf", math.inf, math.nan, 10**400, "9" * 400 + "g"], ids=lambda value: repr(value)[:9]
+)
+def test_what_is_no_size_is_refused_with_examples(value: object) -> None:
+    """What has no end is no size, either, and an error stays short whatever was written."""
+    with pytest.raises(ValueError, match="is no size: write 512m") as caught:
+        units.size(value)
+    assert len(str(caught.value)) < 160

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
+import re
 import socket
 import sys
 import threading
@@ -13,8 +16,9 @@ import asyncssh
 import pytest
 
 from eg_distributed.aside import aside
-from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused
-from eg_distributed.link.configuration import Configuration, Hop, own_user
+from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
+from eg_distributed.link import login
+from eg_distributed.link.configuration import Configuration, Hop, configuration_of, own_user, readings
 from eg_distributed.link.connect import is_here
 from eg_distributed.link.dial import dial, look_up
 from eg_distributed.link.identities import identities_of
@@ -178,16 +182,38 @@ async def test_a_proxy_ends_with_its_connection(hosts: Hosts, home: Path) -> Non
     await until_in_thread("the proxy is gone", lambda: not Path(f"/proc/{pid}").exists())
 
 
-async def test_jump_hosts_that_name_each_other_are_refused(hosts: Hosts, home: Path) -> None:
-    """A circle of jump hosts ends with an error, not never; nothing stays open."""
-    node, one, two = await hosts("node1", "one", "two")
-    circle = "Host node1\n  ProxyJump one\nHost one\n  ProxyJump two\nHost two\n  ProxyJump one\n"
-    (home / ".ssh/config").write_text(circle + node.config() + one.config() + two.config())
-    try:
-        (await log_in("node1", Distributed())).close()
-    except HostUnreachable as error:
-        assert "jump host" in str(error)  # noqa: PT017 - either end is right: it was left out, or refused
-    await until("all connections are closed", lambda: not any(each.open_connections for each in (node, one, two)))
+@pytest.mark.parametrize(
+    ("jumps", "way"),
+    [
+        ({"node1": "one", "one": "two", "two": "one"}, "node1, one, two, one"),
+        ({"node1": "one", "one": "node1"}, "node1, one, node1"),
+        ({"node1": "node1"}, "node1, node1"),
+        ({"*": "one"}, "node1, one, one"),
+        ({"*": "one,two"}, "node1, one, one"),
+        ({"node1": "one,two", "one": "node1,two"}, "node1, one, node1"),
+    ],
+)
+async def test_jump_hosts_that_name_each_other_are_refused(
+    hosts: Hosts, home: Path, jumps: dict[str, str], way: str
+) -> None:
+    """A circle of jump hosts is an error with all of it, as to ssh; nobody is logged in, and none is left out in silence."""
+    found = await hosts("node1", "one", "two")
+    circle = "".join(f"Host {host}\n  ProxyJump {hops}\n" for host, hops in jumps.items())
+    (home / ".ssh/config").write_text(circle + "".join(sshd.config() for sshd in found))
+    with pytest.raises(SSHConfigInvalid, match=rf"^Host node1: Its jump hosts lead back to each other: {way}\. "):
+        await log_in("node1", Distributed())
+    assert [sshd.users for sshd in found] == [[], [], []]
+    await until("all connections are closed", lambda: not any(each.open_connections for each in found))
+
+
+async def test_a_host_may_be_its_own_jump_host_as_another_user(hosts: Hosts, home: Path) -> None:
+    """A name that comes again is no circle where ssh_config knows another way to it, by its user."""
+    node, one = await hosts("node1", "one")
+    text = f"Match originalhost one user {USER}\n  ProxyJump none\nHost one\n  ProxyJump {USER}@one\n"
+    (home / ".ssh/config").write_text(text + node.config() + one.config())
+    (await log_in("one", Distributed(user="other"))).close()
+    assert (one.users, one.jumped) == ([USER, "other"], 1)
+    assert node.users == []
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
@@ -268,6 +294,28 @@ async def test_all_addresses_of_a_name_are_tried(deaf: tuple[str, int], monkeypa
         way.close()
 
 
+async def test_the_first_address_that_takes_a_connection_counts(
+    hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where sshd is silent behind a TCP connection, no other address of the name is tried, as with ssh."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.connect_timeout = 0.5
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (silent.getsockname(), ("127.0.0.1", sshd.wire.port))
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        with pytest.raises(
+            HostUnreachable, match=r"connected in .*; no answer within 0\.5 s while waiting for sshd's first"
+        ):
+            await log_in("node1", settings)
+    assert sshd.users == []
+
+
 async def test_addresses_that_refuse_are_said_before_those_that_are_silent(deaf: tuple[str, int]) -> None:
     """Of several failures the one that says most is told."""
     with socket.socket() as closed:
@@ -297,6 +345,59 @@ async def test_what_hangs_hangs_once() -> None:
     assert len(calls) == 1
 
 
+# -- algorithms --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "remedy"),
+    [
+        (
+            {"kex_algs": ["diffie-hellman-group15-sha512", "diffie-hellman-group14-sha1"]},
+            "write `KexAlgorithms +diffie-hellman-group14-sha1` below `Host node1`",
+        ),
+        ({"kex_algs": ["diffie-hellman-group15-sha512"]}, "has none of the host's algorithms for key exchange: allow"),
+        ({"encryption_algs": ["aes256-cbc"]}, "write `Ciphers +aes256-cbc` below `Host node1`"),
+        ({"encryption_algs": ["blowfish-cbc"]}, "has none of the host's algorithms for encryption: allow"),
+        ({"mac_algs": ["hmac-md5"], "encryption_algs": ["aes256-ctr"]}, "write `MACs +hmac-md5` below `Host node1`"),
+        ({"compression_algs": ["zlib@openssh.com"]}, "write `Compression yes` below `Host node1` in ssh_config"),
+        ({"compression_algs": ["zlib"]}, "has none of the host's algorithms for compression: allow"),
+    ],
+)
+async def test_algorithms_that_do_not_agree_are_said_with_a_line_that_helps(
+    hosts: Hosts, home: Path, monkeypatch: pytest.MonkeyPatch, server: dict[str, list[str]], remedy: str
+) -> None:
+    """The line that the error gives is one of ssh_config's, and with it the login works; where there is none, that is said."""
+    monkeypatch.setattr(readings, "_KEPT_SECONDS", 0.0)
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    other = await asyncssh.create_server(
+        asyncssh.SSHServer,
+        "127.0.0.1",
+        0,
+        server_host_keys=[sshd.key],
+        authorized_client_keys=str(sshd.folder / "authorized"),
+        **server,
+    )
+    sshd.wire.target = other.get_port()
+    try:
+        with pytest.raises(HostUnreachable) as refused:
+            await log_in("node1", settings)
+        said = str(refused.value)
+        assert remedy in said.replace("The gateway's", "the gateway's").replace("Write", "write")
+        if line := re.search(r"rite `([^`]+)` below", said):
+            (await log_in("node1", of_home(sshd, home, f"Host node1\n  {line[1]}\n"))).close()
+    finally:
+        other.close()
+
+
+def test_no_algorithm_is_advised_that_ours_does_not_have() -> None:
+    """Of the host's algorithms the first that asyncssh has is named: `known` would drop any other from the line again."""
+    said = "No matching key exchange algorithm found, sent a,b and received none-of-ours,sntrup4591761x25519-sha512@tinyssh.org"
+    node = Configuration("node1", "node1", 22, "u")
+    assert "has none of the host's algorithms for key exchange" in login._algorithm_remedy(said, node)
+    assert "`KexAlgorithms +ecdh-sha2-nistp256`" in login._algorithm_remedy(f"{said},ecdh-sha2-nistp256,x", node)
+
+
 # -- this machine ------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +423,36 @@ async def test_this_machine_is_a_shortcut_only_for_its_own_user(
     """Another user, port, proxy or name in ssh_config means SSH: kernels never silently get the gateway's own account."""
     values = {"hostname": host.lower(), "port": 22, "user": own_user(), **changes}
     assert await is_here(host, Configuration(host=host, **values)) is here  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def borrowed(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of another account, which all variables say is the gateway's."""
+    other = next(each.pw_name for each in pwd.getpwall() if each.pw_uid != os.getuid())
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, other)
+    return other
+
+
+async def test_the_environment_makes_no_other_user_of_the_gateway(home: Path, borrowed: str) -> None:
+    """USER and LOGNAME of another account lead to no kernels of that name under the gateway's own, and mean nothing to `%u`."""
+    own = pwd.getpwuid(os.getuid()).pw_name
+    (home / ".ssh/config").write_text("Host localhost\n  IdentityFile /%u/%r\n")
+    theirs = await configuration_of("localhost", Distributed(user=borrowed))
+    assert not await is_here("localhost", theirs)
+    assert theirs.identities == (Path(f"/{own}/{borrowed}"),)
+    ours = await configuration_of("localhost", Distributed())
+    assert await is_here("localhost", ours)
+    assert (ours.user, ours.tokens["u"]) == (own, own)
+
+
+async def test_a_user_without_a_name_is_nobody_elses(monkeypatch: pytest.MonkeyPatch, borrowed: str) -> None:
+    """A number that the system does not list goes by LOGNAME for other hosts, and by no other account's name on this machine."""
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
+    assert own_user() == borrowed
+    assert not await is_here("localhost", Configuration("localhost", "localhost", 22, borrowed))
+    monkeypatch.setenv("LOGNAME", "surely-not-there")
+    assert await is_here("localhost", Configuration("localhost", "localhost", 22, "surely-not-there"))
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ def command(options: SparkOptions) -> list[str]:
         )
     beside = backend_command(options) if options.mode != "none" and session != "sparklyr" else None
     env = options.env
+    env["EG_SPARK_PYTHON"] = sys.executable or "python3"
+    env["EG_SPARK_TELL"] = os.path.join(options.folder, "tell.py")
     env["EG_R_MODE"] = options.mode
     env["EG_R_WORKER"] = options.settings.get("spark.r.command", "Rscript")
     env["EG_R_MASTER"] = options.master

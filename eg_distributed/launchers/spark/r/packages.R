@@ -46,7 +46,9 @@ with_sparkr <- function(client) {
   unlockBinding("invokeJava", ns)
   assign("invokeJava", function(...) {
     arguments <- list(...) # one may be a call itself
-    tryCatch(allowInterrupts(do.call(original, arguments)), interrupt = function(condition) {
+    client$backend$failure <- ""
+    told <- function(e) client$backend$failure <- conditionMessage(e) # what SparkR makes of it is the first line
+    tryCatch(withCallingHandlers(allowInterrupts(do.call(original, arguments)), error = told), interrupt = function(condition) {
       suspendInterrupts({
         client$.cancel()
         try(close(get(".sparkRCon", state)), silent = TRUE)

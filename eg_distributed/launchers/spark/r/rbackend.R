@@ -22,6 +22,7 @@ backend$main <- NULL # the connection that calls go over
 backend$control <- NULL # the one that cancels
 backend$context <- NULL # the SparkContext's id, once there is one
 backend$garbage <- character()
+backend$failure <- "" # all that Spark said of the call that failed last, unless one has succeeded since
 
 # -- connections ---------------------------------------------------------------------------------------------------------------
 
@@ -174,6 +175,7 @@ print.jobj <- function(x, ...) {
     answer <- .answer(link)
     whole <- TRUE
   })
+  backend$failure <- if (answer$status >= 0L) "" else answer$value
   if (answer$status >= 0L) return(answer$value)
   if (nzchar(answer$value)) stop(.shortened(answer$value), call. = FALSE)
   kinds <- vapply(arguments, function(value) class(value)[[1]], "")

@@ -76,6 +76,21 @@ suspendInterrupts(local({
     told <- keepers_answer("stuck", if (ever) "true" else "false", driver, gsub("\\s+", " ", reasons))
     if (nzchar(told)) message(told)
   }
+  # The fault of the installation behind the error that a cell ended with, in the words of a Python kernel; "" for any other.
+  # Asked of a process of its own: with sparklyr, and in mode none, there is no backend.py.
+  advice <- function(outcome) {
+    errors <- Filter(function(part) inherits(part, "error"), outcome)
+    if (!length(errors)) return("")
+    said <- conditionMessage(errors[[1]])
+    if (startsWith(said, paste0(host, ": "))) return("") # ours, with its remedy
+    text <- paste(c(said, client$backend$failure), collapse = "\n")
+    if (!grepl("spark|java", text, ignore.case = TRUE, useBytes = TRUE)) return("")
+    told <- tryCatch(
+      system2(Sys.getenv("EG_SPARK_PYTHON"), c(shQuote(Sys.getenv("EG_SPARK_TELL")), "advise"), input = text, stdout = TRUE, timeout = 10),
+      error = function(e) character(), warning = function(e) character()
+    )
+    paste(told, collapse = "\n")
+  }
   told <- 0L
   tell_news <- function() {
     path <- file.path(folder, "rbackend.news")
@@ -151,7 +166,11 @@ suspendInterrupts(local({
     force(evaluate)
     function(...) {
       tryCatch(allowInterrupts(Sys.sleep(0)), interrupt = function(stale) NULL)
-      allowInterrupts(evaluate(...))
+      client$backend$failure <- ""
+      outcome <- allowInterrupts(evaluate(...))
+      said <- tryCatch(advice(outcome), error = function(e) "") # then the cell has Spark's own words alone
+      if (nzchar(said)) list(...)$output_handler$message(simpleMessage(paste0(said, "\n"))) # below the error
+      outcome
     }
   })
   replace("zmq.send.multipart", function(send) {

@@ -42,7 +42,7 @@ def command(options: SparkOptions) -> list[str]:
     env = options.env
     env["SPARK_SUBMIT_OPTS"] = f"{env.get('SPARK_SUBMIT_OPTS', '')} {_FOR_MAGICS}".strip()
     env["EG_SPARK_PYTHON"] = sys.executable or "python3"
-    env["EG_SPARK_TELL"] = os.path.join(options.folder, "scala", "tell.py")
+    env["EG_SPARK_TELL"] = os.path.join(options.folder, "tell.py")
     interrupt = _alternate(toree)
     # Ignored until the JVM has a handler of its own: an interrupt that comes early must not end it. SIGINT stays ignored.
     for name in ("SIGINT", f"SIG{interrupt}"):

@@ -112,6 +112,7 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     private final Late late = new Late();
 
     public static void main(String[] arguments) {
+        allowAll();
         SparkScalaKernel kernel = new SparkScalaKernel();
         Signal.handle(new Signal(arguments[0]), kernel);
         Thread results = new Thread(kernel, "notebook-classes");
@@ -127,6 +128,24 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return;
         }
         new Start(options.toConfig(), kernel.late).initialize().waitForTermination().shutdown();
+    }
+
+    /**
+     * Have Java's own policy allow what a JVM without a security manager does.
+     *
+     * Toree has a manager for exits alone, which allows everything else. But where there is one, Derby asks the policy itself, which
+     * allows nothing: no cell could use Hive without a metastore elsewhere.
+     */
+    private static void allowAll() {
+        try {
+            java.security.Policy.setPolicy(new java.security.Policy() {
+                public boolean implies(java.security.ProtectionDomain domain, java.security.Permission permission) {
+                    return true;
+                }
+            });
+        } catch (UnsupportedOperationException error) { // a Java that has no security managers any more
+            return;
+        }
     }
 
     /** Called by the JVM in a thread of its own for each signal. */
@@ -1023,6 +1042,37 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             return result;
         }
 
+        /** Return what has been thrown, with all its causes, for the words of which the interpreter has no room; null if there is none. */
+        private static Throwable thrown(ScalaInterpreter interpreter) {
+            scala.Option last = interpreter.read("lastException");
+            return !last.isEmpty() && last.get() instanceof Throwable ? (Throwable) last.get() : null;
+        }
+
+        /** Return an *error* of a cell; that of Spark's behind which is a fault of the installation, with its remedy below the stack. */
+        private static ExecuteError advised(ExecuteError error, Throwable thrown) {
+            StringWriter stack = new StringWriter();
+            try {
+                thrown.printStackTrace(new PrintWriter(stack, true));
+            } catch (RuntimeException wordless) { // it is the user's own
+                return error;
+            }
+            StringBuilder text = new StringBuilder();
+            String[] lines = stack.toString().split("\n");
+            for (int i = 0; i < lines.length; i++) {
+                if (!lines[i].trim().startsWith("at ")) { // what each cause says, and not where it was
+                    text.append(lines[i]).append("\n");
+                }
+            }
+            String advice = Words.ask("advise", text.substring(0, Math.min(text.length(), Words.LONGEST)));
+            if (advice.isEmpty()) {
+                return error;
+            }
+            List shown = new ArrayList(scala.collection.JavaConverters.seqAsJavaList(error.stackTrace()));
+            shown.add(advice);
+            return new ExecuteError(
+                error.name(), error.value(), scala.collection.JavaConverters.asScalaBuffer(shown).toList());
+        }
+
         private Object result(ScalaInterpreter interpreter, Object outcome) throws Exception {
             String printed = interpreter.lastResultOut().toString("UTF-8").trim();
             interpreter.lastResultOut().reset();
@@ -1035,7 +1085,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
                 kernel.display().content("text/plain", (String) definitions.get());
             }
             if (outcome.toString().equals("Error")) {
-                Object error = interpreter.interpretConstructExecuteError(text.isEmpty() ? printed : (String) text.get());
+                boolean sparks = printed.indexOf("org.apache.") >= 0 && !isInterrupted(cell());
+                Throwable thrown = sparks ? thrown(interpreter) : null; // which the next line forgets
+                ExecuteError error = interpreter.interpretConstructExecuteError(text.isEmpty() ? printed : (String) text.get());
+                error = thrown == null ? error : advised(error, thrown);
                 return new scala.Tuple2(org.apache.toree.interpreter.Results$Error$.MODULE$, new scala.util.Right(error));
             }
             if (!text.isEmpty()) {
@@ -1089,6 +1142,10 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
     private static final class Words extends AbstractAppender implements Runnable {
         private static final String FAILURE = "Error initializing SparkContext";
         private static final String NAME = "session-words";
+        /** Seconds for one answer of a process of its own. */
+        private static final long ASKED = 10;
+        /** Characters of a question that a pipe holds, whatever they are: nothing waits for a process to read. */
+        static final int LONGEST = 16000;
 
         private final SparkScalaKernel kernel;
         private Object watched;
@@ -1260,9 +1317,32 @@ public final class SparkScalaKernel implements SignalHandler, Runnable {
             }
         }
 
-        private static Process tell(String what) throws Exception {
+        static Process tell(String what) throws Exception {
             String[] command = {System.getenv("EG_SPARK_PYTHON"), System.getenv("EG_SPARK_TELL"), what};
             return new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
+        }
+
+        /** Return what is told of *text*; "" if that is nothing, or isn't there in time, or the cell is interrupted meanwhile. */
+        static String ask(String what, String text) {
+            Process process = null;
+            try {
+                process = tell(what);
+                process.getOutputStream().write(text.getBytes("UTF-8"));
+                process.getOutputStream().close();
+                if (!process.waitFor(ASKED, java.util.concurrent.TimeUnit.SECONDS)) {
+                    return "";
+                }
+                // A line, which the pipe has held.
+                String line = new BufferedReader(new InputStreamReader(process.getInputStream(), "UTF-8")).readLine();
+                return line == null ? "" : line;
+            } catch (Exception error) { // then the cell has Spark's own words alone
+                System.err.println("words on an error: " + error);
+                return "";
+            } finally {
+                if (process != null) {
+                    process.destroyForcibly();
+                }
+            }
         }
 
         /** Pass each line of a process on to the cell; *news* also to those that come to wait later. */

@@ -1,21 +1,25 @@
 """What a driver has to be: one that nothing of the lab knows is chosen, planned, made, asked, broken and removed."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from lab import Lab, LabNotFound
+from lab import Lab, LabNotFound, lease
 from lab.drivers import choice
 from lab.errors import FaultUnavailable, LabUsageError
 from lab.faults import active, add, guard, kind
 from lab.faults.reach import carry_out
+from lab.lifetime import keeper
 from lab.lifetime.finding import find_labs
 from lab.lifetime.removal import remove
 from lab.topology import NodeGroup, Topology
 from tests.unit.lab.command import run
-from tests.unit.lab.memory import REASON, Memory, MemoryNode
+from tests.unit.lab.memory import REASON, Memory, MemoryDriver, MemoryGone, MemoryNode
 
 TOPOLOGY = Topology(nodes={"node": NodeGroup(count=2)}, gateways={})
 
@@ -124,6 +128,94 @@ def test_limits_in_notes_of_earlier_days_are_undone(lab: Lab) -> None:
     assert (node.limits().memory, node.limits().swap) == (1 << 30, 1 << 31)
     carry_out(node, [("!limits", json.dumps({"PidsLimit": -1}))])
     assert node.limits().pids == 0
+
+
+def test_a_lab_toml_may_name_it(memory: Memory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`driver` is any that is registered; another is refused with the line, all names, and the nearest."""
+    file = tmp_path / "lab.toml"
+    file.write_text("version = 1\ndriver = 'memory'\n[nodes.node]\ncount = 2\n[gateways]\n")
+    assert run(["validate", str(file)], capsys)[0] == 0
+    code, out, _ = run(["up", str(file), "--dry-run", "--json"], capsys)
+    assert (code, json.loads(out)["driver"]) == (0, "memory")
+    file.write_text("version = 1\ndriver = 'memry'\n")
+    code, _, err = run(["validate", str(file)], capsys)
+    assert code == 2
+    assert "lab.toml:2: driver" in err
+    assert "'memry' is none of docker, local, memory" in err
+    assert "did you mean 'memory'?" in err
+
+
+def test_the_command_line_has_its_name(memory: Memory, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--driver` takes it, the help shows it, and another is refused with all names."""
+    code, out, _ = run(["up", "--driver", "memory", "--dry-run", "--json"], capsys)
+    assert json.loads(out)["driver"] == "memory"
+    assert "[docker|local|memory]" in run(["up", "--help"], capsys)[1]
+    code, _, err = run(["up", "--driver", "memry"], capsys)
+    assert code == 2
+    assert "'docker', 'local', 'memory'" in err
+
+
+def test_the_doctor_examines_it(memory: Memory, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own checks count for it alone, and those of the machine for it as well."""
+    code, out, _ = run(["doctor", "--driver", "memory", "--json"], capsys)
+    found = {each["name"]: each for each in json.loads(out)["findings"]}
+    assert (found["cells"]["state"], found["cells"]["drivers"]) == ("ok", ["memory"])
+    assert found["disk"]["drivers"] == ["docker", "local", "memory"]
+    assert "memory" not in found["engine"]["drivers"]
+    memory.is_full = True
+    code, out, err = run(["doctor", "--driver", "memory"], capsys)
+    assert code == 6
+    assert "MISS cells: all is taken\n     -> forget something" in out
+    assert "a memory lab can't be made here" in err
+    assert "cells" not in json.loads(run(["doctor", "--driver", "local", "--json"], capsys)[1])["missing"]
+
+
+def test_what_its_engine_raises_is_an_error_with_an_id(
+    memory: Memory, lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the command line it ends like any refusal of an engine's, and a keeper goes on."""
+
+    def gone(*_: object, **__: object) -> bool:
+        raise MemoryGone("its engine went away")
+
+    monkeypatch.setattr(MemoryDriver, "exists", gone)
+    code, _, err = run(["status", "--name", "third"], capsys)
+    assert code == 1
+    assert "its engine went away" in err
+    assert "the container engine refused" in err
+    monkeypatch.setattr(keeper, "remove", gone)
+    assert keeper._remove("third", lease.Lease("ann", "h", 1, 1, 60.0, 0.0)) is False
+
+
+def test_the_versions_have_it(memory: Memory, capsys: pytest.CaptureFixture[str]) -> None:
+    """`lab version` tells what it stands on, beside the engine, which is always there to be read."""
+    found = json.loads(run(["version", "--json"], capsys)[1])
+    assert (found["memory"], found["engine"]) == ("1", None)
+
+
+CONFTEST = """
+from lab.drivers import choice
+from lab.drivers.contract import DriverKind
+
+choice.register(DriverKind("memory", frozenset(), make=None, find=tuple))
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "code", "words"),
+    [("memory", 0, "1 passed"), ("memry", 4, "--lab-driver: 'memry' is none of docker, local, memory")],
+)
+def test_pytest_may_name_it(tmp_path: Path, driver: str, code: int, words: str) -> None:
+    """`--lab-driver` is any that a conftest.py has registered; another is a usage error with all names."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(pytestconfig): assert pytestconfig.getoption('lab_driver') == 'memory'"
+    )
+    # No configuration file: the checkout's would bring plugins and options of its own.
+    words_of = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir=.", f"--lab-driver={driver}"]
+    done = subprocess.run(words_of, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert words in done.stdout + done.stderr
 
 
 def test_a_driver_that_nobody_registered_is_refused() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import socketserver
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.launchers.spark import checks, driver
+from eg_distributed.launchers.spark import checks, driver, end
 from eg_distributed.launchers.spark.checks import check_cluster
 from eg_distributed.launchers.spark.driver import driver_host, scratch_folder, settle
 from eg_distributed.launchers.spark.errors import LaunchError
@@ -179,7 +181,29 @@ def test_temporary_files_have_a_folder_of_the_start(home: Path) -> None:
     finally:
         folder.rmdir()
     assert scratch_folder({"EG_ATTEMPT": "../../etc"}) is None
-    assert settle(options(home, SPARK_LOCAL_DIRS="/big", EG_ATTEMPT="abc")).env["SPARK_LOCAL_DIRS"] == "/big"
+
+
+@pytest.mark.parametrize(
+    ("opts", "env"),
+    [
+        ("", {"SPARK_LOCAL_DIRS": "/big"}),
+        ("--conf spark.local.dir=/big", {}),
+        ("--conf spark.local.dir=/big", {"KERNEL_EXTRA_SPARK_OPTS": "--conf spark.local.dir=/bigger"}),
+    ],
+)
+@pytest.mark.parametrize("master", ["spark://127.0.0.1:7077", "yarn", "local[*]"])
+def test_another_place_for_large_files_is_none_for_small_ones(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, master: str, opts: str, env: dict[str, str]
+) -> None:
+    """Where a kernelspec or a client says where shuffled data goes, Hive's and Java's own files are the kernel's all the same."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    submit = "-Dderby.system.home=/theirs"
+    found = settle(options(home, f"--master {master} {opts}", EG_ATTEMPT="abc", SPARK_SUBMIT_OPTS=submit, **env))
+    folder = tmp_path / "eg-distributed-spark-abc"
+    assert folder.is_dir()
+    assert found.env.get("SPARK_LOCAL_DIRS") == env.get("SPARK_LOCAL_DIRS")
+    own = f"-Djava.io.tmpdir={folder} -Dderby.system.home={folder}"
+    assert found.env["SPARK_SUBMIT_OPTS"] == f"{own} {submit}"  # what is said later wins
 
 
 def test_containers_get_what_the_instructions_promise(home: Path) -> None:
@@ -285,3 +309,34 @@ def test_yarn_without_a_configuration(home: Path) -> None:
     """Without a configuration there is no cluster; what to set is said."""
     with pytest.raises(LaunchError, match=r"there is no YARN configuration .*; set HADOOP_CONF_DIR"):
         check_cluster(options(home, "--master yarn"))
+
+
+def test_what_is_asked_of_yarn_is_asked_as_the_process(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application is ended, and its staging folder removed, as the login user, whatever USER says."""
+    monkeypatch.setenv("LOGNAME", "alice")
+    monkeypatch.setenv("USER", "alice")
+    own = pwd.getpwuid(os.getuid()).pw_name
+    asked: list[str] = []
+
+    def ask(self: ResourceManagers, path: str, body: Any = None) -> dict[str, Any]:
+        asked.append(path)
+        return {}
+
+    monkeypatch.setattr(ResourceManagers, "ask", ask)
+    assert ResourceManagers([], []).kill("application_1_1")
+    assert asked == [f"apps/application_1_1/state?user.name={own}"]
+    said = tmp_path / "said"
+    (home / "java/bin/java").write_text(f'#!/bin/sh\necho "$HADOOP_PROXY_USER:" "$@" >> {said}\n')
+    found = options(home, "--master yarn", HADOOP_CONF_DIR=str(tmp_path))
+    (tmp_path / "core-site.xml").write_text(
+        "<configuration><property><name>fs.defaultFS</name><value>hdfs://h</value></property></configuration>"
+    )
+    for user in (own, "alice"):
+        end._remove_staging(found, "application_1_1", user)
+    first, second = said.read_text().splitlines()
+    assert first.startswith(": ")
+    assert first.endswith(" -skipTrash .sparkStaging/application_1_1")
+    assert second.startswith("alice: ")
+    assert second.endswith(" -skipTrash /user/alice/.sparkStaging/application_1_1")

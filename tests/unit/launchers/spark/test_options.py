@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from eg_distributed.launchers.spark.options import SparkOptions, parse
 from eg_distributed.launchers.spark.properties import read_properties
 
 KERNEL = "5f5b2b1c-0000-4000-8000-000000000000"
+OWN = pwd.getpwuid(os.getuid()).pw_name
 
 
 def options(opts: str = "", *arguments: str, **env: Any) -> SparkOptions:
@@ -185,17 +187,27 @@ def test_a_user_is_a_name(name: str) -> None:
         options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=name)
 
 
-def test_impersonation() -> None:
+def test_impersonation(monkeypatch: pytest.MonkeyPatch) -> None:
     """On YARN the application is the user's; elsewhere it can't be, and that is said; one's own name changes nothing."""
+    monkeypatch.setenv("LOGNAME", "alice")
     found = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
     assert ("--proxy-user", "alice") in pairs(found)
-    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=getpass.getuser())
+    own = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=pwd.getpwuid(os.getuid()).pw_name)
     assert "--proxy-user" not in own.submit
     assert (
         "--proxy-user" not in options("--master yarn", EG_IMPERSONATION_ENABLED="False", KERNEL_USERNAME="alice").submit
     )
     with pytest.raises(LaunchError, match="only YARN runs applications for others"):
         options("--master spark://m:7077", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice")
+
+
+@pytest.mark.parametrize("variable", ["LOGNAME", "USER", "LNAME", "USERNAME"])
+def test_ones_own_name_is_the_processs(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """A variable that claims to be somebody does not make his the applications of the login user."""
+    monkeypatch.setenv(variable, "alice")
+    found = options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME="alice", **{variable: "alice"})
+    assert ("--proxy-user", "alice") in pairs(found)
+    assert "--proxy-user" not in options("--master yarn", EG_IMPERSONATION_ENABLED="True", KERNEL_USERNAME=OWN).submit
 
 
 def test_settings_in_place_of_others() -> None:

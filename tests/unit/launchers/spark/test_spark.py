@@ -70,7 +70,7 @@ def test_what_is_wrong_is_the_last_word(folder: Path) -> None:
 @pytest.mark.parametrize("python", pythons("3.9", "3.13"))
 def test_scripts_of_a_language_find_what_all_share(folder: Path, python: str) -> None:
     """A script in a language's folder imports the common files, from wherever the launcher's folder is."""
-    argv = [python, str(folder / "scala" / "tell.py"), "explain"]
+    argv = [python, str(folder / "tell.py"), "explain"]
     env = {"PATH": "/usr/bin:/bin", "SPARK_HOME": "/opt/spark", "SPARK_OPTS": "--master local[2]"}
     said = "java.io.IOException: User: lab is not allowed to impersonate alice"
     done = subprocess.run(argv, input=said, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
@@ -94,13 +94,42 @@ def test_scripts_of_a_language_find_what_all_share(folder: Path, python: str) ->
 )
 def test_drivers_that_are_no_python_say_why_no_task_runs(folder: Path, asked: str, told: str) -> None:
     """What a JVM knows of executors becomes one line: the host, the cause as far as it is known, the remedy."""
-    argv = ["python3", str(folder / "scala" / "tell.py"), "stuck"]
+    argv = ["python3", str(folder / "tell.py"), "stuck"]
     env = {"PATH": "/usr/bin:/bin", "SPARK_HOME": "/opt/spark", "SPARK_OPTS": "--master local[2]"}
     done = subprocess.run(argv, input=asked, env=env, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{socket.gethostname()}: no task runs: ")
     assert told in line
+
+
+@pytest.mark.parametrize("language", ["scala", "R"])
+def test_drivers_that_are_no_python_say_what_is_behind_a_jobs_error(tmp_path: Path, language: str) -> None:
+    """Of an error that a cell ended with, a fault of the installation becomes a line, as in Python; any other error none."""
+    for name, text in launcher_files(language).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    asked = {
+        "java.lang.RuntimeException: x\nCaused by: ERROR XSDB6: Another instance of Derby may have \xe4": (
+            "another kernel or program has opened the same metastore"
+        ),
+        "org.apache.spark.sql.AnalysisException: [LOCATION_ALREADY_EXISTS] Cannot name": "the table's folder is there",
+        "Reason: Command exited with code 52": "an executor ran out of Java memory (exit code 52); have them get more",
+        "Container from a bad node. Exit status: 137.": "an executor was killed (exit code 137",
+        "java.lang.ArithmeticException: / by zero": "",
+    }
+    for said, told in asked.items():
+        done = subprocess.run(
+            ["python3", str(tmp_path / "tell.py"), "advise"],
+            input=said.encode("latin-1"),  # no UTF-8: a kernel's words may be anything
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.decode().splitlines()
+        assert [line.startswith(f"{socket.gethostname()}: {told}") for line in lines] == ([True] if told else [])
 
 
 def test_after_the_end_temporary_files_go(folder: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab.doctor import engine as doctor
 from lab.drivers.docker import engine
+from lab.drivers.docker import examination as doctor
 from lab.errors import EnvironmentUnfit
 
 

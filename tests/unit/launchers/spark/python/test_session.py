@@ -125,6 +125,9 @@ def test_a_debugger_does_not_wait_for_a_session() -> None:
             "ExecutorLostFailure (executor 0 exited caused by one of the running tasks) Reason: Command exited with code 52",
             "ran out of Java memory (exit code 52); have them get more memory (--executor-memory)",
         ),
+        ("Exit status: 52. Diagnostics: x", "ran out of Java memory (exit code 52)"),
+        ("Exit status: 137. Diagnostics: Container killed on request.", "an executor was killed (exit code 137"),
+        ("Exit status: 1370.", ""),
         ("Container killed by YARN for exceeding physical memory limits.", "raise spark.executor.memoryOverhead"),
         ("ERROR XSDB6: Another instance of Derby may have already booted", "a metastore that serves several"),
         ("[LOCATION_ALREADY_EXISTS] Cannot name the managed table", "the table's folder is there"),
@@ -136,6 +139,20 @@ def test_advice_on_what_a_job_ended_with(said: str, told: str) -> None:
     advice = advise(RuntimeError(said))
     assert told in advice
     assert bool(told) == bool(advice)
+
+
+def test_advice_on_a_cause_that_pyspark_keeps_to_itself() -> None:
+    """An exception that pyspark has made of Java's says the first cause; the others are in its stack trace, and count as well."""
+    error: Any = RuntimeError("Unable to instantiate SessionHiveMetaStoreClient")
+    error.stackTrace = "at x.Y(Y.java)\nCaused by: ERROR XSDB6: Another instance of Derby may have already booted"
+    assert "another kernel or program has opened the same metastore" in advise(error)
+
+
+def test_what_has_its_remedy_gets_no_other() -> None:
+    """An error of our own, which a cell ends with as well, is not advised on again."""
+    assert not advise(
+        LaunchError('Spark could not make a session (yarn): Cannot run program "x"', "set PYSPARK_PYTHON")
+    )
 
 
 @pytest.mark.parametrize(

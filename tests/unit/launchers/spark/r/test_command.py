@@ -79,6 +79,7 @@ def test_r_becomes_the_kernel_with_a_jvm_beside_it(home: Path, started: list[lis
     assert "spark.r.numRBackendThreads=32" in jvm
     assert found.env["EG_R_MODE"] == "lazy"
     assert found.env["EG_R_NAME"] == "app"
+    assert (found.env["EG_SPARK_PYTHON"], found.env["EG_SPARK_TELL"]) == (sys.executable, f"{home}/launcher/tell.py")
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 

@@ -1,4 +1,7 @@
-"""Options of spark-submit that a client sent, and the user it names: kept out of every text that a shell or Spark splits."""
+"""Options of spark-submit that a client sent, and the user it names: kept out of every text that a shell or Spark splits.
+
+Any adapter needs this: our own sample kernelspecs for Spark refer to KERNEL_EXTRA_SPARK_OPTS.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from eg_distributed.agent.expansion import OPTIONS
-from eg_distributed.errors import RequestInvalid
-from eg_distributed.launchers.spark.errors import LaunchError
-from eg_distributed.launchers.spark.options import USER_NAME, clients_options, split_variable
+from .agent.expansion import OPTIONS
+from .errors import RequestInvalid
+from .launchers.spark.errors import LaunchError
+from .launchers.spark.options import USER_NAME, clients_options, split_variable
 
 _CLIENTS_OPTIONS = re.compile(r"\$(?:KERNEL_EXTRA_SPARK_OPTS\b|\{KERNEL_EXTRA_SPARK_OPTS(?::-[^}]*)?\})")
 _OPTIONS = ("SPARK_OPTS", "__TOREE_SPARK_OPTS__")

@@ -1,4 +1,4 @@
-"""Checks of the kernel: what faults stand on (iptables matches, queueing disciplines), and namespaces for local nodes.
+"""What `lab doctor` asks of the kernel: what faults stand on (iptables matches, queueing disciplines).
 
 Each is tried for real, in a network namespace that ends with the command, so nothing of this machine's own rules is touched.
 Kernel configurations were rejected as a source: a built-in option says nothing of what this user may do with it.
@@ -6,13 +6,12 @@ Kernel configurations were rejected as a source: a built-in option says nothing 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lab.doctor.findings import DOCKER, LOCAL, Finding
-from lab.doctor.probing import run, tool
+from lab.drivers.findings import Finding
+from lab.drivers.probing import run, tool
 
 _RULE: Final = ("-A", "OUTPUT", "-p", "tcp")
 
@@ -34,16 +33,12 @@ QDISCS: Final = {
 def checks() -> Iterator[Finding]:
     """Yield what the kernel can do. On another system than Linux the engine's own kernel can't be asked from here."""
     if not sys.platform.startswith("linux"):
-        yield Finding(
-            "iptables", "unknown", f"{sys.platform}: the engine's kernel can't be asked from here", drivers=DOCKER
-        )
-        yield Finding("local nodes", "missing", f"they need Linux's /proc, this is {sys.platform}", "use docker", LOCAL)
+        yield Finding("iptables", "unknown", f"{sys.platform}: the engine's kernel can't be asked from here")
         return
     inside = _network_namespace()
     yield _iptables(inside)
     for name, words in QDISCS.items():
         yield _qdisc(inside, name, words)
-    yield _namespaces()
 
 
 def _network_namespace() -> list[str] | None:
@@ -62,7 +57,7 @@ def _iptables(inside: Sequence[str] | None) -> Finding:
     if inside is None or command is None:
         why = "there is no iptables here" if command is None else "this user can't make a network namespace"
         remedy = "install iptables" if command is None else "run `lab doctor` as root"
-        return Finding("iptables", "unknown", f"not tried: {why}; nodes have their own", remedy, DOCKER)
+        return Finding("iptables", "unknown", f"not tried: {why}; nodes have their own", remedy)
     ways = [way for way in (command, tool("iptables-legacy"), tool("iptables-nft")) if way]
     lacking = [
         name
@@ -70,35 +65,18 @@ def _iptables(inside: Sequence[str] | None) -> Finding:
         if not any(run([*inside, way, "-w", "5", *_RULE, *words])[0] for way in dict.fromkeys(ways))
     ]
     if not lacking:
-        return Finding("iptables", "ok", ", ".join(IPTABLES), drivers=DOCKER)
+        return Finding("iptables", "ok", ", ".join(IPTABLES))
     remedy = "`modprobe " + " ".join(f"xt_{name}" for name in lacking) + "`; without it, faults that need it say so"
-    return Finding("iptables", "warning", f"the kernel lacks {', '.join(lacking)}", remedy, DOCKER)
+    return Finding("iptables", "warning", f"the kernel lacks {', '.join(lacking)}", remedy)
 
 
 def _qdisc(inside: Sequence[str] | None, name: str, words: Sequence[str]) -> Finding:
     command = tool("tc")
     if inside is None or command is None:
         why = "there is no tc here" if command is None else "this user can't make a network namespace"
-        return Finding(name, "unknown", f"not tried: {why}; nodes have their own", "install iproute2", DOCKER)
+        return Finding(name, "unknown", f"not tried: {why}; nodes have their own", "install iproute2")
     done, said = run([*inside, command, "qdisc", "add", "dev", "lo", "root", *words])
     if done:
-        return Finding(name, "ok", "the kernel has it", drivers=DOCKER)
+        return Finding(name, "ok", "the kernel has it")
     remedy = f"`modprobe sch_{name}` if this kernel has it as a module; without it faults go another way and say which"
-    return Finding(name, "warning", f"the kernel lacks it ({said})", remedy, DOCKER)
-
-
-def _namespaces() -> Finding:
-    unshare = tool("unshare")
-    root = os.geteuid() == 0
-    words = ["--uts", "--mount", "--pid", "--fork"]
-    if unshare is None:
-        return Finding("namespaces", "warning", "there is no unshare: local nodes share one host name", _UTIL, LOCAL)
-    done, said = run([unshare, *([] if root else ["--user", "--map-root-user"]), *words, "true"])
-    if done:
-        found = f"each local node can have its own host name and processes ({'root' if root else 'user namespaces'})"
-        return Finding("namespaces", "ok", found, drivers=LOCAL)
-    remedy = "`sysctl kernel.unprivileged_userns_clone=1` or `sysctl kernel.apparmor_restrict_unprivileged_userns=0`"
-    return Finding("namespaces", "warning", f"local nodes share one host name ({said})", remedy, LOCAL)
-
-
-_UTIL: Final = "install util-linux"
+    return Finding(name, "warning", f"the kernel lacks it ({said})", remedy)

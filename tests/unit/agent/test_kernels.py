@@ -631,6 +631,7 @@ async def test_anothers_kernel_is_signalled_by_its_launcher(tmp_path: Path, monk
     assert kernel.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(asked.get(), DEADLINE) == {"signum": signal.SIGINT}
     assert process.returncode is None
+    assert await kernel._disk.settle(DEADLINE)
     again = Kernel.load(folder, lambda *_: None)
     assert again is not None
     assert again.send_signal(signal.SIGTERM)

@@ -161,7 +161,7 @@ class Agent:
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
-        self.streams = Streams(self.kernels, self._notify)
+        self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._spec_folders = SpecFolders(directory)
         self._nurseries = Nurseries(standing)
@@ -497,6 +497,10 @@ class Agent:
                 task.add_done_callback(self._ending.discard)
         finally:
             self._dismiss(gateway)
+
+    def _keeps_output(self, owner: str) -> bool:
+        """Return True if the gateway *owner* wants output to be kept for its next process."""
+        return any(gateway.keep_output for gateway in self.gateways if gateway.owner == owner)
 
     def _dismiss(self, gateway: Gateway) -> None:
         """A gateway is gone, or counts as gone: nobody answers for its kernels until somebody adopts them."""

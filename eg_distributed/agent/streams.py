@@ -59,10 +59,16 @@ _KERNEL_DEADLINE = 3.0  # seconds for a kernel to take a connection; less than a
 
 
 class Streams:
-    """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`."""
+    """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`.
 
-    def __init__(self, kernels: Mapping[str, Kernel], notify: Notify) -> None:
+    *keeps_output* says of a gateway whether output is to be kept for its next process.
+    """
+
+    def __init__(
+        self, kernels: Mapping[str, Kernel], notify: Notify, keeps_output: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._kernels = kernels
+        self._keeps_output = keeps_output
         self._notify = notify
         self._streams: dict[str, Stream] = {}
         self._budget = Budget(BUDGET)
@@ -113,7 +119,7 @@ class Streams:
 
     def _keep_tail(self, stream: Stream) -> None:
         """Have *stream* keep a tail if it carries replies, or is the only one of its gateway that does for the output."""
-        if stream.channel not in TAIL_LIMITS:
+        if stream.channel not in TAIL_LIMITS or not self._keeps_output(stream.owner[0]):
             return
         if stream.channel == "iopub":
             if (stream.kernel, stream.owner) in self._tails:

@@ -93,7 +93,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
             patches.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             sessions = getattr(app, "kernel_session_manager", None)
-            if getattr(sessions, "enable_persistence", False) and isinstance(sessions, FileKernelSessionManager):
+            is_persistent = getattr(sessions, "enable_persistence", False)
+            if settings.kept_output_limit and is_persistent and isinstance(sessions, FileKernelSessionManager):
                 kept_output.delivered = Delivered(Path(sessions._get_sessions_loc()) / "delivered")
             else:  # nobody would come back for it
                 settings.kept_output_limit = 0

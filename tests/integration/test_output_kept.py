@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 LINES = 10_000
 CELL_SECONDS = 90.0
 MISSING = "missing here"
+KEEPING = {"EG_DISTRIBUTED_KEPT_OUTPUT_LIMIT": str(64 << 20)}
 ClientOf = Callable[[Gateway], GatewayClient]
 
 PRINTING = f"""
@@ -155,7 +156,7 @@ async def test_a_cell_over_a_killed_gateway_shows_all_that_it_printed(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """Ten thousand lines over SIGKILL and a start: each once and in order, then the cell's reply, and the next cell works."""
-    gateway = extra_gateway("keeping", options=PERSISTENCE)
+    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
     kernel = await start_on(GatewayClient(gateway.url), nodes[0])
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -187,7 +188,7 @@ async def test_a_cell_that_ends_while_the_gateway_is_away_is_whole(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """Output, reply and idle come to the client that sent the cell; another one of before gets the output, a new one nothing."""
-    gateway = extra_gateway("keeping", options=PERSISTENCE)
+    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
     kernel = await start_on(GatewayClient(gateway.url), nodes[0])
     tab, other = Tab(gateway, kernel), Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -254,7 +255,7 @@ async def test_an_agent_that_is_killed_takes_what_was_told_along(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """SIGKILL under load: the kernel goes on, its output comes again by the next agent, and the notebook says what is missing."""
-    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
     kernel = await start_on(client_of(gateway), node)
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)

@@ -448,7 +448,10 @@ class KeptOutput:
 
     def begin(self, kernel: Kernel, of: tuple[str, str], limit: int) -> None:
         """Keep what *kernel* says: the last gateway that answered for it, the process *of*, has gone."""
-        if limit and kernel.state == RUNNING and kernel.connection and kernel.id not in self._keeping:
+        keeping = self._keeping.get(kernel.id)
+        if keeping is not None and keeping.kernel is kernel:
+            keeping.adopted_at = None  # who had adopted it has gone as well, and may not have taken anything
+        elif limit and kernel.state == RUNNING and kernel.connection and keeping is None:
             self._keeping[kernel.id] = Keeping(kernel, of, limit, self._total)
 
     def find(self, kernel: Kernel) -> None:
@@ -466,9 +469,14 @@ class KeptOutput:
         keeping = self._keeping.get(kernel.id)
         if keeping is None:
             return
-        if keeping.of == by or not limit:
+        if not limit:
             self.forget(kernel)
             self._streams.close_left(kernel, "shell")
+            return
+        if keeping.of == by:
+            # Streams of a process before it stay: the reply to a cell that it had sent may still come on them.
+            self._streams.give_back(kernel, by)
+            self.forget(kernel)
             return
         keeping.set_limit(limit)
         keeping.adopted_at = keeping.adopted_at or monotonic()

@@ -191,6 +191,13 @@ class Streams:
             stream.left = False
             stream.relay.close()
 
+    def give_back(self, kernel: Kernel, owner: tuple[str, str]) -> None:
+        """Note that the process *owner* is there after all, and that its streams to *kernel* are its own as before."""
+        for stream in self._of(kernel):
+            if stream.left and stream.owner == owner:
+                stream.left = False
+                stream.unlinked_since = monotonic()
+
     def _of(self, kernel: Kernel) -> list[Stream]:
         return [stream for stream in self._streams.values() if stream.kernel is kernel]
 

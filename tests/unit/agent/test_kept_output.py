@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from eg_distributed.agent import kept_output
 from eg_distributed.agent.kept_output import HEARD, RECORD, Keeping, KeptOutput, Spool, Total
 from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.streams import Streams
@@ -298,6 +299,47 @@ async def test_what_a_gateway_left_is_its_next_lifes_alone(home: Path) -> None:
         await until("no stream is left", lambda: not agent.streams._streams)
         for visitor in (other, third):
             visitor.close()
+
+
+async def test_a_blip_of_the_next_life_costs_no_reply(home: Path) -> None:
+    """The next life loses its connection for a moment: what the kernel replies to clients of the life before still comes."""
+    async with own_agent(home) as (agent, keeper):
+        first = await Visitor.at(keeper.link, *GATEWAY, keep_output=LIMIT)
+        await first.ready("k1", standin())
+        _, reader, writer = await first.stream("k1", "shell")
+        early = encoded(message("r1", parent=b'{"session": "tab"}'))
+        writer.write(struct.pack(">BI", DATA, len(early)) + early)
+        await asyncio.wait_for(reader.readexactly(len(early)), 30)
+        writer.close()
+        first.close()
+        await until("its output is kept", lambda: agent.kept_output._keeping)
+        second = await Visitor.at(keeper.link, *NEXT_LIFE, keep_output=LIMIT)
+        await second.request("adopt", kernels=["k1"])
+        await second.request("forget_output", kernel="k1")
+        second.close()
+        await until("the output is kept again", lambda: agent.kept_output._keeping)
+        second = await Visitor.at(keeper.link, *NEXT_LIFE, keep_output=LIMIT)
+        await second.request("adopt", kernels=["k1"])
+        assert not agent.kept_output._keeping
+        assert [stream.owner for stream in agent.streams.left_of(agent.kernels["k1"], "shell")] == [GATEWAY]
+        part = OutputPart.read(await second.request("output", kernel="k1", session="tab"))
+        assert ids(list(Records().take(part))) == ["r1"]
+        second.close()
+
+
+async def test_a_second_crash_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the process that adopted a kernel is gone as well, what is kept waits for the next one, however long."""
+    await site.begun()
+    site.kernel.publish("m1")
+    await until("it is heard", lambda: site.keeping.number == 1)
+    site.kept.adopt(site.its, NEXT_LIFE, LIMIT)
+    site.kept.begin(site.its, NEXT_LIFE, LIMIT)
+    monkeypatch.setattr(kept_output, "ADOPTED_KEPT", -1.0)
+    site.kept.tick()
+    assert ids(await site.taken()) == ["m1"]
+    site.kept.adopt(site.its, ("gateway", "3"), LIMIT)
+    site.kept.tick()
+    assert await site.taken() == []
 
 
 def test_a_flow_keeps_a_tail_of_what_was_acknowledged() -> None:

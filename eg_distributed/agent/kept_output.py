@@ -359,7 +359,9 @@ class Keeping:
 
     def prepare_if_due(self, streams: Streams) -> None:
         """Take it before anybody asks for it, where streams hold memory for that; called each second."""
-        if self._before is None and self._has_settled() and streams.left_of(self.kernel, "iopub"):
+        if self._before is not None:
+            streams.close_left(self.kernel, "iopub")  # of a later process: what came on them was heard here as well
+        elif self._has_settled() and streams.left_of(self.kernel, "iopub"):
             self.prepare(streams)
 
     async def take(self, position: int, after: str, streams: Streams) -> OutputPart:
@@ -459,10 +461,10 @@ class KeptOutput:
         if kernel.state == RUNNING and kernel.id not in self._keeping and found_in(kernel) is not None:
             self._keeping[kernel.id] = Keeping(kernel, None, DEFAULT_LIMIT, self._total)
 
-    def is_keeping(self, kernel: Kernel) -> bool:
-        """Return True if what *kernel* says is kept for its gateway's next process."""
+    def is_keeping(self, kernel: Kernel, channel: str) -> bool:
+        """Return True if what *kernel* says on *channel* is kept for its gateway's next process."""
         keeping = self._keeping.get(kernel.id)
-        return (keeping is not None and keeping.kernel is kernel) or kernel in self._replies
+        return (keeping is not None and keeping.kernel is kernel) or (channel == "shell" and kernel in self._replies)
 
     def adopt(self, kernel: Kernel, by: tuple[str, str], limit: int) -> None:
         """A gateway's process answers for *kernel*: the one of before has lost nothing, another one takes what is kept."""

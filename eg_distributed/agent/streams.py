@@ -136,7 +136,7 @@ class Streams:
                 if other.channel == "iopub" and other.owner == ended.owner:
                     self._keep_tail(other)
 
-    def tick(self, kept: Callable[[Kernel], bool] = lambda _: False) -> None:
+    def tick(self, kept: Callable[[Kernel, str], bool] = lambda *_: False) -> None:
         """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader.
 
         For *kept* see `close_earlier_lives`.
@@ -151,7 +151,7 @@ class Streams:
                 if stalled >= STALL_TOLD and stream.channel == "iopub":
                     self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
             elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
-                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
                 else:
                     stream.relay.close()
@@ -169,14 +169,14 @@ class Streams:
             if stream.kernel is kernel:
                 stream.relay.close()
 
-    def close_earlier_lives(self, owner: str, living: AbstractSet[str], kept: Callable[[Kernel], bool]) -> None:
+    def close_earlier_lives(self, owner: str, living: AbstractSet[str], kept: Callable[[Kernel, str], bool]) -> None:
         """Close the streams of processes of the gateway *owner* that are not among *living*: nobody is left to resume them.
 
-        Those of output and replies stay, for kernels of which *kept* says that what they say is kept for the next process.
+        Those of output and replies stay, where *kept* says of a kernel and a channel that it is kept for the next process.
         """
         for stream in self._streams.values():
             if stream.owner[0] == owner and stream.owner[1] not in living:
-                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
                 elif not stream.left:
                     stream.relay.close()

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from eg_distributed.agent import kept_output
+from eg_distributed.agent import streams as streams_module
 from eg_distributed.agent.kept_output import HEARD, RECORD, Keeping, KeptOutput, Spool, Total
 from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.streams import Streams
@@ -340,6 +341,46 @@ async def test_a_second_crash_costs_nothing(site: Site, monkeypatch: pytest.Monk
     site.kept.adopt(site.its, ("gateway", "3"), LIMIT)
     site.kept.tick()
     assert await site.taken() == []
+
+
+async def test_no_stream_of_output_is_left_for_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later process left is closed once the agent's own copy is all that counts; and so is one that nobody resumed."""
+    monkeypatch.setattr(kept_output, "_NEVER_SETTLED", -1.0)
+    async with own_agent(home) as (agent, keeper):
+        first = await Visitor.at(keeper.link, *GATEWAY, keep_output=LIMIT)
+        await first.ready("k1", standin())
+        kernel = agent.kernels["k1"]
+        _, reader, writer = await first.stream("k1", "shell")
+        early = encoded(message("r1", parent=b'{"session": "tab"}'))
+        writer.write(struct.pack(">BI", DATA, len(early)) + early)
+        await asyncio.wait_for(reader.readexactly(len(early)), 30)
+        writer.close()
+        first.close()
+        await until("its output is kept", lambda: agent.kept_output._keeping)
+        keeping = agent.kept_output._keeping["k1"]
+        await keeping.prepare(agent.streams)
+        second = await Visitor.at(keeper.link, *NEXT_LIFE, keep_output=LIMIT)
+        await second.request("adopt", kernels=["k1"])
+        await second.stream("k1", "iopub", "s2")
+        second.close()
+        third = await Visitor.at(keeper.link, "gateway", "3", keep_output=LIMIT)
+        await until("it has left its stream", lambda: agent.streams.left_of(kernel, "iopub"))
+        agent.kept_output.tick()
+        assert agent.streams.left_of(kernel, "iopub") == []
+        await third.request("adopt", kernels=["k1"])
+        await third.request("output", kernel="k1", session="tab")  # which has the reply be taken from its stream
+        await third.request("forget_output", kernel="k1")
+
+        _, _, writer = await third.stream("k1", "iopub", "s3")
+        assert agent.kept_output._replies
+        await until("its stream is there", lambda: agent.streams._of(kernel))
+        writer.close()
+        (stream,) = [each for each in agent.streams._of(kernel) if each.owner[1] == "3"]
+        await until("its link is gone", lambda: not stream.relay.linked)
+        monkeypatch.setattr(streams_module, "STREAM_LINGER", -1.0)
+        agent.streams.tick(agent.kept_output.is_keeping)
+        await until("it is closed", stream.running.done)
+        third.close()
 
 
 def test_a_flow_keeps_a_tail_of_what_was_acknowledged() -> None:

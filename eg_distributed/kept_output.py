@@ -24,8 +24,8 @@ class Kept(NamedTuple):
     """As ZMQ has them; none where only something is missing."""
     lost: int = 0
     """Messages that were heard before it and could not be kept."""
-    unheard: float = 0.0
-    """Seconds before it in which nobody listened."""
+    unheard: float | None = None
+    """Seconds, at most, in which nobody listened where this stands; None: somebody did."""
 
 
 class Records:

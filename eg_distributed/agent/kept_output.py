@@ -50,7 +50,7 @@ KEPT_BY_ALL = 1024 * 1024 * 1024
 LARGEST = 16 * 1024 * 1024
 """Bytes of a message that is kept; a larger one counts as lost."""
 PENDING = 8 * 1024 * 1024
-"""Bytes that wait for the disk, at most, for each kernel."""
+"""Bytes that wait for the disk, at most, for each kernel; one message may have more."""
 REPLIES = 16 * 1024 * 1024
 """Bytes of replies that are kept for each kernel."""
 ADOPTED_KEPT = 900.0
@@ -94,12 +94,16 @@ class Spool:
         self._lock = threading.Lock()
         self._is_removed = False
 
-    def restore(self) -> int:
-        """Take over what an earlier agent has left; return the number of the next message. Raises OSError."""
+    def restore(self) -> tuple[int, float]:
+        """Take over what an earlier agent has left; return the number of the next message, and when it last wrote.
+
+        Raises OSError.
+        """
         with self._lock:
             starts = sorted(int(name, 16) for name in os.listdir(self._folder) if len(name) == 16)
-            number = 0
+            number, written = 0, os.stat(self._folder).st_mtime
             for start, behind in zip(starts, [*starts[1:], None]):
+                written = max(written, os.stat(self._path(start)).st_mtime)
                 data = self._path(start).read_bytes()[: None if behind is None else behind - start]
                 whole = 0
                 while whole + RECORD.size <= len(data):
@@ -110,7 +114,7 @@ class Spool:
                     number = found + 1 if kind == HEARD else number
                 self._files.append((start, whole))
                 self._total.add(whole)
-        return number
+        return number, written
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:016x}"
@@ -261,18 +265,21 @@ class Keeping:
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._failure = ""
-        self._writing: Optional[asyncio.Task[None]] = None
+        # Also where the kernel says nothing: the next agent finds the folder, and so that there was one before.
+        self._writing = asyncio.ensure_future(self._write())
         self._listening = asyncio.ensure_future(self._listen())
 
     # -- listening -----------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         """Listen to the kernel for as long as it runs, whatever ends one connection."""
+        silent_since = None
         if self.of is None:
+            silent_since = monotonic()
             with contextlib.suppress(OSError, ValueError):
-                self.number = int(await aside(self._key, None, self._spool.restore))
-        # Of a spool that was found: for how long, nobody can say any more.
-        silent_since = None if self.of is not None else monotonic()
+                self.number, written = await aside(self._key, None, self._spool.restore)
+                # The agent of before lived until then at least. Nothing else outlives it, and so this may be too much.
+                silent_since -= max(time.time() - written, 0.0)
         pause = _FIRST_PAUSE
         while self.kernel.state == RUNNING:
             try:
@@ -308,13 +315,13 @@ class Keeping:
         record = RECORD.pack(kind, self.number, len(message)) + message
         self._pending.append(record)
         self._pending_bytes += len(record)
-        while self._pending_bytes > PENDING:
+        while self._pending_bytes > PENDING and len(self._pending) > 1:  # a message may be larger by itself
             self._pending_bytes -= len(self._pending.popleft())
-        if self._writing is None or self._writing.done():
+        if self._writing.done():
             self._writing = asyncio.ensure_future(self._write())
 
     async def _write(self) -> None:
-        while self._pending:
+        while True:
             batch = list(self._pending)
             self._pending.clear()
             self._pending_bytes = 0
@@ -322,6 +329,8 @@ class Keeping:
                 await aside(self._key, None, self._spool.append, batch)
             except OSError as error:  # what is lost by it shows in the numbers
                 self._note(f"it cannot be written: {error}")
+            if not self._pending:
+                return
 
     def _note(self, what: str) -> None:
         if what != self._failure:
@@ -351,9 +360,10 @@ class Keeping:
     async def _prepare(self, streams: Streams) -> None:
         left = [stream.relay.flow.kept()[1] for stream in streams.left_of(self.kernel, "iopub")]
         longest = max(left, key=lambda chunks: sum(map(len, chunks)), default=[])
-        with contextlib.suppress(OSError, asyncio.TimeoutError):  # it is tried again
+        with contextlib.suppress(OSError):  # of threads, of which there are too many: it is tried again
+            # Without a deadline, since it has an end, and would be begun anew: no disk is looked at.
             self._before = await aside(
-                ("records", self.kernel.directory), _DEADLINE, records_of, longest, self._first, self._spool.limit
+                ("records", self.kernel.directory), None, records_of, longest, self._first, self._spool.limit
             )
             streams.close_left(self.kernel, "iopub")
 
@@ -368,9 +378,9 @@ class Keeping:
         """Return what there is from *position* on, or behind the message *after*; raises OSError, asyncio.TimeoutError."""
         if not self._has_settled():
             return OutputPart("", position, position, is_all=False)
-        await asyncio.wait({self.prepare(streams)})
+        await asyncio.wait({self.prepare(streams)}, timeout=_DEADLINE)
         if self._before is None:
-            raise asyncio.TimeoutError
+            return OutputPart("", position, position, is_all=False)
         is_after = False
         if after and not position:
             needle = json.dumps(after).encode()  # in quotes: kernels count, and 27 is in 271 as well
@@ -382,7 +392,7 @@ class Keeping:
         if position < len(self._before):
             data = self._before[position : position + TakeOutput.PIECE]
             return _part(data, position, is_all=False)
-        numbered, was_written = self.number, not self._pending and (self._writing is None or self._writing.done())
+        numbered, was_written = self.number, not self._pending and self._writing.done()
         asked = max(position - _AFTER, 0)
         start, data = await aside(self._key, _DEADLINE, self._spool.read, asked, TakeOutput.PIECE)
         return _part(data, _AFTER + start, is_all=not data and was_written, numbered=numbered, is_after=is_after)

@@ -226,9 +226,9 @@ class Back:
                 f"(it keeps {limit >> 20} MiB for each kernel, Distributed.kept_output_limit, and what its disk takes).",
                 self._cell or parent,
             )
-        if kept.unheard:
+        if kept.unheard is not None:
             self._tell(
-                f"Output is missing here: for {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
+                f"Output may be missing here: for up to {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
                 self._cell or parent,
             )
         if not kept.parts:

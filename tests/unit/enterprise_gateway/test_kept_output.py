@@ -16,6 +16,7 @@ from eg_distributed.enterprise_gateway import kept_output
 from eg_distributed.enterprise_gateway.delivered import Delivered
 from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, id_of
 from eg_distributed.errors import HostUnresponsive
+from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.protocol import ForgetOutput, OutputPart, Request, TakeOutput
 from tests.unit.agent.pub import encoded, message
@@ -152,6 +153,13 @@ async def test_what_is_missing_is_said_once_and_where_it_is() -> None:
     await asyncio.wait_for(adopted(node).give_output("tab", subscribe, lambda: "", client.back), 30)
     assert client.given == ["m1", "m2"]
     assert [text.split(" ", 1)[0] for text in client.told] == ["7", "3"]
+
+
+async def test_that_nobody_listened_is_said_however_short_it_was() -> None:
+    """The word of the agent counts, and not for how long: that it was killed costs what it had not written yet."""
+    client = Client()
+    await client.back.take(Kept([], unheard=0.0), 64 << 20)
+    assert [text.startswith("Output may be missing here: for up to 0.0 s") for text in client.told] == [True]
 
 
 async def test_replies_are_given_once() -> None:

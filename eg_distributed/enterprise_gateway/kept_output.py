@@ -43,6 +43,8 @@ _PATIENCE: Final = 30.0
 """Seconds without any progress after which the agent is not asked any more."""
 _RETRY: Final = 2.0
 _AT_ONCE: Final = 32
+_QUESTIONS: Final = 10_000
+"""Questions of the gateway itself whose channel is remembered."""
 _MOST: Final = 4_000_000
 """Messages that a session is given, at most; any cell on a node can speak in its agent's place."""
 
@@ -69,13 +71,19 @@ class Adopted:
         self._positions: dict[str, int] = {}  # of replies that were taken, by session
         self._locks: dict[str, asyncio.Lock] = {}  # of those who take them
         self._minding: asyncio.Task[None] | None = None
+        self._cells: Cells | None = None
         self._attempt = kernel.attempt
         self._away_at = -math.inf  # when its host was last seen to be out of reach, on the loop's clock
 
     def begin(self) -> None:
         """Wait for the sessions; called once the loop runs."""
         self._minding = asyncio.create_task(self._mind())
-        follow_cells(self._manager)
+        self._cells = Cells(self._manager)
+
+    def note_running(self) -> None:
+        """Note that there are signs of a running cell."""
+        if self._cells is not None:
+            self._cells.note_running()
 
     async def _mind(self) -> None:
         if not self.awaited:
@@ -209,13 +217,19 @@ class Back:
 
     def __init__(self, give: Give, tell: Tell) -> None:
         self.ids: set[str] = set()
-        """The ids of the messages that it has been given, or does not need."""
+        """The ids of all messages that were taken."""
+        self.skipped: set[str] = set()
+        """Those of them that it was not given: answers to kernel_info_request, its own on its own channel among them."""
         self.given = 0
         self.state = ""
         """Whether the kernel runs a cell, as far as it has said: busy or idle; empty: nothing was heard."""
         self._give = give
         self._tell = tell
         self._cell: dict[str, Any] = {}  # the header of the request that the last message belonged to
+
+    def unneeded(self) -> set[str]:
+        """Return the ids of the messages that its own channel need not bring any more."""
+        return self.ids - self.skipped
 
     async def take(self, kept: Kept, limit: int) -> None:
         """Give the session one message, or say what is missing."""
@@ -240,10 +254,15 @@ class Back:
         self.ids.add(name)
         # The gateway's own questions, whose answers would show a kernel as idle that runs a cell.
         if parent.get("msg_type") == "kernel_info_request":
+            self.skipped.add(name)
             return
         self._cell = parent or self._cell
         if parent.get("msg_type") == "execute_request":
-            self.state = "idle" if says(kept.parts, "idle") else "busy"
+            # What comes behind the idle of a cell (a thread of its own prints on) does not say that it runs.
+            if says(kept.parts, "idle"):
+                self.state = "idle"
+            elif not self.state or says(kept.parts, "busy"):
+                self.state = "busy"
         self.given += 1
         await self._give("iopub", kept.parts)
 
@@ -283,20 +302,50 @@ def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, l
             delivered.note(kernel_id, session, id_of(output) if output else "", replies)
 
 
-def follow_cells(manager: Any) -> None:
-    """Have *manager*, Enterprise Gateway's of one kernel, not take the gateway's own questions for the kernel's activity.
+class Cells:
+    """Whether a kernel runs a cell, for Enterprise Gateway's *manager* of it, which is not to take other signs for that.
 
-    They are answered beside a cell that runs, with a busy and an idle of their own.
+    The gateway asks kernels who they are, and gets a busy and an idle of their own for that; on the control channel beside a cell
+    that runs. An answer on the shell channel says that none does.
     """
-    stream = manager._activity_stream
-    record = stream._recv_callback
 
-    def record_cells(parts: list[bytes]) -> None:
-        is_question = header_of(parent_of(parts)).get("msg_type") == "kernel_info_request"
-        if not is_question or (says(parts, "idle") and manager.execution_state != "busy"):
-            record(parts)
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._is_known = False  # since the kernel has said it to this process
+        stream = manager._activity_stream
+        self._record = stream._recv_callback
+        stream.on_recv(self._take)
 
-    stream.on_recv(record_cells)
+    def _take(self, parts: list[bytes]) -> None:
+        parent = header_of(parent_of(parts))
+        is_idle = says(parts, "idle")
+        if parent.get("msg_type") == "kernel_info_request":
+            channel = _questions.get(str(parent.get("msg_id")), "")
+            is_sure = channel == "shell"
+            if not is_idle or channel == "control" or (self._manager.execution_state == "busy" and not is_sure):
+                return
+            self._is_known = self._is_known or is_sure
+        elif parent.get("msg_type") == "execute_request" and (is_idle or says(parts, "busy")):
+            self._is_known = True
+        self._record(parts)
+
+    def note_running(self) -> None:
+        """Note that there are signs of a running cell, unless the kernel has said itself what it does."""
+        if not self._is_known:
+            self._manager.execution_state = "busy"
+
+
+_questions: dict[str, str] = {}
+"""The channel of each kernel_info_request of this process, by its id; the latest alone."""
+
+
+def note_question(channel: str, request: dict[str, Any]) -> str:
+    """Note that the gateway has asked a kernel on *channel* who it is; return the id of that *request*."""
+    name = str(request["header"]["msg_id"])
+    _questions[name] = channel
+    while len(_questions) > _QUESTIONS:
+        del _questions[next(iter(_questions))]
+    return name
 
 
 _adopted: dict[str, Adopted] = {}

@@ -98,6 +98,8 @@ _LOOK_AGAIN: Final = 5.0
 """Seconds between two looks whether the kernel of such channels is still there."""
 _LAST_NUDGE: Final = 5.0
 """Seconds between two questions, at most, to a kernel that is asked patiently."""
+_SHELL_LATE: Final = 1.0
+"""Seconds after an answer on the control channel within which a kernel that runs no cell answers on the shell channel."""
 _GIVEN_SECONDS: Final = 30.0
 """How long a session's own channel may bring what it was given already."""
 _SLOWEST: Final = 10.0
@@ -368,7 +370,7 @@ def _asking_on_control_too(original: Callable[..., Any]) -> Callable[..., Any]:
         if self.kernel_info_channel is not None and not answered.done():
             control = self.kernel_manager.connect_control(self.kernel_id)
             control.on_recv(self._handle_kernel_info_reply)
-            self.session.send(control, "kernel_info_request")
+            kept_output.note_question("control", self.session.send(control, "kernel_info_request"))
             answered.add_done_callback(lambda _: control.close())
         return answered
 
@@ -611,12 +613,12 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
         handler.log.info("Gave %s kept messages to %s", back.given, handler.session_key)
     if connection.closed or connection.replaced:
         return  # what it did not confirm, the next one is given again
-    connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in back.ids)
-    connection.given = back.ids
+    given = back.unneeded()
+    connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in given)
+    connection.given = given
     asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
-    if back.state == "busy" and handler.kernel_id in handler.kernel_manager:
-        # What said so came before this process.
-        handler.kernel_manager.get_kernel(handler.kernel_id).execution_state = "busy"
+    if back.state == "busy":
+        adopted.note_running()  # what said so came before this process
     adopted.has_come_back(session)
 
 
@@ -641,12 +643,16 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
     kernel, loop = manager.get_kernel(kernel_id), asyncio.get_running_loop()
     if getattr(kernel, "execution_state", None) == "busy" and not patiently:
         return  # it would answer at the end of the cell
-    answered, heard = loop.create_future(), loop.create_future()
+    on_shell, answered, heard = loop.create_future(), loop.create_future(), loop.create_future()
     questions: set[str] = set()
 
     def settle(future: asyncio.Future[None]) -> None:
         if not future.done():
             future.set_result(None)
+
+    def on_shell_reply(_: object) -> None:
+        settle(on_shell)
+        settle(answered)
 
     def on_iopub(parts: list[bytes]) -> None:
         settle(heard)
@@ -658,30 +664,44 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
             kept_output.note_delivered(kernel_id, handler.session.session, [("iopub", parts)])
 
     # Channels of its own: the client is not to see the answers.
-    asked = (kernel.connect_shell(), kernel.connect_control())
+    asked = {"shell": kernel.connect_shell(), "control": kernel.connect_control()}
     deadline = loop.time() + handler.kernel_info_timeout
     again = _NUDGE_AGAIN
     try:
         iopub.on_recv(on_iopub)
-        for stream in asked:
-            stream.on_recv(lambda _: settle(answered))
+        asked["shell"].on_recv(on_shell_reply)
+        asked["control"].on_recv(lambda _: settle(answered))
         while not (answered.done() and heard.done()):
             gone = connection.closed or connection.protocol.is_closing() or kernel_id not in manager
-            if gone or any(stream.closed() for stream in (*asked, iopub)):
+            if gone or any(stream.closed() for stream in (*asked.values(), iopub)):
                 return
             if loop.time() > deadline:
                 handler.log.warning("Kernel %s does not answer; serving its client all the same", kernel_id)
                 return
-            for stream in asked:
-                questions.add(handler.session.send(stream, "kernel_info_request")["header"]["msg_id"])
+            for channel, stream in asked.items():
+                request = handler.session.send(stream, "kernel_info_request")
+                questions.add(kept_output.note_question(channel, request))
             await asyncio.wait({answered, heard}, timeout=again)
             again = min(2 * again, _LAST_NUDGE) if patiently else again
     finally:
-        for stream in asked:
-            if not stream.closed():
-                stream.close()
+        adopted = kept_output.adopted(kernel_id)
+        if adopted is not None and answered.done() and not on_shell.done():
+            loop.call_later(_SHELL_LATE, _end_questions, asked, on_shell, adopted)
+        else:
+            _end_questions(asked)
         if not (connection.replaced or connection.closed or iopub.closed()):
             iopub.stop_on_recv()  # what comes now waits in the socket until `_serve`
+
+
+def _end_questions(
+    asked: dict[str, Any], on_shell: asyncio.Future[None] | None = None, adopted: kept_output.Adopted | None = None
+) -> None:
+    """Close channels that were for questions alone; a kernel of before that has answered on one of two by now runs a cell."""
+    for stream in asked.values():
+        if not stream.closed():
+            stream.close()
+    if adopted is not None and on_shell is not None and not on_shell.done():
+        adopted.note_running()
 
 
 # --- service

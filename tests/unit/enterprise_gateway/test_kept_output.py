@@ -14,7 +14,7 @@ from eg_distributed.agent.kept_output import BEFORE, HEARD, RECORD
 from eg_distributed.cluster import Cluster
 from eg_distributed.enterprise_gateway import kept_output
 from eg_distributed.enterprise_gateway.delivered import Delivered
-from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, id_of
+from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, Cells, id_of
 from eg_distributed.errors import HostUnresponsive
 from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State
@@ -131,6 +131,9 @@ async def test_what_was_kept_is_given_until_the_sessions_own_channel_is_heard() 
     await asyncio.wait_for(giving, 30)
     assert client.given == ["m1", "m2", "m3", "m4", "m5", "m6"]
     assert client.back.ids == {*client.given, "answer"}
+    assert client.back.unneeded() == set(
+        client.given
+    )  # an answer that it was not given is still its own channel's to bring
     assert (client.back.state, client.told) == ("busy", [])
 
     minding = asyncio.ensure_future(found._mind())
@@ -160,6 +163,76 @@ async def test_that_nobody_listened_is_said_however_short_it_was() -> None:
     client = Client()
     await client.back.take(Kept([], unheard=0.0), 64 << 20)
     assert [text.startswith("Output may be missing here: for up to 0.0 s") for text in client.told] == [True]
+
+
+def status(name: str, state: str, parent: dict[str, str]) -> list[bytes]:
+    """Return the kernel's word that it is in *state*."""
+    parts = message(name, json.dumps({"execution_state": state}).encode(), json.dumps(parent).encode())
+    parts[2] = json.dumps({"msg_id": name, "msg_type": "status"}).encode()
+    return parts
+
+
+async def test_output_behind_the_end_of_a_cell_does_not_say_that_one_runs() -> None:
+    """A thread that a cell has left prints on: the kernel is idle until it says that it is busy."""
+    client = Client()
+    states = []
+    for parts in (
+        message("m1", parent=json.dumps(CELL).encode()),
+        status("m2", "idle", CELL),
+        message("m3", parent=json.dumps(CELL).encode()),
+        status("m4", "busy", CELL),
+        message("m5", parent=json.dumps(CELL).encode()),
+    ):
+        await client.back.take(Kept(parts), 64 << 20)
+        states.append(client.back.state)
+    assert states == ["busy", "idle", "idle", "busy", "busy"]
+
+
+class Manager:
+    """Enterprise Gateway's manager of a kernel, with its stream of activity."""
+
+    def __init__(self) -> None:
+        self.execution_state = "starting"
+        self._activity_stream = self
+        self._recv_callback = self._record
+
+    def on_recv(self, callback: Any) -> None:
+        """Have *callback* take what comes."""
+        self._recv_callback = callback
+
+    def _record(self, parts: list[bytes]) -> None:
+        self.execution_state = json.loads(parts[-1]).get("execution_state", self.execution_state)
+
+    def hear(self, *statuses: list[bytes]) -> str:
+        """Take messages of the kernel; return the state that it is seen in."""
+        for each in statuses:
+            self._recv_callback(each)
+        return self.execution_state
+
+
+def test_a_word_of_before_does_not_count_once_the_kernel_has_spoken() -> None:
+    """That a cell runs was kept, and its end was heard since: the kernel is idle, and not busy until its next cell."""
+    manager = Manager()
+    cells = Cells(manager)
+    assert manager.hear(status("m1", "idle", CELL)) == "idle"
+    cells.note_running()
+    assert manager.execution_state == "idle"
+
+
+def test_an_answer_beside_a_cell_does_not_say_that_none_runs() -> None:
+    """A kernel that says nothing, and was asked on its control channel, is not idle by that; by its shell channel it is."""
+    manager = Manager()
+    cells = Cells(manager)
+    for channel in ("control", "shell"):
+        kept_output.note_question(channel, {"header": {"msg_id": channel}})
+    beside = {**QUESTION, "msg_id": "control"}
+    assert manager.hear(status("m1", "busy", beside), status("m2", "idle", beside)) == "starting"
+    cells.note_running()
+    assert manager.hear(status("m3", "busy", beside), status("m4", "idle", beside)) == "busy"
+    assert manager.hear(status("m5", "idle", QUESTION)) == "busy"
+    assert manager.hear(status("m6", "idle", {**QUESTION, "msg_id": "shell"})) == "idle"
+    cells.note_running()
+    assert manager.execution_state == "idle"
 
 
 async def test_replies_are_given_once() -> None:

@@ -37,6 +37,11 @@ class Records:
         self._expected: int | None = 0  # the number of the next message; None: whichever comes
         self._partial = b""
 
+    @property
+    def number(self) -> int:
+        """Up to which number messages were read, or counted as missing."""
+        return self._expected or 0
+
     def take(self, part: OutputPart) -> Iterator[Kept]:
         """Yield what *part* completes; raises Malformed."""
         try:

@@ -54,7 +54,8 @@ PENDING = 8 * 1024 * 1024
 REPLIES = 16 * 1024 * 1024
 """Bytes of replies that are kept for each kernel."""
 ADOPTED_KEPT = 900.0
-"""Seconds after its adoption for which a kernel's output is kept where its gateway does not say that it has it."""
+"""Seconds after its adoption, or after somebody last took of it, for which a kernel's output is kept where its gateway does
+not say that it has it."""
 DEFAULT_LIMIT = 64 * 1024 * 1024
 """Bytes of a kernel's spool that was found on disk, until a gateway says more."""
 _SETTLING = 1.0  # seconds after a subscription within which a kernel that says nothing may not have noticed it
@@ -508,6 +509,8 @@ class KeptOutput:
         keeping = self._keeping.get(kernel.id)
         if keeping is None or keeping.kernel is not kernel:
             return _part(b"", position, is_all=True)
+        if keeping.adopted_at is not None:
+            keeping.adopted_at = monotonic()  # not while somebody takes it, however slowly
         return await keeping.take(position, after, self._streams)
 
     def forget(self, kernel: Kernel) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from eg_distributed import kept_output
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import DistributedError, HostError, KernelGone
+from eg_distributed.errors import DistributedError, HostError, HostUnresponsive, KernelGone
 from eg_distributed.kept_output import Kept, Records
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.protocol import OutputPart
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _WAITED_FOR: Final = 600.0
 """Seconds for which sessions of before are waited for."""
+_LONGEST: Final = 3600.0
+"""Seconds for which those that are back by then may take what was kept."""
 _AGAIN: Final = 0.3
 """Seconds between two looks at what else the agent has, while a session's own channel is not known to be heard."""
 _OVERLAP: Final = 2.0
@@ -67,7 +69,11 @@ class Adopted:
         self._cluster = cluster
         self._limit = limit
         self._manager = manager
+        self._given_up: set[str] = set()  # names of those that were not back in time
         self._all_back = asyncio.Event()
+        self._nobody_takes = asyncio.Event()
+        self._nobody_takes.set()
+        self._takers = 0
         self._positions: dict[str, int] = {}  # of replies that were taken, by session
         self._locks: dict[str, asyncio.Lock] = {}  # of those who take them
         self._minding: asyncio.Task[None] | None = None
@@ -90,6 +96,9 @@ class Adopted:
             self._all_back.set()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._all_back.wait(), _WAITED_FOR)
+        with contextlib.suppress(asyncio.TimeoutError):  # those that are back, but slow
+            await asyncio.wait_for(self._nobody_takes.wait(), _LONGEST)
+        self._given_up |= self.awaited
         self.awaited.clear()
         while _adopted.get(self.kernel.id) is self and self.kernel.state is not State.DEAD:
             try:
@@ -110,6 +119,17 @@ class Adopted:
     def waits_for(self, session: str) -> bool:
         """Return True if *session* was there before, and has not got what was kept."""
         return self._attempt == self.kernel.attempt and delivered.name_of(session) in self.awaited
+
+    def missed(self, session: str) -> str:
+        """Return, once, what a client is to be told that was not back in time; empty for all others."""
+        name = delivered.name_of(session)
+        if name not in self._given_up:
+            return ""
+        self._given_up.discard(name)
+        return (
+            "Output may be missing here: what the kernel printed while the gateway was away was kept for "
+            f"{_WAITED_FOR / 60:.0f} minutes after the gateway's start, and this client came back later."
+        )
 
     def has_come_back(self, session: str) -> None:
         """*session* has all that was kept."""
@@ -147,43 +167,66 @@ class Adopted:
 
         *heard* returns the id of the first message that came on the channel, empty without one. Raises DistributedError.
         """
+        self._takers += 1
+        self._nobody_takes.clear()
+        try:
+            await self._give_output(session, subscribe, heard, back)
+        finally:
+            self._takers -= 1
+            if not self._takers:
+                self._nobody_takes.set()
+
+    async def _give_output(
+        self, session: str, subscribe: Callable[[], Coroutine[Any, Any, None]], heard: Callable[[], str], back: Back
+    ) -> None:
         loop = asyncio.get_running_loop()
         subscribing = asyncio.create_task(subscribe())
         records, after = Records(), delivered.got(self.kernel.id, session).output
-        until = None
+        until: float | None = None  # when the agent has heard what came first on the session's own channel
+        target: int | None = None  # what it had heard by then, by number
+        moved = loop.time()
         try:
             while True:
                 if subscribing.done() and not heard() and loop.time() - self._away_at < _PATIENCE:
                     subscribing.result()
-                    subscribing, until = (
-                        asyncio.create_task(subscribe()),
-                        None,
-                    )  # its host was away: nothing could be heard
+                    # Its host was away: nothing could be heard.
+                    subscribing, until, target = asyncio.create_task(subscribe()), None, None
                 if subscribing.done() and until is None:
                     until = loop.time() + _OVERLAP
-                is_all = False
-                while not is_all:
-                    part = await self._take("", records.position, "" if records.position else after)
-                    try:
-                        for number, kept in enumerate(records.take(part)):
-                            await back.take(kept, self._limit)
-                            if number % _AT_ONCE == 0:
-                                await asyncio.sleep(0)  # the loop is everybody's
-                        if len(back.ids) > _MOST:
-                            raise Malformed(f"more than {_MOST} messages")
-                    except Malformed as error:
-                        log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
-                        return
-                    is_all = part.is_all
-                    if not is_all and part.position == part.start:
-                        await asyncio.sleep(_AGAIN)  # the agent does not listen itself yet, or its disk is slow
-                is_over = not heard() or heard() in back.ids or (until is not None and loop.time() > until)
+                part = await self._take("", records.position, "" if records.position else after)
+                try:
+                    for number, kept in enumerate(records.take(part)):
+                        await back.take(kept, self._limit)
+                        if number % _AT_ONCE == 0:
+                            await asyncio.sleep(0)  # the loop is everybody's
+                    if len(back.ids) > _MOST:
+                        raise Malformed(f"more than {_MOST} messages")
+                except Malformed as error:
+                    log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
+                    return
+                is_late = until is not None and loop.time() > until
+                if is_late and target is None and part.numbered:
+                    target = part.numbered
+                # A kernel may print faster than this client takes it, so that there is never all that was kept.
+                is_over = heard() in back.ids or (target is not None and records.number >= target)
+                if part.is_all:
+                    is_over = is_over or is_late or not heard()
                 if subscribing.done() and until is not None and is_over:
                     subscribing.result()
                     return
-                await asyncio.wait({subscribing}, timeout=_AGAIN)
-                if subscribing.done() and until is not None:
-                    await asyncio.sleep(_AGAIN / 3)
+                if part.is_all:
+                    moved = loop.time()
+                    await asyncio.wait({subscribing}, timeout=_AGAIN)
+                    if subscribing.done():
+                        await asyncio.sleep(_AGAIN / 3)
+                elif part.position == part.start:  # the agent does not listen itself yet, or its disk is slow
+                    if loop.time() - moved > _PATIENCE:
+                        raise HostUnresponsive(
+                            f"the agent has not given any of it for {_PATIENCE:g} s", remedy="look into the agent's log"
+                        )
+                    await asyncio.sleep(_AGAIN)
+                else:
+                    moved = loop.time()
         finally:
             subscribing.cancel()
             # What it does at its end must not come after what the caller does with the channel next: nobody would read it.

@@ -211,6 +211,8 @@ class _Connection:
         """When the client last confirmed or said something, on the loop's clock."""
         self.first_heard = ""
         """The id of the first message on its iopub channel, while the kernel is asked who it is."""
+        self.missed = ""
+        """What is to be told in the next cell that is heard of."""
         self.given: set[str] = set()
         """The ids of messages that it has been given already, and that its own channel may still bring."""
         self.replying: set[asyncio.Task[None]] = set()
@@ -438,6 +440,8 @@ async def _begin(handler: Any, connection: _Connection) -> None:
             connection.nudging.result()
         connection.nudging = None
     if not _of(handler).closed and not _of(handler).replaced:
+        if (adopted := kept_output.adopted(kernel_id)) is not None:
+            connection.missed = adopted.missed(handler.session.session) or connection.missed
         _serve(handler, connection)
 
 
@@ -535,7 +539,7 @@ def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
             stream.on_recv(None)
     unsent.extend(connection.left())
     connection.unsent = Kept()
-    _of(successor).given = connection.given
+    _of(successor).given, _of(successor).missed = connection.given, connection.missed
     connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
     _dismiss(handler, successor)
@@ -604,11 +608,13 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
 
     back = kept_output.Back(give, tell)
     nudge = functools.partial(_nudge, handler, connection, patiently=True)
+    is_given = True
     try:
         await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
     except DistributedError as error:
         handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
-        tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
+        connection.missed = f"What the kernel printed while the gateway was away cannot be shown: {error}"
+        is_given = False
     if back.given:
         handler.log.info("Gave %s kept messages to %s", back.given, handler.session_key)
     if connection.closed or connection.replaced:
@@ -619,7 +625,8 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
     asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
     if back.state == "busy":
         adopted.note_running()  # what said so came before this process
-    adopted.has_come_back(session)
+    if is_given:
+        adopted.has_come_back(session)
 
 
 async def _let_confirm(connection: _Connection) -> None:
@@ -756,6 +763,14 @@ def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
     handler.write_stderr(text, next(parents, {}))
 
 
+def _tell_missed(handler: Any, connection: _Connection, parent: dict[str, Any]) -> None:
+    """Say what is missing as soon as a cell is heard of: nobody sees what belongs to none."""
+    if parent.get("msg_type") == "execute_request":
+        text, connection.missed = connection.missed, ""
+        with contextlib.suppress(WebSocketClosedError):
+            handler.write_stderr(text, parent)
+
+
 def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `_on_zmq_reply`: what is written to a client is kept until it says that it came."""
 
@@ -768,6 +783,8 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
             return
         if connection.given and stream.channel == "iopub" and kept_output.id_of(msg_list) in connection.given:
             return  # the agent's copy has come before
+        if connection.missed and stream.channel == "iopub":
+            _tell_missed(self, connection, header_of(parent_of(msg_list)))
         connection.unconfirmed.append(message)
         original(self, stream, msg_list)
         if connection.asking is None:

@@ -398,6 +398,22 @@ async def test_a_second_crash_costs_nothing(site: Site, monkeypatch: pytest.Monk
     assert await site.taken() == []
 
 
+async def test_what_is_being_taken_is_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may be slow: the time after which what nobody took is forgotten counts from when somebody last took of it."""
+    await site.begun()
+    site.kernel.publish("m1")
+    await until("it is heard", lambda: site.keeping.number == 1)
+    site.kept.adopt(site.its, NEXT_LIFE, LIMIT)
+    assert site.keeping.adopted_at is not None
+    site.keeping.adopted_at -= 1000
+    assert ids(await site.taken()) == ["m1"]
+    site.kept.tick()
+    assert ids(await site.taken()) == ["m1"]
+    site.keeping.adopted_at -= 1000
+    site.kept.tick()
+    assert await site.taken() == []
+
+
 async def test_no_stream_of_output_is_left_for_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a later process left is closed once the agent's own copy is all that counts; and so is one that nobody resumed."""
     monkeypatch.setattr(kept_output, "_NEVER_SETTLED", -1.0)

@@ -37,6 +37,8 @@ class Node:
         self.numbered = 0
         self.forgotten = False
         self.failures = 0
+        self.floods = False
+        self.is_stuck = False
 
     def keep(self, kind: int, name: str, parent: dict[str, str], number: int | None = None) -> None:
         """Have the agent hear another message."""
@@ -54,6 +56,11 @@ class Node:
             self.forgotten = True
             return None
         assert isinstance(request, TakeOutput)
+        if self.is_stuck:
+            return OutputPart("", request.position, request.position, is_all=False)
+        if self.floods:
+            await asyncio.sleep(0)
+            self.keep(HEARD, f"m{self.numbered}", CELL)
         data = self.kept[request.position : request.position + 50]
         text = base64.b64encode(data).decode()
         return OutputPart(text, request.position, request.position + len(data), not data, self.numbered)
@@ -233,6 +240,66 @@ def test_an_answer_beside_a_cell_does_not_say_that_none_runs() -> None:
     assert manager.hear(status("m6", "idle", {**QUESTION, "msg_id": "shell"})) == "idle"
     cells.note_running()
     assert manager.execution_state == "idle"
+
+
+@pytest.mark.parametrize("heard", ["m20", "what gave way before it was taken"])
+async def test_a_kernel_that_never_stops_holds_up_nobody(heard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always more to take: the session's own channel serves once it is heard all the same, and nothing is left out."""
+    monkeypatch.setattr(kept_output, "_OVERLAP", 0.1)
+    node, client = Node(), Client()
+    node.floods = True
+
+    async def subscribe() -> None:
+        """Be heard at once."""
+
+    await asyncio.wait_for(adopted(node).give_output("tab", subscribe, lambda: heard, client.back), 30)
+    assert client.given == [f"m{number}" for number in range(len(client.given))]
+    assert len(client.given) > 20
+
+
+async def test_an_agent_that_gives_nothing_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk may hang: the session is served, told so, and waited for should it come again."""
+    monkeypatch.setattr(kept_output, "_PATIENCE", 0.1)
+    monkeypatch.setattr(kept_output, "_AGAIN", 0.01)
+    node, client = Node(), Client()
+    node.is_stuck = True
+
+    async def subscribe() -> None:
+        """Be heard at once."""
+
+    found = adopted(node)
+    with pytest.raises(HostUnresponsive, match="has not given any of it"):
+        await asyncio.wait_for(found.give_output("tab", subscribe, lambda: "m1", client.back), 30)
+    assert found.waits_for("tab")
+
+
+async def test_what_is_being_taken_is_not_forgotten_and_who_comes_late_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten minutes nobody is waited for any more, but who is back takes all; and others learn that they came too late."""
+    monkeypatch.setattr(kept_output, "_WAITED_FOR", 0.01)
+    node, client, subscribed = Node(), Client(), asyncio.Event()
+    kept_output.note_there("k1", "late")
+    assert kept_output.delivered.settled(30)
+    node.keep(HEARD, "m1", CELL)
+
+    async def subscribe() -> None:
+        await subscribed.wait()
+
+    found = adopted(node)
+    giving = asyncio.ensure_future(found.give_output("tab", subscribe, lambda: "m2", client.back))
+    await until("it is given something", lambda: client.given)
+    minding = asyncio.ensure_future(found._mind())
+    await until("nobody else is waited for", lambda: found._all_back.is_set() or found._nobody_takes._waiters)
+    assert not node.forgotten
+    node.keep(HEARD, "m2", CELL)
+    subscribed.set()
+    await asyncio.wait_for(giving, 30)
+    found.has_come_back("tab")
+    await asyncio.wait_for(minding, 30)
+    assert node.forgotten
+    assert client.given == ["m1", "m2"]
+    assert not found.waits_for("late")
+    told = [found.missed(session) for session in ("tab", "new", "late", "late")]
+    assert [text[:30] for text in told] == ["", "", "Output may be missing here: wh", ""]
 
 
 async def test_replies_are_given_once() -> None:

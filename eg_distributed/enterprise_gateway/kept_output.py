@@ -331,6 +331,14 @@ def note_there(kernel_id: str, session: str) -> None:
     delivered.note(kernel_id, session, "", [])
 
 
+def note_gone(kernel_id: str, session: str) -> None:
+    """Note that *session* has ended: nobody comes back with it."""
+    found = _adopted.get(kernel_id)
+    if found is not None:
+        found.has_come_back(session)
+    delivered.forget(kernel_id, session)
+
+
 def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, list[bytes]]]) -> None:
     """Note that *session* has got *messages*, in their order."""
     if delivered.is_kept:

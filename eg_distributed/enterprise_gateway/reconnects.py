@@ -105,6 +105,8 @@ _GIVEN_SECONDS: Final = 30.0
 _SLOWEST: Final = 10.0
 """Seconds without a word of a client after which it is given more all the same."""
 _CLOSE_FRAME: Final = 0x8
+_GOODBYE: Final = "said_goodbye"
+"""The key, in jupyter_server's buffer for a kernel without clients, of whether its last one ended the connection itself."""
 
 Message = tuple[str, list[bytes]]
 """The channel, and the parts as they came from the kernel."""
@@ -458,6 +460,7 @@ def _take_over(self: Any, connection: _Connection) -> bool:
     predecessor = self._open_sessions.get(self.session_key)
     self._open_sessions[self.session_key] = self
     serving = False
+    _note_if_replaced(manager, kernel_id, self.session_key)
     buffered = manager.get_buffer(kernel_id, self.session_key)  # drops what is there of another session
     if buffered:
         self.log.info("Restoring connection for %s", self.session_key)
@@ -488,6 +491,13 @@ def _take_over(self: Any, connection: _Connection) -> bool:
     serving = serving and getattr(iopub, "process", None) is kernel.kernel
     iopub.process = kernel.kernel
     return serving
+
+
+def _note_if_replaced(manager: Any, kernel_id: str, session_key: str) -> None:
+    """Note the end of a session that said goodbye, and is followed by another one: a page was loaded anew."""
+    waiting = manager._kernel_buffers.get(kernel_id, {})
+    if waiting.get(_GOODBYE) and waiting["session_key"] != session_key:
+        kept_output.note_gone(kernel_id, waiting["session_key"].partition(":")[2])
 
 
 def _keep_buffered(kept: Kept, buffered: Any) -> None:
@@ -668,7 +678,7 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
             connection.unsent.append(("iopub", parts))
         elif not connection.unsent and not patiently:
             # What was there before is none of its business: should the gateway end now, it is given what comes from here on.
-            kept_output.note_delivered(kernel_id, handler.session.session, [("iopub", parts)])
+            _note_delivered(handler, [("iopub", parts)])
 
     # Channels of its own: the client is not to see the answers.
     asked = {"shell": kernel.connect_shell(), "control": kernel.connect_control()}
@@ -717,7 +727,8 @@ def _end_questions(
 def _serve(handler: Any, connection: _Connection) -> None:
     """Send what is kept for the client, then all that comes."""
     connection.serving = True
-    kept_output.note_there(handler.kernel_id, handler.session.session)
+    if handler.kernel_id in handler.kernel_manager:
+        kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
@@ -801,6 +812,12 @@ def _ask_what_came(handler: Any, connection: _Connection) -> None:
         handler.ping(_MARK + str(connection.unconfirmed.number).encode())
 
 
+def _note_delivered(handler: Any, came: list[Message]) -> None:
+    """Note that the client has got *came*, unless the kernel has ended, with which all such notes go."""
+    if handler.kernel_id in handler.kernel_manager:
+        kept_output.note_delivered(handler.kernel_id, handler.session.session, came)
+
+
 def _on_pong(self: Any, data: bytes) -> None:
     """Drop what the client has confirmed; any pong is a sign of life."""
     super(ZMQChannelsHandler, self).on_pong(data)
@@ -808,7 +825,7 @@ def _on_pong(self: Any, data: bytes) -> None:
         connection = _of(self)
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
-        kept_output.note_delivered(self.kernel_id, self.session.session, came)
+        _note_delivered(self, came)
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 
@@ -867,6 +884,7 @@ def _leave(handler: Any, connection: _Connection) -> None:
         _close_channels(channels)
     elif manager._kernel_connections.get(kernel_id, 0) <= 0:
         manager.start_buffering(kernel_id, handler.session_key, channels)
+        manager._kernel_buffers[kernel_id][_GOODBYE] = connection.said_goodbye()
         if manager.buffer_offline_messages:
             manager._kernel_buffers[kernel_id]["buffer"] = connection.left()
     elif manager.buffer_offline_messages and (not connection.said_goodbye() or handler.session_key in _latest):
@@ -874,3 +892,5 @@ def _leave(handler: Any, connection: _Connection) -> None:
         _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left())
     else:
         _close_channels(channels)
+        if connection.said_goodbye() and handler.session_key not in _latest:
+            kept_output.note_gone(kernel_id, handler.session.session)

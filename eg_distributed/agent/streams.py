@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import AbstractSet, Callable, Mapping, Optional
 
 from ..clock import monotonic
@@ -153,6 +154,7 @@ class Streams:
             elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
                 if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
+                    self._hold_few(stream.kernel)
                 else:
                     stream.relay.close()
             if stream.running.done():
@@ -186,8 +188,14 @@ class Streams:
         for stream in self._of(kernel):
             if stream.owner == owner and stream.channel in TAIL_LIMITS:
                 stream.left = True
+        self._hold_few(kernel)
+
+    def _hold_few(self, kernel: Kernel) -> None:
+        """Close the oldest of the streams of replies that were left, where there are too many."""
         shells = [stream for stream in self._of(kernel) if stream.left and stream.channel == "shell"]
         for stream in shells[:-LEFT_MOST]:
+            text = f"kernel {kernel.id}: more than {LEFT_MOST} streams of replies were left; what comes on the oldest is lost"
+            print(text, file=sys.stderr, flush=True)
             stream.left = False
             stream.relay.close()
 

@@ -1,6 +1,6 @@
 """What each client's session has got, on disk beside Enterprise Gateway's sessions: the gateway's next process cuts by it.
 
-Written by a thread of its own, the latest state alone and twice a second at most: clients confirm up to twenty times. Needs no
+Written by a thread of its own, the latest state alone and four times a second at most: clients confirm up to twenty. Needs no
 gateway.
 """
 
@@ -23,7 +23,7 @@ _REPLIES = 100  # ids of replies that are remembered for each session
 _MOST = 64 * 1024  # bytes of a file that is read
 _STALE = 30 * 86400.0  # seconds after which a kernel's folder is removed that nobody has written to
 _MANY = 10_000  # sessions that are remembered at once
-_PAUSE = 0.5  # seconds between two rounds of writing
+_PAUSE = 0.25  # seconds between two rounds of writing
 _PRUNE_EVERY = 86400.0
 
 

@@ -613,6 +613,9 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
             await _let_confirm(connection)
 
     def tell(text: str, cell: dict[str, Any]) -> None:
+        if not cell:
+            connection.missed = f"{connection.missed}\n{text}".strip()
+            return
         with contextlib.suppress(WebSocketClosedError):
             handler.write_stderr(text, cell)
 
@@ -623,7 +626,7 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
         await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
     except DistributedError as error:
         handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
-        connection.missed = f"What the kernel printed while the gateway was away cannot be shown: {error}"
+        tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
         is_given = False
     if back.given:
         handler.log.info("Gave %s kept messages to %s", back.given, handler.session_key)

@@ -275,3 +275,34 @@ async def test_an_agent_that_is_killed_takes_what_was_told_along(
     )
     await tab.runs()
     await tab.close()
+
+
+async def test_an_agent_that_is_killed_while_the_gateway_is_away_is_told(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """What the kernel printed while neither was there is gone: the notebook says for how long at most, and cells run again."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    kernel = await start_on(GatewayClient(gateway.url), node)
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(WAITING.format(name=kernel.id, lines=100, filling=""))
+    await cell.reached(0)
+    await asyncio.to_thread(gateway.kill)
+    await tab.lost_connection()
+    spool = ["sh", "-c", "find / -xdev -type d -path '*eg-distributed*/output-*' 2>/dev/null | grep -q ."]
+    await until_in_thread("the agent listens", lambda: node.exec(spool).exit_code == 0)
+    node.exec(["kill", "-KILL", *map(str, agents(node))]).check()
+    await until_in_thread("no agent is there", lambda: not agents(node))
+    node.exec(["touch", f"/tmp/go-{kernel.id}"]).check()
+    done = ["test", "-e", f"/tmp/done-{kernel.id}"]
+    await until_in_thread("the cell has ended", lambda: node.exec(done).exit_code == 0, CELL_SECONDS)
+    node.exec(["rm", f"/tmp/go-{kernel.id}", f"/tmp/done-{kernel.id}"]).check()
+    await asyncio.to_thread(gateway.start)
+    client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await tab.runs()
+    told = re.findall(r"for up to (\d+\.\d) s neither gateway nor agent was there", tab.told)
+    assert len(told) == 1
+    assert 0 < float(told[0]) < CELL_SECONDS
+    assert [number for number in cell.numbers if number] == []
+    await tab.close()

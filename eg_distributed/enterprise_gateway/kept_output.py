@@ -88,7 +88,7 @@ class Adopted:
 
     def note_running(self) -> None:
         """Note that there are signs of a running cell."""
-        if self._cells is not None:
+        if self._cells is not None and _adopted.get(self.kernel.id) is self:  # it may have been started again since
             self._cells.note_running()
 
     async def _mind(self) -> None:

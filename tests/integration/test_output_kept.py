@@ -226,6 +226,38 @@ async def test_a_cell_that_ends_while_the_gateway_is_away_is_whole(
         await each.close()
 
 
+async def test_a_kernel_is_seen_as_what_it_is_after_a_start(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """One that runs a cell and says nothing is busy for who asks, and idle once the cell has ended; then cells run as ever."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    kernel = await start_on(GatewayClient(gateway.url), node)
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(WAITING.format(name=kernel.id, lines=100, filling=""))
+    await cell.reached(0)
+    await killed_and_started(gateway)
+    await tab.lost_connection()
+    kernel_again = client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+
+    async def is_in(state: str) -> bool:
+        return bool((await kernel_again.model())["execution_state"] == state)
+
+    await until("the kernel is seen to run a cell", lambda: is_in("busy"))
+    node.exec(["touch", f"/tmp/go-{kernel.id}"]).check()
+    await cell.ended()
+    await until("the kernel is seen to be idle", lambda: is_in("idle"))
+    node.exec(["rm", f"/tmp/go-{kernel.id}", f"/tmp/done-{kernel.id}"]).check()
+    await killed_and_started(gateway)
+    await tab.lost_connection()
+    kernel_again = client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await until("the kernel is seen to be idle again", lambda: is_in("idle"))
+    await tab.runs()
+    await tab.close()
+
+
 async def test_output_past_the_limit_is_told_to_be_missing(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:

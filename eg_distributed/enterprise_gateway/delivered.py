@@ -1,7 +1,7 @@
 """What each client's session has got, on disk beside Enterprise Gateway's sessions: the gateway's next process cuts by it.
 
-Written by a thread of its own, the latest state alone and four times a second at most: clients confirm up to twenty. Needs no
-gateway.
+Written by a thread of its own, the latest state alone and four times a second at most: clients confirm up to twenty. But a new
+session is written at once: it has to be known to be waited for. Needs no gateway.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Got:
     """The ids of the last replies."""
     path: Path | None = field(default=None, compare=False)
     """Its file."""
+    is_new: bool = field(default=True, compare=False)
+    """Whether there is no such file yet."""
 
     def content(self) -> tuple[str, list[str]]:
         """Return what is written of it."""
@@ -57,6 +59,7 @@ class Delivered:
         self._changed: dict[Path, Got | None] = {}  # what is to be written; None: removed
         self._news = threading.Condition()  # for that, and what is in each Got
         self._is_hurried = False
+        self._has_new = False  # a session, which nobody would wait for if the gateway were killed now
         self._is_writing = False
         if folder is not None:
             threading.Thread(target=self._write, name="delivered", daemon=True).start()
@@ -97,6 +100,7 @@ class Delivered:
                     read: Any = json.loads(file.read(_MOST))
                 got.output = str(read["output"])[:256]
                 got.replies.extend(str(each)[:256] for each in read["replies"])
+                got.is_new = False
         return got
 
     def note(self, kernel: str, session: str, output: str, replies: list[str]) -> None:
@@ -126,6 +130,7 @@ class Delivered:
                     del self._changed[each]
             is_news = path not in self._changed
             self._changed[path] = got
+            self._has_new = self._has_new or (got is not None and got.is_new)
             if is_news:
                 self._news.notify_all()
 
@@ -149,6 +154,10 @@ class Delivered:
                 self._news.wait_for(lambda: bool(self._changed), _PRUNE_EVERY)
                 self._is_writing = bool(self._changed)
                 batch = {path: None if got is None else got.content() for path, got in self._changed.items()}
+                for got in self._changed.values():
+                    if got is not None:
+                        got.is_new = False
+                self._has_new = False
                 self._changed.clear()
             for path, content in batch.items():
                 with contextlib.suppress(OSError):  # what can't be noted may come twice
@@ -156,7 +165,7 @@ class Delivered:
             with self._news:
                 self._is_writing = False
                 self._news.notify_all()
-                self._news.wait_for(lambda: self._is_hurried and bool(self._changed), _PAUSE)
+                self._news.wait_for(lambda: (self._is_hurried or self._has_new) and bool(self._changed), _PAUSE)
 
     def _write_one(self, path: Path, content: tuple[str, list[str]] | None) -> None:
         if content is None:

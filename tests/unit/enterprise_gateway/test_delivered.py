@@ -75,6 +75,16 @@ def test_what_is_noted_often_is_written_seldom(tmp_path: Path, monkeypatch: pyte
     assert Delivered(tmp_path).got("k1", "s1").replies[-1] == "r49"
 
 
+def test_a_new_session_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway may be killed a moment after a client came: it is waited for all the same, whatever was written just before."""
+    monkeypatch.setattr(delivered_module, "_PAUSE", 600.0)
+    delivered = Delivered(tmp_path)
+    for session in ("s1", "s2"):
+        delivered.note("k1", session, "", [])
+        name = Delivered.name_of(session)
+        block_until("it is known", lambda name=name: name in delivered.sessions("k1"))  # type: ignore[misc]
+
+
 def test_a_session_that_has_ended_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for it, now or after the next start; the other sessions of its kernel stay."""
     delivered = Delivered(tmp_path)

@@ -72,6 +72,8 @@ class Endpoints:
         self._generation = 0  # of what listens
         self._relays: set[Relay] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.on_broken: Callable[[], None] | None = None
+        """Called when a stream of output could not be resumed, so that some of it is lost."""
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -317,6 +319,8 @@ class Endpoints:
             "kernel are lost",
             self._id, channel, why, relay.flow.backlog,
         )  # fmt: skip
+        if channel == "iopub" and self.on_broken is not None:
+            self.on_broken()
 
 
 def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:

@@ -39,6 +39,7 @@ from .protocol import (
     Ping,
     ReadLog,
     Ready,
+    Replied,
     SetEndpoints,
     Signal,
     Stalled,
@@ -55,6 +56,7 @@ from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar,
 log = logging.getLogger(__name__)
 
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
+_LOSS_SILENCE = 5.0  # seconds within which streams that can't be resumed are one loss
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
 PROVING = 1.0
 """Seconds that a kernel which may not take UNIX sockets has to run on them before its first start counts."""
@@ -140,6 +142,9 @@ class RemoteKernel:
         self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
+        self.on_loss: Callable[[str], None] | None = None  # told of output that is lost; on the cluster's loop
+        self.on_replied: Callable[[], None] | None = None  # clients of before have replies to be taken; the same
+        self._loss_told = -_LOSS_SILENCE  # when, in the loop's time
         self._settings = settings
         self._identity = identity
         self._abandoned = abandoned
@@ -169,6 +174,7 @@ class RemoteKernel:
             settings.replay_limit,
             settings.endpoints,
         )
+        self.endpoints.on_broken = self._tell_loss
 
     @property
     def node(self) -> Node | None:
@@ -281,6 +287,19 @@ class RemoteKernel:
             self._die(event.exit_code, event.log)
         elif isinstance(event, Stalled):
             self._tell_stall()
+        elif isinstance(event, Replied) and self.on_replied is not None:
+            self.on_replied()
+
+    def _tell_loss(self) -> None:
+        """Say what a stream's end costs that could not be resumed: each client has one, so once for all."""
+        now = asyncio.get_running_loop().time()
+        if self._exited or self.node is None or self.on_loss is None or now - self._loss_told < _LOSS_SILENCE:
+            return
+        self._loss_told = now
+        self.on_loss(
+            f"Output may be missing here: what the kernel printed in the {now - self.node.disconnected_at:.1f} s without a "
+            f"connection to {self.node.name} could not be kept, since the agent there was ended, or it took too long."
+        )
 
     def _tell_stall(self) -> None:
         now = asyncio.get_running_loop().time()

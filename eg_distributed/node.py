@@ -120,6 +120,7 @@ class Node:
         self.connections = 0  # made so far
         self.protocol = PROTOCOL  # what the agent speaks
         self.agent: AgentIdentity | None = None  # who the agent is; None: it does not say so
+        self.keeps_output = False  # whether the agent keeps what kernels say while no gateway is there
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
@@ -241,7 +242,9 @@ class Node:
         owner, incarnation = self._identity
         try:
             reader, writer = await within(link.open(), self._settings.request_timeout)
-            writer.write(encode(ControlHello(owner, incarnation, PROTOCOL, self.name).write()))
+            writer.write(
+                encode(ControlHello(owner, incarnation, PROTOCOL, self.name, self._settings.kept_output_limit).write())
+            )
             answer = await within(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
             if answer is None:
                 raise ConnectionError("it closed the connection")
@@ -258,7 +261,7 @@ class Node:
                 host=self.name,
                 remedy="upgrade the gateway, or end that agent",
             )
-        self.protocol, self.agent = welcome.protocol, welcome.agent
+        self.protocol, self.agent, self.keeps_output = welcome.protocol, welcome.agent, welcome.keeps_output
         self._heard_at = monotonic()
         self._link, self._writer = link, writer
         self._complained = False

@@ -88,6 +88,8 @@ class ControlHello(Wire):
     """What the gateway speaks; version 3 did not say so."""
     host: str = checked(text(_ID), "?")
     """The name by which the gateway knows this host: a machine may be listed by two, each with a connection of its own."""
+    keep_output: int = checked(integer(0, 1 << 40), 0)
+    """Bytes of each kernel's output to be kept while no gateway is there; 0: none, as older releases mean."""
     type: str = checked(one_of("control"), "control")
 
 
@@ -144,6 +146,8 @@ class Welcome(Wire):
     ok: bool = checked(flag, True)
     agent: AgentIdentity | None = checked(optional(_record(AgentIdentity)), None)
     """None: an agent of a release that had no identity."""
+    keeps_output: bool = checked(flag, False)
+    """Whether it knows `TakeOutput`."""
 
 
 @dataclass(eq=False, repr=False)
@@ -437,6 +441,56 @@ class ReadLogPart(Request[LogPart]):
 
 
 @dataclass(eq=False, repr=False)
+class OutputPart(Wire):
+    """The answer to `TakeOutput`: some bytes of the records that `agent/kept_output.py` describes."""
+
+    data: str = checked(text(MAX_ANSWER))
+    """In base64."""
+    start: int = checked(integer(0, 1 << 62))
+    """The position of the first of them: later than what was asked for where older records gave way."""
+    position: int = checked(integer(0, 1 << 62))
+    """Where the next part begins."""
+    is_all: bool = checked(flag)
+    """Whether there is nothing more for now."""
+    numbered: int = checked(integer(0, 1 << 62), 0)
+    """How many messages of its output the agent has seen, kept or not; with *is_all*."""
+    is_after: bool = checked(flag, False)
+    """Whether it begins behind the message that was asked for, among those that are numbered."""
+
+
+@dataclass(eq=False, repr=False)
+class TakeOutput(Request[OutputPart]):
+    """Ask for what a kernel said while no gateway was there: on iopub, or its replies to the client's *session*.
+
+    Positions begin at 0, and mean nothing but to the agent. Of replies, those before *position* are forgotten.
+    """
+
+    METHOD: ClassVar[str] = "output"
+    PIECE: ClassVar[int] = MAX_ANSWER // 2
+    """Bytes of one answer, at most, before base64."""
+
+    kernel: str = checked(text(_ID))
+    session: str = checked(text(_ID), "")
+    """Empty: its output."""
+    position: int = checked(integer(0, 1 << 62), 0)
+    after: str = checked(text(_ID), "")
+    """The id of the last message that is not needed any more; with position 0, and of no effect if it is not there."""
+
+    answer = staticmethod(OutputPart.read)
+
+
+@dataclass(eq=False, repr=False)
+class ForgetOutput(Request[None]):
+    """Tell the agent that what it kept of a kernel's output has been taken, and that it need not listen to it any more."""
+
+    METHOD: ClassVar[str] = "forget_output"
+
+    kernel: str = checked(text(_ID))
+
+    answer = staticmethod(lambda result: None)
+
+
+@dataclass(eq=False, repr=False)
 class Pong(Wire):
     """The answer to `Ping`."""
 
@@ -497,6 +551,8 @@ _REQUESTS: dict[str, type[Request[Any]]] = {
         ReadLog,
         FindLogs,
         ReadLogPart,
+        TakeOutput,
+        ForgetOutput,
         Ping,
         Leave,
         Login,
@@ -588,6 +644,13 @@ class Stalled(KernelEvent):
 
 
 @dataclass(eq=False, repr=False)
+class Replied(KernelEvent):
+    """The kernel has answered clients of a gateway's process that has ended: their replies may be taken by `TakeOutput`."""
+
+    EVENT: ClassVar[str] = "replied"
+
+
+@dataclass(eq=False, repr=False)
 class Load(Event):
     """The kernels that run on the node, of all gateways."""
 
@@ -596,7 +659,7 @@ class Load(Event):
     kernels: list[str] = checked(items(text(_ID)))
 
 
-_EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Load)}
+_EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Load)}
 
 
 def write_event(event: Event) -> Message:

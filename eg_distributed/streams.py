@@ -100,6 +100,40 @@ class Flow:
         self._sent = 0  # next offset to put on the link
         self._acknowledged = 0  # last `received` that the peer was told
         self._partial = bytearray()  # an incomplete frame from the link
+        self._tail: deque[bytes] = deque()  # acknowledged, before offset _acked
+        self._tail_bytes = 0
+        self._tail_limit = 0
+
+    def keep_tail(self, limit: int) -> None:
+        """Keep the last *limit* bytes of what the peer has acknowledged as well: a peer that is killed takes them along."""
+        self._tail_limit = limit
+        self._trim_tail(limit)
+
+    def drop_tail(self) -> None:
+        """Forget what the peer has acknowledged by now: it has passed that on."""
+        self._trim_tail(0)
+
+    def _trim_tail(self, limit: int) -> None:
+        while self._tail_bytes > limit:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def kept(self) -> tuple[int, list[bytes]]:
+        """Return what is kept, tail included, as chunks, and the offset of the first."""
+        chunks = [*self._tail, *self._chunks]
+        if self.finished and self._chunks:
+            chunks.pop()  # FIN's
+        return self._acked - self._tail_bytes, chunks
+
+    def _keep_in_tail(self, chunk: bytes) -> None:
+        if self._tail_limit:
+            self._tail.append(chunk)
+            self._tail_bytes += len(chunk)
+            self._trim_tail(self._tail_limit)
+
+    @property
+    def acknowledged(self) -> int:
+        """Bytes that the peer has delivered, as far as it has said."""
+        return self._acked
 
     @property
     def backlog(self) -> int:
@@ -168,8 +202,11 @@ class Flow:
         """Forget what lies before *offset*: the peer has it."""
         before = self._acked
         while self._chunks and self._acked + len(self._chunks[0]) <= offset:
-            self._acked += len(self._chunks.popleft())
+            chunk = self._chunks.popleft()
+            self._acked += len(chunk)
+            self._keep_in_tail(chunk)
         if self._acked < offset:
+            self._keep_in_tail(self._chunks[0][: offset - self._acked])
             self._chunks[0] = self._chunks[0][offset - self._acked :]
             self._acked = offset
         self._sent = max(self._sent, self._acked)

@@ -26,6 +26,7 @@ from ..protocol import (
     Exited,
     FindLogs,
     FolderHello,
+    ForgetOutput,
     Found,
     KernelBrief,
     KernelEvent,
@@ -49,6 +50,7 @@ from ..protocol import (
     Stop,
     Stopped,
     StreamHello,
+    TakeOutput,
     Welcome,
     read_request,
     write_event,
@@ -59,6 +61,7 @@ from . import kept_logs, memory, processes
 from .aside import aside
 from .disk import Disk
 from .identity import identity_of
+from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, STARTING, Kernel
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
@@ -94,10 +97,17 @@ class LogUnreadable(Exception):
     """A log is known, and cannot be read."""
 
 
+class OutputUnreadable(Exception):
+    """What was kept of a kernel's output cannot be read now."""
+
+
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, owner: str, incarnation: str, host: str, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, owner: str, incarnation: str, host: str, writer: asyncio.StreamWriter, keep_output: int = 0
+    ) -> None:
+        self.keep_output = keep_output
         self.owner = owner
         self.incarnation = incarnation
         self.host = host  # the name that it has for this machine
@@ -151,7 +161,8 @@ class Agent:
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
         self.gateways: set[Gateway] = set()
-        self.streams = Streams(self.kernels, self._notify)
+        self.streams = Streams(self.kernels, self._notify, self._keeps_output)
+        self.kept_output = KeptOutput(self.streams, self._notify)
         self._spec_folders = SpecFolders(directory)
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
@@ -187,6 +198,8 @@ class Agent:
             ReadLog: self._log,
             FindLogs: self._find_logs,
             ReadLogPart: self._log_part,
+            TakeOutput: self._output,
+            ForgetOutput: self._forget_output,
             Ping: self._ping,
             Leave: self._leave_now,
             Login: self._take_login,
@@ -322,6 +335,7 @@ class Agent:
                 continue
             if not any(kernel.id in gateway.kernels for gateway in self.gateways):
                 self._unclaimed[kernel.id] = monotonic()
+                self.kept_output.find(kernel)
             self._tell_take_over(kernel)
         self._condemned = {each for each in self._condemned if each[0] in self._records.held}
 
@@ -370,7 +384,8 @@ class Agent:
             elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
                 self._end_orphan_soon(kernel)
         self._look_soon()
-        self.streams.tick()
+        self.streams.tick(self.kept_output.is_keeping)
+        self.kept_output.tick()
         self._nurseries.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
@@ -410,6 +425,7 @@ class Agent:
             self._unclaimed.pop(kernel.id, None)
             for gateway in self.gateways:
                 gateway.kernels.discard(kernel.id)
+        self.kept_output.drop(kernel)
         kernel.discard()
         if not kernel.discarded and kernel not in self._finishing:
             self._finishing.append(kernel)
@@ -456,16 +472,16 @@ class Agent:
     async def _serve_gateway(
         self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        gateway = Gateway(hello.gateway, hello.incarnation, hello.host, writer)
+        gateway = Gateway(hello.gateway, hello.incarnation, hello.host, writer, hello.keep_output)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.
             if (earlier.owner, earlier.incarnation, earlier.host) == (gateway.owner, gateway.incarnation, gateway.host):
                 self._dismiss(earlier)  # half open: had its link not been lost, there would be no other one
         living = {gateway.incarnation, *(g.incarnation for g in self.gateways if g.owner == gateway.owner)}
-        self.streams.close_earlier_lives(gateway.owner, living)
+        self.streams.close_earlier_lives(gateway.owner, living, self.kept_output.is_keeping)
         self.gateways.add(gateway)
         kernels = [KernelBrief(kernel.id, kernel.state) for kernel in self.kernels.values()]
-        gateway.send(Welcome(PROTOCOL, self.digest, kernels, agent=self.identity).write())
+        gateway.send(Welcome(PROTOCOL, self.digest, kernels, agent=self.identity, keeps_output=True).write())
         try:
             while gateway in self.gateways:  # what a dismissed one had still queued must not begin anything
                 try:
@@ -482,12 +498,18 @@ class Agent:
         finally:
             self._dismiss(gateway)
 
+    def _keeps_output(self, owner: str) -> bool:
+        """Return True if the gateway *owner* wants output to be kept for its next process."""
+        return any(gateway.keep_output for gateway in self.gateways if gateway.owner == owner)
+
     def _dismiss(self, gateway: Gateway) -> None:
         """A gateway is gone, or counts as gone: nobody answers for its kernels until somebody adopts them."""
         self.gateways.discard(gateway)
         claimed = set().union(*(other.kernels for other in self.gateways))
         for kernel_id in gateway.kernels - claimed:
             self._unclaimed[kernel_id] = monotonic()
+            if (kernel := self.kernels.get(kernel_id)) is not None:
+                self.kept_output.begin(kernel, (gateway.owner, gateway.incarnation), gateway.keep_output)
         gateway.kernels.clear()
         gateway.abort()
 
@@ -527,7 +549,7 @@ class Agent:
             gateway.send({"id": number, "error": str(error), "kind": kind, "remedy": error.remedy})
         except UnknownKernel as error:
             gateway.send({"id": number, "error": str(error), "kind": "gone"})
-        except LogUnreadable as error:
+        except (LogUnreadable, OutputUnreadable) as error:
             gateway.send({"id": number, "error": str(error), "kind": "log"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
             gateway.send({"id": number, "error": repr(error), "kind": "internal"})
@@ -696,7 +718,9 @@ class Agent:
         for kernel_id in asked.kernels:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None and gateway in self.gateways:
+                self._replace_earlier_life(gateway, kernel)
                 gateway.kernels.add(kernel_id)
+                self.kept_output.adopt(kernel, (gateway.owner, gateway.incarnation), gateway.keep_output)
                 if kernel.owner != gateway.owner:
                     kernel.owner = gateway.owner
                     kernel.save()
@@ -709,6 +733,33 @@ class Agent:
             elif kernel is None:
                 gateway.missed.add(kernel_id)
         return found
+
+    def _replace_earlier_life(self, gateway: Gateway, kernel: Kernel) -> None:
+        """An earlier process of *gateway* that still counts as connected has lost *kernel*: its end has not been seen yet."""
+        for other in self.gateways:
+            if (
+                other.owner == gateway.owner
+                and other.incarnation != gateway.incarnation
+                and kernel.id in other.kernels
+                and gateway.keep_output
+            ):
+                other.kernels.discard(kernel.id)
+                self.kept_output.begin(kernel, (other.owner, other.incarnation), gateway.keep_output)
+
+    async def _output(self, gateway: Gateway, asked: TakeOutput) -> Message:
+        kernel = self._kernel(asked.kernel)
+        if asked.kernel not in gateway.kernels:
+            raise UnknownKernel(f"kernel {asked.kernel!r} is another gateway's")
+        try:
+            return (await self.kept_output.take(kernel, asked.session, asked.position, asked.after)).write()
+        except asyncio.TimeoutError:
+            raise OutputUnreadable(f"the disk with the output of kernel {asked.kernel} does not answer") from None
+        except OSError as error:
+            raise OutputUnreadable(f"the output of kernel {asked.kernel} cannot be read: {error}") from error
+
+    async def _forget_output(self, gateway: Gateway, asked: ForgetOutput) -> None:
+        if asked.kernel in gateway.kernels:
+            self.kept_output.forget(self._kernel(asked.kernel))
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}

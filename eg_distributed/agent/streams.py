@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import AbstractSet, Mapping, Optional
+from typing import AbstractSet, Callable, Mapping, Optional
 
 from ..clock import monotonic
 from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
@@ -18,6 +18,13 @@ STALL_TOLD = 0.5
 OUTPUT_LIMIT = 256 * 1024 * 1024
 """Bytes that are kept, at most, of each stream of a kernel's output. Many, since there is no back-pressure beyond: a PUB socket
 drops what a reader hasn't taken once that is 1000 messages."""
+TAIL_LIMITS = {"iopub": 2 * 1024 * 1024, "shell": 64 * 1024}
+"""Bytes that are kept of what a gateway has acknowledged, on one stream of a kernel's output and on those of its replies: what
+its process had not passed on yet is gone with it. ZMQ holds up to a thousand messages there."""
+TAIL_SECONDS = 30.0
+"""Seconds after the last acknowledgement for which they are kept: a gateway that lives has passed them on by then."""
+LEFT_MOST = 64
+"""Streams of a kernel's replies, at most, that are held for a gateway's next process."""
 BUDGET = 512 * 1024 * 1024
 """Bytes that all streams may keep together, however many there are; see Budget."""
 
@@ -31,20 +38,41 @@ class Stream:
         self.channel = channel
         self.owner = owner
         self.unlinked_since = monotonic()
+        self.left = False
+        """Whether its gateway's process has ended, and what comes on it is kept for the next one."""
+        self.collected = 0
+        """Up to where, in bytes of the stream, replies were taken from it."""
+        self.has_tail = False
+        self._acknowledged = (0, 0.0)  # bytes, and since when
         self.running = asyncio.ensure_future(relay.run())
+
+    def age_tail(self, now: float) -> None:
+        """Drop the tail if nothing was acknowledged for a while; called each second while it has a link."""
+        acknowledged, since = self._acknowledged
+        if acknowledged != self.relay.flow.acknowledged:
+            self._acknowledged = (self.relay.flow.acknowledged, now)
+        elif now - since > TAIL_SECONDS:
+            self.relay.flow.drop_tail()
 
 
 _KERNEL_DEADLINE = 3.0  # seconds for a kernel to take a connection; less than a gateway waits for the answer
 
 
 class Streams:
-    """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`."""
+    """All streams of an agent, by their ids; *notify* is the kernels' own. Owned by the agent, which calls `tick`.
 
-    def __init__(self, kernels: Mapping[str, Kernel], notify: Notify) -> None:
+    *keeps_output* says of a gateway whether output is to be kept for its next process.
+    """
+
+    def __init__(
+        self, kernels: Mapping[str, Kernel], notify: Notify, keeps_output: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._kernels = kernels
+        self._keeps_output = keeps_output
         self._notify = notify
         self._streams: dict[str, Stream] = {}
         self._budget = Budget(BUDGET)
+        self._tails: set[tuple[Kernel, tuple[str, str]]] = set()  # whose output has a stream that keeps a tail
 
     async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
@@ -86,22 +114,50 @@ class Streams:
         owner = (hello.gateway, hello.incarnation)
         relay = Relay(reader, writer, limit, self._budget)
         stream = self._streams[hello.stream] = Stream(relay, kernel, hello.channel, owner)
+        self._keep_tail(stream)
         return stream, ""
 
-    def tick(self) -> None:
-        """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader."""
+    def _keep_tail(self, stream: Stream) -> None:
+        """Have *stream* keep a tail if it carries replies, or is the only one of its gateway that does for the output."""
+        if stream.channel not in TAIL_LIMITS or not self._keeps_output(stream.owner[0]):
+            return
+        if stream.channel == "iopub":
+            if (stream.kernel, stream.owner) in self._tails:
+                return
+            self._tails.add((stream.kernel, stream.owner))
+        stream.has_tail = True
+        stream.relay.flow.keep_tail(TAIL_LIMITS[stream.channel])
+
+    def _pass_tail_on(self, ended: Stream) -> None:
+        """Have another stream of the same output keep a tail, now that *ended* is gone."""
+        if ended.has_tail and ended.channel == "iopub":
+            self._tails.discard((ended.kernel, ended.owner))
+            for other in self._of(ended.kernel):
+                if other.channel == "iopub" and other.owner == ended.owner:
+                    self._keep_tail(other)
+
+    def tick(self, kept: Callable[[Kernel], bool] = lambda _: False) -> None:
+        """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader.
+
+        For *kept* see `close_earlier_lives`.
+        """
         now = monotonic()
         for stream_id, stream in list(self._streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now
+                stream.age_tail(now)
                 stalled = stream.relay.take_stalled()
                 # The other channels have back-pressure, which loses nothing.
                 if stalled >= STALL_TOLD and stream.channel == "iopub":
                     self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
-            elif now - stream.unlinked_since > STREAM_LINGER:
-                stream.relay.close()
+            elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                    stream.left = True
+                else:
+                    stream.relay.close()
             if stream.running.done():
                 del self._streams[stream_id]
+                self._pass_tail_on(stream)
 
     def kernels(self) -> set[str]:
         """Return the ids of kernels with a stream that its gateway uses, or may come back for."""
@@ -113,8 +169,41 @@ class Streams:
             if stream.kernel is kernel:
                 stream.relay.close()
 
-    def close_earlier_lives(self, owner: str, living: AbstractSet[str]) -> None:
-        """Close the streams of processes of the gateway *owner* that are not among *living*: nobody is left to resume them."""
+    def close_earlier_lives(self, owner: str, living: AbstractSet[str], kept: Callable[[Kernel], bool]) -> None:
+        """Close the streams of processes of the gateway *owner* that are not among *living*: nobody is left to resume them.
+
+        Those of output and replies stay, for kernels of which *kept* says that what they say is kept for the next process.
+        """
         for stream in self._streams.values():
             if stream.owner[0] == owner and stream.owner[1] not in living:
-                stream.relay.close()
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                    stream.left = True
+                elif not stream.left:
+                    stream.relay.close()
+
+    def leave(self, kernel: Kernel, owner: tuple[str, str]) -> None:
+        """Note that the process *owner* has ended, and that another one takes what its streams to *kernel* still bring."""
+        for stream in self._of(kernel):
+            if stream.owner == owner and stream.channel in TAIL_LIMITS:
+                stream.left = True
+        shells = [stream for stream in self._of(kernel) if stream.left and stream.channel == "shell"]
+        for stream in shells[:-LEFT_MOST]:
+            stream.left = False
+            stream.relay.close()
+
+    def _of(self, kernel: Kernel) -> list[Stream]:
+        return [stream for stream in self._streams.values() if stream.kernel is kernel]
+
+    def left_of(self, kernel: Kernel, channel: str) -> list[Stream]:
+        """Return the streams on *channel* that ended processes of gateways have left."""
+        return [stream for stream in self._of(kernel) if stream.left and stream.channel == channel]
+
+    def kernels_with_left(self) -> set[Kernel]:
+        """Return the kernels that have streams of replies which ended processes of gateways have left."""
+        return {stream.kernel for stream in self._streams.values() if stream.left and stream.channel == "shell"}
+
+    def close_left(self, kernel: Kernel, channel: str) -> None:
+        """Close those streams: what they brought has been taken."""
+        for stream in self.left_of(kernel, channel):
+            stream.left = False
+            stream.relay.close()

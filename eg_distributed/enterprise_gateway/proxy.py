@@ -13,12 +13,14 @@ import contextlib
 import logging
 import os
 import signal
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from enterprise_gateway.mixins import JSONErrorsMixin
 from enterprise_gateway.services.kernels.handlers import MainKernelHandler
 from enterprise_gateway.services.processproxies.processproxy import BaseProcessProxyABC, RemoteProcessProxy
 from enterprise_gateway.services.sessions.handlers import SessionRootHandler
+from enterprise_gateway.services.sessions.kernelsessionmanager import FileKernelSessionManager
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
 from traitlets import TraitError
@@ -29,7 +31,8 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import notebooks, out_of_reach, patches, reconnects
+from . import kept_output, notebooks, out_of_reach, patches, reconnects
+from .delivered import Delivered
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
 from .request import requested_env, start_request
@@ -89,6 +92,12 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 raise HTTPError(500, reason=reason) from error
             patches.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
+            sessions = getattr(app, "kernel_session_manager", None)
+            is_persistent = getattr(sessions, "enable_persistence", False)
+            if settings.kept_output_limit and is_persistent and isinstance(sessions, FileKernelSessionManager):
+                kept_output.delivered = Delivered(Path(sessions._get_sessions_loc()) / "delivered")
+            else:  # nobody would come back for it
+                settings.kept_output_limit = 0
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
             atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:
@@ -146,7 +155,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
             reason = f"The start failed unexpectedly ({error!r}). See the gateway's log."
             self.log_and_raise(http_status_code=500, reason=reason)
         assert self._kernel is not None
-        self._kernel.on_exit = self._exited
+        self._listen_to(self._kernel)
+        kept_output.forget(self.kernel_id)  # of an attempt before this one
         self._take_over(self._kernel)
         if self._kernel.state is State.DEAD:  # it ended between its start and our listening
             self._exited(self._kernel)
@@ -261,7 +271,18 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
         if not self._restarting:
+            kept_output.forget(self.kernel_id)
             self.cluster.call_soon(self.cluster.release_soon, self.kernel_id)
+
+    def _listen_to(self, kernel: RemoteKernel) -> None:
+        """Have the kernel's handle say what the gateway's users are to know."""
+        kernel.on_exit = self._exited
+        call = self._gateway_loop.add_callback
+        kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
+
+    def _give_replies(self) -> None:
+        for handler in notebooks.clients(self.kernel_id):
+            reconnects.give_replies(handler)
 
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
@@ -315,6 +336,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
             # Enterprise Gateway has no guard here: raised, this would keep the whole gateway from starting.
             log.error("kernel %s on %s cannot be found again: %s", self.kernel_id, ours["host"], error)
             return
+        self._listen_to(self._kernel)
+        if self.cluster.settings.kept_output_limit:
+            kept_output.adopt(self.cluster, self._kernel, self.kernel_manager)
+            self._kernel.on_replied = lambda: self._gateway_loop.add_callback(self._give_replies)
         # Before HTTP is served that is when the loop begins to run, and all kernels have been found.
         self._gateway_loop.add_callback(self.cluster.serve_adopted)
         self.assigned_host = ours["host"]

@@ -21,6 +21,8 @@ Here the connection before serves until the next one opens. Then the next takes 
   minutes, and only the client's answers to our pings tell what came. A client that is still there is asked once more before;
   what one that was cut off got in its last 50 ms, and could not confirm any more, comes twice.
 
+The first connection of a session after a restart of the gateway gets what the agent kept meanwhile (`kept_output`).
+
 A connection that ends before the next one comes leaves both behind: if the kernel has no other client in jupyter_server's own
 buffer, which gets a bound here, and otherwise, if it was cut off, in one of ours (`_Away`).
 
@@ -40,6 +42,7 @@ compares the text of each with the one that we know, and leaves the class as it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -53,8 +56,12 @@ from weakref import WeakValueDictionary
 from enterprise_gateway.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
+from tornado.websocket import WebSocketClosedError
 from traitlets import log
 
+from eg_distributed.errors import DistributedError
+
+from . import kept_output
 from .frames import header_of, parent_of
 
 KNOWN: Final = {
@@ -89,6 +96,12 @@ _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
 _LOOK_AGAIN: Final = 5.0
 """Seconds between two looks whether the kernel of such channels is still there."""
+_LAST_NUDGE: Final = 5.0
+"""Seconds between two questions, at most, to a kernel that is asked patiently."""
+_GIVEN_SECONDS: Final = 30.0
+"""How long a session's own channel may bring what it was given already."""
+_SLOWEST: Final = 10.0
+"""Seconds without a word of a client after which it is given more all the same."""
 _CLOSE_FRAME: Final = 0x8
 
 Message = tuple[str, list[bytes]]
@@ -129,12 +142,28 @@ class Kept:
             self._drop_oldest()
             self.lost += 1
 
-    def drop_to(self, number: int) -> None:
-        """Drop the messages up to that *number*: they came, and those of them that gave way are not lost."""
+    def drop_to(self, number: int) -> list[Message]:
+        """Drop the messages up to that *number*, and return them: they came, and those of them that gave way are not lost."""
+        came: list[Message] = []
         oldest = self._messages[0][0] if self._messages else self._number + 1
         self.lost = min(self.lost, max(0, oldest - 1 - number))
         while self._messages and self._messages[0][0] <= number:
+            came.append(self._messages[0][1:])
             self._drop_oldest()
+        return came
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether half of the room is taken."""
+        return self._bytes > KEPT_BYTES // 2
+
+    def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
+        """Return the messages but those that are not wanted."""
+        kept = Kept()
+        for message in self:
+            if not is_unwanted(message):
+                kept.append(message)
+        return kept
 
     def extend(self, other: Kept) -> None:
         """Append what *other* keeps, and count what it lost."""
@@ -178,6 +207,12 @@ class _Connection:
         """The next ping that asks what came."""
         self.heard = -math.inf
         """When the client last confirmed or said something, on the loop's clock."""
+        self.first_heard = ""
+        """The id of the first message on its iopub channel, while the kernel is asked who it is."""
+        self.given: set[str] = set()
+        """The ids of messages that it has been given already, and that its own channel may still bring."""
+        self.replying: set[asyncio.Task[None]] = set()
+        """Take the kernel's replies to what was asked over the gateway's earlier process."""
         self.settled: asyncio.Future[None] | None = None
         """Done when all that was sent is confirmed; the next connection waits for it."""
 
@@ -199,6 +234,8 @@ class _Connection:
         self.serving = False
         if self.nudging is not None:
             self.nudging.cancel()
+        for task in self.replying:
+            task.cancel()
         if self.asking is not None:
             self.asking.cancel()
             self.asking = None
@@ -388,7 +425,12 @@ async def _begin(handler: Any, connection: _Connection) -> None:
     manager.add_restart_callback(kernel_id, handler.on_kernel_restarted)
     manager.add_restart_callback(kernel_id, handler.on_restart_failed, "dead")
     if not serving:
-        connection.nudging = asyncio.create_task(_nudge(handler, connection))
+        adopted = kept_output.adopted(kernel_id)
+        if adopted is not None and adopted.waits_for(handler.session.session):
+            preparing = _give_kept(handler, connection, adopted)
+        else:
+            preparing = _nudge(handler, connection)
+        connection.nudging = asyncio.create_task(preparing)
         await asyncio.wait({connection.nudging})
         if not connection.nudging.cancelled():
             connection.nudging.result()
@@ -432,6 +474,9 @@ def _take_over(self: Any, connection: _Connection) -> bool:
         self.channels = {}
         self.create_stream()
         return False
+    adopted = kept_output.adopted(kernel_id)
+    if adopted is not None and adopted.waits_for(self.session.session):
+        serving = False  # a connection before this one may have ended while it was given what was kept
     # ZMQ connects to a kernel that was started again on the same ports, but not at once.
     iopub = self.channels["iopub"]
     serving = serving and getattr(iopub, "process", None) is kernel.kernel
@@ -488,6 +533,7 @@ def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
             stream.on_recv(None)
     unsent.extend(connection.left())
     connection.unsent = Kept()
+    _of(successor).given = connection.given
     connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
     _dismiss(handler, successor)
@@ -539,15 +585,61 @@ def _close_channels(channels: dict[str, Any]) -> None:
             stream.close()
 
 
-async def _nudge(handler: Any, connection: _Connection) -> None:
+async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output.Adopted) -> None:
+    """Give a session of the gateway's earlier process what the agent kept, until its own channels bring what follows."""
+    session = handler.session.session
+    # The agent has heard that as well, and what comes first is to be given first.
+    connection.unsent = connection.unsent.without(lambda message: message[0] == "iopub")
+
+    async def give(channel: str, parts: list[bytes]) -> None:
+        _pass_on(handler, channel, parts)
+        if connection.unconfirmed.is_half_full:
+            await _let_confirm(connection)
+
+    def tell(text: str, cell: dict[str, Any]) -> None:
+        with contextlib.suppress(WebSocketClosedError):
+            handler.write_stderr(text, cell)
+
+    back = kept_output.Back(give, tell)
+    nudge = functools.partial(_nudge, handler, connection, patiently=True)
+    try:
+        await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
+    except DistributedError as error:
+        handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
+        tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
+    if back.given:
+        handler.log.info("Gave %s kept messages to %s", back.given, handler.session_key)
+    if connection.closed or connection.replaced:
+        return  # what it did not confirm, the next one is given again
+    connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in back.ids)
+    connection.given = back.ids
+    asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
+    if back.state == "busy" and handler.kernel_id in handler.kernel_manager:
+        # What said so came before this process.
+        handler.kernel_manager.get_kernel(handler.kernel_id).execution_state = "busy"
+    adopted.has_come_back(session)
+
+
+async def _let_confirm(connection: _Connection) -> None:
+    """Wait while a client takes what it was given: faster than it, what it may need again would give way."""
+    loop = asyncio.get_running_loop()
+    until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
+    while connection.unconfirmed.is_half_full and not connection.closed and loop.time() < until:
+        await asyncio.sleep(_CONFIRM_DELAY)
+        if len(connection.unconfirmed) < left:
+            until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
+
+
+async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = False) -> None:
     """Ask the kernel who it is until it answers and its output comes: then the subscription is there, and no output is missed.
 
     Unlike jupyter_server's, this ends for good when the channels go to another connection, and keeps output that is not about
     its own questions. After `kernel_info_timeout` the client is served all the same: cut off, it would come again for the same.
+    *patiently*: also while it runs a cell, and less often, since somebody else sees to the client meanwhile.
     """
     manager, kernel_id, iopub = handler.kernel_manager, handler.kernel_id, handler.channels["iopub"]
     kernel, loop = manager.get_kernel(kernel_id), asyncio.get_running_loop()
-    if getattr(kernel, "execution_state", None) == "busy":
+    if getattr(kernel, "execution_state", None) == "busy" and not patiently:
         return  # it would answer at the end of the cell
     answered, heard = loop.create_future(), loop.create_future()
     questions: set[str] = set()
@@ -558,12 +650,17 @@ async def _nudge(handler: Any, connection: _Connection) -> None:
 
     def on_iopub(parts: list[bytes]) -> None:
         settle(heard)
+        connection.first_heard = connection.first_heard or kept_output.id_of(parts)
         if header_of(parent_of(parts)).get("msg_id") not in questions:
             connection.unsent.append(("iopub", parts))
+        elif not connection.unsent and not patiently:
+            # What was there before is none of its business: should the gateway end now, it is given what comes from here on.
+            kept_output.note_delivered(kernel_id, handler.session.session, [("iopub", parts)])
 
     # Channels of its own: the client is not to see the answers.
     asked = (kernel.connect_shell(), kernel.connect_control())
     deadline = loop.time() + handler.kernel_info_timeout
+    again = _NUDGE_AGAIN
     try:
         iopub.on_recv(on_iopub)
         for stream in asked:
@@ -577,7 +674,8 @@ async def _nudge(handler: Any, connection: _Connection) -> None:
                 return
             for stream in asked:
                 questions.add(handler.session.send(stream, "kernel_info_request")["header"]["msg_id"])
-            await asyncio.wait({answered, heard}, timeout=_NUDGE_AGAIN)
+            await asyncio.wait({answered, heard}, timeout=again)
+            again = min(2 * again, _LAST_NUDGE) if patiently else again
     finally:
         for stream in asked:
             if not stream.closed():
@@ -592,19 +690,40 @@ async def _nudge(handler: Any, connection: _Connection) -> None:
 def _serve(handler: Any, connection: _Connection) -> None:
     """Send what is kept for the client, then all that comes."""
     connection.serving = True
+    kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
     if kept.lost:
         _tell_loss(handler, connection, kept)
     for channel, parts in kept:
-        try:
-            handler._on_zmq_reply(handler.channels[channel], parts)
-        except Exception:
-            # Whatever is wrong with one message (of before a restart that changed the key, say) is an error of that one.
-            handler.log.warning("A message on %s cannot be passed on", channel, exc_info=True)
+        _pass_on(handler, channel, parts)
     for stream in handler.channels.values():
         stream.on_recv_stream(handler._on_zmq_reply)
+    give_replies(handler)
+
+
+def _pass_on(handler: Any, channel: str, parts: list[bytes]) -> None:
+    """Send a client a message that was kept for it."""
+    try:
+        handler._on_zmq_reply(handler.channels[channel], parts)
+    except Exception:
+        # Whatever is wrong with one message (of before a restart that changed the key, say) is an error of that one.
+        handler.log.warning("A message on %s cannot be passed on", channel, exc_info=True)
+
+
+def give_replies(handler: Any) -> None:
+    """Give a client that is served the replies to what it asked the gateway's earlier process for, if there are any."""
+    connection, adopted = _of(handler), kept_output.adopted(handler.kernel_id)
+    if adopted is None or not connection.serving:
+        return
+
+    async def give(channel: str, parts: list[bytes]) -> None:
+        _pass_on(handler, channel, parts)
+
+    task = asyncio.create_task(adopted.give_replies(handler.session.session, give))
+    connection.replying.add(task)
+    task.add_done_callback(connection.replying.discard)
 
 
 def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
@@ -627,6 +746,8 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
         if connection.closed or self.ws_connection is None or self.ws_connection.is_closing():
             connection.unsent.append(message)  # its end is on its way
             return
+        if connection.given and stream.channel == "iopub" and kept_output.id_of(msg_list) in connection.given:
+            return  # the agent's copy has come before
         connection.unconfirmed.append(message)
         original(self, stream, msg_list)
         if connection.asking is None:
@@ -649,7 +770,8 @@ def _on_pong(self: Any, data: bytes) -> None:
     if data.startswith(_MARK) and data[len(_MARK) :].isdigit():
         connection = _of(self)
         connection.heard = asyncio.get_running_loop().time()
-        connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
+        came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
+        kept_output.note_delivered(self.kernel_id, self.session.session, came)
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 

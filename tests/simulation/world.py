@@ -66,7 +66,11 @@ class World:
     async def _live(self, story: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         for number in range(self._gateways):
             settings = Distributed(
-                runtime_dir=str(self._folder), gateway_id=f"gateway{number}", ssh_config="", **self._settings
+                kept_output_limit=0,  # kernels here speak no ZMTP
+                runtime_dir=str(self._folder),
+                gateway_id=f"gateway{number}",
+                ssh_config="",
+                **self._settings,
             )
             self.gateways.append(Gateway(self, f"gateway{number}", settings))
         watching = asyncio.ensure_future(self._watch())

@@ -74,10 +74,13 @@ class Visitor:
         self._hearing = asyncio.ensure_future(self._hear())
 
     @classmethod
-    async def at(cls, link: Link, owner: str = "tests", incarnation: str = "1", host: str = "?") -> Visitor:
+    async def at(
+        cls, link: Link, owner: str = "tests", incarnation: str = "1", host: str = "?", keep_output: int = 0
+    ) -> Visitor:
         """Visit the agent behind *link*, as the gateway that knows its machine as *host*."""
         reader, writer = await link.open()
-        writer.write(encode({"type": "control", "gateway": owner, "incarnation": incarnation, "host": host}))
+        said = {"type": "control", "gateway": owner, "incarnation": incarnation, "host": host}
+        writer.write(encode({**said, "keep_output": keep_output}))
         hello = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert hello is not None
         return cls(link, reader, writer, hello, owner)

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eg_distributed.agent import boot, identity, kept_logs
+from eg_distributed.agent import boot, identity, kept_logs, zmtp
 from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER
 from eg_distributed.agent.expansion import expand_all
+from eg_distributed.agent.kept_output import HEARD, SILENCE, Spool, Total
+from eg_distributed.agent.kept_output import RECORD as KEPT
 from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.launcher_files import Shipment
 from eg_distributed.agent.records import RECORD, Records
@@ -33,6 +35,7 @@ from eg_distributed.enterprise_gateway.launcher_key import LauncherKey
 from eg_distributed.enterprise_gateway.status_line import reason_phrase
 from eg_distributed.errors import AgentUnavailable, RequestInvalid, RequestRefused
 from eg_distributed.hosts import canonical_name, parse_hosts
+from eg_distributed.kept_output import Records as KeptRecords
 from eg_distributed.kernel import read_launcher_answer
 from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import clients_options
@@ -55,6 +58,7 @@ from eg_distributed.protocol import (
     FolderAnswer,
     FolderHello,
     Found,
+    OutputPart,
     Reply,
     StreamAnswer,
     StreamHello,
@@ -67,6 +71,7 @@ from eg_distributed.streams import CHUNK as STREAM_CHUNK
 from eg_distributed.streams import Budget, Flow, StreamBroken
 from eg_distributed.unended import read_unended
 from eg_distributed.wire import MAX_ANSWER, BrokenFraming, Malformed, encode, read_message
+from tests.unit.agent.pub import GREETING, READY, encoded, message
 from tests.unit.malformed_agent import described
 
 KERNEL = described("k1", host_set="node1")
@@ -264,6 +269,41 @@ def frames_of_streams(data: bytes) -> None:
     assert 0 <= flow.backlog <= 10
     flow.leave_budget()
     assert budget.kept == 0
+
+
+@target(
+    *(encoded([b"topic", *message("m1", b"x" * size)]) + encoded(message("m2")) for size in (10, 300)),
+    GREETING + READY + b"\x02" + b"\xff" * 8,
+)
+def output_of_kernels(data: bytes) -> None:
+    """What a kernel's PUB socket sends, in pieces and as what is left of a stream; no more is kept than one message."""
+    framer = zmtp.Framer(400)
+    with contextlib.suppress(zmtp.NotZmtp):
+        for start in range(0, len(data), 7):
+            for found in framer.feed(data[start : start + 7]):
+                if found is not None:
+                    assert len(found) <= 400
+                    zmtp.split(found)
+            assert len(framer._buffer) <= 400 + 7 + 9
+    for begin, end in zmtp.find_messages(data):
+        assert len(zmtp.split(data[begin:end])) >= 6
+
+
+@target(KEPT.pack(HEARD, 3, 3) + b"\0\1a" + KEPT.pack(SILENCE, 9, 4) + b"1500", KEPT.pack(HEARD, 0, 1 << 31))
+def kept_output(data: bytes) -> None:
+    """The records of what an agent kept, in pieces, and as the next agent finds them on disk."""
+    records = KeptRecords()
+    with contextlib.suppress(Malformed):
+        for start in range(0, len(data), 11):
+            piece = base64.b64encode(data[start : start + 11]).decode()
+            for kept in records.take(OutputPart(piece, start, start + 11, is_all=False)):
+                assert kept.lost >= 0
+    with folder() as here:
+        (here / f"{0:016x}").write_bytes(data)
+        spool = Spool(here, 1 << 20, Total())
+        spool.restore()
+        spool.find(b"m1")
+        assert data.startswith(spool.read(0, 1 << 20)[1])
 
 
 @target(

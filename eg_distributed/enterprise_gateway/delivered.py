@@ -1,0 +1,157 @@
+"""What each client's session has got, on disk beside Enterprise Gateway's sessions: the gateway's next process cuts by it.
+
+Written by a thread of its own, the latest state alone: clients confirm up to twenty times a second. Needs no gateway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_REPLIES = 100  # ids of replies that are remembered for each session
+_MOST = 64 * 1024  # bytes of a file that is read
+_STALE = 30 * 86400.0  # seconds after which a kernel's folder is removed that nobody has written to
+_MANY = 10_000  # sessions that are remembered at once
+
+
+@dataclass
+class Got:
+    """What a session has got."""
+
+    output: str = ""
+    """The id of the last message on iopub; empty: none yet."""
+    replies: deque[str] = field(default_factory=lambda: deque(maxlen=_REPLIES))
+    """The ids of the last replies."""
+
+
+def _name(text: str) -> str:
+    """Return a file's name for what a client has named."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+
+
+class Delivered:
+    """What sessions have got, by kernel and session; *folder* None: nothing is kept. Called on the gateway's loop."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._got: dict[tuple[str, str], Got] = {}
+        self._changed: dict[Path, bytes | None] = {}  # what is to be written; None: removed
+        self._news = threading.Condition()
+        self._is_writing = False
+        if folder is not None:
+            threading.Thread(target=self._write, name="delivered", daemon=True).start()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._folder is not None
+
+    def sessions(self, kernel: str) -> set[str]:
+        """Return the names, as `name_of` has them, of the sessions that an earlier process had for *kernel*."""
+        if self._folder is None:
+            return set()
+        with contextlib.suppress(OSError):
+            return {path.name for path in (self._folder / _name(kernel)).iterdir() if not path.suffix}
+        return set()
+
+    @staticmethod
+    def name_of(session: str) -> str:
+        """Return what `sessions` calls *session*."""
+        return _name(session)
+
+    def got(self, kernel: str, session: str) -> Got:
+        """Return what *session* has got."""
+        found = self._got.get((kernel, session))
+        if found is None:
+            if len(self._got) >= _MANY:
+                self._got.pop(next(iter(self._got)))
+            found = self._got[kernel, session] = self._read(kernel, session)
+        return found
+
+    def _read(self, kernel: str, session: str) -> Got:
+        got = Got()
+        if self._folder is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+                with (self._folder / _name(kernel) / _name(session)).open("rb") as file:
+                    read: Any = json.loads(file.read(_MOST))
+                got.output = str(read["output"])[:256]
+                got.replies.extend(str(each)[:256] for each in read["replies"])
+        return got
+
+    def note(self, kernel: str, session: str, output: str, replies: list[str]) -> None:
+        """*session* has got the messages on iopub up to *output* (empty: as before), and *replies*."""
+        if self._folder is None:
+            return
+        got = self.got(kernel, session)
+        got.output = output or got.output
+        got.replies.extend(replies)
+        content = json.dumps({"output": got.output, "replies": list(got.replies)}).encode()
+        self._put(self._folder / _name(kernel) / _name(session), content)
+
+    def forget(self, kernel: str, session: str | None = None) -> None:
+        """Forget *session*, which has ended, or all of *kernel*'s."""
+        for each in [each for each in self._got if each[0] == kernel and session in (None, each[1])]:
+            del self._got[each]
+        if self._folder is not None:
+            folder = self._folder / _name(kernel)
+            self._put(folder if session is None else folder / _name(session), None)
+
+    # -- the thread ----------------------------------------------------------------------------------------------
+
+    def _put(self, path: Path, content: bytes | None) -> None:
+        with self._news:
+            if content is None:
+                for each in [each for each in self._changed if path in each.parents]:
+                    del self._changed[each]
+            self._changed.pop(path, None)
+            self._changed[path] = content
+            self._news.notify_all()
+
+    def settled(self, seconds: float) -> bool:
+        """Wait until all is written, up to *seconds*; for tests."""
+        with self._news:
+            return self._news.wait_for(lambda: not self._changed and not self._is_writing, seconds)
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            self._prune()
+        while True:
+            with self._news:
+                self._is_writing = False
+                self._news.notify_all()
+                self._news.wait_for(lambda: bool(self._changed))
+                path = next(iter(self._changed))
+                content = self._changed.pop(path)
+                self._is_writing = True
+            with contextlib.suppress(OSError):  # what can't be noted may come twice
+                self._write_one(path, content)
+
+    def _write_one(self, path: Path, content: bytes | None) -> None:
+        if content is None:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+                path.parent.rmdir()
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_suffix(".part")  # a process that is killed leaves what was there whole
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        part.replace(path)
+
+    def _prune(self) -> None:
+        assert self._folder is not None
+        for folder in self._folder.iterdir():
+            if time.time() - folder.stat().st_mtime > _STALE:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,321 @@
+"""What kernels said while no gateway's process was there, given to the clients of before as they come back.
+
+After a start with Enterprise Gateway's persistence each kernel that is found again may have been heard by nobody for a while. Its
+agent has kept what it said, and listens on. A session of before that connects again is given that first, from behind what it had
+confirmed to the earlier process (`delivered`), and then what comes on its own channels:
+
+    the agent's     ....a b c d e f g h i j k l m          taken again and again, until the session's own channel is known
+    its own                          h i j k l m n ...     to be heard; of both, each message once, by its id
+
+So nothing rests on when a subscription begins to count. The agent forgets it all when each session of before has been back,
+or after ten minutes. Replies of the kernel to the addresses of the earlier process come by the agent for as long as it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from eg_distributed import kept_output
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError, HostError, KernelGone
+from eg_distributed.kept_output import Kept, Records
+from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.protocol import OutputPart
+from eg_distributed.wire import Malformed
+
+from .delivered import Delivered
+from .frames import DELIM, header_of, parent_of
+
+log = logging.getLogger(__name__)
+
+_WAITED_FOR: Final = 600.0
+"""Seconds for which sessions of before are waited for."""
+_AGAIN: Final = 0.3
+"""Seconds between two looks at what else the agent has, while a session's own channel is not known to be heard."""
+_OVERLAP: Final = 2.0
+"""Seconds in which the agent must have heard what came on a session's own channel."""
+_PATIENCE: Final = 30.0
+"""Seconds without any progress after which the agent is not asked any more."""
+_RETRY: Final = 2.0
+_AT_ONCE: Final = 32
+_MOST: Final = 4_000_000
+"""Messages that a session is given, at most; any cell on a node can speak in its agent's place."""
+
+Give = Callable[[str, list[bytes]], Awaitable[None]]
+"""Sends a client a message of a channel; waits where the client is slow."""
+Tell = Callable[[str, dict[str, Any]], None]
+"""Shows a client a text in the output of the cell with that header."""
+
+delivered = Delivered(None)
+"""What sessions have got; replaced when the gateway turns out to have persistence."""
+
+
+class Adopted:
+    """One kernel that an earlier process had, and its sessions that are waited for; on the gateway's loop."""
+
+    def __init__(self, cluster: Cluster, kernel: RemoteKernel, limit: int, manager: Any) -> None:
+        self.kernel = kernel
+        self.awaited = delivered.sessions(kernel.id)
+        """Their names, without those that have all that was kept."""
+        self._cluster = cluster
+        self._limit = limit
+        self._manager = manager
+        self._all_back = asyncio.Event()
+        self._positions: dict[str, int] = {}  # of replies that were taken, by session
+        self._locks: dict[str, asyncio.Lock] = {}  # of those who take them
+        self._minding: asyncio.Task[None] | None = None
+        self._attempt = kernel.attempt
+        self._away_at = -math.inf  # when its host was last seen to be out of reach, on the loop's clock
+
+    def begin(self) -> None:
+        """Wait for the sessions; called once the loop runs."""
+        self._minding = asyncio.create_task(self._mind())
+        follow_cells(self._manager)
+
+    async def _mind(self) -> None:
+        if not self.awaited:
+            self._all_back.set()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._all_back.wait(), _WAITED_FOR)
+        self.awaited.clear()
+        while _adopted.get(self.kernel.id) is self and self.kernel.state is not State.DEAD:
+            try:
+                await self._cluster.run(self._have_forgotten())
+                return
+            except HostError:
+                await asyncio.sleep(_RETRY)
+            except DistributedError:
+                return
+
+    def end(self) -> None:
+        """Forget the kernel: it has ended, or is about to be started again."""
+        if self._minding is not None:
+            self._minding.cancel()
+        if _adopted.get(self.kernel.id) is self:
+            del _adopted[self.kernel.id]
+
+    def waits_for(self, session: str) -> bool:
+        """Return True if *session* was there before, and has not got what was kept."""
+        return self._attempt == self.kernel.attempt and delivered.name_of(session) in self.awaited
+
+    def has_come_back(self, session: str) -> None:
+        """*session* has all that was kept."""
+        self.awaited.discard(delivered.name_of(session))
+        if not self.awaited:
+            self._all_back.set()
+
+    async def _take(self, session: str, position: int, after: str = "") -> OutputPart:
+        """Ask the agent, once its host is in reach. Raises DistributedError after half a minute without an answer from there."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE
+        while True:
+            try:
+                return await self._cluster.run(self._ask(session, position, after))
+            except HostError:
+                if self.kernel.state is State.UNKNOWN:
+                    self._away_at = loop.time()
+                    until = self._away_at + _PATIENCE
+                elif loop.time() > until or self.kernel.state is State.DEAD:
+                    raise
+                await asyncio.sleep(_AGAIN)
+
+    # On the cluster's loop, as is all that looks at the kernel's node: just after its adoption there is none yet.
+
+    async def _ask(self, session: str, position: int, after: str) -> OutputPart:
+        return await kept_output.take(self.kernel.node, self.kernel.id, session, position, after)
+
+    async def _have_forgotten(self) -> None:
+        await kept_output.forget(self.kernel.node, self.kernel.id)
+
+    async def give_output(
+        self, session: str, subscribe: Callable[[], Coroutine[Any, Any, None]], heard: Callable[[], str], back: Back
+    ) -> None:
+        """Give *session* what was kept of the kernel's output, until its own channel is heard; *subscribe* sees to that.
+
+        *heard* returns the id of the first message that came on the channel, empty without one. Raises DistributedError.
+        """
+        loop = asyncio.get_running_loop()
+        subscribing = asyncio.create_task(subscribe())
+        records, after = Records(), delivered.got(self.kernel.id, session).output
+        until = None
+        try:
+            while True:
+                if subscribing.done() and not heard() and loop.time() - self._away_at < _PATIENCE:
+                    subscribing.result()
+                    subscribing, until = (
+                        asyncio.create_task(subscribe()),
+                        None,
+                    )  # its host was away: nothing could be heard
+                if subscribing.done() and until is None:
+                    until = loop.time() + _OVERLAP
+                is_all = False
+                while not is_all:
+                    part = await self._take("", records.position, "" if records.position else after)
+                    try:
+                        for number, kept in enumerate(records.take(part)):
+                            await back.take(kept, self._limit)
+                            if number % _AT_ONCE == 0:
+                                await asyncio.sleep(0)  # the loop is everybody's
+                        if len(back.ids) > _MOST:
+                            raise Malformed(f"more than {_MOST} messages")
+                    except Malformed as error:
+                        log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
+                        return
+                    is_all = part.is_all
+                    if not is_all and part.position == part.start:
+                        await asyncio.sleep(_AGAIN)  # the agent does not listen itself yet, or its disk is slow
+                is_over = not heard() or heard() in back.ids or (until is not None and loop.time() > until)
+                if subscribing.done() and until is not None and is_over:
+                    subscribing.result()
+                    return
+                await asyncio.wait({subscribing}, timeout=_AGAIN)
+                if subscribing.done() and until is not None:
+                    await asyncio.sleep(_AGAIN / 3)
+        finally:
+            subscribing.cancel()
+            # What it does at its end must not come after what the caller does with the channel next: nobody would read it.
+            await asyncio.wait({subscribing})
+
+    async def give_replies(self, session: str, give: Give) -> None:
+        """Give *session* the replies of the kernel to what it asked the earlier process for."""
+        async with self._locks.setdefault(session, asyncio.Lock()):
+            records = Records()
+            records.position = self._positions.get(session, 0)
+            known = set(delivered.got(self.kernel.id, session).replies)
+            is_all = False
+            while not is_all:
+                try:
+                    part = await self._take(session, records.position)
+                    for kept in records.take(part):
+                        header = _header(kept.parts)
+                        is_wanted = header.get("msg_type") != "kernel_info_reply" and header.get("msg_id") not in known
+                        if is_wanted and header:
+                            await give("shell", kept.parts)
+                except (DistributedError, Malformed) as error:
+                    if not isinstance(error, KernelGone):
+                        log.warning("kernel %s: replies that were kept cannot be taken: %s", self.kernel.id, error)
+                    return
+                is_all = part.is_all
+            self._positions[session] = records.position
+
+
+class Back:
+    """One session that is back, and is given what was kept."""
+
+    def __init__(self, give: Give, tell: Tell) -> None:
+        self.ids: set[str] = set()
+        """The ids of the messages that it has been given, or does not need."""
+        self.given = 0
+        self.state = ""
+        """Whether the kernel runs a cell, as far as it has said: busy or idle; empty: nothing was heard."""
+        self._give = give
+        self._tell = tell
+        self._cell: dict[str, Any] = {}  # the header of the request that the last message belonged to
+
+    async def take(self, kept: Kept, limit: int) -> None:
+        """Give the session one message, or say what is missing."""
+        parent = header_of(parent_of(kept.parts))
+        if kept.lost:
+            self._tell(
+                f"{kept.lost} messages are missing here: the node could not keep them while the gateway was away "
+                f"(it keeps {limit >> 20} MiB for each kernel, Distributed.kept_output_limit, and what its disk takes).",
+                self._cell or parent,
+            )
+        if kept.unheard:
+            self._tell(
+                f"Output is missing here: for {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
+                self._cell or parent,
+            )
+        if not kept.parts:
+            return
+        header = _header(kept.parts)
+        name = header.get("msg_id")
+        if not isinstance(name, str) or name in self.ids:
+            return
+        self.ids.add(name)
+        # The gateway's own questions, whose answers would show a kernel as idle that runs a cell.
+        if parent.get("msg_type") == "kernel_info_request":
+            return
+        self._cell = parent or self._cell
+        if parent.get("msg_type") == "execute_request":
+            self.state = "idle" if says(kept.parts, "idle") else "busy"
+        self.given += 1
+        await self._give("iopub", kept.parts)
+
+
+def _header(parts: list[bytes]) -> dict[str, Any]:
+    place = parts.index(DELIM) + 2 if DELIM in parts else len(parts)
+    return header_of(parts[place]) if place < len(parts) else {}
+
+
+def says(parts: list[bytes], state: str) -> bool:
+    """Return True if the message is the kernel's word that it is in *state*."""
+    content = parts[-1] if parts else b""
+    return _header(parts).get("msg_type") == "status" and f'"{state}"'.encode() in content
+
+
+def id_of(parts: list[bytes]) -> str:
+    """Return the id of a kernel's message, empty where it has none."""
+    return str(_header(parts).get("msg_id", ""))
+
+
+def note_there(kernel_id: str, session: str) -> None:
+    """Note that *session* is there, whatever it has got: it is waited for if the gateway should end now."""
+    delivered.note(kernel_id, session, "", [])
+
+
+def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, list[bytes]]]) -> None:
+    """Note that *session* has got *messages*, in their order."""
+    if delivered.is_kept:
+        output: list[bytes] = []
+        replies: list[str] = []
+        for channel, parts in messages:
+            if channel == "iopub":
+                output = parts
+            elif channel == "shell":
+                replies.append(id_of(parts))
+        if output or replies:
+            delivered.note(kernel_id, session, id_of(output) if output else "", replies)
+
+
+def follow_cells(manager: Any) -> None:
+    """Have *manager*, Enterprise Gateway's of one kernel, not take the gateway's own questions for the kernel's activity.
+
+    They are answered beside a cell that runs, with a busy and an idle of their own.
+    """
+    stream = manager._activity_stream
+    record = stream._recv_callback
+
+    def record_cells(parts: list[bytes]) -> None:
+        is_question = header_of(parent_of(parts)).get("msg_type") == "kernel_info_request"
+        if not is_question or (says(parts, "idle") and manager.execution_state != "busy"):
+            record(parts)
+
+    stream.on_recv(record_cells)
+
+
+_adopted: dict[str, Adopted] = {}
+
+
+def adopted(kernel_id: str) -> Adopted | None:
+    """Return what is known of a kernel that an earlier process had, None for others."""
+    return _adopted.get(kernel_id)
+
+
+def adopt(cluster: Cluster, kernel: RemoteKernel, manager: Any) -> None:
+    """Note that *kernel*, Enterprise Gateway's *manager* of it, was found again; called before the gateway's loop runs."""
+    found = _adopted[kernel.id] = Adopted(cluster, kernel, cluster.settings.kept_output_limit, manager)
+    manager.loop.add_callback(found.begin)
+
+
+def forget(kernel_id: str) -> None:
+    """*kernel_id* has ended, or is about to be started again: what was kept of it is of no more use."""
+    found = _adopted.get(kernel_id)
+    if found is not None:
+        found.end()
+    delivered.forget(kernel_id)

@@ -1,0 +1,277 @@
+"""What a kernel says while no gateway's process is there, or no agent, is given to its clients afterwards, or told to be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from lab import Gateway, Node
+from tests.integration.client import GatewayClient, Kernel, start_on
+from tests.integration.conftest import MakeGateway
+from tests.integration.looks import agents
+from tests.integration.test_persistence import PERSISTENCE, killed_and_started
+from tests.integration.test_reconnects import Session
+from tests.until import MACHINE_SECONDS, until, until_in_thread
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
+
+LINES = 10_000
+CELL_SECONDS = 90.0
+MISSING = "missing here"
+KEEPING = {"EG_DISTRIBUTED_KEPT_OUTPUT_LIMIT": str(64 << 20)}
+ClientOf = Callable[[Gateway], GatewayClient]
+
+PRINTING = f"""
+import time
+for number in range({LINES}):
+    print(number, flush=True)
+    if number % 100 == 99:
+        time.sleep(0.1)
+"""
+WAITING = """
+import os, time
+print(0, flush=True)
+while not os.path.exists("/tmp/go-{name}"): time.sleep(0.05)
+for number in range(1, {lines}):
+    print(number, "{filling}", flush=True)
+    if number % 100 == 0: time.sleep(0.02)
+open("/tmp/done-{name}", "w").close()
+"""
+
+
+class Cell:
+    """What came of one cell, over as many connections as it takes."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        """The first words of the lines that it has printed, in the order in which they came."""
+        self.replies: list[dict[str, Any]] = []
+        self.states: list[str] = []
+        self._line = ""  # one that has not ended: a flush may come in the middle
+
+    def break_off(self) -> None:
+        """A connection has ended, and the next one may begin with what came at its end."""
+        self.hear("stream", {"name": "stdout", "text": "\n"})
+
+    def hear(self, kind: str, content: dict[str, Any]) -> None:
+        """Take a message of the cell."""
+        if kind == "stream" and content["name"] == "stdout":
+            *lines, self._line = (self._line + content["text"]).split("\n")
+            self.numbers += [int(line.split()[0]) for line in lines if line]
+        elif kind == "execute_reply":
+            self.replies.append(content)
+        elif kind == "status":
+            self.states.append(content["execution_state"])
+
+    async def reached(self, number: int) -> None:
+        """Wait until the cell has printed *number*."""
+        await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number], CELL_SECONDS)
+
+    async def ended(self) -> None:
+        """Wait for the cell's reply, and for the kernel to be idle after it."""
+        await until("the cell has its reply", lambda: bool(self.replies), CELL_SECONDS)
+        await until("the kernel is idle", lambda: self.states[-1:] == ["idle"], CELL_SECONDS)
+
+
+class Tab:
+    """A client that comes again with its session."""
+
+    def __init__(self, gateway: Gateway, kernel: Kernel) -> None:
+        self.told = ""
+        """What was said on stderr."""
+        self._session = Session(gateway, kernel)
+        self._cells: dict[str, Cell] = {}
+        self._connection: ClientConnection | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def connect(self, gateway: Gateway) -> None:
+        """Connect to *gateway*, which has another port after each start."""
+        address = urlsplit(gateway.url)
+        self._session.host, self._session.port = address.hostname or "", address.port or 80
+        self._connection = await self._session.connect()
+        for cell in self._cells.values():
+            cell.break_off()
+        self._reading = asyncio.create_task(self._read(self._connection))
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None and self._reading is not None:
+            await self._connection.close()
+            await self._reading
+
+    async def run(self, code: str) -> Cell:
+        """Send a cell."""
+        assert self._connection is not None
+        cell = Cell()
+        self._cells[await self._session.run(self._connection, code)] = cell
+        return cell
+
+    async def runs(self) -> None:
+        """Assert that a cell runs."""
+        cell = await self.run("print(1)")
+        await cell.ended()
+        assert cell.numbers == [1]
+
+    async def _read(self, connection: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                message: dict[str, Any] = json.loads(await connection.recv())
+                kind, content = message["msg_type"], message["content"]
+                if kind == "stream" and content["name"] == "stderr":
+                    self.told += content["text"]
+                cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+                if cell is not None:
+                    cell.hear(kind, content)
+
+    async def lost_connection(self) -> None:
+        """Wait until the connection has ended."""
+        assert self._reading is not None
+        await asyncio.wait_for(self._reading, MACHINE_SECONDS)
+
+
+async def printed_while_away(gateway: Gateway, node: Node, kernel: Kernel, tab: Tab, lines: int, filling: int) -> Cell:
+    """Return a cell of *tab* that began before *gateway* was killed, and ended before it was started again."""
+    cell = await tab.run(WAITING.format(name=kernel.id, lines=lines, filling="x" * filling))
+    await cell.reached(0)
+    await asyncio.to_thread(gateway.kill)
+    await tab.lost_connection()
+    node.exec(["touch", f"/tmp/go-{kernel.id}"]).check()
+    done = ["test", "-e", f"/tmp/done-{kernel.id}"]
+    await until_in_thread("the cell has ended", lambda: node.exec(done).exit_code == 0, CELL_SECONDS)
+    node.exec(["rm", f"/tmp/go-{kernel.id}", f"/tmp/done-{kernel.id}"]).check()
+    await asyncio.to_thread(gateway.start)
+    return cell
+
+
+async def test_a_cell_over_a_killed_gateway_shows_all_that_it_printed(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """Ten thousand lines over SIGKILL and a start: each once and in order, then the cell's reply, and the next cell works."""
+    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
+    kernel = await start_on(GatewayClient(gateway.url), nodes[0])
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(PRINTING)
+    await cell.reached(1000)
+    await killed_and_started(gateway)
+    await tab.lost_connection()
+    kernel_again = client_of(gateway).attach(kernel.id)
+    before = len(cell.numbers)
+    await tab.connect(gateway)
+    await cell.reached(before + 1)
+
+    async def is_busy() -> bool:
+        return bool((await kernel_again.model())["execution_state"] == "busy")
+
+    await until("the kernel is seen to run a cell", is_busy)
+    await cell.ended()
+    after = cell.numbers[before:]
+    assert after == list(range(after[0], LINES))
+    # What came in the last moment before SIGKILL could not be confirmed any more, and so comes again.
+    assert before - 2000 < after[0] <= before
+    assert [reply["status"] for reply in cell.replies] == ["ok"]
+    assert MISSING not in tab.told
+    await tab.runs()
+    await tab.close()
+
+
+async def test_a_cell_that_ends_while_the_gateway_is_away_is_whole(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """Output, reply and idle come to the client that sent the cell; another one of before gets the output, a new one nothing."""
+    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
+    kernel = await start_on(GatewayClient(gateway.url), nodes[0])
+    tab, other = Tab(gateway, kernel), Tab(gateway, kernel)
+    await tab.connect(gateway)
+    await other.connect(gateway)
+    await other.runs()
+    cell = await printed_while_away(gateway, nodes[0], kernel, tab, 3000, 0)
+    new = Tab(gateway, kernel)
+    seen = new._cells[next(iter(tab._cells))] = Cell()
+    await new.connect(gateway)
+    await new.runs()
+    await tab.connect(gateway)
+    await cell.ended()
+    # The line before the end may come again, where it could not be confirmed any more.
+    assert [number for number in cell.numbers if number] == list(range(1, 3000))
+    assert len(cell.replies) == 1
+    watched = other._cells[next(iter(tab._cells))] = Cell()
+    await other.connect(gateway)
+    await watched.reached(2999)
+    assert [number for number in watched.numbers if number] == list(range(1, 3000))
+    assert watched.replies == []
+    for each in (tab, other):
+        await each.runs()
+        assert MISSING not in each.told
+    assert (seen.numbers, seen.replies, len(cell.replies)) == ([], [], 1)
+
+    await killed_and_started(gateway)  # and once more, with nothing to be kept
+    client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await tab.runs()
+    assert cell.numbers[-1] == 2999
+    assert len(cell.numbers) <= 3001
+    assert len(cell.replies) == 1
+    assert MISSING not in tab.told
+    for each in (new, tab, other):
+        await each.close()
+
+
+async def test_output_past_the_limit_is_told_to_be_missing(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """More than the node may keep: the last of it comes, and how many messages are missing stands in the notebook before it."""
+    limit = {"EG_DISTRIBUTED_KEPT_OUTPUT_LIMIT": str(1024 * 1024)}
+    gateway = extra_gateway("limited", options=PERSISTENCE, env=limit)
+    kernel = await start_on(GatewayClient(gateway.url), nodes[0])
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await printed_while_away(gateway, nodes[0], kernel, tab, 5000, 1000)
+    client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await cell.ended()
+    numbers = [number for number in cell.numbers if number]  # the line before the end may come again
+    first = numbers[0]
+    assert numbers == list(range(first, 5000))
+    assert 100 < 5000 - first < 1500
+    missing = re.findall(r"(\d+) messages are missing here", tab.told)
+    assert len(missing) == 1
+    # Some messages are no lines. A kernel drops some itself where its listeners are not given the processor.
+    assert 0 < int(missing[0]) < first + 200
+    await tab.runs()
+    await tab.close()
+
+
+async def test_an_agent_that_is_killed_takes_what_was_told_along(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """SIGKILL under load: the kernel goes on, its output comes again by the next agent, and the notebook says what is missing."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    kernel = await start_on(client_of(gateway), node)
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(PRINTING)
+    await cell.reached(1000)
+    node.exec(["kill", "-KILL", *map(str, agents(node))]).check()
+    killed = asyncio.get_running_loop().time()
+    last = cell.numbers[-1]
+    await cell.reached(last + 500)
+    assert asyncio.get_running_loop().time() - killed < 10
+    await cell.ended()
+    assert cell.numbers == sorted(set(cell.numbers))
+    assert cell.numbers[-1] == LINES - 1
+    assert len(cell.replies) == 1
+    assert re.search(
+        r"Output may be missing here: what the kernel printed in the \d+\.\d s without a connection", tab.told
+    )
+    await tab.runs()
+    await tab.close()

@@ -649,6 +649,7 @@ class Cluster:
         kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
         for kernel in kernels:
             if kernel.node is not None:
+                kernel.node.expect()
                 kernel.node.keep_connected(fresh=kernel.id)
         if kernels:
             task = asyncio.ensure_future(self._serve(kernels))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed import cluster as cluster_module
+from eg_distributed import node as node_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import (
     DistributedError,
@@ -586,6 +587,32 @@ async def test_hosts_are_connected_to_together_when_all_kernels_are_adopted(
     assert found[0].state is State.UNKNOWN
     slow.patience.set()
     await until("all are back", lambda: all(k.state is State.ALIVE for k in found))
+
+
+async def test_an_adoption_that_takes_long_is_no_outage(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host is silent, and away, from when it was first to answer, and not while other kernels are still being adopted."""
+    monkeypatch.setattr(node_module, "_QUIET", 0.05)
+    (sshd,) = await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    sshd.patience.clear()
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    node = await until("it is taken in", lambda: found.node)
+    late = time.monotonic() + 0.1
+    await until("more time is over than people are told of", lambda: time.monotonic() > late)
+    assert found.out_of_reach_since is None
+    adopted_at, asked_at = node.disconnected_at, time.time()
+    second.serve_adopted()
+    since = await until("its silence is told", lambda: found.out_of_reach_since)
+    assert since >= asked_at - 0.02
+    assert node.disconnected_at > adopted_at + 0.05
+    sshd.patience.set()
+    await until("it is back", lambda: found.state is State.ALIVE)
 
 
 async def test_an_adapter_that_says_nothing_more_leaves_no_adopted_kernel_waiting(

@@ -330,7 +330,7 @@ class Cluster:
         self.kernels[kernel.id] = kernel
         try:
             if earlier is not None and earlier.state is not State.DEAD:
-                await self._end_for_restart(earlier)
+                await self._end_for_restart(earlier, request, deadline)
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
             await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
@@ -374,9 +374,16 @@ class Cluster:
             remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
         )
 
-    async def _end_for_restart(self, kernel: RemoteKernel) -> None:
-        """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""
+    async def _end_for_restart(self, kernel: RemoteKernel, request: StartRequest, deadline: float) -> None:
+        """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back.
+
+        A host that nothing is known against is connected to first: the gateway may have started just now.
+        """
+        node = kernel.node
         try:
+            if node is not None and node.last_error is None:
+                patient = self._candidates(request) <= {canonical_name(node.name)}
+                await self._connect(self.host(node.name), deadline, patient=patient)
             await kernel.stop(grace=0)
         except DistributedError as error:
             log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)

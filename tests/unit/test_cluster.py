@@ -615,6 +615,31 @@ async def test_an_adoption_that_takes_long_is_no_outage(
     await until("it is back", lambda: found.state is State.ALIVE)
 
 
+async def test_a_restart_waits_for_the_first_login_to_the_kernels_host(
+    clusters: Callable[..., Cluster], hosts: Hosts
+) -> None:
+    """A kernel that is restarted as soon as its gateway is up again stays on its host, although that has not answered yet."""
+    sshd, _ = await hosts("node1", "node2")
+    first = clusters()
+    kernel = await start(first, "k1", "node1 node2")
+    attempt, info, pid = kernel.attempt, kernel.connection_info, kernel.pid
+    await asyncio.to_thread(first.close)
+    sshd.patience.clear()
+    asked = len(sshd.users)
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
+    restarting = asyncio.ensure_future(start(second, "k1", "node1 node2"))
+    await until("it is logged in to", lambda: len(sshd.users) > asked)
+    assert not found.lost
+    sshd.patience.set()
+    assert await restarting is found
+    assert where(found) == "node1"
+    assert not found.lost
+    await gone(pid)
+    assert await answers(found)
+
+
 async def test_an_adapter_that_says_nothing_more_leaves_no_adopted_kernel_waiting(
     clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ class Cluster:
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
         self._adopted_timer: asyncio.TimerHandle | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._has_left = False
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -168,6 +169,16 @@ class Cluster:
 
     async def leave(self, *, end_untaken: bool = False) -> None:
         """Do as `close`, on the cluster's loop, which goes on; for a cluster that was given its loop, and by `close`."""
+        self._has_left = True
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+            self._adopted_timer = None
+        self._adopted.clear()
+        serving = set(self._serving)
+        for task in serving:  # before the endpoints are closed: it would make sockets that nobody removes
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
         # While the nodes can still be told: a start that is cancelled leaves nothing behind.
         starts = {start.task for start in self._starts.values() if start.task is not None}
         for task in starts:
@@ -182,13 +193,9 @@ class Cluster:
             await kernel.endpoints.close()
         await self._abandoned.save()
         await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-        if self._adopted_timer is not None:
-            self._adopted_timer.cancel()
-        own = self._serving | ({self._ticking} if self._ticking is not None else set())
-        for task in own:
-            task.cancel()
-        if own:
-            await asyncio.wait(own)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait({self._ticking})
         if self._runtime_dir is not None and not self.settings.runtime_dir:
             with contextlib.suppress(OSError):  # another gateway's process may have put something there
                 self._runtime_dir.rmdir()
@@ -636,7 +643,7 @@ class Cluster:
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
         self._adopted.append(kernel)
-        if self._adopted_timer is None:
+        if self._adopted_timer is None and not self._has_left:
             self._adopted_timer = asyncio.get_running_loop().call_later(_ADOPTED_LONG, self._serve_adopted)
 
     def serve_adopted(self) -> None:
@@ -649,6 +656,8 @@ class Cluster:
         self.call_soon(self._serve_adopted)
 
     def _serve_adopted(self) -> None:
+        if self._has_left:
+            return
         if self._adopted_timer is not None:
             self._adopted_timer.cancel()
             self._adopted_timer = None

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -696,6 +697,23 @@ async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
     await until("it is back", lambda: found.state is State.ALIVE)
     assert await answers(found)
     assert found.pid == pid
+
+
+async def test_a_gateway_that_ends_while_it_serves_what_it_adopted_leaves_no_socket(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed
+) -> None:
+    """However many adopted kernels' sockets are still to be made, none is made, or left, once the gateway ends."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    for number in range(50):
+        info: dict[str, Any] = {"transport": "ipc", "ip": str(cluster.prefix(f"k{number}")), "key": "k"}
+        info |= {f"{channel}_port": port for port, channel in enumerate(CHANNELS, 1)}
+        cluster.adopt(f"k{number}", "node1", "a1", info)
+    cluster.serve_adopted()
+    await asyncio.to_thread(cluster.close)
+    assert list(Path(settings.runtime_dir).rglob("c-*")) == []
+    sshd.patience.set()
 
 
 async def test_a_kernel_without_sockets_is_not_adopted(

@@ -680,9 +680,13 @@ class Cluster:
                 if self.kernels.get(kernel.id) is not kernel:
                     continue  # released meanwhile
                 try:
+                    self._runtime_folder()  # it may have been cleaned up, and made by another user, since the adoption
                     await kernel.endpoints.serve()
-                except OSError as error:
+                except (OSError, DistributedError) as error:
                     log.error("kernel %s: the gateway cannot make its sockets, and tries again: %s", kernel.id, error)
+                    left.append(kernel)
+                except Exception:  # whatever one kernel's sockets raise, the others' have to be made
+                    log.exception("kernel %s: the gateway cannot make its sockets, and tries again", kernel.id)
                     left.append(kernel)
             kernels = left
             if kernels:

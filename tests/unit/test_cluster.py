@@ -679,6 +679,70 @@ async def test_sockets_that_cannot_be_made_after_an_adoption_are_made_later(
     assert await answers(found)
 
 
+def adopt_unseen(cluster: Cluster, kernel_id: str) -> RemoteKernel:
+    """Have *cluster* adopt a kernel on node1 that has never been started."""
+    info: dict[str, Any] = {"transport": "ipc", "ip": str(cluster.prefix(kernel_id)), "key": "k"}
+    info |= {f"{channel}_port": port for port, channel in enumerate(CHANNELS, 1)}
+    return cluster.adopt(kernel_id, "node1", "a1", info)
+
+
+async def test_the_folder_of_adopted_kernels_sockets_is_made_again(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed
+) -> None:
+    """Where it was removed between the adoption and the making of the sockets they are made all the same."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    adopted = adopt_unseen(cluster, "k1")
+    shutil.rmtree(settings.runtime_dir)
+    cluster.serve_adopted()
+    await until("they are there", lambda: Path(f"{adopted.connection_info['ip']}-5").exists())
+    assert stat.S_IMODE(Path(settings.runtime_dir).stat().st_mode) == 0o700
+    sshd.patience.set()
+
+
+async def test_no_adopted_kernels_sockets_are_made_in_anothers_folder(
+    clusters: Callable[..., Cluster],
+    hosts: Hosts,
+    settings: Distributed,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A folder that is not private any more gets no sockets; they are made when it is mended."""
+    monkeypatch.setattr(cluster_module, "_SOCKETS_RETRY", 0.05)
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    adopted = adopt_unseen(cluster, "k1")
+    folder = Path(settings.runtime_dir)
+    folder.chmod(0o777)
+    cluster.serve_adopted()
+    await until("it is told", lambda: "is not a private folder of ours" in caplog.text)
+    assert not list(folder.rglob("c-*"))
+    folder.chmod(0o700)
+    await until("they are there", lambda: Path(f"{adopted.connection_info['ip']}-5").exists())
+    sshd.patience.set()
+
+
+async def test_what_one_kernels_sockets_raise_is_no_other_kernels(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours in the making of one adopted kernel's sockets is told, and the next kernel's are made."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    faulty, sound = adopt_unseen(cluster, "k1"), adopt_unseen(cluster, "k2")
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(faulty.endpoints, "serve", fail)
+    cluster.serve_adopted()
+    await until("the other's are there", lambda: Path(f"{sound.connection_info['ip']}-5").exists())
+    assert "RuntimeError: a bug" in caplog.text
+    sshd.patience.set()
+
+
 async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
     clusters: Callable[..., Cluster], hosts: Hosts
 ) -> None:
@@ -707,9 +771,7 @@ async def test_a_gateway_that_ends_while_it_serves_what_it_adopted_leaves_no_soc
     sshd.patience.clear()
     cluster = clusters()
     for number in range(50):
-        info: dict[str, Any] = {"transport": "ipc", "ip": str(cluster.prefix(f"k{number}")), "key": "k"}
-        info |= {f"{channel}_port": port for port, channel in enumerate(CHANNELS, 1)}
-        cluster.adopt(f"k{number}", "node1", "a1", info)
+        adopt_unseen(cluster, f"k{number}")
     cluster.serve_adopted()
     await asyncio.to_thread(cluster.close)
     assert list(Path(settings.runtime_dir).rglob("c-*")) == []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from eg_distributed.wire import Reader, Writer
 from .bridge import BridgeClient
 
 log = logging.getLogger(__name__)
+_Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
 
 ENOUGH, MOST = 250, 900
 """Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
@@ -95,6 +97,7 @@ class SSHLink(Link):
         self._connections = [_Connection(connection)]
         self._widening: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[_Channel]] = set()  # openings; each ends with its connection at the latest
         self._pause = 0.0
         self._not_before = 0.0  # when a further login may be tried again, in the loop's time
         self._closed = False
@@ -161,14 +164,25 @@ class SSHLink(Link):
         if chosen.idle is not None:
             chosen.idle.cancel()
             chosen.idle = None
-        is_open = False
+        opening = asyncio.ensure_future(chosen.ssh.open_unix_connection(self._path))
         try:
-            reader, writer = await chosen.ssh.open_unix_connection(self._path)
-            is_open = True
-        finally:
-            if not is_open:
-                self._let_go(chosen)
+            # Shielded: asyncssh leaves a channel whose opening is cancelled open at both ends until the connection ends.
+            reader, writer = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._given_up.add(opening)
+            opening.add_done_callback(functools.partial(self._close_given_up, chosen))
+            raise
+        except BaseException:  # whatever it is, the channel is none
+            self._let_go(chosen)
+            raise
         return Shielded(reader), ShieldedWriter(writer, lambda: self._let_go(chosen))
+
+    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Channel]) -> None:
+        """Close a channel that nobody waits for any more, now that it is open; until then it has a descriptor of sshd's."""
+        self._given_up.discard(opening)
+        if not opening.cancelled() and opening.exception() is None:
+            opening.result()[1].close()
+        self._let_go(chosen)
 
     def _let_go(self, used: _Connection) -> None:
         used.channels -= 1

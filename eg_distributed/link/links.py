@@ -5,8 +5,10 @@ sshd forbids those, all connections share one exec channel (see `agent/bridge.py
 plain UNIX connections.
 
 Each channel is a descriptor of the session's sshd, of which systemd gives it 1024. So channels are spread over as many SSH
-connections as it takes: a further one is begun when all have ENOUGH, in the background; one is full with MOST, or where sshd
-refuses a channel that it takes on another connection; and one that has had none for a while is closed.
+connections as it takes: a further one is begun when all have enough, in the background; one is full with MOST, or where sshd
+refuses a channel twice that it takes on another connection, and that counts for a minute; and one that has had none for a while
+is closed. That a channel is refused for want of descriptors is never said: it may be that the agent takes none for a moment, or
+that descriptors of channels that were just closed are not free yet.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ CONNECTIONS = 64
 """SSH connections to one host, at most."""
 _SUSPICIOUS = 32
 """Channels of a connection from which on one that is refused may be for want of descriptors, and not for the agent's sake."""
+AGAIN = 0.2
+"""Seconds after which such a channel is tried on the same connection once more, before another one is taken for it."""
+LIMITED = 60.0
+"""Seconds for which a connection counts as full with what it had when it refused a channel."""
 IDLE = 60.0
 """Seconds after which a further connection without a channel is closed."""
 _PATIENCE = 5.0
@@ -67,13 +73,29 @@ class _Connection:
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self.ssh = connection
         self.channels = 0
-        self.most = MOST
+        self._limit = MOST
+        self._limited_until = 0.0  # in the loop's time
         self.idle: asyncio.TimerHandle | None = None
         """Closes it."""
 
     @property
+    def most(self) -> int:
+        """How many channels it takes, as far as is known."""
+        return min(self._limit, MOST) if asyncio.get_running_loop().time() < self._limited_until else MOST
+
+    def limit(self, most: int) -> None:
+        """Take *most* as what it takes, for a minute: then it may turn out to be more."""
+        self._limit = min(self.most, most)
+        self._limited_until = asyncio.get_running_loop().time() + LIMITED
+
+    @property
     def has_room(self) -> bool:
         return self.channels < self.most
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether a further connection is to be begun, while this one still has room for those who come until that is there."""
+        return self.channels >= min(ENOUGH, self.most - self.most // 5)
 
 
 class SSHLink(Link):
@@ -110,6 +132,7 @@ class SSHLink(Link):
     async def open(self) -> tuple[Reader, Writer]:
         """Open a direct-streamlocal channel to the agent's socket; raises ConnectionError with host, cause and remedy."""
         refused: dict[_Connection, int] = {}  # with the channels that each had
+        doubtful: set[_Connection] = set()  # those that refused it once
         reason = ""
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while not self._closed:
@@ -123,12 +146,17 @@ class SSHLink(Link):
                 chosen = min(left, key=lambda each: each.channels, default=None)
             if chosen is None:
                 break
-            if chosen.channels >= ENOUGH and all(each.channels >= ENOUGH for each in self._connections):
+            if all(each.has_enough for each in self._connections):
                 self._begin_to_widen()
-            had = chosen.channels
+            had, had_room = chosen.channels, chosen.has_room
             try:
                 opened = await self._open_over(chosen)
             except asyncssh.Error as error:
+                is_news = had >= _SUSPICIOUS and had_room and not chosen.ssh.is_closed()
+                if is_news and chosen not in doubtful:
+                    doubtful.add(chosen)
+                    await asyncio.sleep(AGAIN)
+                    continue
                 if self._connection.is_closed():
                     raise ConnectionError(error.reason) from error
                 # What is lost is no refusal: another connection may take it, but no further one is needed for that.
@@ -136,7 +164,7 @@ class SSHLink(Link):
                 continue
             for full, most in refused.items():
                 if most >= _SUSPICIOUS:
-                    full.most = min(full.most, most)
+                    full.limit(most)
             return opened
         if not reason:
             raise ConnectionError("the link is closed")
@@ -156,7 +184,7 @@ class SSHLink(Link):
     def _choose(self, refused: dict[_Connection, int]) -> _Connection | None:
         """Return the first connection with few channels, so that the last ones get idle; else the one with fewest, or None."""
         left = [each for each in self._connections if each not in refused and each.has_room]
-        few = next((each for each in left if each.channels < ENOUGH), None)
+        few = next((each for each in left if not each.has_enough), None)
         return few or min(left, key=lambda each: each.channels, default=None)
 
     async def _open_over(self, chosen: _Connection) -> tuple[Reader, Writer]:

@@ -32,6 +32,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "ENOUGH", 4)
     monkeypatch.setattr(links, "MOST", 8)
     monkeypatch.setattr(links, "_SUSPICIOUS", 3)
+    monkeypatch.setattr(links, "AGAIN", 0.05)
 
 
 @pytest_asyncio.fixture
@@ -94,6 +95,49 @@ async def test_a_connection_that_takes_no_more_is_left_at_that(link: SSHLink, ss
     asked = sshd.forwarded
     await link.open()
     assert sshd.forwarded == asked + 1, "it was tried in vain first"
+
+
+async def test_a_refusal_for_a_moment_is_no_limit(link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the agent takes no connection just now, the same SSH connection is tried again, and keeps its room."""
+    monkeypatch.setattr(links, "ENOUGH", 20)
+    monkeypatch.setattr(links, "MOST", 30)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 3
+    opening = [asyncio.ensure_future(link.open()) for _ in range(4)]
+    await until("they were refused", lambda: sshd.forwarded == 7)
+    sshd.most_channels = 1 << 20
+    assert all([await works(stream) for stream in await asyncio.gather(*opening)])
+    assert link._connections[0].most == links.MOST
+    assert [each.channels for each in link._connections] == [7]
+
+
+async def test_what_a_connection_takes_is_believed_for_a_while(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals by one connection that were not for its number of channels cost its room for a minute, and not for ever."""
+    monkeypatch.setattr(links, "LIMITED", 0.1)
+    sshd.most_channels = 5
+    streams = [await link.open() for _ in range(8)]
+    assert link.connections > 1
+    sshd.most_channels = 1 << 20
+    await until("its room is back", lambda: link._connections[0].most == links.MOST)
+    while link._connections[0].channels < links.MOST:
+        streams.append(await link.open())
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
+
+
+async def test_a_further_connection_is_begun_before_a_low_limit_is_reached(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where connections take fewer channels than are thought enough, the next one is made before channels have to wait for it."""
+    monkeypatch.setattr(links, "ENOUGH", 20)
+    monkeypatch.setattr(links, "MOST", 30)
+    link._connections[0].limit(5)
+    streams = [await link.open() for _ in range(5)]
+    await until("a further one is made", lambda: link.connections == 2)
+    assert link._connections[0].channels == 5
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
 
 
 async def test_a_further_connection_that_is_not_used_is_closed(

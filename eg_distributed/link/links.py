@@ -32,6 +32,8 @@ _Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
 
 ENOUGH, MOST = 250, 900
 """Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
+_CLOSED = "SSH connection closed"
+"""What asyncssh gives as the reason for which a channel was refused where its connection has ended."""
 CONNECTIONS = 64
 """SSH connections to one host, at most."""
 _SUSPICIOUS = 32
@@ -121,6 +123,7 @@ class SSHLink(Link):
         self._watching: set[asyncio.Task[None]] = set()
         self._given_up: set[asyncio.Task[_Channel]] = set()  # openings; each ends with its connection at the latest
         self._pause = 0.0
+        self._told = False  # that none could be made
         self._not_before = 0.0  # when a further login may be tried again, in the loop's time
         self._closed = False
 
@@ -133,6 +136,7 @@ class SSHLink(Link):
         """Open a direct-streamlocal channel to the agent's socket; raises ConnectionError with host, cause and remedy."""
         refused: dict[_Connection, int] = {}  # with the channels that each had
         doubtful: set[_Connection] = set()  # those that refused it once
+        lost: set[_Connection] = set()
         reason = ""
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while not self._closed:
@@ -152,16 +156,25 @@ class SSHLink(Link):
             try:
                 opened = await self._open_over(chosen)
             except asyncssh.Error as error:
-                is_news = had >= _SUSPICIOUS and had_room and not chosen.ssh.is_closed()
+                # What is lost is no refusal: another connection may take it, but no further one is needed for that.
+                is_lost = (
+                    chosen.ssh.is_closed()
+                    or not isinstance(error, asyncssh.ChannelOpenError)
+                    or error.reason == _CLOSED
+                )
+                is_news = had >= _SUSPICIOUS and had_room and not is_lost
                 if is_news and chosen not in doubtful:
                     doubtful.add(chosen)
                     await asyncio.sleep(AGAIN)
                     continue
-                if self._connection.is_closed():
-                    raise ConnectionError(error.reason) from error
-                # What is lost is no refusal: another connection may take it, but no further one is needed for that.
-                refused[chosen], reason = 0 if chosen.ssh.is_closed() else had, error.reason
+                if self._connection.is_closed() or (is_lost and chosen.ssh is self._connection):
+                    raise self._loss(error.reason) from error
+                refused[chosen], reason = 0 if is_lost else had, error.reason
+                if is_lost:
+                    lost.add(chosen)
                 continue
+            if chosen.ssh is not self._connection:
+                self._pause = 0.0  # a further connection was of use
             for full, most in refused.items():
                 if most >= _SUSPICIOUS:
                     full.limit(most)
@@ -170,7 +183,14 @@ class SSHLink(Link):
             raise ConnectionError("the link is closed")
         if self.connections > 1 and self._connections[-1].channels == 0:
             self._be_patient()  # it was made for nothing
+        if lost == set(refused):
+            raise self._loss(reason)
         raise self._refusal(reason, max(refused.values()))
+
+    def _loss(self, reason: str) -> ConnectionError:
+        return ConnectionError(
+            f"Host {self._host}: the SSH connection was lost ({reason}). Check the network to the host"
+        )
 
     def _refusal(self, reason: str, channels: int) -> ConnectionError:
         where = f"Host {self._host}: sshd opened no channel to the agent ({reason})"
@@ -241,7 +261,8 @@ class SSHLink(Link):
             async with self.turn():
                 connection = await self._further()
         except HostError as error:
-            level = logging.DEBUG if self._pause else logging.WARNING
+            level = logging.DEBUG if self._told else logging.WARNING
+            self._told = True
             log.log(level, "%s: no further SSH connection for its channels could be made: %s", self._host, error)
             self._be_patient()
         except Exception:  # whatever it is, logging in again and again would not mend it
@@ -250,7 +271,7 @@ class SSHLink(Link):
         else:
             made = _Connection(connection)
             self._connections.append(made)
-            self._pause = 0.0
+            self._told = False
             made.idle = asyncio.get_running_loop().call_later(IDLE, self._drop, made)
             self._watching.add(task := asyncio.ensure_future(self._watch(made)))
             task.add_done_callback(self._watching.discard)

@@ -195,6 +195,60 @@ async def test_a_lost_connection_says_so(link: SSHLink, sshd: Sshd) -> None:
     assert streams
 
 
+async def test_a_loss_while_a_channel_is_opened_is_said_as_one(link: SSHLink, sshd: Sshd) -> None:
+    """Where connections end in that very moment the agent's socket is not what is to be looked for."""
+    opening = asyncio.ensure_future(link.open())
+    await asyncio.sleep(0)
+    for each in link._connections:
+        each.ssh.abort()
+    with pytest.raises(ConnectionError, match=r"^Host node1: the SSH connection was lost \(.*\)\. Check the network"):
+        await link.open()
+    with pytest.raises(ConnectionError, match=r"^Host node1: the SSH connection was lost \(.*\)\. Check the network"):
+        await opening
+
+
+async def test_a_login_that_fails_after_a_useless_one_is_told(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That a further connection was made for nothing says nothing of why the next one cannot be made."""
+    monkeypatch.setattr(links, "IDLE", 0.05)
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 0
+    with pytest.raises(ConnectionError):
+        await link.open()
+    assert link._pause, "the login was of use"
+    await until("the useless one is closed", lambda: link.connections == 1)
+    sshd.wire.refuse()
+    await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+    with pytest.raises(ConnectionError):
+        await link.open()
+    told = [record for record in caplog.records if "no further SSH connection" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING]
+
+
+async def test_useless_logins_get_fewer(link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further connection that takes no channel either doubles the pause before the next one; one of use ends that."""
+    monkeypatch.setattr(links, "IDLE", 0.05)
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 0
+    for pause in (0.01, 0.02, 0.04):
+        await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+        with pytest.raises(ConnectionError):
+            await link.open()
+        assert link._pause == pause
+        await until("the useless one is closed", lambda: link.connections == 1)
+    sshd.most_channels = 5
+    await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+    for _ in range(6):
+        await link.open()
+    assert link.connections > 1
+    assert link._pause == 0.0
+
+
 async def test_who_gives_up_opening_takes_no_room(link: SSHLink, sshd: Sshd) -> None:
     """A channel that nobody waits for any more is closed as soon as it is open, and counts no longer."""
     opening = [asyncio.ensure_future(link.open()) for _ in range(6)]

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncssh
 
-from eg_distributed.errors import HostError
+from eg_distributed.errors import HostError, HostUnreachable
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
@@ -98,6 +98,12 @@ class _Connection:
     def has_enough(self) -> bool:
         """Whether a further connection is to be begun, while this one still has room for those who come until that is there."""
         return self.channels >= min(ENOUGH, self.most - self.most // 5)
+
+
+def _whose(connection: asyncssh.SSHClientConnection) -> tuple[bytes, str]:
+    """Return the host key of the other end (none where Kerberos told the host), and its address, if it is known."""
+    key, peer = connection.get_server_host_key(), connection.get_extra_info("peername")
+    return key.public_data if key is not None else b"", str(peer[0]) if peer else ""
 
 
 class SSHLink(Link):
@@ -260,6 +266,7 @@ class SSHLink(Link):
         try:
             async with self.turn():
                 connection = await self._further()
+            self._see_that_it_is_the_same(connection)
         except HostError as error:
             level = logging.DEBUG if self._told else logging.WARNING
             self._told = True
@@ -278,6 +285,23 @@ class SSHLink(Link):
             log.info("%s: %d SSH connections carry its channels", self._host, self.connections)
         finally:
             self._widening = None
+
+    def _see_that_it_is_the_same(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Abort a further *connection* that leads to another machine than the first, and raise HostUnreachable.
+
+        A name may have several addresses. Where the gateway itself connects, these have to be equal, since machines that were
+        made of one image share their host key; behind a jump host or a command asyncssh knows none.
+        """
+        (key, address), (other_key, other_address) = _whose(self._connection), _whose(connection)
+        if key == other_key and address == other_address:
+            return
+        connection.abort()
+        what = f"by its address ({other_address} instead of {address})" if key == other_key else "by its host key"
+        raise HostUnreachable(
+            f"a further login led to another machine {what}",
+            host=self._host,
+            remedy="name each machine by itself in remote_hosts, or give it one HostName in ssh_config",
+        )
 
     def _be_patient(self) -> None:
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)

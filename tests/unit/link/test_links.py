@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 import pytest_asyncio
 
@@ -259,6 +260,45 @@ async def test_who_gives_up_opening_takes_no_room(link: SSHLink, sshd: Sshd) -> 
     assert sum(each.channels for each in link._connections) == 6, "sshd has them still"
     await until("none counts", lambda: not any(each.channels for each in link._connections))
     await until("none is open", lambda: not any(each.ssh._channels for each in link._connections))
+
+
+@pytest.mark.parametrize("by", ["host key", "address"])
+async def test_a_further_connection_to_another_machine_is_not_used(
+    link: SSHLink,
+    hosts: Hosts,
+    settings: Distributed,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    by: str,
+) -> None:
+    """Where a name leads to several machines the channels stay on the first, the other is left, and the log says so once."""
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    sshd, other = await hosts("node2")
+    made: list[asyncssh.SSHClientConnection] = []
+
+    async def stray() -> asyncssh.SSHClientConnection:
+        made.append(await log_in("node2" if by == "host key" else "node1", settings))
+        if by == "address":
+            made[-1].set_extra_info(peername=("192.0.2.7", 22))
+        return made[-1]
+
+    monkeypatch.setattr(link, "_further", stray)
+    streams = [await link.open() for _ in range(20)]
+
+    async def is_tried_again() -> bool:
+        streams.append(await link.open())
+        return len(made) > 1
+
+    await until("it is tried again", is_tried_again)
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
+    assert link.connections == 1
+    await until("they are closed", lambda: (sshd.open_connections, other.open_connections) == (1, 0))
+    told = [each.getMessage() for each in caplog.records if "no further SSH connection" in each.getMessage()]
+    warned = [
+        each for each in caplog.records if "another machine" in each.getMessage() and each.levelno == logging.WARNING
+    ]
+    assert len(warned) == 1
+    assert f"A further login led to another machine by its {by}" in told[0]
 
 
 # -- with kernels ------------------------------------------------------------------------------------------------

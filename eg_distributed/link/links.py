@@ -289,11 +289,12 @@ class SSHLink(Link):
     def _see_that_it_is_the_same(self, connection: asyncssh.SSHClientConnection) -> None:
         """Abort a further *connection* that leads to another machine than the first, and raise HostUnreachable.
 
-        A name may have several addresses. Where the gateway itself connects, these have to be equal, since machines that were
-        made of one image share their host key; behind a jump host or a command asyncssh knows none.
+        A name may have several addresses. Where the gateway itself connects, those of one family have to be equal, since machines
+        that were made of one image share their host key; one machine may have an address of each family. Behind a jump host or a
+        command asyncssh knows none.
         """
         (key, address), (other_key, other_address) = _whose(self._connection), _whose(connection)
-        if key == other_key and address == other_address:
+        if key == other_key and (address == other_address or (":" in address) != (":" in other_address)):
             return
         connection.abort()
         what = f"by its address ({other_address} instead of {address})" if key == other_key else "by its host key"

@@ -262,6 +262,23 @@ async def test_who_gives_up_opening_takes_no_room(link: SSHLink, sshd: Sshd) -> 
     await until("none is open", lambda: not any(each.ssh._channels for each in link._connections))
 
 
+async def test_one_machine_may_have_an_address_of_each_family(
+    link: SSHLink, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further connection by IPv6 where the first is by IPv4 is used, if its host key is the first one's."""
+
+    async def by_ipv6() -> asyncssh.SSHClientConnection:
+        made = await log_in("node1", settings)
+        made.set_extra_info(peername=("2001:db8::7", 22, 0, 0))
+        return made
+
+    monkeypatch.setattr(link, "_further", by_ipv6)
+    streams = [await link.open() for _ in range(20)]
+    await until("it carries some", lambda: link.connections > 1)
+    for _, writer in streams:
+        writer.close()
+
+
 @pytest.mark.parametrize("by", ["host key", "address"])
 async def test_a_further_connection_to_another_machine_is_not_used(
     link: SSHLink,

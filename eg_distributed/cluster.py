@@ -121,6 +121,7 @@ class Cluster:
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
         self._adopted_timer: asyncio.TimerHandle | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._has_left = False
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -168,6 +169,16 @@ class Cluster:
 
     async def leave(self, *, end_untaken: bool = False) -> None:
         """Do as `close`, on the cluster's loop, which goes on; for a cluster that was given its loop, and by `close`."""
+        self._has_left = True
+        if self._adopted_timer is not None:
+            self._adopted_timer.cancel()
+            self._adopted_timer = None
+        self._adopted.clear()
+        serving = set(self._serving)
+        for task in serving:  # before the endpoints are closed: it would make sockets that nobody removes
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
         # While the nodes can still be told: a start that is cancelled leaves nothing behind.
         starts = {start.task for start in self._starts.values() if start.task is not None}
         for task in starts:
@@ -182,13 +193,9 @@ class Cluster:
             await kernel.endpoints.close()
         await self._abandoned.save()
         await asyncio.gather(*(host.node.close() for host in self.hosts.values()))
-        if self._adopted_timer is not None:
-            self._adopted_timer.cancel()
-        own = self._serving | ({self._ticking} if self._ticking is not None else set())
-        for task in own:
-            task.cancel()
-        if own:
-            await asyncio.wait(own)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait({self._ticking})
         if self._runtime_dir is not None and not self.settings.runtime_dir:
             with contextlib.suppress(OSError):  # another gateway's process may have put something there
                 self._runtime_dir.rmdir()
@@ -330,7 +337,7 @@ class Cluster:
         self.kernels[kernel.id] = kernel
         try:
             if earlier is not None and earlier.state is not State.DEAD:
-                await self._end_for_restart(earlier)
+                await self._end_for_restart(earlier, request, deadline)
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
             await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
@@ -374,9 +381,16 @@ class Cluster:
             remedy="name another host; Distributed.allow_any_host does not include the gateway's own",
         )
 
-    async def _end_for_restart(self, kernel: RemoteKernel) -> None:
-        """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back."""
+    async def _end_for_restart(self, kernel: RemoteKernel, request: StartRequest, deadline: float) -> None:
+        """End what a restart replaces, if asking it to end was not enough; an unreachable one ends when its host is back.
+
+        A host that nothing is known against is connected to first: the gateway may have started just now.
+        """
+        node = kernel.node
         try:
+            if node is not None and node.last_error is None:
+                patient = self._candidates(request) <= {canonical_name(node.name)}
+                await self._connect(self.host(node.name), deadline, patient=patient)
             await kernel.stop(grace=0)
         except DistributedError as error:
             log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)
@@ -629,7 +643,7 @@ class Cluster:
         if not node.connected.is_set():
             node.disconnected_at = asyncio.get_running_loop().time()
         self._adopted.append(kernel)
-        if self._adopted_timer is None:
+        if self._adopted_timer is None and not self._has_left:
             self._adopted_timer = asyncio.get_running_loop().call_later(_ADOPTED_LONG, self._serve_adopted)
 
     def serve_adopted(self) -> None:
@@ -642,6 +656,8 @@ class Cluster:
         self.call_soon(self._serve_adopted)
 
     def _serve_adopted(self) -> None:
+        if self._has_left:
+            return
         if self._adopted_timer is not None:
             self._adopted_timer.cancel()
             self._adopted_timer = None
@@ -649,6 +665,7 @@ class Cluster:
         kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
         for kernel in kernels:
             if kernel.node is not None:
+                kernel.node.expect()
                 kernel.node.keep_connected(fresh=kernel.id)
         if kernels:
             task = asyncio.ensure_future(self._serve(kernels))
@@ -663,9 +680,13 @@ class Cluster:
                 if self.kernels.get(kernel.id) is not kernel:
                     continue  # released meanwhile
                 try:
+                    self._runtime_folder()  # it may have been cleaned up, and made by another user, since the adoption
                     await kernel.endpoints.serve()
-                except OSError as error:
+                except (OSError, DistributedError) as error:
                     log.error("kernel %s: the gateway cannot make its sockets, and tries again: %s", kernel.id, error)
+                    left.append(kernel)
+                except Exception:  # whatever one kernel's sockets raise, the others' have to be made
+                    log.exception("kernel %s: the gateway cannot make its sockets, and tries again", kernel.id)
                     left.append(kernel)
             kernels = left
             if kernels:

@@ -124,7 +124,8 @@ class Node:
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
-        self._heard_at = monotonic()  # the last word of the agent; at first, when this node was first asked for
+        self._heard_at = monotonic()  # the last word of the agent; at first, when this node was first connected to
+        self._is_expected = False  # to say anything: set when it is first connected to
         self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
         self._identity = identity
@@ -162,6 +163,7 @@ class Node:
         if self.connected.is_set():
             return
         if self._connecting is None:
+            self.expect()
             self.progress = Progress(phase="waiting for other logins of this gateway")
             self._hurry.clear()
             self._connecting = asyncio.ensure_future(self._connect())
@@ -169,6 +171,16 @@ class Node:
         if hurry:
             self._hurry.set()
         await asyncio.shield(self._connecting)
+
+    def expect(self) -> None:
+        """Count the host's silence and absence from now on, if it has never been connected to; later it changes nothing.
+
+        A gateway that adopts a thousand kernels makes the first node seconds before it connects to any: that is no outage.
+        """
+        if not self._is_expected:
+            self._is_expected = True
+            self._heard_at = monotonic()
+            self.disconnected_at = asyncio.get_running_loop().time()
 
     def hurry(self) -> None:
         """Have the attempt to connect that is under way, if any, go before those of hosts that come back: a user waits."""
@@ -194,7 +206,12 @@ class Node:
 
     @property
     def silent_since(self) -> float | None:
-        """When the agent was last heard, in seconds since the epoch; None if that is not so long ago that people are told."""
+        """When the agent was last heard, in seconds since the epoch; None if that is not so long ago that people are told.
+
+        None as well before the first attempt to connect: who was not asked is not silent.
+        """
+        if not self._is_expected:
+            return None
         silence = monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
 

@@ -166,14 +166,18 @@ async def connect(host: str, settings: Distributed, *, keep: bool = False, progr
             host=host,
             remedy="check the node's load, and sshd's log",
         ) from None
-    except asyncssh.Error as error:
+    except (asyncssh.Error, OSError) as error:
         connection.abort()
-        raise HostUnreachable(
-            f"the connection was lost ({error.reason})", host=host, remedy="check sshd's log"
-        ) from error
+        raise lost(error, host) from error
     except BaseException:  # whatever ends the attempt, cancellation included, must not leave a connection behind
         connection.abort()
         raise
+
+
+def lost(error: asyncssh.Error | OSError, host: str) -> HostUnreachable:
+    """Return what to raise where a connection broke: asyncssh's readers raise the socket's own error, or one of theirs."""
+    reason = error.reason if isinstance(error, asyncssh.Error) else error.strerror
+    return HostUnreachable(f"the connection was lost ({reason or error})", host=host, remedy="check sshd's log")
 
 
 # -- the agent ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from eg_distributed.wire import Malformed, Wire, checked, flag, integer, items, 
 
 from .agent_archive import checkup_line
 from .configuration import Configuration, configuration_of
-from .connect import execute, execute_here, is_here
+from .connect import execute, execute_here, is_here, lost
 from .dial import Address, dial, look_up
 from .login import Progress, connect_seconds, log_in
 
@@ -195,10 +195,8 @@ async def check_up(host: str, settings: Distributed, login: Login | None) -> Che
         process, answer = await execute(login.connection, host, settings, checkup_line())
         try:
             message = await answer.message_within(settings.bootstrap_timeout)
-        except asyncssh.Error as error:
-            raise HostUnreachable(
-                f"the connection was lost ({error.reason})", host=host, remedy="check sshd's log"
-            ) from error
+        except (asyncssh.Error, OSError) as error:
+            raise lost(error, host) from error
         finally:
             process.close()
     else:

@@ -5,33 +5,43 @@ sshd forbids those, all connections share one exec channel (see `agent/bridge.py
 plain UNIX connections.
 
 Each channel is a descriptor of the session's sshd, of which systemd gives it 1024. So channels are spread over as many SSH
-connections as it takes: a further one is begun when all have ENOUGH, in the background; one is full with MOST, or where sshd
-refuses a channel that it takes on another connection; and one that has had none for a while is closed.
+connections as it takes: a further one is begun when all have enough, in the background; one is full with MOST, or where sshd
+refuses a channel twice that it takes on another connection, and that counts for a minute; and one that has had none for a while
+is closed. That a channel is refused for want of descriptors is never said: it may be that the agent takes none for a moment, or
+that descriptors of channels that were just closed are not free yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import asyncssh
 
-from eg_distributed.errors import HostError
+from eg_distributed.errors import HostError, HostUnreachable
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
 
 log = logging.getLogger(__name__)
+_Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
 
 ENOUGH, MOST = 250, 900
 """Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
+_CLOSED = "SSH connection closed"
+"""What asyncssh gives as the reason for which a channel was refused where its connection has ended."""
 CONNECTIONS = 64
 """SSH connections to one host, at most."""
 _SUSPICIOUS = 32
 """Channels of a connection from which on one that is refused may be for want of descriptors, and not for the agent's sake."""
+AGAIN = 0.2
+"""Seconds after which such a channel is tried on the same connection once more, before another one is taken for it."""
+LIMITED = 60.0
+"""Seconds for which a connection counts as full with what it had when it refused a channel."""
 IDLE = 60.0
 """Seconds after which a further connection without a channel is closed."""
 _PATIENCE = 5.0
@@ -65,13 +75,35 @@ class _Connection:
     def __init__(self, connection: asyncssh.SSHClientConnection) -> None:
         self.ssh = connection
         self.channels = 0
-        self.most = MOST
+        self._limit = MOST
+        self._limited_until = 0.0  # in the loop's time
         self.idle: asyncio.TimerHandle | None = None
         """Closes it."""
 
     @property
+    def most(self) -> int:
+        """How many channels it takes, as far as is known."""
+        return min(self._limit, MOST) if asyncio.get_running_loop().time() < self._limited_until else MOST
+
+    def limit(self, most: int) -> None:
+        """Take *most* as what it takes, for a minute: then it may turn out to be more."""
+        self._limit = min(self.most, most)
+        self._limited_until = asyncio.get_running_loop().time() + LIMITED
+
+    @property
     def has_room(self) -> bool:
         return self.channels < self.most
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether a further connection is to be begun, while this one still has room for those who come until that is there."""
+        return self.channels >= min(ENOUGH, self.most - self.most // 5)
+
+
+def _whose(connection: asyncssh.SSHClientConnection) -> tuple[bytes, str]:
+    """Return the host key of the other end (none where Kerberos told the host), and its address, if it is known."""
+    key, peer = connection.get_server_host_key(), connection.get_extra_info("peername")
+    return key.public_data if key is not None else b"", str(peer[0]) if peer else ""
 
 
 class SSHLink(Link):
@@ -95,7 +127,9 @@ class SSHLink(Link):
         self._connections = [_Connection(connection)]
         self._widening: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
+        self._given_up: set[asyncio.Task[_Channel]] = set()  # openings; each ends with its connection at the latest
         self._pause = 0.0
+        self._told = False  # that none could be made
         self._not_before = 0.0  # when a further login may be tried again, in the loop's time
         self._closed = False
 
@@ -107,6 +141,8 @@ class SSHLink(Link):
     async def open(self) -> tuple[Reader, Writer]:
         """Open a direct-streamlocal channel to the agent's socket; raises ConnectionError with host, cause and remedy."""
         refused: dict[_Connection, int] = {}  # with the channels that each had
+        doubtful: set[_Connection] = set()  # those that refused it once
+        lost: set[_Connection] = set()
         reason = ""
         deadline = asyncio.get_running_loop().time() + _PATIENCE
         while not self._closed:
@@ -120,26 +156,47 @@ class SSHLink(Link):
                 chosen = min(left, key=lambda each: each.channels, default=None)
             if chosen is None:
                 break
-            if chosen.channels >= ENOUGH and all(each.channels >= ENOUGH for each in self._connections):
+            if all(each.has_enough for each in self._connections):
                 self._begin_to_widen()
-            had = chosen.channels
+            had, had_room = chosen.channels, chosen.has_room
             try:
                 opened = await self._open_over(chosen)
             except asyncssh.Error as error:
-                if self._connection.is_closed():
-                    raise ConnectionError(error.reason) from error
                 # What is lost is no refusal: another connection may take it, but no further one is needed for that.
-                refused[chosen], reason = 0 if chosen.ssh.is_closed() else had, error.reason
+                is_lost = (
+                    chosen.ssh.is_closed()
+                    or not isinstance(error, asyncssh.ChannelOpenError)
+                    or error.reason == _CLOSED
+                )
+                is_news = had >= _SUSPICIOUS and had_room and not is_lost
+                if is_news and chosen not in doubtful:
+                    doubtful.add(chosen)
+                    await asyncio.sleep(AGAIN)
+                    continue
+                if self._connection.is_closed() or (is_lost and chosen.ssh is self._connection):
+                    raise self._loss(error.reason) from error
+                refused[chosen], reason = 0 if is_lost else had, error.reason
+                if is_lost:
+                    lost.add(chosen)
                 continue
+            if chosen.ssh is not self._connection:
+                self._pause = 0.0  # a further connection was of use
             for full, most in refused.items():
                 if most >= _SUSPICIOUS:
-                    full.most = min(full.most, most)
+                    full.limit(most)
             return opened
         if not reason:
             raise ConnectionError("the link is closed")
         if self.connections > 1 and self._connections[-1].channels == 0:
             self._be_patient()  # it was made for nothing
+        if lost == set(refused):
+            raise self._loss(reason)
         raise self._refusal(reason, max(refused.values()))
+
+    def _loss(self, reason: str) -> ConnectionError:
+        return ConnectionError(
+            f"Host {self._host}: the SSH connection was lost ({reason}). Check the network to the host"
+        )
 
     def _refusal(self, reason: str, channels: int) -> ConnectionError:
         where = f"Host {self._host}: sshd opened no channel to the agent ({reason})"
@@ -153,7 +210,7 @@ class SSHLink(Link):
     def _choose(self, refused: dict[_Connection, int]) -> _Connection | None:
         """Return the first connection with few channels, so that the last ones get idle; else the one with fewest, or None."""
         left = [each for each in self._connections if each not in refused and each.has_room]
-        few = next((each for each in left if each.channels < ENOUGH), None)
+        few = next((each for each in left if not each.has_enough), None)
         return few or min(left, key=lambda each: each.channels, default=None)
 
     async def _open_over(self, chosen: _Connection) -> tuple[Reader, Writer]:
@@ -161,14 +218,25 @@ class SSHLink(Link):
         if chosen.idle is not None:
             chosen.idle.cancel()
             chosen.idle = None
-        is_open = False
+        opening = asyncio.ensure_future(chosen.ssh.open_unix_connection(self._path))
         try:
-            reader, writer = await chosen.ssh.open_unix_connection(self._path)
-            is_open = True
-        finally:
-            if not is_open:
-                self._let_go(chosen)
+            # Shielded: asyncssh leaves a channel whose opening is cancelled open at both ends until the connection ends.
+            reader, writer = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._given_up.add(opening)
+            opening.add_done_callback(functools.partial(self._close_given_up, chosen))
+            raise
+        except BaseException:  # whatever it is, the channel is none
+            self._let_go(chosen)
+            raise
         return Shielded(reader), ShieldedWriter(writer, lambda: self._let_go(chosen))
+
+    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Channel]) -> None:
+        """Close a channel that nobody waits for any more, now that it is open; until then it has a descriptor of sshd's."""
+        self._given_up.discard(opening)
+        if not opening.cancelled() and opening.exception() is None:
+            opening.result()[1].close()
+        self._let_go(chosen)
 
     def _let_go(self, used: _Connection) -> None:
         used.channels -= 1
@@ -198,8 +266,10 @@ class SSHLink(Link):
         try:
             async with self.turn():
                 connection = await self._further()
+            self._see_that_it_is_the_same(connection)
         except HostError as error:
-            level = logging.DEBUG if self._pause else logging.WARNING
+            level = logging.DEBUG if self._told else logging.WARNING
+            self._told = True
             log.log(level, "%s: no further SSH connection for its channels could be made: %s", self._host, error)
             self._be_patient()
         except Exception:  # whatever it is, logging in again and again would not mend it
@@ -208,13 +278,31 @@ class SSHLink(Link):
         else:
             made = _Connection(connection)
             self._connections.append(made)
-            self._pause = 0.0
+            self._told = False
             made.idle = asyncio.get_running_loop().call_later(IDLE, self._drop, made)
             self._watching.add(task := asyncio.ensure_future(self._watch(made)))
             task.add_done_callback(self._watching.discard)
             log.info("%s: %d SSH connections carry its channels", self._host, self.connections)
         finally:
             self._widening = None
+
+    def _see_that_it_is_the_same(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Abort a further *connection* that leads to another machine than the first, and raise HostUnreachable.
+
+        A name may have several addresses. Where the gateway itself connects, those of one family have to be equal, since machines
+        that were made of one image share their host key; one machine may have an address of each family. Behind a jump host or a
+        command asyncssh knows none.
+        """
+        (key, address), (other_key, other_address) = _whose(self._connection), _whose(connection)
+        if key == other_key and (address == other_address or (":" in address) != (":" in other_address)):
+            return
+        connection.abort()
+        what = f"by its address ({other_address} instead of {address})" if key == other_key else "by its host key"
+        raise HostUnreachable(
+            f"a further login led to another machine {what}",
+            host=self._host,
+            remedy="name each machine by itself in remote_hosts, or give it one HostName in ssh_config",
+        )
 
     def _be_patient(self) -> None:
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LAST_PAUSE)

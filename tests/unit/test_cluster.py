@@ -13,10 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eg_distributed import cluster as cluster_module
+from eg_distributed import node as node_module
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import (
     DistributedError,
@@ -588,6 +590,57 @@ async def test_hosts_are_connected_to_together_when_all_kernels_are_adopted(
     await until("all are back", lambda: all(k.state is State.ALIVE for k in found))
 
 
+async def test_an_adoption_that_takes_long_is_no_outage(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host is silent, and away, from when it was first to answer, and not while other kernels are still being adopted."""
+    monkeypatch.setattr(node_module, "_QUIET", 0.05)
+    (sshd,) = await hosts("node1")
+    first = clusters()
+    kernel = await start(first, "k1", "node1")
+    attempt, info = kernel.attempt, kernel.connection_info
+    await asyncio.to_thread(first.close)
+    sshd.patience.clear()
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    node = await until("it is taken in", lambda: found.node)
+    late = time.monotonic() + 0.1
+    await until("more time is over than people are told of", lambda: time.monotonic() > late)
+    assert found.out_of_reach_since is None
+    adopted_at, asked_at = node.disconnected_at, time.time()
+    second.serve_adopted()
+    since = await until("its silence is told", lambda: found.out_of_reach_since)
+    assert since >= asked_at - 0.02
+    assert node.disconnected_at > adopted_at + 0.05
+    sshd.patience.set()
+    await until("it is back", lambda: found.state is State.ALIVE)
+
+
+async def test_a_restart_waits_for_the_first_login_to_the_kernels_host(
+    clusters: Callable[..., Cluster], hosts: Hosts
+) -> None:
+    """A kernel that is restarted as soon as its gateway is up again stays on its host, although that has not answered yet."""
+    sshd, _ = await hosts("node1", "node2")
+    first = clusters()
+    kernel = await start(first, "k1", "node1 node2")
+    attempt, info, pid = kernel.attempt, kernel.connection_info, kernel.pid
+    await asyncio.to_thread(first.close)
+    sshd.patience.clear()
+    asked = len(sshd.users)
+    second = clusters()
+    found = second.adopt("k1", "node1", attempt, info)
+    second.serve_adopted()
+    restarting = asyncio.ensure_future(start(second, "k1", "node1 node2"))
+    await until("it is logged in to", lambda: len(sshd.users) > asked)
+    assert not found.lost
+    sshd.patience.set()
+    assert await restarting is found
+    assert where(found) == "node1"
+    assert not found.lost
+    await gone(pid)
+    assert await answers(found)
+
+
 async def test_an_adapter_that_says_nothing_more_leaves_no_adopted_kernel_waiting(
     clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -626,6 +679,70 @@ async def test_sockets_that_cannot_be_made_after_an_adoption_are_made_later(
     assert await answers(found)
 
 
+def adopt_unseen(cluster: Cluster, kernel_id: str) -> RemoteKernel:
+    """Have *cluster* adopt a kernel on node1 that has never been started."""
+    info: dict[str, Any] = {"transport": "ipc", "ip": str(cluster.prefix(kernel_id)), "key": "k"}
+    info |= {f"{channel}_port": port for port, channel in enumerate(CHANNELS, 1)}
+    return cluster.adopt(kernel_id, "node1", "a1", info)
+
+
+async def test_the_folder_of_adopted_kernels_sockets_is_made_again(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed
+) -> None:
+    """Where it was removed between the adoption and the making of the sockets they are made all the same."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    adopted = adopt_unseen(cluster, "k1")
+    shutil.rmtree(settings.runtime_dir)
+    cluster.serve_adopted()
+    await until("they are there", lambda: Path(f"{adopted.connection_info['ip']}-5").exists())
+    assert stat.S_IMODE(Path(settings.runtime_dir).stat().st_mode) == 0o700
+    sshd.patience.set()
+
+
+async def test_no_adopted_kernels_sockets_are_made_in_anothers_folder(
+    clusters: Callable[..., Cluster],
+    hosts: Hosts,
+    settings: Distributed,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A folder that is not private any more gets no sockets; they are made when it is mended."""
+    monkeypatch.setattr(cluster_module, "_SOCKETS_RETRY", 0.05)
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    adopted = adopt_unseen(cluster, "k1")
+    folder = Path(settings.runtime_dir)
+    folder.chmod(0o777)
+    cluster.serve_adopted()
+    await until("it is told", lambda: "is not a private folder of ours" in caplog.text)
+    assert not list(folder.rglob("c-*"))
+    folder.chmod(0o700)
+    await until("they are there", lambda: Path(f"{adopted.connection_info['ip']}-5").exists())
+    sshd.patience.set()
+
+
+async def test_what_one_kernels_sockets_raise_is_no_other_kernels(
+    clusters: Callable[..., Cluster], hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours in the making of one adopted kernel's sockets is told, and the next kernel's are made."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    faulty, sound = adopt_unseen(cluster, "k1"), adopt_unseen(cluster, "k2")
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(faulty.endpoints, "serve", fail)
+    cluster.serve_adopted()
+    await until("the other's are there", lambda: Path(f"{sound.connection_info['ip']}-5").exists())
+    assert "RuntimeError: a bug" in caplog.text
+    sshd.patience.set()
+
+
 async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
     clusters: Callable[..., Cluster], hosts: Hosts
 ) -> None:
@@ -644,6 +761,21 @@ async def test_a_gateway_that_ends_right_after_its_start_ends_no_adopted_kernel(
     await until("it is back", lambda: found.state is State.ALIVE)
     assert await answers(found)
     assert found.pid == pid
+
+
+async def test_a_gateway_that_ends_while_it_serves_what_it_adopted_leaves_no_socket(
+    clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed
+) -> None:
+    """However many adopted kernels' sockets are still to be made, none is made, or left, once the gateway ends."""
+    (sshd,) = await hosts("node1")
+    sshd.patience.clear()
+    cluster = clusters()
+    for number in range(50):
+        adopt_unseen(cluster, f"k{number}")
+    cluster.serve_adopted()
+    await asyncio.to_thread(cluster.close)
+    assert list(Path(settings.runtime_dir).rglob("c-*")) == []
+    sshd.patience.set()
 
 
 async def test_a_kernel_without_sockets_is_not_adopted(

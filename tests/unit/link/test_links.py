@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncssh
 import pytest
 import pytest_asyncio
 
@@ -32,6 +33,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "ENOUGH", 4)
     monkeypatch.setattr(links, "MOST", 8)
     monkeypatch.setattr(links, "_SUSPICIOUS", 3)
+    monkeypatch.setattr(links, "AGAIN", 0.05)
 
 
 @pytest_asyncio.fixture
@@ -96,6 +98,49 @@ async def test_a_connection_that_takes_no_more_is_left_at_that(link: SSHLink, ss
     assert sshd.forwarded == asked + 1, "it was tried in vain first"
 
 
+async def test_a_refusal_for_a_moment_is_no_limit(link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the agent takes no connection just now, the same SSH connection is tried again, and keeps its room."""
+    monkeypatch.setattr(links, "ENOUGH", 20)
+    monkeypatch.setattr(links, "MOST", 30)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 3
+    opening = [asyncio.ensure_future(link.open()) for _ in range(4)]
+    await until("they were refused", lambda: sshd.forwarded == 7)
+    sshd.most_channels = 1 << 20
+    assert all([await works(stream) for stream in await asyncio.gather(*opening)])
+    assert link._connections[0].most == links.MOST
+    assert [each.channels for each in link._connections] == [7]
+
+
+async def test_what_a_connection_takes_is_believed_for_a_while(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals by one connection that were not for its number of channels cost its room for a minute, and not for ever."""
+    monkeypatch.setattr(links, "LIMITED", 0.1)
+    sshd.most_channels = 5
+    streams = [await link.open() for _ in range(8)]
+    assert link.connections > 1
+    sshd.most_channels = 1 << 20
+    await until("its room is back", lambda: link._connections[0].most == links.MOST)
+    while link._connections[0].channels < links.MOST:
+        streams.append(await link.open())
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
+
+
+async def test_a_further_connection_is_begun_before_a_low_limit_is_reached(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where connections take fewer channels than are thought enough, the next one is made before channels have to wait for it."""
+    monkeypatch.setattr(links, "ENOUGH", 20)
+    monkeypatch.setattr(links, "MOST", 30)
+    link._connections[0].limit(5)
+    streams = [await link.open() for _ in range(5)]
+    await until("a further one is made", lambda: link.connections == 2)
+    assert link._connections[0].channels == 5
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
+
+
 async def test_a_further_connection_that_is_not_used_is_closed(
     link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,14 +196,126 @@ async def test_a_lost_connection_says_so(link: SSHLink, sshd: Sshd) -> None:
     assert streams
 
 
+async def test_a_loss_while_a_channel_is_opened_is_said_as_one(link: SSHLink, sshd: Sshd) -> None:
+    """Where connections end in that very moment the agent's socket is not what is to be looked for."""
+    opening = asyncio.ensure_future(link.open())
+    await asyncio.sleep(0)
+    for each in link._connections:
+        each.ssh.abort()
+    with pytest.raises(ConnectionError, match=r"^Host node1: the SSH connection was lost \(.*\)\. Check the network"):
+        await link.open()
+    with pytest.raises(ConnectionError, match=r"^Host node1: the SSH connection was lost \(.*\)\. Check the network"):
+        await opening
+
+
+async def test_a_login_that_fails_after_a_useless_one_is_told(
+    link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That a further connection was made for nothing says nothing of why the next one cannot be made."""
+    monkeypatch.setattr(links, "IDLE", 0.05)
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 0
+    with pytest.raises(ConnectionError):
+        await link.open()
+    assert link._pause, "the login was of use"
+    await until("the useless one is closed", lambda: link.connections == 1)
+    sshd.wire.refuse()
+    await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+    with pytest.raises(ConnectionError):
+        await link.open()
+    told = [record for record in caplog.records if "no further SSH connection" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING]
+
+
+async def test_useless_logins_get_fewer(link: SSHLink, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each further connection that takes no channel either doubles the pause before the next one; one of use ends that."""
+    monkeypatch.setattr(links, "IDLE", 0.05)
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    for _ in range(3):
+        await link.open()
+    sshd.most_channels = 0
+    for pause in (0.01, 0.02, 0.04):
+        await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+        with pytest.raises(ConnectionError):
+            await link.open()
+        assert link._pause == pause
+        await until("the useless one is closed", lambda: link.connections == 1)
+    sshd.most_channels = 5
+    await until("it may be tried again", lambda: asyncio.get_running_loop().time() > link._not_before)
+    for _ in range(6):
+        await link.open()
+    assert link.connections > 1
+    assert link._pause == 0.0
+
+
 async def test_who_gives_up_opening_takes_no_room(link: SSHLink, sshd: Sshd) -> None:
-    """A channel that nobody waits for any more counts no longer."""
+    """A channel that nobody waits for any more is closed as soon as it is open, and counts no longer."""
     opening = [asyncio.ensure_future(link.open()) for _ in range(6)]
     await asyncio.sleep(0)
     for each in opening:
         each.cancel()
     await asyncio.wait(opening)
-    assert [each.channels for each in link._connections] == [0] * link.connections
+    assert sum(each.channels for each in link._connections) == 6, "sshd has them still"
+    await until("none counts", lambda: not any(each.channels for each in link._connections))
+    await until("none is open", lambda: not any(each.ssh._channels for each in link._connections))
+
+
+async def test_one_machine_may_have_an_address_of_each_family(
+    link: SSHLink, settings: Distributed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further connection by IPv6 where the first is by IPv4 is used, if its host key is the first one's."""
+
+    async def by_ipv6() -> asyncssh.SSHClientConnection:
+        made = await log_in("node1", settings)
+        made.set_extra_info(peername=("2001:db8::7", 22, 0, 0))
+        return made
+
+    monkeypatch.setattr(link, "_further", by_ipv6)
+    streams = [await link.open() for _ in range(20)]
+    await until("it carries some", lambda: link.connections > 1)
+    for _, writer in streams:
+        writer.close()
+
+
+@pytest.mark.parametrize("by", ["host key", "address"])
+async def test_a_further_connection_to_another_machine_is_not_used(
+    link: SSHLink,
+    hosts: Hosts,
+    settings: Distributed,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    by: str,
+) -> None:
+    """Where a name leads to several machines the channels stay on the first, the other is left, and the log says so once."""
+    monkeypatch.setattr(links, "_FIRST_PAUSE", 0.01)
+    sshd, other = await hosts("node2")
+    made: list[asyncssh.SSHClientConnection] = []
+
+    async def stray() -> asyncssh.SSHClientConnection:
+        made.append(await log_in("node2" if by == "host key" else "node1", settings))
+        if by == "address":
+            made[-1].set_extra_info(peername=("192.0.2.7", 22))
+        return made[-1]
+
+    monkeypatch.setattr(link, "_further", stray)
+    streams = [await link.open() for _ in range(20)]
+
+    async def is_tried_again() -> bool:
+        streams.append(await link.open())
+        return len(made) > 1
+
+    await until("it is tried again", is_tried_again)
+    assert all(await asyncio.gather(*(works(stream) for stream in streams)))
+    assert link.connections == 1
+    await until("they are closed", lambda: (sshd.open_connections, other.open_connections) == (1, 0))
+    told = [each.getMessage() for each in caplog.records if "no further SSH connection" in each.getMessage()]
+    warned = [
+        each for each in caplog.records if "another machine" in each.getMessage() and each.levelno == logging.WARNING
+    ]
+    assert len(warned) == 1
+    assert f"A further login led to another machine by its {by}" in told[0]
 
 
 # -- with kernels ------------------------------------------------------------------------------------------------

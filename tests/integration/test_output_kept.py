@@ -238,7 +238,7 @@ async def test_a_kernel_is_seen_as_what_it_is_after_a_start(
     await cell.reached(0)
     await killed_and_started(gateway)
     await tab.lost_connection()
-    kernel_again = client_of(gateway).attach(kernel.id)
+    kernel_again = GatewayClient(gateway.url).attach(kernel.id)  # ended by the one after the next start
     await tab.connect(gateway)
 
     async def is_in(state: str) -> bool:

@@ -24,8 +24,8 @@ class Kept(NamedTuple):
     """As ZMQ has them; none where only something is missing."""
     lost: int = 0
     """Messages that were heard before it and could not be kept."""
-    unheard: float = 0.0
-    """Seconds before it in which nobody listened."""
+    unheard: float | None = None
+    """Seconds, at most, in which nobody listened where this stands; None: somebody did."""
 
 
 class Records:
@@ -36,6 +36,11 @@ class Records:
         """What to ask for next."""
         self._expected: int | None = 0  # the number of the next message; None: whichever comes
         self._partial = b""
+
+    @property
+    def number(self) -> int:
+        """Up to which number messages were read, or counted as missing."""
+        return self._expected or 0
 
     def take(self, part: OutputPart) -> Iterator[Kept]:
         """Yield what *part* completes; raises Malformed."""

@@ -50,11 +50,12 @@ KEPT_BY_ALL = 1024 * 1024 * 1024
 LARGEST = 16 * 1024 * 1024
 """Bytes of a message that is kept; a larger one counts as lost."""
 PENDING = 8 * 1024 * 1024
-"""Bytes that wait for the disk, at most, for each kernel."""
+"""Bytes that wait for the disk, at most, for each kernel; one message may have more."""
 REPLIES = 16 * 1024 * 1024
 """Bytes of replies that are kept for each kernel."""
 ADOPTED_KEPT = 900.0
-"""Seconds after its adoption for which a kernel's output is kept where its gateway does not say that it has it."""
+"""Seconds after its adoption, or after somebody last took of it, for which a kernel's output is kept where its gateway does
+not say that it has it."""
 DEFAULT_LIMIT = 64 * 1024 * 1024
 """Bytes of a kernel's spool that was found on disk, until a gateway says more."""
 _SETTLING = 1.0  # seconds after a subscription within which a kernel that says nothing may not have noticed it
@@ -94,12 +95,16 @@ class Spool:
         self._lock = threading.Lock()
         self._is_removed = False
 
-    def restore(self) -> int:
-        """Take over what an earlier agent has left; return the number of the next message. Raises OSError."""
+    def restore(self) -> tuple[int, float]:
+        """Take over what an earlier agent has left; return the number of the next message, and when it last wrote.
+
+        Raises OSError.
+        """
         with self._lock:
             starts = sorted(int(name, 16) for name in os.listdir(self._folder) if len(name) == 16)
-            number = 0
+            number, written = 0, os.stat(self._folder).st_mtime
             for start, behind in zip(starts, [*starts[1:], None]):
+                written = max(written, os.stat(self._path(start)).st_mtime)
                 data = self._path(start).read_bytes()[: None if behind is None else behind - start]
                 whole = 0
                 while whole + RECORD.size <= len(data):
@@ -110,7 +115,7 @@ class Spool:
                     number = found + 1 if kind == HEARD else number
                 self._files.append((start, whole))
                 self._total.add(whole)
-        return number
+        return number, written
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{start:016x}"
@@ -261,18 +266,21 @@ class Keeping:
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._failure = ""
-        self._writing: Optional[asyncio.Task[None]] = None
+        # Also where the kernel says nothing: the next agent finds the folder, and so that there was one before.
+        self._writing = asyncio.ensure_future(self._write())
         self._listening = asyncio.ensure_future(self._listen())
 
     # -- listening -----------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         """Listen to the kernel for as long as it runs, whatever ends one connection."""
+        silent_since = None
         if self.of is None:
+            silent_since = monotonic()
             with contextlib.suppress(OSError, ValueError):
-                self.number = int(await aside(self._key, None, self._spool.restore))
-        # Of a spool that was found: for how long, nobody can say any more.
-        silent_since = None if self.of is not None else monotonic()
+                self.number, written = await aside(self._key, None, self._spool.restore)
+                # The agent of before lived until then at least. Nothing else outlives it, and so this may be too much.
+                silent_since -= max(time.time() - written, 0.0)
         pause = _FIRST_PAUSE
         while self.kernel.state == RUNNING:
             try:
@@ -308,13 +316,13 @@ class Keeping:
         record = RECORD.pack(kind, self.number, len(message)) + message
         self._pending.append(record)
         self._pending_bytes += len(record)
-        while self._pending_bytes > PENDING:
+        while self._pending_bytes > PENDING and len(self._pending) > 1:  # a message may be larger by itself
             self._pending_bytes -= len(self._pending.popleft())
-        if self._writing is None or self._writing.done():
+        if self._writing.done():
             self._writing = asyncio.ensure_future(self._write())
 
     async def _write(self) -> None:
-        while self._pending:
+        while True:
             batch = list(self._pending)
             self._pending.clear()
             self._pending_bytes = 0
@@ -322,6 +330,8 @@ class Keeping:
                 await aside(self._key, None, self._spool.append, batch)
             except OSError as error:  # what is lost by it shows in the numbers
                 self._note(f"it cannot be written: {error}")
+            if not self._pending:
+                return
 
     def _note(self, what: str) -> None:
         if what != self._failure:
@@ -351,24 +361,27 @@ class Keeping:
     async def _prepare(self, streams: Streams) -> None:
         left = [stream.relay.flow.kept()[1] for stream in streams.left_of(self.kernel, "iopub")]
         longest = max(left, key=lambda chunks: sum(map(len, chunks)), default=[])
-        with contextlib.suppress(OSError, asyncio.TimeoutError):  # it is tried again
+        with contextlib.suppress(OSError):  # of threads, of which there are too many: it is tried again
+            # Without a deadline, since it has an end, and would be begun anew: no disk is looked at.
             self._before = await aside(
-                ("records", self.kernel.directory), _DEADLINE, records_of, longest, self._first, self._spool.limit
+                ("records", self.kernel.directory), None, records_of, longest, self._first, self._spool.limit
             )
             streams.close_left(self.kernel, "iopub")
 
     def prepare_if_due(self, streams: Streams) -> None:
         """Take it before anybody asks for it, where streams hold memory for that; called each second."""
-        if self._before is None and self._has_settled() and streams.left_of(self.kernel, "iopub"):
+        if self._before is not None:
+            streams.close_left(self.kernel, "iopub")  # of a later process: what came on them was heard here as well
+        elif self._has_settled() and streams.left_of(self.kernel, "iopub"):
             self.prepare(streams)
 
     async def take(self, position: int, after: str, streams: Streams) -> OutputPart:
         """Return what there is from *position* on, or behind the message *after*; raises OSError, asyncio.TimeoutError."""
         if not self._has_settled():
             return OutputPart("", position, position, is_all=False)
-        await asyncio.wait({self.prepare(streams)})
+        await asyncio.wait({self.prepare(streams)}, timeout=_DEADLINE)
         if self._before is None:
-            raise asyncio.TimeoutError
+            return OutputPart("", position, position, is_all=False)
         is_after = False
         if after and not position:
             needle = json.dumps(after).encode()  # in quotes: kernels count, and 27 is in 271 as well
@@ -380,7 +393,7 @@ class Keeping:
         if position < len(self._before):
             data = self._before[position : position + TakeOutput.PIECE]
             return _part(data, position, is_all=False)
-        numbered, was_written = self.number, not self._pending and (self._writing is None or self._writing.done())
+        numbered, was_written = self.number, not self._pending and self._writing.done()
         asked = max(position - _AFTER, 0)
         start, data = await aside(self._key, _DEADLINE, self._spool.read, asked, TakeOutput.PIECE)
         return _part(data, _AFTER + start, is_all=not data and was_written, numbered=numbered, is_after=is_after)
@@ -448,7 +461,10 @@ class KeptOutput:
 
     def begin(self, kernel: Kernel, of: tuple[str, str], limit: int) -> None:
         """Keep what *kernel* says: the last gateway that answered for it, the process *of*, has gone."""
-        if limit and kernel.state == RUNNING and kernel.connection and kernel.id not in self._keeping:
+        keeping = self._keeping.get(kernel.id)
+        if keeping is not None and keeping.kernel is kernel:
+            keeping.adopted_at = None  # who had adopted it has gone as well, and may not have taken anything
+        elif limit and kernel.state == RUNNING and kernel.connection and keeping is None:
             self._keeping[kernel.id] = Keeping(kernel, of, limit, self._total)
 
     def find(self, kernel: Kernel) -> None:
@@ -456,19 +472,24 @@ class KeptOutput:
         if kernel.state == RUNNING and kernel.id not in self._keeping and found_in(kernel) is not None:
             self._keeping[kernel.id] = Keeping(kernel, None, DEFAULT_LIMIT, self._total)
 
-    def is_keeping(self, kernel: Kernel) -> bool:
-        """Return True if what *kernel* says is kept for its gateway's next process."""
+    def is_keeping(self, kernel: Kernel, channel: str) -> bool:
+        """Return True if what *kernel* says on *channel* is kept for its gateway's next process."""
         keeping = self._keeping.get(kernel.id)
-        return (keeping is not None and keeping.kernel is kernel) or kernel in self._replies
+        return (keeping is not None and keeping.kernel is kernel) or (channel == "shell" and kernel in self._replies)
 
     def adopt(self, kernel: Kernel, by: tuple[str, str], limit: int) -> None:
         """A gateway's process answers for *kernel*: the one of before has lost nothing, another one takes what is kept."""
         keeping = self._keeping.get(kernel.id)
         if keeping is None:
             return
-        if keeping.of == by or not limit:
+        if not limit:
             self.forget(kernel)
             self._streams.close_left(kernel, "shell")
+            return
+        if keeping.of == by:
+            # Streams of a process before it stay: the reply to a cell that it had sent may still come on them.
+            self._streams.give_back(kernel, by)
+            self.forget(kernel)
             return
         keeping.set_limit(limit)
         keeping.adopted_at = keeping.adopted_at or monotonic()
@@ -488,6 +509,8 @@ class KeptOutput:
         keeping = self._keeping.get(kernel.id)
         if keeping is None or keeping.kernel is not kernel:
             return _part(b"", position, is_all=True)
+        if keeping.adopted_at is not None:
+            keeping.adopted_at = monotonic()  # not while somebody takes it, however slowly
         return await keeping.take(position, after, self._streams)
 
     def forget(self, kernel: Kernel) -> None:

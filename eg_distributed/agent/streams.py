@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import AbstractSet, Callable, Mapping, Optional
 
 from ..clock import monotonic
@@ -136,7 +137,7 @@ class Streams:
                 if other.channel == "iopub" and other.owner == ended.owner:
                     self._keep_tail(other)
 
-    def tick(self, kept: Callable[[Kernel], bool] = lambda _: False) -> None:
+    def tick(self, kept: Callable[[Kernel, str], bool] = lambda *_: False) -> None:
         """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader.
 
         For *kept* see `close_earlier_lives`.
@@ -151,8 +152,9 @@ class Streams:
                 if stalled >= STALL_TOLD and stream.channel == "iopub":
                     self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
             elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
-                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
+                    self._hold_few(stream.kernel)
                 else:
                     stream.relay.close()
             if stream.running.done():
@@ -169,14 +171,14 @@ class Streams:
             if stream.kernel is kernel:
                 stream.relay.close()
 
-    def close_earlier_lives(self, owner: str, living: AbstractSet[str], kept: Callable[[Kernel], bool]) -> None:
+    def close_earlier_lives(self, owner: str, living: AbstractSet[str], kept: Callable[[Kernel, str], bool]) -> None:
         """Close the streams of processes of the gateway *owner* that are not among *living*: nobody is left to resume them.
 
-        Those of output and replies stay, for kernels of which *kept* says that what they say is kept for the next process.
+        Those of output and replies stay, where *kept* says of a kernel and a channel that it is kept for the next process.
         """
         for stream in self._streams.values():
             if stream.owner[0] == owner and stream.owner[1] not in living:
-                if stream.channel in TAIL_LIMITS and kept(stream.kernel):
+                if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
                 elif not stream.left:
                     stream.relay.close()
@@ -186,10 +188,23 @@ class Streams:
         for stream in self._of(kernel):
             if stream.owner == owner and stream.channel in TAIL_LIMITS:
                 stream.left = True
+        self._hold_few(kernel)
+
+    def _hold_few(self, kernel: Kernel) -> None:
+        """Close the oldest of the streams of replies that were left, where there are too many."""
         shells = [stream for stream in self._of(kernel) if stream.left and stream.channel == "shell"]
         for stream in shells[:-LEFT_MOST]:
+            text = f"kernel {kernel.id}: more than {LEFT_MOST} streams of replies were left; what comes on the oldest is lost"
+            print(text, file=sys.stderr, flush=True)
             stream.left = False
             stream.relay.close()
+
+    def give_back(self, kernel: Kernel, owner: tuple[str, str]) -> None:
+        """Note that the process *owner* is there after all, and that its streams to *kernel* are its own as before."""
+        for stream in self._of(kernel):
+            if stream.left and stream.owner == owner:
+                stream.left = False
+                stream.unlinked_since = monotonic()
 
     def _of(self, kernel: Kernel) -> list[Stream]:
         return [stream for stream in self._streams.values() if stream.kernel is kernel]

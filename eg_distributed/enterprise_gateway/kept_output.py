@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from eg_distributed import kept_output
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import DistributedError, HostError, KernelGone
+from eg_distributed.errors import DistributedError, HostError, HostUnresponsive, KernelGone
 from eg_distributed.kept_output import Kept, Records
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.protocol import OutputPart
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _WAITED_FOR: Final = 600.0
 """Seconds for which sessions of before are waited for."""
+_LONGEST: Final = 3600.0
+"""Seconds for which those that are back by then may take what was kept."""
 _AGAIN: Final = 0.3
 """Seconds between two looks at what else the agent has, while a session's own channel is not known to be heard."""
 _OVERLAP: Final = 2.0
@@ -43,6 +45,8 @@ _PATIENCE: Final = 30.0
 """Seconds without any progress after which the agent is not asked any more."""
 _RETRY: Final = 2.0
 _AT_ONCE: Final = 32
+_QUESTIONS: Final = 10_000
+"""Questions of the gateway itself whose channel is remembered."""
 _MOST: Final = 4_000_000
 """Messages that a session is given, at most; any cell on a node can speak in its agent's place."""
 
@@ -65,23 +69,36 @@ class Adopted:
         self._cluster = cluster
         self._limit = limit
         self._manager = manager
+        self._given_up: set[str] = set()  # names of those that were not back in time
         self._all_back = asyncio.Event()
+        self._nobody_takes = asyncio.Event()
+        self._nobody_takes.set()
+        self._takers = 0
         self._positions: dict[str, int] = {}  # of replies that were taken, by session
         self._locks: dict[str, asyncio.Lock] = {}  # of those who take them
         self._minding: asyncio.Task[None] | None = None
+        self._cells: Cells | None = None
         self._attempt = kernel.attempt
         self._away_at = -math.inf  # when its host was last seen to be out of reach, on the loop's clock
 
     def begin(self) -> None:
         """Wait for the sessions; called once the loop runs."""
         self._minding = asyncio.create_task(self._mind())
-        follow_cells(self._manager)
+        self._cells = Cells(self._manager)
+
+    def note_running(self) -> None:
+        """Note that there are signs of a running cell."""
+        if self._cells is not None and _adopted.get(self.kernel.id) is self:  # it may have been started again since
+            self._cells.note_running()
 
     async def _mind(self) -> None:
         if not self.awaited:
             self._all_back.set()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._all_back.wait(), _WAITED_FOR)
+        with contextlib.suppress(asyncio.TimeoutError):  # those that are back, but slow
+            await asyncio.wait_for(self._nobody_takes.wait(), _LONGEST)
+        self._given_up |= self.awaited
         self.awaited.clear()
         while _adopted.get(self.kernel.id) is self and self.kernel.state is not State.DEAD:
             try:
@@ -102,6 +119,17 @@ class Adopted:
     def waits_for(self, session: str) -> bool:
         """Return True if *session* was there before, and has not got what was kept."""
         return self._attempt == self.kernel.attempt and delivered.name_of(session) in self.awaited
+
+    def missed(self, session: str) -> str:
+        """Return, once, what a client is to be told that was not back in time; empty for all others."""
+        name = delivered.name_of(session)
+        if name not in self._given_up:
+            return ""
+        self._given_up.discard(name)
+        return (
+            "Output may be missing here: what the kernel printed while the gateway was away was kept for "
+            f"{_WAITED_FOR / 60:.0f} minutes after the gateway's start, and this client came back later."
+        )
 
     def has_come_back(self, session: str) -> None:
         """*session* has all that was kept."""
@@ -139,43 +167,66 @@ class Adopted:
 
         *heard* returns the id of the first message that came on the channel, empty without one. Raises DistributedError.
         """
+        self._takers += 1
+        self._nobody_takes.clear()
+        try:
+            await self._give_output(session, subscribe, heard, back)
+        finally:
+            self._takers -= 1
+            if not self._takers:
+                self._nobody_takes.set()
+
+    async def _give_output(
+        self, session: str, subscribe: Callable[[], Coroutine[Any, Any, None]], heard: Callable[[], str], back: Back
+    ) -> None:
         loop = asyncio.get_running_loop()
         subscribing = asyncio.create_task(subscribe())
         records, after = Records(), delivered.got(self.kernel.id, session).output
-        until = None
+        until: float | None = None  # when the agent has heard what came first on the session's own channel
+        target: int | None = None  # what it had heard by then, by number
+        moved = loop.time()
         try:
             while True:
                 if subscribing.done() and not heard() and loop.time() - self._away_at < _PATIENCE:
                     subscribing.result()
-                    subscribing, until = (
-                        asyncio.create_task(subscribe()),
-                        None,
-                    )  # its host was away: nothing could be heard
+                    # Its host was away: nothing could be heard.
+                    subscribing, until, target = asyncio.create_task(subscribe()), None, None
                 if subscribing.done() and until is None:
                     until = loop.time() + _OVERLAP
-                is_all = False
-                while not is_all:
-                    part = await self._take("", records.position, "" if records.position else after)
-                    try:
-                        for number, kept in enumerate(records.take(part)):
-                            await back.take(kept, self._limit)
-                            if number % _AT_ONCE == 0:
-                                await asyncio.sleep(0)  # the loop is everybody's
-                        if len(back.ids) > _MOST:
-                            raise Malformed(f"more than {_MOST} messages")
-                    except Malformed as error:
-                        log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
-                        return
-                    is_all = part.is_all
-                    if not is_all and part.position == part.start:
-                        await asyncio.sleep(_AGAIN)  # the agent does not listen itself yet, or its disk is slow
-                is_over = not heard() or heard() in back.ids or (until is not None and loop.time() > until)
+                part = await self._take("", records.position, "" if records.position else after)
+                try:
+                    for number, kept in enumerate(records.take(part)):
+                        await back.take(kept, self._limit)
+                        if number % _AT_ONCE == 0:
+                            await asyncio.sleep(0)  # the loop is everybody's
+                    if len(back.ids) > _MOST:
+                        raise Malformed(f"more than {_MOST} messages")
+                except Malformed as error:
+                    log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
+                    return
+                is_late = until is not None and loop.time() > until
+                if is_late and target is None and part.numbered:
+                    target = part.numbered
+                # A kernel may print faster than this client takes it, so that there is never all that was kept.
+                is_over = heard() in back.ids or (target is not None and records.number >= target)
+                if part.is_all:
+                    is_over = is_over or is_late or not heard()
                 if subscribing.done() and until is not None and is_over:
                     subscribing.result()
                     return
-                await asyncio.wait({subscribing}, timeout=_AGAIN)
-                if subscribing.done() and until is not None:
-                    await asyncio.sleep(_AGAIN / 3)
+                if part.is_all:
+                    moved = loop.time()
+                    await asyncio.wait({subscribing}, timeout=_AGAIN)
+                    if subscribing.done():
+                        await asyncio.sleep(_AGAIN / 3)
+                elif part.position == part.start:  # the agent does not listen itself yet, or its disk is slow
+                    if loop.time() - moved > _PATIENCE:
+                        raise HostUnresponsive(
+                            f"the agent has not given any of it for {_PATIENCE:g} s", remedy="look into the agent's log"
+                        )
+                    await asyncio.sleep(_AGAIN)
+                else:
+                    moved = loop.time()
         finally:
             subscribing.cancel()
             # What it does at its end must not come after what the caller does with the channel next: nobody would read it.
@@ -209,13 +260,19 @@ class Back:
 
     def __init__(self, give: Give, tell: Tell) -> None:
         self.ids: set[str] = set()
-        """The ids of the messages that it has been given, or does not need."""
+        """The ids of all messages that were taken."""
+        self.skipped: set[str] = set()
+        """Those of them that it was not given: answers to kernel_info_request, its own on its own channel among them."""
         self.given = 0
         self.state = ""
         """Whether the kernel runs a cell, as far as it has said: busy or idle; empty: nothing was heard."""
         self._give = give
         self._tell = tell
         self._cell: dict[str, Any] = {}  # the header of the request that the last message belonged to
+
+    def unneeded(self) -> set[str]:
+        """Return the ids of the messages that its own channel need not bring any more."""
+        return self.ids - self.skipped
 
     async def take(self, kept: Kept, limit: int) -> None:
         """Give the session one message, or say what is missing."""
@@ -226,9 +283,9 @@ class Back:
                 f"(it keeps {limit >> 20} MiB for each kernel, Distributed.kept_output_limit, and what its disk takes).",
                 self._cell or parent,
             )
-        if kept.unheard:
+        if kept.unheard is not None:
             self._tell(
-                f"Output is missing here: for {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
+                f"Output may be missing here: for up to {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
                 self._cell or parent,
             )
         if not kept.parts:
@@ -240,10 +297,15 @@ class Back:
         self.ids.add(name)
         # The gateway's own questions, whose answers would show a kernel as idle that runs a cell.
         if parent.get("msg_type") == "kernel_info_request":
+            self.skipped.add(name)
             return
         self._cell = parent or self._cell
         if parent.get("msg_type") == "execute_request":
-            self.state = "idle" if says(kept.parts, "idle") else "busy"
+            # What comes behind the idle of a cell (a thread of its own prints on) does not say that it runs.
+            if says(kept.parts, "idle"):
+                self.state = "idle"
+            elif not self.state or says(kept.parts, "busy"):
+                self.state = "busy"
         self.given += 1
         await self._give("iopub", kept.parts)
 
@@ -269,6 +331,14 @@ def note_there(kernel_id: str, session: str) -> None:
     delivered.note(kernel_id, session, "", [])
 
 
+def note_gone(kernel_id: str, session: str) -> None:
+    """Note that *session* has ended: nobody comes back with it."""
+    found = _adopted.get(kernel_id)
+    if found is not None:
+        found.has_come_back(session)
+    delivered.forget(kernel_id, session)
+
+
 def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, list[bytes]]]) -> None:
     """Note that *session* has got *messages*, in their order."""
     if delivered.is_kept:
@@ -283,20 +353,50 @@ def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, l
             delivered.note(kernel_id, session, id_of(output) if output else "", replies)
 
 
-def follow_cells(manager: Any) -> None:
-    """Have *manager*, Enterprise Gateway's of one kernel, not take the gateway's own questions for the kernel's activity.
+class Cells:
+    """Whether a kernel runs a cell, for Enterprise Gateway's *manager* of it, which is not to take other signs for that.
 
-    They are answered beside a cell that runs, with a busy and an idle of their own.
+    The gateway asks kernels who they are, and gets a busy and an idle of their own for that; on the control channel beside a cell
+    that runs. An answer on the shell channel says that none does.
     """
-    stream = manager._activity_stream
-    record = stream._recv_callback
 
-    def record_cells(parts: list[bytes]) -> None:
-        is_question = header_of(parent_of(parts)).get("msg_type") == "kernel_info_request"
-        if not is_question or (says(parts, "idle") and manager.execution_state != "busy"):
-            record(parts)
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._is_known = False  # since the kernel has said it to this process
+        stream = manager._activity_stream
+        self._record = stream._recv_callback
+        stream.on_recv(self._take)
 
-    stream.on_recv(record_cells)
+    def _take(self, parts: list[bytes]) -> None:
+        parent = header_of(parent_of(parts))
+        is_idle = says(parts, "idle")
+        if parent.get("msg_type") == "kernel_info_request":
+            channel = _questions.get(str(parent.get("msg_id")), "")
+            is_sure = channel == "shell"
+            if not is_idle or channel == "control" or (self._manager.execution_state == "busy" and not is_sure):
+                return
+            self._is_known = self._is_known or is_sure
+        elif parent.get("msg_type") == "execute_request" and (is_idle or says(parts, "busy")):
+            self._is_known = True
+        self._record(parts)
+
+    def note_running(self) -> None:
+        """Note that there are signs of a running cell, unless the kernel has said itself what it does."""
+        if not self._is_known:
+            self._manager.execution_state = "busy"
+
+
+_questions: dict[str, str] = {}
+"""The channel of each kernel_info_request of this process, by its id; the latest alone."""
+
+
+def note_question(channel: str, request: dict[str, Any]) -> str:
+    """Note that the gateway has asked a kernel on *channel* who it is; return the id of that *request*."""
+    name = str(request["header"]["msg_id"])
+    _questions[name] = channel
+    while len(_questions) > _QUESTIONS:
+        del _questions[next(iter(_questions))]
+    return name
 
 
 _adopted: dict[str, Adopted] = {}

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_LAST_WRITE = 1.0  # seconds, at the gateway's end, for what sessions have got to be written
 _CLIENT_GONE: Final = 499
 """The status of a request whose client has gone, as web servers log it: HTTP has none, since nobody is there to read it."""
 
@@ -96,6 +97,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             is_persistent = getattr(sessions, "enable_persistence", False)
             if settings.kept_output_limit and is_persistent and isinstance(sessions, FileKernelSessionManager):
                 kept_output.delivered = Delivered(Path(sessions._get_sessions_loc()) / "delivered")
+                atexit.register(kept_output.delivered.settled, _LAST_WRITE)
             else:  # nobody would come back for it
                 settings.kept_output_limit = 0
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))

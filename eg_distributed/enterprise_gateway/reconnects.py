@@ -98,11 +98,15 @@ _LOOK_AGAIN: Final = 5.0
 """Seconds between two looks whether the kernel of such channels is still there."""
 _LAST_NUDGE: Final = 5.0
 """Seconds between two questions, at most, to a kernel that is asked patiently."""
+_SHELL_LATE: Final = 1.0
+"""Seconds after an answer on the control channel within which a kernel that runs no cell answers on the shell channel."""
 _GIVEN_SECONDS: Final = 30.0
 """How long a session's own channel may bring what it was given already."""
 _SLOWEST: Final = 10.0
 """Seconds without a word of a client after which it is given more all the same."""
 _CLOSE_FRAME: Final = 0x8
+_GOODBYE: Final = "said_goodbye"
+"""The key, in jupyter_server's buffer for a kernel without clients, of whether its last one ended the connection itself."""
 
 Message = tuple[str, list[bytes]]
 """The channel, and the parts as they came from the kernel."""
@@ -209,6 +213,8 @@ class _Connection:
         """When the client last confirmed or said something, on the loop's clock."""
         self.first_heard = ""
         """The id of the first message on its iopub channel, while the kernel is asked who it is."""
+        self.missed = ""
+        """What is to be told in the next cell that is heard of."""
         self.given: set[str] = set()
         """The ids of messages that it has been given already, and that its own channel may still bring."""
         self.replying: set[asyncio.Task[None]] = set()
@@ -368,7 +374,7 @@ def _asking_on_control_too(original: Callable[..., Any]) -> Callable[..., Any]:
         if self.kernel_info_channel is not None and not answered.done():
             control = self.kernel_manager.connect_control(self.kernel_id)
             control.on_recv(self._handle_kernel_info_reply)
-            self.session.send(control, "kernel_info_request")
+            kept_output.note_question("control", self.session.send(control, "kernel_info_request"))
             answered.add_done_callback(lambda _: control.close())
         return answered
 
@@ -436,6 +442,8 @@ async def _begin(handler: Any, connection: _Connection) -> None:
             connection.nudging.result()
         connection.nudging = None
     if not _of(handler).closed and not _of(handler).replaced:
+        if (adopted := kept_output.adopted(kernel_id)) is not None:
+            connection.missed = adopted.missed(handler.session.session) or connection.missed
         _serve(handler, connection)
 
 
@@ -452,6 +460,7 @@ def _take_over(self: Any, connection: _Connection) -> bool:
     predecessor = self._open_sessions.get(self.session_key)
     self._open_sessions[self.session_key] = self
     serving = False
+    _note_if_replaced(manager, kernel_id, self.session_key)
     buffered = manager.get_buffer(kernel_id, self.session_key)  # drops what is there of another session
     if buffered:
         self.log.info("Restoring connection for %s", self.session_key)
@@ -482,6 +491,13 @@ def _take_over(self: Any, connection: _Connection) -> bool:
     serving = serving and getattr(iopub, "process", None) is kernel.kernel
     iopub.process = kernel.kernel
     return serving
+
+
+def _note_if_replaced(manager: Any, kernel_id: str, session_key: str) -> None:
+    """Note the end of a session that said goodbye, and is followed by another one: a page was loaded anew."""
+    waiting = manager._kernel_buffers.get(kernel_id, {})
+    if waiting.get(_GOODBYE) and waiting["session_key"] != session_key:
+        kept_output.note_gone(kernel_id, waiting["session_key"].partition(":")[2])
 
 
 def _keep_buffered(kept: Kept, buffered: Any) -> None:
@@ -533,7 +549,7 @@ def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
             stream.on_recv(None)
     unsent.extend(connection.left())
     connection.unsent = Kept()
-    _of(successor).given = connection.given
+    _of(successor).given, _of(successor).missed = connection.given, connection.missed
     connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
     _dismiss(handler, successor)
@@ -597,27 +613,33 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
             await _let_confirm(connection)
 
     def tell(text: str, cell: dict[str, Any]) -> None:
+        if not cell:
+            connection.missed = f"{connection.missed}\n{text}".strip()
+            return
         with contextlib.suppress(WebSocketClosedError):
             handler.write_stderr(text, cell)
 
     back = kept_output.Back(give, tell)
     nudge = functools.partial(_nudge, handler, connection, patiently=True)
+    is_given = True
     try:
         await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
     except DistributedError as error:
         handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
         tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
+        is_given = False
     if back.given:
         handler.log.info("Gave %s kept messages to %s", back.given, handler.session_key)
     if connection.closed or connection.replaced:
         return  # what it did not confirm, the next one is given again
-    connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in back.ids)
-    connection.given = back.ids
+    given = back.unneeded()
+    connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in given)
+    connection.given = given
     asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
-    if back.state == "busy" and handler.kernel_id in handler.kernel_manager:
-        # What said so came before this process.
-        handler.kernel_manager.get_kernel(handler.kernel_id).execution_state = "busy"
-    adopted.has_come_back(session)
+    if back.state == "busy":
+        adopted.note_running()  # what said so came before this process
+    if is_given:
+        adopted.has_come_back(session)
 
 
 async def _let_confirm(connection: _Connection) -> None:
@@ -641,12 +663,16 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
     kernel, loop = manager.get_kernel(kernel_id), asyncio.get_running_loop()
     if getattr(kernel, "execution_state", None) == "busy" and not patiently:
         return  # it would answer at the end of the cell
-    answered, heard = loop.create_future(), loop.create_future()
+    on_shell, answered, heard = loop.create_future(), loop.create_future(), loop.create_future()
     questions: set[str] = set()
 
     def settle(future: asyncio.Future[None]) -> None:
         if not future.done():
             future.set_result(None)
+
+    def on_shell_reply(_: object) -> None:
+        settle(on_shell)
+        settle(answered)
 
     def on_iopub(parts: list[bytes]) -> None:
         settle(heard)
@@ -655,33 +681,47 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
             connection.unsent.append(("iopub", parts))
         elif not connection.unsent and not patiently:
             # What was there before is none of its business: should the gateway end now, it is given what comes from here on.
-            kept_output.note_delivered(kernel_id, handler.session.session, [("iopub", parts)])
+            _note_delivered(handler, [("iopub", parts)])
 
     # Channels of its own: the client is not to see the answers.
-    asked = (kernel.connect_shell(), kernel.connect_control())
+    asked = {"shell": kernel.connect_shell(), "control": kernel.connect_control()}
     deadline = loop.time() + handler.kernel_info_timeout
     again = _NUDGE_AGAIN
     try:
         iopub.on_recv(on_iopub)
-        for stream in asked:
-            stream.on_recv(lambda _: settle(answered))
+        asked["shell"].on_recv(on_shell_reply)
+        asked["control"].on_recv(lambda _: settle(answered))
         while not (answered.done() and heard.done()):
             gone = connection.closed or connection.protocol.is_closing() or kernel_id not in manager
-            if gone or any(stream.closed() for stream in (*asked, iopub)):
+            if gone or any(stream.closed() for stream in (*asked.values(), iopub)):
                 return
             if loop.time() > deadline:
                 handler.log.warning("Kernel %s does not answer; serving its client all the same", kernel_id)
                 return
-            for stream in asked:
-                questions.add(handler.session.send(stream, "kernel_info_request")["header"]["msg_id"])
+            for channel, stream in asked.items():
+                request = handler.session.send(stream, "kernel_info_request")
+                questions.add(kept_output.note_question(channel, request))
             await asyncio.wait({answered, heard}, timeout=again)
             again = min(2 * again, _LAST_NUDGE) if patiently else again
     finally:
-        for stream in asked:
-            if not stream.closed():
-                stream.close()
+        adopted = kept_output.adopted(kernel_id)
+        if adopted is not None and answered.done() and not on_shell.done():
+            loop.call_later(_SHELL_LATE, _end_questions, asked, on_shell, adopted)
+        else:
+            _end_questions(asked)
         if not (connection.replaced or connection.closed or iopub.closed()):
             iopub.stop_on_recv()  # what comes now waits in the socket until `_serve`
+
+
+def _end_questions(
+    asked: dict[str, Any], on_shell: asyncio.Future[None] | None = None, adopted: kept_output.Adopted | None = None
+) -> None:
+    """Close channels that were for questions alone; a kernel of before that has answered on one of two by now runs a cell."""
+    for stream in asked.values():
+        if not stream.closed():
+            stream.close()
+    if adopted is not None and on_shell is not None and not on_shell.done():
+        adopted.note_running()
 
 
 # --- service
@@ -690,7 +730,8 @@ async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = Fal
 def _serve(handler: Any, connection: _Connection) -> None:
     """Send what is kept for the client, then all that comes."""
     connection.serving = True
-    kept_output.note_there(handler.kernel_id, handler.session.session)
+    if handler.kernel_id in handler.kernel_manager:
+        kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
@@ -736,6 +777,14 @@ def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
     handler.write_stderr(text, next(parents, {}))
 
 
+def _tell_missed(handler: Any, connection: _Connection, parent: dict[str, Any]) -> None:
+    """Say what is missing as soon as a cell is heard of: nobody sees what belongs to none."""
+    if parent.get("msg_type") == "execute_request":
+        text, connection.missed = connection.missed, ""
+        with contextlib.suppress(WebSocketClosedError):
+            handler.write_stderr(text, parent)
+
+
 def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `_on_zmq_reply`: what is written to a client is kept until it says that it came."""
 
@@ -748,6 +797,8 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
             return
         if connection.given and stream.channel == "iopub" and kept_output.id_of(msg_list) in connection.given:
             return  # the agent's copy has come before
+        if connection.missed and stream.channel == "iopub":
+            _tell_missed(self, connection, header_of(parent_of(msg_list)))
         connection.unconfirmed.append(message)
         original(self, stream, msg_list)
         if connection.asking is None:
@@ -764,6 +815,12 @@ def _ask_what_came(handler: Any, connection: _Connection) -> None:
         handler.ping(_MARK + str(connection.unconfirmed.number).encode())
 
 
+def _note_delivered(handler: Any, came: list[Message]) -> None:
+    """Note that the client has got *came*, unless the kernel has ended, with which all such notes go."""
+    if handler.kernel_id in handler.kernel_manager:
+        kept_output.note_delivered(handler.kernel_id, handler.session.session, came)
+
+
 def _on_pong(self: Any, data: bytes) -> None:
     """Drop what the client has confirmed; any pong is a sign of life."""
     super(ZMQChannelsHandler, self).on_pong(data)
@@ -771,7 +828,7 @@ def _on_pong(self: Any, data: bytes) -> None:
         connection = _of(self)
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
-        kept_output.note_delivered(self.kernel_id, self.session.session, came)
+        _note_delivered(self, came)
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 
@@ -830,6 +887,7 @@ def _leave(handler: Any, connection: _Connection) -> None:
         _close_channels(channels)
     elif manager._kernel_connections.get(kernel_id, 0) <= 0:
         manager.start_buffering(kernel_id, handler.session_key, channels)
+        manager._kernel_buffers[kernel_id][_GOODBYE] = connection.said_goodbye()
         if manager.buffer_offline_messages:
             manager._kernel_buffers[kernel_id]["buffer"] = connection.left()
     elif manager.buffer_offline_messages and (not connection.said_goodbye() or handler.session_key in _latest):
@@ -837,3 +895,5 @@ def _leave(handler: Any, connection: _Connection) -> None:
         _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left())
     else:
         _close_channels(channels)
+        if connection.said_goodbye() and handler.session_key not in _latest:
+            kept_output.note_gone(kernel_id, handler.session.session)

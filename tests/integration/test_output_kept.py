@@ -226,6 +226,38 @@ async def test_a_cell_that_ends_while_the_gateway_is_away_is_whole(
         await each.close()
 
 
+async def test_a_kernel_is_seen_as_what_it_is_after_a_start(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """One that runs a cell and says nothing is busy for who asks, and idle once the cell has ended; then cells run as ever."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    kernel = await start_on(GatewayClient(gateway.url), node)
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(WAITING.format(name=kernel.id, lines=100, filling=""))
+    await cell.reached(0)
+    await killed_and_started(gateway)
+    await tab.lost_connection()
+    kernel_again = GatewayClient(gateway.url).attach(kernel.id)  # ended by the one after the next start
+    await tab.connect(gateway)
+
+    async def is_in(state: str) -> bool:
+        return bool((await kernel_again.model())["execution_state"] == state)
+
+    await until("the kernel is seen to run a cell", lambda: is_in("busy"))
+    node.exec(["touch", f"/tmp/go-{kernel.id}"]).check()
+    await cell.ended()
+    await until("the kernel is seen to be idle", lambda: is_in("idle"))
+    node.exec(["rm", f"/tmp/go-{kernel.id}", f"/tmp/done-{kernel.id}"]).check()
+    await killed_and_started(gateway)
+    await tab.lost_connection()
+    kernel_again = client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await until("the kernel is seen to be idle again", lambda: is_in("idle"))
+    await tab.runs()
+    await tab.close()
+
+
 async def test_output_past_the_limit_is_told_to_be_missing(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
@@ -274,4 +306,35 @@ async def test_an_agent_that_is_killed_takes_what_was_told_along(
         r"Output may be missing here: what the kernel printed in the \d+\.\d s without a connection", tab.told
     )
     await tab.runs()
+    await tab.close()
+
+
+async def test_an_agent_that_is_killed_while_the_gateway_is_away_is_told(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """What the kernel printed while neither was there is gone: the notebook says for how long at most, and cells run again."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    kernel = await start_on(GatewayClient(gateway.url), node)
+    tab = Tab(gateway, kernel)
+    await tab.connect(gateway)
+    cell = await tab.run(WAITING.format(name=kernel.id, lines=100, filling=""))
+    await cell.reached(0)
+    await asyncio.to_thread(gateway.kill)
+    await tab.lost_connection()
+    spool = ["sh", "-c", "find / -xdev -type d -path '*eg-distributed*/output-*' 2>/dev/null | grep -q ."]
+    await until_in_thread("the agent listens", lambda: node.exec(spool).exit_code == 0)
+    node.exec(["kill", "-KILL", *map(str, agents(node))]).check()
+    await until_in_thread("no agent is there", lambda: not agents(node))
+    node.exec(["touch", f"/tmp/go-{kernel.id}"]).check()
+    done = ["test", "-e", f"/tmp/done-{kernel.id}"]
+    await until_in_thread("the cell has ended", lambda: node.exec(done).exit_code == 0, CELL_SECONDS)
+    node.exec(["rm", f"/tmp/go-{kernel.id}", f"/tmp/done-{kernel.id}"]).check()
+    await asyncio.to_thread(gateway.start)
+    client_of(gateway).attach(kernel.id)
+    await tab.connect(gateway)
+    await tab.runs()
+    told = re.findall(r"for up to (\d+\.\d) s neither gateway nor agent was there", tab.told)
+    assert len(told) == 1
+    assert 0 < float(told[0]) < CELL_SECONDS
+    assert [number for number in cell.numbers if number] == []
     await tab.close()

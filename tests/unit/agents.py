@@ -65,6 +65,7 @@ class Visitor:
         self.link = link
         self.hello = hello
         self.owner = owner
+        self.incarnation = "1"
         self.events: list[Message] = []
         self.strays: list[Message] = []  # replies to nothing that was asked
         self.closed = False
@@ -83,7 +84,9 @@ class Visitor:
         writer.write(encode({**said, "keep_output": keep_output}))
         hello = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert hello is not None
-        return cls(link, reader, writer, hello, owner)
+        visitor = cls(link, reader, writer, hello, owner)
+        visitor.incarnation = incarnation
+        return visitor
 
     async def _hear(self) -> None:
         while (message := await read_message(self._reader)) is not None:
@@ -165,7 +168,7 @@ class Visitor:
         """Open a link for a stream, and return the agent's answer and the link."""
         reader, writer = await self.link.open()
         hello = {"type": "stream", "kernel": kernel, "channel": channel, "stream": stream, "gateway": self.owner}
-        writer.write(encode({**hello, "incarnation": "1", "resume": resume, "received": received}))
+        writer.write(encode({**hello, "incarnation": self.incarnation, "resume": resume, "received": received}))
         answer = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert answer is not None
         return answer, reader, writer

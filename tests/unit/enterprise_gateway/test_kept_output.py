@@ -14,8 +14,9 @@ from eg_distributed.agent.kept_output import BEFORE, HEARD, RECORD
 from eg_distributed.cluster import Cluster
 from eg_distributed.enterprise_gateway import kept_output
 from eg_distributed.enterprise_gateway.delivered import Delivered
-from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, id_of
+from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, Cells, id_of
 from eg_distributed.errors import HostUnresponsive
+from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.protocol import ForgetOutput, OutputPart, Request, TakeOutput
 from tests.unit.agent.pub import encoded, message
@@ -36,6 +37,8 @@ class Node:
         self.numbered = 0
         self.forgotten = False
         self.failures = 0
+        self.floods = False
+        self.is_stuck = False
 
     def keep(self, kind: int, name: str, parent: dict[str, str], number: int | None = None) -> None:
         """Have the agent hear another message."""
@@ -53,6 +56,11 @@ class Node:
             self.forgotten = True
             return None
         assert isinstance(request, TakeOutput)
+        if self.is_stuck:
+            return OutputPart("", request.position, request.position, is_all=False)
+        if self.floods:
+            await asyncio.sleep(0)
+            self.keep(HEARD, f"m{self.numbered}", CELL)
         data = self.kept[request.position : request.position + 50]
         text = base64.b64encode(data).decode()
         return OutputPart(text, request.position, request.position + len(data), not data, self.numbered)
@@ -130,6 +138,9 @@ async def test_what_was_kept_is_given_until_the_sessions_own_channel_is_heard() 
     await asyncio.wait_for(giving, 30)
     assert client.given == ["m1", "m2", "m3", "m4", "m5", "m6"]
     assert client.back.ids == {*client.given, "answer"}
+    assert client.back.unneeded() == set(
+        client.given
+    )  # an answer that it was not given is still its own channel's to bring
     assert (client.back.state, client.told) == ("busy", [])
 
     minding = asyncio.ensure_future(found._mind())
@@ -152,6 +163,143 @@ async def test_what_is_missing_is_said_once_and_where_it_is() -> None:
     await asyncio.wait_for(adopted(node).give_output("tab", subscribe, lambda: "", client.back), 30)
     assert client.given == ["m1", "m2"]
     assert [text.split(" ", 1)[0] for text in client.told] == ["7", "3"]
+
+
+async def test_that_nobody_listened_is_said_however_short_it_was() -> None:
+    """The word of the agent counts, and not for how long: that it was killed costs what it had not written yet."""
+    client = Client()
+    await client.back.take(Kept([], unheard=0.0), 64 << 20)
+    assert [text.startswith("Output may be missing here: for up to 0.0 s") for text in client.told] == [True]
+
+
+def status(name: str, state: str, parent: dict[str, str]) -> list[bytes]:
+    """Return the kernel's word that it is in *state*."""
+    parts = message(name, json.dumps({"execution_state": state}).encode(), json.dumps(parent).encode())
+    parts[2] = json.dumps({"msg_id": name, "msg_type": "status"}).encode()
+    return parts
+
+
+async def test_output_behind_the_end_of_a_cell_does_not_say_that_one_runs() -> None:
+    """A thread that a cell has left prints on: the kernel is idle until it says that it is busy."""
+    client = Client()
+    states = []
+    for parts in (
+        message("m1", parent=json.dumps(CELL).encode()),
+        status("m2", "idle", CELL),
+        message("m3", parent=json.dumps(CELL).encode()),
+        status("m4", "busy", CELL),
+        message("m5", parent=json.dumps(CELL).encode()),
+    ):
+        await client.back.take(Kept(parts), 64 << 20)
+        states.append(client.back.state)
+    assert states == ["busy", "idle", "idle", "busy", "busy"]
+
+
+class Manager:
+    """Enterprise Gateway's manager of a kernel, with its stream of activity."""
+
+    def __init__(self) -> None:
+        self.execution_state = "starting"
+        self._activity_stream = self
+        self._recv_callback = self._record
+
+    def on_recv(self, callback: Any) -> None:
+        """Have *callback* take what comes."""
+        self._recv_callback = callback
+
+    def _record(self, parts: list[bytes]) -> None:
+        self.execution_state = json.loads(parts[-1]).get("execution_state", self.execution_state)
+
+    def hear(self, *statuses: list[bytes]) -> str:
+        """Take messages of the kernel; return the state that it is seen in."""
+        for each in statuses:
+            self._recv_callback(each)
+        return self.execution_state
+
+
+def test_a_word_of_before_does_not_count_once_the_kernel_has_spoken() -> None:
+    """That a cell runs was kept, and its end was heard since: the kernel is idle, and not busy until its next cell."""
+    manager = Manager()
+    cells = Cells(manager)
+    assert manager.hear(status("m1", "idle", CELL)) == "idle"
+    cells.note_running()
+    assert manager.execution_state == "idle"
+
+
+def test_an_answer_beside_a_cell_does_not_say_that_none_runs() -> None:
+    """A kernel that says nothing, and was asked on its control channel, is not idle by that; by its shell channel it is."""
+    manager = Manager()
+    cells = Cells(manager)
+    for channel in ("control", "shell"):
+        kept_output.note_question(channel, {"header": {"msg_id": channel}})
+    beside = {**QUESTION, "msg_id": "control"}
+    assert manager.hear(status("m1", "busy", beside), status("m2", "idle", beside)) == "starting"
+    cells.note_running()
+    assert manager.hear(status("m3", "busy", beside), status("m4", "idle", beside)) == "busy"
+    assert manager.hear(status("m5", "idle", QUESTION)) == "busy"
+    assert manager.hear(status("m6", "idle", {**QUESTION, "msg_id": "shell"})) == "idle"
+    cells.note_running()
+    assert manager.execution_state == "idle"
+
+
+@pytest.mark.parametrize("heard", ["m20", "what gave way before it was taken"])
+async def test_a_kernel_that_never_stops_holds_up_nobody(heard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is always more to take: the session's own channel serves once it is heard all the same, and nothing is left out."""
+    monkeypatch.setattr(kept_output, "_OVERLAP", 0.1)
+    node, client = Node(), Client()
+    node.floods = True
+
+    async def subscribe() -> None:
+        """Be heard at once."""
+
+    await asyncio.wait_for(adopted(node).give_output("tab", subscribe, lambda: heard, client.back), 30)
+    assert client.given == [f"m{number}" for number in range(len(client.given))]
+    assert len(client.given) > 20
+
+
+async def test_an_agent_that_gives_nothing_is_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk may hang: the session is served, told so, and waited for should it come again."""
+    monkeypatch.setattr(kept_output, "_PATIENCE", 0.1)
+    monkeypatch.setattr(kept_output, "_AGAIN", 0.01)
+    node, client = Node(), Client()
+    node.is_stuck = True
+
+    async def subscribe() -> None:
+        """Be heard at once."""
+
+    found = adopted(node)
+    with pytest.raises(HostUnresponsive, match="has not given any of it"):
+        await asyncio.wait_for(found.give_output("tab", subscribe, lambda: "m1", client.back), 30)
+    assert found.waits_for("tab")
+
+
+async def test_what_is_being_taken_is_not_forgotten_and_who_comes_late_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten minutes nobody is waited for any more, but who is back takes all; and others learn that they came too late."""
+    monkeypatch.setattr(kept_output, "_WAITED_FOR", 0.01)
+    node, client, subscribed = Node(), Client(), asyncio.Event()
+    kept_output.note_there("k1", "late")
+    assert kept_output.delivered.settled(30)
+    node.keep(HEARD, "m1", CELL)
+
+    async def subscribe() -> None:
+        await subscribed.wait()
+
+    found = adopted(node)
+    giving = asyncio.ensure_future(found.give_output("tab", subscribe, lambda: "m2", client.back))
+    await until("it is given something", lambda: client.given)
+    minding = asyncio.ensure_future(found._mind())
+    await until("nobody else is waited for", lambda: found._all_back.is_set() or found._nobody_takes._waiters)
+    assert not node.forgotten
+    node.keep(HEARD, "m2", CELL)
+    subscribed.set()
+    await asyncio.wait_for(giving, 30)
+    found.has_come_back("tab")
+    await asyncio.wait_for(minding, 30)
+    assert node.forgotten
+    assert client.given == ["m1", "m2"]
+    assert not found.waits_for("late")
+    told = [found.missed(session) for session in ("tab", "new", "late", "late")]
+    assert [text[:30] for text in told] == ["", "", "Output may be missing here: wh", ""]
 
 
 async def test_replies_are_given_once() -> None:

@@ -421,8 +421,8 @@ async def test_files_that_go_late_are_not_the_next_attempts(short: Path) -> None
         new = agent.kernels["k1"]
         assert new.directory != old.directory
         (short / "go").touch()
-        await until("the old attempt's files have gone", lambda: not old.directory.exists())
-        assert old.discarded
+        await until("the old attempt's files have gone", lambda: old.discarded)
+        assert not old.directory.exists()
         assert (new.directory / "record.json").exists()
 
 

@@ -243,7 +243,8 @@ class Nurseries:
             return await nursery.spawn(*arguments, **named)
         if self._newest not in (self._own, self._missed):
             self._missed = self._newest
-            print("the newest login's nursery has ended: kernels start with an earlier login's groups and limits")
+            what = "the newest login's nursery has ended: kernels start with an earlier login's groups and limits"
+            print(what, file=sys.stderr, flush=True)
         return await spawn_aside(*arguments, **named)
 
     async def serve(self, hello: NurseryHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

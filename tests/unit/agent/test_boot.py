@@ -365,15 +365,24 @@ async def test_a_gateway_keeps_to_the_older_agent_that_it_has_used(earlier: Visi
     back.close()
 
 
+LOWER_LIMITS = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
+"""What a login runs first that has lower limits than this process."""
+
+
+def logged_in(before: str = "") -> dict[str, object]:
+    """Boot as another login of this release does, which runs *before*; return the answer."""
+    digest, archive = agent_archive()
+    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
+    return booted(before, **release)[1]
+
+
 async def test_kernels_have_what_the_newest_login_has(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Variables and umask of a login that is newer than the agent reach what starts from then on, nothing of the older."""
-    digest, archive = agent_archive()
-    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
     monkeypatch.setenv("SITE_MODE", "old")
     monkeypatch.setenv("GONE", "yes")
-    _, first = await asyncio.to_thread(booted, "space['os'].umask(0o022)", **release)
+    first = await asyncio.to_thread(logged_in, "space['os'].umask(0o022)")
     visitor = await Visitor.at(LocalLink(str(first["socket"])))
     found = tmp_path / "found"
 
@@ -389,7 +398,7 @@ async def test_kernels_have_what_the_newest_login_has(
     monkeypatch.setenv("SITE_MODE", "new")
     monkeypatch.delenv("GONE")
     monkeypatch.setitem(os.environb, b"ODD", b"\xff")
-    _, second = await asyncio.to_thread(booted, "space['os'].umask(0o007)", **release)
+    second = await asyncio.to_thread(logged_in, "space['os'].umask(0o007)")
     assert second["socket"] == first["socket"]
     assert await starts("k2") == ["new", "", "0007\xff\0"]
     visitor.close()
@@ -397,14 +406,11 @@ async def test_kernels_have_what_the_newest_login_has(
 
 async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path) -> None:
     """Another login's limits come by a process of that login; what it starts is ended, heard and reaped as any kernel."""
-    digest, archive = agent_archive()
-    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
-    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
-    _, answer = await asyncio.to_thread(booted, **release)
+    answer = await asyncio.to_thread(logged_in)
     visitor = await Visitor.at(LocalLink(str(answer["socket"])))
     agent = (await visitor.request("ping"))["pid"]
     first = (await visitor.ready("k1", standin()))["pid"]
-    await asyncio.to_thread(booted, lower, **release)
+    await asyncio.to_thread(logged_in, LOWER_LIMITS)
     second = (await visitor.ready("k2", standin()))["pid"]
     third = (await visitor.ready("k3", standin()))["pid"]
     nursery = parent_of(second)
@@ -418,7 +424,7 @@ async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path
     await until("it is reaped", lambda: not Path(f"/proc/{second}").exists())
     await visitor.start("k5", ["sh", "-c", "exit 3"])
     assert (await visitor.event("exited", "k5"))["exit_code"] == 3
-    await asyncio.to_thread(booted, **release)
+    await asyncio.to_thread(logged_in)
     assert parent_of((await visitor.ready("k6", standin()))["pid"]) == agent
     assert alive(nursery)  # it has a kernel
     assert (await visitor.request("stop", kernel="k3", grace=5, forget=True))["stopped"]
@@ -428,11 +434,8 @@ async def test_kernels_have_the_newest_login_s_limits(home: Path, tmp_path: Path
 
 async def test_a_nursery_that_stands_still_is_given_up(home: Path) -> None:
     """It costs one start, with the reason; the next one is the agent's own, or another login's nursery's."""
-    digest, archive = agent_archive()
-    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
-    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
-    _, answer = await asyncio.to_thread(booted, **release)
-    await asyncio.to_thread(booted, lower, **release)
+    answer = await asyncio.to_thread(logged_in)
+    await asyncio.to_thread(logged_in, LOWER_LIMITS)
     visitor = await Visitor.at(LocalLink(str(answer["socket"])))
     agent = (await visitor.request("ping"))["pid"]
     nursery = parent_of((await visitor.ready("k1", standin()))["pid"])
@@ -440,7 +443,7 @@ async def test_a_nursery_that_stands_still_is_given_up(home: Path) -> None:
     with pytest.raises(Refusal, match="what starts kernels for the newest login does not answer"):
         await visitor.start("k2", standin())
     assert parent_of((await visitor.ready("k3", standin()))["pid"]) == agent
-    await asyncio.to_thread(booted, lower, **release)
+    await asyncio.to_thread(logged_in, LOWER_LIMITS)
     assert parent_of((await visitor.ready("k4", standin()))["pid"]) not in {agent, nursery}
     os.kill(nursery, signal.SIGCONT)
     await until("it has ended, with what it began", lambda: not alive(nursery))
@@ -462,11 +465,8 @@ async def test_a_nursery_keeps_no_agent(short: Path) -> None:
 
 async def test_kernels_outlive_the_login_that_started_them(home: Path, settings: Distributed) -> None:
     """One whose nursery is killed runs on, and its end is heard; later starts are the agent's own again."""
-    digest, archive = agent_archive()
-    release: dict[str, Any] = {"digest": digest, "archive": packed(archive)}
-    lower = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (4096, 8192))"
-    _, answer = await asyncio.to_thread(booted, **release)
-    await asyncio.to_thread(booted, lower, **release)
+    answer = await asyncio.to_thread(logged_in)
+    await asyncio.to_thread(logged_in, LOWER_LIMITS)
     visitor = await Visitor.at(LocalLink(str(answer["socket"])))
     agent = (await visitor.request("ping"))["pid"]
     pid = (await visitor.ready("k1", standin()))["pid"]

@@ -31,6 +31,7 @@ from .errors import (
     HostError,
     KernelGone,
     KernelStartTimeout,
+    KernelTaken,
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
@@ -40,7 +41,7 @@ from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
-from .node import News, Node
+from .node import HostBusier, News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
@@ -68,6 +69,9 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_PICKS_AGAIN = 20
+"""Hosts, at most, that a start is sent to and refused by for having more kernels than was believed. Each time another start has
+been let in there; after so many of them this one goes where it can, evenly or not."""
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
 
@@ -121,6 +125,7 @@ class Cluster:
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
         self._adopted_timer: asyncio.TimerHandle | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
@@ -187,7 +192,7 @@ class Cluster:
             for kernel in list(self.kernels.values()):
                 if kernel.on_exit is None and kernel.id not in self._starts:
                     self.release_soon(kernel.id)
-        if ending := starts | self._releasing:
+        if ending := starts | self._releasing | self._letting_go:
             await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
         for kernel in list(self.kernels.values()):
             await kernel.endpoints.close()
@@ -283,6 +288,11 @@ class Cluster:
         handles = () if known is None else known.node.users
         return [k.id for k in handles if isinstance(k, RemoteKernel) and self.kernels.get(k.id) is k]
 
+    def lease(self, kernel: str) -> int:
+        """Return the number that is held of a kernel; 0 for one that is adopted, and was not heard of yet."""
+        handle = self.kernels.get(kernel)
+        return handle.lease if handle is not None else 0
+
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt on *host* is still to be ended."""
         return self._abandoned.has_any_on(host)
@@ -341,8 +351,9 @@ class Cluster:
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
             await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
+            kernel.raise_if_taken()
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
-            if was_away:
+            if was_away and not kernel.taken_by:
                 kernel.stay_away()  # it may still come back with its host, or has done so
             else:
                 self.kernels.pop(kernel.id, None)
@@ -392,6 +403,8 @@ class Cluster:
                 patient = self._candidates(request) <= {canonical_name(node.name)}
                 await self._connect(self.host(node.name), deadline, patient=patient)
             await kernel.stop(grace=0)
+        except KernelTaken:
+            raise
         except DistributedError as error:
             log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)
             kernel.give_up()
@@ -422,17 +435,20 @@ class Cluster:
         errors: list[HostError] = []
         tried: set[str] = set()
         slow: list[Host] = []
+        picks_again = _PICKS_AGAIN
         while True:
+            kernel.raise_if_taken()
             if was_away and not kernel.is_away:
                 return  # it is back
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
+            believed = -1
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
             elif slow and self._candidates(request) <= tried:
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
-                host = await self._pick(request, tried, errors, deadline)
+                host, believed = await self._pick(request, tried, errors, deadline)
             tried.add(canonical_name(host.name))
             patient = self._candidates(request) <= tried
             self._starts[kernel.id].host = host.name
@@ -441,7 +457,16 @@ class Cluster:
                 if was_away and not kernel.is_away:
                     return
                 self._keep_off_own_agent(request, host.node)
-                await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
+                believed = believed if picks_again else -1
+                await kernel.start_on(host.node, request, secrets.token_hex(8), deadline, believed)
+            except HostBusier as error:
+                log.debug("kernel %s: %s: %s: picking again", kernel.id, host.name, error.cause)
+                picks_again -= 1
+                tried.discard(canonical_name(host.name))
+                if was_away:
+                    kernel.stay_away()
+                else:
+                    kernel.node = None
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
                 raise
@@ -496,15 +521,22 @@ class Cluster:
             remedy="check the host; raise the launch timeout",
         )
 
-    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float) -> Host:
-        """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
+    async def _pick(
+        self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float
+    ) -> tuple[Host, int]:
+        """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet.
+
+        With it comes how many kernels it was picked for having, -1 where that does not count. What is believed of a host is never
+        more than what is there, or on its way, for as long as no kernel ends. So if each start goes to the host with the fewest
+        by what is believed, and no host takes one that has more than that, then no host has two more than another one.
+        """
         names = (request.pin,) if request.pin is not None else request.hosts
         # By this host set's own spelling, which is the one that its balancer knows.
         candidates = {name: self.host(name) for name in names if canonical_name(name) not in tried}
         if not candidates:
             raise NoHostAvailable(errors)
         if request.pin is not None:
-            return candidates[request.pin]
+            return candidates[request.pin], -1
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
@@ -516,7 +548,9 @@ class Cluster:
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
-        return self.host(self._balancers[key].pick(views).name)
+        balancer = self._balancers[key]
+        picked = self.host(balancer.pick(views).name)
+        return picked, picked.count(starting.get(picked.name, ())) if getattr(balancer, "is_exact", False) else -1
 
     def _starting(self) -> dict[str, list[str]]:
         """Return the kernels that are being started, by host; made once for a pick, which asks for every host."""
@@ -602,7 +636,7 @@ class Cluster:
         return self._runtime_folder() / (UNENDED_NAME % self._token())
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(
+        kernel = RemoteKernel(
             kernel_id,
             self.settings,
             self.prefix(kernel_id),
@@ -612,6 +646,23 @@ class Cluster:
             self._transports,
             self._surroundings.endpoints,
         )
+        kernel.let_go = self._let_go_soon
+        return kernel
+
+    def _let_go_soon(self, kernel: RemoteKernel) -> None:
+        """Let go of a kernel that another gateway has adopted; a start that is under way fails for it, and does so itself."""
+        if kernel.id not in self._starts and self.kernels.get(kernel.id) is kernel:
+            del self.kernels[kernel.id]
+            task = asyncio.ensure_future(self._let_go(kernel))
+            self._letting_go.add(task)
+            task.add_done_callback(self._letting_go.discard)
+
+    async def _let_go(self, kernel: RemoteKernel) -> None:
+        """Leave nothing of the kernel here, and nothing to be done on its node; then tell its adapter."""
+        kernel.node = None
+        await kernel.endpoints.close()
+        if kernel.on_taken is not None:
+            kernel.on_taken(kernel)
 
     def adopt(
         self,
@@ -622,8 +673,9 @@ class Cluster:
         agent: object = None,
         on_exit: Callable[[RemoteKernel], None] | None = None,
     ) -> RemoteKernel:
-        """Take over a kernel of an earlier process of this gateway; returns its handle at once, from any thread.
+        """Take over a kernel of an earlier process of this gateway, or of another one; returns its handle at once, on any thread.
 
+        Who else has it, another gateway or a process that still counts as there, lets go of it as soon as its host is told.
         *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
         Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, *on_exit* says so. Waits neither for
         the host nor for the cluster's thread. Raises OSError or DistributedError where no sockets can be had: then the kernel is

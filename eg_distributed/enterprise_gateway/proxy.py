@@ -26,12 +26,12 @@ from tornado.web import HTTPError
 from traitlets import TraitError
 
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import DistributedError
+from eg_distributed.errors import DistributedError, KernelTaken
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import kept_output, notebooks, out_of_reach, patches, reconnects
+from . import kept_output, notebooks, out_of_reach, patches, reconnects, taken
 from .delivered import Delivered
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
@@ -145,6 +145,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
             reason = f"Kernel {self.kernel_id}: its client went away while it started, so the start was cancelled."
             log.warning("%s", reason)
             raise HTTPError(_CLIENT_GONE, reason=reason) from None
+        except KernelTaken as error:  # a restart of what is another gateway's by now
+            self._gateway_loop.add_callback(taken.let_go, self, error.owner)
+            self.log_and_raise(http_status_code=error.http_status, reason=str(error))
         except DistributedError as error:
             self._stay_listed()
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
@@ -279,6 +282,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def _listen_to(self, kernel: RemoteKernel) -> None:
         """Have the kernel's handle say what the gateway's users are to know."""
         kernel.on_exit = self._exited
+        kernel.on_taken = self._taken
         call = self._gateway_loop.add_callback
         kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
 
@@ -289,6 +293,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
         self._gateway_loop.add_callback(self._wake_restarter)
+
+    def _taken(self, kernel: RemoteKernel) -> None:
+        """Another gateway has the kernel. Called on the cluster's loop."""
+        self._gateway_loop.add_callback(taken.let_go, self, kernel.taken_by)
 
     async def _wake_restarter(self) -> None:
         manager = self.kernel_manager
@@ -317,9 +325,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
         return info
 
     def load_process_info(self, process_info: dict[str, Any]) -> None:
-        """Find the kernel again that an earlier process of this gateway started; does not wait for its host.
+        """Find the kernel again that an earlier process of this gateway started, or another gateway; does not wait for its host.
 
-        Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
+        Called before the gateway's loop runs, or, in replication mode, on it, when a client asks for the kernel. Until the host
+        answers, the kernel counts as alive.
         """
         info = (
             self.kernel_manager.get_connection_info()
@@ -349,6 +358,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
+        taken.count_found(self.kernel_manager, self.kernel_id)
 
 
 reconnects.install()  # before others wrap what it compares
@@ -359,6 +369,7 @@ patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
+taken.keep_sessions()
 notebooks.note_cells()
 out_of_reach.install()
 __all__ = ["DistributedProcessProxy"]

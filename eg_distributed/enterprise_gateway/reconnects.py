@@ -56,7 +56,7 @@ from weakref import WeakValueDictionary
 from enterprise_gateway.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
-from tornado.websocket import WebSocketClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from traitlets import log
 
 from eg_distributed.errors import DistributedError
@@ -412,7 +412,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
     manager, kernel_id = handler.kernel_manager, handler.kernel_id
     predecessor = handler._open_sessions.get(handler.session_key)
     if predecessor is not None:
-        await _settle(predecessor)
+        await settle(predecessor)
     latest = _latest.get(handler.session_key, handler)
     if connection.closed or latest is not handler:
         # Its client has gone already, or has come again since.
@@ -516,7 +516,7 @@ def _usable(channels: dict[str, Any], ports: list[int]) -> bool:
     )
 
 
-async def _settle(handler: Any) -> None:
+async def settle(handler: Any) -> None:
     """Send no more to *handler*'s client, and give it a moment to confirm what it has: that need not be sent again.
 
     What comes meanwhile waits in the channels' sockets. One whose client is there answers within a round trip.
@@ -897,3 +897,26 @@ def _leave(handler: Any, connection: _Connection) -> None:
         _close_channels(channels)
         if connection.said_goodbye() and handler.session_key not in _latest:
             kept_output.note_gone(kernel_id, handler.session.session)
+
+
+def let_go(kernel_id: str, code: int, reason: str) -> int:
+    """End all connections of a kernel that is another gateway's now, and leave nothing for the next ones; return how many.
+
+    At once: a client that comes back before it has confirmed the end of its connection may have the kernel here again, to which
+    that end must not count.
+    """
+    ended = 0
+    for session_key, handler in list(ZMQChannelsHandler._open_sessions.items()):
+        if handler.kernel_id != kernel_id:
+            continue
+        connection = _of(handler)
+        connection.stop()
+        connection.opened = False
+        del ZMQChannelsHandler._open_sessions[session_key]
+        channels, handler.channels = handler.channels, {}
+        _close_channels(channels)
+        WebSocketHandler.close(handler, code, reason)  # jupyter_server's own takes no code
+        ended += 1
+    for session_key in [key for key in _away if key.partition(":")[0] == kernel_id]:
+        _close_channels(_away.pop(session_key).taken())
+    return ended

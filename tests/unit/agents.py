@@ -163,12 +163,20 @@ class Visitor:
         return described
 
     async def stream(
-        self, kernel: str, channel: str = "shell", stream: str = "s1", *, received: int = 0, resume: bool = False
+        self,
+        kernel: str,
+        channel: str = "shell",
+        stream: str = "s1",
+        *,
+        received: int = 0,
+        resume: bool = False,
+        lease: int = 0,
     ) -> tuple[Message, Reader, Writer]:
         """Open a link for a stream, and return the agent's answer and the link."""
         reader, writer = await self.link.open()
         hello = {"type": "stream", "kernel": kernel, "channel": channel, "stream": stream, "gateway": self.owner}
-        writer.write(encode({**hello, "incarnation": self.incarnation, "resume": resume, "received": received}))
+        how = {"incarnation": self.incarnation, "resume": resume, "received": received, "lease": lease}
+        writer.write(encode({**hello, **how}))
         answer = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert answer is not None
         return answer, reader, writer

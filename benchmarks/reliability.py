@@ -246,9 +246,10 @@ of two nodes in containers on one machine, and for the hosts that are many one S
 ## How to read them
 
 - The node is paused, so that nothing tells the gateway of it: its silence has to be noticed.
-- Clients that take nothing are websockets that are opened and never read. What the agent keeps of all streams together is bounded
-  by one budget, so their number does not matter; what the gateway has of them is in its process's own queues.
-- The kernel prints while the gateway's process is away. Lines that a client had not confirmed in the moment of SIGKILL come again.
+- Clients that take nothing are websockets that are opened and never read. What the agent keeps of all streams together has one
+  budget, and so has what the gateway keeps for all clients: their number does not matter.
+- The kernel prints while the gateway's process is away. Lines that a client had not confirmed in the moment of SIGKILL come
+  again.
 - The gateway that finds kernels again is a real one, with its logins and its messages, and shares two cores with the server that
   plays its hosts.
 """

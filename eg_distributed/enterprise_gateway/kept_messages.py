@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from eg_distributed.streams import Budget
+from eg_distributed.streams import PACE, Budget
 
 KEPT_BYTES: Final = 16 << 20
 """What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
@@ -32,6 +32,7 @@ class Kept:
         """How many messages gave way."""
         self._messages: deque[tuple[int, str, list[bytes]]] = deque()
         self._bytes = 0
+        self._unanswered = 0  # bytes that were appended since the client last confirmed some
         self._number = 0
         self._budget = shared
 
@@ -55,8 +56,10 @@ class Kept:
         channel, parts = message
         self._number += 1
         self._messages.append((self._number, channel, parts))
-        self._bytes += _size(parts)
-        self._budget.take(_size(parts))
+        size = _size(parts)
+        self._bytes += size
+        self._unanswered += size
+        self._budget.take(size)
         while self._bytes > self._room():
             self._drop_oldest()
             self.lost += 1
@@ -69,6 +72,8 @@ class Kept:
         while self._messages and self._messages[0][0] <= number:
             came.append(self._messages[0][1:])
             self._drop_oldest()
+        if came:
+            self._unanswered = 0
         return came
 
     @property
@@ -77,7 +82,7 @@ class Kept:
         return self._bytes > self._room() // 2
 
     def _room(self) -> int:
-        return min(KEPT_BYTES, self._budget.share())
+        return min(KEPT_BYTES, self._budget.share(self._unanswered < PACE))
 
     def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
         """Return the messages but those that are not wanted."""

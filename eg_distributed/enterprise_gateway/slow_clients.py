@@ -21,8 +21,8 @@ import zmq
 
 from . import notebooks
 
-_QUEUE: Final = 200
-"""Parts of messages that ZMQ may hold of a channel, some thirty messages; a message may be large."""
+_QUEUE: Final = 30
+"""Messages that ZMQ may hold of a channel; each may be large."""
 _LOOK: Final = 0.1
 """Seconds between two looks whether a client that is held goes on."""
 _MUTE_AFTER: Final = 10.0

@@ -16,12 +16,14 @@ from tests.integration.test_reconnects import Session
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 
-CLIENTS, LINES, LINE = 30, 1500, 64 * 1024
-MORE_MEMORY = 1000
-"""MiB that the gateway may have more, of the three gigabytes that all these clients are to get."""
+CLIENTS, LINES, LINE = 40, 600, 64 * 1024
+MORE_MEMORY = 800
+"""MiB that the gateway may have more, of the gigabyte and a half that these clients are to get."""
 PRINTING = f"""
+import time
 for number in range({LINES}):
     print(number, "x" * {LINE}, flush=True)
+    time.sleep(0.02)
 """
 
 
@@ -32,7 +34,7 @@ def resident(gateway: Gateway) -> float:
 
 
 async def test_clients_that_take_nothing_fill_no_memory(extra_gateway: MakeGateway, nodes: Sequence[Node]) -> None:
-    """Thirty websockets that are never read cost the gateway a bounded share; one that is read beside them misses nothing."""
+    """Forty websockets that are never read cost the gateway a bounded share; one that is read beside them misses nothing."""
     gateway = extra_gateway("slow")
     async with GatewayClient(gateway.url) as client:
         kernel = await start_on(client, nodes[0])

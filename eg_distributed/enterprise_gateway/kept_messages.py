@@ -32,6 +32,7 @@ class Kept:
         """How many messages gave way."""
         self._messages: deque[tuple[int, str, list[bytes]]] = deque()
         self._bytes = 0
+        self._confirmed = 0  # up to which number
         self._unanswered = 0  # bytes that were appended since the client last confirmed some
         self._number = 0
         self._budget = shared
@@ -72,8 +73,8 @@ class Kept:
         while self._messages and self._messages[0][0] <= number:
             came.append(self._messages[0][1:])
             self._drop_oldest()
-        if came:
-            self._unanswered = 0
+        if number > self._confirmed:
+            self._confirmed, self._unanswered = number, 0
         return came
 
     @property

@@ -13,7 +13,7 @@ import pytest_asyncio
 from lab import Gateway, Lab, Node
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.conftest import NODES, ClientOf, MakeGateway
-from tests.integration.test_output_kept import KEEPING, MISSING, Cell, Tab
+from tests.integration.test_output_kept import MISSING, Cell, Tab
 from tests.integration.test_persistence import listed, pid_of
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
@@ -39,7 +39,6 @@ async def gateways(lab: Lab, extra_gateway: MakeGateway) -> list[Gateway]:
     if lab.driver == "local":
         pytest.skip("gateways of a local lab have no folder in common")
     env = {
-        **KEEPING,
         "EG_PERSISTENCE_ROOT": f"/shared/{uuid.uuid4().hex}",
         "EG_DISTRIBUTED_ORPHAN_TIMEOUT": str(ORPHANS_END_AFTER),
     }

@@ -120,6 +120,8 @@ class _Connection:
         """The kernel answered: what it says goes to the client at once."""
         self.replaced = False
         """A later connection of the session has its channels."""
+        self.lost_kernel = False
+        """Another gateway has the kernel: nothing more is passed on, since what comes before it may be missing here."""
         self.leaving: asyncio.TimerHandle | None = None
         """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
@@ -368,7 +370,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         if not connection.nudging.cancelled():
             connection.nudging.result()
         connection.nudging = None
-    if not _of(handler).closed and not _of(handler).replaced:
+    if not (connection.closed or connection.replaced or connection.lost_kernel):
         if (adopted := kept_output.adopted(kernel_id)) is not None:
             connection.missed = adopted.missed(handler.session.session) or connection.missed
         _serve(handler, connection)
@@ -553,6 +555,9 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
     try:
         await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
     except DistributedError as error:
+        if adopted.kernel.taken_by:
+            connection.lost_kernel = True
+            return
         handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
         tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
         is_given = False
@@ -843,7 +848,7 @@ def let_go(kernel_id: str, code: int, reason: str) -> int:
             continue
         connection = _of(handler)
         connection.stop()
-        connection.opened = False
+        connection.opened, connection.lost_kernel = False, True
         del ZMQChannelsHandler._open_sessions[session_key]
         channels, handler.channels = handler.channels, {}
         _close_channels(channels)

@@ -91,7 +91,7 @@ def assert_whole(tab: Tab, cell: Cell) -> None:
     """Assert that no line of *cell* is lost: lines that could not be confirmed before a hand-over may come again after it."""
     assert sorted(set(cell.numbers)) == list(range(max(cell.numbers) + 1))
     back = [before - after for before, after in zip(cell.numbers, cell.numbers[1:], strict=False) if after <= before]
-    assert len(back) <= 4
+    assert len(back) <= 8
     assert MISSING not in tab.told
 
 
@@ -140,7 +140,7 @@ async def test_kernels_of_a_killed_gateway_go_on_through_the_others(
 
     # Two clients that want the same kernel at two gateways take it from each other.
     rival = Tab(one, kernels[1])
-    for _ in range(2):
+    for _ in range(4):
         await rival.connect(one)
         await gone_on(*tabs[1], three)
         await rival.lost_connection()

@@ -370,7 +370,8 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         if not connection.nudging.cancelled():
             connection.nudging.result()
         connection.nudging = None
-    if not (connection.closed or connection.replaced or connection.lost_kernel):
+    now = _of(handler)  # much may have happened meanwhile
+    if not (now.closed or now.replaced or now.lost_kernel):
         if (adopted := kept_output.adopted(kernel_id)) is not None:
             connection.missed = adopted.missed(handler.session.session) or connection.missed
         _serve(handler, connection)

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from eg_distributed.balancing import HostView, LeastConnection
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import KernelTaken
 from eg_distributed.kernel import RemoteKernel, State
-from eg_distributed.settings import Distributed
+from eg_distributed.link.links import Link
 from tests.until import until
 
 from .agents import alive
@@ -67,23 +68,30 @@ async def found_signal(cluster: Cluster, kernel: RemoteKernel) -> bool:
     return await cluster.run(kernel.signal(signal.SIGCONT))
 
 
-async def test_a_gateway_that_was_cut_off_is_told_as_it_comes_back(
-    clusters: Clusters, hosts: Hosts, settings: Distributed
-) -> None:
+async def test_a_gateway_that_was_cut_off_is_told_as_it_comes_back(clusters: Clusters, hosts: Hosts) -> None:
     """What it was asked to do to the kernel meanwhile is not done; of a kernel that nobody has taken it still is the owner."""
-    settings.keepalive_interval = 0.3
-    (sshd,) = await hosts("node1")
-    one = clusters("one")
+    await hosts("node1")
+    one, two = clusters("one"), clusters("two")
     kernel, other = await start(one, "k1", "node1"), await start(one, "k2", "node1")
     node = one.host("node1").node
-    sshd.wire.refuse()
-    sshd.wire.cut()
+    connector, is_over = node._connector, asyncio.Event()
+
+    async def connect_later(*args: Any, **options: Any) -> Link:
+        await is_over.wait()
+        return await connector(*args, **options)
+
+    def cut_off() -> None:
+        assert node._link is not None
+        node._connector = connect_later
+        node._link.close()
+        one._abandoned.mark(node, "k1", kernel.attempt, kernel.lease)  # as of one that is deleted
+
+    one.call_soon(cut_off)
     await until("it is cut off", lambda: not node.connected.is_set())
-    one.call_soon(one._abandoned.mark, node, "k1", kernel.attempt, kernel.lease)  # as of one that is deleted
-    await sshd.wire.open()
-    two = clusters("two")
-    one.call_soon(node.hurry)
     found = adopt(two, kernel)
+    await until("the other one has it", lambda: bool(found.lease))
+    assert not kernel.taken_by
+    one.call_soon(is_over.set)
     await taken(one, kernel)
     await until("what was to be ended is forgotten", lambda: ("node1", "k1", kernel.attempt) not in one._abandoned)
     assert alive(kernel.pid)

@@ -38,17 +38,17 @@ def on_their_way(world: World) -> tuple[Counter[str], Counter[str]]:
 
 
 async def watch_evenness(world: World) -> None:
-    """Check, each virtual millisecond, that no host has two kernels more than another one has, or is about to have."""
+    """Check, every two virtual milliseconds, that no host has two kernels more than another one has, or is about to have."""
     while True:
         let_in, coming = on_their_way(world)
         fullest = max(let_in[name] for name in world.machines)
         emptiest = min(let_in[name] + coming[name] for name in world.machines)
         if fullest - emptiest > 1:
             world.violate(f"one host has {fullest} kernels, and one will have {emptiest}")
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.002)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("pause", [0.0, 0.05])
 def test_three_gateways_are_exact_together(seed: int, pause: float, tmp_path: Path) -> None:
     """300 starts by three gateways, all at once or at any distance, never leave two hosts more than one kernel apart."""
     world = World(seed, hosts=20, gateways=3, folder=tmp_path, orphan_timeout=0.0)
@@ -79,7 +79,7 @@ def test_batches_of_three_gateways_are_exact_after_each(seed: int, tmp_path: Pat
     async def story(world: World) -> None:
         hosts = tuple(world.machines)
         await asyncio.gather(*(gateway.cluster.list_kernels(hosts) for gateway in world.gateways))
-        for batch in range(15):
+        for batch in range(8):
             many = world.rng.randrange(1, 30)
             names = [f"{batch}-{number}" for number in range(many)]
             await asyncio.gather(*(world.rng.choice(world.gateways).start(name, hosts) for name in names))
@@ -157,7 +157,7 @@ async def keep_signalling(gateway: Gateway) -> None:
         for kernel in list(gateway.cluster.kernels.values()):
             with contextlib.suppress(DistributedError, asyncio.TimeoutError):
                 await asyncio.wait_for(kernel.signal(SIGCONT), 2.0)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
 
 
 def test_a_kernel_obeys_one_gateway_at_a_time(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_kernel_obeys_one_gateway_at_a_time(seed: int, tmp_path: Path, monkeyp
             assert await gateway.start(kernel_id, hosts)
             hands.take(gateway, gateway.cluster.kernels[kernel_id])
         signalling = [asyncio.ensure_future(keep_signalling(gateway)) for gateway in world.gateways]
-        for _ in range(80):
+        for _ in range(60):
             await asyncio.sleep(rng.uniform(0, 1.0))
             gateway = rng.choice(world.gateways)
             path = gateway.path(rng.choice(hosts))

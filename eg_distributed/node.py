@@ -80,7 +80,7 @@ class FolderMissing(AgentUnavailable):
 
 
 class HostBusier(AgentUnavailable):
-    """The node has more kernels than it was picked for having, and has told which ones: to be picked anew."""
+    """The node has more kernels than it was picked for having, and has told which ones: another pick has to be made."""
 
 
 class Owner(Protocol):
@@ -95,7 +95,7 @@ class Owner(Protocol):
         ...
 
     def lease(self, kernel: str) -> int:
-        """Return the number that is held of a kernel; 0 for one that is taken over from whoever has it."""
+        """Return the number that is held of a kernel; 0 for one that is taken over from its owner."""
         ...
 
     def has_errands(self, host: str) -> bool:

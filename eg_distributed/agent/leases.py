@@ -7,7 +7,7 @@ kernels are. Each new owner gets a higher one, and what comes with an older one 
     gateway B                                            adopt: lease 2 ── signal(2): done
 
 Rejected: a time after which an owner has to renew what it has. Clocks of gateways and nodes differ, a gateway that stood still
-acts on what it has checked before, and a short outage of one gateway would take kernels from it that nobody else wants.
+acts on what it has checked before, and a short outage of one gateway would take kernels from it that no other one wants.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Leases:
         self._gone: dict[str, tuple[int, str]] = {}  # the latest last
 
     def latest(self, kernel_id: str) -> tuple[int, str]:
-        """Return the highest number that was given of a kernel, and who has it; 0 and nobody where none is known."""
+        """Return the highest number that was given of a kernel, and which gateway has it; 0 and "" where none is known."""
         kernel = self._kernels.get(kernel_id)
         return (kernel.lease, kernel.owner) if kernel is not None else self._gone.get(kernel_id, (0, ""))
 
@@ -64,7 +64,7 @@ class Leases:
         return max(self.latest(kernel_id)[0], held) + 1
 
     def remember(self, kernel: Kernel) -> None:
-        """Note who had a kernel that is forgotten: whoever had it before may come back, and take it for dead."""
+        """Note who had a kernel that is forgotten: a gateway that had it before may come back, and would take it for dead."""
         if kernel.lease > 1:
             self._gone.pop(kernel.id, None)
             self._gone[kernel.id] = (kernel.lease, kernel.owner)

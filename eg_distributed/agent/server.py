@@ -720,7 +720,7 @@ class Agent:
         self._kernel(asked.kernel).set_connection(asked.connection, asked.pid)
 
     def _check_owner(self, gateway: Gateway, kernel_id: str, held: int) -> None:
-        """Raise TakenOver for what only a kernel's owner may ask for. Who says no number, and lost it to somebody, may not."""
+        """Raise TakenOver unless the gateway may ask for what only a kernel's owner may; one that says no number has to be it."""
         self._leases.check(kernel_id, held, gateway.process)
         is_anothers = kernel_id not in gateway.kernels and any(kernel_id in other.kernels for other in self.gateways)
         if not held and is_anothers:
@@ -754,7 +754,7 @@ class Agent:
         if not self.kernels.keys() >= set(asked.kernels):  # an agent that has just ended may have left them
             await asyncio.wait({self._look_soon()}, timeout=LOOK_DEADLINE)
         known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
-        # Before anything is waited for: an end is told from now on, and nobody else is heard of it any more.
+        # Before anything is waited for: an end is told from now on, and what other gateways ask for is refused.
         taken_over = [self._give(gateway, kernel, asked.leases.get(kernel.id, 0)) for kernel in known]
         ended = [kernel for kernel in known if kernel.state == EXITED]
         # All at once: one disk that hangs has to cost less than the gateway waits for this answer.

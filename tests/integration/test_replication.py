@@ -1,4 +1,4 @@
-"""Three gateways on one host set that share their sessions: whoever is asked for a kernel has it, and nobody else does."""
+"""Three gateways on one host set that share their sessions: the one that is asked for a kernel has it, and no other one."""
 
 from __future__ import annotations
 

@@ -101,6 +101,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             else:  # nobody would come back for it
                 settings.kept_output_limit = 0
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
+            taken.identity = cluster.identity[0]
             atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:
                 if os.environ.get(name):
@@ -321,6 +322,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 "host": self.assigned_host,
                 "attempt": self._kernel.attempt,
                 "agent": self._kernel.agent_kept,
+                "gateway": self.cluster.identity[0],
                 "launched": self._launched,
             }
         return info
@@ -360,6 +362,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
         taken.count_found(self.kernel_manager, self.kernel_id)
+        if ours.get("gateway") != self.cluster.identity[0]:
+            self._gateway_loop.add_callback(taken.note_owner, self.kernel_manager, self.kernel_id)
 
 
 reconnects.install()  # before others wrap what it compares

@@ -14,11 +14,15 @@ taken over once more.
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from enterprise_gateway.services.sessions import kernelsessionmanager
+from enterprise_gateway.services.sessions.kernelsessionmanager import FileKernelSessionManager
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from tornado.web import HTTPError
 
@@ -29,6 +33,9 @@ log = logging.getLogger(__name__)
 _CONFIRMED = 1.0  # seconds, at most, for clients to say what they have got, and the same for that to be written
 _SERVICE_RESTART = 1012
 """How websockets are closed: clients are to connect again."""
+
+identity = ""
+"""What nodes know this gateway by; set once it is known."""
 
 
 async def let_go(proxy: Any, owner: str) -> None:
@@ -83,12 +90,40 @@ def count_found(manager: Any, kernel_id: str) -> None:
                 of_user.append(kernel_id)
 
 
-def keep_sessions() -> None:
-    """Have a gateway that does not find a kernel again leave its persisted session alone; called at import, once.
+def note_owner(manager: Any, kernel_id: str) -> None:
+    """Have the persisted session of a kernel that was another gateway's say that it is ours now; on the gateway's loop."""
+    try:
+        manager.parent.parent.kernel_session_manager.refresh_session(kernel_id)
+    except (
+        HTTPError,
+        KeyError,
+        OSError,
+    ) as error:  # it has ended meanwhile, or the disk is full: it is found again all the same
+        log.warning("kernel %s: its session cannot be written: %r", kernel_id, error)
 
-    Enterprise Gateway deletes it after any failure: a file that another gateway is just writing, a socket that cannot be made
-    here. The kernel may be another gateway's, whose next process would not find it. Who has a kernel deletes its session.
+
+def _is_anothers(sessions: Any, kernel_id: str) -> bool:
+    """Return True if a kernel's persisted session says that another gateway has it."""
+    try:
+        path = Path(sessions._get_sessions_loc()) / f"{kernel_id}.json"
+        said = json.loads(path.read_bytes())[kernel_id]["process_info"]["distributed"]["gateway"]
+    except (OSError, ValueError, KeyError, TypeError):  # of an older release, or of another process proxy
+        return False
+    return bool(identity) and said != identity
+
+
+def keep_sessions() -> None:
+    """Have a gateway leave persisted sessions alone that are not its own; called at import, once.
+
+    Enterprise Gateway deletes one whenever it does not find the kernel again: for a file that another gateway is just writing, a
+    socket that cannot be made here. And a gateway that is cut off, and is stopped before it hears who has its kernels, would
+    delete all of them. The next process of the gateway that has a kernel would not find it.
     """
+    delete_sessions = FileKernelSessionManager.delete_sessions
+
+    @functools.wraps(delete_sessions)
+    def delete_own_sessions(self: Any, kernel_ids: list[str]) -> None:
+        delete_sessions(self, [each for each in kernel_ids if not _is_anothers(self, each)])
 
     def check_kernel_id(self: Any, kernel_id: str) -> None:
         """Raise 404 for a kernel that is not here, and cannot be found by its session."""
@@ -102,4 +137,5 @@ def keep_sessions() -> None:
             sessions.delete_session(kernel_id)
         raise HTTPError(404, f"Kernel does not exist: {kernel_id}")
 
+    FileKernelSessionManager.delete_sessions = delete_own_sessions
     RemoteMappingKernelManager.check_kernel_id = check_kernel_id

@@ -25,6 +25,15 @@ REPLICATION = (
 )
 ORPHANS_END_AFTER = 12
 FAILOVER_SECONDS = 5.0
+DELETE_SESSION = """
+import os, sys
+from enterprise_gateway.services.sessions.kernelsessionmanager import FileKernelSessionManager
+from eg_distributed.enterprise_gateway import proxy, taken
+taken.identity = "replica1.lab.test:8888"
+sessions = FileKernelSessionManager(None, enable_persistence=True, persistence_root=sys.argv[1])
+sessions.delete_session(sys.argv[2])
+print(os.path.exists(f"{sys.argv[1]}/kernel_sessions/{sys.argv[2]}.json"))
+"""
 PRINTING = """
 import time
 for number in range(1_000_000):
@@ -149,6 +158,11 @@ async def test_kernels_of_a_killed_gateway_go_on_through_the_others(
         kernels[1].id: [three.name],
         kernels[2].id: [three.name],
     }
+
+    # One that is stopped before it has heard of it would delete the session of a kernel that another one has.
+    root = two.spec.env["EG_PERSISTENCE_ROOT"]
+    deleting = two.exec([two.python, "-c", DELETE_SESSION, root, kernels[2].id])
+    assert (deleting.exit_code, deleting.stdout) == (0, "True\n"), deleting.stderr
 
     await until_in_thread(
         "the kernel that nobody asked for has ended", lambda: {each["kernel"] for each in listed(three)} == ours, 30

@@ -61,7 +61,9 @@ class Endpoints:
         self._how = how
         self._ports: list[int] = []
         self._had_sockets = False
-        self._names: dict[str, int] = {}  # of the sockets that were made, with their inodes
+        self._names: dict[
+            str, tuple[int, int]
+        ] = {}  # of the sockets that were made, with what tells them from later ones
         self._id = kernel_id
         self._identity = identity
         self._usable = usable
@@ -179,7 +181,7 @@ class Endpoints:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             self._bound.append((channel, _listen(socket.AF_UNIX, path)))
-            self._names[path] = os.stat(path).st_ino
+            self._names[path] = _file(path)
 
     def _stop_listening(self) -> None:
         self._generation += 1
@@ -211,7 +213,7 @@ class Endpoints:
             path = f"{self.prefix}-{number}"
             with contextlib.suppress(OSError):
                 # Not those of another gateway with the same folder, which has taken the kernel over.
-                if self._names.get(path) in (None, os.stat(path).st_ino):
+                if self._names.get(path) in (None, _file(path)):
                     os.unlink(path)
         with contextlib.suppress(OSError):
             self.prefix.parent.rmdir()
@@ -329,6 +331,12 @@ class Endpoints:
         )  # fmt: skip
         if channel == "iopub" and self.on_broken is not None:
             self.on_broken()
+
+
+def _file(path: str) -> tuple[int, int]:
+    """Return what tells a file from a later one of its name, which may have its inode's number; raises OSError."""
+    found = os.stat(path)
+    return found.st_ino, found.st_ctime_ns
 
 
 def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:

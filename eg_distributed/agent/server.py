@@ -795,7 +795,8 @@ class Agent:
         if not held and others and kernel.state == EXITED:
             return False
         # A number higher than ours was given by an agent before us that was killed before it could write it down.
-        lease, holder = max(held, kernel.lease) if held else kernel.lease + 1, kernel.holder
+        has_it = held > 0 or kernel.holder == gateway.process
+        lease, holder = max(held, kernel.lease) if has_it else kernel.lease + 1, kernel.holder
         is_new = (lease, gateway.owner) != (kernel.lease, kernel.owner)
         kernel.lease, kernel.owner, kernel.holder = lease, gateway.owner, gateway.process
         for other in others:

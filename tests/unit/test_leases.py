@@ -53,7 +53,7 @@ async def test_a_gateway_that_adopts_a_kernel_has_it_alone(
     assert kernel.state is State.UNKNOWN
     assert "kernel k1 on node1: taken over by gateway two" in caplog.text
     assert await answers(found)
-    assert found.lease == 2
+    await until("its number is known", lambda: found.lease == 2)
     assert [one.count("node1"), two.count("node1")] == [1, 1]
     assert not one.host("node1").node.users
     await one.run(one.release("k1"))
@@ -108,7 +108,7 @@ async def test_a_kernel_is_handed_to_and_fro(clusters: Clusters, hosts: Hosts) -
         before, kernel = kernel, adopt(both[turn % 2], kernel)
         await taken(both[1 - turn % 2], before)
         assert await answers(kernel)
-    assert kernel.lease == 7
+    await until("its number is known", lambda: kernel.lease == 7)
     assert alive(first.pid)
     assert await found_signal(both[0], kernel)
 

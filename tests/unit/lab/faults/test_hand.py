@@ -65,6 +65,25 @@ def test_what_is_put_aside_comes_back_over_what_stands_there(tmp_path: Path) -> 
         files.aside(str(tmp_path / "nothing"), "mark")
 
 
+def test_what_vanishes_lies_where_it_may(tmp_path: Path) -> None:
+    """A folder goes with all that is in it; a path that leads out of what is allowed, by a link too, is refused."""
+    home, other = tmp_path / "home", tmp_path / "other"
+    (home / "cache" / "deep").mkdir(parents=True)
+    (other / "deep").mkdir(parents=True)
+    (home / "way").symlink_to(other)
+    for path in (other / "deep", home, home / ".." / "other", home / "way" / "deep", Path("/")):
+        with pytest.raises(StepFailed, match="is not below"):
+            files.vanish(str(path), "mark", str(home))
+    with pytest.raises(StepFailed, match="there is no"):
+        files.vanish(str(home / "nothing"), "mark", str(home))
+    files.vanish(str(home / "cache"), "mark", str(home))
+    files.vanish(str(home / "way"), "mark", str(home))
+    assert list(home.iterdir()) == []
+    assert (other / "deep").is_dir()
+    files.vanish(str(other / "deep"), "mark", str(home), str(other))
+    assert list(other.iterdir()) == []
+
+
 def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
     """Comments of others stay comments."""
     path = tmp_path / "sshd_config"

@@ -48,8 +48,7 @@ import hashlib
 import inspect
 import math
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -63,6 +62,8 @@ from eg_distributed.errors import DistributedError
 
 from . import kept_output
 from .frames import header_of, parent_of
+from .kept_messages import KEPT_BYTES, Kept, Message
+from .slow_clients import Pace, with_short_queue
 
 KNOWN: Final = {
     "_on_zmq_reply": "3db0af7871f78ab87593e4dbb3114d99ba12407e66a083ce49b2c4eeadbd78e5",
@@ -75,8 +76,6 @@ KNOWN: Final = {
     "request_kernel_info": "b4edbc7038bd64d7cbc4e999c226ec605111ea5218d79b7b7ccbe734fce06a18",
 }
 """The methods that are replaced or wrapped, and the sha256 of each one's text in jupyter_server 1.24.0."""
-KEPT_BYTES: Final = 16 << 20
-"""What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
 _NUDGE_AGAIN: Final = 0.5
 """Seconds without an answer after which a kernel is asked again: its sockets may have been connected after the question."""
 _CONFIRM_DELAY: Final = 0.05
@@ -108,81 +107,6 @@ _CLOSE_FRAME: Final = 0x8
 _GOODBYE: Final = "said_goodbye"
 """The key, in jupyter_server's buffer for a kernel without clients, of whether its last one ended the connection itself."""
 
-Message = tuple[str, list[bytes]]
-"""The channel, and the parts as they came from the kernel."""
-
-
-class Kept:
-    """Messages for a client, oldest first, up to KEPT_BYTES; the oldest give way, and `lost` counts them.
-
-    It takes the place of the list in jupyter_server's buffer for a kernel without clients, which has no bound.
-    """
-
-    def __init__(self) -> None:
-        self.lost = 0
-        """How many messages gave way."""
-        self._messages: deque[tuple[int, str, list[bytes]]] = deque()
-        self._bytes = 0
-        self._number = 0
-
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def __iter__(self) -> Iterator[Message]:
-        return iter([(channel, parts) for _, channel, parts in self._messages])
-
-    @property
-    def number(self) -> int:
-        """The number of the newest message that was ever appended; the first is 1."""
-        return self._number
-
-    def append(self, message: Message) -> None:
-        """Keep *message*, at the expense of the oldest."""
-        channel, parts = message
-        self._number += 1
-        self._messages.append((self._number, channel, parts))
-        self._bytes += _size(parts)
-        while self._bytes > KEPT_BYTES:
-            self._drop_oldest()
-            self.lost += 1
-
-    def drop_to(self, number: int) -> list[Message]:
-        """Drop the messages up to that *number*, and return them: they came, and those of them that gave way are not lost."""
-        came: list[Message] = []
-        oldest = self._messages[0][0] if self._messages else self._number + 1
-        self.lost = min(self.lost, max(0, oldest - 1 - number))
-        while self._messages and self._messages[0][0] <= number:
-            came.append(self._messages[0][1:])
-            self._drop_oldest()
-        return came
-
-    @property
-    def is_half_full(self) -> bool:
-        """Whether half of the room is taken."""
-        return self._bytes > KEPT_BYTES // 2
-
-    def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
-        """Return the messages but those that are not wanted."""
-        kept = Kept()
-        for message in self:
-            if not is_unwanted(message):
-                kept.append(message)
-        return kept
-
-    def extend(self, other: Kept) -> None:
-        """Append what *other* keeps, and count what it lost."""
-        self.lost += other.lost
-        for message in other:
-            self.append(message)
-
-    def _drop_oldest(self) -> None:
-        self._bytes -= _size(self._messages.popleft()[2])
-
-
-def _size(parts: list[bytes]) -> int:
-    """Return how many bytes a message holds, roughly."""
-    return 200 + sum(len(part) for part in parts)
-
 
 class _Connection:
     """What we note of one websocket's handler, from its arrival to its end."""
@@ -206,6 +130,7 @@ class _Connection:
         """What is for the client, and was not written yet."""
         self.unconfirmed = Kept()
         """What was written, and the client has not confirmed."""
+        self.pace = Pace(handler, self, lambda: _ask_what_came(handler, self))
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
         """The next ping that asks what came."""
@@ -238,6 +163,7 @@ class _Connection:
     def stop(self) -> None:
         """End what goes on for this connection."""
         self.serving = False
+        self.pace.end()
         if self.nudging is not None:
             self.nudging.cancel()
         for task in self.replying:
@@ -394,7 +320,8 @@ def _create_stream(self: Any) -> None:
     kernel = self.kernel_manager.get_kernel(self.kernel_id)
     for channel in ("iopub", "shell", "control", "stdin"):
         connect = getattr(self.kernel_manager, f"connect_{channel}")
-        self.channels[channel] = stream = connect(self.kernel_id, identity=identity)
+        with with_short_queue(kernel.context):
+            self.channels[channel] = stream = connect(self.kernel_id, identity=identity)
         stream.channel = channel
         stream.ports, stream.process = kernel.ports, kernel.kernel
 
@@ -524,6 +451,7 @@ async def _settle(handler: Any) -> None:
     connection = _of(handler)
     if not connection.serving:
         return
+    connection.pace.end()
     for stream in handler.channels.values():
         if not stream.closed():
             stream.on_recv(None)
@@ -804,13 +732,16 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
         if connection.asking is None:
             loop = asyncio.get_running_loop()
             connection.asking = loop.call_later(_CONFIRM_DELAY, _ask_what_came, self, connection)
+        connection.pace.keep()
 
     return _on_zmq_reply
 
 
 def _ask_what_came(handler: Any, connection: _Connection) -> None:
     """Send a ping after the newest message: its pong confirms all messages up to there."""
-    connection.asking = None
+    if connection.asking is not None:
+        connection.asking.cancel()
+        connection.asking = None
     if handler.ws_connection is not None and not handler.ws_connection.is_closing():
         handler.ping(_MARK + str(connection.unconfirmed.number).encode())
 
@@ -829,6 +760,7 @@ def _on_pong(self: Any, data: bytes) -> None:
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
         _note_delivered(self, came)
+        connection.pace.note_confirmed()
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.faults.inside import HAND, bundle, files, hand, source, victims
+from lab.faults.inside import HAND, bundle, files, hand, hungmount, source, victims
 from lab.faults.inside.clock import code
 from lab.faults.inside.steps import StepFailed, stat
 from tests.until import block_until
@@ -163,6 +163,14 @@ def test_a_clocks_code_ends_with_its_return(name: str, size: int) -> None:
     piece = code(name, -3600)
     assert len(piece) == size
     assert piece[-1:] == b"\xc3"
+
+
+def test_a_hung_mount_speaks_the_kernels_protocol(tmp_path: Path) -> None:
+    """What it reads and answers has the sizes that FUSE has, and tells of the folder as it is."""
+    assert (hungmount.ASKED.size, hungmount.ANSWER.size, hungmount.STARTED.size) == (40, 16, 64)
+    told = hungmount.attributes(tmp_path.stat())
+    assert len(told) == 104
+    assert int.from_bytes(told[76:80], sys.byteorder) == tmp_path.stat().st_mode
 
 
 def test_the_hand_is_one_text_that_needs_nothing_else() -> None:

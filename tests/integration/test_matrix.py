@@ -168,12 +168,13 @@ async def control(gateway: Gateway, nodes: Sequence[Node]) -> AsyncIterator[Kern
 async def test_a_live_kernel_outlives_it(
     client: GatewayClient, faulty: Gateway, control: Kernel, nodes: Sequence[Node], fault: Inflict, row: Row, cut: bool
 ) -> None:
-    """A printing cell prints on, each line comes once and in order, and a cell on another host is not late for it."""
+    """A printing cell prints on, each line comes once and in order, newcomers get in, and other hosts' cells aren't late."""
     node = nodes[1]
     kernel, bystander = await start_on(client, node), await start_on(client, nodes[0])
     pid = await kernel.evaluate("__import__('os').getpid()")
     await bystander.evaluate("1")
     late: list[tuple[float, float]] = []
+    coming: list[asyncio.Task[None]] = []
     async with never_declared_dead(client, kernel):
         cell = await PrintingCell.begin(kernel, node)
         while not late or (not any(map(is_in_time, late)) and len(late) < TRIES):
@@ -182,6 +183,7 @@ async def test_a_live_kernel_outlives_it(
                 if cut:
                     await until_in_thread(f"there is a session on {node.name}", lambda: sessions(node))
                     await asyncio.to_thread(kill_sessions, node)
+                coming.append(asyncio.create_task(comes(kernel)))
                 worst, calm = await asyncio.gather(worst_cell(bystander, LASTS), worst_cell(control, LASTS))
             print(f"a bystander's worst cell: {worst:.3f} s, the control's: {calm:.3f} s")
             late.append((worst, calm))
@@ -190,10 +192,20 @@ async def test_a_live_kernel_outlives_it(
             print(f"its output went on {time.monotonic() - began:.1f} s after it was healed")
         assert await cell.complete(BACK, told=row.told) > 100
         assert await kernel.evaluate("__import__('os').getpid()") == pid
+        await asyncio.gather(*coming)
     # What starts from now on has what the newest login has, and that may be one under the fault.
     if await asyncio.to_thread(sessions, node):
         await asyncio.to_thread(kill_sessions, node)
     assert any(map(is_in_time, late)), late
+
+
+async def comes(kernel: Kernel) -> None:
+    """Connect to *kernel* as another client, and wait for its answer, which comes when no cell runs there any more."""
+    newcomer = Kernel(kernel.client, kernel.id, kernel.kernelspec)
+    try:
+        await newcomer.connect(TRIES * (LASTS + BACK) + BACK)
+    finally:
+        await newcomer.disconnect()
 
 
 def is_in_time(slowest: tuple[float, float]) -> bool:

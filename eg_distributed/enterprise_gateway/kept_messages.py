@@ -38,7 +38,7 @@ class Kept:
         self._budget = shared
 
     def __del__(self) -> None:
-        # With the object, since connections end in many ways, and each leaves what it kept to the next or to nobody.
+        # Connections clear what they kept when they end. This is for one that ends in a way we have not thought of.
         self._budget.give_back(self._bytes)
 
     def __len__(self) -> int:
@@ -53,16 +53,17 @@ class Kept:
         return self._number
 
     def append(self, message: Message) -> None:
-        """Keep *message*, at the expense of the oldest."""
+        """Keep *message*. Without room for it the oldest give way, but of about its size alone where others have the room."""
         channel, parts = message
+        size = size_of(parts)
         self._number += 1
         self._messages.append((self._number, channel, parts))
-        size = _size(parts)
         self._bytes += size
-        self._unanswered += size
         self._budget.take(size)
-        while self._bytes > self._room():
-            self._drop_oldest()
+        room, dropped = self.room, 0
+        self._unanswered += size
+        while len(self) > 1 and (self._bytes > KEPT_BYTES or (self._bytes > room and dropped < size)):
+            dropped += self._drop_oldest()
             self.lost += 1
 
     def drop_to(self, number: int) -> list[Message]:
@@ -78,33 +79,57 @@ class Kept:
         return came
 
     @property
-    def is_half_full(self) -> bool:
-        """Whether half of the room is taken."""
-        return self._bytes > self._room() // 2
-
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Bytes that may be kept now."""
         return min(KEPT_BYTES, self._budget.share(self._unanswered < PACE))
 
     def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
-        """Return the messages but those that are not wanted."""
-        kept = Kept()
-        for message in self:
-            if not is_unwanted(message):
-                kept.append(message)
+        """Return the messages but those that are not wanted, and keep none."""
+        kept = Kept(self._budget)
+        kept.lost = self.lost
+        for number, channel, parts in self._taken():
+            if not is_unwanted((channel, parts)):
+                kept._adopt(number, channel, parts)
+            else:
+                self._budget.give_back(size_of(parts))
         return kept
 
-    def extend(self, other: Kept) -> None:
-        """Append what *other* keeps, and count what it lost."""
+    def take(self, other: Kept) -> None:
+        """Have all that *other* keeps, behind what is kept here, and count what it lost; its bytes are counted already."""
         self.lost += other.lost
-        for message in other:
-            self.append(message)
+        other.lost = 0
+        for _, channel, parts in other._taken():
+            self._number += 1
+            self._adopt(self._number, channel, parts)
+        while len(self) > 1 and self._bytes > KEPT_BYTES:
+            self._drop_oldest()
+            self.lost += 1
 
-    def _drop_oldest(self) -> None:
-        size = _size(self._messages.popleft()[2])
+    def clear(self) -> None:
+        """Forget all messages; those that come are numbered on."""
+        while self._messages:
+            self._drop_oldest()
+        self.lost = 0
+
+    def _taken(self) -> Iterator[tuple[int, str, list[bytes]]]:
+        """Yield the messages, which are somebody else's from then on, with their share of the budget."""
+        while self._messages:
+            message = self._messages.popleft()
+            self._bytes -= size_of(message[2])
+            yield message
+
+    def _adopt(self, number: int, channel: str, parts: list[bytes]) -> None:
+        self._messages.append((number, channel, parts))
+        self._bytes += size_of(parts)
+        self._number = max(self._number, number)
+
+    def _drop_oldest(self) -> int:
+        size = size_of(self._messages.popleft()[2])
         self._bytes -= size
         self._budget.give_back(size)
+        return size
 
 
-def _size(parts: list[bytes]) -> int:
+def size_of(parts: list[bytes]) -> int:
     """Return how many bytes a message holds, roughly."""
     return 200 + sum(len(part) for part in parts)

@@ -31,7 +31,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import kept_output, notebooks, out_of_reach, patches, reconnects, slow_clients
+from . import kept_output, notebooks, out_of_reach, patches, reconnects
 from .delivered import Delivered
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
@@ -281,7 +281,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         kernel.on_exit = self._exited
         call = self._gateway_loop.add_callback
         kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
-        kernel.on_stalled = lambda: call(slow_clients.note_dropped, self.kernel_id)
+        kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
 
     def _give_replies(self) -> None:
         for handler in notebooks.clients(self.kernel_id):

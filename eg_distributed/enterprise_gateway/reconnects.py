@@ -62,8 +62,9 @@ from eg_distributed.errors import DistributedError
 
 from . import kept_output
 from .frames import header_of, parent_of
-from .kept_messages import KEPT_BYTES, Kept, Message
-from .slow_clients import Pace, with_short_queue
+from .kept_messages import KEPT_BYTES, Kept, Message, size_of
+from .notebooks import clients
+from .slow_clients import Pace, lose_nothing_by_flush, with_short_queue
 
 KNOWN: Final = {
     "_on_zmq_reply": "3db0af7871f78ab87593e4dbb3114d99ba12407e66a083ce49b2c4eeadbd78e5",
@@ -101,8 +102,6 @@ _SHELL_LATE: Final = 1.0
 """Seconds after an answer on the control channel within which a kernel that runs no cell answers on the shell channel."""
 _GIVEN_SECONDS: Final = 30.0
 """How long a session's own channel may bring what it was given already."""
-_SLOWEST: Final = 10.0
-"""Seconds without a word of a client after which it is given more all the same."""
 _CLOSE_FRAME: Final = 0x8
 _GOODBYE: Final = "said_goodbye"
 """The key, in jupyter_server's buffer for a kernel without clients, of whether its last one ended the connection itself."""
@@ -130,7 +129,7 @@ class _Connection:
         """What is for the client, and was not written yet."""
         self.unconfirmed = Kept()
         """What was written, and the client has not confirmed."""
-        self.pace = Pace(handler, self, lambda: _ask_what_came(handler, self))
+        self.pace = Pace(handler, self, lambda: _ask_what_came(handler, self), lambda: _renew_output(handler, self))
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
         """The next ping that asks what came."""
@@ -148,11 +147,13 @@ class _Connection:
         """Done when all that was sent is confirmed; the next connection waits for it."""
 
     def left(self) -> Kept:
-        """Return what the client did not get, as far as is known."""
+        """Hand over what the client did not get, as far as is known."""
         left = Kept()
-        if not self.said_goodbye():
-            left.extend(self.unconfirmed)
-        left.extend(self.unsent)
+        if self.said_goodbye():
+            self.unconfirmed.clear()
+        left.take(self.unconfirmed)  # which is numbered on: pongs of before may be on their way
+        left.take(self.unsent)
+        self.pace.forget()
         return left
 
     def said_goodbye(self) -> bool:
@@ -317,13 +318,23 @@ def _create_stream(self: Any) -> None:
     beginning, and ignores the second of one name.
     """
     identity = uuid.uuid4().hex.encode()  # of shell and stdin alike: the kernel asks for input where the cell came from
-    kernel = self.kernel_manager.get_kernel(self.kernel_id)
     for channel in ("iopub", "shell", "control", "stdin"):
-        connect = getattr(self.kernel_manager, f"connect_{channel}")
+        _connect(self, channel, identity)
+
+
+def _connect(handler: Any, channel: str, identity: bytes) -> None:
+    """Give *handler* a channel to the kernel as it is now."""
+    kernel = handler.kernel_manager.get_kernel(handler.kernel_id)
+    connect = getattr(handler.kernel_manager, f"connect_{channel}")
+    if channel == "iopub":
         with with_short_queue(kernel.context):
-            self.channels[channel] = stream = connect(self.kernel_id, identity=identity)
-        stream.channel = channel
-        stream.ports, stream.process = kernel.ports, kernel.kernel
+            stream = connect(handler.kernel_id, identity=identity)
+        lose_nothing_by_flush(stream)
+    else:
+        stream = connect(handler.kernel_id, identity=identity)
+    stream.channel = channel
+    stream.ports, stream.process = kernel.ports, kernel.kernel
+    handler.channels[channel] = stream
 
 
 async def _open(self: Any, kernel_id: str) -> None:
@@ -399,7 +410,7 @@ def _take_over(self: Any, connection: _Connection) -> bool:
         self.log.info("Restoring connection for %s", self.session_key)
         _close_channels(self.channels)
         self.channels, serving = away.taken(), True
-        connection.unsent.extend(away.kept)
+        connection.unsent.take(away.kept)
     if predecessor is not None and predecessor is not self and _of(predecessor).opened:
         self.log.info("Replacing connection: %s", self.session_key)
         serving = _of(predecessor).serving
@@ -430,7 +441,7 @@ def _note_if_replaced(manager: Any, kernel_id: str, session_key: str) -> None:
 def _keep_buffered(kept: Kept, buffered: Any) -> None:
     """Keep what came while no client was there: ours, or jupyter_server's list from before the patch."""
     if isinstance(buffered, Kept):
-        kept.extend(buffered)
+        kept.take(buffered)
     else:
         for message in buffered:
             kept.append(message)
@@ -475,10 +486,8 @@ def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
     for stream in handler.channels.values():
         if not stream.closed():
             stream.on_recv(None)
-    unsent.extend(connection.left())
-    connection.unsent = Kept()
+    unsent.take(connection.left())
     _of(successor).given, _of(successor).missed = connection.given, connection.missed
-    connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
     _dismiss(handler, successor)
     channels: dict[str, Any] = handler.channels
@@ -537,12 +546,11 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
 
     async def give(channel: str, parts: list[bytes]) -> None:
         _pass_on(handler, channel, parts)
-        if connection.unconfirmed.is_half_full:
-            await _let_confirm(connection)
+        await connection.pace.catch_up()  # faster than it takes them, what it may need again would give way
 
     def tell(text: str, cell: dict[str, Any]) -> None:
         if not cell:
-            connection.missed = f"{connection.missed}\n{text}".strip()
+            _add_missed(connection, text)
             return
         with contextlib.suppress(WebSocketClosedError):
             handler.write_stderr(text, cell)
@@ -563,21 +571,19 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
     given = back.unneeded()
     connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in given)
     connection.given = given
-    asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
+    asyncio.get_running_loop().call_later(_GIVEN_SECONDS, _forget_given, connection)
     if back.state == "busy":
         adopted.note_running()  # what said so came before this process
     if is_given:
         adopted.has_come_back(session)
 
 
-async def _let_confirm(connection: _Connection) -> None:
-    """Wait while a client takes what it was given: faster than it, what it may need again would give way."""
-    loop = asyncio.get_running_loop()
-    until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
-    while connection.unconfirmed.is_half_full and not connection.closed and loop.time() < until:
-        await asyncio.sleep(_CONFIRM_DELAY)
-        if len(connection.unconfirmed) < left:
-            until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
+def _forget_given(connection: _Connection) -> None:
+    """Forget what a session was given, once its own channel has brought what was under way then."""
+    if connection.pace.lags:
+        asyncio.get_running_loop().call_later(_GIVEN_SECONDS, _forget_given, connection)
+    else:
+        connection.given.clear()
 
 
 async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = False) -> None:
@@ -665,11 +671,54 @@ def _serve(handler: Any, connection: _Connection) -> None:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
     if kept.lost:
         _tell_loss(handler, connection, kept)
+    for stream in handler.channels.values():
+        stream.on_recv_stream(handler._on_zmq_reply)  # comes into force when the loop goes on
     for channel, parts in kept:
         _pass_on(handler, channel, parts)
-    for stream in handler.channels.values():
-        stream.on_recv_stream(handler._on_zmq_reply)
     give_replies(handler)
+
+
+def _renew_output(handler: Any, connection: _Connection) -> None:
+    """Have *handler* hear the kernel that was started again; what the one before had printed last waits for a slow client."""
+    if not connection.serving or handler.kernel_id not in handler.kernel_manager:
+        return
+    connection.serving = False
+    _add_missed(
+        connection, "Output may be missing here: what came before the kernel was started again was not taken in time."
+    )
+    _close_channels({"iopub": handler.channels["iopub"]})
+    _connect(handler, "iopub", uuid.uuid4().hex.encode())
+    connection.nudging = asyncio.create_task(_nudge(handler, connection))
+    connection.nudging.add_done_callback(lambda nudging: _serve_renewed(handler, connection, nudging))
+
+
+def _serve_renewed(handler: Any, connection: _Connection, nudging: asyncio.Task[None]) -> None:
+    """Serve again what comes of the kernel, unless the connection has ended meanwhile, or another one has its channels."""
+    if nudging.cancelled() or connection.closed or connection.replaced:
+        return
+    connection.nudging = None
+    if nudging.exception() is not None:
+        handler.log.warning("Kernel %s: its client hears it no more", handler.kernel_id, exc_info=nudging.exception())
+        handler.close()  # it comes again
+        return
+    _serve(handler, connection)
+
+
+def note_dropped(kernel_id: str) -> None:
+    """Have those clients told that lag behind: their kernel may have dropped output. Called on the gateway's loop."""
+    for handler in clients(kernel_id):
+        connection = _of(handler)
+        if connection.pace.lags:
+            _add_missed(
+                connection,
+                "Output may be missing here: it came faster than this client took it, for longer than its node could keep it.",
+            )
+
+
+def _add_missed(connection: _Connection, text: str) -> None:
+    """Have *text* told in the next cell that is heard of, once."""
+    if text not in connection.missed:
+        connection.missed = f"{connection.missed}\n{text}".strip()
 
 
 def _pass_on(handler: Any, channel: str, parts: list[bytes]) -> None:
@@ -728,11 +777,12 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
         if connection.missed and stream.channel == "iopub":
             _tell_missed(self, connection, header_of(parent_of(msg_list)))
         connection.unconfirmed.append(message)
+        size = size_of(msg_list)
         original(self, stream, msg_list)
         if connection.asking is None:
             loop = asyncio.get_running_loop()
             connection.asking = loop.call_later(_CONFIRM_DELAY, _ask_what_came, self, connection)
-        connection.pace.keep()
+        connection.pace.note_written(size)
 
     return _on_zmq_reply
 
@@ -760,7 +810,7 @@ def _on_pong(self: Any, data: bytes) -> None:
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
         _note_delivered(self, came)
-        connection.pace.note_confirmed()
+        connection.pace.note_confirmed(int(data[len(_MARK) :]))
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 
@@ -804,6 +854,8 @@ def _on_close(self: Any) -> None:
     if connection.opened:
         connection.opened = False
         _leave(self, connection)
+    for kept in (connection.unsent, connection.unconfirmed):
+        kept.clear()  # its room is somebody else's now, not when Python finds the time
     if not self._close_future.done():
         self._close_future.set_result(None)
 

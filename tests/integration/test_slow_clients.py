@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, start_on
 from tests.integration.conftest import MakeGateway
-from tests.integration.test_output_kept import Tab
+from tests.integration.test_output_kept import Cell, Tab
 from tests.integration.test_reconnects import Session
+from tests.until import MACHINE_SECONDS, until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 
@@ -55,3 +57,26 @@ async def test_clients_that_take_nothing_fill_no_memory(extra_gateway: MakeGatew
         await tab.close()
     print(f"{before:.0f} MiB before, {most:.0f} at most")
     assert most - before < MORE_MEMORY
+
+
+async def test_a_client_that_stands_still_for_a_while_misses_nothing(
+    extra_gateway: MakeGateway, nodes: Sequence[Node]
+) -> None:
+    """It reads on when the cell has printed all of it: forty megabytes, each line once and in order, and the cell's end."""
+    gateway, node = extra_gateway("slow"), nodes[0]
+    async with GatewayClient(gateway.url) as client:
+        kernel = await start_on(client, node)
+        session = Session(gateway, kernel)
+        async with session.connect() as connection:
+            request = await session.run(connection, f"{PRINTING}\nopen('/tmp/printed', 'w').close()")
+            printed = ["rm", "/tmp/printed"]
+            await until_in_thread(
+                "the cell has printed", lambda: node.exec(printed).exit_code == 0, MACHINE_SECONDS, pause=0.5
+            )
+            cell = Cell()
+            async with asyncio.timeout(MACHINE_SECONDS):
+                while not (cell.replies and cell.states[-1:] == ["idle"]):
+                    message = json.loads(await connection.recv())
+                    if message["parent_header"].get("msg_id") == request:
+                        cell.hear(message["msg_type"], message["content"])
+        assert cell.numbers == list(range(LINES))

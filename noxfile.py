@@ -288,7 +288,7 @@ def lab(session: nox.Session) -> None:
 def matrix(session: nox.Session) -> None:
     """Have a kernel outlive every fault of the lab's catalogue, each with and without a cut; `integration` has a few of them.
 
-    `-- -k hung-mount` runs the rows of one fault.
+    About forty minutes; `-- -k hung-mount` runs the rows of one fault.
     """
     install(session)
     session.run("pytest", "tests/integration/test_matrix.py", *session.posargs)

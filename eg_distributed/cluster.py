@@ -237,7 +237,9 @@ class Cluster:
                 continue
             if kernel.id in self._starts:
                 continue  # its start has a deadline of its own
-            others = [self.host(name) for name in kernel.elsewhere]
+            here = kernel.agent.place if kernel.agent is not None else None
+            # Not the kernel's own machine by another name: it could not start beside itself, and it lives.
+            others = [other for other in map(self.host, kernel.elsewhere) if other.machine != here]
             # Not one that is back just now: when a site's network returns, one of its hosts is the first.
             steady = min(self.settings.host_lost_after, _STEADY_ELSEWHERE)
             if not any(other.node.steady_for >= steady for other in others):
@@ -511,30 +513,59 @@ class Cluster:
         starting = self._starting()
         views = [
             HostView(name, self._share(host, starting), name in healthy, host.may_take_its_share)
-            for name, host in (healthy or candidates).items()
+            for name, host in self._by_first_names(healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
 
-    def _starting(self) -> dict[str, list[str]]:
-        """Return the kernels that are being started, by host; made once for a pick, which asks for every host."""
-        found: dict[str, list[str]] = {}
+    def _by_first_names(self, hosts: dict[str, Host]) -> dict[str, Host]:
+        """Return *hosts* with each machine once, by the first of its names that is connected: by all it would get several shares.
+
+        What a name is left out for is what it was when it was last connected. It may lead to another machine by now, so it is
+        connected to again in the background.
+        """
+        names: dict[object, list[str]] = {}
+        for name, host in hosts.items():
+            names.setdefault(host.machine, []).append(name)
+        if len(names) == len(hosts):
+            return hosts
+        found = dict(hosts)
+        for same in names.values():
+            first = next((name for name in same if hosts[name].node.connected.is_set()), same[0])
+            for name in same:
+                if name != first:
+                    self._tell_second_name(found.pop(name), hosts[first])
+        return found
+
+    def _tell_second_name(self, host: Host, first: Host) -> None:
+        self._probe([host])
+        if first.name not in (host.name, host.second_name_of):
+            host.second_name_of = first.name
+            log.info(
+                "%s and %s are one machine: the same agent answers by both names. Kernels start there by the name %s, unless "
+                "they are pinned to the other one, or only that one can be reached",
+                first.name, host.name, first.name,
+            )  # fmt: skip
+
+    def _starting(self) -> dict[object, list[str]]:
+        """Return the kernels that are being started, by machine; made once for a pick, which asks for every host."""
+        found: dict[object, list[str]] = {}
         for kernel_id, start in self._starts.items():
             if start.host:
-                found.setdefault(start.host, []).append(kernel_id)
+                found.setdefault(self.host(start.host).machine, []).append(kernel_id)
         return found
 
     @staticmethod
-    def _share(host: Host, starting: dict[str, list[str]]) -> int:
+    def _share(host: Host, starting: dict[object, list[str]]) -> int:
         """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return host.count(starting.get(host.name, ())) + (0 if host.node.connected.is_set() else _UNSEEN)
+        return host.count(starting.get(host.machine, ())) + (0 if host.node.connected.is_set() else _UNSEEN)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
         known = self.host(host)
-        return known.count(self._starting().get(known.name, ()))
+        return known.count(self._starting().get(known.machine, ()))
 
     async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
         """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.

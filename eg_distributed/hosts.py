@@ -65,6 +65,17 @@ class Host:
 
     name: str
     node: Node
+    second_name_of: str = ""
+    """The host that this one has turned out to be another name of, when that was last told in the log."""
+
+    @property
+    def machine(self) -> object:
+        """What is the same for all names of one machine and login: the place of its agent when it was last connected.
+
+        Its own name while that is not known.
+        """
+        agent = self.node.agent
+        return (agent.place if agent is not None else None) or canonical_name(self.name)
 
     def is_healthy(self, retry_after: float) -> bool:
         """Return True if the host may be tried like any other: no failure in the last *retry_after* seconds, no slow login."""

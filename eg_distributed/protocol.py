@@ -127,6 +127,14 @@ class AgentIdentity(Wire):
     boot: str = checked(text(_ID), "")
     """The boot of the machine in which the agent runs; empty: unknown."""
 
+    @property
+    def place(self) -> tuple[str, str, str] | None:
+        """What two names of one machine have in common: the agent's folder, the machine and its boot; None where unknown.
+
+        Not the folder alone: clones of one machine that share a home have that in common as well, and are two machines.
+        """
+        return (self.id, self.machine, self.boot) if self.machine and self.boot else None
+
     def knows_end_of(self, starter: AgentIdentity) -> bool:
         """Return True if a kernel of *starter* that this agent does not have is dead.
 

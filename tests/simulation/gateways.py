@@ -143,7 +143,7 @@ class Gateway:
 
     def cut(self) -> None:
         """Take this gateway's uplink down."""
-        for host in self.world.machines:
+        for host in self.world.names:
             self.path(host).cut()
 
     def heal(self) -> None:

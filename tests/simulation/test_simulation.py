@@ -29,7 +29,7 @@ def trouble(seed: int, folder: Path, steps: int, **settings: Any) -> World:
     world = World(seed, hosts=10, gateways=3, folder=folder, **settings)
 
     async def story(world: World) -> None:
-        hosts = tuple(world.machines)
+        hosts = tuple(sorted(world.names))
         begun = [(gateway, f"{gateway.name}-{number}") for number in range(20) for gateway in world.gateways]
         await asyncio.gather(*(gateway.start(kernel, hosts) for gateway, kernel in begun))
         for gateway, kernel in begun[::2]:
@@ -51,6 +51,11 @@ def test_the_same_holds_where_kernels_are_given_up(seed: int, tmp_path: Path) ->
     """Where kernels are given up after ten seconds, and agents end what has no gateway, no kernel runs twice in the end."""
     settings = {"host_lost_policy": "restart-elsewhere", "host_lost_after": 10.0, "orphan_timeout": 45.0}
     trouble(seed, tmp_path, steps=60, **settings)
+
+
+def test_the_same_holds_where_machines_have_two_names(seed: int, tmp_path: Path) -> None:
+    """Where three of ten machines are listed by two names each, kernels that start again by the other one run once as well."""
+    trouble(seed, tmp_path, steps=60, second_names=3, orphan_timeout=0.0)
 
 
 def test_a_seed_makes_the_same_history_again(tmp_path: Path) -> None:
@@ -94,6 +99,30 @@ def test_one_gateway_is_exact(tmp_path: Path) -> None:
                 names = [f"{balancer}-{batch}-{number}" for number in range(33)]
                 await asyncio.gather(*(gateway.start(name, hosts, balancer=balancer) for name in names))
                 assert world.spread(hosts) <= 1, (balancer, batch)
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("balancer", ["round-robin", "least-connection"])
+def test_a_machine_by_two_names_takes_one_share(tmp_path: Path, balancer: str) -> None:
+    """Machines with two names have as many kernels as those with one, however many start at once, also after an outage."""
+    world = World(1, hosts=8, gateways=1, folder=tmp_path, second_names=3, orphan_timeout=0.0)
+
+    async def story(world: World) -> None:
+        (gateway,) = world.gateways
+        hosts = tuple(world.names)
+        await gateway.cluster.list_kernels(hosts)
+        for batch in range(5):
+            names = [f"{batch}-{number}" for number in range(33)]
+            await asyncio.gather(*(gateway.start(name, hosts, balancer=balancer) for name in names))
+            assert world.spread(tuple(world.machines)) <= 1, batch
+            gateway.cut()
+            for path in gateway.paths.values():
+                path.reset()
+            await asyncio.sleep(1.0)
+            gateway.heal()
+            await world.settle(30.0)
+        assert {kernel.node.name for kernel in gateway.cluster.kernels.values() if kernel.node} == {*world.machines}
 
     world.run(story)
 

@@ -30,7 +30,9 @@ class Violation(AssertionError):
 class World:
     """*hosts* machines and *gateways* gateways, all at one loop. *seed* decides everything that chance decides."""
 
-    def __init__(self, seed: int, hosts: int, gateways: int, folder: File, **settings: Any) -> None:
+    def __init__(
+        self, seed: int, hosts: int, gateways: int, folder: File, second_names: int = 0, **settings: Any
+    ) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
         self.rng = random.Random(seed)
@@ -45,13 +47,17 @@ class World:
         for number in range(hosts):
             name = f"host{number:04}"
             self.machines[name] = Machine(name, self.loop, self.rng)
+        self.names = dict(self.machines)
+        """Each machine by all of its names; the first *second_names* have two."""
+        for number, machine in enumerate([*self.machines.values()][:second_names]):
+            self.names[f"alias{number:04}"] = machine
 
     # -- running -------------------------------------------------------------------------------------------------
 
     def run(self, story: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         """Run *story* from the first to the last virtual second; raises Violation, which names the seed."""
         random.seed(self.seed)  # the code's own jitter
-        Machine.known = self.machines
+        Machine.known = self.names
         self.loop.set_exception_handler(lambda _, context: self.violate(f"unhandled: {context}"))
         with nothing_real(), same_in_every_run(AgentsGateway, Relay, SimLink):
             try:
@@ -175,7 +181,7 @@ class World:
         )
         for gateway in self.gateways:
             for host in gateway.cluster.hosts.values():
-                truth = {each.kernel for each in self.machines[host.name].processes.values()}
+                truth = {each.kernel for each in self.names[host.name].processes.values()}
                 if host.node.connected.is_set() and host.node.running != truth:
                     said = len(host.node.running)
                     found.append(f"{gateway.name} counts {said} kernels on {host.name}, which has {len(truth)}")

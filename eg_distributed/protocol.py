@@ -36,6 +36,7 @@ from .wire import (
     shown,
     table,
     text,
+    texts,
 )
 
 PROTOCOL = 4
@@ -361,7 +362,7 @@ class Adopt(Request[Message]):
     """Kernels of one request: the answer has the ends of their logs and what their launchers said, and stays within MAX_ANSWER
     even where JSON escapes each character."""
 
-    kernels: list[str] = checked(items(text(_ID)))
+    kernels: list[str] = checked(texts(_ID))
 
     # Not read here: one entry that is malformed must not hide the others.
     answer = staticmethod(table(lambda entry: entry))
@@ -504,7 +505,6 @@ class Pong(Wire):
 
     pid: int = checked(integer(0, 1 << 31))
     digest: str = checked(text(_ID), "")
-    starting: int = checked(integer(0, 1 << 31), 0)
     running: int = checked(integer(0, 1 << 31), 0)
 
 
@@ -664,7 +664,7 @@ class Load(Event):
 
     EVENT: ClassVar[str] = "load"
 
-    kernels: list[str] = checked(items(text(_ID)))
+    kernels: list[str] = checked(texts(_ID))
 
 
 _EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Load)}

@@ -101,15 +101,31 @@ def items(check: Check, limit: int = _MANY, least: int = 0) -> Check:
     """Return a check for a list of *least* to *limit* entries, each of which *check* takes."""
 
     def check_all(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise Malformed(f"{_kind(value)} instead of a list")
-        if len(value) > limit:
-            raise Malformed(f"a list of {len(value)} entries, at most {limit} are allowed")
-        if len(value) < least:
-            raise Malformed(f"a list of {len(value)} entries, at least {least} are needed")
-        return [check(entry) for entry in value]
+        return [check(entry) for entry in _list(value, limit, least)]
 
     return check_all
+
+
+def texts(each: int, limit: int = _MANY) -> Check:
+    """Return `items(text(each), limit)`, which asks no function for each entry: ids of kernels come by the hundred, often."""
+    check = text(each)
+
+    def check_all(value: Any) -> list[Any]:
+        return [
+            entry if type(entry) is str and len(entry) <= each else check(entry) for entry in _list(value, limit, 0)
+        ]
+
+    return check_all
+
+
+def _list(value: Any, limit: int, least: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise Malformed(f"{_kind(value)} instead of a list")
+    if len(value) > limit:
+        raise Malformed(f"a list of {len(value)} entries, at most {limit} are allowed")
+    if len(value) < least:
+        raise Malformed(f"a list of {len(value)} entries, at least {least} are needed")
+    return value
 
 
 def table(check: Check, limit: int = _MANY) -> Check:
@@ -224,7 +240,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Wire) and is_dataclass(value):
         return value.write()
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [entry if type(entry) is str else _plain(entry) for entry in value]
     return value
 
 

@@ -94,5 +94,6 @@ async def test_two_names_are_one_machine_if_one_agent_answers_by_both(
 ) -> None:
     """Logins, and clones that share a home, are hosts of their own."""
     one, other = (Host(name, Node(name, Distributed(), ("tests", "1"), NodeOwner(Distributed()))) for name in "ab")
-    one.node.agent, other.node.agent = first, second
+    for host, agent in ((one, first), (other, second)):
+        host.node.place = agent.place if agent is not None else None
     assert (one.machine == other.machine) == same

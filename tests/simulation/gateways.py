@@ -207,6 +207,13 @@ class Gateway:
         """Return how many kernels this gateway knows to be alive."""
         return sum(kernel.state is State.ALIVE for kernel in self.cluster.kernels.values())
 
+    def is_whole(self) -> bool:
+        """Return True if this gateway is connected to every host with a kernel of its own, and knows all of these to be alive."""
+        hosts = self.cluster.hosts
+        return all(
+            host in hosts and hosts[host].node.connected.is_set() for host in {host for host, _ in self.wanted.values()}
+        ) and self.alive() == len(self.cluster.kernels) == len(self.wanted)
+
     def connected(self) -> int:
         """Return how many hosts this gateway is connected to."""
         return sum(host.node.connected.is_set() for host in self.cluster.hosts.values())

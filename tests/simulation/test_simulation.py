@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.agent.server import Agent
+from eg_distributed.agent.server import Gateway as AgentsGateway
 from eg_distributed.kernel import RemoteKernel
 from eg_distributed.node import News, Node
-from eg_distributed.protocol import Ready
+from eg_distributed.protocol import Ping, Ready
+from eg_distributed.wire import Message
 
 from .faults import Trouble
-from .site import BACK_WITHIN, SET, Site
+from .site import BACK_WITHIN, SET, SHARED, Site
 from .world import Violation, World
 
 pytestmark = pytest.mark.timeout(600)  # each computes for seconds, which a busy machine makes minutes
@@ -65,15 +68,18 @@ def test_a_seed_makes_the_same_history_again(tmp_path: Path) -> None:
 
 
 def test_a_site_fills_and_comes_back(tmp_path: Path) -> None:
-    """Two thousand kernels start on fifty hosts, all hosts are lost, and all are back soon, with one login each."""
+    """Two thousand kernels start on fifty hosts; all of these are lost, then some, then a gateway, then all gateways end: each
+    time all are back soon, with one login each, and no line of output is lost."""
     world = World(1, hosts=50, gateways=3, folder=tmp_path, orphan_timeout=0.0)
     site = Site(world, kernels=2000, batches=20)
     world.run(lambda _: site.live())
     figures = site.figures
     print(figures.show())
     assert figures.started == 2000
-    assert max(figures.back) <= BACK_WITHIN
+    assert max(figures.spread) <= 2 * SHARED
+    assert figures.longest_back <= BACK_WITHIN
     assert figures.logins_twice == 0
+    assert figures.lines
 
 
 def test_five_hundred_hosts_come_back(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_five_hundred_hosts_come_back(tmp_path: Path) -> None:
     site = Site(world, kernels=500, batches=1)
     world.run(lambda _: site.live())
     print(site.figures.show())
-    assert max(site.figures.back) <= BACK_WITHIN
+    assert site.figures.longest_back <= BACK_WITHIN
     assert site.figures.logins_twice == 0
 
 
@@ -184,6 +190,37 @@ def test_a_start_that_is_given_up_as_its_kernel_is_ready_is_ended(
         assert starting.cancelled()
         await world.settle(30.0)
         assert not list(world.processes())
+
+    world.run(story)
+
+
+def test_an_agent_that_is_heard_is_asked_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent is pinged after two seconds of silence; one that tells much unasked only so often that it does not miss us."""
+    world = World(1, hosts=1, gateways=2, folder=tmp_path, orphan_timeout=0.0)
+    pings: Counter[str] = Counter()
+    ping = Agent._ping
+
+    async def count(agent: Agent, gateway: AgentsGateway, asked: Ping) -> Message:
+        pings[gateway.owner] += 1
+        return await ping(agent, gateway, asked)
+
+    monkeypatch.setattr(Agent, "_ping", count)
+
+    async def story(world: World) -> None:
+        first, other = world.gateways
+        hosts = tuple(world.machines)
+        await first.start("k1", hosts)
+        pings.clear()
+        await asyncio.sleep(60.0)
+        assert 28 <= pings[first.name] <= 31
+        pings.clear()
+        began = world.loop.time()
+        while world.loop.time() - began < 90.0:  # longer than an agent waits for a gateway's word
+            await other.start("o", hosts)
+            await other.release("o")
+            await asyncio.sleep(0.5)
+        assert 5 <= pings[first.name] <= 7
+        assert first.alive() == first.cluster.host(hosts[0]).node.connections == 1
 
     world.run(story)
 

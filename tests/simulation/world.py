@@ -41,6 +41,7 @@ class World:
         self.violations: list[str] = []
         self.listeners: list[Listener] = []
         self.notes: list[str] = []
+        self.check_seconds = 1.0
         self._settings = settings
         self._folder = folder
         self._gateways = gateways
@@ -116,11 +117,11 @@ class World:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.check_seconds)
             self.check_always()
 
     def check_always(self) -> None:
-        """Check what must be true at every virtual second."""
+        """Check what must be true at any time; done every `check_seconds`."""
         living: set[tuple[str, str]] | None = None
         for gateway in self.gateways:
             for kernel in gateway.cluster.kernels.values():

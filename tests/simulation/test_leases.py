@@ -32,8 +32,9 @@ def on_their_way(world: World) -> tuple[Counter[str], Counter[str]]:
         inside = set(machine.agent._running()) if machine.agent is not None else set()
         let_in[name] = len(inside)
         for gateway in world.gateways:
-            starts = gateway.cluster._starts.items()
-            coming[name] += sum(start.host == name and kernel not in inside for kernel, start in starts)
+            host = gateway.cluster.host(name)
+            there = {*gateway.cluster._tried.get(host.machine, ()), *gateway.cluster._tried.get(host.known_as, ())}
+            coming[name] += len(there - inside)
     return let_in, coming
 
 

@@ -599,12 +599,16 @@ class RemoteKernel:
         """Have the agent start the kernel; bring the kernelspec's folder if it is not there. Raises HostError, KernelError."""
         start = self._start_message(node, request, transport, believed)
         try:
-            return await node.request(start)
-        except FolderMissing:
-            if request.shipping.folder is None:
-                raise
-            await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
-            return await node.request(start)
+            try:
+                return await node.request(start)
+            except FolderMissing:
+                if request.shipping.folder is None:
+                    raise
+                await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
+                return await node.request(start)
+        except KernelTaken as error:
+            self.be_taken(error.owner, error.lease)
+            raise
 
     def _start_message(self, node: Node, request: StartRequest, transport: str, believed: int) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""

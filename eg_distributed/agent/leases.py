@@ -12,8 +12,9 @@ acts on what it has checked before, and a short outage of one gateway would take
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Mapping, Optional
 
+from ..protocol import Found
 from .kernels import Kernel
 
 REMEMBERED = 10_000
@@ -35,10 +36,12 @@ def is_lost(kernel: Kernel, held: int, process: tuple[str, str]) -> bool:
     0 is held by an operator's command, and by older releases, which are never refused. Nor is who has the latest number and may
     not know it yet: the answer to a start, or to an adoption, may have been lost.
     """
-    if not 0 < held < kernel.lease:
-        return False
-    owner, incarnation = kernel.holder
-    return owner != process[0] or incarnation not in ("", process[1])
+    return _is_older(held, process, kernel.lease, kernel.holder)
+
+
+def _is_older(held: int, process: tuple[str, str], lease: int, holder: tuple[str, str]) -> bool:
+    """Return True if the process *holder*, another one than *process*, was given a *lease* later than the number *held*."""
+    return 0 < held < lease and (holder[0] != process[0] or holder[1] not in ("", process[1]))
 
 
 class Leases:
@@ -46,18 +49,31 @@ class Leases:
 
     def __init__(self, kernels: Mapping[str, Kernel]) -> None:
         self._kernels = kernels
-        self._gone: dict[str, tuple[int, str]] = {}  # the latest last
+        self._gone: dict[str, tuple[int, tuple[str, str]]] = {}  # the latest last
 
     def latest(self, kernel_id: str) -> tuple[int, str]:
         """Return the highest number that was given of a kernel, and which gateway has it; 0 and "" where none is known."""
         kernel = self._kernels.get(kernel_id)
-        return (kernel.lease, kernel.owner) if kernel is not None else self._gone.get(kernel_id, (0, ""))
+        if kernel is not None:
+            return kernel.lease, kernel.holder[0]
+        lease, holder = self._gone.get(kernel_id, (0, ("", "")))
+        return lease, holder[0]
+
+    def taker(self, kernel_id: str, held: int, process: tuple[str, str], elsewhere: Optional[Found]) -> tuple[int, str]:
+        """Return with which number which gateway took a kernel over that is not here, since *process* was given *held* of it.
+
+        0 and "" where none did: the kernel is just gone, or only *elsewhere*, with an agent whose record is this.
+        """
+        lease, holder = self._gone.get(kernel_id, (0, ("", "")))
+        if elsewhere is not None and elsewhere.lease >= lease:
+            lease, holder = elsewhere.lease, (elsewhere.owner, "")
+        return (lease, holder[0]) if _is_older(held, process, lease, holder) else (0, "")
 
     def check(self, kernel_id: str, held: int, process: tuple[str, str]) -> None:
         """Raise TakenOver if a kernel was taken over from *process* since it was given the number *held*; see `is_lost`."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and is_lost(kernel, held, process):
-            raise TakenOver(kernel_id, kernel.owner, kernel.lease)
+            raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)
 
     def next(self, kernel_id: str, held: int) -> int:
         """Return the number for a start of a kernel, of which who starts it held the number *held* before, perhaps elsewhere."""
@@ -67,6 +83,6 @@ class Leases:
         """Note who had a kernel that is forgotten: a gateway that had it before may come back, and would take it for dead."""
         if kernel.lease > 1:
             self._gone.pop(kernel.id, None)
-            self._gone[kernel.id] = (kernel.lease, kernel.owner)
+            self._gone[kernel.id] = (kernel.lease, kernel.holder)
             while len(self._gone) > REMEMBERED:
                 del self._gone[next(iter(self._gone))]

@@ -771,11 +771,10 @@ class Agent:
                     gateway, kernel, asked.leases.get(kernel_id, 0), tails.get(kernel_id, "")
                 )
                 continue
-            held, (lease, owner) = asked.leases.get(kernel_id, 0), self._leases.latest(kernel_id)
             elsewhere = self._records.held.get(kernel_id)
-            if elsewhere is not None and elsewhere.lease >= lease:
-                lease, owner = elsewhere.lease, elsewhere.owner
-            if 0 < held < lease:
+            held = asked.leases.get(kernel_id, 0)
+            lease, owner = self._leases.taker(kernel_id, held, gateway.process, elsewhere)
+            if owner:
                 found[kernel_id] = _taken(kernel_id, owner, lease).write()
             elif elsewhere is not None:
                 gateway.kernels.add(kernel_id)
@@ -793,7 +792,8 @@ class Agent:
         if gateway not in self.gateways or is_lost(kernel, held, gateway.process):
             return False
         others = [other for other in self.gateways if kernel.id in other.kernels and other.process != gateway.process]
-        if not held and others and kernel.state == EXITED:
+        # An earlier process of the same gateway starts nothing any more, though its connection may still count as there.
+        if not held and kernel.state == EXITED and any(other.owner != gateway.owner for other in others):
             return False
         # A number higher than ours was given by an agent before us that was killed before it could write it down.
         has_it = held > 0 or kernel.holder == gateway.process

@@ -130,6 +130,30 @@ async def test_a_restart_of_what_another_gateway_has_is_refused(clusters: Cluste
     assert await answers(found)
 
 
+async def test_a_start_that_is_refused_for_another_gateway_leaves_the_kernel_to_it(
+    clusters: Clusters, hosts: Hosts
+) -> None:
+    """One that was given up with its host, and was taken over there, is not here any more once its restart has heard so."""
+    await hosts("node1")
+    one, two = clusters("one"), clusters("two")
+    kernel = await start(one, "k1", "node1")
+    one.hear = lambda news: None  # type: ignore[method-assign]
+    found = adopt(two, kernel)
+    await until("the other one has it", lambda: bool(found.lease))
+    await one.run(lost(kernel))
+    with pytest.raises(KernelTaken, match="taken over by gateway two"):
+        await start(one, "k1", "node1")
+    assert kernel.taken_by == "two"
+    assert "k1" not in one.kernels
+    assert alive(kernel.pid)
+
+
+async def lost(kernel: RemoteKernel) -> None:
+    """Give *kernel* up with its host, which comes back before it is replaced."""
+    kernel._abandoned.end_all_on = lambda node: None  # type: ignore[method-assign]
+    kernel.give_up(returnable=True)
+
+
 # -- exact balancing ---------------------------------------------------------------------------------------------
 
 

@@ -192,6 +192,28 @@ async def until_end(reader: Any) -> None:
         pass
 
 
+async def test_a_gateway_has_not_lost_what_was_ended_for_itself(visit: Visit) -> None:
+    """One that asks with an older number of its own hears that the kernel is gone, and not that it was taken over."""
+    one = await visit("one")
+    await one.ready("k1", standin())
+    await one.request("stop", kernel="k1", grace=0)
+    await one.ready("k1", standin(), attempt="a2", lease=1)
+    await one.request("stop", kernel="k1", attempt="a2", grace=0, lease=1, forget=True)
+    assert await adopt(one, lease=1) == {}
+    assert (await adopt(await visit("one", "2"), lease=1))["state"] == "taken"
+
+
+async def test_an_earlier_process_of_the_same_gateway_keeps_no_dead_kernel(visit: Visit) -> None:
+    """After a reset of the gateway's machine its connection of before still counts: its next process is given what has ended."""
+    await (await visit("one")).ready("k1", standin())
+    again = await visit("one", "2")
+    await again.request("stop", kernel="k1", grace=0)
+    found = await adopt(again)
+    assert (found["state"], found["lease"], found["owner"]) == ("exited", 2, "one")
+    (listed,) = await again.request("list")
+    assert listed["lease"] == 2
+
+
 async def test_only_so_many_kernels_that_are_gone_are_remembered(
     visit: Visit, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,3 +271,17 @@ async def test_a_start_that_fails_before_it_begins_is_told_to_count_no_more(
         return [event["kernels"] for event in two.events if event["event"] == "load"]
 
     await until("both are told", lambda: loads()[-1:] == [[]] and ["k1"] in loads())
+
+
+async def test_a_start_that_fails_leaves_no_count(visit: Visit) -> None:
+    """Gateways that have heard of it to count hear that it does no more."""
+    one, two = await visit("one"), await visit("two")
+    with pytest.raises(Refusal):
+        await one.start("k1", ["/nothing/there"])
+    await two.start("k2", standin())
+    await until("both are told", lambda: [loads_of(each)[-1:] for each in (one, two)] == [[["k2"]], [["k2"]]])
+
+
+def loads_of(visitor: Visitor) -> list[list[str]]:
+    """Return what *visitor* has been told of the kernels that count."""
+    return [event["kernels"] for event in visitor.events if event["event"] == "load"]

@@ -536,6 +536,8 @@ class RemoteKernel:
             else:
                 if may_need_ports:
                     self._transports.note(request.own_argv, takes_sockets=True)
+        except KernelTaken:  # what is there is the other gateway's
+            raise
         except KernelError as error:
             _explain_folder(error, request)
             await self._abandoned.end(node, self.id, self.attempt, self.lease)
@@ -563,6 +565,7 @@ class RemoteKernel:
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
         started = await self._ask_to_start(node, request, transport, deadline, believed)
+        self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
         if started.warning:
@@ -765,6 +768,10 @@ class RemoteKernel:
         """
         self.end_expected = True
         self._away = None
+        if self.taken_by and not self.lease:
+            self.node = (
+                None  # without a number of it, nothing tells what was ours there from what is the other gateway's
+            )
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
             self._abandoned.mark(self.node, self.id, self.attempt, self.lease)

@@ -18,6 +18,7 @@ from typing import AbstractSet, Any, Callable, Iterator, Optional
 from ..clock import monotonic
 from ..protocol import (
     CHANNELS,
+    ELSEWHERE,
     PROTOCOL,
     TAKEN_OVER,
     WARNING,
@@ -534,10 +535,19 @@ class Agent:
         for gateway in self.gateways:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
+        if isinstance(event, (Ready, Exited)):
+            self._tell_waiting(kernel, message)
         if isinstance(event, Exited):
             if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
                 self._unclaimed[kernel.id] = monotonic()  # its record waits from now on
             self._tell_load()
+
+    def _tell_waiting(self, kernel: Kernel, message: Message) -> None:
+        """Tell the gateways that were not given *kernel* while another one started it that they may ask again; see `_give`."""
+        for gateway in self.gateways:
+            if kernel.id in gateway.missed and kernel.id not in gateway.kernels:
+                gateway.missed.discard(kernel.id)
+                gateway.send(message)
 
     def _tell_load(self) -> None:
         """Tell every gateway which kernels run here: what balancing counts."""
@@ -604,16 +614,20 @@ class Agent:
                 raise StartError("the gateway that asked is gone", host_fault=True)
             if self._leave.is_set():
                 raise StartError("the agent is leaving", host_fault=True)
+            self._leases.check(kernel_id, asked.lease, gateway.process)  # again: all of that took time
             previous = self.kernels.get(kernel_id)
             if previous is not None:
                 if previous.state != EXITED:
+                    if self._is_anothers(gateway, kernel_id):
+                        raise TakenOver(kernel_id, previous.holder[0], previous.lease)
                     text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
                     raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
                 self._drop(previous)
             while directory.name in self._attempts:  # another start was quicker
                 directory = self._other_directory(kernel_id)
             kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
-            kernel.lease, kernel.holder = self._leases.next(kernel_id, asked.lease), gateway.process
+            kernel.lease = lease = self._leases.next(kernel_id, asked.lease)
+            kernel.holder = gateway.process
             self._attempts[directory.name] = kernel
             self.kernels[kernel_id] = kernel
             gateway.kernels.add(kernel_id)
@@ -629,6 +643,7 @@ class Agent:
                 spawner=self._nurseries.spawn,
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
+            self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt)))
             self._drop(kernel)
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
@@ -637,7 +652,9 @@ class Agent:
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = monotonic()
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
-        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=kernel.lease).write()
+        if kernel.holder != gateway.process:  # nobody must be given a number that is another one's
+            raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease).write()
 
     def _keep_even(self, gateway: Gateway, asked: Start) -> None:
         """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
@@ -723,10 +740,15 @@ class Agent:
     def _check_owner(self, gateway: Gateway, kernel_id: str, held: int) -> None:
         """Raise TakenOver unless the gateway may ask for what only a kernel's owner may; one that says no number has to be it."""
         self._leases.check(kernel_id, held, gateway.process)
-        is_anothers = kernel_id not in gateway.kernels and any(kernel_id in other.kernels for other in self.gateways)
-        if not held and is_anothers:
+        if not held and self._is_anothers(gateway, kernel_id):
             lease, owner = self._leases.latest(kernel_id)
             raise TakenOver(kernel_id, owner, lease)
+
+    def _is_anothers(self, gateway: Gateway, kernel_id: str) -> bool:
+        """Return True if another gateway, which is connected, answers for a kernel. An earlier process of *gateway* is none."""
+        if kernel_id in gateway.kernels:
+            return False
+        return any(kernel_id in other.kernels for other in self.gateways if other.owner != gateway.owner)
 
     async def _signal(self, gateway: Gateway, asked: Signal) -> bool:
         self._check_owner(gateway, asked.kernel, asked.lease)
@@ -787,13 +809,14 @@ class Agent:
         """Have *gateway*, which holds the number *held* of *kernel*, answer for it, unless another one has taken it over since.
 
         Returns True if it has a new number for that. One that holds none takes it over from whichever gateway has it; but a
-        kernel that has ended stays with the one that has seen to it so far, and may be about to start it again.
+        kernel that has ended stays with the one that has seen to it so far, and may be about to start it again. One that is
+        being started is with who starts it until it is ready: nobody else could read what its launcher answers.
         """
         if gateway not in self.gateways or is_lost(kernel, held, gateway.process):
             return False
         others = [other for other in self.gateways if kernel.id in other.kernels and other.process != gateway.process]
         # An earlier process of the same gateway starts nothing any more, though its connection may still count as there.
-        if not held and kernel.state == EXITED and any(other.owner != gateway.owner for other in others):
+        if not held and kernel.state != RUNNING and self._is_anothers(gateway, kernel.id):
             return False
         # A number higher than ours was given by an agent before us that was killed before it could write it down.
         has_it = held > 0 or kernel.holder == gateway.process
@@ -815,9 +838,17 @@ class Agent:
 
     def _found(self, gateway: Gateway, kernel: Kernel, held: int, tail: str) -> Message:
         """Return what the gateway, which held the number *held*, is told of a kernel that it asked about."""
-        if kernel.id not in gateway.kernels and (kernel.state != EXITED or is_lost(kernel, held, gateway.process)):
-            return _taken(kernel.id, kernel.owner, kernel.lease, kernel).write()
-        return Found(**vars(kernel.describe()), log=tail, response=kernel.response, lease=kernel.lease).write()
+        has_it = kernel.id in gateway.kernels
+        if not has_it and not held and kernel.state not in (RUNNING, EXITED):
+            gateway.missed.add(kernel.id)
+            description = vars(kernel.describe())
+            description["state"] = ELSEWHERE
+            return Found(**description).write()
+        if not has_it and (kernel.state != EXITED or is_lost(kernel, held, gateway.process)):
+            return _taken(kernel.id, kernel.holder[0], kernel.lease, kernel).write()
+        # Of two gateways that see to one dead kernel, only the one that has it may start it again by its number.
+        lease = kernel.lease if has_it else 0
+        return Found(**vars(kernel.describe()), log=tail, response=kernel.response, lease=lease).write()
 
     async def _output(self, gateway: Gateway, asked: TakeOutput) -> Message:
         kernel = self._kernel(asked.kernel)

@@ -16,6 +16,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import KernelTaken
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.link.links import Link
+from eg_distributed.protocol import Start
 from tests.until import until
 
 from .agents import alive
@@ -152,6 +153,34 @@ async def lost(kernel: RemoteKernel) -> None:
     """Give *kernel* up with its host, which comes back before it is replaced."""
     kernel._abandoned.end_all_on = lambda node: None  # type: ignore[method-assign]
     kernel.give_up(returnable=True)
+
+
+async def test_a_kernel_that_is_adopted_while_it_starts_lives_on(clusters: Clusters, hosts: Hosts) -> None:
+    """Who started it lets go, whether the event or the answer is the first to say so, and ends nothing."""
+    await hosts("node1")
+    one, two = clusters("one"), clusters("two")
+    await one.run(one.list_kernels("node1"))
+    node = one.host("node1").node
+    request = node.request
+    started: list[int] = []
+
+    async def answer_late(asked: Any, timeout: float | None = None) -> Any:
+        answer = await request(asked, timeout)
+        if isinstance(asked, Start):
+            started.append(answer.pid)
+            two.adopt("k1", "node1", asked.attempt, {**info, "key": "k"})
+            two.serve_adopted()
+            await asyncio.wait_for(until("it is taken", lambda: bool(one.kernels["k1"].taken_by)), 10)
+        return answer
+
+    info = (await start(two, "other", "node1")).connection_info
+    info["ip"] = info["ip"].replace("other", "k1")
+    node.request = answer_late  # type: ignore[method-assign, assignment]
+    with pytest.raises(KernelTaken, match="taken over by gateway two"):
+        await start(one, "k1", "node1")
+    assert "k1" not in one.kernels
+    await until("two has it", lambda: two.kernels["k1"].lease == 2)
+    assert alive(started[0])
 
 
 # -- exact balancing ---------------------------------------------------------------------------------------------

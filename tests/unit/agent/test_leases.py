@@ -13,9 +13,10 @@ import pytest
 import pytest_asyncio
 
 from eg_distributed.agent import leases as leases_module
+from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.server import Agent
 from eg_distributed.link.links import LocalLink
-from tests.unit.agents import Refusal, Visitor, alive, own_agent, standin
+from tests.unit.agents import STANDIN, Refusal, Visitor, alive, own_agent, standin
 from tests.until import until
 
 Visit = Callable[..., Awaitable[Visitor]]
@@ -146,7 +147,7 @@ async def test_a_kernel_that_has_ended_stays_with_its_owner(visit: Visit) -> Non
     await one.ready("k1", standin())
     await one.request("stop", kernel="k1", grace=0)
     found = await adopt(two)
-    assert (found["state"], found["lease"]) == ("exited", 1)
+    assert (found["state"], found["lease"]) == ("exited", 0)
     assert (await one.ready("k1", standin(), attempt="a2", lease=1))["lease"] == 2
     assert not [event for event in one.events if event["event"] == "taken"]
 
@@ -212,6 +213,90 @@ async def test_an_earlier_process_of_the_same_gateway_keeps_no_dead_kernel(visit
     assert (found["state"], found["lease"], found["owner"]) == ("exited", 2, "one")
     (listed,) = await again.request("list")
     assert listed["lease"] == 2
+
+
+async def test_of_two_gateways_that_restart_one_dead_kernel_one_does(visit: Visit) -> None:
+    """The other one hears that it was taken over, and not that this host cannot take it: then it would start elsewhere."""
+    one, two = await visit("one"), await visit("two")
+    await one.ready("k1", standin())
+    await one.request("stop", kernel="k1", grace=0)
+    held = (await adopt(two))["lease"]
+    starts = (one.start("k1", standin(), attempt="a2", lease=1), two.start("k1", standin(), attempt="b2", lease=held))
+    done = await asyncio.gather(*starts, return_exceptions=True)
+    (refused,) = [each for each in done if isinstance(each, Refusal)]
+    assert refused.kind == "taken"
+    (started,) = [each for each in done if isinstance(each, dict)]
+    assert alive(started["pid"])
+
+
+async def test_a_start_is_refused_whose_kernel_is_adopted_while_it_waits(visit: Visit, agent: Agent) -> None:
+    """A restart waits for the end of what is being ended; who adopts that meanwhile sees to it from then on."""
+    one, two = await visit("one"), await visit("two")
+    await one.ready("k1", standin("ignore:SIGTERM"))
+    ending = asyncio.ensure_future(one.request("stop", kernel="k1", grace=0.5, lease=1))
+    await until("it is being ended", lambda: agent.kernels["k1"].is_being_ended)
+    starting = asyncio.ensure_future(one.start("k1", standin(), attempt="a2", lease=1))
+    await until("the start waits", lambda: bool(agent._waiting))
+    assert (await adopt(two))["lease"] == 2
+    with pytest.raises(Refusal, match="taken over by gateway two"):
+        await starting
+    await ending
+    await two.event("exited", "k1")
+    assert (await two.ready("k1", standin(), attempt="b2", lease=2))["lease"] == 3
+
+
+async def test_who_starts_a_kernel_is_never_given_another_ones_number(
+    visit: Visit, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel may be adopted before its start is answered: then the answer says so."""
+    one, two = await visit("one"), await visit("two")
+    settled = asyncio.Event()
+
+    class Slow(Kernel):
+        async def start(self, *args: Any, **options: Any) -> None:
+            await super().start(*args, **options)
+            await settled.wait()
+
+    monkeypatch.setattr(agent, "kernel_type", Slow)
+    starting = asyncio.ensure_future(one.start("k1", standin()))
+    await one.event("ready", "k1")
+    adopting = asyncio.ensure_future(adopt(two))
+    await one.event("taken", "k1")
+    settled.set()
+    with pytest.raises(Refusal, match="taken over by gateway two") as refused:
+        await starting
+    assert refused.value.kind == "taken"
+    assert (await adopting)["lease"] == 2
+    assert alive((await adopting)["pid"])
+
+
+async def test_a_kernel_that_is_being_started_is_adopted_once_it_is_ready(visit: Visit, short: Path) -> None:
+    """Until then it stays with who starts it, alone able to read its launcher's answer; who asked hears when it may ask again."""
+    one, two = await visit("one"), await visit("two")
+    await one.start("k1", gated(short / "gate"))
+    found = await adopt(two)
+    assert (found["state"], found["lease"]) == ("elsewhere", 0)
+    (short / "gate").touch()
+    await one.event("ready", "k1")
+    await two.event("ready", "k1")
+    assert (await adopt(two))["lease"] == 2
+    assert (await one.event("taken", "k1"))["owner"] == "two"
+
+
+def gated(gate: Path) -> list[str]:
+    """Return the argv of a stand-in that begins once *gate* is there."""
+    wait = f"import os, sys, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\nos.execv(sys.argv[1], sys.argv[1:])"
+    return [STANDIN[0], "-ISc", wait, *standin()]
+
+
+async def test_who_waits_for_a_start_hears_that_it_failed(visit: Visit, short: Path) -> None:
+    """It finds the kernel gone, or ended, when it asks again."""
+    one, two = await visit("one"), await visit("two")
+    await one.start("k1", gated(short / "gate"))
+    assert (await adopt(two))["state"] == "elsewhere"
+    await one.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    await two.event("exited", "k1")
+    assert await adopt(two) == {}
 
 
 async def test_only_so_many_kernels_that_are_gone_are_remembered(

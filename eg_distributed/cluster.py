@@ -72,6 +72,9 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_TAKEN_KEPT = (
+    60.0  # seconds for which a kernel that was taken over is not started again by a restart that was under way
+)
 _PICKS_AGAIN = 20
 """Hosts, at most, that a start is sent to and refused by for having more kernels than was believed. Each time another start has
 been let in there; after so many of them this one goes where it can, evenly or not."""
@@ -118,6 +121,7 @@ class Cluster:
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
+        self._taken: dict[str, tuple[float, RemoteKernel]] = {}  # of the last minute; since when, in the loop's time
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
@@ -311,6 +315,11 @@ class Cluster:
         handle = self.kernels.get(kernel)
         return handle.lease if handle is not None else 0
 
+    def is_late(self, kernel: str) -> bool:
+        """Return True if a kernel is adopted so long after that was asked for that it is taken from nobody who uses it."""
+        handle = self.kernels.get(kernel)
+        return handle is not None and handle.is_late
+
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt on *host* is still to be ended."""
         return self._abandoned.has_any_on(host)
@@ -360,6 +369,10 @@ class Cluster:
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
             request = replace(request, shipping=replace(request.shipping, folder=folder))
         earlier = self.kernels.get(request.kernel_id)
+        since, taken = self._taken.get(request.kernel_id, (0.0, None))
+        if earlier is None and taken is not None and asyncio.get_running_loop().time() - since < _TAKEN_KEPT:
+            # A restart that was under way when it was taken over: it would be a second kernel of that id.
+            taken.raise_if_taken()
         was_away = earlier is not None and earlier.is_away
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
@@ -727,6 +740,9 @@ class Cluster:
 
     def _let_go_soon(self, kernel: RemoteKernel) -> None:
         """Let go of a kernel that another gateway has adopted; a start that is under way fails for it, and does so itself."""
+        now = asyncio.get_running_loop().time()
+        self._taken = {key: each for key, each in self._taken.items() if now - each[0] < _TAKEN_KEPT}
+        self._taken[kernel.id] = now, kernel
         if kernel.id not in self._starts and self.kernels.get(kernel.id) is kernel:
             del self.kernels[kernel.id]
             task = asyncio.ensure_future(self._let_go(kernel))
@@ -765,6 +781,7 @@ class Cluster:
 
     def _take_in(self, kernel: RemoteKernel, host: str) -> None:
         """Have an adopted kernel among ours."""
+        self._taken.pop(kernel.id, None)
         self.kernels[kernel.id] = kernel
         kernel.node = node = self.host(host).node
         self._abandoned.keep(node, kernel.id, kernel.attempt)
@@ -793,6 +810,7 @@ class Cluster:
         kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
         for kernel in kernels:
             if kernel.node is not None:
+                kernel.note_asked()
                 kernel.node.expect()
                 kernel.node.keep_connected(fresh=kernel.id)
         if kernels:
@@ -905,7 +923,7 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         answer = await node.request(
-            Stop(kernel_id, grace=grace, forget=True), timeout=grace + self.settings.request_timeout
+            Stop(kernel_id, grace=grace, forget=True, force=True), timeout=grace + self.settings.request_timeout
         )
         if not answer.stopped:
             raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="list the kernels again")

@@ -172,6 +172,7 @@ class RemoteKernel:
         self._changed = asyncio.Event()
         self._elsewhere = False  # another agent than the kernel's answers on its host, so that nothing is known of it
         self._unverified = False  # adopted, and the node has not spoken yet
+        self._asked_at = 0.0  # in the loop's time: since when its host is asked for it, if it is adopted
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: tuple[Message, int] | None = None
         self._decrypt: Callable[[str], Message] | None = None
@@ -257,6 +258,18 @@ class RemoteKernel:
             self._take_event(news)
         self._changed.set()
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the kernel was adopted long ago, and its host has not been heard since: another gateway may use it by now."""
+        if not self._unverified or not self._asked_at:
+            return False
+        patience = self._settings.request_timeout + self._settings.connect_seconds()
+        return asyncio.get_running_loop().time() - self._asked_at > patience
+
+    def note_asked(self) -> None:
+        """Note that the kernel is being asked for, having been adopted; called by the cluster."""
+        self._asked_at = asyncio.get_running_loop().time()
+
     def be_taken(self, owner: str, lease: int) -> None:
         """Leave the kernel to the gateway *owner*, which has adopted it with the number *lease*; it has not ended."""
         if self.taken_by or lease <= self.lease:
@@ -296,6 +309,8 @@ class RemoteKernel:
         assert self.node is not None
         deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
         while self._unverified and not self.taken_by and not self._exited:
+            if self._elsewhere:
+                raise self._another_agent()
             remaining = deadline - asyncio.get_running_loop().time()
             if not self.node.connected.is_set() or remaining <= 0:
                 raise HostUnresponsive("not connected", host=self.node.name, remedy="check the network to the host")

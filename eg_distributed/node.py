@@ -98,6 +98,10 @@ class Owner(Protocol):
         """Return the number that is held of a kernel; 0 for one that is taken over from its owner."""
         ...
 
+    def is_late(self, kernel: str) -> bool:
+        """Return True if a kernel that is taken over was asked for so long ago that no gateway that uses it loses it."""
+        ...
+
     def has_errands(self, host: str) -> bool:
         """Return True if *host* is needed for anything else: a reason to come back, though a less urgent one."""
         ...
@@ -335,7 +339,8 @@ class Node:
 
     def _adopt(self, kernels: list[str]) -> Adopt:
         held = {kernel_id: self._owner.lease(kernel_id) for kernel_id in kernels}
-        return Adopt(kernels, {kernel_id: lease for kernel_id, lease in held.items() if lease})
+        leases = {kernel_id: lease for kernel_id, lease in held.items() if lease}
+        return Adopt(kernels, leases, [kernel_id for kernel_id in kernels if self._owner.is_late(kernel_id)])
 
     def _pass_on(self, news: News) -> None:
         """Hand *news* to the cluster."""

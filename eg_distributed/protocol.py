@@ -373,7 +373,9 @@ class Stop(Request[Stopped]):
     forget: bool = checked(flag, False)
     """Whether the agent shall also drop its record and files."""
     lease: int = checked(_LEASE, 0)
-    """As of a Signal."""
+    """As of a Signal. With 0, what another connected gateway answers for is refused as well, unless `force`."""
+    force: bool = checked(flag, False)
+    """An operator's: whoever has the kernel."""
 
     answer = staticmethod(Stopped.read)
 
@@ -395,6 +397,8 @@ class Adopt(Request[Message]):
     kernels: list[str] = checked(texts(_ID))
     leases: dict[str, int] = checked(table(_LEASE), {})
     """The numbers that it holds, by kernel; none for one that it takes over."""
+    late: list[str] = checked(texts(_ID), [])
+    """Those that it was asked for so long ago that it takes them over from no gateway that is connected."""
 
     # Not read here: one entry that is malformed must not hide the others.
     answer = staticmethod(table(lambda entry: entry))

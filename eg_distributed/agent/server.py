@@ -755,7 +755,9 @@ class Agent:
         return self._kernel(asked.kernel).send_signal(asked.signum)
 
     async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
-        self._leases.check(asked.kernel, asked.lease, gateway.process)
+        if not asked.force:
+            # A gateway that holds no number adopted the kernel and never heard that it has it: it ends nothing of another one's.
+            self._check_owner(gateway, asked.kernel, asked.lease)
         held = self._records.held.get(asked.kernel)
         if held is not None and asked.attempt == held.attempt and asked.forget:
             self._condemned.add((asked.kernel, asked.attempt))
@@ -778,7 +780,11 @@ class Agent:
             await asyncio.wait({self._look_soon()}, timeout=LOOK_DEADLINE)
         known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
         # Before anything is waited for: an end is told from now on, and what other gateways ask for is refused.
-        taken_over = [self._give(gateway, kernel, asked.leases.get(kernel.id, 0)) for kernel in known]
+        # Who was asked for a kernel long ago, and could not say so here until now, takes it from nobody who uses it by now.
+        late = {each for each in asked.late if self._is_anothers(gateway, each)}
+        taken_over = [
+            self._give(gateway, kernel, asked.leases.get(kernel.id, 0)) for kernel in known if kernel.id not in late
+        ]
         ended = [kernel for kernel in known if kernel.state == EXITED]
         # All at once: one disk that hangs has to cost less than the gateway waits for this answer.
         tails = dict(
@@ -789,6 +795,9 @@ class Agent:
         for kernel_id in asked.kernels:
             kernel = self.kernels.get(kernel_id)
             if kernel is not None:
+                if kernel_id in late and self._is_anothers(gateway, kernel_id):
+                    found[kernel_id] = _taken(kernel_id, kernel.holder[0], kernel.lease, kernel).write()
+                    continue
                 found[kernel_id] = self._found(
                     gateway, kernel, asked.leases.get(kernel_id, 0), tails.get(kernel_id, "")
                 )
@@ -819,8 +828,9 @@ class Agent:
         if not held and kernel.state != RUNNING and self._is_anothers(gateway, kernel.id):
             return False
         # A number higher than ours was given by an agent before us that was killed before it could write it down.
-        has_it = held > 0 or kernel.holder == gateway.process
-        lease, holder = max(held, kernel.lease) if has_it else kernel.lease + 1, kernel.holder
+        # Then the one that we took for the owner may hold that very number, so it is left behind as well.
+        has_it = kernel.holder == gateway.process or (held > 0 and kernel.holder[0] == gateway.owner)
+        lease, holder = max(held, kernel.lease) + (0 if has_it else 1), kernel.holder
         is_new = (lease, gateway.owner) != (kernel.lease, kernel.owner)
         kernel.lease, kernel.owner, kernel.holder = lease, gateway.owner, gateway.process
         for other in others:

@@ -17,6 +17,7 @@ import asyncio
 import functools
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from . import kept_output, notebooks, reconnects
 
 log = logging.getLogger(__name__)
 
+_READS = 3  # of a session's file that another gateway may just be writing
+_READ_AGAIN = 0.02  # seconds between them; on the gateway's loop, so not longer
 _CONFIRMED = 1.0  # seconds, at most, for clients to say what they have got, and the same for that to be written
 _SERVICE_RESTART = 1012
 """How websockets are closed: clients are to connect again."""
@@ -104,12 +107,17 @@ def note_owner(manager: Any, kernel_id: str) -> None:
 
 def _is_anothers(sessions: Any, kernel_id: str) -> bool:
     """Return True if a kernel's persisted session says that another gateway has it."""
-    try:
-        path = Path(sessions._get_sessions_loc()) / f"{kernel_id}.json"
-        said = json.loads(path.read_bytes())[kernel_id]["process_info"]["distributed"]["gateway"]
-    except (OSError, ValueError, KeyError, TypeError):  # of an older release, or of another process proxy
-        return False
-    return bool(identity) and said != identity
+    path = Path(sessions._get_sessions_loc()) / f"{kernel_id}.json"
+    for _ in range(_READS):
+        try:
+            said = json.loads(path.read_bytes())[kernel_id]["process_info"]["distributed"]["gateway"]
+        except ValueError:  # half written: Enterprise Gateway writes in place
+            time.sleep(_READ_AGAIN)
+        except (OSError, KeyError, TypeError):  # of an older release, or of another process proxy
+            return False
+        else:
+            return bool(identity) and said != identity
+    return True  # nobody knows whose it is, so it is left alone
 
 
 def keep_sessions() -> None:

@@ -201,7 +201,7 @@ async def own_agent(folder: Path) -> AsyncIterator[tuple[Agent, Visitor]]:
         yield agent, visitor
     finally:
         for kernel in await visitor.request("list"):
-            await visitor.request("stop", kernel=kernel["kernel"], grace=0, forget=True)
+            await visitor.request("stop", kernel=kernel["kernel"], grace=0, forget=True, force=True)
         agent.leave()
         await asyncio.wait_for(running, DEADLINE)
         visitor.close()
@@ -269,7 +269,7 @@ def _end(connection: socket.socket) -> None:
         descriptor = os.pidfd_open(pid)
         try:
             for number, kernel in enumerate(ask(2, "list", {}), 3):
-                ask(number, "stop", {"kernel": kernel["kernel"], "grace": 0, "forget": True})
+                ask(number, "stop", {"kernel": kernel["kernel"], "grace": 0, "forget": True, "force": True})
             ask(1000, "leave", {})
             if not select.select([descriptor], [], [], 5)[0]:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -28,6 +28,10 @@ class NodeOwner:
         """Return what *leases* says."""
         return self.leases.get(kernel, 0)
 
+    def is_late(self, kernel: str) -> bool:
+        """Return False: all are asked for just now."""
+        return False
+
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt is to be ended there."""
         return self.abandoned.has_any_on(host)

@@ -183,6 +183,37 @@ async def test_a_kernel_that_is_adopted_while_it_starts_lives_on(clusters: Clust
     assert alive(started[0])
 
 
+async def test_a_restart_that_was_under_way_is_no_second_kernel(clusters: Clusters, hosts: Hosts) -> None:
+    """A start of what was taken over just now is refused, until it is adopted again here."""
+    await hosts("node1")
+    one, two = clusters("one"), clusters("two")
+    kernel = await start(one, "k1", "node1")
+    found = adopt(two, kernel)
+    await taken(one, kernel)
+    with pytest.raises(KernelTaken, match="taken over by gateway two"):
+        await start(one, "k1", "node1")
+    assert await answers(found)
+    again = adopt(one, kernel)
+    await until("it is back", lambda: again.lease == 3)
+    assert await answers(await start(one, "k1", "node1"))
+
+
+async def test_a_kernel_that_was_asked_for_long_ago_is_not_taken(
+    clusters: Clusters, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adopted one whose host could not be told until its owner, by now, is another gateway is let go of."""
+    await hosts("node1")
+    one, two = clusters("one"), clusters("two")
+    kernel = await start(one, "k1", "node1")
+    monkeypatch.setattr(RemoteKernel, "is_late", True)
+    late = adopt(two, kernel)
+    await taken(two, late)
+    assert late.taken_by == "one"
+    assert await found_signal(one, kernel)
+    await two.run(two.release("k1"))
+    assert alive(kernel.pid)
+
+
 # -- exact balancing ---------------------------------------------------------------------------------------------
 
 

@@ -168,7 +168,7 @@ async def test_the_next_agent_knows_who_has_a_kernel(short: Path) -> None:
         assert (found.owner, found.lease) == ("two", 2)
         agent.kernels["k1"].lease, agent.kernels["k1"].owner = 1, "tests"  # as if it had not come to the disk
         agent.kernels["k1"].holder = ("tests", "")
-        assert (await adopt(two, lease=2))["lease"] == 2
+        assert (await adopt(two, lease=2))["lease"] == 3  # the one before may have been given 2 as well
         assert (await adopt(visitor, lease=1))["state"] == "taken"
         two.close()
 
@@ -297,6 +297,35 @@ async def test_who_waits_for_a_start_hears_that_it_failed(visit: Visit, short: P
     await one.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
     await two.event("exited", "k1")
     assert await adopt(two) == {}
+
+
+async def test_who_never_heard_that_it_has_a_kernel_ends_none_of_another_ones(visit: Visit) -> None:
+    """A stop without a number is refused while a connected gateway has the kernel; an operator's is done."""
+    one, two = await visit("one"), await visit("two")
+    pid = (await one.ready("k1", standin()))["pid"]
+    with pytest.raises(Refusal, match="taken over by gateway one"):
+        await two.request("stop", kernel="k1", attempt="a1", grace=0, forget=True)
+    assert alive(pid)
+    await two.request("stop", kernel="k1", grace=0, force=True)
+    assert not alive(pid)
+
+
+async def test_a_late_adoption_takes_a_kernel_from_nobody_who_uses_it(visit: Visit) -> None:
+    """It is told who has it; once that gateway has gone it is given the kernel."""
+    one, two = await visit("one"), await visit("two")
+    await one.ready("k1", standin())
+    found = (await two.request("adopt", kernels=["k1"], late=["k1"]))["k1"]
+    assert (found["state"], found["owner"], found["lease"]) == ("taken", "one", 1)
+    assert await one.request("signal", kernel="k1", signum=0, lease=1)
+    one.close()
+    await until_unclaimed(two)
+    assert (await two.request("adopt", kernels=["k1"], late=["k1"]))["k1"]["lease"] == 2
+
+
+async def until_unclaimed(visitor: Visitor) -> None:
+    """Wait until nobody answers for the agent's kernels."""
+    while any(each["claimed"] for each in await visitor.request("list")):
+        pass
 
 
 async def test_only_so_many_kernels_that_are_gone_are_remembered(

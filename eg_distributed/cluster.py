@@ -473,13 +473,14 @@ class Cluster:
                 return  # it is back
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
-            believed = -1
+            believed, was_connected = -1, True
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
             elif slow and self._has_tried_all(request, tried):
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
                 host, believed = await self._pick(request, tried, errors, deadline)
+                was_connected = host.node.connected.is_set()
             tried.add(host.known_as)
             patient = self._has_tried_all(request, tried)
             self._note_try(kernel.id, host)
@@ -490,6 +491,9 @@ class Cluster:
                     return
                 self._keep_off_own_agent(request, host.node)
                 believed = believed if picks_again else -1
+                if believed >= 0 and not was_connected and believed != self._count(host) - 1:  # without this start
+                    text = f"{self._count(host) - 1} kernels are there, and not {believed}, as before it was connected"
+                    raise HostBusier(text, host=host.name)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline, believed)
             except HostBusier as error:
                 log.debug("kernel %s: %s: %s: picking again", kernel.id, host.name, error.cause)

@@ -151,6 +151,7 @@ class RemoteKernel:
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self.on_taken: Callable[[RemoteKernel], None] | None = None  # called when all of it here is gone; as `on_exit`
+        self.on_verified: Callable[[], None] | None = None  # an adopted one is ours for sure; on the cluster's loop
         self.let_go: Callable[[RemoteKernel], None] | None = None  # the cluster's part of that
         self.on_loss: Callable[[str], None] | None = None  # told of output that is lost; on the cluster's loop
         self.on_stalled: Callable[[], None] | None = None  # it may have dropped output that was not taken; the same
@@ -269,6 +270,11 @@ class RemoteKernel:
     def note_asked(self) -> None:
         """Note that the kernel is being asked for, having been adopted; called by the cluster."""
         self._asked_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the kernel is known to be ours, and not another gateway's."""
+        return not (self.taken_by or self._unverified)
 
     def be_taken(self, owner: str, lease: int) -> None:
         """Leave the kernel to the gateway *owner*, which has adopted it with the number *lease*; it has not ended."""
@@ -403,6 +409,9 @@ class RemoteKernel:
             return
         self._elsewhere = False
         self.lease = found.lease or self.lease
+        if self.on_verified is not None and (found.lease or found.state != "exited"):
+            on_verified, self.on_verified = self.on_verified, None
+            on_verified()
         self.agent = self.node.agent if self.node is not None else None
         if found.state == "exited":
             self._die(found.exit_code, found.log)

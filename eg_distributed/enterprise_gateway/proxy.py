@@ -280,7 +280,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
         if not self._restarting:
-            kept_output.forget(self.kernel_id)
+            if self._kernel is None or self._kernel.is_sure:
+                kept_output.forget(self.kernel_id)
+            else:
+                kept_output.let_go(self.kernel_id)
             self.cluster.call_soon(self.cluster.release_soon, self.kernel_id)
 
     def _listen_to(self, kernel: RemoteKernel) -> None:
@@ -365,7 +368,11 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
         taken.count_found(self.kernel_manager, self.kernel_id)
         if ours.get("gateway") != self.cluster.identity[0]:
-            self._gateway_loop.add_callback(taken.note_owner, self.kernel_manager, self.kernel_id)
+            # Once it is: until then the session is its owner's, which this gateway must not delete at its end.
+            note = (taken.note_owner, self.kernel_manager, self.kernel_id)
+            self._kernel.on_verified = lambda: self._gateway_loop.add_callback(*note)
+            if self._kernel.is_sure:  # by now: written twice is written once
+                self._gateway_loop.add_callback(*note)
 
 
 reconnects.install()  # before others wrap what it compares

@@ -95,6 +95,8 @@ def count_found(manager: Any, kernel_id: str) -> None:
 
 def note_owner(manager: Any, kernel_id: str) -> None:
     """Have the persisted session of a kernel that was another gateway's say that it is ours now; on the gateway's loop."""
+    if manager.parent._kernels.get(kernel_id) is not manager:
+        return  # it was deleted, or let go of, meanwhile
     try:
         manager.parent.parent.kernel_session_manager.refresh_session(kernel_id)
     except (

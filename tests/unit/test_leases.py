@@ -47,7 +47,11 @@ async def test_a_gateway_that_adopts_a_kernel_has_it_alone(
     kernel = await start(one, "k1", "node1")
     told: list[RemoteKernel] = []
     kernel.on_taken = told.append
-    found = adopt(two, kernel)
+    sure: list[bool] = []
+    found = two.adopt(kernel.id, "node1", kernel.attempt, kernel.connection_info, kernel.agent_kept)
+    assert not found.is_sure
+    found.on_verified = lambda: sure.append(found.is_sure)
+    two.serve_adopted()
     await taken(one, kernel)
     await until("its adapter is told", lambda: told == [kernel])
     assert kernel.taken_by == "two"
@@ -55,6 +59,7 @@ async def test_a_gateway_that_adopts_a_kernel_has_it_alone(
     assert "kernel k1 on node1: taken over by gateway two" in caplog.text
     assert await answers(found)
     await until("its number is known", lambda: found.lease == 2)
+    assert sure == [True]
     assert [one.count("node1"), two.count("node1")] == [1, 1]
     assert not one.host("node1").node.users
     await one.run(one.release("k1"))
@@ -233,6 +238,28 @@ async def test_three_gateways_at_once_leave_hosts_even(clusters: Clusters, hosts
     )
     counts = Counter(kernel.node.name for kernel in kernels if kernel.node)
     assert counts == dict.fromkeys(names, 5)
+
+
+async def test_a_host_is_picked_by_what_it_has_once_it_is_connected(cluster: Cluster, hosts: Hosts) -> None:
+    """What was known of it before a cut is not what a start is picked by."""
+    await hosts("node1")
+    node = cluster.host("node1").node
+    request, believed = node.request, []
+
+    async def note(asked: Any, timeout: float | None = None) -> Any:
+        if isinstance(asked, Start):
+            believed.append(asked.believed)
+        return await request(asked, timeout)
+
+    async def not_looked_at(*_: object) -> None:
+        if not node.connected.is_set():
+            node.running.update(("gone1", "gone2"))
+
+    node.request = note  # type: ignore[method-assign, assignment]
+    cluster._learn_counts = not_looked_at  # type: ignore[method-assign, assignment]
+    kernel = await start(cluster, "k1", "node1", balancer="least-connection")
+    assert await answers(kernel)
+    assert believed == [cluster.count("node1") - 1]
 
 
 async def test_a_start_that_is_always_too_late_goes_where_it_can(

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import kernelspecs
+from eg_distributed import kernelspecs, run_sh
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
 from eg_distributed.client_options import check_user, for_scripts, without_clients_options
-from eg_distributed.enterprise_gateway import run_sh
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS

@@ -21,7 +21,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
-from jupyter_client.provisioning import KernelProvisionerBase
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from tornado.web import HTTPError
 
 from eg_distributed.clock import monotonic
@@ -62,6 +62,7 @@ class DistributedProvisioner(KernelProvisionerBase):
     def __init__(self, *, kernel_id: str, kernel_spec: Any, parent: Any, **config: Any) -> None:
         """Take what the factory hands on; *config* is that of the kernelspec's stanza."""
         super().__init__(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent)
+        self._manager: Any = parent
         self._stanza = config
         self._cluster: Cluster | None = None
         self._kernel: RemoteKernel | None = None
@@ -78,7 +79,7 @@ class DistributedProvisioner(KernelProvisionerBase):
 
     def _wrap(self, name: str, first: Callable[[], Awaitable[None]]) -> None:
         """Have the manager's method *name* do *first* before anything else, as a coroutine or blocking, as that method is."""
-        original = getattr(self.parent, name)
+        original = getattr(self._manager, name)
 
         @functools.wraps(original)
         async def awaited(*args: Any, **kwargs: Any) -> Any:
@@ -92,12 +93,12 @@ class DistributedProvisioner(KernelProvisionerBase):
             run_sync(first)()
             return original(*args, **kwargs)
 
-        setattr(self.parent, name, awaited if inspect.iscoroutinefunction(original) else blocking)
+        setattr(self._manager, name, awaited if inspect.iscoroutinefunction(original) else blocking)
 
     async def _before_restart(self) -> None:
         """Raise if the restart cannot be done: where the kernel could only start on a host that does not answer."""
         if self._was_launched and not self._has_process and not self._is_listed():
-            self.parent.stop_restarter()  # deleted, which jupyter_client does not tell us, while its restarter went on
+            self._manager.stop_restarter()  # deleted, which jupyter_client does not tell us, while its restarter went on
             raise RequestInvalid(f"kernel {self.kernel_id} has been deleted", remedy="start another one")
         kernel = self._kernel
         if kernel is not None and not kernel.elsewhere:
@@ -125,14 +126,14 @@ class DistributedProvisioner(KernelProvisionerBase):
         """
         try:
             if kwargs.pop("transport_encryption", None) == "required" or (
-                getattr(self.parent, "transport_encryption", "disabled") == "required"
+                getattr(self._manager, "transport_encryption", "disabled") == "required"
             ):
                 raise RequestInvalid(
                     "transport_encryption is required, which kernels on hosts do not have: all they say goes through SSH",
                     remedy="set it to auto or disabled",
                 )
-            self._cluster = cluster_for(self.parent, self.config)
-            self._request = request_for(self.parent, self._stanza, kwargs, self._cluster.settings, os.environ)
+            self._cluster = cluster_for(self._manager, self.config)
+            self._request = request_for(self._manager, self._stanza, kwargs, self._cluster.settings, os.environ)
         except DistributedError as error:
             self._start_failed()
             self._raise(error)
@@ -153,7 +154,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._kernel = kernel
         self._has_process = self._was_launched = True
         self._ending_since = None
-        info = {**kernel.connection_info, "key": kernel.key.encode()}
+        info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
         self.connection_info = info
         return info
 
@@ -166,7 +167,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._has_process = False
         if not self._was_launched:
             return
-        manager = self.parent
+        manager = self._manager
         # One that was given up with its host may yet be back.
         self._kernel = self._cluster.kernels.get(self.kernel_id) if self._cluster is not None else None
         manager.cleanup_connection_file()  # jupyter_client forgets to where a start has failed
@@ -177,13 +178,13 @@ class DistributedProvisioner(KernelProvisionerBase):
 
     def _watch_again(self) -> None:
         """Start the restarter, unless somebody has restarted or deleted the kernel meanwhile."""
-        if not self._has_process and self._is_listed() and not self.parent.shutting_down:
-            self.parent._restarter.start()
+        if not self._has_process and self._is_listed() and not self._manager.shutting_down:
+            self._manager._restarter.start()
 
     def _is_listed(self) -> bool:
         """Return False if the manager's own manager has let it go, which it does without a word where a start has failed."""
-        kernels = getattr(self.parent.parent, "_kernels", None)
-        return not isinstance(kernels, dict) or kernels.get(self.kernel_id) is self.parent
+        kernels = getattr(self._manager.parent, "_kernels", None)
+        return not isinstance(kernels, dict) or kernels.get(self.kernel_id) is self._manager
 
     # -- state, signals, end -------------------------------------------------------------------------------------
 
@@ -224,7 +225,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel, cluster = self._kernel, self._cluster
         if kernel is None or cluster is None or kernel.state is State.DEAD or signum == 0:
             return
-        if self.parent.shutting_down:
+        if self._manager.shutting_down:
             await self._tell(kernel, signum)
             return
         try:

@@ -22,7 +22,7 @@ _GUARD = ("sh", "-c", f'echo "{_TEXT}" >&2; exit 78', _MARK)
 
 
 def guarded(argv: Sequence[str]) -> list[str]:
-    """Return *argv* behind the guard; called for kernelspecs that are installed."""
+    """Return *argv* behind the guard; called for kernelspecs that are installed. Guarded twice is guarded once."""
     return [*_GUARD, *without_guard(argv)]
 
 

@@ -271,6 +271,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         kernel.on_exit = self._exited
         call = self._gateway_loop.add_callback
         kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
+        kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
 
     def _give_replies(self) -> None:
         for handler in notebooks.clients(self.kernel_id):

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _ENDING = 1.0
 """Seconds after the request to end for which a kernel that cannot be seen is waited for; it ends when its host is back."""
+_FORGOTTEN = 60.0  # seconds
 _RELEASE = 5.0  # seconds, at most, that the end of a kernel waits for its node to forget it
 _END = 10.0  # seconds that `wait` waits, at most, for a kernel that has not ended yet
 _CLOSED = 0
@@ -152,6 +153,8 @@ class DistributedProvisioner(KernelProvisionerBase):
             self._start_failed()
             raise
         self._kernel = kernel
+        # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process.
+        kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
         self._has_process = self._was_launched = True
         self._ending_since = None
         info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
@@ -207,7 +210,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         return None
 
     def _has_waited(self) -> bool:
-        return self._ending_since is not None and monotonic() - self._ending_since > _ENDING
+        """Return True if the end was asked for some moments ago; a shutdown that was broken off is forgotten after a minute."""
+        return self._ending_since is not None and _ENDING < monotonic() - self._ending_since < _FORGOTTEN
 
     async def wait(self) -> int | None:
         """Return how the kernel ended; called when it has, or when it has been killed."""

@@ -323,6 +323,16 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def matrix(session: nox.Session) -> None:
+    """Have a kernel outlive every fault of the lab's catalogue, each with and without a cut; `integration` has a few of them.
+
+    About forty minutes; `-- -k hung-mount` runs the rows of one fault.
+    """
+    install(session)
+    session.run("pytest", "tests/integration/test_matrix.py", *session.posargs)
+
+
+@nox.session(default=False)
 def spark(session: nox.Session) -> None:
     """Run the tests of Spark kernels, on one lab of two nodes; needs an engine and 3 GB of memory; about twenty minutes.
 

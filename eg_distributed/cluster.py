@@ -167,6 +167,11 @@ class Cluster:
         """
         return await asyncio.wrap_future(self.submit(coroutine))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the cluster has ended, so that nothing can be asked of it any more."""
+        return self._loop.is_closed()
+
     def close(self, *, end_untaken: bool = False) -> None:
         """End the thread and close all connections; kernels live on, starts that are under way are ended.
 

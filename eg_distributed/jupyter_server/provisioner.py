@@ -266,6 +266,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._begin_to_end()
         if kernel is not None and cluster is not None:
             kernel.expect_end()
+            if cluster.is_closed:
+                return
             if self._request is not None and self._request.transport == "launcher":
                 cluster.submit(kernel.end_launcher(kernel.attempt))
 
@@ -278,6 +280,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         if restart or kernel is None or cluster is None:
             return
         self._kernel, self._has_process = None, False
+        if cluster.is_closed:  # at this process's end: whoever was registered for that before us comes after us
+            return
 
         async def release() -> None:
             releasing = cluster.release_soon(kernel.id)

@@ -21,6 +21,7 @@ from eg_distributed.jupyter_server import process
 from tests.until import until
 
 from .cells import SECONDS, said, said_async
+from .conftest import end_clusters
 from .site import ARGV, KERNEL, NAMES, Site
 
 NODE = "import os; print(os.environ['NODE'])"
@@ -449,6 +450,17 @@ async def test_a_cut_loses_nothing(site: Site) -> None:
         await asyncio.wait({cell}, timeout=0.7)
         site._loop.call_soon_threadsafe(host.wire.cut)
         assert (await asyncio.wait_for(cell, SECONDS)).split() == [str(i) for i in range(40)]
+
+
+async def test_a_shutdown_at_the_very_end_of_a_process(site: Site, anew: None) -> None:
+    """What nbclient and others do then may come after our own end: all has ended, and nothing fails."""
+    manager: Any = AsyncKernelManager(kernel_name=KERNEL)
+    await manager.start_kernel()
+    await asyncio.to_thread(end_clusters)
+    site.await_none()
+    assert not await manager.is_alive()
+    await manager.shutdown_kernel()
+    assert not manager.has_kernel
 
 
 # -- names ---------------------------------------------------------------------------------------------------------

@@ -51,6 +51,13 @@ def test_a_notebook(served: Served, root: Path) -> None:
         assert notebook.run(WHERE).split()[0] == node
 
 
+def test_the_launcher_has_kernels_on_hosts(served: Served) -> None:
+    """Their kernelspecs are among those that JupyterLab offers, beside the local one."""
+    offered = served.rest.get("/api/kernelspecs").json()["kernelspecs"]
+    assert {"remote", "lone", "python3"} <= offered.keys()
+    assert offered["remote"]["spec"]["display_name"] == "Python (remote)"
+
+
 def test_no_variable_of_the_server_reaches_a_kernel(served: Served) -> None:
     """But the name of the notebook."""
     with served.notebook() as notebook:

@@ -18,7 +18,8 @@ import inspect
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -78,7 +79,7 @@ class DistributedProvisioner(KernelProvisionerBase):
 
     # -- what is refused -----------------------------------------------------------------------------------------
 
-    def _wrap(self, name: str, first: Callable[[], Awaitable[None]]) -> None:
+    def _wrap(self, name: str, first: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have the manager's method *name* do *first* before anything else, as a coroutine or blocking, as that method is."""
         original = getattr(self._manager, name)
 
@@ -89,9 +90,8 @@ class DistributedProvisioner(KernelProvisionerBase):
 
         @functools.wraps(original)
         def blocking(*args: Any, **kwargs: Any) -> Any:
-            from jupyter_core.utils import run_sync
-
-            run_sync(first)()
+            with ThreadPoolExecutor(1) as pool:  # the caller's thread may have a loop that runs, as in a notebook
+                pool.submit(asyncio.run, first()).result()
             return original(*args, **kwargs)
 
         setattr(self._manager, name, awaited if inspect.iscoroutinefunction(original) else blocking)

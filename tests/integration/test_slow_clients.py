@@ -74,9 +74,12 @@ async def test_a_client_that_stands_still_for_a_while_misses_nothing(
                 "the cell has printed", lambda: node.exec(printed).exit_code == 0, CELL_SECONDS, pause=0.5
             )
             cell = Cell()
-            async with asyncio.timeout(CELL_SECONDS):
+
+            async def read() -> None:
                 while not (cell.replies and cell.states[-1:] == ["idle"]):
                     message = json.loads(await connection.recv())
                     if message["parent_header"].get("msg_id") == request:
                         cell.hear(message["msg_type"], message["content"])
+
+            await asyncio.wait_for(read(), CELL_SECONDS)
         assert cell.numbers == list(range(LINES))

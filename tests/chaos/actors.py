@@ -276,6 +276,17 @@ class Actors:
                 self._history.add("fail", "gateway", how=how, reason=str(error)[-1000:])
                 await self._site.start_gateway()
             self._history.add("ok", "gateway", how=how)
+        if how == "stop":
+            await self._close_what_is_gone()
+
+    async def _close_what_is_gone(self) -> None:
+        """Close the tabs of kernels that an orderly end of the gateway took along, as their users do who are told 404."""
+        client = GatewayClient(self._site.url)
+        with contextlib.suppress(GatewayError, httpx.HTTPError):
+            there = {model["id"] for model in await client.list_kernels()}
+            for slot in [slot for slot in self.tabs if self.ids[slot] not in there]:
+                await self.tabs.pop(slot).close()
+        await client.close()
 
 
 DEEDS: Final[dict[str, Callable[[Actors, Step], Awaitable[None]]]] = {

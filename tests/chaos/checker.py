@@ -229,7 +229,7 @@ def cells_have_replies(story: Story) -> Iterator[Violation]:
             yield Violation("a reply is doubled", cell.replies[1].time, cell.name)
         if cell.replies:
             yield from _reply(story, cell)
-        elif story.lives[cell.kernel].lives(cell.sent.time, _look_time(story, cell)):
+        elif story.lives[cell.kernel].lives(cell.sent.time, _looked(story)):
             # What was on its way to a gateway that was killed has never arrived: nobody has heard of it.
             if not cell.acknowledged and story.gateway_ended(cell.sent.time - 1, story.end):
                 continue
@@ -237,12 +237,6 @@ def cells_have_replies(story: Story) -> Iterator[Violation]:
             if told and story.agent_ended(cell.kernel, story.end):
                 continue  # as its output
             yield Violation("a cell has no reply", cell.sent.time, f"{cell.name} {cell.sent.facts}")
-
-
-def _look_time(story: Story, cell: Cell) -> float:
-    """Return when the kernel was looked at for the last time: what comes after that is its deletion."""
-    looks = [each.sent.time for each in story.cells.values() if each.kernel == cell.kernel and each.sent.get("looks")]
-    return max([cell.sent.time, *looks])
 
 
 def _reply(story: Story, cell: Cell) -> Iterator[Violation]:
@@ -296,6 +290,7 @@ def live_kernels_answer(story: Story) -> Iterator[Violation]:
 
 
 def _looked(story: Story) -> float:
+    """Return when all kernels had been looked at: what comes after that is their deletion."""
     return next((event.time for event in story.events if event.op == "view" and event["when"] == LIVING), story.end)
 
 
@@ -387,7 +382,7 @@ def bystanders_do_not_wait(story: Story) -> Iterator[Violation]:
     for cell in story.cells.values():
         if not cell.sent.get("bystands"):
             continue
-        last = cell.replied or _look_time(story, cell)
+        last = cell.replied or _looked(story)
         if story.gateway_ended(cell.sent.time - 2, last) or not story.lives[cell.kernel].lives(cell.sent.time, last):
             continue
         if last - cell.sent.time > BYSTANDER_SECONDS:

@@ -45,6 +45,7 @@ class Tab:
         self._wanted.set()
         self._holds = 0
         self._closed = False
+        self._refused = 0
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -83,7 +84,9 @@ class Tab:
             try:
                 await self._connected()
             except InvalidStatus as error:
-                self._history.add("seen", "refused", kernel=self.slot, status=error.response.status_code)
+                if self._refused != error.response.status_code:
+                    self._refused = error.response.status_code
+                    self._history.add("seen", "refused", kernel=self.slot, status=self._refused)
                 await asyncio.sleep(1)
             except (WebSocketException, OSError, asyncio.TimeoutError):
                 await asyncio.sleep(AGAIN)
@@ -100,7 +103,7 @@ class Tab:
         ) as connection:
             self._history.add("seen", "opened", kernel=self.slot)
             self._rest.clear()
-            self._connection = connection
+            self._connection, self._refused = connection, 0
             self._ready.set()
             try:
                 with contextlib.suppress(ConnectionClosed):

@@ -278,6 +278,12 @@ def test_a_cell_that_never_arrived_needs_no_reply(tale: Tale) -> None:
     assert tale.broken() == []
 
 
+def test_a_cell_of_a_kernel_that_a_gateways_orderly_end_took_along_needs_no_reply(tale: Tale) -> None:
+    """Nobody looks at such a kernel in the end."""
+    tale.start().cell(4, [(4.1, 0, 0)], lines=5).add(5, "invoke", "gateway", how="stop")
+    assert tale.add(9, "ok", "gateway", how="stop").view(60, listed=[], running={}).broken() == []
+
+
 def test_a_cell_of_before_a_restart_needs_no_reply(tale: Tale) -> None:
     """A restart ends what runs."""
     assert tale.start().cell(2, [(3, 0, 5)], lines=9).ask(4, 6, "restart").look(60).broken() == []

@@ -232,6 +232,16 @@ def test_what_came_just_before_a_gateways_sudden_end_may_come_again(tale: Tale) 
     assert tale.broken() == ["lines are doubled"]
 
 
+def test_what_came_just_before_a_tabs_close_may_come_again(tale: Tale) -> None:
+    """Its gateway could not know that it had come; of another tab it does not count, nor of long before."""
+    tale.start().cell(2, [(3, 0, 9), (9, 10, 12), (12, 12, 20)], 13, lines=21).add(11, "seen", "closed", kernel="k2")
+    assert tale.broken() == ["lines are doubled"]
+    tale.add(10, "seen", "closed", kernel="k1")
+    assert tale.broken() == []
+    tale.cell(2, [(3, 0, 9), (12, 9, 20)], 13, cell="k1/2", lines=21)
+    assert tale.broken() == ["lines are doubled"]
+
+
 def test_a_killed_agent_may_cost_output_that_is_told(tale: Tale) -> None:
     """In words, and only where its agent was ended."""
     tale.start().cell(2, [(3, 0, 50), (8, 90, 99)], 9, lines=100)
@@ -289,10 +299,19 @@ def test_a_cell_of_before_a_restart_needs_no_reply(tale: Tale) -> None:
     assert tale.start().cell(2, [(3, 0, 5)], lines=9).ask(4, 6, "restart").look(60).broken() == []
 
 
+def test_a_cell_whose_tab_was_closed_as_it_was_sent_needs_no_reply(tale: Tale) -> None:
+    """Nobody knows whether it arrived."""
+    tale.start().cell(4, lines=5).add(4, "info", "cell", kernel="k1", cell="k1/1", reason="perhaps not sent")
+    assert tale.look(60).broken() == []
+    assert tale.add(5, "seen", "busy", kernel="k1", cell="k1/1").broken() == ["a cell has no reply"]
+
+
 def test_two_replies(tale: Tale) -> None:
-    """One is enough."""
+    """One is enough, unless it came just before a sudden end of the gateway."""
     tale.start().cell(2, [(3, 0, 0)], 4, lines=1)
-    assert tale.add(5, "ok", "cell", kernel="k1", cell="k1/1", status="ok", error="").broken() == ["a reply is doubled"]
+    tale.add(8, "ok", "cell", kernel="k1", cell="k1/1", status="ok", error="")
+    assert tale.broken() == ["a reply is doubled"]
+    assert tale.add(4.1, "invoke", "gateway", how="kill").add(6, "ok", "gateway", how="kill").broken() == []
 
 
 def test_a_cell_that_fails_without_an_interrupt(tale: Tale) -> None:

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.print is not None:
         print("\n".join(map(str, schedule.draw(options.print))))
         return 0
-    # The lab's containers count what they do with, and chaos is nobody's most urgent work.
     site = Site.make(options.name)
+    site.fresh()  # a run that was killed leaves kernels
     try:
         return asyncio.run(_run(site, options))
     finally:

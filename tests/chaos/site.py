@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+import httpx
+
 from lab import Gateway, Lab, Node, faults
 from lab.errors import LabError
 from lab.observe.leaks import look
@@ -97,8 +99,14 @@ class Site:
         raise problems[0]
 
     def fresh(self) -> None:
-        """Make nodes and gateway as they were when they were made, for a schedule that is tried again; blocks."""
+        """Make nodes and gateway as they were when they were made, for a schedule that is tried again; blocks.
+
+        Kernels are deleted first: to the gateway, one whose agent's folder a reset has removed is nobody's to declare dead.
+        """
         self.heal()
+        with httpx.Client(base_url=self.gateway.url, trust_env=False, timeout=60) as http:
+            for model in http.get("/api/kernels").raise_for_status().json():
+                http.delete(f"/api/kernels/{model['id']}")
         self.gateway.kill()
         self.lab.reset(*(node.short_name for node in self.nodes))
         self.gateway.start()

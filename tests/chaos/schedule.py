@@ -157,7 +157,7 @@ class _Drawing:
     def _trouble(self) -> Sequence[Step]:
         """Return what happens to the nodes."""
         chance, found = self._chance, list[Step]()
-        for _ in range(chance.randint(1, 5)):
+        for _ in range(chance.randint(3, 9)):
             at, node = self._at(4), chance.choice(self._others)
             lasts = round(chance.uniform(1, LONGEST_FAULT), 1)
             what = chance.choices(("fault", "kill-agent", "stop-agent", "lethal", "sessions"), (20, 4, 3, 1, 2))[0]
@@ -182,7 +182,7 @@ class _Drawing:
     def _gateway(self) -> Sequence[Step]:
         """Return what happens to the gateway: mostly nothing, else one or two ends of it."""
         chance = self._chance
-        count = chance.choices((0, 1, 2), (5, 4, 1))[0]
+        count = chance.choices((0, 1, 2), (4, 4, 2))[0]
         found = []
         for _ in range(count):
             how = chance.choices(("kill", "upgrade", "stop"), (6, 3, 1))[0]

@@ -88,7 +88,7 @@ class Actors:
 
     async def _do(self, step: Step) -> None:
         await asyncio.sleep(max(0.0, step.at - self._history.now()))
-        if step.kernel and step.do != "start" and not await self._is_there(step.kernel):
+        if step.kernel and step.do not in {"start", "give-up"} and not await self._is_there(step.kernel):
             self._history.add("seen", "skipped", step=str(step))
             return
         await DEEDS[step.do](self, step)
@@ -104,7 +104,14 @@ class Actors:
     # -- users -----------------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, op: str, slot: str, method: str, path: str, body: dict[str, Any] | None = None, **facts: Any
+        self,
+        op: str,
+        slot: str,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        seconds: float = ANSWER_SECONDS,
+        **facts: Any,
     ) -> tuple[bool, Any]:
         """Ask the gateway for something, and write down both; return whether it was done, and the answer."""
         await self._site.up.wait()
@@ -113,7 +120,7 @@ class Actors:
         about = {"kernel": slot, "request": self._requests}
         self._history.add("invoke", op, **about, **facts)
         try:
-            answer = await client.request(method, path, body, ANSWER_SECONDS)
+            answer = await client.request(method, path, body, seconds)
         except GatewayError as error:
             self._history.add("fail", op, **about, status=error.status, reason=error.reason)
             return False, None
@@ -143,6 +150,17 @@ class Actors:
                 await self._mark(tab, held=False)
         finally:
             self._started.get(slot, asyncio.Event()).set()
+
+    async def _give_up(self, step: Step) -> None:
+        """Ask for a kernel, and go away before there is one; it may be there already."""
+        slot, kernel_id = step.kernel, str(uuid.uuid4())
+        self.ids[slot] = kernel_id
+        env, pin = {"KERNEL_ID": kernel_id}, self._site.node(step.node).name if step.node else ""
+        if pin:
+            env["KERNEL_REMOTE_HOST"] = pin
+        body = {"name": "python_distributed", "env": env}
+        after = float(step.options["after"])
+        await self._ask("start", slot, "POST", "/api/kernels", body, after, id=kernel_id, pin=pin, gives_up=after)
 
     async def _mark(self, tab: Tab, *, held: bool) -> None:
         """Leave something in the kernel that is looked for in the end."""
@@ -207,6 +225,13 @@ class Actors:
         if tab is not None:
             await tab.close()
         await self._ask("delete", slot, "DELETE", f"/api/kernels/{self.ids[slot]}")
+
+    async def _kill_kernel(self, step: Step) -> None:
+        """Have the kernel's processes end by themselves, as without memory."""
+        kernel_id = self.ids[step.kernel]
+        self._history.add("invoke", "kill-kernel", kernel=step.kernel)
+        killed = await asyncio.to_thread(self._site.kill_kernel, kernel_id)
+        self._history.add("ok", "kill-kernel", kernel=step.kernel, killed=killed)
 
     # -- trouble ---------------------------------------------------------------------------------------------------------
 
@@ -279,6 +304,28 @@ class Actors:
         if how == "stop":
             await self._close_what_is_gone()
 
+    async def _trouble_gateway(self, step: Step, name: str, **options: Any) -> None:
+        async with self._site.changing:
+            self._history.add("invoke", step.do)
+            try:
+                fault = await asyncio.to_thread(
+                    lambda: faults.add(self._site.lab, name, [self._site.gateway], duration=60, **options)
+                )
+                await asyncio.sleep(float(step.options["for"]))
+                await asyncio.to_thread(fault.heal)
+            except LabError as error:
+                self._history.add("fail", step.do, reason=str(error)[:300])
+            else:
+                self._history.add("ok", step.do)
+
+    async def _freeze(self, step: Step) -> None:
+        """Have the gateway's machine stand still."""
+        await self._trouble_gateway(step, "pause")
+
+    async def _uplink(self, step: Step) -> None:
+        """Cut the gateway off from all nodes at once; its clients still reach it."""
+        await self._trouble_gateway(step, "partition", peers=[node.name for node in self._site.nodes])
+
     async def _close_what_is_gone(self) -> None:
         """Close the tabs of kernels that an orderly end of the gateway took along, as their users do who are told 404."""
         client = GatewayClient(self._site.url)
@@ -291,6 +338,7 @@ class Actors:
 
 DEEDS: Final[dict[str, Callable[[Actors, Step], Awaitable[None]]]] = {
     "start": Actors._start,
+    "give-up": Actors._give_up,
     "bystand": Actors._bystand,
     "print": Actors._print,
     "cell": Actors._cell,
@@ -298,9 +346,12 @@ DEEDS: Final[dict[str, Callable[[Actors, Step], Awaitable[None]]]] = {
     "restart": Actors._restart,
     "reconnect": Actors._reconnect,
     "delete": Actors._delete,
+    "kill-kernel": Actors._kill_kernel,
     "fault": Actors._fault,
     "kill-agent": Actors._kill_agent,
     "stop-agent": Actors._stop_agent,
     "gateway": Actors._gateway,
+    "freeze": Actors._freeze,
+    "uplink": Actors._uplink,
 }
 """What a step may `do`."""

@@ -84,6 +84,8 @@ class Story:
     cells: dict[str, Cell]
     ends: list[tuple[float, float]]
     """From when to when no gateway was there."""
+    stills: list[tuple[float, float]]
+    """From when to when the gateway stood still, or reached no node."""
     end: float
 
     @classmethod
@@ -93,6 +95,7 @@ class Story:
         end = found[-1].time if found else 0.0
         cells: dict[str, Cell] = {}
         ends: list[tuple[float, float]] = []
+        stills: list[tuple[float, float]] = []
         for event in found:
             name = event.get("cell", "")
             if event.op == "cell" and event.type == "invoke":
@@ -101,13 +104,22 @@ class Story:
                 ends.append((event.time, end))
             elif event.op == "gateway" and event.type == "ok":
                 ends[-1] = (ends[-1][0], event.time)
+            elif event.op in {"freeze", "uplink"}:
+                if event.type == "invoke":
+                    stills.append((event.time, end))
+                else:
+                    stills[-1] = (stills[-1][0], event.time)
             elif name in cells:
                 _note(cells[name], event)
-        return cls(found, lives(found), cells, ends, end)
+        return cls(found, lives(found), cells, ends, stills, end)
 
     def gateway_ended(self, first: float, last: float) -> bool:
         """Return True if the gateway was down at some moment from *first* to *last*."""
         return any(began <= last and ended >= first for began, ended in self.ends)
+
+    def gateway_was_away(self, first: float, last: float) -> bool:
+        """Return True if the gateway was down, stood still or reached no node at some moment from *first* to *last*."""
+        return any(began <= last and ended >= first for began, ended in (*self.ends, *self.stills))
 
     def agent_ended(self, kernel: str, until: float) -> bool:
         """Return True if an agent that had the kernel may have been ended up to *until*."""
@@ -358,6 +370,40 @@ def _counts(view: dict[str, Any], cut: Collection[str]) -> Iterator[str]:
         yield f"no gateway answers for {unclaimed}"
 
 
+def what_is_given_up_is_ended(story: Story) -> Iterator[Violation]:
+    """A kernel whose client went away before it had an answer is neither listed nor runs in the end."""
+    started = [event.time for event in story.events if event.op == "start" and event.type == "ok"]
+    view = next((event for event in story.events if event.op == "view" and event["when"] == LIVING), None)
+    for life in story.lives.values():
+        if view is None or not life.gave_up or life.state(view.time) != UNSURE:
+            continue
+        asked = life.states[0][0]
+        # The first client after the gateway's own start may go away unnoticed (docs/troubleshooting.md).
+        since = max([ended for _, ended in story.ends if ended < asked], default=0.0)
+        is_first = not any(since < time < asked for time in started)
+        if life.id in view["listed"] and not is_first and not story.gateway_ended(asked - 1, asked + 30):
+            yield Violation("what was given up is kept", view.time, f"{life.slot} ({life.id}) is listed")
+
+
+def what_has_ended_is_known(story: Story) -> Iterator[Violation]:
+    """A kernel whose processes were killed is started again, or known to be dead."""
+    listed: dict[str, list[str]] = {}
+    killed: dict[str, str] = {}
+    for event in story.events:
+        if event.op == "kill-kernel" and event.type == "ok" and event["killed"]:
+            life = story.lives[event["kernel"]]
+            killed[life.id] = life.slot
+        elif event.op == "listed":
+            listed = event["kernels"]
+        elif event.op == "view" and event["when"] == LIVING:
+            runs = {kernel_id for found in event["running"].values() for kernel_id in found}
+            for kernel_id in killed.keys() - runs:
+                state, distributed, _ = listed.get(kernel_id, ("not listed", "", ""))
+                if state in {"idle", "busy"} and distributed not in {"dead", ""}:
+                    what = f"{killed[kernel_id]} is listed as {state}, {distributed}"
+                    yield Violation("a dead kernel is taken for alive", event.time, what)
+
+
 def errors_name_host_and_cause(story: Story) -> Iterator[Violation]:
     """An answer that refuses something says which host it is about, and why."""
     for event in story.events:
@@ -383,7 +429,7 @@ def starts_find_a_healthy_host(story: Story) -> Iterator[Violation]:
         elif (
             event.type == "fail"
             and not asked[event["kernel"]]["pin"]
-            and not story.gateway_ended(event.time - 5, event.time)
+            and not story.gateway_was_away(event.time - 60, event.time)
         ):
             yield Violation("a start found no host", event.time, f"{event['kernel']}: {event['reason']}")
 
@@ -394,7 +440,7 @@ def bystanders_do_not_wait(story: Story) -> Iterator[Violation]:
         if not cell.sent.get("bystands"):
             continue
         last = cell.replied or _looked(story)
-        if story.gateway_ended(cell.sent.time - 2, last) or not story.lives[cell.kernel].lives(cell.sent.time, last):
+        if story.gateway_was_away(cell.sent.time - 2, last) or not story.lives[cell.kernel].lives(cell.sent.time, last):
             continue
         if last - cell.sent.time > BYSTANDER_SECONDS:
             what = f"{cell.name} took {last - cell.sent.time:.1f} s"
@@ -404,9 +450,13 @@ def bystanders_do_not_wait(story: Story) -> Iterator[Violation]:
 def the_gateway_answers(story: Story) -> Iterator[Violation]:
     """The gateway answers in time whenever it is there."""
     for event in story.events:
-        if event.op == "no-answer" and not story.gateway_ended(event["asked"] - 1, event.time + 1):
+        if event.op == "no-answer" and not story.gateway_was_away(event["asked"] - 1, event.time + 1):
             yield Violation("the gateway does not answer", event.time, event["reason"])
-        if event.op == "slow" and event["seconds"] > ANSWER_SECONDS:
+        if (
+            event.op == "slow"
+            and event["seconds"] > ANSWER_SECONDS
+            and not story.gateway_was_away(event["asked"], event.time)
+        ):
             yield Violation("the gateway does not answer", event.time, f"it took {event['seconds']:.1f} s")
 
 
@@ -426,7 +476,11 @@ def deeds_end(story: Story) -> Iterator[Violation]:
                 under_way[event["request"]] = event
             else:
                 asked = under_way.pop(event["request"], event)
-                if event.type == "info" and not story.gateway_ended(asked.time - 1, event.time + 1):
+                if (
+                    event.type == "info"
+                    and "gives_up" not in asked.facts
+                    and not story.gateway_was_away(asked.time - 1, event.time + 1)
+                ):
                     yield Violation("a request was not answered", event.time, f"{event.op} {event.facts}")
 
 
@@ -439,6 +493,8 @@ RULES: Final[tuple[Callable[[Story], Iterator[Violation]], ...]] = (
     kernels_keep_their_state,
     live_kernels_answer,
     what_runs_is_what_is_listed,
+    what_is_given_up_is_ended,
+    what_has_ended_is_known,
     errors_name_host_and_cause,
     starts_find_a_healthy_host,
     bystanders_do_not_wait,

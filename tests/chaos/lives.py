@@ -25,6 +25,8 @@ class Life:
     """(since when, what it is), in order of time."""
     hosts: list[tuple[float, str]] = field(default_factory=list)
     """(since when, where it is), as far as the gateway has said."""
+    gave_up: bool = False
+    """Whether its client went away before it had an answer."""
     is_cut: bool = False
     """Whether a start or restart of it was cut short by the gateway's end, so that no gateway may know what has come of it."""
 
@@ -72,7 +74,7 @@ def lives(events: Iterable[Event]) -> dict[str, Life]:
         if event.op in {"start", "restart", "delete"}:
             slot = event["kernel"]
             if event.op == "start" and event.type == "invoke":
-                found[slot] = by_id[event["id"]] = Life(slot, event["id"])
+                found[slot] = by_id[event["id"]] = Life(slot, event["id"], gave_up="gives_up" in event.facts)
             life = found.get(slot)
             if life is None:
                 continue
@@ -91,7 +93,9 @@ def lives(events: Iterable[Event]) -> dict[str, Life]:
                 life.become(time, GONE)
             else:
                 life.become(time, UNSURE)
-                life.is_cut = life.is_cut or (event.type == "info" and event.op != "delete")
+                life.is_cut = life.is_cut or (event.type == "info" and event.op != "delete" and not life.gave_up)
+        elif event.op == "kill-kernel" and event.type == "invoke":
+            found[event["kernel"]].become(time, UNSURE)
         elif event.op == "listed":
             for kernel_id, (_, _, host) in event["kernels"].items():
                 life = by_id.get(kernel_id)

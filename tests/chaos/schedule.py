@@ -126,11 +126,13 @@ class _Drawing:
         """Return what one user does with one kernel."""
         chance = self._chance
         began = round(chance.choice((chance.uniform(0, 5), self._at())), 1)
+        if chance.random() < 0.12:
+            return [Step(began, "give-up", slot, chance.choice((0, *self._others)), {"after": self._patience()})]
         # A start that chooses its host itself, or one by the user's pin; pins to the troubled nodes, where things happen.
         found = [Step(began, "start", slot, chance.choice((0, *self._others)))]
-        deeds = ("print", "print", "print", "cell", "interrupt", "restart", "reconnect", "delete")
+        deeds = ("print", "cell", "interrupt", "restart", "reconnect", "delete", "kill-kernel")
         for _ in range(chance.randint(2, 6)):
-            do = chance.choices(deeds, (6, 6, 6, 6, 4, 2, 2, 1))[0]
+            do = chance.choices(deeds, (18, 6, 4, 2, 2, 1, 1))[0]
             at = self._at(began + 2)
             if do == "print":
                 found.append(Step(at, "print", slot, options=self._output()))
@@ -142,6 +144,10 @@ class _Drawing:
             else:
                 found.append(Step(at, do, slot))
         return found
+
+    def _patience(self) -> float:
+        """Return how long a client waits for a kernel before it goes away: many do just before it is ready."""
+        return round(self._chance.choice((self._chance.uniform(0, 1.5), self._chance.uniform(0, 8))), 2)
 
     def _output(self) -> dict[str, Any]:
         """Return how much a cell prints: slowly, for as long as things go wrong, or at once.
@@ -180,10 +186,13 @@ class _Drawing:
         return found
 
     def _gateway(self) -> Sequence[Step]:
-        """Return what happens to the gateway: mostly nothing, else one or two ends of it."""
+        """Return what happens to the gateway: nothing, or one or two ends of it, or that it stands still or loses its network."""
         chance = self._chance
         count = chance.choices((0, 1, 2), (4, 4, 2))[0]
         found = []
+        if chance.random() < 0.2:
+            what = chance.choice(("freeze", "uplink"))
+            found.append(Step(self._at(8), what, options={"for": round(chance.uniform(1, LONGEST_FAULT), 1)}))
         for _ in range(count):
             how = chance.choices(("kill", "upgrade", "stop"), (6, 3, 1))[0]
             found.append(Step(self._at(8), "gateway", options={"how": how, "away": round(chance.uniform(0, 6), 1)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -154,6 +155,18 @@ class Site:
             "orphans": sorted(kernel["kernel"] for kernel in said["kernels"] if not kernel["claimed"]),
             "silent": said["errors"],
         }
+
+    def kill_kernel(self, kernel_id: str) -> list[str]:
+        """SIGKILL a kernel's processes, wherever they are; return the names of the nodes where there were some; blocks."""
+        # Nothing of ours but an id of our own making is in the text.
+        script = f"""pids=$(grep -lsz '^KERNEL_ID={kernel_id}$' /proc/[0-9]*/environ | cut -d/ -f3)
+            [ -n "$pids" ] && kill -KILL $pids"""
+        killed = []
+        for node in self.nodes:
+            with contextlib.suppress(LabError):  # it is down, or can't start a process
+                if node.exec(["sh", "-c", script], timeout=10).exit_code == 0:
+                    killed.append(node.name)
+        return killed
 
     def end_by_command(self, host: str, kernel_id: str) -> str:
         """End a kernel that no gateway answers for, as an operator does; return what the command said if it failed; blocks."""

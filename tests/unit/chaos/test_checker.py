@@ -398,6 +398,39 @@ def test_a_start_that_may_choose_and_finds_no_host(tale: Tale) -> None:
     assert tale.broken() == ["a start found no host"]
 
 
+def test_a_kernel_that_was_given_up_is_not_kept(tale: Tale) -> None:
+    """Its client went away, and nobody was told of it; the first start after the gateway's own may go unnoticed."""
+    facts = {"id": "id-k2", "pin": "", "gives_up": 1.0}
+    tale.add(0, "invoke", "start", kernel="k2", request=9, **facts).add(1, "info", "start", kernel="k2", request=9)
+    tale.start(2).view(60, listed=["id-k1", "id-k2"], running={NODE: {"id-k1": 1, "id-k2": 1}})
+    assert tale.broken() == []
+    tale.add(10, "invoke", "start", kernel="k3", request=10, **{**facts, "id": "id-k3"})
+    tale.add(11, "info", "start", kernel="k3", request=10, reason="ReadTimeout")
+    tale.view(61, listed=["id-k1"], running={NODE: {"id-k1": 1}})
+    assert tale.broken() == []
+    tale.events = [event for event in tale.events if event.op != "view"]
+    tale.view(61, listed=["id-k1", "id-k3"], running={NODE: {"id-k1": 1, "id-k3": 1}})
+    assert tale.broken() == ["what was given up is kept"]
+
+
+@pytest.mark.parametrize(("state", "broken"), [("alive", ["a dead kernel is taken for alive"]), ("dead", [])])
+def test_a_kernel_that_was_killed_is_known_to_be_dead(tale: Tale, state: str, broken: list[str]) -> None:
+    """Or it is started again, by whichever process."""
+    tale.start().add(5, "invoke", "kill-kernel", kernel="k1").add(6, "ok", "kill-kernel", kernel="k1", killed=[NODE])
+    tale.lists(50, "idle", state).view(60, running={NODE: {}})
+    assert tale.broken() == broken
+    tale.view(60, running={NODE: {"id-k1": 1}})
+
+
+def test_a_gateway_that_stands_still_is_no_violation(tale: Tale) -> None:
+    """Neither its silence nor a bystander's patience counts meanwhile; its kernels have to live."""
+    tale.start().start(kernel="by").add(5, "invoke", "freeze").add(29, "ok", "freeze")
+    tale.cell(6, [(30, 0, 0)], 30, cell="by/1", lines=1, bystands=True)
+    tale.add(29, "seen", "slow", asked=6, seconds=23.0)
+    assert tale.broken() == []
+    assert tale.lists(32, "", others=["id-by"]).broken() == ["a live kernel is declared dead"]
+
+
 def test_a_bystander_that_waits(tale: Tale) -> None:
     """A cell on a host that is well is not late, but for an end of the gateway."""
     tale.start(kernel="by").cell(5, [(30, 0, 0)], 30, cell="by/1", lines=1, bystands=True)

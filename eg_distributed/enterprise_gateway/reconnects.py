@@ -61,7 +61,7 @@ from traitlets import log
 
 from eg_distributed.errors import DistributedError
 
-from . import kept_output
+from . import kept_output, notebooks
 from .frames import header_of, parent_of
 
 KNOWN: Final = {
@@ -77,6 +77,8 @@ KNOWN: Final = {
 """The methods that are replaced or wrapped, and the sha256 of each one's text in jupyter_server 1.24.0."""
 KEPT_BYTES: Final = 16 << 20
 """What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
+_MISSED_MOST: Final = 4000
+"""Characters of what is to be told of missing output, at most."""
 _NUDGE_AGAIN: Final = 0.5
 """Seconds without an answer after which a kernel is asked again: its sockets may have been connected after the question."""
 _CONFIRM_DELAY: Final = 0.05
@@ -121,6 +123,8 @@ class Kept:
     def __init__(self) -> None:
         self.lost = 0
         """How many messages gave way."""
+        self.missed = ""
+        """What is to be told of output that could not be kept, in the next cell that is heard of."""
         self._messages: deque[tuple[int, str, list[bytes]]] = deque()
         self._bytes = 0
         self._number = 0
@@ -164,6 +168,7 @@ class Kept:
     def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
         """Return the messages but those that are not wanted."""
         kept = Kept()
+        kept.miss(self.missed)
         for message in self:
             if not is_unwanted(message):
                 kept.append(message)
@@ -172,11 +177,21 @@ class Kept:
     def extend(self, other: Kept) -> None:
         """Append what *other* keeps, and count what it lost."""
         self.lost += other.lost
+        self.miss(other.missed)
         for message in other:
             self.append(message)
 
+    def miss(self, text: str) -> None:
+        """Have *text* told to the client."""
+        self.missed = _joined(self.missed, text)
+
     def _drop_oldest(self) -> None:
         self._bytes -= _size(self._messages.popleft()[2])
+
+
+def _joined(told: str, text: str) -> str:
+    """Return what is to be told, with *text* behind it unless that is in it already; of too much, the end."""
+    return told if text in told else f"{told}\n{text}".strip()[-_MISSED_MOST:]
 
 
 def _size(parts: list[bytes]) -> int:
@@ -200,6 +215,7 @@ class _Connection:
         """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
         """Its end was noted."""
+        self._goodbye = False
         self.protocol: Any = None
         """tornado's half of the websocket, which the handler forgets before it says that it ended."""
         self.unsent = Kept()
@@ -228,12 +244,29 @@ class _Connection:
         if not self.said_goodbye():
             left.extend(self.unconfirmed)
         left.extend(self.unsent)
+        left.miss(self.missed)
         return left
 
     def said_goodbye(self) -> bool:
         """Return True if the client ended the connection itself, and so had read what we sent."""
-        # tornado sets client_terminated for cuts as well; only the last frame tells the two apart.
-        return getattr(self.protocol, "_frame_opcode", None) == _CLOSE_FRAME
+        return self._goodbye
+
+    def listen_for_goodbye(self, protocol: Any) -> None:
+        """Note the client's close frame, of tornado's half of the websocket.
+
+        tornado sets client_terminated for cuts as well, its close_code is None for a close without one, and the attribute that
+        had the last frame is never set by its newer releases. One without this method says no goodbye: nothing is lost by that.
+        """
+        self.protocol = protocol
+        handle = getattr(protocol, "_handle_message", None)
+        if handle is None:
+            return
+
+        def noting_goodbye(opcode: int, data: bytes) -> Any:
+            self._goodbye = self._goodbye or opcode == _CLOSE_FRAME
+            return handle(opcode, data)
+
+        protocol._handle_message = noting_goodbye
 
     def stop(self) -> None:
         """End what goes on for this connection."""
@@ -259,7 +292,7 @@ class _Away:
         self.channels = channels
         self.kept = kept
         self._session_key = session_key
-        self._kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
+        self.kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + _AWAY_SECONDS
         self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
@@ -270,7 +303,7 @@ class _Away:
         self.kept.append((channel, parts))
 
     def _look(self) -> None:
-        if self._kernel_id in self._manager and self._loop.time() < self._until:
+        if self.kernel_id in self._manager and self._loop.time() < self._until:
             self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
         else:
             _close_channels(self.channels)
@@ -403,7 +436,7 @@ async def _open(self: Any, kernel_id: str) -> None:
     """Take over what is left of the session, or make channels; then serve, as soon as the kernel answers on them."""
     super(ZMQChannelsHandler, self).open()  # starts the pings that find dead peers
     connection = _of(self)
-    connection.protocol = self.ws_connection
+    connection.listen_for_goodbye(self.ws_connection)
     await _begin(self, connection)
 
 
@@ -443,7 +476,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         connection.nudging = None
     if not _of(handler).closed and not _of(handler).replaced:
         if (adopted := kept_output.adopted(kernel_id)) is not None:
-            connection.missed = adopted.missed(handler.session.session) or connection.missed
+            connection.missed = _joined(connection.missed, adopted.missed(handler.session.session))
         _serve(handler, connection)
 
 
@@ -614,7 +647,7 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
 
     def tell(text: str, cell: dict[str, Any]) -> None:
         if not cell:
-            connection.missed = f"{connection.missed}\n{text}".strip()
+            connection.missed = _joined(connection.missed, text)
             return
         with contextlib.suppress(WebSocketClosedError):
             handler.write_stderr(text, cell)
@@ -733,6 +766,7 @@ def _serve(handler: Any, connection: _Connection) -> None:
     if handler.kernel_id in handler.kernel_manager:
         kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
+    connection.missed = _joined(connection.missed, kept.missed)
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
     if kept.lost:
@@ -775,6 +809,34 @@ def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
     parents = (header_of(parent_of(parts)) for channel, parts in kept if channel == "iopub")
     text = f"{kept.lost} messages are missing here: more than {KEPT_BYTES >> 20} MiB came while the client was away."
     handler.write_stderr(text, next(parents, {}))
+
+
+def tell_loss(manager: Any, kernel_id: str, text: str) -> None:
+    """Say in each notebook of the kernel that output is missing; *manager* has the kernels. Called on the gateway's loop.
+
+    It goes the way of the kernel's own output, so that a client that is cut off just now is told as well. One whose connection
+    has ended, or has just begun, is told in the next cell that it hears of.
+    """
+    for handler in notebooks.clients(kernel_id):
+        connection, cell = _of(handler), notebooks.last_cell(handler)
+        iopub = handler.channels.get("iopub")
+        if (
+            connection.serving
+            and cell.get("msg_type") == "execute_request"
+            and iopub is not None
+            and not iopub.closed()
+        ):
+            iopub.flush()  # what the kernel itself had said comes first
+            said = handler.session.msg("stream", {"name": "stderr", "text": f"{text}\n"}, parent=cell)
+            _pass_on(handler, "iopub", handler.session.serialize(said, ident=b"stream.stderr"))
+        else:
+            connection.missed = _joined(connection.missed, text)
+    for away in _away.values():
+        if away.kernel_id == kernel_id:
+            away.kept.miss(text)
+    buffered = manager._kernel_buffers.get(kernel_id, {}).get("buffer")
+    if isinstance(buffered, Kept):
+        buffered.miss(text)
 
 
 def _tell_missed(handler: Any, connection: _Connection, parent: dict[str, Any]) -> None:

@@ -20,9 +20,6 @@ LATE_STATE: Final = 5.0
 RESENT: Final = 8.0
 """Seconds before a gateway's sudden end whose output and replies may come again: what clients have got is written down four times
 a second, on a machine without load."""
-UNCONFIRMED: Final = 3.0
-"""Seconds before a tab's close whose output may come again. Its gateway asks after 50 ms of output what has come; what a client
-has not confirmed by its end is sent over its next connection (docs/architecture.md, on a connection that replaces another)."""
 BYSTANDER_SECONDS: Final = 10.0
 """The latest that a bystander's cell may have its reply. Not a measure of speed, since a machine may be busy with other
 things. It tells a host that waits for another one's deadline (5 s and more, several times over) from a busy machine."""
@@ -186,7 +183,7 @@ def _whole(story: Story, cell: Cell) -> Iterator[Violation]:
         if first > awaited:
             yield from _lost(story, cell, awaited, first, run.time)
         elif first < awaited and not _may_come_again(
-            story, cell.kernel, [each for each in came if each["first"] < awaited and each["last"] >= first], run.time
+            story, [each for each in came if each["first"] < awaited and each["last"] >= first], run.time
         ):
             what = f"{cell.name}: {first} to {min(last, awaited - 1)} came again"
             yield Violation("lines are doubled", run.time, what)
@@ -202,18 +199,14 @@ def _whole(story: Story, cell: Cell) -> Iterator[Violation]:
         yield from _lost(story, cell, 0, 1, cell.replies[0].time)
 
 
-def _may_come_again(story: Story, kernel: str, came: Iterable[Event], time: float) -> bool:
-    """Return True if what *came* may come once more at *time*.
+def _may_come_again(story: Story, came: Iterable[Event], time: float) -> bool:
+    """Return True if what *came* may come once more at *time*: it came just before a sudden end of the gateway.
 
-    It came just before a sudden end of the gateway, or the close of its tab, so that nobody could confirm it any more.
+    Nobody could write down any more that it came (CHANGELOG.md, on what may come twice). A tab that is closed has read all
+    that it was sent.
     """
     ends = [began for began, _ in story.ends if began < time]
-    closed = [event.time for event in story.events if event.op == "closed" and event["kernel"] == kernel]
-    return all(
-        any(event.time >= began - RESENT for began in ends)
-        or any(when - UNCONFIRMED <= event.time <= when < time for when in closed)
-        for event in came
-    )
+    return all(any(event.time >= began - RESENT for began in ends) for event in came)
 
 
 def _lost(story: Story, cell: Cell, first: int, after: int, time: float) -> Iterator[Violation]:
@@ -246,7 +239,7 @@ def losses_have_a_cause(story: Story) -> Iterator[Violation]:
 def cells_have_replies(story: Story) -> Iterator[Violation]:
     """Each cell that a client has heard of has one reply, unless its kernel was restarted or ended before."""
     for cell in story.cells.values():
-        if len(cell.replies) > 1 and not _may_come_again(story, cell.kernel, cell.replies[:1], cell.replies[1].time):
+        if len(cell.replies) > 1 and not _may_come_again(story, cell.replies[:1], cell.replies[1].time):
             yield Violation("a reply is doubled", cell.replies[1].time, cell.name)
         if cell.replies:
             yield from _reply(story, cell)

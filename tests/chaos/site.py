@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from lab import Gateway, Lab, Node, faults
-from lab.errors import LabError
+from lab.errors import LabError, LabNotFound
 from lab.observe.leaks import look
 from tests.chaos.schedule import NODES
 
@@ -47,8 +47,12 @@ class Site:
     @classmethod
     def make(cls, name: str) -> Site:
         """Make the lab *name* whole, and its gateway; blocks for as long as that takes."""
+        with contextlib.suppress(
+            LabNotFound
+        ):  # one that was kept, perhaps by a run that was killed in the middle of trouble
+            left = Lab.attach(name)
+            left.reset()
         lab = Lab.up(name, nodes=NODES, driver="docker")
-        faults.heal(lab)
         return cls(lab, lab.add_gateway(GATEWAY, env=ENVIRONMENT, options=OPTIONS))
 
     def node(self, number: int) -> Node:

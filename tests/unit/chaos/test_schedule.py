@@ -12,6 +12,7 @@ from tests.chaos.actors import DEEDS
 from tests.chaos.schedule import BYSTANDER, LETHAL, NODES, Step, draw
 
 SEEDS = range(40)
+FOUND = Path(schedule.__file__).with_name("found")
 
 
 def test_a_seed_is_a_schedule() -> None:
@@ -60,6 +61,13 @@ def test_a_file_has_the_whole_schedule(tmp_path: Path) -> None:
     schedule.write(file, draw(5), "found by seed 5\nlines are lost")
     assert schedule.read(file) == draw(5)
     assert file.read_text("utf-8").startswith("# found by seed 5\n# lines are lost\n{")
+
+
+@pytest.mark.parametrize("file", sorted(FOUND.glob("*.jsonl")), ids=lambda file: file.stem)
+def test_what_was_found_can_be_run_again(file: Path) -> None:
+    """Each schedule that is kept is one that actors can carry out, and says what it found."""
+    assert all(step.do in DEEDS for step in schedule.read(file))
+    assert file.read_text("utf-8").startswith("# ")
 
 
 def test_a_step_can_be_read_by_people() -> None:

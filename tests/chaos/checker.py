@@ -20,6 +20,10 @@ LATE_STATE: Final = 5.0
 RESENT: Final = 8.0
 """Seconds before a gateway's sudden end whose output and replies may come again: what clients have got is written down four times
 a second, on a machine without load."""
+TOLD_EARLY: Final = 10.0
+"""Seconds before a gap in which its cause may lie: what the agent had taken from a kernel, and not passed on, goes with it."""
+TOLD_LATE: Final = 30.0
+"""Seconds behind a gap within which it is told."""
 BYSTANDER_SECONDS: Final = 10.0
 """The latest that a bystander's cell may have its reply. Not a measure of speed, since a machine may be busy with other
 things. It tells a host that waits for another one's deadline (5 s and more, several times over) from a busy machine."""
@@ -29,7 +33,6 @@ LIVING, ENDED = "living", "ended"
 """When a view was taken: with all kernels that are left, and after all were deleted."""
 
 _MISSING = re.compile(r"missing here|cannot be shown")
-_COUNTED = re.compile(r"(\d+) messages are missing here")
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,12 @@ class Story:
         """Return True if the gateway was down, stood still or reached no node at some moment from *first* to *last*."""
         return any(began <= last and ended >= first for began, ended in (*self.ends, *self.stills))
 
-    def agent_ended(self, kernel: str, until: float) -> bool:
-        """Return True if an agent that had the kernel may have been ended up to *until*."""
+    def agent_ended(self, kernel: str, until: float, since: float = 0.0) -> bool:
+        """Return True if an agent that had the kernel may have been ended from *since* up to *until*."""
         life = self.lives[kernel]
         hosts = {host for _, host in life.hosts}
         return any(
-            event.time <= until
+            since <= event.time <= until
             and event.get("node") in hosts
             and (event.op == "kill-agent" or (event.op == "fault" and event.get("name") in LETHAL))
             for event in self.events
@@ -181,7 +184,8 @@ def _whole(story: Story, cell: Cell) -> Iterator[Violation]:
     for run in cell.runs:
         first, last = run["first"], run["last"]
         if first > awaited:
-            yield from _lost(story, cell, awaited, first, run.time)
+            before = came[-1].time if came else cell.sent.time
+            yield from _lost(story, cell, awaited, first, before, run.time)
         elif first < awaited and not _may_come_again(
             story, [each for each in came if each["first"] < awaited and each["last"] >= first], run.time
         ):
@@ -192,11 +196,12 @@ def _whole(story: Story, cell: Cell) -> Iterator[Violation]:
     wanted = cell.sent.get("lines")
     is_over = bool(cell.replies) and cell.replies[0]["status"] == "ok"
     if wanted is not None and is_over and awaited < wanted:
-        yield from _lost(story, cell, awaited, wanted, cell.replies[0].time)
+        before = came[-1].time if came else cell.sent.time
+        yield from _lost(story, cell, awaited, wanted, before, cell.replies[0].time)
     if wanted is not None and awaited > wanted:
         yield Violation("lines are doubled", story.end, f"{cell.name}: {awaited} lines of {wanted}")
     if cell.sent.get("marks") and is_over and not cell.values:
-        yield from _lost(story, cell, 0, 1, cell.replies[0].time)
+        yield from _lost(story, cell, 0, 1, cell.sent.time, cell.replies[0].time)
 
 
 def _may_come_again(story: Story, came: Iterable[Event], time: float) -> bool:
@@ -209,22 +214,26 @@ def _may_come_again(story: Story, came: Iterable[Event], time: float) -> bool:
     return all(any(event.time >= began - RESENT for began in ends) for event in came)
 
 
-def _lost(story: Story, cell: Cell, first: int, after: int, time: float) -> Iterator[Violation]:
-    """Yield what is wrong about the lines from *first* to before *after*, missing by *time*: nothing where they may be."""
-    told = [event for event in _told_to(story, cell.kernel) if _MISSING.search(event["text"])]
-    # An agent that is killed takes along what it was told, and says so (docs/troubleshooting.md, "Output may be missing here").
-    if told and story.agent_ended(cell.kernel, story.end):
+def _lost(story: Story, cell: Cell, first: int, after: int, before: float, time: float) -> Iterator[Violation]:
+    """Yield what is wrong about the lines from *first* to before *after*: missing between *before* and *time*.
+
+    Nothing where a killed agent took them along, and that was told (docs/troubleshooting.md, "Output may be missing here").
+    """
+    life = story.lives[cell.kernel]
+    told = any(before - TOLD_EARLY <= event.time <= time + TOLD_LATE for event in _losses_told(story, cell.kernel))
+    if told and story.agent_ended(cell.kernel, time, before - TOLD_EARLY):
         return
-    if story.lives[cell.kernel].state(cell.sent.time) != ALIVE:
-        return
-    if not story.lives[cell.kernel].lives(cell.sent.time, cell.replied or time):
-        return
-    silently = "" if told else ", and nobody was told"
-    yield Violation("lines are lost", time, f"{cell.name}: {first} to {after - 1} did not come{silently}")
+    if life.lives(cell.sent.time, cell.replied or time):
+        silently = "" if told else ", and nobody was told"
+        yield Violation("lines are lost", time, f"{cell.name}: {first} to {after - 1} did not come{silently}")
 
 
-def _told_to(story: Story, kernel: str) -> list[Event]:
-    return [event for event in story.events if event.op == "told" and event["kernel"] == kernel]
+def _losses_told(story: Story, kernel: str) -> list[Event]:
+    return [
+        event
+        for event in story.events
+        if event.op == "told" and event["kernel"] == kernel and _MISSING.search(event["text"])
+    ]
 
 
 def losses_have_a_cause(story: Story) -> Iterator[Violation]:
@@ -249,8 +258,8 @@ def cells_have_replies(story: Story) -> Iterator[Violation]:
                 continue
             if not cell.acknowledged and story.gateway_ended(cell.sent.time - 1, story.end):
                 continue
-            told = [event for event in _told_to(story, cell.kernel) if _MISSING.search(event["text"])]
-            if told and story.agent_ended(cell.kernel, story.end):
+            told = any(event.time >= cell.sent.time for event in _losses_told(story, cell.kernel))
+            if told and story.agent_ended(cell.kernel, story.end, cell.sent.time - TOLD_EARLY):
                 continue  # as its output
             yield Violation("a cell has no reply", cell.sent.time, f"{cell.name} {cell.sent.facts}")
 
@@ -413,17 +422,20 @@ def errors_name_host_and_cause(story: Story) -> Iterator[Violation]:
 
 def starts_find_a_healthy_host(story: Story) -> Iterator[Violation]:
     """A start that may choose its host succeeds: one host is healthy all the while."""
-    asked: dict[str, Event] = {}
+    pinned: dict[str, bool] = {}
+    troubled: set[str] = set()
     for event in story.events:
-        if event.op != "start":
-            continue
-        if event.type == "invoke":
-            asked[event["kernel"]] = event
-        elif (
-            event.type == "fail"
-            and not asked[event["kernel"]]["pin"]
-            and not story.gateway_was_away(event.time - 60, event.time)
-        ):
+        if event.op == "fault" and event.type == "invoke":
+            troubled.add(event["node"])
+        elif event.op == "start" and event.type == "invoke":
+            pinned[event["kernel"]] = bool(event["pin"])
+        elif event.op == "start" and event.type == "fail" and not pinned[event["kernel"]]:
+            if story.gateway_was_away(event.time - 60, event.time):
+                continue
+            # A kernel that starts and ends by itself is not tried elsewhere (500, docs/troubleshooting.md); a host without room
+            # for its files, or with few open files since its last login, ends it so.
+            if event["status"] == 500 and any(node in event["reason"] for node in troubled):
+                continue
             yield Violation("a start found no host", event.time, f"{event['kernel']}: {event['reason']}")
 
 

@@ -394,6 +394,14 @@ def test_a_start_that_may_choose_and_finds_no_host(tale: Tale) -> None:
     assert tale.broken() == ["a start found no host"]
 
 
+def test_a_kernel_that_ends_by_itself_is_not_tried_elsewhere(tale: Tale) -> None:
+    """Such as on a host whose disk is full; where nothing is wrong with the host, something is with us."""
+    reason = f"Host {NODE}: The kernel exited with code 1 before it was ready. Its output says why"
+    tale.ask(6, 9, "start", "fail", status=500, reason=reason)
+    assert tale.broken() == ["a start found no host"]
+    assert tale.add(5, "invoke", "fault", name="disk-full", node=NODE, cut=False).broken() == []
+
+
 def test_a_kernel_that_was_given_up_is_not_kept(tale: Tale) -> None:
     """Its client went away, and nobody was told of it; the first start after the gateway's own may go unnoticed."""
     facts = {"id": "id-k2", "pin": "", "gives_up": 1.0}

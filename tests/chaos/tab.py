@@ -23,6 +23,9 @@ AGAIN = 0.3
 READY_SECONDS = 90.0
 """How long a cell waits for a connection to be sent over."""
 _ASK_AGAIN = 1.0
+_GONE = 404
+_REFUSALS = 10
+"""How often a user is told that there is no such kernel before they believe it; a try takes a second."""
 
 
 class Tab:
@@ -45,7 +48,8 @@ class Tab:
         self._wanted.set()
         self._holds = 0
         self._closed = False
-        self._refused = 0
+        self._refused = 0  # the status with which the last try was refused
+        self._refusals = 0  # how many were refused with 404
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -87,6 +91,7 @@ class Tab:
                 if self._refused != error.response.status_code:
                     self._refused = error.response.status_code
                     self._history.add("seen", "refused", kernel=self.slot, status=self._refused)
+                self._refusals += self._refused == _GONE
                 await asyncio.sleep(1)
             except (WebSocketException, OSError, asyncio.TimeoutError):
                 await asyncio.sleep(AGAIN)
@@ -103,7 +108,7 @@ class Tab:
         ) as connection:
             self._history.add("seen", "opened", kernel=self.slot)
             self._rest.clear()
-            self._connection, self._refused = connection, 0
+            self._connection, self._refused, self._refusals = connection, 0, 0
             self._ready.set()
             try:
                 with contextlib.suppress(ConnectionClosed):
@@ -133,7 +138,7 @@ class Tab:
         """Send a cell; it waits while the tab is held, unless it is *held* itself. What comes of it is in the history."""
         deadline = asyncio.get_running_loop().time() + READY_SECONDS
         while (self._holds and not held) or not self._ready.is_set():
-            if self._closed or asyncio.get_running_loop().time() > deadline:
+            if self._closed or self._refusals > _REFUSALS or asyncio.get_running_loop().time() > deadline:
                 self._history.add("fail", "cell", kernel=self.slot, cell=cell, reason="no connection to send it over")
                 return
             await asyncio.sleep(0.05)

@@ -64,6 +64,8 @@ os.environ["PATH"] = os.pathsep.join(
     (os.environ["PATH"], *(str(path) for version in PYTHONS for path in sorted(_PYENV.glob(f"{version}.*/bin"))))
 )
 
+BENCHMARKS = {"plain": "side_by_side", "spark": "spark", "reliability": "reliability"}
+
 
 def install(session: nox.Session, group: str = "dev") -> None:
     """Install a locked dependency group, the project and the lab into the session's own environment.
@@ -293,6 +295,16 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def matrix(session: nox.Session) -> None:
+    """Have a kernel outlive every fault of the lab's catalogue, each with and without a cut; `integration` has a few of them.
+
+    About forty minutes; `-- -k hung-mount` runs the rows of one fault.
+    """
+    install(session)
+    session.run("pytest", "tests/integration/test_matrix.py", *session.posargs)
+
+
+@nox.session(default=False)
 def spark(session: nox.Session) -> None:
     """Run the tests of Spark kernels, on one lab of two nodes; needs an engine and 3 GB of memory; about twenty minutes.
 
@@ -322,15 +334,19 @@ def jupyterlab(session: nox.Session) -> None:
     jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium; `.ci/run` runs it.
     """
     install(session, "jupyterlab")
-    session.run("pytest", "tests/jupyterlab", *session.posargs)
+    # The unit tests of slow clients need ZMQ, which nothing else in the other environments does.
+    session.run(
+        "pytest", *(session.posargs or ("tests/unit/enterprise_gateway/test_slow_clients.py", "tests/jupyterlab"))
+    )
 
 
 @nox.session(default=False)
-@nox.parametrize("what", [nox.param("side_by_side", id="plain"), nox.param("spark", id="spark")])
+@nox.parametrize("what", [nox.param(what, id=name) for name, what in BENCHMARKS.items()])
 def bench(session: nox.Session, what: str) -> None:
     """Measure us beside Enterprise Gateway's own proxy, each in one run on one lab; prints tables and keeps them as JSON.
 
-    Plain kernels, then Spark's; `nox -s "bench(spark)"` is the latter alone. `-- --docs docs` renews the pages of figures.
+    Plain kernels, then Spark's, then what faults cost us; `nox -s "bench(spark)"` is one of them alone. `-- --docs docs`
+    renews the pages of figures.
     """
     install(session)
     session.run("python", "-m", f"benchmarks.{what}", *session.posargs)

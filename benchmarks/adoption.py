@@ -1,9 +1,10 @@
-"""How long a restarted gateway takes until it serves HTTP, with kernels on many hosts to be found again.
+"""How long a restarted gateway takes until it serves HTTP, with kernels on many hosts to be found again; and an uplink's blip.
 
     python -m benchmarks.adoption PYTHON [KERNELS] [HOSTS]
 
 PYTHON has Enterprise Gateway and eg_distributed. The gateway is a real one, and so are its logins, its messages to agents and its
-streams; the hosts are one SSH server on this machine, whose agents have every kernel that they are asked about.
+streams; the hosts are one SSH server on this machine, whose agents have every kernel that they are asked about. Once all are
+found, every connection is cut, none can be made for some seconds, and the hosts come back.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import tempfile
 import time
 import urllib.request
 import uuid
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +29,8 @@ from eg_distributed.protocol import PROTOCOL, SENTINEL
 from eg_distributed.wire import Message, encode, read_message
 
 _DEADLINE = 60.0
+_BLIP = 5.0
+"""Seconds without the gateway's uplink."""
 
 
 class _Hosts(asyncssh.SSHServer):
@@ -36,6 +41,16 @@ class _Hosts(asyncssh.SSHServer):
     first = 0.0
     """When the first login came, in time.time()'s seconds."""
     adopted: ClassVar[set[str]] = set()
+    open: ClassVar[set[asyncssh.SSHServerConnection]] = set()
+    back: ClassVar[Counter[str]] = Counter()
+    """How often each host has been connected to since the blip, by its name."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        _Hosts.open.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _Hosts.open.discard(self._connection)
 
     def begin_auth(self, username: str) -> bool:
         _Hosts.logins += 1
@@ -63,6 +78,7 @@ async def _be_agent(reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWrite
         writer.write(encode({"ok": True}))
         await reader.read()
         return
+    _Hosts.back[hello["host"]] += 1
     writer.write(encode({"ok": True, "protocol": PROTOCOL, "digest": "d", "kernels": []}))
     while (request := await read_message(reader)) is not None:
         kernels = request["params"].get("kernels", []) if request["method"] == "adopt" else []
@@ -119,13 +135,36 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _measure(python: str, kernels: int, count: int, folder: Path) -> None:
+@dataclass
+class Found:
+    """What was measured."""
+
+    http: float = 0.0
+    """Seconds until the gateway served HTTP."""
+    computed: float = 0.0
+    """Seconds that it had computed by then."""
+    adopted: float = 0.0
+    """Seconds until all kernels were found on their hosts."""
+    back: float = 0.0
+    """Seconds from the end of the blip until all hosts were connected again."""
+    twice: int = 0
+    """Hosts that were connected to more than once for it."""
+
+
+async def measure(python: str, kernels: int, count: int, folder: Path) -> Found:
+    """Measure once, and print it; *folder* is an empty one."""
+    found = Found()
     hosts = [f"bench{number}" for number in range(count)]
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(folder / "id")
-    server = await asyncssh.create_server(
-        _Hosts, "127.0.0.1", 0, server_host_keys=[key], process_factory=_boot, encoding=None, line_editor=False
-    )
+
+    async def listen(port: int = 0) -> asyncssh.SSHAcceptor:
+        return await asyncssh.create_server(
+            _Hosts, "127.0.0.1", port, server_host_keys=[key], process_factory=_boot, encoding=None, line_editor=False,
+            backlog=1024,
+        )  # fmt: skip
+
+    server = await listen()
     port = server.get_port()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
     (folder / "ssh_config").write_text(
@@ -171,30 +210,44 @@ async def _measure(python: str, kernels: int, count: int, folder: Path) -> None:
                 if gateway.returncode is not None or time.monotonic() - began > _DEADLINE:
                     raise SystemExit((folder / "log").read_text()[-4000:])
                 await asyncio.sleep(0.02)
-            seconds = time.monotonic() - began
+            found.http, found.computed = time.monotonic() - began, _cpu(gateway.pid)
             print(
-                f"{kernels} kernels on {count} hosts: HTTP after {seconds:.2f} s, {listed} listed; the gateway has computed for "
-                f"{_cpu(gateway.pid):.2f} s"
+                f"{kernels} kernels on {count} hosts: HTTP after {found.http:.2f} s, {listed} listed; the gateway has computed "
+                f"for {found.computed:.2f} s"
             )
             while len(_Hosts.adopted) < kernels and time.monotonic() - began < _DEADLINE:
                 await asyncio.sleep(0.05)
-            seconds = time.monotonic() - began
+            found.adopted = time.monotonic() - began
             print(
-                f"all were found on their hosts after {seconds:.2f} s; the first login came after {_Hosts.first - wall:.2f} s"
+                f"all were found on their hosts after {found.adopted:.2f} s; the first login came after "
+                f"{_Hosts.first - wall:.2f} s"
             )
             print(f"{_Hosts.logins} logins, {_Hosts.streams} streams so far")
+            server.close()
+            for connection in list(_Hosts.open):
+                connection.abort()
+            await asyncio.sleep(_BLIP)
+            _Hosts.back.clear()
+            began = time.monotonic()
+            server = await listen(port)
+            while len(_Hosts.back) < count and time.monotonic() - began < _DEADLINE:
+                await asyncio.sleep(0.05)
+            found.back = time.monotonic() - began
+            found.twice = sum(times > 1 for times in _Hosts.back.values())
+            print(f"{len(_Hosts.back)} hosts are back after {found.back:.2f} s, {found.twice} of them more than once")
         finally:
             if gateway.returncode is None:
                 gateway.kill()
             await gateway.wait()
             server.close()
+    return found
 
 
 def main(python: str, kernels: str = "1000", hosts: str = "60") -> None:
     """Measure once, and print it."""
     with tempfile.TemporaryDirectory(prefix="ega") as folder:
         try:
-            asyncio.run(_measure(python, int(kernels), int(hosts), Path(folder)))
+            asyncio.run(measure(python, int(kernels), int(hosts), Path(folder)))
         finally:
             if os.environ.get("ADOPTION_LOG"):
                 Path(os.environ["ADOPTION_LOG"]).write_bytes((Path(folder) / "log").read_bytes())

@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import cast
+from typing import NamedTuple, cast
 
 from .errors import RequestInvalid
 from .hosts import HostSet
@@ -18,8 +17,7 @@ GROUP = "eg_distributed.load_balancers"
 """The entry point group; an entry's name is what `load_balancer` or `EG_DISTRIBUTED_LOAD_BALANCER` is set to."""
 
 
-@dataclass(frozen=True)
-class HostView:
+class HostView(NamedTuple):
     """What a balancer may know of a host, at the moment of a pick."""
 
     name: str

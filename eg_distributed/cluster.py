@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -16,6 +17,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,12 +66,20 @@ _LOOK = 0.5
 """Seconds between two looks at whether a login has become a slow one."""
 _FIRST_COUNT = 1.0  # seconds that least-connection starts wait, once, to learn what other gateways run on a host
 _DEAD_KEPT = 300.0  # seconds for which a dead kernel's host is remembered, in case it is started again
+_FORGET = 10.0  # seconds between two looks for such kernels
 _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_NONE: frozenset[str] = frozenset()
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
+
+
+@functools.lru_cache(8)
+def _expanded(folder: str) -> Path:
+    """Return *folder* without `~`; asked for with each kernel."""
+    return Path(folder).expanduser()
 
 
 @dataclass
@@ -77,7 +87,7 @@ class _Start:
     """A start that is under way."""
 
     task: asyncio.Task[Any] | None
-    host: str = ""  # where it is being tried; empty between two tries
+    machine: object = None  # where it is being tried, see `Host.machine`; None between two tries
 
 
 @dataclass
@@ -109,6 +119,10 @@ class Cluster:
         # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
         # true while an attempt is on a node.
         self._starts: dict[str, _Start] = {}
+        self._tried: dict[object, set[str]] = {}  # the starts that are being tried, by machine
+        self._members: dict[
+            HostSet, dict[str, Host]
+        ] = {}  # the hosts of each host set, by its own spelling of their names
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -202,7 +216,7 @@ class Cluster:
 
     async def _tick(self) -> None:
         """Look, every second, for kernels that are to be given up or forgotten, and once for what earlier processes left."""
-        began = asyncio.get_running_loop().time()
+        began = forgot = asyncio.get_running_loop().time()
         has_taken_up = False
         while True:
             await asyncio.sleep(_TICK)
@@ -211,13 +225,15 @@ class Cluster:
             if not has_taken_up and now - began > TAKEN_UP_AFTER:
                 has_taken_up = True
                 await self._abandoned.take_up(lambda name: self.host(name).node)
-            self._forget_the_dead(now)
+            if now - forgot > _FORGET:  # not every second: it looks at every kernel
+                forgot = now
+                self._forget_the_dead(now)
             self._give_up_lost(now)
 
     def _forget_the_dead(self, now: float) -> None:
         """Forget kernels that died long ago: Enterprise Gateway does not say so when its restarter gives one up."""
         for kernel in list(self.kernels.values()):
-            is_dead = kernel.id not in self._starts and kernel.state is State.DEAD
+            is_dead = kernel.state is State.DEAD and kernel.id not in self._starts
             if is_dead and now - kernel.died_at > _DEAD_KEPT:
                 self.release_soon(kernel.id)
 
@@ -237,7 +253,9 @@ class Cluster:
                 continue
             if kernel.id in self._starts:
                 continue  # its start has a deadline of its own
-            others = [self.host(name) for name in kernel.elsewhere]
+            here = kernel.agent.place if kernel.agent is not None else None
+            # Not the kernel's own machine by another name: it could not start beside itself, and it lives.
+            others = [other for other in map(self.host, kernel.elsewhere) if other.machine != here]
             # Not one that is back just now: when a site's network returns, one of its hosts is the first.
             steady = min(self.settings.host_lost_after, _STEADY_ELSEWHERE)
             if not any(other.node.steady_for >= steady for other in others):
@@ -429,15 +447,16 @@ class Cluster:
                 raise NoHostAvailable(errors)
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
-            elif slow and self._candidates(request) <= tried:
+            elif slow and self._has_tried_all(request, tried):
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
                 host = await self._pick(request, tried, errors, deadline)
-            tried.add(canonical_name(host.name))
-            patient = self._candidates(request) <= tried
-            self._starts[kernel.id].host = host.name
+            tried.add(host.known_as)
+            patient = self._has_tried_all(request, tried)
+            self._note_try(kernel.id, host)
             try:
                 await self._connect(host, deadline, patient=patient)
+                self._note_try(kernel.id, host)  # its machine is known now
                 if was_away and not kernel.is_away:
                     return
                 self._keep_off_own_agent(request, host.node)
@@ -461,12 +480,38 @@ class Cluster:
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
                 return
             finally:
-                self._starts[kernel.id].host = ""
+                self._note_try(kernel.id, None)
 
     @staticmethod
     def _candidates(request: StartRequest) -> set[str]:
         names = (request.pin,) if request.pin is not None else request.hosts
         return {canonical_name(name) for name in names}
+
+    def _hosts_of(self, hosts: HostSet) -> dict[str, Host]:
+        """Return *hosts* by this host set's own spelling, which is the one that its balancer knows; not to be changed."""
+        members = self._members.get(hosts)
+        if members is None:
+            members = self._members[hosts] = {name: self.host(name) for name in hosts}
+        return members
+
+    def _has_tried_all(self, request: StartRequest, tried: set[str]) -> bool:
+        """Return True if no host is left for a start that has been tried on *tried*."""
+        if request.pin is not None:
+            return canonical_name(request.pin) in tried
+        return all(host.known_as in tried for host in self._hosts_of(request.hosts).values())
+
+    def _note_try(self, kernel_id: str, host: Host | None) -> None:
+        """Count a start for the machine of *host*, on which it is being tried now, and for no other."""
+        start = self._starts[kernel_id]
+        if start.machine is not None:
+            there = self._tried[start.machine]
+            there.discard(kernel_id)
+            if not there:
+                del self._tried[start.machine]
+        start.machine = None
+        if host is not None:
+            start.machine = host.machine
+            self._tried.setdefault(start.machine, set()).add(kernel_id)
 
     async def _connect(self, host: Host, deadline: float, *, patient: bool) -> None:
         """Connect within what is left of the start's time; not *patient*, leave a slow login for another host.
@@ -474,12 +519,15 @@ class Cluster:
         That login goes on, and says nothing against the host: the next start may find it connected.
         """
         loop, node = asyncio.get_running_loop(), host.node
+        if node.connected.is_set():
+            return
         connecting = asyncio.ensure_future(node.connect())
         try:
             while not connecting.done() and loop.time() < deadline and (patient or not node.is_slow()):
                 await asyncio.wait({connecting}, timeout=max(min(deadline - loop.time(), _LOOK), 0.1))
             if connecting.done():
-                return connecting.result()
+                connecting.result()
+                return
         finally:
             connecting.cancel()
         done = node.progress.say()
@@ -498,43 +546,66 @@ class Cluster:
 
     async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float) -> Host:
         """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
-        names = (request.pin,) if request.pin is not None else request.hosts
-        # By this host set's own spelling, which is the one that its balancer knows.
-        candidates = {name: self.host(name) for name in names if canonical_name(name) not in tried}
-        if not candidates:
+        if self._has_tried_all(request, tried):
             raise NoHostAvailable(errors)
         if request.pin is not None:
-            return candidates[request.pin]
+            return self.host(request.pin)
+        candidates = {name: host for name, host in self._hosts_of(request.hosts).items() if host.known_as not in tried}
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
-        starting = self._starting()
         views = [
-            HostView(name, self._share(host, starting), name in healthy, host.may_take_its_share)
-            for name, host in (healthy or candidates).items()
+            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            for name, host in self._by_first_names(healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         return self.host(self._balancers[key].pick(views).name)
 
-    def _starting(self) -> dict[str, list[str]]:
-        """Return the kernels that are being started, by host; made once for a pick, which asks for every host."""
-        found: dict[str, list[str]] = {}
-        for kernel_id, start in self._starts.items():
-            if start.host:
-                found.setdefault(start.host, []).append(kernel_id)
+    def _by_first_names(self, hosts: dict[str, Host]) -> dict[str, Host]:
+        """Return *hosts* with each machine once, by the first of its names that is connected: by all it would get several shares.
+
+        What a name is left out for is what it was when it was last connected. It may lead to another machine by now, so it is
+        connected to again in the background.
+        """
+        if len({host.machine for host in hosts.values()}) == len(hosts):
+            return hosts
+        names: dict[object, list[str]] = {}
+        for name, host in hosts.items():
+            names.setdefault(host.machine, []).append(name)
+        found = dict(hosts)
+        for same in names.values():
+            first = next((name for name in same if hosts[name].node.connected.is_set()), same[0])
+            for name in same:
+                if name != first:
+                    self._tell_second_name(found.pop(name), hosts[first])
         return found
 
-    @staticmethod
-    def _share(host: Host, starting: dict[str, list[str]]) -> int:
+    def _tell_second_name(self, host: Host, first: Host) -> None:
+        self._probe([host])
+        if first.name not in (host.name, host.second_name_of):
+            host.second_name_of = first.name
+            log.info(
+                "%s and %s are one machine: the same agent answers by both names. Kernels start there by the name %s, unless "
+                "they are pinned to the other one, or only that one can be reached",
+                first.name, host.name, first.name,
+            )  # fmt: skip
+
+    def _share(self, host: Host) -> int:
         """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return host.count(starting.get(host.name, ())) + (0 if host.node.connected.is_set() else _UNSEEN)
+        return self._count(host) + (0 if host.node.connected.is_set() else _UNSEEN)
+
+    def _count(self, host: Host) -> int:
+        machine, name = host.machine, host.known_as
+        starting: AbstractSet[str] = self._tried.get(machine, _NONE)
+        if machine != name and (earlier := self._tried.get(name)):  # begun before its machine was known
+            starting = starting | earlier
+        return host.count(starting)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
-        known = self.host(host)
-        return known.count(self._starting().get(known.name, ()))
+        return self._count(self.host(host))
 
     async def _learn_counts(self, hosts: list[Host], deadline: float) -> None:
         """Have hosts that are not connected looked at, and wait for that shortly; not for one that was looked at before.
@@ -542,6 +613,8 @@ class Cluster:
         What is not known by then comes last, so it costs no start anything. Where nothing is, the first host to answer is waited
         for a little longer: the start needs a connection in any case.
         """
+        if all(host.node.connected.is_set() for host in hosts):
+            return
         self._probe(hosts)
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -574,8 +647,11 @@ class Cluster:
         """
         folder = self._runtime_path()
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = folder.lstat()
+            try:
+                found = folder.lstat()
+            except FileNotFoundError:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                found = folder.lstat()
         except OSError as error:
             raise DistributedError(
                 f"{folder} cannot be made for kernels' sockets ({error.strerror})",
@@ -593,7 +669,7 @@ class Cluster:
 
     def _runtime_path(self) -> Path:
         given = self.settings.runtime_dir
-        return Path(given).expanduser() if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{self._token()}")  # noqa: S108
+        return _expanded(given) if given else Path(f"/tmp/eg-distributed-{os.getuid()}-{self._token()}")  # noqa: S108
 
     def _unended_file(self, make: bool) -> Path | None:
         """Return where the file of `Abandoned` is; None where its folder is not there and not to be made."""

@@ -6,8 +6,9 @@ import contextlib
 import functools
 import ipaddress
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from .clock import monotonic
 from .errors import RequestInvalid
@@ -65,10 +66,28 @@ class Host:
 
     name: str
     node: Node
+    known_as: str = field(init=False)
+    """The one spelling of its name, see `canonical_name`."""
+    second_name_of: str = ""
+    """The host that this one has turned out to be another name of, when that was last told in the log."""
+
+    def __post_init__(self) -> None:
+        """Spell the name."""
+        self.known_as = canonical_name(self.name)
+
+    @property
+    def machine(self) -> object:
+        """What is the same for all names of one machine and login: the place of its agent when it was last connected.
+
+        Its own name while that is not known.
+        """
+        return self.node.place or self.known_as
 
     def is_healthy(self, retry_after: float) -> bool:
         """Return True if the host may be tried like any other: no failure in the last *retry_after* seconds, no slow login."""
         node = self.node
+        if node.last_error is None and node.connected.is_set():  # most are, and all are asked for each pick
+            return True
         if node.is_slow():
             return False
         return node.last_error is None or monotonic() - node.failed_at > retry_after
@@ -81,10 +100,7 @@ class Host:
         """
         return self.node.connected.is_set() or self.node.last_error is None
 
-    def count(self, starting: Collection[str]) -> int:
-        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice.
-
-        *starting* has each id once.
-        """
+    def count(self, starting: AbstractSet[str]) -> int:
+        """Return how many kernels are there, those of other gateways and ours in *starting* included; none counts twice."""
         running = self.node.running
-        return len(running) + (sum(kernel not in running for kernel in starting) if starting else 0)
+        return len(running) + (len(starting - running) if starting else 0)

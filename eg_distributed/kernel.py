@@ -143,6 +143,7 @@ class RemoteKernel:
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self.on_loss: Callable[[str], None] | None = None  # told of output that is lost; on the cluster's loop
+        self.on_stalled: Callable[[], None] | None = None  # it may have dropped output that was not taken; the same
         self.on_replied: Callable[[], None] | None = None  # clients of before have replies to be taken; the same
         self._loss_told = -_LOSS_SILENCE  # when, in the loop's time
         self._settings = settings
@@ -287,6 +288,8 @@ class RemoteKernel:
             self._die(event.exit_code, event.log)
         elif isinstance(event, Stalled):
             self._tell_stall()
+            if self.on_stalled is not None:
+                self.on_stalled()
         elif isinstance(event, Replied) and self.on_replied is not None:
             self.on_replied()
 

@@ -120,11 +120,15 @@ class Node:
         self.connections = 0  # made so far
         self.protocol = PROTOCOL  # what the agent speaks
         self.agent: AgentIdentity | None = None  # who the agent is; None: it does not say so
+        self.place: tuple[str, str, str] | None = (
+            None  # the agent's, see `AgentIdentity.place`; asked for with each pick
+        )
         self.keeps_output = False  # whether the agent keeps what kernels say while no gateway is there
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0
         self._connected_at = 0.0
         self._heard_at = monotonic()  # the last word of the agent; at first, when this node was first connected to
+        self._spoke_at = self._heard_at  # our last word to it
         self._is_expected = False  # to say anything: set when it is first connected to
         self._backoff = 0.0  # seconds to wait before coming back, where connections don't last
         self._settings = settings
@@ -279,7 +283,8 @@ class Node:
                 remedy="upgrade the gateway, or end that agent",
             )
         self.protocol, self.agent, self.keeps_output = welcome.protocol, welcome.agent, welcome.keeps_output
-        self._heard_at = monotonic()
+        self.place = welcome.agent.place if welcome.agent is not None else None
+        self._heard_at = self._spoke_at = monotonic()
         self._link, self._writer = link, writer
         self._complained = False
         self.running = {kernel.kernel for kernel in welcome.kernels if kernel.state != "exited"}
@@ -330,10 +335,15 @@ class Node:
                 self._lost()
 
     async def _ping(self, link: Link) -> None:
-        """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone."""
-        while monotonic() - self._heard_at < _DEAF:
-            await asyncio.sleep(_PING)
-            if self.running or monotonic() - self._heard_at > _IDLE_PING:
+        """Tell the agent that we live, and give up a link whose agent doesn't: SSH's keep-alives ask sshd alone.
+
+        What the agent says of itself is as good as an answer, so where much happens nothing is asked.
+        """
+        while (silence := monotonic() - self._heard_at) < _DEAF:
+            await asyncio.sleep(_PING - silence if silence < _PING else _PING)
+            now = monotonic()
+            is_due = now - self._heard_at >= _PING if self.running else now - self._heard_at > _IDLE_PING
+            if is_due or now - self._spoke_at > _IDLE_PING:
                 with contextlib.suppress(DistributedError):  # whatever it answers, it lives
                     await self.request(Ping())
         log.warning("%s: its agent has not answered for %d s: reconnecting", self.name, _DEAF)
@@ -476,6 +486,7 @@ class Node:
         reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         seconds = self._settings.request_timeout if timeout is None else timeout
+        self._spoke_at = monotonic()
         try:
             self._writer.write(encode(write_request(number, request)))
             # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost

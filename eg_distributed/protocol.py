@@ -36,6 +36,7 @@ from .wire import (
     shown,
     table,
     text,
+    texts,
 )
 
 PROTOCOL = 4
@@ -126,6 +127,14 @@ class AgentIdentity(Wire):
     machine: str = checked(text(_ID), "")
     boot: str = checked(text(_ID), "")
     """The boot of the machine in which the agent runs; empty: unknown."""
+
+    @property
+    def place(self) -> tuple[str, str, str] | None:
+        """What two names of one machine have in common: the agent's folder, the machine and its boot; None where unknown.
+
+        Not the folder alone: clones of one machine that share a home have that in common as well, and are two machines.
+        """
+        return (self.id, self.machine, self.boot) if self.machine and self.boot else None
 
     def knows_end_of(self, starter: AgentIdentity) -> bool:
         """Return True if a kernel of *starter* that this agent does not have is dead.
@@ -353,7 +362,7 @@ class Adopt(Request[Message]):
     """Kernels of one request: the answer has the ends of their logs and what their launchers said, and stays within MAX_ANSWER
     even where JSON escapes each character."""
 
-    kernels: list[str] = checked(items(text(_ID)))
+    kernels: list[str] = checked(texts(_ID))
 
     # Not read here: one entry that is malformed must not hide the others.
     answer = staticmethod(table(lambda entry: entry))
@@ -496,7 +505,6 @@ class Pong(Wire):
 
     pid: int = checked(integer(0, 1 << 31))
     digest: str = checked(text(_ID), "")
-    starting: int = checked(integer(0, 1 << 31), 0)
     running: int = checked(integer(0, 1 << 31), 0)
 
 
@@ -656,7 +664,7 @@ class Load(Event):
 
     EVENT: ClassVar[str] = "load"
 
-    kernels: list[str] = checked(items(text(_ID)))
+    kernels: list[str] = checked(texts(_ID))
 
 
 _EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Load)}

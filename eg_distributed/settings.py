@@ -129,12 +129,11 @@ class Distributed(Configurable):
         help="Bytes that the gateway keeps of each stream until the node has acknowledged them.",
     ).tag(config=True, env="EG_DISTRIBUTED_REPLAY_LIMIT")
     kept_output_limit = Integer(
-        0,
+        64 * 1024 * 1024,
         min=0,
         max=1 << 40,
         help="Bytes of each kernel's output that its node keeps on disk while no gateway is there, for clients that come back "
-        "to one with Enterprise Gateway's persistence; the oldest give way. An agent keeps 1 GiB for all kernels. 0: none. "
-        "New, and so off by default; 67108864 (64 MiB) is a good value.",
+        "to one with Enterprise Gateway's persistence; the oldest give way. An agent keeps 1 GiB for all kernels. 0: none.",
     ).tag(config=True, env="EG_DISTRIBUTED_KEPT_OUTPUT_LIMIT")
     websocket_message_limit = Integer(
         256 * 1024 * 1024,

@@ -33,6 +33,10 @@ WINDOW = DEFAULT_LIMIT
 peer acknowledges long before. A stream that keeps more than this for replay (a kernel's output) would else put all of it on a
 link where nothing stops it, such as a bridge's channel with other streams on it."""
 
+PACE = 2 * CHUNK
+"""Bytes that a flow may take without an acknowledgement before its reader counts as one that does not keep pace: an
+acknowledgement is due after ACK_EVERY."""
+
 _MERGED = 16 * 1024
 """Bytes up to which small reads are kept as one: what is sent again after a long cut is searched chunk by chunk."""
 _HEADER = struct.Struct(">BI")
@@ -48,8 +52,8 @@ class Budget:
 
     Each may keep as much as all of them leave free. So one alone gets half of it, n that want more get 1/(n+1) each, and there
     is always something left for one that comes later. A limit that is fixed when a flow begins cannot do that: those that began
-    before a flood would have been promised all of it, each. Only CHUNK is every flow's own, so that readers who keep pace go on
-    even where others, whose readers are gone, have taken all.
+    before a flood would have been promised all of it, each. A quarter is for flows whose readers keep pace, since those whose
+    readers are gone would leave them nothing. CHUNK is every flow's own.
     """
 
     def __init__(self, limit: int) -> None:
@@ -57,9 +61,10 @@ class Budget:
         self.kept = 0
         self._waiting: set[Callable[[], None]] = set()  # what to call when there is more room
 
-    def share(self) -> int:
-        """Return what a flow may keep now."""
-        return max(self.limit - self.kept, CHUNK)
+    def share(self, in_pace: bool) -> int:
+        """Return what a flow may keep now; *in_pace*: whether its reader has taken some of it lately, see PACE."""
+        limit = self.limit if in_pace else self.limit - self.limit // 4
+        return max(limit - self.kept, CHUNK)
 
     def take(self, count: int) -> None:
         """A flow keeps *count* bytes more."""
@@ -96,6 +101,7 @@ class Flow:
         self._chunks: deque[bytes] = deque()  # unacknowledged, from offset _acked on
         self._acked = 0
         self._end = 0
+        self._unanswered = 0  # bytes that were taken since the peer last acknowledged some
         self.finished = False  # the local socket is at its end
         self._sent = 0  # next offset to put on the link
         self._acknowledged = 0  # last `received` that the peer was told
@@ -143,7 +149,9 @@ class Flow:
     @property
     def has_room(self) -> bool:
         """Whether more may be read from the local socket."""
-        limit = self.limit if self.budget is None else min(self.limit, self.budget.share())
+        limit = self.limit
+        if self.budget is not None:
+            limit = min(limit, self.budget.share(self._unanswered < PACE))
         return not self.finished and self.backlog < limit
 
     @property
@@ -172,6 +180,7 @@ class Flow:
 
     def _extend(self, count: int) -> None:
         self._end += count
+        self._unanswered += count
         if self.budget is not None:
             self.budget.take(count)
 
@@ -210,6 +219,8 @@ class Flow:
             self._chunks[0] = self._chunks[0][offset - self._acked :]
             self._acked = offset
         self._sent = max(self._sent, self._acked)
+        if self._acked > before:
+            self._unanswered = 0
         if self.budget is not None:
             self.budget.give_back(self._acked - before)
 

@@ -14,7 +14,7 @@ import asyncio
 import json
 import struct
 from dataclasses import MISSING as _MISSING
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from typing import Any, Callable, Protocol, TypeVar
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -101,15 +101,31 @@ def items(check: Check, limit: int = _MANY, least: int = 0) -> Check:
     """Return a check for a list of *least* to *limit* entries, each of which *check* takes."""
 
     def check_all(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise Malformed(f"{_kind(value)} instead of a list")
-        if len(value) > limit:
-            raise Malformed(f"a list of {len(value)} entries, at most {limit} are allowed")
-        if len(value) < least:
-            raise Malformed(f"a list of {len(value)} entries, at least {least} are needed")
-        return [check(entry) for entry in value]
+        return [check(entry) for entry in _list(value, limit, least)]
 
     return check_all
+
+
+def texts(each: int, limit: int = _MANY) -> Check:
+    """Return `items(text(each), limit)`, which asks no function for each entry: ids of kernels come by the hundred, often."""
+    check = text(each)
+
+    def check_all(value: Any) -> list[Any]:
+        return [
+            entry if type(entry) is str and len(entry) <= each else check(entry) for entry in _list(value, limit, 0)
+        ]
+
+    return check_all
+
+
+def _list(value: Any, limit: int, least: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise Malformed(f"{_kind(value)} instead of a list")
+    if len(value) > limit:
+        raise Malformed(f"a list of {len(value)} entries, at most {limit} are allowed")
+    if len(value) < least:
+        raise Malformed(f"a list of {len(value)} entries, at least {least} are needed")
+    return value
 
 
 def table(check: Check, limit: int = _MANY) -> Check:
@@ -188,34 +204,45 @@ class Wire:
         if not isinstance(message, dict):
             raise Malformed(f"{cls.__name__}: {_kind(message)} instead of an object")
         values = {}
-        for each in _fields(cls):
-            if each.name in message:
+        for name, check, is_needed, _ in _fields(cls):
+            if name in message:
                 try:
-                    values[each.name] = each.metadata["check"](message[each.name])
+                    values[name] = check(message[name])
                 except Malformed as error:
-                    raise Malformed(f"{cls.__name__}.{each.name}: {error}") from None
-            elif each.default is _MISSING and each.default_factory is _MISSING:
-                raise Malformed(f"{cls.__name__}.{each.name} is missing")
+                    raise Malformed(f"{cls.__name__}.{name}: {error}") from None
+            elif is_needed:
+                raise Malformed(f"{cls.__name__}.{name} is missing")
         return cls(**values)
 
     def write(self) -> Message:
         """Return this as JSON has it; a field that may be null and is null is left out."""
         values = {}
-        for each in _fields(type(self)):
-            value = getattr(self, each.name)
-            if value is not None or each.default is not None:
-                values[each.name] = _plain(value)
+        for name, _, _, may_be_null in _fields(type(self)):
+            value = getattr(self, name)
+            if value is not None or not may_be_null:
+                values[name] = value if type(value) in _PLAIN else _plain(value)
         return values
 
 
-_known_fields: dict[type, tuple[Field[Any], ...]] = {}  # by class: `fields` makes its tuple each time that it is asked
+_PLAIN = (str, int, float, bool, type(None))
+_FieldOf = tuple[str, Check, bool, bool]
+"""Of a field: its name, its check, whether a message must have it, and whether it is left out where it is null."""
+_known_fields: dict[type, tuple[_FieldOf, ...]] = {}
 
 
-def _fields(kind: type[Wire]) -> tuple[Field[Any], ...]:
-    """Return the fields of a dataclass; asked for each message."""
+def _fields(kind: type[Wire]) -> tuple[_FieldOf, ...]:
+    """Return the fields of a dataclass; asked for each message, so what `dataclasses` says of them is looked up once."""
     found = _known_fields.get(kind)
     if found is None:
-        found = _known_fields[kind] = fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
+        found = _known_fields[kind] = tuple(
+            (
+                each.name,
+                each.metadata["check"],
+                each.default is _MISSING and each.default_factory is _MISSING,
+                each.default is None,
+            )
+            for each in fields(kind)  # type: ignore[arg-type]  # every subclass is a dataclass
+        )
     return found
 
 
@@ -224,7 +251,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Wire) and is_dataclass(value):
         return value.write()
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [entry if type(entry) is str else _plain(entry) for entry in value]
     return value
 
 

@@ -1,18 +1,21 @@
 """Find changes of a module that no test notices: `nox -s mutants`, with cosmic-ray.
 
-    python scripts/mutants.py [--minutes 30] [MODULE …]
+    python scripts/mutants.py [--minutes 30] [--sample 100] [MODULE …]
 
 Each change (another operator, another number, a loop that does not run) is made in a copy of the tree, and the module's tests run
 there. Those that no test notices are printed with their diff: each is a test that is missing, or no change of what the module
 does. What has been tried is kept in `.mutants`, and the next run goes on with the rest; remove that after
-the code has changed.
+the code has changed. A module has hundreds of changes, and each takes as long as its tests: `--sample` draws some of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -40,14 +43,31 @@ def main(arguments: Sequence[str]) -> int:
     """Try the changes of all modules, or of those that are named; return 1 if the tests of one fail without any."""
     parser = argparse.ArgumentParser(prog="python scripts/mutants.py")
     parser.add_argument("--minutes", type=float, default=30, help="for each module (default: %(default)s)")
+    parser.add_argument("--sample", type=int, default=0, help="changes to draw of each module's (default: all)")
     parser.add_argument("module", nargs="*", choices=[[], *MODULES], help=f"{', '.join(MODULES)}; default: all")
     options = parser.parse_args(arguments)
     KEPT.mkdir(exist_ok=True)
-    return max(try_changes(name, options.minutes) for name in options.module or MODULES)
+    return max(try_changes(name, options.minutes, options.sample) for name in options.module or MODULES)
 
 
-def try_changes(name: str, minutes: float) -> int:
-    """Try the changes of one module for so long, and print those that no test noticed."""
+def draw(session: Path, count: int) -> None:
+    """Leave *count* of the changes that *session* lists, drawn by chance but the same each time."""
+    with contextlib.closing(sqlite3.connect(session)) as database, database:
+        listed = sorted(row[0] for row in database.execute("SELECT job_id FROM work_items"))
+        places = {  # ids are by chance; what they change is not
+            row[0]: row[1:]
+            for row in database.execute(
+                "SELECT job_id, start_pos_row, start_pos_col, operator_name, occurrence FROM mutation_specs"
+            )
+        }
+        listed.sort(key=lambda job: places[job])
+        left_out = set(listed) - set(random.Random(count).sample(listed, min(count, len(listed))))
+        for deletion in ("DELETE FROM mutation_specs WHERE job_id = ?", "DELETE FROM work_items WHERE job_id = ?"):
+            database.executemany(deletion, [(job,) for job in left_out])
+
+
+def try_changes(name: str, minutes: float, sample: int) -> int:
+    """Try the changes of one module for so long, or *sample* of them (0: all), and print those that no test noticed."""
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
         copy = Path(folder)
         for part in ("eg_distributed", "tests", "lab"):
@@ -74,6 +94,8 @@ def try_changes(name: str, minutes: float) -> int:
 
         if not session.exists():
             run("cosmic-ray", "init", "cosmic-ray.toml", str(session))
+            if sample:
+                draw(session, sample)
         try:
             run("cosmic-ray", "exec", "cosmic-ray.toml", str(session), timeout=minutes * 60)
         except subprocess.TimeoutExpired:

@@ -29,6 +29,7 @@ START_DEADLINE = 20.0  # seconds for a new agent to listen; a node under load ta
 PLACE_DEADLINE = 4.0  # seconds for a folder to show that it will do
 VISIT_DEADLINE = 5.0  # seconds for an agent that is there to answer
 NURSERY_DEADLINE = 3.0  # seconds for a nursery to find its agent
+RETURN_DEADLINE = 5.0  # seconds for an agent to make its folder again, which it looks at each second
 END_DEADLINE = 10.0  # seconds for an older release's agent to end, before it is killed
 MAX_MESSAGE = 1 << 20  # bytes of an agent's message, as gateways have it
 OLDEST = (3, 9)
@@ -198,6 +199,20 @@ def agent_runs(home: str) -> bool:
             if words[3:5] == [b"agent", os.fsencode(home)]:
                 return True
     return False
+
+
+def await_return(home: str) -> None:
+    """Wait for an agent that runs and whose socket is gone: its folder was removed, and it makes it again.
+
+    Another one in its place would not have its kernels' streams, and take its kernels over without what these keep.
+    """
+
+    def is_there() -> bool:
+        names = [name for name in os.listdir(home) if name.startswith("agent-") and name.endswith(".sock")]
+        return any(answers(os.path.join(home, name)) for name in names)
+
+    if not is_there() and agent_runs(home):
+        wait_until(lambda: is_there() or not agent_runs(home), RETURN_DEADLINE, 0.05)
 
 
 def answers(path: str) -> bool:
@@ -389,13 +404,13 @@ def runs(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: "Callable[[], bool]", seconds: float) -> bool:
-    """Wait until *condition* holds, for *seconds* at most; return True if it does."""
+def wait_until(condition: "Callable[[], bool]", seconds: float, pause: float = 0.005) -> bool:
+    """Wait until *condition* holds, for *seconds* at most, looking each *pause* seconds; return True if it does."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(pause)
     return True
 
 
@@ -491,6 +506,7 @@ def boot(config: "dict[str, str]") -> None:
         home, passed_over = folder()
         path = os.path.join(home, "agent-%s.sock" % config["protocol"])
         archive = install(home, config["digest"], config["archive"])
+        await_return(home)
         if not is_wanted(path, config["digest"], umask, archive, bool(config["keep"])):
             with open(os.path.join(home, "lock"), "w") as lock:
                 take(lock)

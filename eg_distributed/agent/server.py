@@ -62,7 +62,7 @@ from .aside import aside
 from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
-from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, STARTING, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
@@ -168,7 +168,8 @@ class Agent:
         self._disk = disk or Disk()
         self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
-        self._attempts: weakref.WeakSet[Kernel] = weakref.WeakSet()  # all that may still touch a folder of theirs
+        # All that may still touch a folder of theirs, by its name.
+        self._attempts: weakref.WeakValueDictionary[str, Kernel] = weakref.WeakValueDictionary()
         self._waiting: dict[tuple[str, str], int] = {}  # kernel id, attempt: starts that have not begun
         self._starting = 0  # starts under way
         self._withdrawn: set[tuple[str, str]] = set()  # those of them that were stopped meanwhile
@@ -230,10 +231,13 @@ class Agent:
 
     async def serve(self) -> None:
         """Do what is due each second, until idle, or until told to leave; connections come by `accept`."""
-        while not self._leave.is_set():
-            self._tick()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._leave.wait(), TICK)
+        leaving = asyncio.ensure_future(self._leave.wait())
+        try:
+            while not self._leave.is_set():
+                self._tick()
+                await asyncio.wait({leaving}, timeout=TICK)
+        finally:
+            leaving.cancel()
 
     async def _let_starts_end(self) -> None:
         """Wait for the starts under way, for a moment: what they execute is to be on record, or ended, before we go."""
@@ -259,10 +263,9 @@ class Agent:
 
     async def _look(self) -> None:
         """Look for records of other agents, take over those whose agents are gone, and look at what is ours."""
-        names = frozenset(kernel.directory.name for kernel in self._attempts)
+        names = frozenset(self._attempts)
         free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
-        names = frozenset(kernel.directory.name for kernel in self._attempts)
-        self._take_over([folder for folder in free if folder.name not in names])
+        self._take_over([folder for folder in free if folder.name not in self._attempts])
         try:
             await self._keep_place()
         except OSError as error:
@@ -319,7 +322,7 @@ class Agent:
             kernel = self.kernel_type.load(folder, self._notify, self._disk)
             if kernel is None:
                 continue
-            self._attempts.add(kernel)
+            self._attempts[folder.name] = kernel
             kernel.save()
             kernel.watch()
             other = self.kernels.get(kernel.id)
@@ -585,10 +588,10 @@ class Agent:
                     text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
                     raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
                 self._drop(previous)
-            while directory.name in self._names_taken():  # another start was quicker
+            while directory.name in self._attempts:  # another start was quicker
                 directory = self._other_directory(kernel_id)
             kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
-            self._attempts.add(kernel)
+            self._attempts[directory.name] = kernel
             self.kernels[kernel_id] = kernel
             gateway.kernels.add(kernel_id)
         try:
@@ -641,7 +644,8 @@ class Agent:
 
     async def _find_room(self, asked: Start, began: float) -> tuple[Optional[Path], Path]:
         """Return the kernelspec's folder, if one is asked for, and one for the kernel's own files; raises StartError."""
-        kernel_id, digest, names = asked.kernel, asked.spec_folder, self._names_taken()
+        kernel_id, digest, short = asked.kernel, asked.spec_folder, _short(asked.kernel)
+        names = {name for name in self._attempts if name.startswith(short)}
         remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
 
         def find() -> tuple[Optional[Path], Path]:
@@ -661,9 +665,6 @@ class Agent:
             if kernel.state != EXITED and kernel.connection.get("transport") == "tcp":
                 taken.update(int(kernel.connection.get(f"{channel}_port", 0)) for channel in CHANNELS)
         return taken
-
-    def _names_taken(self) -> set[str]:
-        return {kernel.directory.name for kernel in self._attempts}
 
     def _free_directory(self, kernel_id: str, taken: AbstractSet[str]) -> Path:
         """Return a folder for an attempt that nothing has; its record says whose it is. Called by the agent's disk.
@@ -839,10 +840,7 @@ class Agent:
         return self._nurseries.has(asked.standing)
 
     async def _ping(self, gateway: Gateway, asked: Ping) -> Message:
-        return Pong(os.getpid(), self.digest, starting=self._count(STARTING), running=len(self.kernels)).write()
-
-    def _count(self, state: str) -> int:
-        return sum(kernel.state == state for kernel in self.kernels.values())
+        return Pong(os.getpid(), self.digest, running=len(self.kernels)).write()
 
     async def _leave_now(self, gateway: Gateway, asked: Leave) -> bool:
         """Leave if no kernel is here and nobody else is served; for clean-up and upgrades."""

@@ -10,6 +10,8 @@
     notebooks        what the gateway itself says in notebooks
     out_of_reach     what people are told of a kernel whose host does not answer
     reconnects       clients that connect to their kernel again: nothing is lost, and no cell waits for ever
+    kept_messages    what clients have not confirmed yet, each up to a limit, and all together
+    slow_clients     those that take less than comes: output waits on its way
     kept_output      what kernels said while no gateway was there, for clients that come back
     delivered        what each client's session has got, on disk
     run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours

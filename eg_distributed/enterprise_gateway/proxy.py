@@ -56,6 +56,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
         self.response_socket = None  # before its checks: what raises for them looks at it
+        self._known_ip = (
+            kernel_manager.ip
+        )  # of a kernel that is found again, as persisted: the base class sets it to 0.0.0.0
         try:
             BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
         except (HTTPError, RuntimeError, ValueError) as error:  # its checks of settings, else "Unknown server error"
@@ -282,6 +285,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         call = self._gateway_loop.add_callback
         kernels = self.kernel_manager.parent
         kernel.on_loss = lambda text: call(reconnects.tell_loss, kernels, self.kernel_id, text)
+        kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
 
     def _give_replies(self) -> None:
         for handler in notebooks.clients(self.kernel_id):
@@ -322,9 +326,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
 
         Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
         """
-        info = (
-            self.kernel_manager.get_connection_info()
-        )  # as it was persisted: the next line puts the host's name into it
+        # As it was persisted; the next line puts the host's name into it.
+        info = {**self.kernel_manager.get_connection_info(), "ip": self._known_ip}
         super().load_process_info(process_info)
         ours = process_info.get("distributed")
         if not ours:

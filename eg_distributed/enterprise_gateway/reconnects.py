@@ -48,8 +48,7 @@ import hashlib
 import inspect
 import math
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -63,6 +62,9 @@ from eg_distributed.errors import DistributedError
 
 from . import kept_output, notebooks
 from .frames import header_of, parent_of
+from .kept_messages import KEPT_BYTES, Kept, Message, joined, size_of
+from .notebooks import clients
+from .slow_clients import Pace, lose_nothing_by_flush, with_short_queue
 
 KNOWN: Final = {
     "_on_zmq_reply": "3db0af7871f78ab87593e4dbb3114d99ba12407e66a083ce49b2c4eeadbd78e5",
@@ -75,10 +77,6 @@ KNOWN: Final = {
     "request_kernel_info": "b4edbc7038bd64d7cbc4e999c226ec605111ea5218d79b7b7ccbe734fce06a18",
 }
 """The methods that are replaced or wrapped, and the sha256 of each one's text in jupyter_server 1.24.0."""
-KEPT_BYTES: Final = 16 << 20
-"""What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
-_MISSED_MOST: Final = 4000
-"""Characters of what is to be told of missing output, at most."""
 _NUDGE_AGAIN: Final = 0.5
 """Seconds without an answer after which a kernel is asked again: its sockets may have been connected after the question."""
 _CONFIRM_DELAY: Final = 0.05
@@ -104,99 +102,9 @@ _SHELL_LATE: Final = 1.0
 """Seconds after an answer on the control channel within which a kernel that runs no cell answers on the shell channel."""
 _GIVEN_SECONDS: Final = 30.0
 """How long a session's own channel may bring what it was given already."""
-_SLOWEST: Final = 10.0
-"""Seconds without a word of a client after which it is given more all the same."""
 _CLOSE_FRAME: Final = 0x8
 _GOODBYE: Final = "said_goodbye"
 """The key, in jupyter_server's buffer for a kernel without clients, of whether its last one ended the connection itself."""
-
-Message = tuple[str, list[bytes]]
-"""The channel, and the parts as they came from the kernel."""
-
-
-class Kept:
-    """Messages for a client, oldest first, up to KEPT_BYTES; the oldest give way, and `lost` counts them.
-
-    It takes the place of the list in jupyter_server's buffer for a kernel without clients, which has no bound.
-    """
-
-    def __init__(self) -> None:
-        self.lost = 0
-        """How many messages gave way."""
-        self.missed = ""
-        """What is to be told of output that could not be kept, in the next cell that is heard of."""
-        self._messages: deque[tuple[int, str, list[bytes]]] = deque()
-        self._bytes = 0
-        self._number = 0
-
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def __iter__(self) -> Iterator[Message]:
-        return iter([(channel, parts) for _, channel, parts in self._messages])
-
-    @property
-    def number(self) -> int:
-        """The number of the newest message that was ever appended; the first is 1."""
-        return self._number
-
-    def append(self, message: Message) -> None:
-        """Keep *message*, at the expense of the oldest."""
-        channel, parts = message
-        self._number += 1
-        self._messages.append((self._number, channel, parts))
-        self._bytes += _size(parts)
-        while self._bytes > KEPT_BYTES:
-            self._drop_oldest()
-            self.lost += 1
-
-    def drop_to(self, number: int) -> list[Message]:
-        """Drop the messages up to that *number*, and return them: they came, and those of them that gave way are not lost."""
-        came: list[Message] = []
-        oldest = self._messages[0][0] if self._messages else self._number + 1
-        self.lost = min(self.lost, max(0, oldest - 1 - number))
-        while self._messages and self._messages[0][0] <= number:
-            came.append(self._messages[0][1:])
-            self._drop_oldest()
-        return came
-
-    @property
-    def is_half_full(self) -> bool:
-        """Whether half of the room is taken."""
-        return self._bytes > KEPT_BYTES // 2
-
-    def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
-        """Return the messages but those that are not wanted."""
-        kept = Kept()
-        kept.miss(self.missed)
-        for message in self:
-            if not is_unwanted(message):
-                kept.append(message)
-        return kept
-
-    def extend(self, other: Kept) -> None:
-        """Append what *other* keeps, and count what it lost."""
-        self.lost += other.lost
-        self.miss(other.missed)
-        for message in other:
-            self.append(message)
-
-    def miss(self, text: str) -> None:
-        """Have *text* told to the client."""
-        self.missed = _joined(self.missed, text)
-
-    def _drop_oldest(self) -> None:
-        self._bytes -= _size(self._messages.popleft()[2])
-
-
-def _joined(told: str, text: str) -> str:
-    """Return what is to be told, with *text* behind it unless that is in it already; of too much, the end."""
-    return told if text in told else f"{told}\n{text}".strip()[-_MISSED_MOST:]
-
-
-def _size(parts: list[bytes]) -> int:
-    """Return how many bytes a message holds, roughly."""
-    return 200 + sum(len(part) for part in parts)
 
 
 class _Connection:
@@ -222,6 +130,7 @@ class _Connection:
         """What is for the client, and was not written yet."""
         self.unconfirmed = Kept()
         """What was written, and the client has not confirmed."""
+        self.pace = Pace(handler, self, lambda: _ask_what_came(handler, self), lambda: _renew_output(handler, self))
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
         """The next ping that asks what came."""
@@ -239,12 +148,14 @@ class _Connection:
         """Done when all that was sent is confirmed; the next connection waits for it."""
 
     def left(self) -> Kept:
-        """Return what the client did not get, as far as is known."""
+        """Hand over what the client did not get, as far as is known."""
         left = Kept()
-        if not self.said_goodbye():
-            left.extend(self.unconfirmed)
-        left.extend(self.unsent)
+        if self.said_goodbye():
+            self.unconfirmed.clear()
+        left.take(self.unconfirmed)  # which is numbered on: pongs of before may be on their way
+        left.take(self.unsent)
         left.miss(self.missed)
+        self.pace.forget()
         return left
 
     def said_goodbye(self) -> bool:
@@ -271,6 +182,7 @@ class _Connection:
     def stop(self) -> None:
         """End what goes on for this connection."""
         self.serving = False
+        self.pace.end()
         if self.nudging is not None:
             self.nudging.cancel()
         for task in self.replying:
@@ -424,12 +336,23 @@ def _create_stream(self: Any) -> None:
     beginning, and ignores the second of one name.
     """
     identity = uuid.uuid4().hex.encode()  # of shell and stdin alike: the kernel asks for input where the cell came from
-    kernel = self.kernel_manager.get_kernel(self.kernel_id)
     for channel in ("iopub", "shell", "control", "stdin"):
-        connect = getattr(self.kernel_manager, f"connect_{channel}")
-        self.channels[channel] = stream = connect(self.kernel_id, identity=identity)
-        stream.channel = channel
-        stream.ports, stream.process = kernel.ports, kernel.kernel
+        _connect(self, channel, identity)
+
+
+def _connect(handler: Any, channel: str, identity: bytes) -> None:
+    """Give *handler* a channel to the kernel as it is now."""
+    kernel = handler.kernel_manager.get_kernel(handler.kernel_id)
+    connect = getattr(handler.kernel_manager, f"connect_{channel}")
+    if channel == "iopub":
+        with with_short_queue(kernel.context):
+            stream = connect(handler.kernel_id, identity=identity)
+        lose_nothing_by_flush(stream)
+    else:
+        stream = connect(handler.kernel_id, identity=identity)
+    stream.channel = channel
+    stream.ports, stream.process = kernel.ports, kernel.kernel
+    handler.channels[channel] = stream
 
 
 async def _open(self: Any, kernel_id: str) -> None:
@@ -476,7 +399,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         connection.nudging = None
     if not _of(handler).closed and not _of(handler).replaced:
         if (adopted := kept_output.adopted(kernel_id)) is not None:
-            connection.missed = _joined(connection.missed, adopted.missed(handler.session.session))
+            _add_missed(connection, adopted.missed(handler.session.session))
         _serve(handler, connection)
 
 
@@ -505,7 +428,7 @@ def _take_over(self: Any, connection: _Connection) -> bool:
         self.log.info("Restoring connection for %s", self.session_key)
         _close_channels(self.channels)
         self.channels, serving = away.taken(), True
-        connection.unsent.extend(away.kept)
+        connection.unsent.take(away.kept)
     if predecessor is not None and predecessor is not self and _of(predecessor).opened:
         self.log.info("Replacing connection: %s", self.session_key)
         serving = _of(predecessor).serving
@@ -536,7 +459,7 @@ def _note_if_replaced(manager: Any, kernel_id: str, session_key: str) -> None:
 def _keep_buffered(kept: Kept, buffered: Any) -> None:
     """Keep what came while no client was there: ours, or jupyter_server's list from before the patch."""
     if isinstance(buffered, Kept):
-        kept.extend(buffered)
+        kept.take(buffered)
     else:
         for message in buffered:
             kept.append(message)
@@ -557,6 +480,7 @@ async def _settle(handler: Any) -> None:
     connection = _of(handler)
     if not connection.serving:
         return
+    connection.pace.end()
     for stream in handler.channels.values():
         if not stream.closed():
             stream.on_recv(None)
@@ -580,10 +504,8 @@ def _hand_over(handler: Any, successor: Any, unsent: Kept) -> dict[str, Any]:
     for stream in handler.channels.values():
         if not stream.closed():
             stream.on_recv(None)
-    unsent.extend(connection.left())
-    connection.unsent = Kept()
+    unsent.take(connection.left())
     _of(successor).given, _of(successor).missed = connection.given, connection.missed
-    connection.unconfirmed.drop_to(connection.unconfirmed.number)  # numbered on: pongs of before may be on their way
     _sign_off(handler)
     _dismiss(handler, successor)
     channels: dict[str, Any] = handler.channels
@@ -642,12 +564,11 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
 
     async def give(channel: str, parts: list[bytes]) -> None:
         _pass_on(handler, channel, parts)
-        if connection.unconfirmed.is_half_full:
-            await _let_confirm(connection)
+        await connection.pace.catch_up()  # faster than it takes them, what it may need again would give way
 
     def tell(text: str, cell: dict[str, Any]) -> None:
         if not cell:
-            connection.missed = _joined(connection.missed, text)
+            _add_missed(connection, text)
             return
         with contextlib.suppress(WebSocketClosedError):
             handler.write_stderr(text, cell)
@@ -668,21 +589,19 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
     given = back.unneeded()
     connection.unsent = connection.unsent.without(lambda each: kept_output.id_of(each[1]) in given)
     connection.given = given
-    asyncio.get_running_loop().call_later(_GIVEN_SECONDS, connection.given.clear)
+    asyncio.get_running_loop().call_later(_GIVEN_SECONDS, _forget_given, connection)
     if back.state == "busy":
         adopted.note_running()  # what said so came before this process
     if is_given:
         adopted.has_come_back(session)
 
 
-async def _let_confirm(connection: _Connection) -> None:
-    """Wait while a client takes what it was given: faster than it, what it may need again would give way."""
-    loop = asyncio.get_running_loop()
-    until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
-    while connection.unconfirmed.is_half_full and not connection.closed and loop.time() < until:
-        await asyncio.sleep(_CONFIRM_DELAY)
-        if len(connection.unconfirmed) < left:
-            until, left = loop.time() + _SLOWEST, len(connection.unconfirmed)
+def _forget_given(connection: _Connection) -> None:
+    """Forget what a session was given, once its own channel has brought what was under way then."""
+    if connection.pace.lags:
+        asyncio.get_running_loop().call_later(_GIVEN_SECONDS, _forget_given, connection)
+    else:
+        connection.given.clear()
 
 
 async def _nudge(handler: Any, connection: _Connection, *, patiently: bool = False) -> None:
@@ -766,16 +685,58 @@ def _serve(handler: Any, connection: _Connection) -> None:
     if handler.kernel_id in handler.kernel_manager:
         kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
-    connection.missed = _joined(connection.missed, kept.missed)
+    _add_missed(connection, kept.missed)
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
     if kept.lost:
         _tell_loss(handler, connection, kept)
+    for stream in handler.channels.values():
+        stream.on_recv_stream(handler._on_zmq_reply)  # comes into force when the loop goes on
     for channel, parts in kept:
         _pass_on(handler, channel, parts)
-    for stream in handler.channels.values():
-        stream.on_recv_stream(handler._on_zmq_reply)
     give_replies(handler)
+
+
+def _renew_output(handler: Any, connection: _Connection) -> None:
+    """Have *handler* hear the kernel that was started again; what the one before had printed last waits for a slow client."""
+    if not connection.serving or handler.kernel_id not in handler.kernel_manager:
+        return
+    connection.serving = False
+    _add_missed(
+        connection, "Output may be missing here: what came before the kernel was started again was not taken in time."
+    )
+    _close_channels({"iopub": handler.channels["iopub"]})
+    _connect(handler, "iopub", uuid.uuid4().hex.encode())
+    connection.nudging = asyncio.create_task(_nudge(handler, connection))
+    connection.nudging.add_done_callback(lambda nudging: _serve_renewed(handler, connection, nudging))
+
+
+def _serve_renewed(handler: Any, connection: _Connection, nudging: asyncio.Task[None]) -> None:
+    """Serve again what comes of the kernel, unless the connection has ended meanwhile, or another one has its channels."""
+    if nudging.cancelled() or connection.closed or connection.replaced:
+        return
+    connection.nudging = None
+    if nudging.exception() is not None:
+        handler.log.warning("Kernel %s: its client hears it no more", handler.kernel_id, exc_info=nudging.exception())
+        handler.close()  # it comes again
+        return
+    _serve(handler, connection)
+
+
+def note_dropped(kernel_id: str) -> None:
+    """Have those clients told that lag behind: their kernel may have dropped output. Called on the gateway's loop."""
+    for handler in clients(kernel_id):
+        connection = _of(handler)
+        if connection.pace.lags:
+            _add_missed(
+                connection,
+                "Output may be missing here: it came faster than this client took it, for longer than its node could keep it.",
+            )
+
+
+def _add_missed(connection: _Connection, text: str) -> None:
+    """Have *text* told in the next cell that is heard of, once."""
+    connection.missed = joined(connection.missed, text)
 
 
 def _pass_on(handler: Any, channel: str, parts: list[bytes]) -> None:
@@ -830,7 +791,7 @@ def tell_loss(manager: Any, kernel_id: str, text: str) -> None:
             said = handler.session.msg("stream", {"name": "stderr", "text": f"{text}\n"}, parent=cell)
             _pass_on(handler, "iopub", handler.session.serialize(said, ident=b"stream.stderr"))
         else:
-            connection.missed = _joined(connection.missed, text)
+            _add_missed(connection, text)
     for away in _away.values():
         if away.kernel_id == kernel_id:
             away.kept.miss(text)
@@ -862,17 +823,21 @@ def _keeping_until_confirmed(original: Callable[..., Any]) -> Callable[..., Any]
         if connection.missed and stream.channel == "iopub":
             _tell_missed(self, connection, header_of(parent_of(msg_list)))
         connection.unconfirmed.append(message)
+        size = size_of(msg_list)
         original(self, stream, msg_list)
         if connection.asking is None:
             loop = asyncio.get_running_loop()
             connection.asking = loop.call_later(_CONFIRM_DELAY, _ask_what_came, self, connection)
+        connection.pace.note_written(size)
 
     return _on_zmq_reply
 
 
 def _ask_what_came(handler: Any, connection: _Connection) -> None:
     """Send a ping after the newest message: its pong confirms all messages up to there."""
-    connection.asking = None
+    if connection.asking is not None:
+        connection.asking.cancel()
+        connection.asking = None
     if handler.ws_connection is not None and not handler.ws_connection.is_closing():
         handler.ping(_MARK + str(connection.unconfirmed.number).encode())
 
@@ -891,6 +856,7 @@ def _on_pong(self: Any, data: bytes) -> None:
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(_MARK) :]))
         _note_delivered(self, came)
+        connection.pace.note_confirmed(int(data[len(_MARK) :]))
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:
             connection.settled.set_result(None)
 
@@ -934,6 +900,8 @@ def _on_close(self: Any) -> None:
     if connection.opened:
         connection.opened = False
         _leave(self, connection)
+    for kept in (connection.unsent, connection.unconfirmed):
+        kept.clear()  # its room is somebody else's now, not when Python finds the time
     if not self._close_future.done():
         self._close_future.set_result(None)
 

@@ -36,6 +36,7 @@ SPREAD = (
     "test_faults.py",
     "test_gateway_options.py",
     "test_lifecycle.py",
+    "test_matrix.py",
     "test_output_kept.py",
     "test_persistence.py",
     "test_ports.py",

@@ -122,6 +122,60 @@ def test_a_command_meets_the_fault(
     assert failure(broken, node, keep) == ""
 
 
+def test_who_waits_for_a_hung_mount_goes_on_once_it_is_healed(broken: Lab, node: Node) -> None:
+    """A login hangs, and so does what looks for a file there, until it is healed or killed; elsewhere nothing is amiss."""
+    waits = (
+        "cat /home/lab/.profile >/tmp/read && mkdir /home/lab/made && rmdir /home/lab/made && mv /tmp/read /tmp/waited"
+    )
+    begin = "import subprocess\nsubprocess.Popen({argv!r}, start_new_session=True, stdout=-3, stderr=-3)"
+    node.exec(["rm", "-f", "/tmp/read", "/tmp/waited"], user="root").check()
+    with add(broken, "hung-mount", [node], duration=60):
+        assert login(broken, node, "echo in", login_timeout=2) != "in"
+        inside(node, begin.format(argv=["sh", "-c", waits]))
+        inside(node, begin.format(argv=["cat", "/home/lab/.bashrc", "/dev/null"]))
+        block_until("both wait", lambda: len(node.exec(["pgrep", "-x", "cat"]).stdout.split()) == 2)
+        node.exec(["pkill", "-KILL", "-f", "^cat .* /dev/null"], user="root").check()
+        block_until("the one is gone", lambda: len(node.exec(["pgrep", "-x", "cat"]).stdout.split()) == 1)
+        assert node.exec(["test", "-e", "/tmp/waited"]).exit_code == 1
+        assert open_for_ssh(node)
+    block_until("the other went on", lambda: node.exec(["test", "-s", "/tmp/waited"]).exit_code == 0)
+    node.exec(["rm", "-f", "/tmp/waited"], user="root").check()
+    assert login(broken, node, "echo in") == "in"
+
+
+def test_a_folder_is_removed(broken: Lab, node: Node) -> None:
+    """Below the home or where cleaners go it is gone at once, with what is in it; anywhere else nothing is touched."""
+    for path in (".cache/one", "/tmp/one"):
+        assert login(broken, node, f"mkdir -p {path}/two && touch {path}/two/three && ls {path}") == "two"
+        assert not add(broken, "folder-removed", [node], path=path).active
+        assert (
+            login(broken, node, f"ls -a {path} 2>&1 | grep -c such; ls -A $(dirname {path}) | grep -c lab-fault")
+            == "1\n0"
+        )
+    for path in ("/etc/ssh", "../other", "/home/lab", "/tmp/../etc"):
+        with pytest.raises(FaultUnavailable, match="is not below"):
+            add(broken, "folder-removed", [node], path=path)
+    with pytest.raises(FaultUnavailable, match="there is no"):
+        add(broken, "folder-removed", [node], path=".cache/one")
+
+
+async def test_open_sessions_have_no_descriptor_left(broken: Lab, node: Node) -> None:
+    """What an open connection carries goes on, and it takes no further channel until it is healed; others are not met."""
+    async with connected(broken, node) as connection, connection.create_process("cat") as process:
+        with add(broken, "sshd-out-of-fds", [node], duration=30, of="sessions"):
+            # Between its descriptors one or two may be free.
+            opened = [connection.open_connection("127.0.0.1", 22) for _ in range(4)]
+            found = await asyncio.gather(*opened, return_exceptions=True)
+            assert any(isinstance(each, asyncssh.ChannelOpenError) for each in found)
+            process.stdin.write("alive\n")
+            assert await asyncio.wait_for(process.stdout.readline(), 5) == "alive\n"
+            assert await asyncio.to_thread(login, broken, node, "echo in") == "in"
+        reader, writer = await connection.open_connection("127.0.0.1", 22)
+        assert bytes(await asyncio.wait_for(reader.read(4), 5)) == b"SSH-"
+        writer.close()
+        process.stdin.write_eof()
+
+
 def test_no_process_can_be_started(broken: Lab, node: Node) -> None:
     """sshd can't fork, so a login fails; the fault is healed from outside, since nothing can be run inside."""
     with add(broken, "out-of-pids", [node], duration=30):

@@ -174,6 +174,15 @@ def test_a_shell_is_slow(local: Lab, openssh: Node) -> None:
     assert best(seconds) < slow
 
 
+def test_a_folder_of_its_home_is_removed(local: Lab, node: Node) -> None:
+    """It is gone; this machine's own temporary folder is not the node's to be cleaned."""
+    assert login_to(local, node, "mkdir -p .cache/one/two && ls .cache/one", "127.0.0.1", node.port) == "two"
+    add(local, "folder-removed", [node], path=".cache/one")
+    assert login_to(local, node, "ls .cache", "127.0.0.1", node.port) == ""
+    with pytest.raises(FaultUnavailable, match="is not below"):
+        add(local, "folder-removed", [node], path="/tmp/one")
+
+
 def logged_in(lab: Lab, node: Node, **options: Any) -> AbstractAsyncContextManager[asyncssh.SSHClientConnection]:
     """Log in at the node's port on this machine, with strict host keys."""
     return connected(lab, node, "127.0.0.1", node.port, **options)

@@ -54,6 +54,11 @@ def address(lab: Lab, node: Node, other: Node) -> str:
     return lookup(node, other.name)[0]
 
 
+def hangs(lab: Lab, node: Node, other: Node) -> bool:
+    """Say whether reading a file of the home takes for ever."""
+    return node.exec(["timeout", "--signal=KILL", "1", "cat", "/home/lab/.profile"], user="root").exit_code == 137
+
+
 CASES = (
     Case(
         "partition",
@@ -104,6 +109,13 @@ CASES = (
         ("read-only bind mount", "home owned by root"),
     ),
     Case(
+        "hung-mount",
+        hangs,
+        True,
+        False,
+        ("FUSE mount that answers nothing", "fanotify permission events, never answered"),
+    ),
+    Case(
         "out-of-memory",
         lambda lab, node, other: failure(lab, node, "python3 -c 'bytearray(300 << 20)'") == "",
         False,
@@ -120,8 +132,8 @@ CASES = (
         {"version": "3.9"},
     ),
 )
-LACKING = {"tc netem delay", "link to an older Python"}
-"""What an engine's kernel may lack, or an image that was built without the previous release."""
+LACKING = {"tc netem delay", "link to an older Python", "FUSE mount that answers nothing"}
+"""What an engine's kernel may lack or its containers may not open, or an image that was built without the previous release."""
 
 
 @pytest.mark.parametrize(

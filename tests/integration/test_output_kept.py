@@ -27,7 +27,6 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 LINES = 10_000
 CELL_SECONDS = 90.0
 MISSING = "missing here"
-KEEPING = {"EG_DISTRIBUTED_KEPT_OUTPUT_LIMIT": str(64 << 20)}
 ClientOf = Callable[[Gateway], GatewayClient]
 
 PRINTING = f"""
@@ -162,7 +161,7 @@ async def test_a_cell_over_a_killed_gateway_shows_all_that_it_printed(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """Ten thousand lines over SIGKILL and a start: each once and in order, then the cell's reply, and the next cell works."""
-    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
+    gateway = extra_gateway("keeping", options=PERSISTENCE)
     kernel = await start_on(GatewayClient(gateway.url), nodes[0])
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -194,7 +193,7 @@ async def test_a_cell_that_ends_while_the_gateway_is_away_is_whole(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """Output, reply and idle come to the client that sent the cell; another one of before gets the output, a new one nothing."""
-    gateway = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING)
+    gateway = extra_gateway("keeping", options=PERSISTENCE)
     kernel = await start_on(GatewayClient(gateway.url), nodes[0])
     tab, other = Tab(gateway, kernel), Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -236,7 +235,7 @@ async def test_a_kernel_is_seen_as_what_it_is_after_a_start(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """One that runs a cell and says nothing is busy for who asks, and idle once the cell has ended; then cells run as ever."""
-    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
     kernel = await start_on(GatewayClient(gateway.url), node)
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -293,7 +292,7 @@ async def test_an_agent_that_is_killed_takes_what_was_told_along(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """SIGKILL under load: the kernel goes on, its output comes again by the next agent, and the notebook says what is missing."""
-    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
     kernel = await start_on(client_of(gateway), node)
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -319,7 +318,7 @@ async def test_a_tab_that_is_away_hears_of_a_killed_agent_when_it_is_back(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """It had no connection in the moment in which the loss was told; its lines have a gap, and the notebook says why."""
-    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
     kernel = await start_on(client_of(gateway), node)
     tab, other = Tab(gateway, kernel), Tab(gateway, kernel)
     await tab.connect(gateway)
@@ -343,7 +342,7 @@ async def test_an_agent_that_is_killed_while_the_gateway_is_away_is_told(
     extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
 ) -> None:
     """What the kernel printed while neither was there is gone: the notebook says for how long at most, and cells run again."""
-    gateway, node = extra_gateway("keeping", options=PERSISTENCE, env=KEEPING), nodes[0]
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
     kernel = await start_on(GatewayClient(gateway.url), node)
     tab = Tab(gateway, kernel)
     await tab.connect(gateway)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,7 +54,40 @@ def left(nodes: Nodes) -> list[str]:
     return [line for node in nodes for line in (*processes(node).values(), *kernel_files(node))]
 
 
+SOCKETS_SINCE = """
+import datetime, glob, os, sys
+up = datetime.datetime.strptime(sys.argv[1], "%Y-%m-%d %H:%M:%S.%f").timestamp()
+folder = os.environ.get("EG_DISTRIBUTED_RUNTIME_DIR") or "/tmp/eg-distributed-*"
+print(*(os.stat(path).st_mtime - up for path in glob.glob(folder + "/*/c-*")))
+"""
+
+
+def sockets_since_up(gateway: Gateway) -> list[float]:
+    """Return how long after *gateway* was last ready for HTTP the kernels' sockets were made, in seconds."""
+    found = re.findall(
+        r"\[I (\S+ \S+) EnterpriseGatewayApp\] Jupyter Enterprise Gateway \S+ is available", gateway.logs()
+    )
+    answer = gateway.exec([gateway.python, "-c", SOCKETS_SINCE, found[-1]]).check()
+    return [float(seconds) for seconds in answer.stdout.split()]
+
+
 # -- with Enterprise Gateway's persistence ---------------------------------------------------------------------------
+
+
+async def test_a_gateway_makes_the_sockets_of_found_kernels_once_it_is_up(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Nodes
+) -> None:
+    """HTTP does not wait for the files of kernels that are found again: with a thousand kernels these are five thousand."""
+    gateway = extra_gateway("persistent", options=PERSISTENCE)
+    kernel = await start_on(GatewayClient(gateway.url), nodes[0])
+    await kernel.disconnect()
+    await killed_and_started(gateway)
+    found = client_of(gateway).attach(kernel.id, "python_distributed")
+    assert await found.evaluate("1") == 1
+    times = await asyncio.to_thread(sockets_since_up, gateway)
+    assert len(times) == 5
+    assert min(times) > -0.002  # the log's clock has milliseconds
+    await found.delete()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,18 @@ import pytest
 from lab import Lab
 from lab.spark.clusters import cluster
 from tests.integration.client import GatewayClient, Kernel, Result
-from tests.integration.spark_lab import ANSWER_SECONDS, COUNT, SESSION_SECONDS, language_of, running, say
+from tests.integration.spark_lab import (
+    ANSWER_SECONDS,
+    COUNT,
+    SESSION_SECONDS,
+    client_that_leaves_nothing,
+    language_of,
+    running,
+    say,
+    specs,
+)
+from tests.integration.test_output_kept import MISSING, Tab
+from tests.integration.test_persistence import PERSISTENCE, killed_and_started
 
 pytestmark = pytest.mark.timeout(400)
 SCALA, R = "spark_scala_standalone", "spark_R_standalone"
@@ -17,6 +28,12 @@ LONG = "\n".join(
     f"case class C{i}(a: Int, b: String) {{ def f(x: Int) = List(x, a).map(_ + {i}).sum }}" for i in range(40)
 )
 """Code that the compiler works on for a second or more."""
+
+LINES = 300
+PRINTING = {
+    SCALA: f"for (number <- 0 until {LINES}) {{ println(number); Thread.sleep(50) }}",
+    R: f'for (number in 0:{LINES - 1}) {{ cat(number, "\\n", sep = ""); flush.console(); Sys.sleep(0.05) }}',
+}
 
 
 async def interrupt_until_it_ends(kernel: Kernel, code: str) -> Result:
@@ -151,3 +168,33 @@ async def test_what_spark_prints_is_in_an_r_cell(spark_client: GatewayClient) ->
     # A worker's R that is killed cleans nothing up: its temporary files are where the executor's are.
     folder = "unlist(spark.lapply(list(1), function(x) startsWith(tempdir(), getwd()) && dir.exists(tempdir())))"
     assert (await say(kernel, f"cat({folder})")).stdout == "TRUE"
+
+
+@pytest.mark.parametrize("spec", [SCALA, R])
+async def test_what_a_cell_prints_over_a_killed_gateway_is_whole(spark_lab: Lab, spec: str) -> None:
+    """With Enterprise Gateway's persistence its lines come each once and in order, then its reply, and the next cell works."""
+    gateway = spark_lab.add_gateway(
+        "killed", kernelspecs=specs(), options=PERSISTENCE, env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"}
+    )
+    try:
+        kernel = await GatewayClient(gateway.url).start_kernel(spec)
+        tab = Tab(gateway, kernel)
+        await tab.connect(gateway)
+        cell = await tab.run(PRINTING[spec])
+        await cell.reached(LINES // 5)
+        await killed_and_started(gateway)
+        await tab.lost_connection()
+        before = len(cell.numbers)
+        async with client_that_leaves_nothing(spark_lab, gateway) as client:
+            client.attach(kernel.id, spec)
+            await tab.connect(gateway)
+            await cell.ended()
+            after = cell.numbers[before:]
+            assert after == list(range(after[0], LINES))
+            # What came in the last moment before SIGKILL could not be confirmed any more, and so comes again.
+            assert before - LINES // 10 < after[0] <= before
+            assert [reply["status"] for reply in cell.replies] == ["ok"]
+            assert MISSING not in tab.told
+            await tab.close()
+    finally:
+        await asyncio.to_thread(gateway.remove)

@@ -32,8 +32,8 @@ SESSION_EACH = 15.0
 """What a single one may take here."""
 ASLEEP = 60.0
 """Seconds that a laptop sleeps for."""
-SLEPT = "/tmp/slept"
-"""Where the cell that runs meanwhile says how far it is; no other cell writes there."""
+SLEPT, OVER_A_KILL = "/tmp/slept", "/tmp/over-a-kill"
+"""Where the cells that run meanwhile say how far they are; no other cells write there."""
 
 
 def printing(lines: int, pause: float, where: str = "/tmp/printed") -> str:
@@ -186,11 +186,19 @@ def test_a_laptop_sleeps(own: Lab, jupyterlab: JupyterLab, path: SlowPath) -> No
     notebook.run("print('awake', number)").shows(f"awake {lines - 1}")
 
 
-def test_the_gateway_is_restarted(gateway: Gateway, jupyterlab: JupyterLab, path: SlowPath) -> None:
-    """With Enterprise Gateway's persistence a notebook finds its kernel again, with its names, and its cells answer."""
+def test_the_gateway_is_restarted(own: Lab, gateway: Gateway, jupyterlab: JupyterLab, path: SlowPath) -> None:
+    """With Enterprise Gateway's persistence a notebook finds its kernel again, and what its cell has printed meanwhile.
+
+    A line that came just before the gateway was killed could not be confirmed any more, and may be there twice.
+    """
     notebook = jupyterlab.fresh()
     notebook.run("kept = 1").ended()
+    lines = 150
+    cell = notebook.run(printing(lines, 0.1, OVER_A_KILL))
+    cell.reached(20)
     gateway.kill()
+    reached = printed(own, OVER_A_KILL)
+    block_until("the kernel has printed more meanwhile", lambda: printed(own, OVER_A_KILL) > reached + 20)
     gateway.start()
     path.follow(gateway)
 
@@ -199,6 +207,11 @@ def test_the_gateway_is_restarted(gateway: Gateway, jupyterlab: JupyterLab, path
         return [model["connections"] for model in models] == [1]
 
     block_until("JupyterLab's server is connected again", connected, seconds=SECONDS, pause=0.2)
+    cell.ended()
+    cell.reached(lines - 1)
+    shown = cell.numbers()
+    assert list(dict.fromkeys(shown)) == list(range(lines))
+    assert len(shown) <= lines + 3
     notebook.run("print('kept', kept)").shows("kept 1")
 
 

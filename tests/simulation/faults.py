@@ -71,10 +71,10 @@ class Trouble:
         return self._world.rng.choice(self._world.gateways)
 
     def _machine(self) -> Machine:
-        return self._world.machines[self._world.rng.choice(self._hosts)]
+        return self._world.names[self._world.rng.choice(self._hosts)]
 
     def _path(self) -> Path:
-        return self._gateway().path(self._machine().name)
+        return self._gateway().path(self._world.rng.choice(self._hosts))
 
     def _kernel(self) -> tuple[Gateway, str] | None:
         gateway = self._gateway()
@@ -137,7 +137,9 @@ class Trouble:
         machine = self._machine()
         machine.reboot()
         for gateway in self._world.gateways:
-            gateway.path(machine.name).reset()
+            for name, each in self._world.names.items():
+                if each is machine:
+                    gateway.path(name).reset()
 
     def _refuse(self) -> None:
         self._machine().refuses = True

@@ -143,7 +143,7 @@ class Gateway:
 
     def cut(self) -> None:
         """Take this gateway's uplink down."""
-        for host in self.world.machines:
+        for host in self.world.names:
             self.path(host).cut()
 
     def heal(self) -> None:
@@ -206,6 +206,13 @@ class Gateway:
     def alive(self) -> int:
         """Return how many kernels this gateway knows to be alive."""
         return sum(kernel.state is State.ALIVE for kernel in self.cluster.kernels.values())
+
+    def is_whole(self) -> bool:
+        """Return True if this gateway is connected to every host with a kernel of its own, and knows all of these to be alive."""
+        hosts = self.cluster.hosts
+        return all(
+            host in hosts and hosts[host].node.connected.is_set() for host in {host for host, _ in self.wanted.values()}
+        ) and self.alive() == len(self.cluster.kernels) == len(self.wanted)
 
     def connected(self) -> int:
         """Return how many hosts this gateway is connected to."""

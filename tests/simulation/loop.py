@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import contextvars
+import heapq
 import itertools
 import socket
 import threading
@@ -20,19 +22,6 @@ class Stuck(Exception):
     """Something is awaited that nothing will ever bring about."""
 
 
-class _Instant:
-    """What stands in for a selector: instead of waiting, it puts the clock on to the next timer."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[object]:
-        if timeout is None:
-            raise Stuck("no timer is left, and nothing is ready")
-        self._loop.now += timeout
-        return []
-
-
 class _Task(asyncio.Task[Any]):
     """A task whose place in a set is the same in every run."""
 
@@ -45,12 +34,20 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An asyncio loop in virtual time. Threads, files and sockets are errors here."""
+    """An asyncio loop in virtual time. Threads, files and sockets are errors here.
+
+    It goes round by itself, and not as asyncio's does: with nothing to wait for, and timers that are compared as tuples and not
+    by a method, a simulation takes a tenth less. Timers of one moment go off in the order in which they were set.
+    """
+
+    _ready: collections.deque[asyncio.Handle]  # asyncio's own, which typeshed does not know
+    _stopping: bool  # the same
 
     def __init__(self) -> None:
         super().__init__()
         self.now = BEGIN
-        self._selector = _Instant(self)
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers_made = 0
         numbers = itertools.count()
         self.set_task_factory(
             lambda loop, coroutine, **options: _Task(coroutine, loop=loop, number=next(numbers), **options)
@@ -60,8 +57,46 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Return the virtual time, in seconds."""
         return self.now
 
-    def _process_events(self, event_list: list[object]) -> None:
-        """Nothing comes from outside."""
+    def _run_once(self) -> None:
+        """Call what is ready; where nothing is, put the clock on to the next timer. Called by asyncio, again and again."""
+        ready, timers = self._ready, self._timers
+        if not ready and not self._stopping:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if not timers:
+                raise Stuck("no timer is left, and nothing is ready")
+            self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            _, _, timer = heapq.heappop(timers)
+            if not timer.cancelled():
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+    def call_soon(  # type: ignore[override]  # typeshed's has a TypeVarTuple
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Have *callback* called when the loop next goes round."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]  # the same
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Have *callback* called in *delay* virtual seconds."""
+        return self.call_at(self.now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]  # the same
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Have *callback* called at *when*."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when, self._timers_made, timer))
+        return timer
 
     def _write_to_self(self) -> NoReturn:
         raise RuntimeError("another thread wakes the virtual loop")

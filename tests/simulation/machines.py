@@ -327,6 +327,10 @@ class SimAgent(Agent):
     async def _look(self) -> None:
         """No other agent is here, and nothing removes files."""
 
+    def _look_soon(self) -> asyncio.Task[None]:
+        """Look once: there is nothing to see."""
+        return self._looking or super()._look_soon()
+
     def _tick(self) -> None:
         self._swept = monotonic()  # no logs are kept
         if len(self.connections) > 64:

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.agent.server import Agent
+from eg_distributed.agent.server import Gateway as AgentsGateway
 from eg_distributed.kernel import RemoteKernel
 from eg_distributed.node import News, Node
-from eg_distributed.protocol import Ready
+from eg_distributed.protocol import Ping, Ready
+from eg_distributed.wire import Message
 
 from .faults import Trouble
-from .site import BACK_WITHIN, SET, Site
+from .site import BACK_WITHIN, SET, SHARED, Site
 from .world import Violation, World
 
 pytestmark = pytest.mark.timeout(600)  # each computes for seconds, which a busy machine makes minutes
@@ -29,7 +32,7 @@ def trouble(seed: int, folder: Path, steps: int, **settings: Any) -> World:
     world = World(seed, hosts=10, gateways=3, folder=folder, **settings)
 
     async def story(world: World) -> None:
-        hosts = tuple(world.machines)
+        hosts = tuple(sorted(world.names))
         begun = [(gateway, f"{gateway.name}-{number}") for number in range(20) for gateway in world.gateways]
         await asyncio.gather(*(gateway.start(kernel, hosts) for gateway, kernel in begun))
         for gateway, kernel in begun[::2]:
@@ -53,6 +56,11 @@ def test_the_same_holds_where_kernels_are_given_up(seed: int, tmp_path: Path) ->
     trouble(seed, tmp_path, steps=60, **settings)
 
 
+def test_the_same_holds_where_machines_have_two_names(seed: int, tmp_path: Path) -> None:
+    """Where three of ten machines are listed by two names each, kernels that start again by the other one run once as well."""
+    trouble(seed, tmp_path, steps=60, second_names=3, orphan_timeout=0.0)
+
+
 def test_a_seed_makes_the_same_history_again(tmp_path: Path) -> None:
     """Two runs of one seed are the same to the last event, so that a failure can be looked at again."""
     first, second = (trouble(5, tmp_path, steps=30, orphan_timeout=0.0) for _ in range(2))
@@ -60,15 +68,18 @@ def test_a_seed_makes_the_same_history_again(tmp_path: Path) -> None:
 
 
 def test_a_site_fills_and_comes_back(tmp_path: Path) -> None:
-    """Two thousand kernels start on fifty hosts, all hosts are lost, and all are back soon, with one login each."""
+    """Two thousand kernels start on fifty hosts; all of these are lost, then some, then a gateway, then all gateways end: each
+    time all are back soon, with one login each, and no line of output is lost."""
     world = World(1, hosts=50, gateways=3, folder=tmp_path, orphan_timeout=0.0)
     site = Site(world, kernels=2000, batches=20)
     world.run(lambda _: site.live())
     figures = site.figures
     print(figures.show())
     assert figures.started == 2000
-    assert max(figures.back) <= BACK_WITHIN
+    assert max(figures.spread) <= 2 * SHARED
+    assert figures.longest_back <= BACK_WITHIN
     assert figures.logins_twice == 0
+    assert figures.lines
 
 
 def test_five_hundred_hosts_come_back(tmp_path: Path) -> None:
@@ -77,7 +88,7 @@ def test_five_hundred_hosts_come_back(tmp_path: Path) -> None:
     site = Site(world, kernels=500, batches=1)
     world.run(lambda _: site.live())
     print(site.figures.show())
-    assert max(site.figures.back) <= BACK_WITHIN
+    assert site.figures.longest_back <= BACK_WITHIN
     assert site.figures.logins_twice == 0
 
 
@@ -94,6 +105,30 @@ def test_one_gateway_is_exact(tmp_path: Path) -> None:
                 names = [f"{balancer}-{batch}-{number}" for number in range(33)]
                 await asyncio.gather(*(gateway.start(name, hosts, balancer=balancer) for name in names))
                 assert world.spread(hosts) <= 1, (balancer, batch)
+
+    world.run(story)
+
+
+@pytest.mark.parametrize("balancer", ["round-robin", "least-connection"])
+def test_a_machine_by_two_names_takes_one_share(tmp_path: Path, balancer: str) -> None:
+    """Machines with two names have as many kernels as those with one, however many start at once, also after an outage."""
+    world = World(1, hosts=8, gateways=1, folder=tmp_path, second_names=3, orphan_timeout=0.0)
+
+    async def story(world: World) -> None:
+        (gateway,) = world.gateways
+        hosts = tuple(world.names)
+        await gateway.cluster.list_kernels(hosts)
+        for batch in range(5):
+            names = [f"{batch}-{number}" for number in range(33)]
+            await asyncio.gather(*(gateway.start(name, hosts, balancer=balancer) for name in names))
+            assert world.spread(tuple(world.machines)) <= 1, batch
+            gateway.cut()
+            for path in gateway.paths.values():
+                path.reset()
+            await asyncio.sleep(1.0)
+            gateway.heal()
+            await world.settle(30.0)
+        assert {kernel.node.name for kernel in gateway.cluster.kernels.values() if kernel.node} == {*world.machines}
 
     world.run(story)
 
@@ -155,6 +190,37 @@ def test_a_start_that_is_given_up_as_its_kernel_is_ready_is_ended(
         assert starting.cancelled()
         await world.settle(30.0)
         assert not list(world.processes())
+
+    world.run(story)
+
+
+def test_an_agent_that_is_heard_is_asked_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent is pinged after two seconds of silence; one that tells much unasked only so often that it does not miss us."""
+    world = World(1, hosts=1, gateways=2, folder=tmp_path, orphan_timeout=0.0)
+    pings: Counter[str] = Counter()
+    ping = Agent._ping
+
+    async def count(agent: Agent, gateway: AgentsGateway, asked: Ping) -> Message:
+        pings[gateway.owner] += 1
+        return await ping(agent, gateway, asked)
+
+    monkeypatch.setattr(Agent, "_ping", count)
+
+    async def story(world: World) -> None:
+        first, other = world.gateways
+        hosts = tuple(world.machines)
+        await first.start("k1", hosts)
+        pings.clear()
+        await asyncio.sleep(60.0)
+        assert 28 <= pings[first.name] <= 31
+        pings.clear()
+        began = world.loop.time()
+        while world.loop.time() - began < 90.0:  # longer than an agent waits for a gateway's word
+            await other.start("o", hosts)
+            await other.release("o")
+            await asyncio.sleep(0.5)
+        assert 5 <= pings[first.name] <= 7
+        assert first.alive() == first.cluster.host(hosts[0]).node.connections == 1
 
     world.run(story)
 

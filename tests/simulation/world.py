@@ -30,7 +30,9 @@ class Violation(AssertionError):
 class World:
     """*hosts* machines and *gateways* gateways, all at one loop. *seed* decides everything that chance decides."""
 
-    def __init__(self, seed: int, hosts: int, gateways: int, folder: File, **settings: Any) -> None:
+    def __init__(
+        self, seed: int, hosts: int, gateways: int, folder: File, second_names: int = 0, **settings: Any
+    ) -> None:
         self.seed = seed
         self.loop = VirtualLoop()
         self.rng = random.Random(seed)
@@ -39,19 +41,24 @@ class World:
         self.violations: list[str] = []
         self.listeners: list[Listener] = []
         self.notes: list[str] = []
+        self.check_seconds = 1.0
         self._settings = settings
         self._folder = folder
         self._gateways = gateways
         for number in range(hosts):
             name = f"host{number:04}"
             self.machines[name] = Machine(name, self.loop, self.rng)
+        self.names = dict(self.machines)
+        """Each machine by all of its names; the first *second_names* have two."""
+        for number, machine in enumerate([*self.machines.values()][:second_names]):
+            self.names[f"alias{number:04}"] = machine
 
     # -- running -------------------------------------------------------------------------------------------------
 
     def run(self, story: Callable[[World], Coroutine[Any, Any, None]]) -> None:
         """Run *story* from the first to the last virtual second; raises Violation, which names the seed."""
         random.seed(self.seed)  # the code's own jitter
-        Machine.known = self.machines
+        Machine.known = self.names
         self.loop.set_exception_handler(lambda _, context: self.violate(f"unhandled: {context}"))
         with nothing_real(), same_in_every_run(AgentsGateway, Relay, SimLink):
             try:
@@ -110,11 +117,11 @@ class World:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.check_seconds)
             self.check_always()
 
     def check_always(self) -> None:
-        """Check what must be true at every virtual second."""
+        """Check what must be true at any time; done every `check_seconds`."""
         living: set[tuple[str, str]] | None = None
         for gateway in self.gateways:
             for kernel in gateway.cluster.kernels.values():
@@ -175,7 +182,7 @@ class World:
         )
         for gateway in self.gateways:
             for host in gateway.cluster.hosts.values():
-                truth = {each.kernel for each in self.machines[host.name].processes.values()}
+                truth = {each.kernel for each in self.names[host.name].processes.values()}
                 if host.node.connected.is_set() and host.node.running != truth:
                     said = len(host.node.running)
                     found.append(f"{gateway.name} counts {said} kernels on {host.name}, which has {len(truth)}")

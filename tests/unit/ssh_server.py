@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncssh
 
+from eg_distributed.settings import Distributed
 from eg_distributed.wire import Reader, Writer
 
 from .agents import end_agents
@@ -39,6 +40,7 @@ class Sshd:
         self.key = asyncssh.generate_private_key("ssh-ed25519")
         self.user_key = asyncssh.generate_private_key("ssh-ed25519")
         self.wire = Wire(0)
+        self._further: list[Wire] = []  # by other names
         self._connections: dict[asyncssh.SSHServerConnection, None] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._server: asyncssh.SSHAcceptor | None = None
@@ -74,6 +76,19 @@ class Sshd:
             f"Host {self.name}\n  HostName 127.0.0.1\n  Port {self.wire.port}\n  User {USER}\n  IdentitiesOnly yes\n"
             f"  IdentityFile {self.folder / 'id'}\n  UserKnownHostsFile {self.folder / 'known_hosts'}\n"
         )
+
+    async def be_called(self, name: str, settings: Distributed) -> Wire:
+        """Have another *name* too, also in the ssh_config of *settings*; returns the way to it, which is none of `wire`."""
+        wire = Wire(self.wire.target)
+        await wire.open()
+        self._further.append(wire)
+        known = self.folder / "known_hosts"
+        known.write_text(f"{known.read_text()}[127.0.0.1]:{wire.port} {self.key.export_public_key().decode()}")
+        config = self.config().replace(f"Host {self.name}\n", f"Host {name}\n")
+        config = config.replace(f"Port {self.wire.port}\n", f"Port {wire.port}\n")
+        others = Path(settings.ssh_config)
+        others.write_text(others.read_text() + config)
+        return wire
 
     async def _execute(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         task = asyncio.ensure_future(self._run(process))
@@ -126,7 +141,8 @@ class Sshd:
 
     async def close(self) -> None:
         """End, with the agent and all kernels."""
-        await self.wire.close()
+        for wire in (self.wire, *self._further):
+            await wire.close()
         for connection in list(self._connections):
             connection.abort()
         if self._server is not None:

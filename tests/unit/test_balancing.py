@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import FrozenInstanceError
 from itertools import combinations
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def test_a_balancer_of_a_sites_own_is_told_what_it_may_know() -> None:
     """A host that nothing is said against is healthy and known; what a balancer is told it cannot change, and it has to pick."""
     view = HostView("a", 0)
     assert (view.healthy, view.known) == (True, True)
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         view.kernels = 1  # type: ignore[misc]
     with pytest.raises(TypeError, match="abstract"):
         LoadBalancer(HOSTS)  # type: ignore[abstract]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import socket
@@ -188,6 +189,44 @@ async def test_host_sets_do_not_disturb_each_other(cluster: Cluster, hosts: Host
     first = [where(await start(cluster, f"a{n}", "node1 node2")) for n in range(2)]
     other = [where(await start(cluster, f"b{n}", "node2 node3")) for n in range(2)]
     assert [*first, *other] == ["node1", "node2", "node2", "node3"]
+
+
+@pytest.mark.parametrize("balancer", ["round-robin", "least-connection"])
+async def test_a_machine_that_is_listed_by_two_names_has_one_share(
+    cluster: Cluster, hosts: Hosts, settings: Distributed, caplog: pytest.LogCaptureFixture, balancer: str
+) -> None:
+    """Kernels start by its first name, as the log says once, or by the other while that leads nowhere; pins go by either."""
+    caplog.set_level(logging.INFO)
+    first, _ = await hosts("node1", "node2")
+    await first.be_called("alias", settings)
+    await cluster.run(cluster.list_kernels("node1,alias,node2"))
+    names = "node1 alias node2"
+    kernels = [await start(cluster, f"k{number}", names, balancer=balancer) for number in range(6)]
+    assert Counter(where(kernel) for kernel in kernels) == {"node1": 3, "node2": 3}
+    assert caplog.text.count("node1 and alias are one machine") == 1
+    pinned = await start(cluster, "pinned", names, pin="alias", balancer=balancer)
+    assert where(pinned) == "alias"
+    assert await answers(pinned)
+    first.wire.refuse()
+    first.wire.cut()
+    await until("node1 is lost", lambda: cluster.host("node1").node.last_error)
+    moved = {where(await start(cluster, f"m{number}", names, balancer=balancer)) for number in range(3)}
+    assert moved == {"alias", "node2"}
+
+
+async def test_starts_by_all_names_of_a_machine_count_for_it(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """Where two kernelspecs name one machine differently, least-connection sees what either is starting there."""
+    first, _ = await hosts("node1", "node2")
+    await first.be_called("alias", settings)
+    await cluster.run(cluster.list_kernels("node1,alias,node2"))
+    names = ["node1 node2", "alias node2"]
+    kernels = await asyncio.gather(
+        *(start(cluster, f"k{n}", names[n // 4], balancer="least-connection") for n in range(8))
+    )
+    assert sum(where(kernel) == "node2" for kernel in kernels) == 4
+    assert [cluster.count(name) for name in ("node1", "alias", "node2")] == [4, 4, 4]
 
 
 async def test_an_unknown_balancer_leaves_nothing(cluster: Cluster, hosts: Hosts, home: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from eg_distributed.errors import HostUnreachable, RequestInvalid
 from eg_distributed.hosts import Host, parse_hosts
 from eg_distributed.node import Node
+from eg_distributed.protocol import AgentIdentity
 from eg_distributed.settings import Distributed
 
 from .node_owner import NodeOwner
@@ -74,3 +75,25 @@ async def test_no_kernel_counts_twice() -> None:
     host = Host("a", Node("a", Distributed(), ("tests", "1"), NodeOwner(Distributed())))
     host.node.running = {"1", "2"}
     assert host.count(starting={"2", "3"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (AgentIdentity("1", "/f", "m", "b"), AgentIdentity("1", "/f", "m", "b"), True),
+        (AgentIdentity("1", "/f", "m", "b"), AgentIdentity("2", "/f", "m", "b"), False),  # another login
+        (AgentIdentity("1", "/f", "m", "b"), AgentIdentity("1", "/f", "m", "c"), False),  # a clone that shares the home
+        (AgentIdentity("1", "/f", "m", "b"), AgentIdentity("1", "/f", "n", "b"), False),  # a container that shares it
+        (AgentIdentity("1", "/f", "m", ""), AgentIdentity("1", "/f", "m", ""), False),  # unknown: /proc hides the boot
+        (AgentIdentity("1", "/f"), AgentIdentity("1", "/f"), False),
+        (None, None, False),
+    ],
+)
+async def test_two_names_are_one_machine_if_one_agent_answers_by_both(
+    first: AgentIdentity | None, second: AgentIdentity | None, same: bool
+) -> None:
+    """Logins, and clones that share a home, are hosts of their own."""
+    one, other = (Host(name, Node(name, Distributed(), ("tests", "1"), NodeOwner(Distributed()))) for name in "ab")
+    for host, agent in ((one, first), (other, second)):
+        host.node.place = agent.place if agent is not None else None
+    assert (one.machine == other.machine) == same

@@ -198,6 +198,29 @@ async def test_kernels_are_not_given_up_because_the_gateway_cannot_see(
     assert await answers(kernel)
 
 
+async def test_a_kernel_is_not_given_up_for_its_own_machine(
+    cluster: Cluster, hosts: Hosts, settings: Distributed
+) -> None:
+    """Another name of the kernel's machine, by which that is still reached, is nowhere else: the kernel lives there."""
+    settings.host_lost_policy, settings.host_lost_after = "restart-elsewhere", 0.1
+    (sshd,) = await hosts("node1")
+    await sshd.be_called("alias", settings)
+    kernel = await start(cluster, "k1", "node1 alias")
+    assert where(kernel) == "node1"
+    await cluster.run(cluster.list_kernels("alias"))
+    dead = watched(kernel)
+    await cut(sshd, kernel)
+
+    async def is_steady() -> bool:
+        return cluster.host("alias").node.steady_for > settings.host_lost_after
+
+    await until("the other name has been reached for long enough", lambda: cluster.run(is_steady()))
+    await long_after(cluster)
+    assert (kernel.state, dead) == (State.UNKNOWN, [])
+    await sshd.wire.open()
+    await until("it goes on", lambda: kernel.state is State.ALIVE)
+
+
 async def test_signals_arrive(cluster: Cluster, hosts: Hosts, short: Path) -> None:
     """An interrupt reaches the kernel on its node; to a dead one nothing is sent."""
     await hosts("node1")

@@ -191,6 +191,26 @@ def test_all_flows_keep_no_more_than_their_budget(count: int) -> None:
         assert max(flow.backlog for flow in flows) - min(flow.backlog for flow in flows) <= CHUNK  # and nobody has all
 
 
+def test_a_reader_that_keeps_pace_has_room_beside_those_that_do_not() -> None:
+    """Forty flows that nobody acknowledges take what they can; one that is acknowledged may still keep many times as much."""
+    budget = Budget(400 * CHUNK)
+    stalled = [Flow(limit=1 << 40, budget=budget) for _ in range(40)]
+    while any(flow.has_room for flow in stalled):
+        for flow in stalled:
+            if flow.has_room:
+                flow.push(bytes(CHUNK))
+    flow, acknowledged = Flow(limit=1 << 40, budget=budget), 0
+    for _ in range(40):
+        assert flow.has_room
+        flow.push(bytes(CHUNK + CHUNK // 2))
+        while flow.next_frame() is not None:
+            pass
+        acknowledged += CHUNK
+        flow.feed(ack(acknowledged))
+    assert flow.backlog == 20 * CHUNK
+    assert budget.kept <= budget.limit
+
+
 def test_a_flows_share_comes_back() -> None:
     """With an acknowledgement, a resume, the peer's word on the end, and when the stream is over with something unread."""
     budget = Budget(1 << 30)

@@ -1,4 +1,4 @@
-"""Host faults: machines that hang, crash or run out of something, and their sshd."""
+"""Host faults: machines that hang, crash or run out of something, and their sshd; their disks are in disks.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option, Step
 
 PROCESSES: Final[frozenset[Capability]] = frozenset({"processes"})
-MOUNTS: Final[frozenset[Capability]] = frozenset({"mounts"})
 LIMITS: Final[frozenset[Capability]] = frozenset({"limits"})
 
 SUPERVISOR = "/opt/lab/supervise.sh"
@@ -46,46 +45,12 @@ def _pam(context: Context, item: str, value: int) -> Moves:
 
 
 def _descriptors(context: Context) -> Moves:
-    return Moves(
-        (("@descriptors", context.folder, str(context.options["count"])),), (("@descriptors-back", context.folder),)
-    )
+    few = ("@descriptors", context.folder, context.options["of"], str(context.options["count"]))
+    return Moves((few,), (("@descriptors-back", context.folder),))
 
 
-# -- disks -----------------------------------------------------------------------------------------------------------------
-
-
-def _where(context: Context) -> str:
-    path = str(context.options["path"])
-    return {"home": context.home, "tmp": "/tmp"}.get(path, path)  # noqa: S108 -- the node's own
-
-
-def _full(context: Context) -> Moves:
-    path, folder = _where(context), context.folder
-    disk = f"{folder}/disk"
-    size = f"size={context.options['megabytes']}m"
-    return Moves(
-        (
-            ("@write", f"{disk}/.keep", ""),
-            ("@mount", folder, disk, "mount", "-t", "tmpfs", "-o", size, context.mark, disk),
-            ("@populate", disk, path),
-            ("@mount", folder, path, "mount", "--bind", disk, path),
-            ("@fill", path, context.mark),
-        ),
-        (("@unmount", folder),),
-    )
-
-
-def bound(context: Context, path: str, option: str = "") -> Moves:
-    """Mount *path* on itself, with a mount option of its own."""
-    folder = context.folder
-    apply: tuple[Step, ...] = (("@mount", folder, path, "mount", "--bind", path, path),)
-    if option:
-        apply += (("mount", "-o", f"remount,bind,{option}", path),)
-    return Moves(apply, (("@unmount", folder),))
-
-
-def _denied(context: Context) -> Moves:
-    return Moves((("@deny", context.home, context.folder),), (("@allow", context.home, context.folder),))
+def _only(whose: str) -> Any:
+    return lambda context: "" if context.options["of"] == whose else f"`of` is not {whose}"
 
 
 # -- time ------------------------------------------------------------------------------------------------------------------
@@ -214,48 +179,6 @@ KINDS = (
         momentary=True,
     ),
     FaultKind(
-        "disk-full",
-        "host",
-        "No byte can be written below a path. What is written there meanwhile is gone once healed.",
-        "a write fails with ENOSPC",
-        (Mechanism("full tmpfs over the path", _full, elevated=True, claims=("mounts",), needs=MOUNTS),),
-        (
-            Option("path", "text", "home", "home, tmp, or a folder's full path"),
-            Option("megabytes", "integer", 64, "size of the full disk; what is there now has to fit", 1, 1024),
-        ),
-    ),
-    FaultKind(
-        "readonly-home",
-        "host",
-        "The home can't be written to.",
-        "a write fails with EROFS, or EACCES where it can't be mounted so",
-        (
-            Mechanism(
-                "read-only bind mount",
-                lambda c: bound(c, c.home, "ro"),
-                elevated=True,
-                claims=("mounts",),
-                needs=MOUNTS,
-            ),
-            Mechanism("home owned by root", _denied, claims=("mounts",), needs=SYSTEM),
-        ),
-    ),
-    FaultKind(
-        "noexec-tmp",
-        "host",
-        "Nothing in /tmp can be executed.",
-        "a program there fails with EACCES",
-        (
-            Mechanism(
-                "noexec bind mount",
-                lambda c: bound(c, "/tmp", "noexec"),  # noqa: S108 -- the node's own
-                elevated=True,
-                claims=("mounts",),
-                needs=MOUNTS,
-            ),
-        ),
-    ),
-    FaultKind(
         "out-of-memory",
         "host",
         "The machine has little memory; what asks for more is killed.",
@@ -308,10 +231,29 @@ KINDS = (
     FaultKind(
         "sshd-out-of-fds",
         "host",
-        "sshd itself can open no more files.",
-        "a connect succeeds, no banner comes",
-        (Mechanism("prlimit of the listening sshd", _descriptors, claims=("sshd-nofile",), needs=PROCESSES),),
-        (Option("count", "integer", 3, "files that it may have open", 3, 1 << 20),),
+        "sshd itself can open no more files: the one that listens, or those of the sessions that are open.",
+        "a connect succeeds, no banner comes; or an open session takes no further channel",
+        (
+            Mechanism(
+                "prlimit of the listening sshd",
+                _descriptors,
+                claims=("sshd-nofile",),
+                needs=PROCESSES,
+                refuse=_only("listener"),
+            ),
+            Mechanism(
+                "prlimit of the sessions' sshd",
+                _descriptors,
+                elevated=True,
+                claims=("sshd-nofile",),
+                needs=PROCESSES,
+                refuse=_only("sessions"),
+            ),
+        ),
+        (
+            Option("count", "integer", 3, "files that it may have open; a session keeps those that it has", 3, 1 << 20),
+            Option("of", "text", "listener", "whose they are", choices=("listener", "sessions")),
+        ),
     ),
     FaultKind(
         "process-stopped",

@@ -6,6 +6,7 @@ from functools import cache
 
 from lab.errors import LabUsageError
 from lab.faults.catalogue.daemons import KINDS as DAEMONS
+from lab.faults.catalogue.disks import KINDS as DISKS
 from lab.faults.catalogue.host import KINDS as HOST
 from lab.faults.catalogue.login import KINDS as LOGIN
 from lab.faults.catalogue.network import KINDS as NETWORK
@@ -18,7 +19,7 @@ from lab.names import nearest
 
 @cache
 def _kinds() -> dict[str, FaultKind]:
-    return {each.name: each for each in (*NETWORK, *SHAPING, *RESOLVING, *HOST, *SSH, *LOGIN, *DAEMONS)}
+    return {each.name: each for each in (*NETWORK, *SHAPING, *RESOLVING, *HOST, *DISKS, *SSH, *LOGIN, *DAEMONS)}
 
 
 def catalogue() -> list[FaultKind]:

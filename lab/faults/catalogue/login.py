@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from lab.faults.catalogue.host import MOUNTS, bound
+from lab.faults.catalogue.disks import MOUNTS, slowed
 from lab.faults.catalogue.ssh import SYSTEM, dropin, openssh_only
-from lab.faults.inside import source
 from lab.faults.model import Context, FaultKind, Mechanism, Moves, Option
 
 PYTHON = "/usr/bin/python3"
@@ -92,14 +91,7 @@ def _umask(context: Context) -> Moves:
 
 
 def _slow_home(context: Context) -> Moves:
-    folder, seconds = context.folder, context.options["milliseconds"] / 1000
-    return bound(context, context.home) + Moves(
-        (
-            ("@write", f"{folder}/slowdisk.py", source("slowdisk"), "644"),
-            ("@spawn", folder, "slowdisk", context.home, str(seconds)),
-        ),
-        (("@end", folder, "slowdisk"),),
-    )
+    return slowed(context, context.home, context.options["milliseconds"] / 1000)
 
 
 def _environment(context: Context) -> Moves:

@@ -72,7 +72,7 @@ def find(pattern: str) -> int:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if pattern in line or pattern == entry.name:
+            if pattern == entry.name or (not pattern.isdigit() and pattern in line):
                 found.append(int(entry.name))
     if len(found) != 1:
         sys.exit(f"{len(found)} processes match {pattern!r}, and it has to be one")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import re
+import shutil
 from pathlib import Path
 
 from lab.faults.inside.steps import StepFailed, need, run, write
@@ -22,6 +23,23 @@ def back(path: str, mark: str) -> None:
     """Put it back over whatever stands there."""
     with contextlib.suppress(FileNotFoundError):
         Path(f"{path}.{mark}").replace(path)
+
+
+def vanish(path: str, mark: str, *within: str) -> None:
+    """Remove a folder or file that others use, if it lies below one of *within*; out of sight at once, then piece by piece."""
+    target = Path(path)
+    place = target.parent.resolve()
+    allowed = [Path(folder).resolve() for folder in within]
+    if target.name in {"", ".."} or not any(folder == place or folder in place.parents for folder in allowed):
+        raise StepFailed(f"{path} is not below {' or '.join(within)}")
+    if not os.path.lexists(target):
+        raise StepFailed(f"there is no {path}")
+    hidden = place / f".{mark}"
+    (place / target.name).rename(hidden)
+    if hidden.is_dir() and not hidden.is_symlink():
+        shutil.rmtree(hidden)
+    else:
+        hidden.unlink()
 
 
 def _rewrite(path: Path, text: str) -> None:

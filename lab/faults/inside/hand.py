@@ -30,6 +30,7 @@ from lab.faults.inside.files import (
     public,
     unblock,
     uncomment,
+    vanish,
 )
 from lab.faults.inside.places import fill, mount, populate, unchain, unmount
 from lab.faults.inside.programs import dismiss, end, python, redirect, spawn
@@ -56,6 +57,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "@allow": allow,
     "@login-shell": login_shell,
     "@login-shell-back": login_shell_back,
+    "@vanish": vanish,
     "@public": public,
     "@first-key": first_key,
     "@python": python,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -141,22 +142,62 @@ def down(*, facts: dict[str, Any]) -> None:
         time.sleep(0.01)
 
 
-def descriptors(folder: str, count: str, *, facts: dict[str, Any]) -> None:
-    """Let sshd have no more than *count* files open; note how many it could have."""
-    import resource
+def descriptors(folder: str, which: str, count: str, *, facts: dict[str, Any]) -> None:
+    """Let sshd have no more than *count* files open, its `listener` or all its `sessions`; note how many they could have.
 
-    pid = sshd(facts)
-    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    write(f"{folder}/descriptors", str(soft))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (int(count), hard))
+    A session keeps what it has: with fewer, poll() itself would fail, and sshd end.
+    """
+    chosen = [sshd(facts)] if which == "listener" else sessions(facts)
+    known = [(pid, found[3], open_files(pid)) for pid in chosen if (found := stat(pid))]
+    known = [each for each in known if each[2] > int(count)]  # one that has not logged in yet may open nothing as it is
+    if not known:
+        raise StepFailed(f"no {which} runs that may have more")
+    write(f"{folder}/descriptors", "\n".join(" ".join(map(str, each)) for each in known))
+    for pid, _, _ in known:
+        limit_files(pid, int(count) if which == "listener" else max(int(count), fewest_files(pid)))
 
 
 def descriptors_back(folder: str, *, facts: dict[str, Any]) -> None:
-    """Undo `descriptors`."""
-    import resource
-
+    """Undo `descriptors` for those that are still there."""
     note = Path(folder, "descriptors")
     if note.exists():
-        pid = sshd(facts)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (int(note.read_text()), resource.prlimit(pid, 7)[1]))
+        for line in note.read_text().splitlines():
+            pid, began, soft = map(int, line.split())
+            if (found := stat(pid)) and found[3] == began:
+                limit_files(pid, soft)
         note.unlink()
+
+
+def open_files(pid: int) -> int:
+    """Return how many files a process may have open."""
+    lines = Path("/proc", str(pid), "limits").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Max open files")).split()[3])
+
+
+def fewest_files(pid: int) -> int:
+    """Return the limit with which a session's sshd opens nothing more, or little, and poll() takes what it waits for.
+
+    Waited for is all but its three standard ones. Needs CAP_SYS_PTRACE for another user's.
+    """
+    taken = {int(entry.name) for entry in Path("/proc", str(pid), "fd").iterdir()}
+    return max(min(set(range(len(taken) + 1)) - taken), len(taken) - 3)
+
+
+_LIMIT = """
+import resource, sys
+pid, soft = map(int, sys.argv[1:])
+resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+"""
+
+
+def limit_files(pid: int, soft: int) -> None:
+    """Let a process have *soft* files open; done as its own user, since root would need a capability for another's."""
+    status = Path("/proc", str(pid), "status").read_text().splitlines()
+    ids = {line.split()[0]: int(line.split()[1]) for line in status if line.startswith(("Uid:", "Gid:"))}
+    whose: dict[str, Any] = (
+        {"user": ids["Uid:"], "group": ids["Gid:"], "extra_groups": []} if ids["Uid:"] != os.getuid() else {}
+    )
+    argv = [sys.executable, "-I", "-c", _LIMIT, str(pid), str(soft)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False, cwd="/", **whose)
+    if done.returncode and stat(pid):
+        raise StepFailed(f"the limit of process {pid}: {done.stderr.strip()[-300:]}")

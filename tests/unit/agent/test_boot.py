@@ -618,6 +618,18 @@ async def test_an_agent_is_found_where_it_is(visitor: Visitor, home: Path, setti
     other.close()
 
 
+async def test_an_agent_whose_folder_was_removed_is_waited_for(
+    visitor: Visitor, home: Path, settings: Distributed
+) -> None:
+    """A login in the second before it has made its folder again finds it there, and starts no other beside it."""
+    (folder,) = home.glob("eg-distributed/*")
+    for number in range(3):
+        shutil.rmtree(folder)
+        other = await Visitor.at(await connect("localhost", settings), "other", f"{number}")
+        assert (await other.request("ping"))["pid"] == (await visitor.request("ping"))["pid"]
+        other.close()
+
+
 def test_a_lock_that_is_never_given_is_named(home: Path) -> None:
     """Another login that holds the lock for ever costs a deadline, and the error has its path."""
     before = (

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from eg_distributed.agent import boot, identity, kept_logs, zmtp
-from eg_distributed.agent.bridge import CHUNK, CLOSE, DATA, HEADER
+from eg_distributed.agent.bridge import CHUNK, CLOSE, CREDIT, CREDITED, DATA, HEADER, WINDOW
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.agent.kept_output import HEARD, SILENCE, Spool, Total
 from eg_distributed.agent.kept_output import RECORD as KEPT
@@ -41,7 +41,7 @@ from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import clients_options
 from eg_distributed.link import known_hosts
 from eg_distributed.link.answer import BootAnswer
-from eg_distributed.link.bridge import UNREAD, BridgeClient
+from eg_distributed.link.bridge import BridgeClient
 from eg_distributed.link.configuration import Configuration
 from eg_distributed.link.configuration.jumps import parse_hops
 from eg_distributed.link.configuration.reader import read_files
@@ -309,6 +309,7 @@ def kept_output(data: bytes) -> None:
 @target(
     HEADER.pack(1, DATA, 5) + b"hello" + HEADER.pack(2, CLOSE, 0) + HEADER.pack(9, 7, 0),
     HEADER.pack(1, DATA, CHUNK + 1),
+    HEADER.pack(1, CREDIT, CREDITED.size) + CREDITED.pack(1 << 31) + HEADER.pack(2, CREDIT, 1) + b"x",
 )
 def frames_of_bridges(data: bytes) -> None:
     """What comes over a bridge from a node."""
@@ -334,7 +335,7 @@ def frames_of_bridges(data: bytes) -> None:
         await client.wait_closed()
         assert client._running.exception() is None
         for reader in readers:
-            assert len(await reader.read(1 << 30)) <= UNREAD + CHUNK
+            assert len(await reader.read(1 << 30)) <= WINDOW + CHUNK
 
     run_loop(read())
 

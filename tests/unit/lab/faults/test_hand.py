@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.faults.inside import HAND, bundle, files, hand, source, victims
+from lab.faults.inside import HAND, bundle, files, hand, hungmount, source, victims
 from lab.faults.inside.clock import code
 from lab.faults.inside.steps import StepFailed, stat
 from tests.until import block_until
@@ -63,6 +63,25 @@ def test_what_is_put_aside_comes_back_over_what_stands_there(tmp_path: Path) -> 
     assert path.readlink() == Path("python3.11")
     with pytest.raises(StepFailed, match="there is no"):
         files.aside(str(tmp_path / "nothing"), "mark")
+
+
+def test_what_vanishes_lies_where_it_may(tmp_path: Path) -> None:
+    """A folder goes with all that is in it; a path that leads out of what is allowed, by a link too, is refused."""
+    home, other = tmp_path / "home", tmp_path / "other"
+    (home / "cache" / "deep").mkdir(parents=True)
+    (other / "deep").mkdir(parents=True)
+    (home / "way").symlink_to(other)
+    for path in (other / "deep", home, home / ".." / "other", home / "way" / "deep", Path("/")):
+        with pytest.raises(StepFailed, match="is not below"):
+            files.vanish(str(path), "mark", str(home))
+    with pytest.raises(StepFailed, match="there is no"):
+        files.vanish(str(home / "nothing"), "mark", str(home))
+    files.vanish(str(home / "cache"), "mark", str(home))
+    files.vanish(str(home / "way"), "mark", str(home))
+    assert list(home.iterdir()) == []
+    assert (other / "deep").is_dir()
+    files.vanish(str(other / "deep"), "mark", str(home), str(other))
+    assert list(other.iterdir()) == []
 
 
 def test_commented_lines_are_known_by_their_mark(tmp_path: Path) -> None:
@@ -144,6 +163,14 @@ def test_a_clocks_code_ends_with_its_return(name: str, size: int) -> None:
     piece = code(name, -3600)
     assert len(piece) == size
     assert piece[-1:] == b"\xc3"
+
+
+def test_a_hung_mount_speaks_the_kernels_protocol(tmp_path: Path) -> None:
+    """What it reads and answers has the sizes that FUSE has, and tells of the folder as it is."""
+    assert (hungmount.ASKED.size, hungmount.ANSWER.size, hungmount.STARTED.size) == (40, 16, 64)
+    told = hungmount.attributes(tmp_path.stat())
+    assert len(told) == 104
+    assert int.from_bytes(told[76:80], sys.byteorder) == tmp_path.stat().st_mode
 
 
 def test_the_hand_is_one_text_that_needs_nothing_else() -> None:

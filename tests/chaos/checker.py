@@ -24,9 +24,9 @@ TOLD_EARLY: Final = 10.0
 """Seconds before a gap in which its cause may lie: what the agent had taken from a kernel, and not passed on, goes with it."""
 TOLD_LATE: Final = 30.0
 """Seconds behind a gap within which it is told."""
-BYSTANDER_SECONDS: Final = 10.0
+BYSTANDER_SECONDS: Final = 4.0
 """The latest that a bystander's cell may have its reply. Not a measure of speed, since a machine may be busy with other
-things. It tells a host that waits for another one's deadline (5 s and more, several times over) from a busy machine."""
+things: it tells a host that waits for another one's deadline, which are 5 s and more, from a busy machine, where 1.7 s were seen."""
 ANSWER_SECONDS: Final = 10.0
 """The latest that the gateway may answer a question for its list, for the same reason."""
 LIVING, ENDED = "living", "ended"

@@ -26,7 +26,7 @@ TOLD_LATE: Final = 30.0
 """Seconds behind a gap within which it is told."""
 BYSTANDER_SECONDS: Final = 4.0
 """The latest that a bystander's cell may have its reply. Not a measure of speed, since a machine may be busy with other
-things: it tells a host that waits for another one's deadline, which are 5 s and more, from a busy machine, where 1.7 s were seen."""
+things (1.7 s were seen): it tells such a machine from a host that waits for another one's deadline, which are 5 s and more."""
 ANSWER_SECONDS: Final = 10.0
 """The latest that the gateway may answer a question for its list, for the same reason."""
 LIVING, ENDED = "living", "ended"

@@ -8,6 +8,7 @@ import enum
 import logging
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from .abandoned import Abandoned
 from .channels import Endpoints
 from .errors import (
     AgentUnavailable,
+    DistributedError,
     HostError,
     HostUnresponsive,
     KernelError,
@@ -55,6 +57,7 @@ from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar,
 
 log = logging.getLogger(__name__)
 
+_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _LOSS_SILENCE = 5.0  # seconds within which streams that can't be resumed are one loss
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
@@ -658,6 +661,10 @@ class RemoteKernel:
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.end_expected = True
         try:
+            if signum == signal.SIGINT:
+                # A request that a host which hangs has not read yet strikes when it goes on, long after an error was answered,
+                # and hits whatever cell runs then.
+                await self.make_sure("the interrupt was not sent")
             return await self.node.request(Signal(self.id, signum))
         except KernelGone:
             self._take_absence()
@@ -665,6 +672,39 @@ class RemoteKernel:
             if self._elsewhere:
                 raise self._another_agent() from None
             return False
+
+    async def make_sure(self, what: str) -> None:
+        """Raise HostError if the kernel's host does not answer now; *what* is not done then. Nothing for one that has ended.
+
+        Called by adapters before something that would be half done, or done too late, on a host that hangs.
+        """
+        node = self.node
+        if self._exited or node is None:
+            return
+        if self._elsewhere:
+            raise self._another_agent()
+        since = self.out_of_reach_since
+        if since is None:
+            try:
+                await node.request(Ping())
+            except HostUnresponsive:
+                since = node.silent_since or time.time()
+        if since is not None:
+            raise HostUnresponsive(
+                f"it has not answered since {time.strftime('%H:%M:%S', time.localtime(since))}, so {what}; the kernel is kept",
+                host=node.name,
+                remedy="try again once the host is back",
+            )
+
+    async def end_launcher(self, attempt: str) -> None:
+        """Send SIGTERM to *attempt* if its launcher has not ended by itself soon, as Enterprise Gateway's own proxy does at once.
+
+        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
+        """
+        await asyncio.sleep(_LAUNCHER_GRACE)
+        if self.attempt == attempt and self.state is not State.DEAD:
+            with contextlib.suppress(DistributedError):  # it is ended when it is forgotten
+                await self.signal(signal.SIGTERM)
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""

@@ -94,6 +94,8 @@ _LATELY: Final = 5.0
 """Seconds since it was heard within which a client is taken to be there."""
 _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
+_RETURN_SECONDS: Final = 10.0
+"""The same for a session that ended its connection itself: a front end that connects anew closes the old connection first."""
 _LOOK_AGAIN: Final = 5.0
 """Seconds between two looks whether the kernel of such channels is still there."""
 _LAST_NUDGE: Final = 5.0
@@ -198,15 +200,15 @@ class _Connection:
 
 
 class _Away:
-    """The channels of a session that was cut off, and what comes on them, until it is back or for _AWAY_SECONDS."""
+    """The channels of a session whose connection ended, and what comes on them, until it is back or for so many seconds."""
 
-    def __init__(self, session_key: str, handler: Any, channels: dict[str, Any], kept: Kept) -> None:
+    def __init__(self, session_key: str, handler: Any, channels: dict[str, Any], kept: Kept, seconds: float) -> None:
         self.channels = channels
         self.kept = kept
         self._session_key = session_key
         self.kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
         self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + _AWAY_SECONDS
+        self._until = self._loop.time() + seconds
         self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
         for channel, stream in channels.items():
             stream.on_recv(functools.partial(self._keep, channel))
@@ -920,10 +922,13 @@ def _leave(handler: Any, connection: _Connection) -> None:
         manager._kernel_buffers[kernel_id][_GOODBYE] = connection.said_goodbye()
         if manager.buffer_offline_messages:
             manager._kernel_buffers[kernel_id]["buffer"] = connection.left()
-    elif manager.buffer_offline_messages and (not connection.said_goodbye() or handler.session_key in _latest):
-        # It was cut off, or the next one of its session is on its way.
-        _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left())
     else:
-        _close_channels(channels)
-        if connection.said_goodbye() and handler.session_key not in _latest:
+        # It was cut off, or the next one of its session is on its way.
+        is_awaited = not connection.said_goodbye() or handler.session_key in _latest
+        if manager.buffer_offline_messages:
+            seconds = _AWAY_SECONDS if is_awaited else _RETURN_SECONDS
+            _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left(), seconds)
+        else:
+            _close_channels(channels)
+        if not is_awaited:
             kept_output.note_gone(kernel_id, handler.session.session)

@@ -151,32 +151,70 @@ def unit(session: nox.Session) -> None:
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
 
 
-@nox.session(python=next((version for version in PYTHONS if shutil.which(f"python{version}")), HERE), default=False)
+OLDEST = next((version for version in PYTHONS if shutil.which(f"python{version}")), HERE)
+"""The oldest Python of the classifiers that is here."""
+
+
+@nox.session(python=OLDEST, default=False)
 def minimums(session: nox.Session) -> None:
     """Run the unit tests with the lowest versions that pyproject.toml and lab/pyproject.toml allow, on the oldest Python here.
 
     The tests' own tools are those of the lock.
     """
+    install_lowest(session, "test", "pyproject.toml", "lab/pyproject.toml")
+    session.run("pytest", "tests/unit", "--numprocesses=2", *session.posargs)
+
+
+def install_lowest(session: nox.Session, tools: str, *members: str, extra: str = "", but: str = "") -> None:
+    """Install the project with the lowest versions that *members* allow, and the locked dependency group *tools*.
+
+    Of the package *but* it is the version of the tools.
+    """
     session.run_install("uv", "lock", "--quiet", external=True)
     pins(session, "check")
     # Not session.create_tmp(): that sets TMPDIR, whose path would be too long for the UNIX sockets of tests.
     folder = Path(session.virtualenv.location)
-    lowest, tools, members = folder / "lowest.txt", folder / "tools.txt", ("pyproject.toml", "lab/pyproject.toml")
+    lowest, rest = folder / "lowest.txt", folder / "tools.txt"
     # --no-config: with the pins as constraints there would be one version of each.
     plain = ("--quiet", "--no-annotate", "--no-header")
     lowest_of = ("uv", "pip", "compile", *plain, "--no-config", "--resolution=lowest-direct", f"--output-file={lowest}")
-    session.run_install(*lowest_of, f"--python={session.virtualenv.location}", *members, external=True)
-    exported = ("uv", "export", *plain, "--no-hashes", "--locked", "--only-group=test", f"--output-file={tools}")
+    extras = (f"--extra={extra}",) if extra else ()
+    session.run_install(*lowest_of, *extras, f"--python={session.virtualenv.location}", *members, external=True)
+    exported = ("uv", "export", *plain, "--no-hashes", "--locked", f"--only-group={tools}", f"--output-file={rest}")
     session.run_install(*exported, external=True)
-    chosen = {line.partition("==")[0] for line in lowest.read_text("utf-8").splitlines()}
-    rest = [line for line in tools.read_text("utf-8").splitlines() if line.partition("==")[0] not in chosen]
-    tools.write_text("\n".join(rest) + "\n", "utf-8")
+    lines = [line for line in lowest.read_text("utf-8").splitlines() if line.partition("==")[0] != but]
+    lowest.write_text("\n".join(lines) + "\n", "utf-8")
+    chosen = {line.partition("==")[0] for line in lines}
+    kept = [line for line in rest.read_text("utf-8").splitlines() if line.partition("==")[0] not in chosen]
+    rest.write_text("\n".join(kept) + "\n", "utf-8")
     session.run_install(
         *("uv", "pip", "install", "--quiet", "--no-config", f"--python={session.virtualenv.location}"),
-        *("--editable=.", "--editable=lab", f"--requirements={lowest}", f"--requirements={tools}"),
+        *(f"--editable={Path(member).parent}" for member in members),
+        *(f"--requirements={lowest}", f"--requirements={rest}"),
         external=True,
     )
-    session.run("pytest", "tests/unit", "--numprocesses=2", *session.posargs)
+
+
+@nox.session(python=HERE, default=False)
+def server(session: nox.Session) -> None:
+    """Run the kernel provisioner with the newest jupyter_client and jupyter_server of the lock, and check its types with theirs.
+
+    `server_lowest` runs it with the lowest. In environments of their own: Enterprise Gateway has jupyter_client 6.
+    """
+    install(session, "server")
+    session.run("mypy", "--config-file=tests/server/mypy.ini")
+    session.run("pytest", "tests/server", *session.posargs)
+
+
+@nox.session(python=OLDEST, default=False)
+def server_lowest(session: nox.Session) -> None:
+    """Run the kernel provisioner with the lowest versions that the extra `server` allows, on the oldest Python here.
+
+    Not with each program: those that are left out call what the others call, and have the versions of the lock in any case.
+    """
+    install_lowest(session, "server", "pyproject.toml", extra="server", but="traitlets")
+    left_out = " and ".join(f"not {name}" for name in ("voila", "nbconvert", "jupyter_execute", "suite", "spread"))
+    session.run("pytest", "tests/server", *(session.posargs or ("-k", left_out)))
 
 
 @nox.session
@@ -237,6 +275,16 @@ def simulation(session: nox.Session) -> None:
     install(session)
     options = session.posargs or ("-s", "-k", "hundred_thousand")
     session.run("pytest", "tests/simulation", *options, env={"SIMULATE_AT_SCALE": "" if session.posargs else "1"})
+
+
+@nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Make chaos on a lab of containers for an hour, and hold all that was seen against the invariants; see tests/chaos.
+
+    `-- --minutes 5 --seed 7` is shorter, `-- --found` runs the schedules again that have failed once.
+    """
+    install(session)
+    session.run("python", "-m", "tests.chaos", *(session.posargs or ("--minutes", "60")))
 
 
 @nox.session(default=False)

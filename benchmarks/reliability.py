@@ -31,11 +31,15 @@ from tests.integration.test_reconnects import Session
 
 SILENCES, CALM_SECONDS = 5, 10.0
 CLIENTS = 100
-FLOOD_MEGABYTES = 400
+FLOOD_MEGABYTES = 100
+FLOOD_SECONDS = 300.0
+FLOODED = "/tmp/flooded"  # noqa: S108 -- on a node
 FLOOD = f"""
+import time
 for number in range({FLOOD_MEGABYTES * 16}):
     print("x" * 65536, flush=True)
-open("/tmp/flooded", "w").close()
+    time.sleep(0.02)
+open({FLOODED!r}, "w").close()
 """
 END = "/tmp/end"  # noqa: S108 -- on a node, for the cell below
 WAITING = f"""
@@ -124,16 +128,16 @@ async def measure_stalled_clients(gateway: Gateway, node: Node) -> Figures:
         }
         sockets = [await Session(gateway, kernel).dropped(opened=True) for _ in range(CLIENTS)]
         most = {"agent": 0.0, "gateway": 0.0}
-        cell = await kernel.begin(FLOOD)
-        done = asyncio.create_task(cell.result(600))
+        await kernel.begin(FLOOD)
+        flooded, deadline = ["rm", FLOODED], time.monotonic() + FLOOD_SECONDS
         try:
-            while not done.done():
+            while (await asyncio.to_thread(node.exec, flooded)).exit_code:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"the kernel has not printed {FLOOD_MEGABYTES} MB within {FLOOD_SECONDS:g} s")
                 most["agent"] = max(most["agent"], await asyncio.to_thread(resident, node, agents(node)))
                 most["gateway"] = max(
                     most["gateway"], await asyncio.to_thread(resident, gateway, gateway_pids(gateway))
                 )
-                await asyncio.wait({done}, timeout=0.2)
-            await done
         finally:
             for each in sockets:
                 each.close()

@@ -1,7 +1,8 @@
 """Jupyter kernels on a fixed set of machines over nothing but SSH.
 
 `eg_distributed.DistributedProcessProxy` is the process proxy for Enterprise Gateway 3.x. It is imported when asked for, since
-all else has to work in environments without Enterprise Gateway: a kernel provisioner for jupyter_server 2 is planned.
+all else has to work in environments without Enterprise Gateway. The kernel provisioner `eg-distributed`, for jupyter_client 8 and
+later, is in `eg_distributed.jupyter_server`, and found by its entry point.
 """
 
 from __future__ import annotations

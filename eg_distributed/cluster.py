@@ -176,6 +176,11 @@ class Cluster:
         """
         return await asyncio.wrap_future(self.submit(coroutine))
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the cluster has ended, so that nothing can be asked of it any more."""
+        return self._loop.is_closed()
+
     def close(self, *, end_untaken: bool = False) -> None:
         """End the thread and close all connections; kernels live on, starts that are under way are ended.
 
@@ -857,11 +862,12 @@ class Cluster:
                 if self._released.get(kernel_id) is released:
                     del self._released[kernel_id]
 
-    def release_soon(self, kernel_id: str) -> None:
-        """Release a kernel without anyone waiting for it; on the cluster's loop. `close` waits for what is under way."""
+    def release_soon(self, kernel_id: str) -> asyncio.Task[None]:
+        """Release a kernel without anyone having to wait for it; on the cluster's loop. `close` waits for what is under way."""
         task = asyncio.ensure_future(self.release(kernel_id))
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
+        return task
 
     def call_soon(self, function: Callable[..., object], *args: object) -> None:
         """Call *function* on the cluster's loop, from any thread."""

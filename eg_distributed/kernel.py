@@ -8,6 +8,7 @@ import enum
 import logging
 import shlex
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ from .abandoned import Abandoned
 from .channels import Endpoints
 from .errors import (
     AgentUnavailable,
+    DistributedError,
     HostError,
     HostUnresponsive,
     KernelError,
@@ -60,6 +62,8 @@ from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar,
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
+_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_SILENT_PATIENCE = 2.0  # seconds for a host that was not heard lately, and is connected, to show that it is there
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _LOSS_SILENCE = 5.0  # seconds within which streams that can't be resumed are one loss
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
@@ -758,13 +762,20 @@ class RemoteKernel:
 
     async def signal(self, signum: int) -> bool:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
-        if self._exited or self.node is None:
+        node, attempt = self.node, self.attempt
+        if self._exited or node is None:
             return False
         if self._elsewhere:
             raise self._another_agent()
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.end_expected = True
         try:
+            if not self.end_expected:  # whatever a gateway takes for an interrupt (EG_ALTERNATE_SIGINT)
+                # A request that a host which hangs has not read yet strikes when it goes on, long after an error was answered,
+                # and hits whatever cell runs then.
+                await self.make_sure("the interrupt was not sent")
+                if self.state is State.DEAD or self.node is not node or self.attempt != attempt:
+                    return False  # what it was meant for has ended, or is started again
             return await self._ask(Signal(self.id, signum, lease=self.lease))
         except KernelGone:
             self._take_absence()
@@ -772,6 +783,40 @@ class RemoteKernel:
             if self._elsewhere:
                 raise self._another_agent() from None
             return False
+
+    async def make_sure(self, what: str) -> None:
+        """Raise HostError if the kernel's host does not answer now; *what* is not done then. Nothing for one that has ended.
+
+        Called by adapters before something that would be half done, or done too late, on a host that hangs.
+        """
+        node = self.node
+        if self._exited or node is None:
+            return
+        if self._elsewhere:
+            raise self._another_agent()
+        since = self.out_of_reach_since
+        if since is None or node.connected.is_set():  # it may be us who were too busy to hear it
+            try:
+                await node.request(Ping(), timeout=None if since is None else _SILENT_PATIENCE)
+                since = None
+            except HostUnresponsive:
+                since = since or node.silent_since or time.time()
+        if since is not None:
+            raise HostUnresponsive(
+                f"it has not answered since {time.strftime('%H:%M:%S', time.localtime(since))}, so {what}; the kernel is kept",
+                host=node.name,
+                remedy="try again once the host is back",
+            )
+
+    async def end_launcher(self, attempt: str) -> None:
+        """Send SIGTERM to *attempt* if its launcher has not ended by itself soon, as Enterprise Gateway's own proxy does at once.
+
+        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
+        """
+        await asyncio.sleep(_LAUNCHER_GRACE)
+        if self.attempt == attempt and self.state is not State.DEAD:
+            with contextlib.suppress(DistributedError):  # it is ended when it is forgotten
+                await self.signal(signal.SIGTERM)
 
     async def stop(self, grace: float = _STOP_GRACE) -> None:
         """End the kernel and wait for it: SIGTERM, then SIGKILL after *grace* seconds. Raises HostError."""

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,50 @@ _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("", "false", "0", "no", "off")
 
 
+class Names(TraitType):  # type: ignore[type-arg] # generic only in traitlets' later releases
+    """Some names: a list of texts, or one text with commas between them."""
+
+    default_value = ()
+    info_text = "a list of names, or a text with commas between them"
+
+    def validate(self, obj: Any, value: Any) -> tuple[str, ...]:
+        """Return *value* as a tuple, without blanks and empty names; called by traitlets."""
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = list(parts) if isinstance(parts, Iterable) else [None]
+        if not all(isinstance(part, str) for part in parts):
+            self.error(obj, value)
+        return tuple(name for part in parts if (name := part.strip()))
+
+
+class Folders(TraitType):  # type: ignore[type-arg] # the same
+    """Folders here and what they are called elsewhere: a dictionary, or one text `HERE=THERE` with commas between them."""
+
+    default_value: Any = {}  # noqa: RUF012 - never written to: `validate` makes another
+    info_text = "a dictionary of folders, or a text HERE=THERE with commas between them"
+
+    def validate(self, obj: Any, value: Any) -> dict[str, str]:
+        """Return *value* as a dictionary of absolute paths here; called by traitlets."""
+        if isinstance(value, str):
+            pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+            if not all(equals for _, equals, _ in pairs):
+                self.error(obj, value)
+            value = {here.strip(): there.strip() for here, _, there in pairs}
+        if not isinstance(value, Mapping) or not all(isinstance(part, str) for pair in value.items() for part in pair):
+            self.error(obj, value)
+        return {os.path.normpath(os.path.expanduser(here)): there for here, there in value.items()}  # noqa: PTH111
+
+
+_SERVERS = "Of kernels without Enterprise Gateway, which has its own: "
+"""How the help of a setting begins that is a kernel provisioner's; see `Distributed`."""
+
+
 class Distributed(Configurable):
     """Settings of the cluster. Names that Enterprise Gateway's users already set keep them; ours begin with EG_DISTRIBUTED_.
 
     A value in a configuration file wins over the environment, and the environment over the default.
+
+    Some are for kernels without Enterprise Gateway alone (`provisioner` in their metadata): their variables are Enterprise
+    Gateway's, which reads them itself, so they are looked at only *for_provisioner*.
     """
 
     user = Unicode("", help="Login name on the hosts; empty: ssh_config's User, else the gateway's own.").tag(
@@ -149,12 +190,44 @@ class Distributed(Configurable):
         help="Folder (made 0700) for kernels' sockets on the gateway; empty: one in /tmp for the user and gateway_id.",
     ).tag(config=True, env="EG_DISTRIBUTED_RUNTIME_DIR")
 
+    remote_hosts = Names(help=_SERVERS + "the hosts of kernelspecs that name none.").tag(
+        config=True, env="EG_REMOTE_HOSTS", provisioner=True
+    )
+    inherited_envs = Names(help=_SERVERS + "variables of this process that kernels get. No other reaches them.").tag(
+        config=True, env="EG_INHERITED_ENVS", provisioner=True
+    )
+    client_envs = Names(
+        help=_SERVERS + "variables that kernels get, beside KERNEL_*, if who starts them gives them a value; `*`: any."
+    ).tag(config=True, env="EG_CLIENT_ENVS", provisioner=True)
+    kernel_launch_timeout = Float(
+        30.0, min=0.1, max=86400.0, help=_SERVERS + "seconds for a start, unless KERNEL_LAUNCH_TIMEOUT says otherwise."
+    ).tag(config=True, env="EG_KERNEL_LAUNCH_TIMEOUT", provisioner=True)
+    port_range = Unicode("0..0", help=_SERVERS + "ports that kernels may use on their nodes; 0..0: any.").tag(
+        config=True, env="EG_PORT_RANGE", provisioner=True
+    )
+    authorized_users = Names(
+        help=_SERVERS + "who may start kernels, by KERNEL_USERNAME (default: who runs this process); none: anybody."
+    ).tag(config=True, env="EG_AUTHORIZED_USERS", provisioner=True)
+    unauthorized_users = Names(help=_SERVERS + "who may not.").tag(
+        config=True, env="EG_UNAUTHORIZED_USERS", provisioner=True
+    )
+    impersonation_enabled = Bool(
+        False, help=_SERVERS + "whether kernels run as KERNEL_USERNAME, by launchers that can do so."
+    ).tag(config=True, env="EG_IMPERSONATION_ENABLED", provisioner=True)
+    folders = Folders(
+        help=_SERVERS
+        + "what folders of this machine are called on the hosts, where that differs, so that kernels start in "
+        'their notebook\'s: `{"/Users/me/work": "/home/me/work"}`, or `/Users/me/work=/home/me/work`.'
+    ).tag(config=True, env="EG_DISTRIBUTED_FOLDERS", provisioner=True)
+
     def __init__(self, **kwargs: Any) -> None:
+        for_provisioner: bool = kwargs.pop("for_provisioner", False)
         super().__init__(**kwargs)
         given = set(kwargs) | set(self.config.get(type(self).__name__, {}))
         for name, trait in self.traits(env=lambda env: env is not None).items():
             value = os.environ.get(trait.metadata["env"])
-            if name not in given and value:
+            is_read = for_provisioner or not trait.metadata.get("provisioner")
+            if name not in given and value and is_read:
                 try:
                     setattr(self, name, _parse(trait, value))
                 except TraitError as error:

@@ -35,6 +35,7 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "node": ("--only-group", "node"),
     "spark": ("--only-group", "spark"),
     "jupyterlab": ("--group", "jupyterlab", "--no-default-groups"),
+    "server": ("--group", "server", "--no-default-groups"),
     "fuzz": ("--only-group", "fuzz"),
     "mutants": ("--group", "mutants", "--no-default-groups"),
 }

@@ -138,8 +138,12 @@ def _config(path: str | None) -> Config:
 
 
 def _remote_hosts(config: Config) -> str | list[str]:
-    """Return the gateway's hosts as Enterprise Gateway finds them: its configuration, else the environment, else this machine."""
-    given: str | list[str] = config.get("EnterpriseGatewayApp", {}).get("remote_hosts")
+    """Return the gateway's hosts: of its configuration (Enterprise Gateway's, or a provisioner's), else the environment's.
+
+    Without any it is this machine, as with Enterprise Gateway.
+    """
+    sections = (config.get(name, {}) for name in ("EnterpriseGatewayApp", "Distributed"))
+    given: str | list[str] | None = next((hosts for each in sections if (hosts := each.get("remote_hosts"))), None)
     return given or os.environ.get("EG_REMOTE_HOSTS") or "localhost"
 
 

@@ -14,8 +14,6 @@
     slow_clients     those that take less than comes: output waits on its way
     kept_output      what kernels said while no gateway was there, for clients that come back
     delivered        what each client's session has got, on disk
-    run_sh           kernelspecs with Enterprise Gateway's own Spark launchers, started by ours
-    launcher_key     the cryptography of Enterprise Gateway's launchers
 
 Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not
 installed.

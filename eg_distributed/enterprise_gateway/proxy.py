@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 _NO_LONGER_MEANT: Final = ("EG_ENABLE_TUNNELING", "EG_RESPONSE_IP", "EG_RESPONSE_PORT", "EG_RESPONSE_ADDR_ANY")
 """Settings of Enterprise Gateway's own proxies that name ports and tunnels; here all goes through the SSH connection."""
-_LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _LAST_WRITE = 1.0  # seconds, at the gateway's end, for what sessions have got to be written
 _CLIENT_GONE: Final = 499
 """The status of a request whose client has gone, as web servers log it: HTTP has none, since nobody is there to read it."""
@@ -266,16 +265,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         if self._kernel is not None:
             self._kernel.expect_end()
         if self._launched and self._kernel is not None:
-            self.cluster.submit(self._end_launcher(self._kernel, self._kernel.attempt))
-
-    async def _end_launcher(self, kernel: RemoteKernel, attempt: str) -> None:
-        """Send SIGTERM if the launcher has not ended by itself soon; Enterprise Gateway's own proxy does so at once.
-
-        ipykernel first waits for its children to be gone, and a Python launcher never reaps the listener that it began with.
-        """
-        await asyncio.sleep(_LAUNCHER_GRACE)
-        if kernel.attempt == attempt and kernel.state is not State.DEAD:
-            await self._signal(kernel, signal.SIGTERM)
+            self.cluster.submit(self._kernel.end_launcher(self._kernel.attempt))
 
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
@@ -291,7 +281,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         kernel.on_exit = self._exited
         kernel.on_taken = self._taken
         call = self._gateway_loop.add_callback
-        kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
+        kernels = self.kernel_manager.parent
+        kernel.on_loss = lambda text: call(reconnects.tell_loss, kernels, self.kernel_id, text)
         kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
 
     def _give_replies(self) -> None:

@@ -7,21 +7,14 @@ included. So the request is made of the kernelspec, of what the client sent, and
 
 from __future__ import annotations
 
-import functools
 import os
-import secrets
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from eg_distributed.client_options import check_user, for_scripts, without_clients_options
-from eg_distributed.hosts import parse_hosts
-from eg_distributed.launcher_files import may_bring_folder, shipping_of
-from eg_distributed.request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
+from eg_distributed import spec_request
+from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
-
-from .launcher_key import LauncherKey
-from .run_sh import Replacement, replacement
+from eg_distributed.spec_request import Asked, values_of
 
 
 class KernelSpec(Protocol):
@@ -58,13 +51,11 @@ class KernelManager(Protocol):
 def requested_env(manager: KernelManager) -> dict[str, Any]:
     """Return the client's values and what the kernel inherits, over the KERNEL_* values of the kernelspec.
 
-    Enterprise Gateway reads the latter as defaults of the client's. Nothing is checked yet: see `request.check_env`.
+    Nothing is checked yet: see `request.check_env`.
     """
-    spec_env = manager.kernel_spec.env or {}
-    defaults = {name: value for name, value in spec_env.items() if name.startswith("KERNEL_") and "$" not in value}
     sent = manager._launch_args.get("env") or {}
-    data = data_env(sent, os.environ, inherited=manager.inherited_envs, allowed=manager.client_envs)
-    return {**defaults, **data, "KERNEL_GATEWAY": "1"}
+    wanted = {"inherited": manager.inherited_envs, "allowed": manager.client_envs}
+    return {**values_of(manager.kernel_spec.env, sent, os.environ, **wanted), "KERNEL_GATEWAY": "1"}
 
 
 def start_request(
@@ -89,86 +80,25 @@ def start_request(
         launch_timeout: seconds for the whole start
 
     """
-    spec = manager.kernel_spec
-    env = dict(env)
-    spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
-    impersonates = _impersonates(manager, config)
-    if impersonates:
-        check_user(env.get("KERNEL_USERNAME", ""))
-    else:
-        env["EG_IMPERSONATION_ENABLED"] = "False"
-    replaced = None if impersonates else _replacement(manager, config, settings)
-    words = spec.argv
-    if replaced is not None:
-        words, config, spec_env = replaced.argv, replaced.config, {**spec_env, **replaced.env}
-    # Not under impersonation: what is the login user's alone, another user cannot read.
-    brings_folder = may_bring_folder(config, manager.kernel_name, settings.folder_limit) and not impersonates
-    argv = _argv(words, manager, kernel_id, brings_folder=brings_folder)
-    launcher = waits_for_answer(argv, manager.kernel_name)
-    shipping = shipping_of(
-        config, argv, manager.kernel_name, resource_dir=spec.resource_dir, brings_folder=brings_folder
-    )
-    if shipping.files:
-        spec_env = without_clients_options(spec_env)
-    else:
-        spec_env, env = for_scripts(spec_env, env)
-    return StartRequest(
+    spec, arguments = manager.kernel_spec, manager._launch_args
+    asked = Asked(
         kernel_id=kernel_id,
-        argv=argv,
-        spec_argv=tuple(words),
-        hosts=parse_hosts(config.get("remote_hosts") or manager.remote_hosts),
-        spec_env=spec_env,
-        env=env,
-        pin=pin_of(env),
-        cwd=env.get("KERNEL_WORKING_DIR"),
-        key=(manager.session.key or secrets.token_hex(16).encode()).decode(),
-        signature_scheme=manager.session.signature_scheme,
         kernel_name=manager.kernel_name,
+        argv=spec.argv,
+        spec_env=spec.env or {},
         language=spec.language or "",
-        transport="launcher" if launcher else config.get("transport") or settings.transport,
-        port_range=port_range,
+        resource_dir=spec.resource_dir,
+        config=config,
+        env=env,
+        hosts=manager.remote_hosts,
+        balancer=manager.load_balancing_algorithm or "round-robin",
+        key=manager.session.key,
+        signature_scheme=manager.session.signature_scheme,
         launch_timeout=launch_timeout,
-        balancer=settings.load_balancer or manager.load_balancing_algorithm or "round-robin",
-        decrypt=functools.partial(_launcher_key().read, kernel_id=kernel_id) if launcher else None,
-        shipping=shipping,
+        port_range=port_range,
+        named_range=manager.port_range or "0..0",
+        arguments=arguments.get("extra_arguments", []),
+        values={name: value for name, value in arguments.items() if isinstance(value, str)},
+        impersonation=bool(manager.impersonation_enabled),
     )
-
-
-def _impersonates(manager: KernelManager, config: Mapping[str, Any]) -> bool:
-    """Return True if the kernel is to be KERNEL_USERNAME's; `"impersonation": false` leaves it the login user's."""
-    return bool(manager.impersonation_enabled) and config.get("impersonation") is not False
-
-
-def _replacement(manager: KernelManager, config: Mapping[str, Any], settings: Distributed) -> Replacement | None:
-    """Return what is started in place of a launcher of Enterprise Gateway's, None if it is started as it is.
-
-    Not asked under impersonation: `run.sh` runs the whole kernel as the other user, by sudo, which our launcher does not.
-    """
-    if not settings.replace_launchers:
-        return None
-    spec = manager.kernel_spec
-    return replacement(spec.argv, spec.language or "", config, spec.resource_dir, manager.kernel_name)
-
-
-def _argv(words: list[str], manager: KernelManager, kernel_id: str, *, brings_folder: bool) -> list[str]:
-    """Return *words* and the client's further arguments, filled in as far as the gateway knows.
-
-    With *brings_folder* the node fills `{resource_dir}` in.
-    """
-    arguments = manager._launch_args
-    argv = [*words, *arguments.get("extra_arguments", [])]
-    values = {name: value for name, value in arguments.items() if isinstance(value, str)}
-    values.update(prefix=sys.prefix, kernel_id=kernel_id)
-    values.pop("resource_dir", None)
-    if not brings_folder:
-        values["resource_dir"] = manager.kernel_spec.resource_dir
-    values["port_range"] = manager.port_range or "0..0"
-    if any("{public_key}" in argument for argument in argv):
-        values["public_key"] = _launcher_key().public_key
-    return fill_argv(argv, values)
-
-
-@functools.cache
-def _launcher_key() -> LauncherKey:
-    """Return the gateway's one key pair, made for the first kernelspec with a launcher."""
-    return LauncherKey()
+    return spec_request.start_request(asked, settings)

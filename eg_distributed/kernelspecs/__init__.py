@@ -5,6 +5,7 @@ Installed by `jupyter distributed kernelspecs install`; nothing of them is neede
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -12,8 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
+from .guard import guarded
+
+PROVISIONER: Final = "eg-distributed"
+"""The entry point of our kernel provisioner, by which kernelspecs name it."""
 LANGUAGES = ("python", "scala", "R")
 _MASTER = re.compile(r"--master[= ]\s*(?:'[^']*'|\"[^\"]*\"|\S+)")
 MASTER_URL = re.compile(r"spark://[^\s/]+:\d+\Z")
@@ -51,6 +56,20 @@ def sample(name: str, site: Site | None = None) -> dict[str, Any]:
     text = (resources.files(__package__ or "eg_distributed.kernelspecs") / name / "kernel.json").read_text("utf-8")
     spec: dict[str, Any] = json.loads(text)
     return _for_site(spec, site) if site is not None else spec
+
+
+def for_every_client(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a kernelspec of our process proxy that runs without Enterprise Gateway as well, by our kernel provisioner.
+
+    Both stanzas have the same config. A client that knows neither of them says what to install (see `guard`).
+    """
+    made: dict[str, Any] = copy.deepcopy(dict(spec))
+    metadata = made["metadata"]
+    metadata["kernel_provisioner"] = {"provisioner_name": PROVISIONER}
+    if config := metadata["process_proxy"].get("config"):
+        metadata["kernel_provisioner"]["config"] = copy.deepcopy(config)
+    made["argv"] = guarded(made["argv"])
+    return made
 
 
 def with_master(opts: str, url: str) -> str:

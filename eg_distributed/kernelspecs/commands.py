@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import LANGUAGES, MASTER_URL, Site, names, needs_master, sample
+from . import LANGUAGES, MASTER_URL, Site, for_every_client, names, needs_master, sample
 from .conversion import ConversionError, convert
 
 SYSTEM = Path("/usr/local/share/jupyter")
@@ -85,7 +85,7 @@ def _install(options: argparse.Namespace) -> int:
                 return 2
             print(f"left out {name}: it needs --master spark://HOST:7077")
             continue
-        chosen[folder / name] = spec
+        chosen[folder / name] = for_every_client(spec)
     there = [str(target) for target in chosen if target.exists()]
     if there and not options.replace:
         raise ConversionError(

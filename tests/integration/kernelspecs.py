@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.kernelspecs import for_every_client
 from lab import Gateway
 from lab.kernelspecs import OURS
 from lab.testing.session import kernelspecs_of
@@ -33,8 +34,8 @@ def kernelspec(
 
 
 def plain(gateway: Gateway, *, env: Mapping[str, str] | None = None, **config: Any) -> dict[str, Any]:
-    """Return a kernelspec of a Python kernel as *gateway*'s nodes have it."""
-    return kernelspec(argv=argv_of(gateway, "python_distributed"), env=env, **config)
+    """Return a kernelspec of a Python kernel as *gateway*'s nodes have it, and as `kernelspecs install` would leave it."""
+    return for_every_client(kernelspec(argv=argv_of(gateway, "python_distributed"), env=env, **config))
 
 
 def argv_of(gateway: Gateway, name: str) -> list[str]:

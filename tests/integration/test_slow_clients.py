@@ -12,9 +12,9 @@ import pytest
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, start_on
 from tests.integration.conftest import MakeGateway
-from tests.integration.test_output_kept import Cell, Tab
+from tests.integration.test_output_kept import CELL_SECONDS, Cell, Tab
 from tests.integration.test_reconnects import Session
-from tests.until import MACHINE_SECONDS, until_in_thread
+from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 
@@ -71,12 +71,15 @@ async def test_a_client_that_stands_still_for_a_while_misses_nothing(
             request = await session.run(connection, f"{PRINTING}\nopen('/tmp/printed', 'w').close()")
             printed = ["rm", "/tmp/printed"]
             await until_in_thread(
-                "the cell has printed", lambda: node.exec(printed).exit_code == 0, MACHINE_SECONDS, pause=0.5
+                "the cell has printed", lambda: node.exec(printed).exit_code == 0, CELL_SECONDS, pause=0.5
             )
             cell = Cell()
-            async with asyncio.timeout(MACHINE_SECONDS):
+
+            async def read() -> None:
                 while not (cell.replies and cell.states[-1:] == ["idle"]):
                     message = json.loads(await connection.recv())
                     if message["parent_header"].get("msg_id") == request:
                         cell.hear(message["msg_type"], message["content"])
+
+            await asyncio.wait_for(read(), CELL_SECONDS)
         assert cell.numbers == list(range(LINES))

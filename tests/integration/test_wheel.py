@@ -58,8 +58,13 @@ def test_it_holds_the_product_alone(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"eg_distributed"}
     assert {"eg_distributed/py.typed", "eg_distributed/agent/server.py", "eg_distributed/protocol.py"} <= set(names)
     assert {f"eg_distributed/launchers/spark/{path}" for path in launcher_files()} <= set(names)
-    required = {line.split()[1].split(">")[0] for line in metadata.splitlines() if line.startswith("Requires-Dist:")}
-    assert required == {"asyncssh", "cryptography", "traitlets"}
+    required = [
+        line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist:")
+    ]
+    names_of = {
+        each: {name.split(">")[0] for name in required if ("extra ==" in name) is each} for each in (False, True)
+    }
+    assert names_of == {False: {"asyncssh", "cryptography", "traitlets"}, True: {"jupyter-client", "jupyter-server"}}
 
 
 def test_it_installs_beside_enterprise_gateway(wheel: Path, tmp_path: Path) -> None:
@@ -79,10 +84,15 @@ def test_it_installs_beside_enterprise_gateway(wheel: Path, tmp_path: Path) -> N
 
 
 def test_it_fits_a_jupyter_server_2(wheel: Path, tmp_path: Path) -> None:
-    """It resolves together with today's jupyter_server and jupyter_client, and imports without either."""
+    """With its extra it brings today's, which find its kernel provisioner; without, it imports without either."""
     python = make_environment(tmp_path / "server")
-    pair = ("jupyter_server>=2", "jupyter_client>=8")
-    run_uv("pip", "install", "--quiet", "--python", str(python), "--dry-run", str(wheel), *pair)
+    run_uv("pip", "install", "--quiet", "--python", str(python), f"{wheel}[server]")
+    run_uv("pip", "check", "--python", str(python))
+    found = "from jupyter_client.provisioning import KernelProvisionerFactory as F; import jupyter_server; "
+    assert run(python, found + "print(F.instance()._check_availability('eg-distributed'))") == "True\n"
+    load = "from importlib.metadata import entry_points as e; print(*(p.load() for p in e(name='eg-distributed')))"
+    assert "DistributedProvisioner" in run(python, found + load)
+    python = make_environment(tmp_path / "plain")
     run_uv("pip", "install", "--quiet", "--python", str(python), str(wheel))
     run_uv("pip", "check", "--python", str(python))
     code = "import eg_distributed, eg_distributed.cluster, sys; print([m for m in sys.modules if 'jupyter' in m])"

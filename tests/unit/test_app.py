@@ -200,8 +200,9 @@ def test_the_configuration_file_is_honoured(home: Path, capsys: pytest.CaptureFi
     assert "bootstrap_timeout" in err
     config.write_text("c.Distributed.bootstrap_timeout = 15.0\n")
     assert run(capsys, "kernels", "--config", str(config))[0] == 0
-    config.write_text("c.EnterpriseGatewayApp.remote_hosts = ['-oops']\n")
-    assert "'-oops' is no host name" in run(capsys, "kernels", "--config", str(config))[2]
+    for section in ("EnterpriseGatewayApp", "Distributed"):
+        config.write_text(f"c.{section}.remote_hosts = ['-oops']\n")
+        assert "'-oops' is no host name" in run(capsys, "kernels", "--config", str(config))[2]
 
 
 @pytest.mark.parametrize(

@@ -236,9 +236,58 @@ async def test_a_signal_to_a_host_that_is_away_is_an_error(cluster: Cluster, hos
     (sshd,) = await hosts("node1")
     kernel = await start(cluster, "k1", "node1")
     await cut(sshd, kernel)
-    with pytest.raises(HostUnresponsive, match=r"^Host node1: Not connected"):
+    with pytest.raises(HostUnresponsive, match=r"^Host node1: It has not answered since .*; the kernel is kept"):
         await cluster.run(kernel.signal(signal.SIGINT))
     await sshd.wire.open()
+
+
+async def test_an_interrupt_that_was_refused_never_strikes(cluster: Cluster, hosts: Hosts, short: Path) -> None:
+    """A host hangs, whoever interrupts is told, and nothing of it arrives when the host goes on."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1", f"note:{short / 'note'}")
+    cluster.settings.request_timeout = 0.3
+    sshd.wire.freeze()
+    with pytest.raises(
+        HostUnresponsive, match=r"^Host node1: It has not answered since .*, so the interrupt was not sent"
+    ):
+        await cluster.run(kernel.signal(signal.SIGINT))
+    cluster.settings.request_timeout = 5.0
+    sshd.wire.thaw()
+    await until("its host answers", lambda: kernel.state is State.ALIVE)
+    await cluster.run(kernel.make_sure("nothing"))  # answered behind all that was sent before
+    assert not (short / "note").exists()
+    assert await cluster.run(kernel.signal(signal.SIGINT)) is True
+    assert await written(short / "note") == "SIGINT"
+
+
+async def test_an_interrupt_hits_no_other_kernel(cluster: Cluster, hosts: Hosts) -> None:
+    """One whose kernel is forgotten, or started elsewhere, before its slow host has answered, is not sent at all."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    sshd.wire.freeze()
+    interrupting = asyncio.create_task(asyncio.to_thread(cluster.submit(kernel.signal(signal.SIGINT)).result, 30))
+    node = kernel.node
+    assert node is not None
+    await until("the host is asked whether it is there", lambda: bool(node._replies))
+    kernel.attempt = "another"
+    sshd.wire.thaw()
+    assert await interrupting is False
+
+
+async def test_what_could_not_be_done_well_is_refused_first(cluster: Cluster, hosts: Hosts) -> None:
+    """`make_sure` raises for a host that is away, with what was not done, and for nothing that runs, or has ended."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    await cluster.run(kernel.make_sure("it was not begun"))
+    await cut(sshd, kernel)
+    with pytest.raises(HostUnresponsive, match="so it was not begun; the kernel is kept"):
+        await cluster.run(kernel.make_sure("it was not begun"))
+    await sshd.wire.open()
+    await until("its host is back", lambda: kernel.state is State.ALIVE)
+    await cluster.run(kernel.stop())
+    sshd.wire.refuse()
+    sshd.wire.cut()
+    await cluster.run(kernel.make_sure("it was not begun"))
 
 
 async def test_stop_escalates_and_says_the_code(cluster: Cluster, hosts: Hosts) -> None:

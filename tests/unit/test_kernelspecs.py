@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from eg_distributed import kernelspecs
+from eg_distributed import kernelspecs, run_sh
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.app import main
 from eg_distributed.client_options import check_user, for_scripts, without_clients_options
-from eg_distributed.enterprise_gateway import run_sh
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.kernelspecs import Site
 from eg_distributed.kernelspecs.conversion import OURS, THEIRS
+from eg_distributed.kernelspecs.guard import guarded, without_guard
 from eg_distributed.launcher_files import shipping_of
 
 OPTS = "--master yarn --deploy-mode client --name ${KERNEL_ID:-ERROR__NO__KERNEL_ID}"
@@ -86,6 +86,33 @@ def test_a_site_fills_a_sample_in() -> None:
     assert "--master yarn " in yarn["env"]["SPARK_OPTS"]
     assert yarn["env"]["HADOOP_CONF_DIR"] == "/h"
     assert kernelspecs.sample("python_distributed", site)["argv"][0] == "/p"
+
+
+@pytest.mark.parametrize("name", kernelspecs.names())
+def test_an_installed_kernelspec_runs_with_and_without_enterprise_gateway(tmp_path: Path, name: str) -> None:
+    """Both stanzas are there, with one config, and argv starts nothing where neither is known."""
+    where = ["--prefix", str(tmp_path), "--master", "spark://m:7077", "--remote-hosts", "a,b"]
+    assert main(["kernelspecs", "install", name, *where]) == 0
+    spec = json.loads((tmp_path / "share" / "jupyter" / "kernels" / name / "kernel.json").read_text())
+    proxy, provisioner = spec["metadata"]["process_proxy"], spec["metadata"]["kernel_provisioner"]
+    assert (proxy["class_name"], provisioner["provisioner_name"]) == (OURS, "eg-distributed")
+    assert provisioner["config"] == proxy["config"]
+    assert provisioner["config"]["remote_hosts"] == "a,b"
+    assert without_guard(spec["argv"]) == kernelspecs.sample(name)["argv"]
+    assert guarded(spec["argv"]) == spec["argv"]
+    done = subprocess.run(spec["argv"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert 'pip install "eg_distributed[server]"' in done.stderr
+
+
+def test_a_guard_that_was_edited_is_said() -> None:
+    """A wrapper before it stays in force; where the guard's own words were changed nothing runs, and the error says why."""
+    plain = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    assert without_guard(["bash", "-lc", "setup", *guarded(plain)]) == ["bash", "-lc", "setup", *plain]
+    edited = guarded(plain)
+    edited[0] = "/opt/conda/bin/python"
+    with pytest.raises(RequestInvalid, match=r"neither what was installed nor a kernel's.*Take out what stands before"):
+        without_guard(edited)
 
 
 def test_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

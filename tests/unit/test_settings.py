@@ -118,3 +118,28 @@ def test_a_gateway_is_known_by_host_and_port_or_by_its_given_name() -> None:
     """Two gateways of one machine differ; a given id is taken as it is."""
     assert Distributed().identity(8888) != Distributed().identity(8889)
     assert Distributed(gateway_id="west").identity(8888) == "west"
+
+
+def test_a_provisioners_settings_are_read_for_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their variables are Enterprise Gateway's as well, which has its own rules for what may be in them."""
+    monkeypatch.setenv("EG_REMOTE_HOSTS", "a, b,")
+    monkeypatch.setenv("EG_IMPERSONATION_ENABLED", "maybe")
+    assert Distributed().remote_hosts == ()
+    monkeypatch.setenv("EG_IMPERSONATION_ENABLED", "True")
+    settings = Distributed(for_provisioner=True)
+    assert (settings.remote_hosts, settings.impersonation_enabled) == (("a", "b"), True)
+
+
+def test_names_and_folders_are_written_as_lists_or_as_text() -> None:
+    """In a file as Python has them, in a variable as text; what is neither is refused."""
+    assert Distributed(remote_hosts=["a", " b "]).remote_hosts == Distributed(remote_hosts="a,b").remote_hosts
+    assert Distributed(folders="/a/=/b, /c=/d").folders == Distributed(folders={"/a": "/b", "/c": "/d"}).folders
+    for name, value in (
+        ("remote_hosts", 1),
+        ("remote_hosts", [1]),
+        ("folders", "/a"),
+        ("folders", {"/a": 1}),
+        ("folders", 1),
+    ):
+        with pytest.raises(TraitError, match=name):
+            Distributed(**{name: value})

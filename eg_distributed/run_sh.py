@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from eg_distributed import kernelspecs
+from . import kernelspecs
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from eg_distributed.enterprise_gateway.launcher_key import LauncherKey
+from eg_distributed.launcher_key import LauncherKey
 
 KEY = LauncherKey()
 

@@ -1,0 +1,8 @@
+"""The adapter for everything on jupyter_client 8 and later: JupyterLab's server, nbclient, papermill, `jupyter console`.
+
+    provisioner      the kernel provisioner `eg-distributed`: jupyter_client's calls, turned into the cluster's
+    request          what a kernel manager knows of a kernel, turned into a StartRequest
+    process          this process's clusters, and what nodes know it by: a server that may come back, or one that does not
+
+Only `provisioner` imports jupyter_client, so the others can be used, and tested, where it is not installed.
+"""

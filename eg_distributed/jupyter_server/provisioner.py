@@ -1,0 +1,296 @@
+"""The kernel provisioner `eg-distributed`: a stanza in a kernelspec's metadata is all that a kernel on a host needs.
+
+jupyter_client makes one provisioner for each kernel manager, and keeps it over restarts. A manager that blocks may run each call
+on an event loop of its own, so nothing here is bound to a loop: what is waited for are the cluster's futures, and `poll` reads
+what is known.
+
+Of a host that does not answer two things are refused before anything is done, since jupyter_client begins both with a message
+that would lie in wait for the host's return: a restart, which then would end a kernel that nobody replaces, and an interrupt by
+message, which would hit whatever cell runs then. No method of a provisioner is called before that message, so the manager's
+own two methods are wrapped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from tornado.web import HTTPError
+
+from eg_distributed.clock import monotonic
+from eg_distributed.cluster import Cluster
+from eg_distributed.errors import DistributedError, RequestInvalid
+from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.request import StartRequest
+
+from .process import cluster_for, server_of
+from .request import request_for
+
+__all__ = ["DistributedProvisioner"]
+
+log = logging.getLogger(__name__)
+
+_ENDING = 1.0
+"""Seconds after the request to end for which a kernel that cannot be seen is waited for; it ends when its host is back."""
+_FORGOTTEN = 60.0  # seconds
+_RELEASE = 5.0  # seconds, at most, that the end of a kernel waits for its node to forget it
+_END = 10.0  # seconds that `wait` waits, at most, for a kernel that has not ended yet
+_CLOSED = 0
+"""What `poll` answers, as jupyter_client's own provisioner does, where no exit code is known."""
+
+
+class _Refusal(HTTPError):  # type: ignore[misc, unused-ignore] # tornado is not in every environment
+    """One of our errors, for jupyter_server: with its status, and with its words wherever a handler shows the error's text."""
+
+    def __init__(self, error: DistributedError) -> None:
+        super().__init__(error.http_status, str(error))
+        self._words = str(error)
+
+    def __str__(self) -> str:
+        return self._words
+
+
+class DistributedProvisioner(KernelProvisionerBase):
+    """Runs a manager's kernel on one of `remote_hosts`, over SSH; made by jupyter_client's factory, once for each manager."""
+
+    def __init__(self, *, kernel_id: str, kernel_spec: Any, parent: Any, **config: Any) -> None:
+        """Take what the factory hands on; *config* is that of the kernelspec's stanza."""
+        super().__init__(kernel_id=kernel_id, kernel_spec=kernel_spec, parent=parent)
+        self._manager: Any = parent
+        self._stanza = config
+        self._cluster: Cluster | None = None
+        self._kernel: RemoteKernel | None = None
+        self._request: StartRequest | None = None
+        self._has_process = False
+        self._was_launched = False
+        self._ending_since: float | None = None  # in monotonic time; None: nobody has asked for the end
+        self._is_servers = server_of(parent) is not None
+        self._wrap("restart_kernel", self._before_restart)
+        if kernel_spec.interrupt_mode == "message":
+            self._wrap("interrupt_kernel", functools.partial(self._make_sure, "the interrupt was not sent"))
+
+    # -- what is refused -----------------------------------------------------------------------------------------
+
+    def _wrap(self, name: str, first: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the manager's method *name* do *first* before anything else, as a coroutine or blocking, as that method is."""
+        original = getattr(self._manager, name)
+
+        @functools.wraps(original)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            await first()
+            return await original(*args, **kwargs)
+
+        @functools.wraps(original)
+        def blocking(*args: Any, **kwargs: Any) -> Any:
+            with ThreadPoolExecutor(1) as pool:  # the caller's thread may have a loop that runs, as in a notebook
+                pool.submit(asyncio.run, first()).result()
+            return original(*args, **kwargs)
+
+        setattr(self._manager, name, awaited if inspect.iscoroutinefunction(original) else blocking)
+
+    async def _before_restart(self) -> None:
+        """Raise if the restart cannot be done: where the kernel could only start on a host that does not answer."""
+        if self._was_launched and not self._has_process and not self._is_listed():
+            self._manager.stop_restarter()  # deleted, which jupyter_client does not tell us, while its restarter went on
+            raise RequestInvalid(f"kernel {self.kernel_id} has been deleted", remedy="start another one")
+        kernel = self._kernel
+        if kernel is not None and not kernel.elsewhere:
+            await self._make_sure("the restart was not begun")
+
+    async def _make_sure(self, what: str) -> None:
+        kernel, cluster = self._kernel, self._cluster
+        if kernel is None or cluster is None or kernel.state is State.DEAD:
+            return
+        try:
+            await cluster.run(kernel.make_sure(what))
+        except DistributedError as error:
+            self._raise(error)
+
+    def _raise(self, error: DistributedError) -> NoReturn:
+        """Raise *error* in the form that who asked can show."""
+        raise _Refusal(error) if self._is_servers else error
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Make the request of what the kernel is started with; called for each start and restart.
+
+        Not by the base class, which fills the client's whole environment into the kernelspec's.
+        """
+        try:
+            if kwargs.pop("transport_encryption", None) == "required" or (
+                getattr(self._manager, "transport_encryption", "disabled") == "required"
+            ):
+                raise RequestInvalid(
+                    "transport_encryption is required, which kernels on hosts do not have: all they say goes through SSH",
+                    remedy="set it to auto or disabled",
+                )
+            self._cluster = cluster_for(self._manager, self.config)
+            self._request = request_for(self._manager, self._stanza, kwargs, self._cluster.settings, os.environ)
+        except DistributedError as error:
+            self._start_failed()
+            self._raise(error)
+        return {"cmd": self._request.argv}
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        """Start the kernel, or start it again on its host; return where it is: sockets of this machine, whatever the host."""
+        assert self._cluster is not None
+        assert self._request is not None
+        try:
+            kernel = await self._cluster.run(self._cluster.start(self._request))
+        except DistributedError as error:
+            self._start_failed()
+            self._raise(error)
+        except BaseException:  # cancellation, and what nobody expected: the cluster has left nothing behind
+            self._start_failed()
+            raise
+        self._kernel = kernel
+        # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process.
+        kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
+        self._has_process = self._was_launched = True
+        self._ending_since = None
+        info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
+        self.connection_info = info
+        return info
+
+    def _start_failed(self) -> None:
+        """After a restart that failed, leave nothing behind, and have the restarter try again.
+
+        jupyter_client stops the restarter for a restart, and starts it again only with the kernel. Without it nobody would be
+        told that the kernel is dead, and JupyterLab shows "restarting" for ever. The restarter's own limit ends its tries.
+        """
+        self._has_process = False
+        if not self._was_launched:
+            return
+        manager = self._manager
+        # One that was given up with its host may yet be back.
+        self._kernel = self._cluster.kernels.get(self.kernel_id) if self._cluster is not None else None
+        manager.cleanup_connection_file()  # jupyter_client forgets to where a start has failed
+        restarter = getattr(manager, "_restarter", None)
+        if restarter is not None and manager.autorestart:
+            restarter._restarting = True  # so that the next failure counts as one more in a row
+            asyncio.get_running_loop().call_later(restarter.time_to_dead, self._watch_again)
+
+    def _watch_again(self) -> None:
+        """Start the restarter, unless somebody has restarted or deleted the kernel meanwhile."""
+        if not self._has_process and self._is_listed() and not self._manager.shutting_down:
+            self._manager._restarter.start()
+
+    def _is_listed(self) -> bool:
+        """Return False if the manager's own manager has let it go, which it does without a word where a start has failed."""
+        kernels = getattr(self._manager.parent, "_kernels", None)
+        return not isinstance(kernels, dict) or kernels.get(self.kernel_id) is self._manager
+
+    # -- state, signals, end -------------------------------------------------------------------------------------
+
+    @property
+    def has_process(self) -> bool:
+        """Whether there is a kernel; False once it has been waited for, or could not be started again."""
+        kernel = self._kernel
+        return kernel is not None and (self._has_process or kernel.state is State.ALIVE)
+
+    async def poll(self) -> int | None:
+        """Return None while the kernel is not known to have ended; called every 3 s, and every 0.1 s at the end.
+
+        One whose host is out of reach lives, until its end is asked for: then nobody waits for the host.
+        """
+        kernel = self._kernel
+        if kernel is None:
+            return _CLOSED
+        if kernel.state is State.DEAD or (_is_unseen(kernel) and self._has_waited()):
+            return _CLOSED if kernel.exit_code is None else kernel.exit_code
+        return None
+
+    def _has_waited(self) -> bool:
+        """Return True if the end was asked for some moments ago; a shutdown that was broken off is forgotten after a minute."""
+        return self._ending_since is not None and _ENDING < monotonic() - self._ending_since < _FORGOTTEN
+
+    async def wait(self) -> int | None:
+        """Return how the kernel ended; called when it has, or when it has been killed."""
+        until = monotonic() + _END
+        while (code := await self.poll()) is None and monotonic() < until:
+            await asyncio.sleep(0.1)
+        self._has_process = False
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Send *signum* and return when it has arrived. Raises DistributedError (in a server its HTTP form) where it cannot.
+
+        But not for the interrupt with which each shutdown begins: that must not keep the kernel from being ended.
+        """
+        kernel, cluster = self._kernel, self._cluster
+        if kernel is None or cluster is None or kernel.state is State.DEAD or signum == 0:
+            return
+        if self._manager.shutting_down:
+            await self._tell(kernel, signum)
+            return
+        try:
+            await cluster.run(kernel.signal(signum))
+        except DistributedError as error:
+            self._raise(error)
+
+    async def _tell(self, kernel: RemoteKernel, signum: int) -> None:
+        """Send *signum* to a kernel that is being ended, if it can be seen; what is not ended so is ended by `cleanup`."""
+        self._begin_to_end()
+        if self._cluster is not None and kernel.state is not State.DEAD and not _is_unseen(kernel):
+            try:
+                await self._cluster.run(kernel.signal(signum))
+            except DistributedError as error:
+                log.warning("kernel %s: signal %d did not arrive: %s", kernel.id, signum, error)
+
+    def _begin_to_end(self) -> None:
+        if self._ending_since is None:
+            self._ending_since = monotonic()
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Send SIGTERM; called where a kernel has not heeded the request to shut down."""
+        if self._kernel is not None:
+            await self._tell(self._kernel, signal.SIGTERM)
+
+    async def kill(self, restart: bool = False) -> None:
+        """Send SIGKILL; called where it has not heeded that either, and for a shutdown or restart *now*."""
+        if self._kernel is not None:
+            await self._tell(self._kernel, signal.SIGKILL)
+
+    async def shutdown_requested(self, restart: bool = False) -> None:
+        """Take note that the kernel was asked to end: its end is no surprise, and a launcher is to end with it."""
+        kernel, cluster = self._kernel, self._cluster
+        self._begin_to_end()
+        if kernel is not None and cluster is not None:
+            kernel.expect_end()
+            if cluster.is_closed:
+                return
+            if self._request is not None and self._request.transport == "launcher":
+                cluster.submit(kernel.end_launcher(kernel.attempt))
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Forget the kernel, unless it is about to be started again; called at the end of every shutdown, maybe twice.
+
+        Returns when its node has forgotten it, or when the node takes too long for that.
+        """
+        kernel, cluster = self._kernel, self._cluster
+        if restart or kernel is None or cluster is None:
+            return
+        self._kernel, self._has_process = None, False
+        if cluster.is_closed:  # at this process's end: whoever was registered for that before us comes after us
+            return
+
+        async def release() -> None:
+            releasing = cluster.release_soon(kernel.id)
+            if not _is_unseen(kernel):
+                await asyncio.wait({releasing}, timeout=_RELEASE)
+
+        await cluster.run(release())
+
+
+def _is_unseen(kernel: RemoteKernel) -> bool:
+    """Return True if nothing is known of the kernel: its host is out of reach, or has been silent for some seconds."""
+    return kernel.state is State.UNKNOWN or kernel.out_of_reach_since is not None

@@ -1,0 +1,159 @@
+"""A kernelspec and what a client asked of it, turned into a StartRequest; the same for every adapter.
+
+An adapter says in an `Asked` what its gateway knows; which of the kernelspec's and the client's words reach a node, and how,
+is decided here and in `request.py`, so a kernelspec means the same behind every gateway.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .client_options import check_user, for_scripts, without_clients_options
+from .hosts import parse_hosts
+from .kernelspecs.guard import without_guard
+from .launcher_files import may_bring_folder, shipping_of
+from .launcher_key import LauncherKey
+from .request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
+from .run_sh import Replacement, replacement
+from .settings import Distributed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an adapter knows of a kernel that is to be started."""
+
+    kernel_id: str
+    """The same for a restart."""
+    kernel_name: str
+    argv: Sequence[str]
+    """The kernelspec's own."""
+    spec_env: Mapping[str, Any]
+    """The same."""
+    language: str
+    resource_dir: str
+    """The kernelspec's folder on this machine."""
+    config: Mapping[str, Any]
+    """Of the kernelspec's stanza for this adapter; the same keys mean the same in each."""
+    env: Mapping[str, str]
+    """What `values_of` returned, with what the gateway adds, such as KERNEL_ID."""
+    hosts: str | Iterable[str]
+    """The gateway's, for kernelspecs that name none."""
+    balancer: str
+    """The gateway's, unless `Distributed.load_balancer` names one."""
+    key: bytes
+    signature_scheme: str
+    launch_timeout: float
+    """Seconds for the whole start."""
+    port_range: tuple[int, int] | None = None
+    """First and last port that the kernel may use; None: any."""
+    named_range: str = "0..0"
+    """The same as `{port_range}` in argv has it."""
+    arguments: Sequence[str] = ()
+    """The client's own, behind argv."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """More values of placeholders in argv."""
+    impersonation: bool = False
+    """Whether the gateway runs kernels as KERNEL_USERNAME; the kernelspec may say no to that."""
+    cwd: str | None = None
+    """Where the kernel starts unless `env` has a KERNEL_WORKING_DIR."""
+
+
+def values_of(
+    spec_env: Mapping[str, Any] | None,
+    sent: Mapping[str, Any],
+    own: Mapping[str, str],
+    *,
+    inherited: Iterable[str],
+    allowed: Iterable[str],
+) -> dict[str, Any]:
+    """Return the client's values and what the kernel inherits, over the KERNEL_* values of the kernelspec.
+
+    The latter are defaults of the client's, as Enterprise Gateway reads them; those that refer to another variable are the
+    node's to expand. Nothing is checked yet: see `request.check_env`. The other parameters are those of `request.data_env`.
+    """
+    defaults = {
+        name: value for name, value in (spec_env or {}).items() if name.startswith("KERNEL_") and "$" not in str(value)
+    }
+    return {**defaults, **data_env(sent, own, inherited=inherited, allowed=allowed)}
+
+
+def start_request(asked: Asked, settings: Distributed) -> StartRequest:
+    """Return the request to start the kernel that is *asked* for; raises RequestInvalid."""
+    env, config = dict(asked.env), asked.config
+    spec_env = {str(name): str(value) for name, value in asked.spec_env.items()}
+    impersonates = asked.impersonation and config.get("impersonation") is not False
+    if impersonates:
+        check_user(env.get("KERNEL_USERNAME", ""))
+    else:
+        env["EG_IMPERSONATION_ENABLED"] = "False"
+    words: Sequence[str] = without_guard(asked.argv)
+    replaced = None if impersonates else _replacement(asked, words, settings)
+    if replaced is not None:
+        words, config, spec_env = replaced.argv, replaced.config, {**spec_env, **replaced.env}
+    # Not under impersonation: what is the login user's alone, another user cannot read.
+    brings_folder = may_bring_folder(config, asked.kernel_name, settings.folder_limit) and not impersonates
+    argv = _argv(words, asked, brings_folder=brings_folder)
+    launcher = waits_for_answer(argv, asked.kernel_name)
+    shipping = shipping_of(
+        config, argv, asked.kernel_name, resource_dir=asked.resource_dir, brings_folder=brings_folder
+    )
+    if shipping.files:
+        spec_env = without_clients_options(spec_env)
+    else:
+        spec_env, env = for_scripts(spec_env, env)
+    return StartRequest(
+        kernel_id=asked.kernel_id,
+        argv=argv,
+        spec_argv=tuple(words),
+        hosts=parse_hosts(config.get("remote_hosts") or asked.hosts),
+        spec_env=spec_env,
+        env=env,
+        pin=pin_of(env),
+        cwd=env.get("KERNEL_WORKING_DIR") or asked.cwd,
+        key=(asked.key or secrets.token_hex(16).encode()).decode(),
+        signature_scheme=asked.signature_scheme,
+        kernel_name=asked.kernel_name,
+        language=asked.language,
+        transport="launcher" if launcher else config.get("transport") or settings.transport,
+        port_range=asked.port_range,
+        launch_timeout=asked.launch_timeout,
+        balancer=settings.load_balancer or asked.balancer,
+        decrypt=functools.partial(_launcher_key().read, kernel_id=asked.kernel_id) if launcher else None,
+        shipping=shipping,
+    )
+
+
+def _replacement(asked: Asked, argv: Sequence[str], settings: Distributed) -> Replacement | None:
+    """Return what is started in place of a launcher of Enterprise Gateway's, None if it is started as it is.
+
+    Not asked under impersonation: `run.sh` runs the whole kernel as the other user, by sudo, which our launcher does not.
+    """
+    if not settings.replace_launchers:
+        return None
+    return replacement(argv, asked.language, asked.config, asked.resource_dir, asked.kernel_name)
+
+
+def _argv(words: Sequence[str], asked: Asked, *, brings_folder: bool) -> list[str]:
+    """Return *words* and the client's further arguments, filled in as far as the gateway knows.
+
+    With *brings_folder* the node fills `{resource_dir}` in.
+    """
+    argv = [*words, *asked.arguments]
+    values = {**asked.values, "prefix": sys.prefix, "kernel_id": asked.kernel_id, "port_range": asked.named_range}
+    values.pop("resource_dir", None)
+    if not brings_folder:
+        values["resource_dir"] = asked.resource_dir
+    if any("{public_key}" in argument for argument in argv):
+        values["public_key"] = _launcher_key().public_key
+    return fill_argv(argv, values)
+
+
+@functools.cache
+def _launcher_key() -> LauncherKey:
+    """Return the gateway's one key pair, made for the first kernelspec with a launcher."""
+    return LauncherKey()

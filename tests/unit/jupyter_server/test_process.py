@@ -1,0 +1,158 @@
+"""What nodes know a process by, and what is left of one that was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from traitlets.config import Config
+
+from eg_distributed.errors import RequestInvalid
+from eg_distributed.jupyter_server import process
+from eg_distributed.jupyter_server.process import Name, own_name, server_name
+
+
+@dataclass
+class Folders:
+    """A server's folders."""
+
+    root_dir: str
+    runtime_dir: str
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    """Those of one server."""
+    (tmp_path / "root").mkdir()
+    return Folders(str(tmp_path / "root"), str(tmp_path / "runtime"))
+
+
+def gone(name: Name) -> str:
+    """Do what the end of a process does with its locks; return the name's text."""
+    os.close(name.lock)
+    return name.text
+
+
+def test_a_server_that_is_started_again_has_its_name(folders: Folders) -> None:
+    """However it ended, and whatever its port is."""
+    first = gone(server_name(folders))
+    assert gone(server_name(folders)) == first
+
+
+def test_servers_at_once_have_names_of_their_own(folders: Folders) -> None:
+    """Of one user and one folder. Each has the first name that no living one has."""
+    first, second = server_name(folders), server_name(folders)
+    assert first.text != second.text
+    gone(first)
+    third = server_name(folders)
+    assert third.text == first.text
+    gone(second)
+    gone(third)
+
+
+def test_servers_of_other_folders_have_other_names(folders: Folders, tmp_path: Path) -> None:
+    """Another root folder, or another runtime folder, is another server."""
+    names = {
+        gone(server_name(Folders(str(tmp_path / root), str(tmp_path / runtime)))) for root in "ab" for runtime in "cd"
+    }
+    assert len(names) == 4
+
+
+def test_a_file_that_says_nothing_is_written_anew(folders: Folders) -> None:
+    """A disk that was full left it empty, or somebody has edited it."""
+    first = gone(server_name(folders))
+    (file,) = (Path(folders.runtime_dir) / "eg-distributed").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text("../../etc/passwd, and much more than a name has")
+    second = gone(server_name(folders))
+    assert second != first
+    assert gone(server_name(folders)) == second
+
+
+def test_a_disk_without_locks(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server works, under a name that only its process has, and the log says why."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert server_name(folders).text != server_name(folders).text
+    assert "servers cannot be told apart there" in caplog.text
+
+
+def test_any_other_process_has_a_name_that_is_never_another_ones() -> None:
+    """Not even its own of before."""
+    assert len({own_name().text for _ in range(10)}) == 10
+    assert own_name("west").text.startswith("west:")
+
+
+def test_what_a_killed_process_has_left_is_removed(short: Path) -> None:
+    """The next one removes the sockets of those that are gone, and of no other; gateways' folders have no lock."""
+    code = (
+        "import sys; from pathlib import Path; from eg_distributed.jupyter_server import process\n"
+        "folder = Path(sys.argv[1]); folder.mkdir(); process._locked(folder / 'owner.lock'); print('made', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(short / "x-1")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"made\n"
+        (short / "x-2").mkdir()
+        (short / "x-1" / "c-1").write_text("")
+        process._remove_left(short, "x-")
+        assert sorted(path.name for path in short.iterdir()) == ["x-1", "x-2"]
+        other.kill()
+        other.wait()
+    process._remove_left(short, "x-")
+    assert [path.name for path in short.iterdir()] == ["x-2"]
+
+
+@pytest.fixture
+def _none_made() -> Iterator[None]:
+    """This process has no cluster before, and ends those that the test makes."""
+    yield
+    for cluster in process._clusters.made.values():
+        cluster.close()
+    process._clusters.made.clear()
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+def test_one_cluster_for_all_kernels_of_a_process() -> None:
+    """It is nobody's who comes back: nodes end its kernels within a minute, and its sockets are in a folder of its own."""
+    cluster = process.cluster_for(object(), Config({"Distributed": {"remote_hosts": ["a"], "orphan_timeout": 0}}))
+    assert process.cluster_for(object(), Config()) is cluster
+    assert cluster.settings.orphan_timeout == 60.0
+    folder = Path(cluster.settings.runtime_dir)
+    assert (folder.stat().st_mode & 0o777, [path.name for path in folder.iterdir()]) == (0o700, ["owner.lock"])
+    process._close(cluster, str(folder), os.getpid())
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+def test_a_setting_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts a kernel is told, and the next one may find it corrected."""
+    monkeypatch.setenv("EG_PORT_RANGE", "any")
+    monkeypatch.setenv("EG_IMPERSONATION_ENABLED", "maybe")
+    with pytest.raises(RequestInvalid, match="EG_IMPERSONATION_ENABLED='maybe' is no bool"):
+        process.cluster_for(object(), Config())
+    monkeypatch.delenv("EG_IMPERSONATION_ENABLED")
+    assert process.cluster_for(object(), Config()).settings.port_range == "any"
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+def test_a_forked_process_has_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's has its thread and its connections there."""
+    first = process.cluster_for(object(), Config())
+    monkeypatch.setattr(process._clusters, "process", 1)
+    second = process.cluster_for(object(), Config())
+    assert second is not first
+    first.close()

@@ -644,7 +644,7 @@ class Agent:
                 spawner=self._nurseries.spawn,
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
-            self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt)))
+            self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt, exit_code=None)))
             self._drop(kernel)
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)

@@ -390,8 +390,9 @@ async def test_a_start_that_fails_before_it_begins_is_told_to_count_no_more(
 async def test_a_start_that_fails_leaves_no_count(visit: Visit) -> None:
     """Gateways that have heard of it to count hear that it does no more."""
     one, two = await visit("one"), await visit("two")
-    with pytest.raises(Refusal):
+    with pytest.raises(Refusal) as refused:
         await one.start("k1", ["/nothing/there"])
+    assert refused.value.kind == "start"
     await two.start("k2", standin())
     await until("both are told", lambda: [loads_of(each)[-1:] for each in (one, two)] == [[["k2"]], [["k2"]]])
 

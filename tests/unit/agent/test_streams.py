@@ -22,6 +22,7 @@ class Flooding:
 
     def __init__(self) -> None:
         self.id, self.attempt, self.state, self.connection = "k1", "a1", RUNNING, {"transport": "ipc"}
+        self.lease, self.holder = 0, ("", "")
         self._open: list[tuple[asyncio.Task[None], asyncio.StreamWriter]] = []
 
     async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

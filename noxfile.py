@@ -278,6 +278,16 @@ def simulation(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def chaos(session: nox.Session) -> None:
+    """Make chaos on a lab of containers for an hour, and hold all that was seen against the invariants; see tests/chaos.
+
+    `-- --minutes 5 --seed 7` is shorter, `-- --found` runs the schedules again that have failed once.
+    """
+    install(session)
+    session.run("python", "-m", "tests.chaos", *(session.posargs or ("--minutes", "60")))
+
+
+@nox.session(default=False)
 def integration_local(session: nox.Session) -> None:
     """Run the same tests on a lab of processes: no engine, no root; what only containers can do is skipped with its reason."""
     install(session)

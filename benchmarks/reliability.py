@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,6 +24,7 @@ from benchmarks import adoption
 from lab import Gateway, Lab, Node
 from lab.drivers.checkout import build_wheel, requirements, run_uv
 from lab.drivers.machines import Machine
+from lab.errors import LabNotFound
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.looks import agents
 from tests.integration.test_output_kept import LINES, PRINTING, Tab
@@ -55,9 +57,9 @@ ROWS = (
     ("bystander_calm", "worst cell on another host in 10 s, all hosts well (ms)", None),
     ("bystander", "worst cell on another host meanwhile, in 10 s or more (ms)", None),
     ("agent_before", "memory of the agent, one kernel (MiB)", None),
-    ("agent", f"the most while {CLIENTS} clients take nothing of {FLOOD_MEGABYTES} MB (MiB)", None),
+    ("agent", f"the most it has while {CLIENTS} clients take nothing of {FLOOD_MEGABYTES} MB (MiB)", None),
     ("gateway_before", "memory of the gateway (MiB)", None),
-    ("gateway", f"the most while {CLIENTS} clients take nothing of {FLOOD_MEGABYTES} MB (MiB)", None),
+    ("gateway", f"the most it has while {CLIENTS} clients take nothing of {FLOOD_MEGABYTES} MB (MiB)", None),
     ("lost", f"lines of {LINES:,} that a cell printed over SIGKILL of the gateway, lost", 0.0),
     ("again", "the same, lines that came twice", None),
     ("http", f"start of a gateway with {KERNELS:,} kernels on {KERNEL_HOSTS} hosts → HTTP (s)", 5.0),
@@ -219,6 +221,8 @@ def main() -> None:
         many = measure_many(python, BLIP_HOSTS, BLIP_HOSTS)
         figures.update(back=many.back, twice=float(many.twice))
     print(figures, file=sys.stderr)
+    with contextlib.suppress(LabNotFound):  # of a run that was ended
+        Lab.attach("bench").down()
     lab = Lab.up(name="bench", nodes=2)
     try:
         gateway = lab.add_gateway("reliability", options=PERSISTENCE)

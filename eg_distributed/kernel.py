@@ -58,6 +58,7 @@ from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar,
 log = logging.getLogger(__name__)
 
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
+_SILENT_PATIENCE = 2.0  # seconds for a host that was not heard lately, and is connected, to show that it is there
 _STOP_GRACE = 5.0  # seconds between SIGTERM and SIGKILL when the cluster ends a kernel
 _LOSS_SILENCE = 5.0  # seconds within which streams that can't be resumed are one loss
 _STALL_SILENCE = 60.0  # seconds between two warnings of output that waits too long
@@ -654,18 +655,21 @@ class RemoteKernel:
 
     async def signal(self, signum: int) -> bool:
         """Send *signum* to the kernel; returns False if it has ended. Raises HostError if its node can't be reached."""
-        if self._exited or self.node is None:
+        node, attempt = self.node, self.attempt
+        if self._exited or node is None:
             return False
         if self._elsewhere:
             raise self._another_agent()
         if signum in (signal.SIGTERM, signal.SIGKILL):
             self.end_expected = True
         try:
-            if signum == signal.SIGINT:
+            if not self.end_expected:  # whatever a gateway takes for an interrupt (EG_ALTERNATE_SIGINT)
                 # A request that a host which hangs has not read yet strikes when it goes on, long after an error was answered,
                 # and hits whatever cell runs then.
                 await self.make_sure("the interrupt was not sent")
-            return await self.node.request(Signal(self.id, signum))
+                if self.state is State.DEAD or self.node is not node or self.attempt != attempt:
+                    return False  # what it was meant for has ended, or is started again
+            return await node.request(Signal(self.id, signum))
         except KernelGone:
             self._take_absence()
             self._changed.set()
@@ -684,11 +688,12 @@ class RemoteKernel:
         if self._elsewhere:
             raise self._another_agent()
         since = self.out_of_reach_since
-        if since is None:
+        if since is None or node.connected.is_set():  # it may be us who were too busy to hear it
             try:
-                await node.request(Ping())
+                await node.request(Ping(), timeout=None if since is None else _SILENT_PATIENCE)
+                since = None
             except HostUnresponsive:
-                since = node.silent_since or time.time()
+                since = since or node.silent_since or time.time()
         if since is not None:
             raise HostUnresponsive(
                 f"it has not answered since {time.strftime('%H:%M:%S', time.localtime(since))}, so {what}; the kernel is kept",

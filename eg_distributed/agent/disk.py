@@ -16,6 +16,8 @@ _IDLE = 10.0
 """Seconds without anything to do after which the thread ends; the next job starts another."""
 _AGAIN = 1.0
 """Seconds until a thread is tried again where the user has as many as it may."""
+_REMAIN_MOST = 1000
+"""Folders that are tried to be removed again; what else remains is the next agent's to remove."""
 
 
 class _Job:
@@ -69,6 +71,9 @@ class Disk:
         self._jobs: deque[_Job] = deque()
         self._records: dict[Path, bytes] = {}
         self._thread: Optional[threading.Thread] = None
+        self._remaining: deque[Callable[[], bool]] = deque(
+            maxlen=_REMAIN_MOST
+        )  # the disk's thread's own, but for a look
 
     def put(self, path: Path, content: bytes) -> None:
         """Write *content* to *path* as soon as may be, mode 0600, as a whole or not at all; a disk that is full costs it."""
@@ -81,6 +86,26 @@ class Disk:
     def do(self, job: Callable[[], Any]) -> None:
         """Have *job* done in its turn; what it raises is written to the agent's log, but for an OSError."""
         self._add(_Job(job, asyncio.get_running_loop()))
+
+    def do_until(self, job: Callable[[], bool]) -> None:
+        """Have *job* done in its turn, and again after each `retry` until it returns True: a home may be read-only now."""
+
+        def once() -> None:
+            if not job():
+                self._remaining.append(job)
+
+        self.do(once)
+
+    def retry(self) -> None:
+        """Have what could not be done yet tried again."""
+        if self._remaining:
+            self.do(self._do_remaining)
+
+    def _do_remaining(self) -> None:
+        for _ in range(len(self._remaining)):
+            job = self._remaining.popleft()
+            if not job():
+                self._remaining.append(job)
 
     async def done(self, seconds: float, job: Callable[[], Any]) -> Any:
         """Return what *job* returns, or raise what it raises, once it was its turn.

@@ -647,14 +647,19 @@ class Kernel:
         self._removing = True
         log = KeptLog(self.log_entry(), self.log, self._log_start, self._log_base)
 
-        def remove() -> None:
+        def remove() -> bool:
             try:
-                keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
+                # Once, unless the log has stayed where it is: an operator's does so in any case.
+                if not self.discarded or (not self.keep_log and self.log.exists()):
+                    keep(self.directory.parents[1], self.directory.name, log, move=not self.keep_log)
                 shutil.rmtree(self.directory, ignore_errors=True)
+                return not os.path.lexists(self.directory)
+            except OSError:
+                return False
             finally:
                 self.discarded = True
 
-        self._disk.do(remove)
+        self._disk.do_until(remove)
 
     # -- the record on disk --------------------------------------------------------------------------------------
 

@@ -409,6 +409,7 @@ class Agent:
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
+            self._disk.retry()
         self._finishing = [kernel for kernel in self._finishing if not kernel.discarded]
         if self._is_superseded and not self._finishing and not (self.kernels and self._visitors):
             self._leave.set()  # the other agent takes over what runs; not before, since streams here would lose what they keep

@@ -12,6 +12,8 @@ KEPT_BYTES: Final = 16 << 20
 """What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
 KEPT_BY_ALL: Final = 256 << 20
 """What is kept for all clients together, at most, but for CHUNK of each; see `Budget`."""
+MISSED_MOST: Final = 4000
+"""Characters of what is to be told of missing output, at most."""
 
 Message = tuple[str, list[bytes]]
 """The channel, and the parts as they came from the kernel."""
@@ -30,6 +32,8 @@ class Kept:
     def __init__(self, shared: Budget = budget) -> None:
         self.lost = 0
         """How many messages gave way."""
+        self.missed = ""
+        """What is to be told of output that could not be kept, in the next cell that the client hears of."""
         self._messages: deque[tuple[int, str, list[bytes]]] = deque()
         self._bytes = 0
         self._confirmed = 0  # up to which number
@@ -86,7 +90,7 @@ class Kept:
     def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
         """Return the messages but those that are not wanted, and keep none."""
         kept = Kept(self._budget)
-        kept.lost = self.lost
+        kept.lost, kept.missed = self.lost, self.missed
         for number, channel, parts in self._taken():
             if not is_unwanted((channel, parts)):
                 kept._adopt(number, channel, parts)
@@ -98,6 +102,8 @@ class Kept:
         """Have all that *other* keeps, behind what is kept here, and count what it lost; its bytes are counted already."""
         self.lost += other.lost
         other.lost = 0
+        self.miss(other.missed)
+        other.missed = ""
         for _, channel, parts in other._taken():
             self._number += 1
             self._adopt(self._number, channel, parts)
@@ -109,7 +115,11 @@ class Kept:
         """Forget all messages; those that come are numbered on."""
         while self._messages:
             self._drop_oldest()
-        self.lost = 0
+        self.lost, self.missed = 0, ""
+
+    def miss(self, text: str) -> None:
+        """Have *text* told to the client."""
+        self.missed = joined(self.missed, text)
 
     def _taken(self) -> Iterator[tuple[int, str, list[bytes]]]:
         """Yield the messages, which are somebody else's from then on, with their share of the budget."""
@@ -128,6 +138,11 @@ class Kept:
         self._bytes -= size
         self._budget.give_back(size)
         return size
+
+
+def joined(told: str, text: str) -> str:
+    """Return what is to be told, with *text* behind it unless that is in it already; of too much, the end."""
+    return told if text in told else f"{told}\n{text}".strip()[-MISSED_MOST:]
 
 
 def size_of(parts: list[bytes]) -> int:

@@ -201,6 +201,10 @@ def _with_host(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[st
 
     @functools.wraps(original)
     def kernel_model(self: Any, kernel_id: str) -> dict[str, Any]:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and not hasattr(kernel, "last_activity"):
+            # It has started just now. Nothing but the end of its start marks it, and who asks for the list before has 500.
+            kernel.execution_state, kernel.last_activity = "starting", datetime.now(timezone.utc)
         model = original(self, kernel_id)
         if _watch is not None and (said := _watch.model(kernel_id)):
             model["distributed"] = said

@@ -273,7 +273,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         """Have the kernel's handle say what the gateway's users are to know."""
         kernel.on_exit = self._exited
         call = self._gateway_loop.add_callback
-        kernel.on_loss = lambda text: call(notebooks.tell_clients, self.kernel_id, text)
+        kernels = self.kernel_manager.parent
+        kernel.on_loss = lambda text: call(reconnects.tell_loss, kernels, self.kernel_id, text)
         kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
 
     def _give_replies(self) -> None:

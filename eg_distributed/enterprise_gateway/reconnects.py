@@ -60,9 +60,9 @@ from traitlets import log
 
 from eg_distributed.errors import DistributedError
 
-from . import kept_output
+from . import kept_output, notebooks
 from .frames import header_of, parent_of
-from .kept_messages import KEPT_BYTES, Kept, Message, size_of
+from .kept_messages import KEPT_BYTES, Kept, Message, joined, size_of
 from .notebooks import clients
 from .slow_clients import Pace, lose_nothing_by_flush, with_short_queue
 
@@ -94,6 +94,8 @@ _LATELY: Final = 5.0
 """Seconds since it was heard within which a client is taken to be there."""
 _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
+_RETURN_SECONDS: Final = 10.0
+"""The same for a session that ended its connection itself: a front end that connects anew closes the old connection first."""
 _LOOK_AGAIN: Final = 5.0
 """Seconds between two looks whether the kernel of such channels is still there."""
 _LAST_NUDGE: Final = 5.0
@@ -123,6 +125,7 @@ class _Connection:
         """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
         """Its end was noted."""
+        self._goodbye = False
         self.protocol: Any = None
         """tornado's half of the websocket, which the handler forgets before it says that it ended."""
         self.unsent = Kept()
@@ -153,13 +156,30 @@ class _Connection:
             self.unconfirmed.clear()
         left.take(self.unconfirmed)  # which is numbered on: pongs of before may be on their way
         left.take(self.unsent)
+        left.miss(self.missed)
         self.pace.forget()
         return left
 
     def said_goodbye(self) -> bool:
         """Return True if the client ended the connection itself, and so had read what we sent."""
-        # tornado sets client_terminated for cuts as well; only the last frame tells the two apart.
-        return getattr(self.protocol, "_frame_opcode", None) == _CLOSE_FRAME
+        return self._goodbye
+
+    def listen_for_goodbye(self, protocol: Any) -> None:
+        """Note the client's close frame, of tornado's half of the websocket.
+
+        tornado sets client_terminated for cuts as well, its close_code is None for a close without one, and the attribute that
+        had the last frame is never set by its newer releases. One without this method says no goodbye: nothing is lost by that.
+        """
+        self.protocol = protocol
+        handle = getattr(protocol, "_handle_message", None)
+        if handle is None:
+            return
+
+        def noting_goodbye(opcode: int, data: bytes) -> Any:
+            self._goodbye = self._goodbye or opcode == _CLOSE_FRAME
+            return handle(opcode, data)
+
+        protocol._handle_message = noting_goodbye
 
     def stop(self) -> None:
         """End what goes on for this connection."""
@@ -180,15 +200,15 @@ class _Connection:
 
 
 class _Away:
-    """The channels of a session that was cut off, and what comes on them, until it is back or for _AWAY_SECONDS."""
+    """The channels of a session whose connection ended, and what comes on them, until it is back or for so many seconds."""
 
-    def __init__(self, session_key: str, handler: Any, channels: dict[str, Any], kept: Kept) -> None:
+    def __init__(self, session_key: str, handler: Any, channels: dict[str, Any], kept: Kept, seconds: float) -> None:
         self.channels = channels
         self.kept = kept
         self._session_key = session_key
-        self._kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
+        self.kernel_id, self._manager = handler.kernel_id, handler.kernel_manager
         self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + _AWAY_SECONDS
+        self._until = self._loop.time() + seconds
         self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
         for channel, stream in channels.items():
             stream.on_recv(functools.partial(self._keep, channel))
@@ -197,7 +217,7 @@ class _Away:
         self.kept.append((channel, parts))
 
     def _look(self) -> None:
-        if self._kernel_id in self._manager and self._loop.time() < self._until:
+        if self.kernel_id in self._manager and self._loop.time() < self._until:
             self._timer = self._loop.call_later(_LOOK_AGAIN, self._look)
         else:
             _close_channels(self.channels)
@@ -341,7 +361,7 @@ async def _open(self: Any, kernel_id: str) -> None:
     """Take over what is left of the session, or make channels; then serve, as soon as the kernel answers on them."""
     super(ZMQChannelsHandler, self).open()  # starts the pings that find dead peers
     connection = _of(self)
-    connection.protocol = self.ws_connection
+    connection.listen_for_goodbye(self.ws_connection)
     await _begin(self, connection)
 
 
@@ -381,7 +401,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         connection.nudging = None
     if not _of(handler).closed and not _of(handler).replaced:
         if (adopted := kept_output.adopted(kernel_id)) is not None:
-            connection.missed = adopted.missed(handler.session.session) or connection.missed
+            _add_missed(connection, adopted.missed(handler.session.session))
         _serve(handler, connection)
 
 
@@ -667,6 +687,7 @@ def _serve(handler: Any, connection: _Connection) -> None:
     if handler.kernel_id in handler.kernel_manager:
         kept_output.note_there(handler.kernel_id, handler.session.session)
     kept, connection.unsent = connection.unsent, Kept()
+    _add_missed(connection, kept.missed)
     if kept:
         handler.log.info("Replaying %s kept messages for %s", len(kept), handler.session_key)
     if kept.lost:
@@ -717,8 +738,7 @@ def note_dropped(kernel_id: str) -> None:
 
 def _add_missed(connection: _Connection, text: str) -> None:
     """Have *text* told in the next cell that is heard of, once."""
-    if text not in connection.missed:
-        connection.missed = f"{connection.missed}\n{text}".strip()
+    connection.missed = joined(connection.missed, text)
 
 
 def _pass_on(handler: Any, channel: str, parts: list[bytes]) -> None:
@@ -752,6 +772,34 @@ def _tell_loss(handler: Any, connection: _Connection, kept: Kept) -> None:
     parents = (header_of(parent_of(parts)) for channel, parts in kept if channel == "iopub")
     text = f"{kept.lost} messages are missing here: more than {KEPT_BYTES >> 20} MiB came while the client was away."
     handler.write_stderr(text, next(parents, {}))
+
+
+def tell_loss(manager: Any, kernel_id: str, text: str) -> None:
+    """Say in each notebook of the kernel that output is missing; *manager* has the kernels. Called on the gateway's loop.
+
+    It goes the way of the kernel's own output, so that a client that is cut off just now is told as well. One whose connection
+    has ended, or has just begun, is told in the next cell that it hears of.
+    """
+    for handler in notebooks.clients(kernel_id):
+        connection, cell = _of(handler), notebooks.last_cell(handler)
+        iopub = handler.channels.get("iopub")
+        if (
+            connection.serving
+            and cell.get("msg_type") == "execute_request"
+            and iopub is not None
+            and not iopub.closed()
+        ):
+            iopub.flush()  # what the kernel itself had said comes first
+            said = handler.session.msg("stream", {"name": "stderr", "text": f"{text}\n"}, parent=cell)
+            _pass_on(handler, "iopub", handler.session.serialize(said, ident=b"stream.stderr"))
+        else:
+            _add_missed(connection, text)
+    for away in _away.values():
+        if away.kernel_id == kernel_id:
+            away.kept.miss(text)
+    buffered = manager._kernel_buffers.get(kernel_id, {}).get("buffer")
+    if isinstance(buffered, Kept):
+        buffered.miss(text)
 
 
 def _tell_missed(handler: Any, connection: _Connection, parent: dict[str, Any]) -> None:
@@ -874,10 +922,13 @@ def _leave(handler: Any, connection: _Connection) -> None:
         manager._kernel_buffers[kernel_id][_GOODBYE] = connection.said_goodbye()
         if manager.buffer_offline_messages:
             manager._kernel_buffers[kernel_id]["buffer"] = connection.left()
-    elif manager.buffer_offline_messages and (not connection.said_goodbye() or handler.session_key in _latest):
-        # It was cut off, or the next one of its session is on its way.
-        _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left())
     else:
-        _close_channels(channels)
-        if connection.said_goodbye() and handler.session_key not in _latest:
+        # It was cut off, or the next one of its session is on its way.
+        is_awaited = not connection.said_goodbye() or handler.session_key in _latest
+        if manager.buffer_offline_messages:
+            seconds = _AWAY_SECONDS if is_awaited else _RETURN_SECONDS
+            _away[handler.session_key] = _Away(handler.session_key, handler, channels, connection.left(), seconds)
+        else:
+            _close_channels(channels)
+        if not is_awaited:
             kept_output.note_gone(kernel_id, handler.session.session)

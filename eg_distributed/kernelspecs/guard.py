@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eg_distributed.errors import RequestInvalid
+
 __all__ = ["guarded", "without_guard"]
 
 _MARK = "eg_distributed-kernel:"
@@ -27,6 +29,18 @@ def guarded(argv: Sequence[str]) -> list[str]:
 
 
 def without_guard(argv: Sequence[str]) -> list[str]:
-    """Return what *argv* starts on a host; called by adapters. The guard's text may be an older release's."""
-    is_guarded = len(argv) > len(_GUARD) and tuple(argv[:2]) == _GUARD[:2] and argv[len(_GUARD) - 1] == _MARK
-    return list(argv[len(_GUARD) :] if is_guarded else argv)
+    """Return what *argv* starts on a host; called by adapters. The guard's text may be an older release's.
+
+    A site may have put a wrapper before it (`conda run`). Raises RequestInvalid where the guard itself was edited: what is
+    meant to be executed is not known then.
+    """
+    if _MARK not in argv:
+        return list(argv)
+    behind = argv.index(_MARK) + 1
+    begin = behind - len(_GUARD)
+    if begin < 0 or tuple(argv[begin : begin + 2]) != _GUARD[:2] or behind == len(argv):
+        raise RequestInvalid(
+            f"argv of the kernelspec is neither what was installed nor a kernel's: it has {_MARK!r} behind {list(argv[:2])}",
+            remedy=f"take out what stands before and including {_MARK!r}, and write the command that is to run on hosts",
+        )
+    return [*argv[:begin], *argv[behind:]]

@@ -100,3 +100,19 @@ async def model(client: GatewayClient, kernel: Kernel) -> dict[str, dict[str, st
     """Return what `/api/kernels` says of *kernel*."""
     (found,) = [each for each in await client.list_kernels() if each["id"] == kernel.id]
     return found
+
+
+JUST_STARTED = """
+from types import SimpleNamespace
+import eg_distributed.enterprise_gateway.proxy
+from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
+
+manager = RemoteMappingKernelManager.__new__(RemoteMappingKernelManager)
+manager._kernels, manager._kernel_connections = {"1": SimpleNamespace(kernel_name="python")}, {}
+print(manager.kernel_model("1")["execution_state"])
+"""
+
+
+def test_a_kernel_that_has_just_started_does_not_break_the_list(gateway: Gateway) -> None:
+    """Between its entry in the list and its start's end Enterprise Gateway marks no activity; who asks then has no 500."""
+    assert gateway.exec([gateway.python, "-c", JUST_STARTED]).check().stdout.split() == ["starting"]

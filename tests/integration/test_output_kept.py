@@ -107,6 +107,12 @@ class Tab:
             await self._connection.close()
             await self._reading
 
+    async def cut(self) -> None:
+        """Lose the connection, without a word to the gateway."""
+        assert self._connection is not None
+        self._connection.transport.abort()
+        await self.lost_connection()
+
     async def run(self, code: str) -> Cell:
         """Send a cell."""
         assert self._connection is not None
@@ -306,6 +312,30 @@ async def test_an_agent_that_is_killed_takes_what_was_told_along(
     )
     await tab.runs()
     await tab.close()
+
+
+async def test_a_tab_that_is_away_hears_of_a_killed_agent_when_it_is_back(
+    extra_gateway: MakeGateway, client_of: ClientOf, nodes: Sequence[Node]
+) -> None:
+    """It had no connection in the moment in which the loss was told; its lines have a gap, and the notebook says why."""
+    gateway, node = extra_gateway("keeping", options=PERSISTENCE), nodes[0]
+    kernel = await start_on(client_of(gateway), node)
+    tab, other = Tab(gateway, kernel), Tab(gateway, kernel)
+    await tab.connect(gateway)
+    await other.connect(gateway)
+    await other.runs()
+    cell = await tab.run(PRINTING)
+    await cell.reached(1000)
+    await tab.cut()
+    node.exec(["kill", "-KILL", *map(str, agents(node))]).check()
+    await until("the tab that is there is told", lambda: "Output may be missing here" in other.told, MACHINE_SECONDS)
+    assert "missing" not in tab.told
+    await tab.connect(gateway)
+    await cell.ended()
+    assert cell.numbers[-1] == LINES - 1
+    assert len(re.findall("Output may be missing here: what the kernel printed in the", tab.told)) == 1
+    for each in (tab, other):
+        await each.close()
 
 
 async def test_an_agent_that_is_killed_while_the_gateway_is_away_is_told(

@@ -186,6 +186,24 @@ async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gat
         assert after
 
 
+async def test_a_client_that_closes_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
+    """Who ends a connection has read what came over it: nothing of that comes again over the next one, nothing is left out."""
+    session = Session(gateway, kernel)
+    async with session.connect() as first:
+        request = await session.run(first, PRINTING)
+        before = Reader(first, request)
+    numbers = await before.ended()
+    for _ in range(10):  # the moment in which something is unconfirmed is short
+        async with session.connect() as connection:
+            reader = Reader(connection, request)
+            await reader.reached(len(numbers) + 5)
+        numbers += await reader.ended()
+        assert numbers == list(range(len(numbers)))
+    async with session.connect() as last:
+        numbers += await Reader(last, request).ended()
+    assert numbers == list(range(LINES))
+
+
 async def test_a_client_that_answers_late_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
     """One that is far away, or on a busy machine, is given the time that its answers take before anything is sent again."""
     session = Session(gateway, kernel)

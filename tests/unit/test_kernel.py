@@ -260,6 +260,20 @@ async def test_an_interrupt_that_was_refused_never_strikes(cluster: Cluster, hos
     assert await written(short / "note") == "SIGINT"
 
 
+async def test_an_interrupt_hits_no_other_kernel(cluster: Cluster, hosts: Hosts) -> None:
+    """One whose kernel is forgotten, or started elsewhere, before its slow host has answered, is not sent at all."""
+    (sshd,) = await hosts("node1")
+    kernel = await start(cluster, "k1", "node1")
+    sshd.wire.freeze()
+    interrupting = asyncio.create_task(asyncio.to_thread(cluster.submit(kernel.signal(signal.SIGINT)).result, 30))
+    node = kernel.node
+    assert node is not None
+    await until("the host is asked whether it is there", lambda: bool(node._replies))
+    kernel.attempt = "another"
+    sshd.wire.thaw()
+    assert await interrupting is False
+
+
 async def test_what_could_not_be_done_well_is_refused_first(cluster: Cluster, hosts: Hosts) -> None:
     """`make_sure` raises for a host that is away, with what was not done, and for nothing that runs, or has ended."""
     (sshd,) = await hosts("node1")

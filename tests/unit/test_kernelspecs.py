@@ -105,6 +105,16 @@ def test_an_installed_kernelspec_runs_with_and_without_enterprise_gateway(tmp_pa
     assert 'pip install "eg_distributed[server]"' in done.stderr
 
 
+def test_a_guard_that_was_edited_is_said() -> None:
+    """A wrapper before it stays in force; where the guard's own words were changed nothing runs, and the error says why."""
+    plain = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    assert without_guard(["bash", "-lc", "setup", *guarded(plain)]) == ["bash", "-lc", "setup", *plain]
+    edited = guarded(plain)
+    edited[0] = "/opt/conda/bin/python"
+    with pytest.raises(RequestInvalid, match=r"neither what was installed nor a kernel's.*Take out what stands before"):
+        without_guard(edited)
+
+
 def test_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Samples are installed below a prefix; those without a master to run on are left out; nothing is replaced unasked."""
     argv = ["kernelspecs", "install", "--prefix", str(tmp_path), "--language", "python", "--spark-home", "/s"]

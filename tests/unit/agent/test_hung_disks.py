@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from eg_distributed.agent import aside as aside_module
-from eg_distributed.agent import kernels, spawning
+from eg_distributed.agent import kernels, server, spawning
 from eg_distributed.agent.aside import EACH, aside
 from eg_distributed.agent.disk import Disk
 from eg_distributed.link.connect import connect
@@ -192,6 +193,27 @@ async def test_a_home_that_hangs_holds_up_no_kernel(visitor: Visitor, home: Path
     assert json.loads(await asyncio.to_thread(fifo.read_bytes))["state"] == "exited"  # it answers again
     await visitor.ready("k3", standin())
     await until("what ended meanwhile is gone", lambda: not record.parent.with_name("k1").exists())
+
+
+async def test_files_that_cannot_be_removed_go_once_they_can(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that is read-only when a kernel ends keeps its files for so long: then they go, and its log is kept."""
+    monkeypatch.setattr(server, "SWEEP", 0.05)
+    monkeypatch.setattr(server, "TICK", 0.05)
+    async with own_agent(short) as (agent, visitor):
+        await visitor.ready("k1", standin())
+        kernel = agent.kernels["k1"]
+        with monkeypatch.context() as read_only:
+            read_only.setattr(kernels, "keep", lambda *_, **__: None)
+            read_only.setattr(shutil, "rmtree", lambda *_, **__: None)
+            await visitor.request("stop", kernel="k1", grace=0, forget=True)
+            await until("its end is over", lambda: kernel.discarded)
+            assert (kernel.directory / "record.json").exists()
+            # What is started meanwhile is another one's files.
+            await visitor.ready("k1", standin(), attempt="a2")
+            new = agent.kernels["k1"]
+        await until("the files have gone", lambda: not kernel.directory.exists())
+        assert len(list((short / "logs").glob("k1-*.log"))) == 1
+        assert (new.directory / "record.json").exists()
 
 
 async def test_of_what_waits_for_a_home_only_the_newest_is_written(tmp_path: Path) -> None:

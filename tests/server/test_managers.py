@@ -576,6 +576,18 @@ async def test_a_shutdown_at_the_very_end_of_a_process(site: Site, anew: None) -
     assert not manager.has_kernel
 
 
+async def test_kernels_of_a_process_that_is_gone(site: Site, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes end them soon, though those of one that is only cut off have a quarter of an hour."""
+    monkeypatch.setattr(process, "GONE_TIMEOUT", 1.0)
+    manager: Any = AsyncKernelManager(kernel_name=KERNEL)
+    await manager.start_kernel()
+    cluster = process._clusters.made.pop(False)
+    assert cluster.settings.orphan_timeout == 900.0
+    await asyncio.to_thread(cluster.close)  # as far as the nodes can see
+    await asyncio.to_thread(site.await_none)
+    await manager.cleanup_resources()
+
+
 # -- names ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from .aside import aside
 from .clock import monotonic
-from .errors import DistributedError, KernelGone
+from .errors import DistributedError, KernelGone, KernelTaken
 from .link.deadlines import within
 from .node import Node
 from .protocol import Stop
@@ -57,6 +57,7 @@ class Abandoned:
         self._is_stale = False  # what the file says
         self._saving: asyncio.Task[None] | None = None
         self._since: dict[_Key, float] = {}  # since when, in monotonic time
+        self._leases: dict[_Key, int] = {}  # the numbers that were held of their kernels, where they are known
         self._kept: set[_Key] = set()  # what is not taken up from the file
         self._told: set[_Key] = set()  # those of which the log has that they have not ended
         self._causes: dict[_Key, str] = {}  # why they have not
@@ -68,9 +69,15 @@ class Abandoned:
     def __contains__(self, attempt: _Key) -> bool:
         return attempt in self._since
 
-    def mark(self, node: Node, kernel_id: str, attempt: str) -> None:
-        """Have an attempt ended when its node next connects, unless `end` has done so before."""
-        self._since.setdefault((node.name, kernel_id, attempt), monotonic())
+    def mark(self, node: Node, kernel_id: str, attempt: str, lease: int = 0) -> None:
+        """Have an attempt ended when its node next connects, unless `end` has done so before.
+
+        Not if another gateway has adopted its kernel since this one was given the number *lease* of it; 0: it was given none.
+        """
+        key = node.name, kernel_id, attempt
+        self._since.setdefault(key, monotonic())
+        if lease:
+            self._leases[key] = lease
 
     def keep(self, node: Node, kernel_id: str, attempt: str) -> None:
         """Let an attempt live on after all: its host is back before anything has taken its place, or it is adopted."""
@@ -78,15 +85,15 @@ class Abandoned:
             self._kept.add((node.name, kernel_id, attempt))
         self._forget((node.name, kernel_id, attempt))
 
-    async def end(self, node: Node, kernel_id: str, attempt: str) -> None:
+    async def end(self, node: Node, kernel_id: str, attempt: str, lease: int = 0) -> None:
         """End an attempt and forget it; where that fails, it is tried again without the caller. Raises nothing."""
-        self.mark(node, kernel_id, attempt)
+        self.mark(node, kernel_id, attempt, lease)
         if not await self._try(node, kernel_id, attempt):
             self._go_on(node, kernel_id, attempt, FIRST_RETRY)
 
-    def end_soon(self, node: Node, kernel_id: str, attempt: str) -> None:
+    def end_soon(self, node: Node, kernel_id: str, attempt: str, lease: int = 0) -> None:
         """Do as `end`, without making the caller wait for the host."""
-        self.mark(node, kernel_id, attempt)
+        self.mark(node, kernel_id, attempt, lease)
         self._go_on(node, kernel_id, attempt, 0.0)
 
     def _go_on(self, node: Node, kernel_id: str, attempt: str, pause: float) -> None:
@@ -124,9 +131,13 @@ class Abandoned:
         """Try to end an attempt once; return True if it has ended. What went wrong is told once for each attempt."""
         key = node.name, kernel_id, attempt
         try:
-            await node.request(Stop(kernel_id, attempt, grace=0.0, forget=True))
+            await node.request(Stop(kernel_id, attempt, grace=0.0, forget=True, lease=self._leases.get(key, 0)))
         except KernelGone:
             pass
+        except KernelTaken as error:
+            log.warning("kernel %s: attempt %s is not ended: %s", kernel_id, attempt, error)
+            self._forget(key)
+            return True
         except DistributedError as error:
             again = "it is tried again until it has ended"
             if not node.connected.is_set():
@@ -146,6 +157,7 @@ class Abandoned:
 
     def _forget(self, key: _Key) -> None:
         self._since.pop(key, None)
+        self._leases.pop(key, None)
         self._causes.pop(key, None)
         self._next.pop(key, None)
         if key in self._told:
@@ -187,6 +199,8 @@ class Abandoned:
             if key in self._kept or 0 < self._lifetime < age:
                 continue
             self._since.setdefault(key, monotonic() - age)
+            if each.lease:
+                self._leases.setdefault(key, each.lease)
             self._told.add(key)
             self._causes[key] = each.cause
             if node.connected.is_set():
@@ -224,6 +238,7 @@ class Abandoned:
                     wall - (now - since),
                     self._causes.get(key, ""),
                     wall + (self._next[key] - now) if key in self._next else 0.0,
+                    self._leases.get(key, 0),
                 )
                 for key, since in self._since.items()
                 if key in self._told

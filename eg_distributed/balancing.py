@@ -6,7 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 from .errors import RequestInvalid
 from .hosts import HostSet
@@ -32,6 +32,10 @@ class HostView(NamedTuple):
 class LoadBalancer(ABC):
     """Picks hosts for one host set. The cluster makes one for each host set and calls it from its own thread only."""
 
+    is_exact: ClassVar[bool] = False
+    """Whether a start is refused, and another host picked, where the host turns out to have more kernels than `pick` was told:
+    another gateway may have started some in the same moment. That costs a round trip where it happens, and nothing else."""
+
     def __init__(self, hosts: HostSet) -> None:
         self.hosts = hosts
 
@@ -39,8 +43,8 @@ class LoadBalancer(ABC):
     def pick(self, candidates: Sequence[HostView]) -> HostView:
         """Return the one of *candidates* (never empty, in the order of `hosts`) that is to take the next kernel.
 
-        Called once for a start, and again, without the hosts that failed, for each host that could not take it. Pins and
-        restarts don't come here.
+        Called once for a start, and again, without the hosts that failed, for each host that could not take it; with `is_exact`
+        also where the host had more kernels than it was picked for. Pins and restarts don't come here.
         """
 
 
@@ -71,6 +75,8 @@ class LeastConnection(RoundRobin):
     Turns go by an order of this gateway's own. In that of the host set, gateways that see the same counts would all choose the
     same host at the same moment: of fifty starts on fifty hosts by ten gateways, ten would go to each of the first five.
     """
+
+    is_exact = True
 
     def __init__(self, hosts: HostSet) -> None:
         super().__init__(hosts)

@@ -41,7 +41,8 @@ class Endpoints:
     *how* is `ipc` for that, `tcp` for loopback ports instead, which this user alone may connect to, and `auto` for those only
     where no UNIX socket can be had: a path that is too long, a file system without them. *usable(resuming)* waits until a
     stream can be opened; *open_link* opens a byte connection to the agent; *note* is called with the error of a stream that could
-    not be opened, and with None when one was; *identity* is the gateway's and its incarnation.
+    not be opened, and with None when one was; *identity* is the gateway's and its incarnation. *lease* returns the number that is
+    held of the kernel.
     """
 
     def __init__(
@@ -54,16 +55,21 @@ class Endpoints:
         note: Callable[[Exception | None], None],
         limit: int,
         how: str = "auto",
+        lease: Callable[[], int] = lambda: 0,
     ) -> None:
         self.prefix = prefix
         self._how = how
         self._ports: list[int] = []
         self._had_sockets = False
+        self._names: dict[
+            str, tuple[int, int]
+        ] = {}  # of the sockets that were made, with what tells them from later ones
         self._id = kernel_id
         self._identity = identity
         self._usable = usable
         self._open_link = open_link
         self._note = note
+        self._lease = lease
         self._limit = limit
         self._bound: list[
             tuple[str, socket.socket]
@@ -175,6 +181,7 @@ class Endpoints:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             self._bound.append((channel, _listen(socket.AF_UNIX, path)))
+            self._names[path] = _file(path)
 
     def _stop_listening(self) -> None:
         self._generation += 1
@@ -203,8 +210,11 @@ class Endpoints:
         self._stop_listening()
         self._ports.clear()
         for number in range(1, len(CHANNELS) + 1):
+            path = f"{self.prefix}-{number}"
             with contextlib.suppress(OSError):
-                os.unlink(f"{self.prefix}-{number}")
+                # Not those of another gateway with the same folder, which has taken the kernel over.
+                if self._names.get(path) in (None, _file(path)):
+                    os.unlink(path)
         with contextlib.suppress(OSError):
             self.prefix.parent.rmdir()
 
@@ -281,7 +291,7 @@ class Endpoints:
                 opening.result()[1].close()
             raise
         try:
-            now = replace(hello, resume=resume, received=relay.flow.received)
+            now = replace(hello, resume=resume, received=relay.flow.received, lease=self._lease())
             writer.write(encode(now.write()))
             message = await within(read_message(reader, MAX_ANSWER), _ANSWER_DEADLINE)
             answer = None if message is None else StreamAnswer.read(message)
@@ -298,7 +308,7 @@ class Endpoints:
         self._note(None)
         if not answer.ok:
             writer.close()
-            if resume and not (relay.flow.finished and relay.flow.backlog <= 1):
+            if resume and not answer.taken and not (relay.flow.finished and relay.flow.backlog <= 1):
                 raise StreamBroken(answer.error or "no reason given")
             # Never opened: ZMQ connects again by itself. Or nothing but our end of the stream had not been acknowledged.
             relay.close()
@@ -321,6 +331,12 @@ class Endpoints:
         )  # fmt: skip
         if channel == "iopub" and self.on_broken is not None:
             self.on_broken()
+
+
+def _file(path: str) -> tuple[int, int]:
+    """Return what tells a file from a later one of its name, which may have its inode's number; raises OSError."""
+    found = os.stat(path)
+    return found.st_ino, found.st_ctime_ns
 
 
 def _listen(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:

@@ -33,6 +33,7 @@ from .errors import (
     HostError,
     KernelGone,
     KernelStartTimeout,
+    KernelTaken,
     NoHostAvailable,
     OutOfTime,
     RequestInvalid,
@@ -42,7 +43,7 @@ from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
-from .node import News, Node
+from .node import HostBusier, News, Node
 from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, Ping, ReadLogPart, Stop
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
@@ -71,6 +72,12 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_TAKEN_KEPT = (
+    60.0  # seconds for which a kernel that was taken over is not started again by a restart that was under way
+)
+_PICKS_AGAIN = 20
+"""Hosts, at most, that a start is sent to and refused by for having more kernels than was believed. Each time another start has
+been let in there; after so many of them this one goes where it can, evenly or not."""
 _NONE: frozenset[str] = frozenset()
 TAKEN_UP_AFTER = 30.0
 """Seconds after the gateway's start, and so after its kernels were adopted, when it ends what its earlier process could not."""
@@ -114,6 +121,7 @@ class Cluster:
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
+        self._taken: dict[str, tuple[float, RemoteKernel]] = {}  # of the last minute; since when, in the loop's time
         self._released: dict[str, asyncio.Event] = {}  # set when a kernel that is being released is gone, by its id
         raise_file_limit()  # of the whole process, as jupyter_server does it: its own default is over with a hundred kernels
         # By kernel id: its start that is under way, from the request to its answer. A kernel's own `_starting` is narrower: it is
@@ -135,6 +143,7 @@ class Cluster:
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
         self._adopted_timer: asyncio.TimerHandle | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
@@ -206,7 +215,7 @@ class Cluster:
             for kernel in list(self.kernels.values()):
                 if kernel.on_exit is None and kernel.id not in self._starts:
                     self.release_soon(kernel.id)
-        if ending := starts | self._releasing:
+        if ending := starts | self._releasing | self._letting_go:
             await asyncio.wait(ending, timeout=_CLOSE_DEADLINE / 2)
         for kernel in list(self.kernels.values()):
             await kernel.endpoints.close()
@@ -331,6 +340,16 @@ class Cluster:
         handles = () if known is None else known.node.users
         return [k.id for k in handles if isinstance(k, RemoteKernel) and self.kernels.get(k.id) is k]
 
+    def lease(self, kernel: str) -> int:
+        """Return the number that is held of a kernel; 0 for one that is adopted, and was not heard of yet."""
+        handle = self.kernels.get(kernel)
+        return handle.lease if handle is not None else 0
+
+    def is_late(self, kernel: str) -> bool:
+        """Return True if a kernel is adopted so long after that was asked for that it is taken from nobody who uses it."""
+        handle = self.kernels.get(kernel)
+        return handle is not None and handle.is_late
+
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt on *host* is still to be ended."""
         return self._abandoned.has_any_on(host)
@@ -380,6 +399,10 @@ class Cluster:
             folder = await self._spec_folders.look(request.shipping.resource_dir, deadline)
             request = replace(request, shipping=replace(request.shipping, folder=folder))
         earlier = self.kernels.get(request.kernel_id)
+        since, taken = self._taken.get(request.kernel_id, (0.0, None))
+        if earlier is None and taken is not None and asyncio.get_running_loop().time() - since < _TAKEN_KEPT:
+            # A restart that was under way when it was taken over: it would be a second kernel of that id.
+            taken.raise_if_taken()
         was_away = earlier is not None and earlier.is_away
         kernel = earlier or self._new_kernel(request.kernel_id)
         self.kernels[kernel.id] = kernel
@@ -389,8 +412,9 @@ class Cluster:
             at_home = earlier.node if earlier is not None and not earlier.lost else None
             await self._open_endpoints(kernel)
             await self._start_somewhere(kernel, request, at_home, deadline, was_away=was_away)
+            kernel.raise_if_taken()
         except BaseException:  # cancellation included: a start that fails leaves nothing behind
-            if was_away:
+            if was_away and not kernel.taken_by:
                 kernel.stay_away()  # it may still come back with its host, or has done so
             else:
                 self.kernels.pop(kernel.id, None)
@@ -440,6 +464,8 @@ class Cluster:
                 patient = self._candidates(request) <= {canonical_name(node.name)}
                 await self._connect(self.host(node.name), deadline, patient=patient)
             await kernel.stop(grace=0)
+        except KernelTaken:
+            raise
         except DistributedError as error:
             log.warning("kernel %s: its host could not be told to end it: %s", kernel.id, error)
             kernel.give_up()
@@ -470,17 +496,21 @@ class Cluster:
         errors: list[HostError] = []
         tried: set[str] = set()
         slow: list[Host] = []
+        picks_again = _PICKS_AGAIN
         while True:
+            kernel.raise_if_taken()
             if was_away and not kernel.is_away:
                 return  # it is back
             if errors and asyncio.get_running_loop().time() >= deadline:
                 raise NoHostAvailable(errors)
+            believed, was_connected = -1, True
             if at_home is not None and not errors:
                 host = self.host(at_home.name)  # a restart stays where the kernel's files are
             elif slow and self._has_tried_all(request, tried):
                 host = slow.pop(0)  # there is no other left: its login, which still goes on, is waited for after all
             else:
-                host = await self._pick(request, tried, errors, deadline)
+                host, believed = await self._pick(request, tried, errors, deadline)
+                was_connected = host.node.connected.is_set()
             tried.add(host.known_as)
             patient = self._has_tried_all(request, tried)
             self._note_try(kernel.id, host)
@@ -490,7 +520,19 @@ class Cluster:
                 if was_away and not kernel.is_away:
                     return
                 self._keep_off_own_agent(request, host.node)
-                await kernel.start_on(host.node, request, secrets.token_hex(8), deadline)
+                believed = believed if picks_again else -1
+                if believed >= 0 and not was_connected and believed != self._count(host) - 1:  # without this start
+                    text = f"{self._count(host) - 1} kernels are there, and not {believed}, as before it was connected"
+                    raise HostBusier(text, host=host.name)
+                await kernel.start_on(host.node, request, secrets.token_hex(8), deadline, believed)
+            except HostBusier as error:
+                log.debug("kernel %s: %s: %s: picking again", kernel.id, host.name, error.cause)
+                picks_again -= 1
+                tried.discard(host.known_as)
+                if was_away:
+                    kernel.stay_away()
+                else:
+                    kernel.node = None
             except KernelStartTimeout as error:
                 error.earlier = tuple(errors)  # they had their share of the time
                 raise
@@ -574,12 +616,19 @@ class Cluster:
             remedy="check the host; raise the launch timeout",
         )
 
-    async def _pick(self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float) -> Host:
-        """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet."""
+    async def _pick(
+        self, request: StartRequest, tried: set[str], errors: list[HostError], deadline: float
+    ) -> tuple[Host, int]:
+        """Return the pin, or the balancer's choice among the hosts that have not failed for this start yet.
+
+        With it comes how many kernels it was picked for having, -1 where that does not count. What is believed of a host is never
+        more than what is there, or on its way, for as long as no kernel ends. So if each start goes to the host with the fewest
+        by what is believed, and no host takes one that has more than that, then no host has two more than another one.
+        """
         if self._has_tried_all(request, tried):
             raise NoHostAvailable(errors)
         if request.pin is not None:
-            return self.host(request.pin)
+            return self.host(request.pin), -1
         candidates = {name: host for name, host in self._hosts_of(request.hosts).items() if host.known_as not in tried}
         healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
         if request.balancer != "round-robin":
@@ -591,7 +640,9 @@ class Cluster:
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
-        return self.host(self._balancers[key].pick(views).name)
+        balancer = self._balancers[key]
+        picked = self.host(balancer.pick(views).name)
+        return picked, self._count(picked) if getattr(balancer, "is_exact", False) else -1
 
     def _by_first_names(self, hosts: dict[str, Host]) -> dict[str, Host]:
         """Return *hosts* with each machine once, by the first of its names that is connected: by all it would get several shares.
@@ -708,7 +759,7 @@ class Cluster:
         return self._runtime_folder() / (UNENDED_NAME % self._token())
 
     def _new_kernel(self, kernel_id: str) -> RemoteKernel:
-        return RemoteKernel(
+        kernel = RemoteKernel(
             kernel_id,
             self.settings,
             self.prefix(kernel_id),
@@ -718,6 +769,26 @@ class Cluster:
             self._transports,
             self._surroundings.endpoints,
         )
+        kernel.let_go = self._let_go_soon
+        return kernel
+
+    def _let_go_soon(self, kernel: RemoteKernel) -> None:
+        """Let go of a kernel that another gateway has adopted; a start that is under way fails for it, and does so itself."""
+        now = asyncio.get_running_loop().time()
+        self._taken = {key: each for key, each in self._taken.items() if now - each[0] < _TAKEN_KEPT}
+        self._taken[kernel.id] = now, kernel
+        if kernel.id not in self._starts and self.kernels.get(kernel.id) is kernel:
+            del self.kernels[kernel.id]
+            task = asyncio.ensure_future(self._let_go(kernel))
+            self._letting_go.add(task)
+            task.add_done_callback(self._letting_go.discard)
+
+    async def _let_go(self, kernel: RemoteKernel) -> None:
+        """Leave nothing of the kernel here, and nothing to be done on its node; then tell its adapter."""
+        kernel.node = None
+        await kernel.endpoints.close()
+        if kernel.on_taken is not None:
+            kernel.on_taken(kernel)
 
     def adopt(
         self,
@@ -728,8 +799,9 @@ class Cluster:
         agent: object = None,
         on_exit: Callable[[RemoteKernel], None] | None = None,
     ) -> RemoteKernel:
-        """Take over a kernel of an earlier process of this gateway; returns its handle at once, from any thread.
+        """Take over a kernel of an earlier process of this gateway, or of another one; returns its handle at once, on any thread.
 
+        Who else has it, another gateway or a process that still counts as there, lets go of it as soon as its host is told.
         *agent* is what that process kept of `RemoteKernel.agent_kept`; None: it was of a release that kept nothing.
         Until the host answers the kernel counts as UNKNOWN; if it turns out to have ended, *on_exit* says so. Waits neither for
         the host nor for the cluster's thread. Raises OSError or DistributedError where no sockets can be had: then the kernel is
@@ -743,6 +815,7 @@ class Cluster:
 
     def _take_in(self, kernel: RemoteKernel, host: str) -> None:
         """Have an adopted kernel among ours."""
+        self._taken.pop(kernel.id, None)
         self.kernels[kernel.id] = kernel
         kernel.node = node = self.host(host).node
         self._abandoned.keep(node, kernel.id, kernel.attempt)
@@ -771,6 +844,7 @@ class Cluster:
         kernels = [kernel for kernel in adopted if self.kernels.get(kernel.id) is kernel]
         for kernel in kernels:
             if kernel.node is not None:
+                kernel.note_asked()
                 kernel.node.expect()
                 kernel.node.keep_connected(fresh=kernel.id)
         if kernels:
@@ -884,7 +958,7 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         answer = await node.request(
-            Stop(kernel_id, grace=grace, forget=True), timeout=grace + self.settings.request_timeout
+            Stop(kernel_id, grace=grace, forget=True, force=True), timeout=grace + self.settings.request_timeout
         )
         if not answer.stopped:
             raise KernelGone(f"no kernel {kernel_id} is there", host=host, remedy="list the kernels again")

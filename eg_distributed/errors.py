@@ -12,7 +12,8 @@
     ├── KernelError                  the kernel's fault: another host would not help
     │   ├── KernelStartFailed        it exited, or could not be executed, before it was ready
     │   │   └── KernelStartTimeout   it was not ready within the launch timeout
-    │   └── KernelGone               it is not, or no longer, on its node
+    │   ├── KernelGone               it is not, or no longer, on its node
+    │   └── KernelTaken              another gateway has adopted it, and answers for it
     ├── RequestRefused               what the client asked for is not allowed (403)
     ├── RequestInvalid               what the client asked for is malformed (400)
     └── NoHostAvailable              every candidate failed; carries each one's own error
@@ -36,6 +37,7 @@ __all__ = [
     "KernelGone",
     "KernelStartFailed",
     "KernelStartTimeout",
+    "KernelTaken",
     "LoginRefused",
     "NoHostAvailable",
     "OutOfTime",
@@ -148,6 +150,19 @@ class KernelGone(KernelError):
     """The kernel is not on the node that should have it."""
 
     http_status = 404
+
+
+class KernelTaken(KernelError):
+    """Another gateway, *owner*, has adopted the kernel since, with the number *lease*; this one must leave it alone."""
+
+    http_status = 409
+
+    def __init__(
+        self, cause: str, *, host: str | None = None, remedy: str = "", owner: str = "", lease: int = 0
+    ) -> None:
+        super().__init__(cause, host=host, remedy=remedy)
+        self.owner = owner
+        self.lease = lease
 
 
 class RequestRefused(DistributedError):

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .abandoned import Abandoned
 from .channels import Endpoints
@@ -24,14 +24,16 @@ from .errors import (
     KernelGone,
     KernelStartFailed,
     KernelStartTimeout,
+    KernelTaken,
 )
 from .hosts import HostSet, canonical_name
 from .link.deadlines import within
-from .node import FolderMissing, News, Node
+from .node import TAKEN_REMEDY, FolderMissing, HostBusier, News, Node
 from .protocol import (
     CHANNELS,
     ELSEWHERE,
     FOLDERS_PROTOCOL,
+    TAKEN_OVER,
     AgentIdentity,
     Answered,
     Exited,
@@ -42,12 +44,14 @@ from .protocol import (
     ReadLog,
     Ready,
     Replied,
+    Request,
     SetEndpoints,
     Signal,
     Stalled,
     Start,
     Started,
     Stop,
+    Taken,
 )
 from .request import StartRequest
 from .settings import Distributed
@@ -56,6 +60,7 @@ from .transports import Transports
 from .wire import Malformed, Message, Reader, Writer, integer, one_line, scalar, table, text
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 
 _LAUNCHER_GRACE = 0.3  # seconds between the request to shut down and SIGTERM for kernels behind a launcher
 _SILENT_PATIENCE = 2.0  # seconds for a host that was not heard lately, and is connected, to show that it is there
@@ -89,6 +94,7 @@ class _Away(NamedTuple):
     pid: int
     key: str
     agent: AgentIdentity | None
+    lease: int
 
 
 def read_launcher_answer(answer: Message) -> tuple[Message, int]:
@@ -134,6 +140,8 @@ class RemoteKernel:
         self._node: Node | None = None
         self.agent: AgentIdentity | None = None  # who has the kernel; None: an agent that does not say who it is
         self.attempt = ""
+        self.lease = 0  # the number that is held of it; see `Adopt` in protocol.py
+        self.taken_by = ""  # the gateway that has adopted it since
         self.pid = 0
         self.key = ""
         self.signature_scheme = "hmac-sha256"
@@ -146,6 +154,9 @@ class RemoteKernel:
         self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
+        self.on_taken: Callable[[RemoteKernel], None] | None = None  # called when all of it here is gone; as `on_exit`
+        self.on_verified: Callable[[], None] | None = None  # an adopted one is ours for sure; on the cluster's loop
+        self.let_go: Callable[[RemoteKernel], None] | None = None  # the cluster's part of that
         self.on_loss: Callable[[str], None] | None = None  # told of output that is lost; on the cluster's loop
         self.on_stalled: Callable[[], None] | None = None  # it may have dropped output that was not taken; the same
         self.on_replied: Callable[[], None] | None = None  # clients of before have replies to be taken; the same
@@ -166,6 +177,7 @@ class RemoteKernel:
         self._changed = asyncio.Event()
         self._elsewhere = False  # another agent than the kernel's answers on its host, so that nothing is known of it
         self._unverified = False  # adopted, and the node has not spoken yet
+        self._asked_at = 0.0  # in the loop's time: since when its host is asked for it, if it is adopted
         self._stall_told = -_STALL_SILENCE  # when, in the loop's time
         self._response: tuple[Message, int] | None = None
         self._decrypt: Callable[[str], Message] | None = None
@@ -178,6 +190,7 @@ class RemoteKernel:
             self._note_stream,
             settings.replay_limit,
             settings.endpoints,
+            lambda: self.lease,
         )
         self.endpoints.on_broken = self._tell_loss
 
@@ -227,13 +240,18 @@ class RemoteKernel:
                 self._take_absence()
             self._changed.set()
             return
+        if isinstance(news, Taken) or (isinstance(news, Found) and news.state == TAKEN_OVER):
+            # An event about the attempt before: its replacement, on another host perhaps, is nobody else's.
+            if isinstance(news, Found) or self._unverified or news.attempt == self.attempt:
+                self.be_taken(one_line(news.owner), news.lease)
+            return
         if self._unverified and isinstance(news, Found):
             # What was kept on disk may be older: a gateway may have been killed in the middle of a restart.
             self._unverified, self.attempt = False, news.attempt
         if news.attempt != self.attempt:
             if isinstance(news, Found) and news.state != "exited" and self._ready and not self._starting and self.node:
                 # One that was replaced while another agent answered in place of its own.
-                self._abandoned.end_soon(self.node, self.id, news.attempt)
+                self._abandoned.end_soon(self.node, self.id, news.attempt, news.lease)
             return
         if isinstance(news, Found):
             if self._away is not None and self._away.attempt == news.attempt and news.state != "exited":
@@ -244,6 +262,71 @@ class RemoteKernel:
         else:
             self._take_event(news)
         self._changed.set()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the kernel was adopted long ago, and its host has not been heard since: another gateway may use it by now."""
+        if not self._unverified or not self._asked_at:
+            return False
+        patience = self._settings.request_timeout + self._settings.connect_seconds()
+        return asyncio.get_running_loop().time() - self._asked_at > patience
+
+    def note_asked(self) -> None:
+        """Note that the kernel is being asked for, having been adopted; called by the cluster."""
+        self._asked_at = asyncio.get_running_loop().time()
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the kernel is known to be ours, and not another gateway's."""
+        return not (self.taken_by or self._unverified)
+
+    def be_taken(self, owner: str, lease: int) -> None:
+        """Leave the kernel to the gateway *owner*, which has adopted it with the number *lease*; it has not ended."""
+        if self.taken_by or lease <= self.lease:
+            return
+        self.taken_by = owner or "another gateway"
+        self._away = None
+        self._changed.set()
+        host = self.node.name if self.node is not None else "its host"
+        log.warning("kernel %s on %s: taken over by gateway %s, to which it is left", self.id, host, self.taken_by)
+        if self.let_go is not None:
+            self.let_go(self)
+
+    def raise_if_taken(self) -> None:
+        """Raise KernelTaken if another gateway has the kernel."""
+        if self.taken_by:
+            host = self.node.name if self.node is not None else None
+            text = f"kernel {self.id} was taken over by gateway {self.taken_by}"
+            raise KernelTaken(text, host=host, remedy=TAKEN_REMEDY, owner=self.taken_by)
+
+    async def _ask(self, request: Request[R], timeout: float | None = None) -> R:
+        """Ask the node for something that its owner alone may ask for. Raises KernelTaken, and as `Node.request`."""
+        assert self.node is not None
+        if self._unverified:
+            await self._heard_of()
+        self.raise_if_taken()
+        try:
+            return await self.node.request(request, timeout)
+        except KernelTaken as error:
+            self.be_taken(error.owner, error.lease)
+            raise
+
+    async def _heard_of(self) -> None:
+        """Wait until an adopted kernel is ours: what is asked before that says no number, and another gateway may have it still.
+
+        Raises HostUnresponsive.
+        """
+        assert self.node is not None
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
+        while self._unverified and not self.taken_by and not self._exited:
+            if self._elsewhere:
+                raise self._another_agent()
+            remaining = deadline - asyncio.get_running_loop().time()
+            if not self.node.connected.is_set() or remaining <= 0:
+                raise HostUnresponsive("not connected", host=self.node.name, remedy="check the network to the host")
+            self._changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(self._changed.wait(), min(remaining, _PROBE))
 
     def _take_absence(self) -> None:
         """The agent that answers has no such kernel: it is dead, unless another agent has it."""
@@ -300,7 +383,8 @@ class RemoteKernel:
     def _tell_loss(self) -> None:
         """Say what a stream's end costs that could not be resumed: each client has one, so once for all."""
         now = asyncio.get_running_loop().time()
-        if self._exited or self.node is None or self.on_loss is None or now - self._loss_told < _LOSS_SILENCE:
+        is_over = self._exited or bool(self.taken_by) or self.node is None
+        if is_over or self.node is None or self.on_loss is None or now - self._loss_told < _LOSS_SILENCE:
             return
         self._loss_told = now
         self.on_loss(
@@ -328,6 +412,10 @@ class RemoteKernel:
             self._lose_sight()
             return
         self._elsewhere = False
+        self.lease = found.lease or self.lease
+        if self.on_verified is not None and (found.lease or found.state != "exited"):
+            on_verified, self.on_verified = self.on_verified, None
+            on_verified()
         self.agent = self.node.agent if self.node is not None else None
         if found.state == "exited":
             self._die(found.exit_code, found.log)
@@ -382,12 +470,13 @@ class RemoteKernel:
         """
         if self.node is not None and not self._exited:
             if returnable:  # not at once: the host may be coming back right now
-                self._abandoned.mark(self.node, self.id, self.attempt)
+                self._abandoned.mark(self.node, self.id, self.attempt, self.lease)
                 self.node.come_back()
             else:
-                self._abandoned.end_soon(self.node, self.id, self.attempt)
+                self._abandoned.end_soon(self.node, self.id, self.attempt, self.lease)
             self.lost = self.end_expected = True
-            self._away = _Away(self.node, self.attempt, self.pid, self.key, self.agent) if returnable else None
+            away = _Away(self.node, self.attempt, self.pid, self.key, self.agent, self.lease)
+            self._away = away if returnable else None
             self._die(None, "")
             self._changed.set()
 
@@ -406,7 +495,7 @@ class RemoteKernel:
     def stay_away(self) -> None:
         """Be what `give_up` made of it again, after a replacement could not be started; nothing if it has come back since."""
         if self._away is not None:
-            self.node, self.attempt, self.pid, self.key, self.agent = self._away
+            self.node, self.attempt, self.pid, self.key, self.agent, self.lease = self._away
             self._ready = self._exited = self.lost = self.end_expected = True
 
     async def _usable(self, resuming: bool) -> None:
@@ -441,11 +530,14 @@ class RemoteKernel:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    async def start_on(self, node: Node, request: StartRequest, attempt: str, deadline: float) -> None:
+    async def start_on(
+        self, node: Node, request: StartRequest, attempt: str, deadline: float, believed: int = -1
+    ) -> None:
         """Start the kernel on *node*, which is connected; return when it is ready. Called by the cluster.
 
-        *deadline* is in the loop's time. Raises HostError or KernelError; then nothing of the attempt stays on the node, at
-        once or, if it can't be reached, as soon as it comes back.
+        *deadline* is in the loop's time. *believed* is how many kernels *node* was picked for having; -1: it was not picked for
+        that. Raises HostError (HostBusier if it has more) or KernelError; then nothing of the attempt stays on the node, at once
+        or, if it can't be reached, as soon as it comes back.
         """
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
@@ -460,24 +552,29 @@ class RemoteKernel:
         self._starting = True
         try:
             try:
-                await self._start_attempt(node, request, attempt, transport, deadline)
+                await self._start_attempt(node, request, attempt, transport, deadline, believed)
             except KernelStartFailed:
                 if not (may_need_ports and self._is_short_lived()):
                     raise
                 self._unproven = ()
-                self._abandoned.end_soon(node, self.id, attempt)  # its record: nobody else asks for that attempt again
+                # Its record: nobody else asks for that attempt again.
+                self._abandoned.end_soon(node, self.id, attempt, self.lease)
                 await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
                 self._note_need_of_ports(request.own_argv)
             else:
                 if may_need_ports:
                     self._transports.note(request.own_argv, takes_sockets=True)
+        except KernelTaken:  # what is there is the other gateway's
+            raise
         except KernelError as error:
             _explain_folder(error, request)
-            await self._abandoned.end(node, self.id, self.attempt)
+            await self._abandoned.end(node, self.id, self.attempt, self.lease)
+            raise
+        except HostBusier:  # nothing was begun
             raise
         except (HostError, asyncio.CancelledError):
             self._abandoned.end_soon(
-                node, self.id, self.attempt
+                node, self.id, self.attempt, self.lease
             )  # not waited for: a hanging host must not hold up the move
             raise
         finally:
@@ -486,7 +583,7 @@ class RemoteKernel:
         self._changed.set()
 
     async def _start_attempt(
-        self, node: Node, request: StartRequest, attempt: str, transport: str, deadline: float
+        self, node: Node, request: StartRequest, attempt: str, transport: str, deadline: float, believed: int = -1
     ) -> None:
         """Start the kernel on *transport*; return once it is ready, and has proved itself. Raises as `start_on`."""
         self.attempt = attempt
@@ -495,9 +592,10 @@ class RemoteKernel:
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
-        started = await self._ask_to_start(node, request, transport, deadline)
+        started = await self._ask_to_start(node, request, transport, deadline, believed)
+        self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
-        self.pid, self.agent = started.pid, node.agent
+        self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
@@ -526,18 +624,24 @@ class RemoteKernel:
             list(argv),
         )
 
-    async def _ask_to_start(self, node: Node, request: StartRequest, transport: str, deadline: float) -> Started:
+    async def _ask_to_start(
+        self, node: Node, request: StartRequest, transport: str, deadline: float, believed: int
+    ) -> Started:
         """Have the agent start the kernel; bring the kernelspec's folder if it is not there. Raises HostError, KernelError."""
-        start = self._start_message(node, request, transport)
+        start = self._start_message(node, request, transport, believed)
         try:
-            return await node.request(start)
-        except FolderMissing:
-            if request.shipping.folder is None:
-                raise
-            await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
-            return await node.request(start)
+            try:
+                return await node.request(start)
+            except FolderMissing:
+                if request.shipping.folder is None:
+                    raise
+                await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
+                return await node.request(start)
+        except KernelTaken as error:
+            self.be_taken(error.owner, error.lease)
+            raise
 
-    def _start_message(self, node: Node, request: StartRequest, transport: str) -> Start:
+    def _start_message(self, node: Node, request: StartRequest, transport: str, believed: int) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
         shipping, env = request.shipping, request.env
         folder = shipping.folder
@@ -574,6 +678,8 @@ class RemoteKernel:
             interrupt_signal=shipping.interrupt_signal,
             on_exit=list(shipping.on_exit),
             spec_folder=folder.digest if folder is not None else "",
+            believed=believed,
+            lease=self.lease,
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
@@ -581,6 +687,7 @@ class RemoteKernel:
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
+            self.raise_if_taken()
             if self._ready:
                 return
             if self._exited:
@@ -590,7 +697,7 @@ class RemoteKernel:
                 self.key = info.get("key", "")
                 self.signature_scheme = info.get("signature_scheme", self.signature_scheme)
                 try:
-                    await node.request(SetEndpoints(self.id, info, pid))
+                    await self._ask(SetEndpoints(self.id, info, pid, lease=self.lease))
                 except HostUnresponsive:
                     await self._probe(node)  # once it is back, the node says again what it still waits for
                     continue
@@ -669,7 +776,7 @@ class RemoteKernel:
                 await self.make_sure("the interrupt was not sent")
                 if self.state is State.DEAD or self.node is not node or self.attempt != attempt:
                     return False  # what it was meant for has ended, or is started again
-            return await node.request(Signal(self.id, signum))
+            return await self._ask(Signal(self.id, signum, lease=self.lease))
         except KernelGone:
             self._take_absence()
             self._changed.set()
@@ -717,8 +824,9 @@ class RemoteKernel:
             self.end_expected = True
             if self._elsewhere:
                 raise self._another_agent()
-            answer = await self.node.request(
-                Stop(self.id, self.attempt, grace=grace), timeout=grace + self._settings.request_timeout
+            answer = await self._ask(
+                Stop(self.id, self.attempt, grace=grace, lease=self.lease),
+                timeout=grace + self._settings.request_timeout,
             )
             self._die(answer.exit_code, "")
 
@@ -729,15 +837,19 @@ class RemoteKernel:
         """
         self.end_expected = True
         self._away = None
+        if self.taken_by and not self.lease:
+            self.node = (
+                None  # without a number of it, nothing tells what was ours there from what is the other gateway's
+            )
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
-            self._abandoned.mark(self.node, self.id, self.attempt)
+            self._abandoned.mark(self.node, self.id, self.attempt, self.lease)
         await self.endpoints.close()
         if self.node is None:
             return
         node, self.node = self.node, None
         self._exited = True
-        await self._abandoned.end(node, self.id, self.attempt)
+        await self._abandoned.end(node, self.id, self.attempt, self.lease)
 
 
 def _explain_folder(error: KernelError, request: StartRequest) -> None:

@@ -11,7 +11,15 @@ import time
 from typing import Protocol, TypeVar
 
 from .clock import monotonic
-from .errors import AgentUnavailable, DistributedError, HostError, HostUnresponsive, KernelGone, KernelStartFailed
+from .errors import (
+    AgentUnavailable,
+    DistributedError,
+    HostError,
+    HostUnresponsive,
+    KernelGone,
+    KernelStartFailed,
+    KernelTaken,
+)
 from .link.connect import connect
 from .link.deadlines import within
 from .link.links import Link, LocalLink
@@ -19,6 +27,7 @@ from .link.login import Progress
 from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
+    TAKEN_OVER,
     Adopt,
     AgentIdentity,
     ControlHello,
@@ -35,7 +44,7 @@ from .protocol import (
 )
 from .settings import Distributed
 from .turns import Turns
-from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, read_message
+from .wire import MAX_ANSWER, Malformed, Message, Reader, Writer, encode, one_line, read_message
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -62,11 +71,16 @@ STREAMS_PATIENCE = 10.0
 Where it is sshd's limit of open files, connecting again interrupts a thousand streams that work, and mends nothing.
 """
 _LAST_STREAMS_PATIENCE = 300.0
+TAKEN_REMEDY = "connect to the kernel again, which a load balancer in front of the gateways leads to its owner"
 _STREAMS_FORGOTTEN = 600.0  # seconds after which a link that was made again for its streams is forgotten
 
 
 class FolderMissing(AgentUnavailable):
     """The kernelspec's folder is not on the node: to be brought, and the start asked for again."""
+
+
+class HostBusier(AgentUnavailable):
+    """The node has more kernels than it was picked for having, and has told which ones: another pick has to be made."""
 
 
 class Owner(Protocol):
@@ -78,6 +92,14 @@ class Owner(Protocol):
 
     def wanted(self, host: str) -> list[str]:
         """Return the ids of the kernels that need a connection to *host*, and are asked about after each reconnection."""
+        ...
+
+    def lease(self, kernel: str) -> int:
+        """Return the number that is held of a kernel; 0 for one that is taken over from its owner."""
+        ...
+
+    def is_late(self, kernel: str) -> bool:
+        """Return True if a kernel that is taken over was asked for so long ago that no gateway that uses it loses it."""
         ...
 
     def has_errands(self, host: str) -> bool:
@@ -302,7 +324,7 @@ class Node:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
         parts = [kernels[start : start + Adopt.MOST] for start in range(0, len(kernels), Adopt.MOST)]
         found: Message = {}
-        for answer in await asyncio.gather(*(self.request(Adopt(part)) for part in parts)):
+        for answer in await asyncio.gather(*(self.request(self._adopt(part)) for part in parts)):
             found |= answer
         wanted = set(self._owner.wanted(self.name))
         for kernel_id in kernels:
@@ -311,9 +333,16 @@ class Node:
                     self._pass_on(Missing(kernel_id))
                 continue
             try:
-                self._pass_on(Found.read(found[kernel_id]))
+                news = Found.read(found[kernel_id])
+                if news.state != TAKEN_OVER or kernel_id in wanted:
+                    self._pass_on(news)
             except Malformed as error:  # of that kernel alone: it stays unknown, and the others are taken back
                 log.warning("%s: its agent's word on kernel %s is malformed: %s", self.name, kernel_id, error)
+
+    def _adopt(self, kernels: list[str]) -> Adopt:
+        held = {kernel_id: self._owner.lease(kernel_id) for kernel_id in kernels}
+        leases = {kernel_id: lease for kernel_id, lease in held.items() if lease}
+        return Adopt(kernels, leases, [kernel_id for kernel_id in kernels if self._owner.is_late(kernel_id)])
 
     def _pass_on(self, news: News) -> None:
         """Hand *news* to the cluster."""
@@ -509,7 +538,7 @@ class Node:
         try:
             answer = Reply.read(message)
             if answer.error is not None:
-                raise self._agent_error(answer.kind, answer.error, answer.remedy)
+                raise self._agent_error(answer)
             result: R = request.answer(answer.result)
         except Malformed as error:
             raise AgentUnavailable(
@@ -519,7 +548,8 @@ class Node:
             ) from error
         return result
 
-    def _agent_error(self, kind: str, text: str, remedy: str) -> DistributedError:
+    def _agent_error(self, answer: Reply) -> DistributedError:
+        kind, text, remedy = answer.kind, answer.error or "", answer.remedy
         if kind == "start":
             remedy = remedy or "check argv, PATH and the files that the kernelspec names, on that host"
             return KernelStartFailed(text, host=self.name, remedy=remedy)
@@ -530,6 +560,12 @@ class Node:
             return FolderMissing(text, host=self.name, remedy="free disk space on the host")
         if kind == "gone":
             return KernelGone(text, host=self.name, remedy="start the kernel again")
+        if kind == "taken":
+            return KernelTaken(
+                text, host=self.name, remedy=TAKEN_REMEDY, owner=one_line(answer.owner), lease=answer.lease
+            )
+        if kind == "busier":
+            return HostBusier(text, host=self.name, remedy="start the kernel again")
         if kind == "log":
             return AgentUnavailable(text, host=self.name, remedy="check that file and its disk, on that host")
         if kind == "malformed" and text.startswith("no method "):

@@ -56,6 +56,7 @@ SENTINEL = b"\x1e eg-distributed agent \x1e"
 
 R = TypeVar("R")
 _ID, _PATH = 256, 4096  # characters of an identifier, of a path
+_LEASE = integer(0, 1 << 62)  # see Adopt; 0: none
 WARNING = 3 * _PATH
 """Characters of a warning that comes with a start."""
 
@@ -109,6 +110,8 @@ class StreamHello(Wire):
     resume: bool = checked(flag)
     received: int = checked(integer(0, 1 << 62))
     """Bytes that the gateway has delivered so far."""
+    lease: int = checked(_LEASE, 0)
+    """The number that the gateway holds of the kernel; see `Adopt`."""
     type: str = checked(one_of("stream"), "stream")
 
 
@@ -170,6 +173,8 @@ class StreamAnswer(Wire):
     received: int = checked(integer(0, 1 << 62), 0)
     stalled: float = checked(number(0, 1e12), 0.0)
     """Seconds for which the kernel's socket could not be read while the gateway was away."""
+    taken: bool = checked(flag, False)
+    """Whether there is none because another gateway has adopted the kernel."""
     error: str | None = checked(optional(text()), None)
 
 
@@ -208,7 +213,7 @@ class Description(Wire):
     argv: list[str] = checked(items(text(MAX_ANSWER)))
     """As it was executed, cut to what is worth showing."""
     state: str = checked(text(_ID))
-    """starting, running or exited; of a Found also ELSEWHERE."""
+    """starting, running or exited; of a Found also ELSEWHERE and TAKEN_OVER."""
     exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
     pid: int = checked(integer(0, 1 << 31))
     start_time: float = checked(number(0, 1e12))
@@ -222,6 +227,8 @@ class Started(Description):
 
     warning: str = checked(text(WARNING), "")
     """What the user should know of the start: a working directory other than the one that was asked for."""
+    lease: int = checked(_LEASE, 0)
+    """The number that the gateway holds of the kernel from now on; see `Adopt`. 0: an agent of a release without leases."""
 
 
 @dataclass(eq=False, repr=False)
@@ -232,11 +239,15 @@ class Listed(Description):
     """Whether a connected gateway answers for the kernel."""
     awaited: bool = checked(flag, False)
     """Whether a stream to it is used, or kept for a gateway that may come back."""
+    lease: int = checked(_LEASE, 0)
+    """The number that its gateway holds, or the last one held."""
 
 
 ELSEWHERE = "elsewhere"
 """The state of a Found that another living agent has, one that is ending as a rule. `ready` or `exited` follows when the agent
 that said so has taken the kernel over."""
+TAKEN_OVER = "taken"
+"""The state of a Found that another gateway has adopted since: its owner answers for it, and the gateway that asked does not."""
 
 
 @dataclass(eq=False, repr=False)
@@ -247,6 +258,8 @@ class Found(Description):
     """The end of its output, if it has exited."""
     response: str = checked(text(), "")
     """What its launcher answered while no gateway was connected."""
+    lease: int = checked(_LEASE, 0)
+    """The number that the gateway holds of the kernel from now on; of one that is TAKEN_OVER, its owner's."""
 
 
 @dataclass(eq=False, repr=False)
@@ -302,6 +315,11 @@ class Start(Request[Started]):
     """argv to be run on the node after the kernel has ended."""
     spec_folder: str = checked(text(_ID), "")
     """The digest of the folder that `{resource_dir}` in argv stands for; empty: it was filled in by the gateway."""
+    believed: int = checked(integer(-1, 1 << 31), -1)
+    """How many kernels the node was picked for having. An agent that has more, starts of others included, refuses with `busier`,
+    and tells in a `Load` before which ones; -1: the node was not picked for that."""
+    lease: int = checked(_LEASE, 0)
+    """The number that the gateway holds of the attempt before, on whichever host that was; as of a Signal. 0: there was none."""
 
     answer = staticmethod(Started.read)
 
@@ -316,6 +334,8 @@ class SetEndpoints(Request[None]):
     connection: Message = checked(table(scalar, 100))
     pid: int = checked(integer(0, 1 << 31), 0)
     """The process to be interrupted; 0: unknown."""
+    lease: int = checked(_LEASE, 0)
+    """As of a Signal."""
 
     answer = staticmethod(lambda result: None)
 
@@ -328,6 +348,9 @@ class Signal(Request[bool]):
 
     kernel: str = checked(text(_ID))
     signum: int = checked(integer(0, 64))
+    lease: int = checked(_LEASE, 0)
+    """The number that the gateway holds of the kernel: refused with `taken` where a later one was given. 0: an operator's
+    command, or an older release; not compared."""
 
     answer = staticmethod(flag)
 
@@ -352,13 +375,22 @@ class Stop(Request[Stopped]):
     grace: float = checked(number(0, 86400), 5.0)
     forget: bool = checked(flag, False)
     """Whether the agent shall also drop its record and files."""
+    lease: int = checked(_LEASE, 0)
+    """As of a Signal. With 0, what another connected gateway answers for is refused as well, unless `force`."""
+    force: bool = checked(flag, False)
+    """An operator's: whoever has the kernel."""
 
     answer = staticmethod(Stopped.read)
 
 
 @dataclass(eq=False, repr=False)
 class Adopt(Request[Message]):
-    """Make this gateway the one that answers for *kernels*; the answer has a Found, unread, for each that is there."""
+    """Make this gateway the one that answers for *kernels*; the answer has a Found, unread, for each that is there.
+
+    A kernel has one owner at a time, and a number, its lease, that grows with each new one. A gateway that has been away says
+    which number it holds. If it is not the latest, another one has adopted the kernel meanwhile: the Found is TAKEN_OVER.
+    A gateway that holds none takes the kernel over, by whomever it is owned: it was asked to go on with a kernel of before.
+    """
 
     METHOD: ClassVar[str] = "adopt"
     MOST: ClassVar[int] = 10
@@ -366,6 +398,10 @@ class Adopt(Request[Message]):
     even where JSON escapes each character."""
 
     kernels: list[str] = checked(texts(_ID))
+    leases: dict[str, int] = checked(table(_LEASE), {})
+    """The numbers that it holds, by kernel; none for one that it takes over."""
+    late: list[str] = checked(texts(_ID), [])
+    """Those that it was asked for so long ago that it takes them over from no gateway that is connected."""
 
     # Not read here: one entry that is malformed must not hide the others.
     answer = staticmethod(table(lambda entry: entry))
@@ -594,9 +630,14 @@ class Reply(Wire):
     error: str | None = checked(optional(text(MAX_ANSWER)), None)
     kind: str = checked(text(_ID), "")
     """start: the kernel's fault; host: another host might do better; folder: the kernelspec's folder has to be brought first;
-    gone: no such kernel; malformed, internal."""
+    gone: no such kernel; taken: another gateway has adopted the kernel; busier: the node has more kernels than it was picked
+    for; malformed, internal."""
     remedy: str = checked(text(_PATH), "")
     """What to do about the error, where the agent knows better than by its kind."""
+    owner: str = checked(text(_ID), "")
+    """Of `taken`: the gateway that has the kernel."""
+    lease: int = checked(_LEASE, 0)
+    """Of `taken`: the number that it holds."""
 
 
 # -- events ------------------------------------------------------------------------------------------------------
@@ -662,15 +703,28 @@ class Replied(KernelEvent):
 
 
 @dataclass(eq=False, repr=False)
+class Taken(KernelEvent):
+    """Another gateway has adopted the kernel: told to the one that answered for it, which does no longer."""
+
+    EVENT: ClassVar[str] = "taken"
+
+    owner: str = checked(text(_ID))
+    lease: int = checked(_LEASE)
+    """The number of the new owner."""
+
+
+@dataclass(eq=False, repr=False)
 class Load(Event):
-    """The kernels that run on the node, of all gateways."""
+    """The kernels that run on the node or are being started there, of all gateways."""
 
     EVENT: ClassVar[str] = "load"
 
     kernels: list[str] = checked(texts(_ID))
 
 
-_EVENTS: dict[str, type[Event]] = {kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Load)}
+_EVENTS: dict[str, type[Event]] = {
+    kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Taken, Load)
+}
 
 
 def write_event(event: Event) -> Message:

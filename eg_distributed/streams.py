@@ -401,6 +401,11 @@ class Relay:
             self._serving.cancel()
             await asyncio.wait({self._serving})
 
+    def drop_link(self) -> None:
+        """End the link that is being served, if any, as if it were lost. Waits for nothing."""
+        if self._serving is not None:
+            self._serving.cancel()
+
     async def serve(self, reader: Reader, writer: Writer, peer_received: int) -> None:
         """Carry the stream over one link until the link ends or the stream is over; a new link replaces an old one.
 

@@ -41,6 +41,8 @@ class Unended:
     """Why it has not ended yet; empty: an older release's file."""
     next_try: float = 0.0
     """When it is tried again, in seconds since 1970; 0: as soon as its host is back."""
+    lease: int = 0
+    """The number that was held of its kernel (see `Adopt` in protocol.py); 0: it is not known."""
 
 
 def read_unended(path: Path) -> list[Unended]:
@@ -59,12 +61,15 @@ def read_unended(path: Path) -> list[Unended]:
 
 
 def _read(row: object) -> Unended:
-    if not isinstance(row, list) or len(row) not in (4, 6):
-        raise ValueError("an entry is no list of six")
-    host, kernel, attempt, since, cause, next_try = row if len(row) == 6 else [*row, "", 0.0]
+    if not isinstance(row, list) or len(row) not in (4, 6, 7):
+        raise ValueError("an entry is no list of seven")
+    row += ["", 0.0, 0][len(row) - 4 :]
+    host, kernel, attempt, since, cause, next_try, lease = row
     if not all(isinstance(name, str) and len(name) <= _TEXT for name in (host, kernel, attempt, cause)):
         raise ValueError("a name is no text, or too long")
-    return Unended(host, kernel, attempt, _time(since), cause, _time(next_try))
+    if not isinstance(lease, int) or isinstance(lease, bool) or not 0 <= lease <= 1 << 62:
+        raise ValueError("a number of a lease is none")
+    return Unended(host, kernel, attempt, _time(since), cause, _time(next_try), lease)
 
 
 def _time(value: object) -> float:

@@ -194,15 +194,18 @@ class Lab(Inventory):
         options: Sequence[str] = (),
         hosts: Sequence[str] | None = None,
         kernelspecs: Mapping[str, Mapping[str, Any]] | None = None,
+        shares: bool = False,
     ) -> Gateway:
         """Add an Enterprise Gateway that answers to HTTP when this returns; the same call again changes nothing.
 
         *env* and *options* are its environment and what goes behind its command line; *hosts* (full names) default to
-        the numbered nodes; *kernelspecs* are kernel.json contents beside the three that all gateways have.
+        the numbered nodes; *kernelspecs* are kernel.json contents beside the three that all gateways have. Those that share
+        (*shares*; containers alone) have a folder in common, at /shared, which is root's at first.
         """
         targets = tuple(hosts) if hosts is not None else self._numbered()
         clusters = of(daemon for service in self.services for daemon in service.spec.daemons)
-        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), dict(kernelspecs or {}), clusters=clusters)
+        extra = dict(kernelspecs or {})
+        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), extra, clusters=clusters, shares=shares)
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
             gateway = self._driver.put_gateway(spec)
             self.refresh()

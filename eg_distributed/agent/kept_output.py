@@ -467,6 +467,17 @@ class KeptOutput:
         elif limit and kernel.state == RUNNING and kernel.connection and keeping is None:
             self._keeping[kernel.id] = Keeping(kernel, of, limit, self._total)
 
+    def hand_over(self, kernel: Kernel, of: tuple[str, str], limit: int) -> None:
+        """Keep what *kernel* says for another gateway, which takes it over from the process *of*, whether that is there or not.
+
+        `adopt` by the other one follows.
+        """
+        keeping = self._keeping.get(kernel.id)
+        self.begin(kernel, of, limit)
+        if keeping is not None and keeping.kernel is kernel and keeping.of is not None:
+            # Whose it was before has missed what the one in between got, should it take the kernel over again.
+            keeping.of = of
+
     def find(self, kernel: Kernel) -> None:
         """Go on keeping what an earlier agent kept of *kernel*, if it did."""
         if kernel.state == RUNNING and kernel.id not in self._keeping and found_in(kernel) is not None:

@@ -83,6 +83,11 @@ class Kernel:
         self.start_time = time.time()
         self.end_time = 0.0
         self.owner = ""
+        self.holder = (
+            "",
+            "",
+        )  # the process that holds the lease: its owner and an incarnation; empty: it is not known which
+        self.lease = 0  # see leases.py
         self.host_set = ""
         self.attempt = ""
         self.argv: list[str] = []
@@ -707,6 +712,7 @@ class Kernel:
             "log_base": self._log_base,
             "end_time": self.end_time,
             "orphan_timeout": self.orphan_timeout,
+            "lease": self.lease,
         }
 
     def make_again(self) -> str:
@@ -739,7 +745,7 @@ class Kernel:
         kernel = cls(record.kernel, directory, notify, disk)
         for name in (
             "attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "start_time", "started", "transport",
-            "connection", "keep_log", "interrupt_signal", "temporary", "end_time", "orphan_timeout",
+            "connection", "keep_log", "interrupt_signal", "temporary", "end_time", "orphan_timeout", "lease",
         ):  # fmt: skip
             setattr(kernel, name, getattr(record, name))
         kernel.family = Family(kernel.pid, kernel.started)

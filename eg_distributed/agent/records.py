@@ -53,6 +53,7 @@ class KernelRecord(Description):
     users: Optional[list[int]] = checked(optional(items(integer(0, 1 << 32))), None)
     log_base: int = checked(integer(0, 1 << 62), 0)
     end_time: float = checked(number(0, 1e12), 0.0)
+    lease: int = checked(integer(0, 1 << 62), 1)
 
 
 class Records:

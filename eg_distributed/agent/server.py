@@ -18,7 +18,9 @@ from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 from ..clock import monotonic
 from ..protocol import (
     CHANNELS,
+    ELSEWHERE,
     PROTOCOL,
+    TAKEN_OVER,
     WARNING,
     Adopt,
     AgentIdentity,
@@ -50,6 +52,7 @@ from ..protocol import (
     Stop,
     Stopped,
     StreamHello,
+    Taken,
     TakeOutput,
     Welcome,
     read_request,
@@ -63,6 +66,7 @@ from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
+from .leases import Leases, TakenOver, is_lost
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
@@ -113,6 +117,10 @@ class LogUnreadable(Exception):
     """A log is known, and cannot be read."""
 
 
+class Busier(Exception):
+    """The node has more kernels than the one that asks for a start believed."""
+
+
 class OutputUnreadable(Exception):
     """What was kept of a kernel's output cannot be read now."""
 
@@ -127,6 +135,7 @@ class Gateway:
         self.owner = hello.gateway
         self.incarnation = hello.incarnation
         self.host = hello.host  # the name that it has for this machine
+        self.process = (hello.gateway, hello.incarnation)
         self.kernels: set[str] = set()  # the kernels it answers for
         self.missed: set[str] = set()  # those that it asked about, and that were not here
         self.heard = monotonic()
@@ -179,6 +188,7 @@ class Agent:
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
+        self._leases = Leases(self.kernels)
         self._spec_folders = SpecFolders(directory)
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
@@ -339,6 +349,7 @@ class Agent:
             if kernel is None:
                 continue
             self._attempts[folder.name] = kernel
+            kernel.holder = (kernel.owner, "")
             kernel.save()
             kernel.watch()
             other = self.kernels.get(kernel.id)
@@ -441,6 +452,7 @@ class Agent:
     def _drop(self, kernel: Kernel) -> None:
         """Forget an ended kernel and all that is left of it; a newer attempt that has its id now stays what it is."""
         if self.kernels.get(kernel.id) is kernel:
+            self._leases.remember(kernel)
             del self.kernels[kernel.id]
             self._unclaimed.pop(kernel.id, None)
             for gateway in self.gateways:
@@ -531,7 +543,7 @@ class Agent:
         for kernel_id in gateway.kernels - claimed:
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
             if (kernel := self.kernels.get(kernel_id)) is not None:
-                self.kept_output.begin(kernel, (gateway.owner, gateway.incarnation), gateway.keep_output)
+                self.kept_output.begin(kernel, gateway.process, gateway.keep_output)
         gateway.kernels.clear()
         gateway.abort()
 
@@ -542,17 +554,30 @@ class Agent:
         for gateway in self.gateways:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
+        if isinstance(event, (Ready, Exited)):
+            self._tell_waiting(kernel, message)
         if isinstance(event, Exited):
             if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
                 self._unclaimed[kernel.id] = Unclaimed(monotonic())  # its record waits from now on
             self._tell_load()
 
+    def _tell_waiting(self, kernel: Kernel, message: Message) -> None:
+        """Tell the gateways that were not given *kernel* while another one started it that they may ask again; see `_give`."""
+        for gateway in self.gateways:
+            if kernel.id in gateway.missed and kernel.id not in gateway.kernels:
+                gateway.missed.discard(kernel.id)
+                gateway.send(message)
+
     def _tell_load(self) -> None:
         """Tell every gateway which kernels run here: what balancing counts."""
-        running = [kernel.id for kernel in self.kernels.values() if kernel.state != EXITED]
-        encoded = encode(write_event(Load(running)))  # once: it is long where many kernels run
+        encoded = encode(write_event(Load(self._running())))  # once: it is long where many kernels run
         for gateway in self.gateways:
             gateway.send_encoded(encoded)
+
+    def _running(self) -> list[str]:
+        """Return the kernels that count for this node: those that have not ended, and those whose starts have not begun."""
+        running = {kernel.id: None for kernel in self.kernels.values() if kernel.state != EXITED}
+        return [*running, *(each for each, _ in self._waiting if each not in running)]
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -571,6 +596,11 @@ class Agent:
             gateway.send({"id": number, "error": str(error), "kind": kind, "remedy": error.remedy})
         except UnknownKernel as error:
             gateway.send({"id": number, "error": str(error), "kind": "gone"})
+        except TakenOver as error:
+            who = {"owner": error.owner, "lease": error.lease}
+            gateway.send({"id": number, "error": str(error), "kind": "taken", **who})
+        except Busier as error:
+            gateway.send({"id": number, "error": str(error), "kind": "busier"})
         except (LogUnreadable, OutputUnreadable) as error:
             gateway.send({"id": number, "error": str(error), "kind": "log"})
         except Exception as error:  # noqa: BLE001 - a defect of one request must reach its gateway and not end the agent
@@ -591,6 +621,9 @@ class Agent:
 
     async def _start_now(self, gateway: Gateway, asked: Start) -> Message:
         kernel_id, began = asked.kernel, monotonic()
+        self._leases.check(kernel_id, asked.lease, gateway.process)
+        # In one step with the next line, from which on this start counts: of two gateways that believe the same, one is right.
+        self._keep_even(gateway, asked)
         with self._not_begun(kernel_id, asked.attempt):
             await self._let_end(kernel_id)
             spec_folder, directory = await self._find_room(asked, began)
@@ -600,15 +633,20 @@ class Agent:
                 raise StartError("the gateway that asked is gone", host_fault=True)
             if self._leave.is_set():
                 raise StartError("the agent is leaving", host_fault=True)
+            self._leases.check(kernel_id, asked.lease, gateway.process)  # again: all of that took time
             previous = self.kernels.get(kernel_id)
             if previous is not None:
                 if previous.state != EXITED:
+                    if self._is_anothers(gateway, kernel_id):
+                        raise TakenOver(kernel_id, previous.holder[0], previous.lease)
                     text = f"kernel {kernel_id} already runs on this node (pid {previous.pid})"
                     raise StartError(text, host_fault=True)  # one that could not be ended here may start elsewhere
                 self._drop(previous)
             while directory.name in self._attempts:  # another start was quicker
                 directory = self._other_directory(kernel_id)
             kernel = self.kernel_type(kernel_id, directory, self._notify, self._disk)
+            kernel.lease = lease = self._leases.next(kernel_id, asked.lease)
+            kernel.holder = gateway.process
             self._attempts[directory.name] = kernel
             self.kernels[kernel_id] = kernel
             gateway.kernels.add(kernel_id)
@@ -624,6 +662,7 @@ class Agent:
                 spawner=self._nurseries.spawn,
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
+            self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt, exit_code=None)))
             self._drop(kernel)
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
@@ -632,7 +671,19 @@ class Agent:
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
-        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING]).write()
+        if kernel.holder != gateway.process:  # nobody must be given a number that is another one's
+            raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease).write()
+
+    def _keep_even(self, gateway: Gateway, asked: Start) -> None:
+        """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
+        if asked.believed < 0:
+            return
+        running = self._running()
+        count = len(running) - (asked.kernel in running)
+        if count > asked.believed:
+            gateway.send(write_event(Load(running)))
+            raise Busier(f"{count} kernels are there, and not {asked.believed}")
 
     @contextlib.contextmanager
     def _not_begun(self, kernel_id: str, attempt: str) -> Iterator[None]:
@@ -646,6 +697,9 @@ class Agent:
             if not self._waiting[this]:
                 del self._waiting[this]
                 self._withdrawn.discard(this)
+            kernel = self.kernels.get(kernel_id)
+            if kernel is None or kernel.state == EXITED:
+                self._tell_load()  # gateways may have heard that it counts here
 
     async def _let_end(self, kernel_id: str) -> None:
         """Wait for the end of an attempt of the kernel that is being ended, for as long as a start may take for that.
@@ -699,12 +753,30 @@ class Agent:
         return self.directory / "k" / f"{_short(kernel_id)}-{os.urandom(2).hex()}"
 
     async def _set_endpoints(self, gateway: Gateway, asked: SetEndpoints) -> None:
+        self._check_owner(gateway, asked.kernel, asked.lease)
         self._kernel(asked.kernel).set_connection(asked.connection, asked.pid)
 
+    def _check_owner(self, gateway: Gateway, kernel_id: str, held: int) -> None:
+        """Raise TakenOver unless the gateway may ask for what only a kernel's owner may; one that says no number has to be it."""
+        self._leases.check(kernel_id, held, gateway.process)
+        if not held and self._is_anothers(gateway, kernel_id):
+            lease, owner = self._leases.latest(kernel_id)
+            raise TakenOver(kernel_id, owner, lease)
+
+    def _is_anothers(self, gateway: Gateway, kernel_id: str) -> bool:
+        """Return True if another gateway, which is connected, answers for a kernel. An earlier process of *gateway* is none."""
+        if kernel_id in gateway.kernels:
+            return False
+        return any(kernel_id in other.kernels for other in self.gateways if other.owner != gateway.owner)
+
     async def _signal(self, gateway: Gateway, asked: Signal) -> bool:
+        self._check_owner(gateway, asked.kernel, asked.lease)
         return self._kernel(asked.kernel).send_signal(asked.signum)
 
     async def _stop(self, gateway: Gateway, asked: Stop) -> Message:
+        if not asked.force:
+            # A gateway that holds no number adopted the kernel and never heard that it has it: it ends nothing of another one's.
+            self._check_owner(gateway, asked.kernel, asked.lease)
         held = self._records.held.get(asked.kernel)
         if held is not None and asked.attempt == held.attempt and asked.forget:
             self._condemned.add((asked.kernel, asked.attempt))
@@ -726,45 +798,86 @@ class Agent:
         if not self.kernels.keys() >= set(asked.kernels):  # an agent that has just ended may have left them
             await asyncio.wait({self._look_soon()}, timeout=LOOK_DEADLINE)
         known = [kernel for kernel in map(self.kernels.get, asked.kernels) if kernel is not None]
-        if gateway in self.gateways:
-            gateway.kernels.update(
-                kernel.id for kernel in known
-            )  # before anything is waited for: an end is told from now on
+        # Before anything is waited for: an end is told from now on, and what other gateways ask for is refused.
+        # Who was asked for a kernel long ago, and could not say so here until now, takes it from nobody who uses it by now.
+        late = {each for each in asked.late if self._is_anothers(gateway, each)}
+        taken_over = [
+            self._give(gateway, kernel, asked.leases.get(kernel.id, 0)) for kernel in known if kernel.id not in late
+        ]
         ended = [kernel for kernel in known if kernel.state == EXITED]
         # All at once: one disk that hangs has to cost less than the gateway waits for this answer.
         tails = dict(
             zip((kernel.id for kernel in ended), await asyncio.gather(*(kernel.read_tail() for kernel in ended)))
         )
+        if any(taken_over):
+            await self._disk.settle(SETTLE_DEADLINE)  # the next agent has to know who has them
         for kernel_id in asked.kernels:
             kernel = self.kernels.get(kernel_id)
-            if kernel is not None and gateway in self.gateways:
-                self._replace_earlier_life(gateway, kernel)
+            if kernel is not None:
+                if kernel_id in late and self._is_anothers(gateway, kernel_id):
+                    found[kernel_id] = _taken(kernel_id, kernel.holder[0], kernel.lease, kernel).write()
+                    continue
+                found[kernel_id] = self._found(
+                    gateway, kernel, asked.leases.get(kernel_id, 0), tails.get(kernel_id, "")
+                )
+                continue
+            elsewhere = self._records.held.get(kernel_id)
+            held = asked.leases.get(kernel_id, 0)
+            lease, owner = self._leases.taker(kernel_id, held, gateway.process, elsewhere)
+            if owner:
+                found[kernel_id] = _taken(kernel_id, owner, lease).write()
+            elif elsewhere is not None:
                 gateway.kernels.add(kernel_id)
-                self.kept_output.adopt(kernel, (gateway.owner, gateway.incarnation), gateway.keep_output)
-                if kernel.owner != gateway.owner:
-                    kernel.owner = gateway.owner
-                    kernel.save()
-                self._unclaimed.pop(kernel_id, None)
-                tail = tails.get(kernel_id, "")
-                found[kernel_id] = Found(**vars(kernel.describe()), log=tail, response=kernel.response).write()
-            elif kernel is None and kernel_id in self._records.held:
-                gateway.kernels.add(kernel_id)
-                found[kernel_id] = self._records.held[kernel_id].write()
-            elif kernel is None:
+                found[kernel_id] = elsewhere.write()
+            else:
                 gateway.missed.add(kernel_id)
         return found
 
-    def _replace_earlier_life(self, gateway: Gateway, kernel: Kernel) -> None:
-        """An earlier process of *gateway* that still counts as connected has lost *kernel*: its end has not been seen yet."""
-        for other in self.gateways:
-            if (
-                other.owner == gateway.owner
-                and other.incarnation != gateway.incarnation
-                and kernel.id in other.kernels
-                and gateway.keep_output
-            ):
-                other.kernels.discard(kernel.id)
-                self.kept_output.begin(kernel, (other.owner, other.incarnation), gateway.keep_output)
+    def _give(self, gateway: Gateway, kernel: Kernel, held: int) -> bool:
+        """Have *gateway*, which holds the number *held* of *kernel*, answer for it, unless another one has taken it over since.
+
+        Returns True if it has a new number for that. One that holds none takes it over from whichever gateway has it; but a
+        kernel that has ended stays with the one that has seen to it so far, and may be about to start it again. One that is
+        being started is with who starts it until it is ready: nobody else could read what its launcher answers.
+        """
+        if gateway not in self.gateways or is_lost(kernel, held, gateway.process):
+            return False
+        others = [other for other in self.gateways if kernel.id in other.kernels and other.process != gateway.process]
+        # An earlier process of the same gateway starts nothing any more, though its connection may still count as there.
+        if not held and kernel.state != RUNNING and self._is_anothers(gateway, kernel.id):
+            return False
+        # A number higher than ours was given by an agent before us that was killed before it could write it down.
+        # Then the one that we took for the owner may hold that very number, so it is left behind as well.
+        has_it = kernel.holder == gateway.process or (held > 0 and kernel.holder[0] == gateway.owner)
+        lease, holder = max(held, kernel.lease) + (0 if has_it else 1), kernel.holder
+        is_new = (lease, gateway.owner) != (kernel.lease, kernel.owner)
+        kernel.lease, kernel.owner, kernel.holder = lease, gateway.owner, gateway.process
+        for other in others:
+            other.kernels.discard(kernel.id)
+            other.send(write_event(Taken(kernel.id, kernel.attempt, gateway.owner, lease)))
+        if is_new:
+            kernel.save()
+        if is_new and holder[1] and holder != gateway.process:
+            self.kept_output.hand_over(kernel, holder, gateway.keep_output)
+        self.kept_output.adopt(kernel, gateway.process, gateway.keep_output)
+        self.streams.sever(kernel, gateway.process, self.kept_output.is_keeping)
+        gateway.kernels.add(kernel.id)
+        self._unclaimed.pop(kernel.id, None)
+        return is_new
+
+    def _found(self, gateway: Gateway, kernel: Kernel, held: int, tail: str) -> Message:
+        """Return what the gateway, which held the number *held*, is told of a kernel that it asked about."""
+        has_it = kernel.id in gateway.kernels
+        if not has_it and not held and kernel.state not in (RUNNING, EXITED):
+            gateway.missed.add(kernel.id)
+            description = vars(kernel.describe())
+            description["state"] = ELSEWHERE
+            return Found(**description).write()
+        if not has_it and (kernel.state != EXITED or is_lost(kernel, held, gateway.process)):
+            return _taken(kernel.id, kernel.holder[0], kernel.lease, kernel).write()
+        # Of two gateways that see to one dead kernel, only the one that has it may start it again by its number.
+        lease = kernel.lease if has_it else 0
+        return Found(**vars(kernel.describe()), log=tail, response=kernel.response, lease=lease).write()
 
     async def _output(self, gateway: Gateway, asked: TakeOutput) -> Message:
         kernel = self._kernel(asked.kernel)
@@ -785,7 +898,12 @@ class Agent:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
         awaited = self.streams.kernels()
         return [
-            Listed(**vars(kernel.describe()), claimed=kernel.id in claimed, awaited=kernel.id in awaited).write()
+            Listed(
+                **vars(kernel.describe()),
+                claimed=kernel.id in claimed,
+                awaited=kernel.id in awaited,
+                lease=kernel.lease,
+            ).write()
             for kernel in self.kernels.values()
         ]
 
@@ -867,6 +985,12 @@ class Agent:
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
+
+
+def _taken(kernel_id: str, owner: str, lease: int, kernel: Optional[Kernel] = None) -> Found:
+    """Return what a gateway is told of a kernel that another one, *owner*, has taken over; *kernel* is None if it is gone."""
+    attempt = kernel.attempt if kernel is not None else ""
+    return Found(kernel_id, attempt, owner, "", [], TAKEN_OVER, None, 0, 0.0, "", lease=lease)
 
 
 def _short(kernel_id: str) -> str:

@@ -11,6 +11,7 @@ from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
 from ..streams import DEFAULT_LIMIT, Budget, Relay
 from ..wire import encode
 from .kernels import EXITED, Kernel, Notify
+from .leases import is_lost
 
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
@@ -81,6 +82,12 @@ class Streams:
         Raises StreamBroken, OSError.
         """
         stream, refusal = self._streams.get(hello.stream), ""
+        kernel = self._kernels.get(hello.kernel)
+        if kernel is not None and is_lost(kernel, hello.lease, (hello.gateway, hello.incarnation)):
+            answer = StreamAnswer(ok=False, error="another gateway has taken the kernel over", taken=True)
+            writer.write(encode(answer.write()))
+            await writer.drain()
+            return
         if stream is None:
             stream, refusal = await self._open(hello)
         if stream is None:
@@ -182,6 +189,21 @@ class Streams:
                     stream.left = True
                 elif not stream.left:
                     stream.relay.close()
+
+    def sever(self, kernel: Kernel, owner: tuple[str, str], kept: Callable[[Kernel, str], bool]) -> None:
+        """Have *owner* alone use *kernel* from now on: others neither send to it any more nor hear of it.
+
+        What their streams of output and replies still bring is left for *owner*, where *kept* says so of kernel and channel.
+        """
+        for stream in self._of(kernel):
+            if stream.owner == owner:
+                continue
+            if stream.channel in TAIL_LIMITS and kept(kernel, stream.channel):
+                stream.left = True
+                stream.relay.drop_link()
+            elif not stream.left:
+                stream.relay.close()
+        self._hold_few(kernel)
 
     def leave(self, kernel: Kernel, owner: tuple[str, str]) -> None:
         """Note that the process *owner* has ended, and that another one takes what its streams to *kernel* still bring."""

@@ -121,6 +121,11 @@ class Delivered:
             folder = self._folder / _name(kernel)
             self._put(folder if session is None else folder / _name(session), None)
 
+    def read_again(self, kernel: str) -> None:
+        """Have what sessions of *kernel* have got read from disk, when it is next asked for: another gateway had them."""
+        for each in [each for each in self._got if each[0] == kernel]:
+            del self._got[each]
+
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _put(self, path: Path, got: Got | None) -> None:

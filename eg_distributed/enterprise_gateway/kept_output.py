@@ -408,7 +408,8 @@ def adopted(kernel_id: str) -> Adopted | None:
 
 
 def adopt(cluster: Cluster, kernel: RemoteKernel, manager: Any) -> None:
-    """Note that *kernel*, Enterprise Gateway's *manager* of it, was found again; called before the gateway's loop runs."""
+    """Note that *kernel*, Enterprise Gateway's *manager* of it, was found again; before the gateway's loop runs, or on it."""
+    delivered.read_again(kernel.id)  # another gateway may have had it, and written them
     found = _adopted[kernel.id] = Adopted(cluster, kernel, cluster.settings.kept_output_limit, manager)
     manager.loop.add_callback(found.begin)
 
@@ -419,3 +420,11 @@ def forget(kernel_id: str) -> None:
     if found is not None:
         found.end()
     delivered.forget(kernel_id)
+
+
+def let_go(kernel_id: str) -> None:
+    """*kernel_id* is another gateway's now, and so are its sessions, whose notes stay where that one finds them."""
+    found = _adopted.get(kernel_id)
+    if found is not None:
+        found.end()
+    delivered.read_again(kernel_id)

@@ -26,12 +26,12 @@ from tornado.web import HTTPError
 from traitlets import TraitError
 
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import DistributedError
+from eg_distributed.errors import DistributedError, KernelTaken
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import kept_output, notebooks, out_of_reach, patches, reconnects
+from . import kept_output, notebooks, out_of_reach, patches, reconnects, taken
 from .delivered import Delivered
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
@@ -103,6 +103,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
             else:  # nobody would come back for it
                 settings.kept_output_limit = 0
             cluster = Cluster(settings, settings.identity(getattr(app, "port", 0)))
+            taken.identity = cluster.identity[0]
             atexit.register(cluster.close, end_untaken=True)
             for name in _NO_LONGER_MEANT:
                 if os.environ.get(name):
@@ -147,6 +148,9 @@ class DistributedProcessProxy(RemoteProcessProxy):
             reason = f"Kernel {self.kernel_id}: its client went away while it started, so the start was cancelled."
             log.warning("%s", reason)
             raise HTTPError(_CLIENT_GONE, reason=reason) from None
+        except KernelTaken as error:  # a restart of what is another gateway's by now
+            self._gateway_loop.add_callback(taken.let_go, self, error.owner)
+            self.log_and_raise(http_status_code=error.http_status, reason=str(error))
         except DistributedError as error:
             self._stay_listed()
             self.log_and_raise(http_status_code=error.http_status, reason=str(error))
@@ -266,12 +270,16 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def cleanup(self) -> None:
         """Forget the kernel, unless it is about to be started again; called at the end of every shutdown."""
         if not self._restarting:
-            kept_output.forget(self.kernel_id)
+            if self._kernel is None or self._kernel.is_sure:
+                kept_output.forget(self.kernel_id)
+            else:
+                kept_output.let_go(self.kernel_id)
             self.cluster.call_soon(self.cluster.release_soon, self.kernel_id)
 
     def _listen_to(self, kernel: RemoteKernel) -> None:
         """Have the kernel's handle say what the gateway's users are to know."""
         kernel.on_exit = self._exited
+        kernel.on_taken = self._taken
         call = self._gateway_loop.add_callback
         kernels = self.kernel_manager.parent
         kernel.on_loss = lambda text: call(reconnects.tell_loss, kernels, self.kernel_id, text)
@@ -284,6 +292,10 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
         self._gateway_loop.add_callback(self._wake_restarter)
+
+    def _taken(self, kernel: RemoteKernel) -> None:
+        """Another gateway has the kernel. Called on the cluster's loop."""
+        self._gateway_loop.add_callback(taken.let_go, self, kernel.taken_by)
 
     async def _wake_restarter(self) -> None:
         manager = self.kernel_manager
@@ -307,14 +319,16 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 "host": self.assigned_host,
                 "attempt": self._kernel.attempt,
                 "agent": self._kernel.agent_kept,
+                "gateway": self.cluster.identity[0],
                 "launched": self._launched,
             }
         return info
 
     def load_process_info(self, process_info: dict[str, Any]) -> None:
-        """Find the kernel again that an earlier process of this gateway started; does not wait for its host.
+        """Find the kernel again that an earlier process of this gateway started, or another gateway; does not wait for its host.
 
-        Called before the gateway's loop runs. Until the host answers, the kernel counts as alive.
+        Called before the gateway's loop runs, or, in replication mode, on it, when a client asks for the kernel. Until the host
+        answers, the kernel counts as alive.
         """
         # As it was persisted; the next line puts the host's name into it.
         info = {**self.kernel_manager.get_connection_info(), "ip": self._known_ip}
@@ -343,6 +357,13 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self._launched = bool(ours.get("launched"))
         # Enterprise Gateway forgets this one thing when it finds a kernel again, and every restart of it then answers 500.
         self.kernel_manager.parent._kernel_ports[self.kernel_id] = self.kernel_manager.ports
+        taken.count_found(self.kernel_manager, self.kernel_id)
+        if ours.get("gateway") != self.cluster.identity[0]:
+            # Once it is: until then the session is its owner's, which this gateway must not delete at its end.
+            note = (taken.note_owner, self.kernel_manager, self.kernel_id)
+            self._kernel.on_verified = lambda: self._gateway_loop.add_callback(*note)
+            if self._kernel.is_sure:  # by now: written twice is written once
+                self._gateway_loop.add_callback(*note)
 
 
 reconnects.install()  # before others wrap what it compares
@@ -353,6 +374,7 @@ patches.turn_nagle_off()
 patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
+taken.keep_sessions()
 notebooks.note_cells()
 out_of_reach.install()
 __all__ = ["DistributedProcessProxy"]

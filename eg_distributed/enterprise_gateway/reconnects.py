@@ -55,7 +55,7 @@ from weakref import WeakValueDictionary
 from enterprise_gateway.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
-from tornado.websocket import WebSocketClosedError
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from traitlets import log
 
 from eg_distributed.errors import DistributedError
@@ -121,6 +121,8 @@ class _Connection:
         """The kernel answered: what it says goes to the client at once."""
         self.replaced = False
         """A later connection of the session has its channels."""
+        self.lost_kernel = False
+        """Another gateway has the kernel: nothing more is passed on, since what comes before it may be missing here."""
         self.leaving: asyncio.TimerHandle | None = None
         """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
@@ -370,7 +372,7 @@ async def _begin(handler: Any, connection: _Connection) -> None:
     manager, kernel_id = handler.kernel_manager, handler.kernel_id
     predecessor = handler._open_sessions.get(handler.session_key)
     if predecessor is not None:
-        await _settle(predecessor)
+        await settle(predecessor)
     latest = _latest.get(handler.session_key, handler)
     if connection.closed or latest is not handler:
         # Its client has gone already, or has come again since.
@@ -399,7 +401,8 @@ async def _begin(handler: Any, connection: _Connection) -> None:
         if not connection.nudging.cancelled():
             connection.nudging.result()
         connection.nudging = None
-    if not _of(handler).closed and not _of(handler).replaced:
+    now = _of(handler)  # much may have happened meanwhile
+    if not (now.closed or now.replaced or now.lost_kernel):
         if (adopted := kept_output.adopted(kernel_id)) is not None:
             _add_missed(connection, adopted.missed(handler.session.session))
         _serve(handler, connection)
@@ -474,7 +477,7 @@ def _usable(channels: dict[str, Any], ports: list[int]) -> bool:
     )
 
 
-async def _settle(handler: Any) -> None:
+async def settle(handler: Any) -> None:
     """Send no more to *handler*'s client, and give it a moment to confirm what it has: that need not be sent again.
 
     What comes meanwhile waits in the channels' sockets. One whose client is there answers within a round trip.
@@ -581,6 +584,9 @@ async def _give_kept(handler: Any, connection: _Connection, adopted: kept_output
     try:
         await adopted.give_output(session, nudge, lambda: connection.first_heard, back)
     except DistributedError as error:
+        if adopted.kernel.taken_by:
+            connection.lost_kernel = True
+            return
         handler.log.warning("Kernel %s: what was kept of its output cannot be taken: %s", handler.kernel_id, error)
         tell(f"What the kernel printed while the gateway was away cannot be shown: {error}", {})
         is_given = False
@@ -932,3 +938,26 @@ def _leave(handler: Any, connection: _Connection) -> None:
             _close_channels(channels)
         if not is_awaited:
             kept_output.note_gone(kernel_id, handler.session.session)
+
+
+def let_go(kernel_id: str, code: int, reason: str) -> int:
+    """End all connections of a kernel that is another gateway's now, and leave nothing for the next ones; return how many.
+
+    At once: a client that comes back before it has confirmed the end of its connection may have the kernel here again, to which
+    that end must not count.
+    """
+    ended = 0
+    for session_key, handler in list(ZMQChannelsHandler._open_sessions.items()):
+        if handler.kernel_id != kernel_id:
+            continue
+        connection = _of(handler)
+        connection.stop()
+        connection.opened, connection.lost_kernel = False, True
+        del ZMQChannelsHandler._open_sessions[session_key]
+        channels, handler.channels = handler.channels, {}
+        _close_channels(channels)
+        WebSocketHandler.close(handler, code, reason)  # jupyter_server's own takes no code
+        ended += 1
+    for session_key in [key for key in _away if key.partition(":")[0] == kernel_id]:
+        _close_channels(_away.pop(session_key).taken())
+    return ended

@@ -97,6 +97,8 @@ class GatewaySpec:
     limits: Limits = field(default_factory=Limits)
     clusters: tuple[str, ...] = ()
     """The clusters (`spark`, `yarn`) whose kernelspecs it offers."""
+    shares: bool = False
+    """Whether it has the folder that the lab's machines share, at /shared."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "gateway")

@@ -120,6 +120,7 @@ class MakeGateway(Protocol):
         options: Sequence[str] = (),
         hosts: Sequence[str] | None = None,
         kernelspecs: Mapping[str, Mapping[str, Any]] | None = None,
+        shares: bool = False,
     ) -> Gateway:
         """As `Lab.add_gateway`, whose hosts are the test's nodes if none are named."""
 

@@ -267,7 +267,7 @@ class SimKernel(Kernel):
     def save(self) -> None:
         """Write the record."""
         if not self.discarded:
-            names = ("id", "attempt", "owner", "host_set", "argv", "state", "exit_code", "pid", "started")
+            names = ("id", "attempt", "owner", "lease", "host_set", "argv", "state", "exit_code", "pid", "started")
             record = {name: getattr(self, name) for name in names}
             self.machine.disk[self.directory] = {**record, "orphan_timeout": self.orphan_timeout}
 

@@ -169,12 +169,20 @@ class Visitor:
         return described
 
     async def stream(
-        self, kernel: str, channel: str = "shell", stream: str = "s1", *, received: int = 0, resume: bool = False
+        self,
+        kernel: str,
+        channel: str = "shell",
+        stream: str = "s1",
+        *,
+        received: int = 0,
+        resume: bool = False,
+        lease: int = 0,
     ) -> tuple[Message, Reader, Writer]:
         """Open a link for a stream, and return the agent's answer and the link."""
         reader, writer = await self.link.open()
         hello = {"type": "stream", "kernel": kernel, "channel": channel, "stream": stream, "gateway": self.owner}
-        writer.write(encode({**hello, "incarnation": self.incarnation, "resume": resume, "received": received}))
+        how = {"incarnation": self.incarnation, "resume": resume, "received": received, "lease": lease}
+        writer.write(encode({**hello, **how}))
         answer = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert answer is not None
         return answer, reader, writer
@@ -199,7 +207,7 @@ async def own_agent(folder: Path) -> AsyncIterator[tuple[Agent, Visitor]]:
         yield agent, visitor
     finally:
         for kernel in await visitor.request("list"):
-            await visitor.request("stop", kernel=kernel["kernel"], grace=0, forget=True)
+            await visitor.request("stop", kernel=kernel["kernel"], grace=0, forget=True, force=True)
         agent.leave()
         await asyncio.wait_for(running, DEADLINE)
         visitor.close()
@@ -267,7 +275,7 @@ def _end(connection: socket.socket) -> None:
         descriptor = os.pidfd_open(pid)
         try:
             for number, kernel in enumerate(ask(2, "list", {}), 3):
-                ask(number, "stop", {"kernel": kernel["kernel"], "grace": 0, "forget": True})
+                ask(number, "stop", {"kernel": kernel["kernel"], "grace": 0, "forget": True, "force": True})
             ask(1000, "leave", {})
             if not select.select([descriptor], [], [], 5)[0]:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -13,6 +13,7 @@ class NodeOwner:
     def __init__(self, settings: Distributed) -> None:
         self.news: list[News] = []
         self.kernels: list[str] = []
+        self.leases: dict[str, int] = {}
         self.abandoned = Abandoned(settings.orphan_timeout)
 
     def hear(self, news: News) -> None:
@@ -22,6 +23,14 @@ class NodeOwner:
     def wanted(self, host: str) -> list[str]:
         """Return all of *kernels*."""
         return self.kernels
+
+    def lease(self, kernel: str) -> int:
+        """Return what *leases* says."""
+        return self.leases.get(kernel, 0)
+
+    def is_late(self, kernel: str) -> bool:
+        """Return False: all are asked for just now."""
+        return False
 
     def has_errands(self, host: str) -> bool:
         """Return True if an attempt is to be ended there."""

@@ -40,7 +40,7 @@ descriptor that there may be then takes minutes. The soft one is what most login
 kernels, and low enough for engines that run confined themselves, which may not raise their own (20000, say)."""
 
 SHARED: Final = "shared"
-"""The volume of machines with daemons, at /shared: what a file system of a cluster is elsewhere."""
+"""The volume of machines with daemons, and of gateways that share a folder, at /shared: a file system of a cluster elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class Blueprints:
             **self._ulimits,
             **limited(spec.limits),
         }
+        if spec.shares:
+            settings["volumes"] = {resource_name(self._lab, SHARED): {"bind": "/shared", "mode": "rw"}}
         labels = {LABEL_HOSTS: ",".join(spec.hosts), LABEL_DEFINITION: spec.definition()}
         image = self._tags["gateway"]
         return Blueprint(

@@ -471,3 +471,46 @@ def test_a_flow_keeps_a_tail_of_what_was_acknowledged() -> None:
     assert flow.backlog == 25_000
     flow.drop_tail()
     assert flow.kept()[0] == 75_000
+
+
+OTHER = ("other", "1")
+
+
+async def test_a_kernel_that_is_handed_to_and_fro_loses_no_output(site: Site) -> None:
+    """Who takes a kernel over is given what its clients missed, also one that had it before: it did not get what came between."""
+    site.kept.hand_over(site.its, GATEWAY, LIMIT)
+    site.kept.adopt(site.its, OTHER, LIMIT)
+    await until("the kernel is listened to", lambda: site.kernel.subscribers)
+    for number, (of, by) in enumerate([(OTHER, GATEWAY), (GATEWAY, OTHER), (OTHER, GATEWAY)]):
+        site.kernel.publish(f"m{number}")
+        await until("it is heard", lambda number=number: site.keeping.number == number + 1)  # type: ignore[misc]
+        site.kept.hand_over(site.its, of, LIMIT)
+        site.kept.adopt(site.its, by, LIMIT)
+        assert ids(await site.taken()) == [f"m{each}" for each in range(number + 1)]
+    assert ids(await site.taken(after="m1")) == ["m2"]
+    site.kept.forget(site.its)
+    assert await site.taken() == []
+
+
+async def test_what_a_gateway_had_not_passed_on_is_the_new_owners(home: Path) -> None:
+    """A gateway that is there loses its kernel: its streams carry nothing more to it, and replies on them are the other one's."""
+    async with own_agent(home) as (agent, keeper):
+        first = await Visitor.at(keeper.link, *GATEWAY, keep_output=LIMIT)
+        await first.ready("k1", standin())
+        _, reader, writer = await first.stream("k1", "shell")
+        _, stdin, _ = await first.stream("k1", "stdin", "s2")
+        reply = encoded(message("r1", parent=b'{"session": "tab"}'))
+        writer.write(struct.pack(">BI", DATA, len(reply)) + reply)
+        await asyncio.wait_for(reader.readexactly(len(reply)), 30)
+        second = await Visitor.at(keeper.link, *OTHER, keep_output=LIMIT)
+        await second.request("adopt", kernels=["k1"])
+        for each in (reader, stdin):
+            while await asyncio.wait_for(each.read(1 << 16), 30):
+                pass
+        part = OutputPart.read(await second.request("output", kernel="k1", session="tab"))
+        assert ids(list(Records().take(part))) == ["r1"]
+        with pytest.raises(Refusal, match="another gateway's"):
+            await first.request("output", kernel="k1", session="tab")
+        assert agent.kept_output.is_keeping(agent.kernels["k1"], "iopub")
+        for visitor in (first, second):
+            visitor.close()

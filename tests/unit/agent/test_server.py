@@ -171,7 +171,7 @@ async def test_a_stream_reaches_the_kernels_channel(visitor: Visitor) -> None:
     """Bytes go to the channel and come back."""
     await visitor.ready("k1", standin())
     answer, reader, writer = await visitor.stream("k1")
-    assert answer == {"ok": True, "received": 0, "stalled": 0.0}
+    assert answer == {"ok": True, "received": 0, "stalled": 0.0, "taken": False}
     assert await echoed(reader, writer, b"ping") == b"ping"
     writer.close()
 

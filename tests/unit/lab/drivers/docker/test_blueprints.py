@@ -113,3 +113,11 @@ def test_drawing_leaves_the_folder_alone(tmp_path: Path) -> None:
     Blueprints("nobody", folder, TAGS, "").make(NodeSpec("node1.lab.test"), ADDRESS)
     assert not folder.path.exists()
     assert not any(tmp_path.glob("state/*"))
+
+
+def test_gateways_that_share_have_the_volume_of_the_lab(drawn: Blueprints) -> None:
+    """They find it where machines with daemons do; others have none, and are other containers."""
+    shares, other = (drawn.make(GatewaySpec("second", (), shares=each), ADDRESS) for each in (True, False))
+    assert [mount["bind"] for mount in shares.settings["volumes"].values()] == ["/shared"]
+    assert "volumes" not in other.settings
+    assert shares.fingerprint != other.fingerprint

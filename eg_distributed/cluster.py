@@ -44,7 +44,7 @@ from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import HostBusier, News, Node
-from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, ReadLogPart, Stop
+from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, Ping, ReadLogPart, Stop
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
@@ -294,6 +294,31 @@ class Cluster:
     async def _connect_in_background(self, node: Node) -> None:
         with contextlib.suppress(HostError):  # the node remembers it
             await node.connect(hurry=False)
+
+    async def reaches_any(self, names: Iterable[str], seconds: float) -> bool:
+        """Return True as soon as one of the hosts *names* answers, False after *seconds*; of many, only some are asked."""
+        hosts = {host.known_as: host for host in map(self.host, names)}
+        first = sorted(hosts.values(), key=lambda host: not host.node.connected.is_set())[:_FIRST_LOOKS]
+
+        async def answers(node: Node) -> bool:
+            try:
+                await node.connect()
+                await node.request(Ping())
+            except DistributedError:  # the node remembers it
+                return False
+            return True
+
+        asked = [asyncio.ensure_future(answers(host.node)) for host in first]
+        try:
+            for answer in asyncio.as_completed(asked, timeout=seconds):
+                if await answer:
+                    return True
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            for task in asked:
+                task.cancel()
+        return False
 
     # -- hosts ---------------------------------------------------------------------------------------------------
 

@@ -285,9 +285,11 @@ class Node:
         owner, incarnation = self._identity
         try:
             reader, writer = await within(link.open(), self._settings.request_timeout)
-            writer.write(
-                encode(ControlHello(owner, incarnation, PROTOCOL, self.name, self._settings.kept_output_limit).write())
+            settings = self._settings
+            hello = ControlHello(
+                owner, incarnation, PROTOCOL, self.name, settings.kept_output_limit, settings.gone_timeout
             )
+            writer.write(encode(hello.write()))
             answer = await within(read_message(reader, MAX_ANSWER), self._settings.request_timeout)
             if answer is None:
                 raise ConnectionError("it closed the connection")

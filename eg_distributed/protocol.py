@@ -92,6 +92,9 @@ class ControlHello(Wire):
     """The name by which the gateway knows this host: a machine may be listed by two, each with a connection of its own."""
     keep_output: int = checked(integer(0, 1 << 40), 0)
     """Bytes of each kernel's output to be kept while no gateway is there; 0: none, as older releases mean."""
+    gone_timeout: float = checked(number(0, 1e12), 0.0)
+    """Seconds after the end of the gateway's process, as far as it can be told from a cut, after which its kernels are ended,
+    whatever their own orphan_timeout is; 0: that alone counts, as older agents and releases mean."""
     type: str = checked(one_of("control"), "control")
 
 

@@ -220,6 +220,9 @@ class Distributed(Configurable):
         'their notebook\'s: `{"/Users/me/work": "/home/me/work"}`, or `/Users/me/work=/home/me/work`.'
     ).tag(config=True, env="EG_DISTRIBUTED_FOLDERS", provisioner=True)
 
+    gone_timeout = 0.0
+    """See `protocol.ControlHello`; no setting of its own, but of processes that cannot come back, by `orphan_timeout`."""
+
     def __init__(self, **kwargs: Any) -> None:
         for_provisioner: bool = kwargs.pop("for_provisioner", False)
         super().__init__(**kwargs)

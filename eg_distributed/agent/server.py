@@ -13,7 +13,7 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import AbstractSet, Any, Callable, Iterator, Optional
+from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 
 from ..clock import monotonic
 from ..protocol import (
@@ -91,6 +91,22 @@ FOLDER_KEPT = 3600.0
 SILENCE = 60.0
 """Seconds after which a gateway that says nothing, not even a ping, is gone: its machine or the network was lost, and TCP,
 which has nothing to send to it, would not notice for hours."""
+HEARD_LATELY = 20.0
+"""Seconds within which each gateway pings: one that was heard in them, and whose connection then ends, is gone itself. Where
+it ends after more silence, sshd or TCP has given up a link that was cut, and the gateway may be alive."""
+
+
+class Unclaimed(NamedTuple):
+    """What is known of a kernel's lack of a gateway."""
+
+    since: float
+    gone_timeout: float = 0.0
+    """See `ControlHello`; 0 where the gateway may only be cut off."""
+
+    def is_orphan(self, orphan_timeout: float, now: float) -> bool:
+        """Return True if a kernel with this *orphan_timeout* has been without a gateway for too long."""
+        limits = [limit for limit in (orphan_timeout, self.gone_timeout) if limit > 0]
+        return bool(limits) and now - self.since > min(limits)
 
 
 class UnknownKernel(Exception):
@@ -112,14 +128,14 @@ class OutputUnreadable(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(
-        self, owner: str, incarnation: str, host: str, writer: asyncio.StreamWriter, keep_output: int = 0
-    ) -> None:
-        self.keep_output = keep_output
-        self.owner = owner
-        self.incarnation = incarnation
-        self.host = host  # the name that it has for this machine
-        self.process = (owner, incarnation)
+    def __init__(self, hello: ControlHello, writer: asyncio.StreamWriter) -> None:
+        self.keep_output = hello.keep_output
+        self.gone_timeout = hello.gone_timeout
+        self.is_gone = False  # its process has ended, as far as can be told
+        self.owner = hello.gateway
+        self.incarnation = hello.incarnation
+        self.host = hello.host  # the name that it has for this machine
+        self.process = (hello.gateway, hello.incarnation)
         self.kernels: set[str] = set()  # the kernels it answers for
         self.missed: set[str] = set()  # those that it asked about, and that were not here
         self.heard = monotonic()
@@ -176,7 +192,7 @@ class Agent:
         self._spec_folders = SpecFolders(directory)
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
-        self._unclaimed: dict[str, float] = {}  # kernel id: since when no gateway answers for it
+        self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         # All that may still touch a folder of theirs, by its name.
         self._attempts: weakref.WeakValueDictionary[str, Kernel] = weakref.WeakValueDictionary()
@@ -348,7 +364,7 @@ class Agent:
                 self._supersede(kernel)
                 continue
             if not any(kernel.id in gateway.kernels for gateway in self.gateways):
-                self._unclaimed[kernel.id] = monotonic()
+                self._unclaimed[kernel.id] = Unclaimed(monotonic())
                 self.kept_output.find(kernel)
             self._tell_take_over(kernel)
         self._condemned = {each for each in self._condemned if each[0] in self._records.held}
@@ -383,7 +399,7 @@ class Agent:
             elif now - gateway.heard > SILENCE:
                 self._dismiss(gateway)
         self._last_tick = now
-        for kernel_id, since in list(self._unclaimed.items()):
+        for kernel_id, unclaimed in list(self._unclaimed.items()):
             kernel = self.kernels.get(kernel_id)
             if kernel is None:
                 del self._unclaimed[kernel_id]
@@ -391,11 +407,11 @@ class Agent:
             if kernel in self._orphans:
                 continue
             if kernel.state == EXITED:
-                if now - since > EXITED_KEPT:
+                if now - unclaimed.since > EXITED_KEPT:
                     self._drop(kernel)
             elif self._is_superseded:
                 pass  # whether anyone answers for it is the other agent's to know
-            elif kernel.orphan_timeout > 0 and now - since > kernel.orphan_timeout:
+            elif unclaimed.is_orphan(kernel.orphan_timeout, now):
                 self._end_orphan_soon(kernel)
         self._look_soon()
         self.streams.tick(self.kept_output.is_keeping)
@@ -488,7 +504,7 @@ class Agent:
     async def _serve_gateway(
         self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        gateway = Gateway(hello.gateway, hello.incarnation, hello.host, writer, hello.keep_output)
+        gateway = Gateway(hello, writer)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.
             if (earlier.owner, earlier.incarnation, earlier.host) == (gateway.owner, gateway.incarnation, gateway.host):
@@ -512,6 +528,8 @@ class Agent:
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
         finally:
+            # Not for silence: then it is dismissed already.
+            gateway.is_gone = gateway in self.gateways and monotonic() - gateway.heard <= HEARD_LATELY
             self._dismiss(gateway)
 
     def _keeps_output(self, owner: str) -> bool:
@@ -523,7 +541,7 @@ class Agent:
         self.gateways.discard(gateway)
         claimed = set().union(*(other.kernels for other in self.gateways))
         for kernel_id in gateway.kernels - claimed:
-            self._unclaimed[kernel_id] = monotonic()
+            self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
             if (kernel := self.kernels.get(kernel_id)) is not None:
                 self.kept_output.begin(kernel, gateway.process, gateway.keep_output)
         gateway.kernels.clear()
@@ -540,7 +558,7 @@ class Agent:
             self._tell_waiting(kernel, message)
         if isinstance(event, Exited):
             if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
-                self._unclaimed[kernel.id] = monotonic()  # its record waits from now on
+                self._unclaimed[kernel.id] = Unclaimed(monotonic())  # its record waits from now on
             self._tell_load()
 
     def _tell_waiting(self, kernel: Kernel, message: Message) -> None:
@@ -651,7 +669,7 @@ class Agent:
             raise
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
-            self._unclaimed[kernel_id] = monotonic()
+            self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         if kernel.holder != gateway.process:  # nobody must be given a number that is another one's
             raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)

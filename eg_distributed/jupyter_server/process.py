@@ -2,7 +2,8 @@
 
 A server is somebody: whoever starts it again, with the same folders as the same user, has the same name, so that nodes know its
 kernels for its own. Any other process (nbclient, papermill, `jupyter run`, a script) is nobody: it cannot be started
-again as what it was, so it has a name that nothing else ever has, and nodes end its kernels a minute after it is gone.
+again as what it was, so it has a name that nothing else ever has, and nodes end its kernels a minute after it is gone. One that
+is only cut off comes back, and is given the time in which its streams can go on.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ __all__ = ["Server", "cluster_for", "server_of"]
 
 log = logging.getLogger(__name__)
 
-ORPHAN_TIMEOUT = 60.0
+GONE_TIMEOUT = 60.0
 """Seconds after which nodes end the kernels of a process that is gone and cannot come back."""
+ORPHAN_TIMEOUT = 900.0
+"""The same of one that may only be cut off: for longer no stream can go on where it was, see agent/streams.py."""
 _SLOTS = 64  # servers of one user in the same folders at once that have names of their own
 _LOCK = "owner.lock"
+_ATTEMPTS = 4  # folders of sockets that are tried, one after the other
 _TOKEN = re.compile(r"[0-9a-f]{16}\Z")
 _ANCESTORS = 8  # steps from a kernel manager to its server
 
@@ -140,17 +144,27 @@ def _own_folder(name: str) -> tuple[str, int]:
 
     Returns its path and the lock that tells others that we live; "" and -1 where none can be had, which is the cluster's to say.
     """
-    token = hashlib.sha256(name.encode()).hexdigest()[:8]
     stem = f"eg-distributed-{os.getuid()}-"
-    folder = Path("/tmp", stem + token)  # noqa: S108 - short, as UNIX sockets' paths have to be; private, and looked at
-    try:
-        _remove_left(folder.parent, stem)
-        folder.mkdir(mode=0o700)
-        lock = _locked(folder / _LOCK)
-    except OSError as error:
-        log.debug("%s cannot be made: %s", folder, error)
-        return "", -1
-    return (str(folder), lock) if lock is not None else ("", -1)
+    parent = Path("/tmp")  # noqa: S108 - short, as UNIX sockets' paths have to be; the folder is private, and looked at
+    _remove_left(parent, stem)
+    for attempt in range(_ATTEMPTS):
+        token = hashlib.sha256(f"{name}{attempt or ''}".encode()).hexdigest()[:8]
+        folder = parent / (stem + token)
+        try:
+            folder.mkdir(mode=0o700)
+            lock = _locked(folder / _LOCK)
+            if lock is not None and _is_there(folder / _LOCK, lock):
+                return str(folder), lock
+            if lock is not None:
+                os.close(lock)
+        except OSError as error:
+            log.debug("%s cannot be made: %s", folder, error)
+    return "", -1
+
+
+def _is_there(path: Path, lock: int) -> bool:
+    """Return False if *path* is another file than the one locked by *lock*: who removes what is left may have come first."""
+    return os.path.samestat(path.lstat(), os.fstat(lock))
 
 
 def _remove_left(parent: Path, stem: str) -> None:
@@ -204,7 +218,7 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
     folder = ""
     if server is None:
         name = own_name(settings.gateway_id)
-        settings.orphan_timeout = min(settings.orphan_timeout or ORPHAN_TIMEOUT, ORPHAN_TIMEOUT)
+        _end_soon(settings, config)
         if not settings.runtime_dir:
             folder, lock = _own_folder(name.text)
             settings.runtime_dir = folder
@@ -212,10 +226,19 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
     else:
         name = Name(settings.gateway_id) if settings.gateway_id else server_name(server)
         _clusters.locks.append(name.lock)
+        if not settings.gateway_id and name.lock == -1:  # it cannot have its name again either
+            _end_soon(settings, config)
     cluster = Cluster(settings, name.text)
     atexit.register(_close, cluster, folder, os.getpid())
     log.debug("nodes know this process as %s", name.text)
     return cluster
+
+
+def _end_soon(settings: Distributed, config: Config) -> None:
+    """Have nodes end the kernels soon after this process's end, as nobody comes back as it; unless somebody has said when."""
+    variable = type(settings).orphan_timeout.metadata["env"]
+    if "orphan_timeout" not in config.get("Distributed", {}) and not os.environ.get(variable):
+        settings.orphan_timeout, settings.gone_timeout = ORPHAN_TIMEOUT, GONE_TIMEOUT
 
 
 def _close(cluster: Cluster, folder: str, process: int) -> None:

@@ -13,13 +13,15 @@ own two methods are wrapped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any, NoReturn
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
@@ -42,6 +44,8 @@ _ENDING = 1.0
 """Seconds after the request to end for which a kernel that cannot be seen is waited for; it ends when its host is back."""
 _FORGOTTEN = 60.0  # seconds
 _RELEASE = 5.0  # seconds, at most, that the end of a kernel waits for its node to forget it
+_REACHED = 5.0  # seconds that a restart waits, at most, for one of the hosts to which it could go
+_LOOK = 10.0  # seconds between two looks at whether a kernel that may come back is still listed
 _END = 10.0  # seconds that `wait` waits, at most, for a kernel that has not ended yet
 _CLOSED = 0
 """What `poll` answers, as jupyter_client's own provisioner does, where no exit code is known."""
@@ -69,10 +73,16 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._cluster: Cluster | None = None
         self._kernel: RemoteKernel | None = None
         self._request: StartRequest | None = None
+        self._handed: tuple[dict[str, Any], dict[str, str]] | None = (
+            None  # the last env, and this process's when it came
+        )
         self._has_process = False
         self._was_launched = False
         self._ending_since: float | None = None  # in monotonic time; None: nobody has asked for the end
         self._is_servers = server_of(parent) is not None
+        self._is_launching = self._is_first_start = False
+        self._timer: asyncio.TimerHandle | None = None  # the next `_watch_again`
+        self._is_async = inspect.iscoroutinefunction(parent.restart_kernel)
         self._wrap("restart_kernel", self._before_restart)
         if kernel_spec.interrupt_mode == "message":
             self._wrap("interrupt_kernel", functools.partial(self._make_sure, "the interrupt was not sent"))
@@ -97,13 +107,19 @@ class DistributedProvisioner(KernelProvisionerBase):
         setattr(self._manager, name, awaited if inspect.iscoroutinefunction(original) else blocking)
 
     async def _before_restart(self) -> None:
-        """Raise if the restart cannot be done: where the kernel could only start on a host that does not answer."""
+        """Raise if the restart cannot be done: where no host answers on which the kernel could start."""
         if self._was_launched and not self._has_process and not self._is_listed():
             self._manager.stop_restarter()  # deleted, which jupyter_client does not tell us, while its restarter went on
+            self._let_go()
             raise RequestInvalid(f"kernel {self.kernel_id} has been deleted", remedy="start another one")
-        kernel = self._kernel
-        if kernel is not None and not kernel.elsewhere:
-            await self._make_sure("the restart was not begun")
+        kernel, cluster = self._kernel, self._cluster
+        if kernel is not None and cluster is not None and kernel.state is not State.DEAD:
+            try:
+                await cluster.run(kernel.make_sure("the restart was not begun"))
+            except DistributedError as error:
+                if not await cluster.run(cluster.reaches_any(kernel.elsewhere, _REACHED)):
+                    self._raise(error)
+        self._cancel_timer()
 
     async def _make_sure(self, what: str) -> None:
         kernel, cluster = self._kernel, self._cluster
@@ -125,6 +141,8 @@ class DistributedProvisioner(KernelProvisionerBase):
 
         Not by the base class, which fills the client's whole environment into the kernelspec's.
         """
+        self._cancel_timer()
+        self._is_launching, self._is_first_start = True, False
         try:
             if kwargs.pop("transport_encryption", None) == "required" or (
                 getattr(self._manager, "transport_encryption", "disabled") == "required"
@@ -134,7 +152,12 @@ class DistributedProvisioner(KernelProvisionerBase):
                     remedy="set it to auto or disabled",
                 )
             self._cluster = cluster_for(self._manager, self.config)
-            self._request = request_for(self._manager, self._stanza, kwargs, self._cluster.settings, os.environ)
+            env = dict(kwargs.get("env") or {})
+            if self._handed is None or self._handed[0] != env:  # with a restart jupyter_client hands the same on again
+                self._handed = env, dict(os.environ)
+            self._request = request_for(
+                self._manager, self._stanza, kwargs, self._cluster.settings, os.environ, self._handed[1]
+            )
         except DistributedError as error:
             self._start_failed()
             self._raise(error)
@@ -149,13 +172,19 @@ class DistributedProvisioner(KernelProvisionerBase):
         except DistributedError as error:
             self._start_failed()
             self._raise(error)
-        except BaseException:  # cancellation, and what nobody expected: the cluster has left nothing behind
+        except BaseException:  # cancellation, and what nobody expected: if it comes as the start ends, the kernel runs
+            if not self._was_launched:
+                self._let_go()
             self._start_failed()
             raise
         self._kernel = kernel
         # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process.
         kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
+        self._is_first_start = not self._was_launched
+        if self._is_first_start:
+            self._guard_first_start()
         self._has_process = self._was_launched = True
+        self._is_launching = False
         self._ending_since = None
         info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
         self.connection_info = info
@@ -167,7 +196,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         jupyter_client stops the restarter for a restart, and starts it again only with the kernel. Without it nobody would be
         told that the kernel is dead, and JupyterLab shows "restarting" for ever. The restarter's own limit ends its tries.
         """
-        self._has_process = False
+        self._has_process = self._is_launching = False
         if not self._was_launched:
             return
         manager = self._manager
@@ -175,14 +204,70 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._kernel = self._cluster.kernels.get(self.kernel_id) if self._cluster is not None else None
         manager.cleanup_connection_file()  # jupyter_client forgets to where a start has failed
         restarter = getattr(manager, "_restarter", None)
-        if restarter is not None and manager.autorestart:
+        if restarter is not None and manager.autorestart and self._is_async:  # else each call has a loop of its own
             restarter._restarting = True  # so that the next failure counts as one more in a row
-            asyncio.get_running_loop().call_later(restarter.time_to_dead, self._watch_again)
+            self._watch_in(restarter.time_to_dead, restarter)
 
-    def _watch_again(self) -> None:
-        """Start the restarter, unless somebody has restarted or deleted the kernel meanwhile."""
-        if not self._has_process and self._is_listed() and not self._manager.shutting_down:
-            self._manager._restarter.start()
+    def _watch_in(self, seconds: float, restarter: Any) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._watch_again, restarter)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch_again(self, restarter: Any = None) -> None:
+        """Start *restarter*, unless somebody has restarted or deleted the kernel meanwhile; a deleted one may not come back."""
+        self._timer = None
+        if self._has_process or self._is_launching:
+            return
+        if not self._is_listed():
+            self._let_go()
+            return
+        if restarter is not None and not self._manager.shutting_down:
+            restarter.start()
+        if self._kernel is not None:
+            self._watch_in(_LOOK, None)
+
+    def _let_go(self) -> None:
+        """Have the cluster end the kernel and forget it, if it knows one; waits for nothing."""
+        self._kernel, self._has_process = None, False
+        self._cancel_timer()
+        if self._cluster is not None and not self._cluster.is_closed:
+            self._cluster.call_soon(self._cluster.release_soon, self.kernel_id)
+
+    def _guard_first_start(self) -> None:
+        """Let the kernel go if what the manager does after its first launch fails: nobody would ever ask for its end.
+
+        That is before the manager's manager lists it. After a restart a failure leaves a kernel that is listed, and runs.
+        """
+        manager = self._manager
+        reconcile, post_start = manager._reconcile_connection_info, manager._async_post_start_kernel
+
+        @contextlib.contextmanager
+        def guard() -> Iterator[None]:
+            try:
+                yield
+            except BaseException:  # cancellation included
+                if self._is_first_start:
+                    self._is_first_start = self._was_launched = False
+                    self._let_go()
+                raise
+
+        @functools.wraps(reconcile)
+        def reconciled(*args: Any, **kwargs: Any) -> Any:
+            manager._reconcile_connection_info = reconcile
+            with guard():
+                return reconcile(*args, **kwargs)
+
+        @functools.wraps(post_start)
+        async def started(*args: Any, **kwargs: Any) -> Any:
+            manager._async_post_start_kernel = post_start
+            with guard():
+                return await post_start(*args, **kwargs)
+
+        manager._reconcile_connection_info, manager._async_post_start_kernel = reconciled, started
 
     def _is_listed(self) -> bool:
         """Return False if the manager's own manager has let it go, which it does without a word where a start has failed."""
@@ -205,6 +290,9 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel = self._kernel
         if kernel is None:
             return _CLOSED
+        if self._is_servers and _is_unseen(kernel) and hasattr(self._manager, "last_activity"):
+            # So that no culler takes it for idle: of what it does there nothing arrives.
+            self._manager.last_activity = datetime.now(timezone.utc)
         if kernel.state is State.DEAD or (_is_unseen(kernel) and self._has_waited()):
             return _CLOSED if kernel.exit_code is None else kernel.exit_code
         return None
@@ -247,7 +335,7 @@ class DistributedProvisioner(KernelProvisionerBase):
                 log.warning("kernel %s: signal %d did not arrive: %s", kernel.id, signum, error)
 
     def _begin_to_end(self) -> None:
-        if self._ending_since is None:
+        if self._ending_since is None or monotonic() - self._ending_since >= _FORGOTTEN:
             self._ending_since = monotonic()
 
     async def terminate(self, restart: bool = False) -> None:
@@ -277,6 +365,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         Returns when its node has forgotten it, or when the node takes too long for that.
         """
         kernel, cluster = self._kernel, self._cluster
+        if not restart:
+            self._cancel_timer()
         if restart or kernel is None or cluster is None:
             return
         self._kernel, self._has_process = None, False

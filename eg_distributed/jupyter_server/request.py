@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 BALANCER = "least-connection"
 """What balances where nothing is set. Not Enterprise Gateway's round-robin: most of these processes start one kernel or two, and
 a round of one is always the same host."""
+_OF_ONE = frozenset(
+    f"KERNEL_{name}" for name in ("WORKING_DIR", "REMOTE_HOST", "LAUNCH_TIMEOUT", "USERNAME", "LANGUAGE")
+)
+"""What a kernel's environment says of it alone."""
 _SESSION = "JPY_SESSION_NAME"
 """The notebook's path, which jupyter_server adds for each session."""
 _KEYS = frozenset(
@@ -74,6 +78,7 @@ def request_for(
     launch: Mapping[str, Any],
     settings: Distributed,
     own: Mapping[str, str],
+    handed: Mapping[str, str] | None = None,
 ) -> StartRequest:
     """Return the request to start *manager*'s kernel; raises RequestInvalid or RequestRefused.
 
@@ -83,6 +88,7 @@ def request_for(
         launch: what the kernel is started with: `env`, `cwd`, `extra_arguments` and others, as jupyter_client hands them on
         settings: the cluster's
         own: this process's environment
+        handed: what that was when *launch* was made, where it is not the same: a restart may come much later
 
     """
     spec = manager.kernel_spec
@@ -90,7 +96,7 @@ def request_for(
         log.warning(
             "kernelspec %s: no %s is known in its provisioner's config", manager.kernel_name, ", ".join(unknown)
         )
-    env = _values(manager, launch, settings, own)
+    env = _values(manager, launch, settings, own, own if handed is None else handed)
     check_env(env)
     _check_user(env, config, settings)
     port_range = str(config.get("port_range") or settings.port_range)
@@ -136,13 +142,25 @@ def _turned(hosts: HostSet) -> HostSet:
 
 
 def _values(
-    manager: KernelManager, launch: Mapping[str, Any], settings: Distributed, own: Mapping[str, str]
+    manager: KernelManager,
+    launch: Mapping[str, Any],
+    settings: Distributed,
+    own: Mapping[str, str],
+    handed: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the variables of the kernel beside its kernelspec's."""
     env: Mapping[str, Any] = launch.get("env") or {}
     # What the caller has added, and not what of this process it has handed on.
-    added = {name: value for name, value in env.items() if own.get(name) != value and not name.startswith("KERNEL_")}
+    added = {name: value for name, value in env.items() if handed.get(name) != value and not name.startswith("KERNEL_")}
     meant = {name: value for name, value in {**own, **env}.items() if name.startswith("KERNEL_")}
+    if (
+        "KERNEL_ID" in own
+    ):  # this process runs in a kernel itself: what was meant for that one is not for those it starts
+        meant = {
+            name: value
+            for name, value in meant.items()
+            if name not in _OF_ONE or (name in env and handed.get(name) != value)
+        }
     sent = {**added, **meant}
     if folder := launch.get("cwd"):
         sent.setdefault("KERNEL_WORKING_DIR", elsewhere(str(folder), settings.folders))

@@ -16,6 +16,7 @@ from jupyter_client.manager import AsyncKernelManager, KernelManager
 from jupyter_client.multikernelmanager import AsyncMultiKernelManager, MultiKernelManager
 from traitlets.config import Config
 
+from eg_distributed.cluster import Cluster
 from eg_distributed.errors import HostUnresponsive, KernelStartFailed, RequestInvalid, RequestRefused
 from eg_distributed.jupyter_server import process
 from tests.until import until
@@ -253,6 +254,81 @@ async def test_a_kernel_that_was_deleted_is_not_started_again(site: Site) -> Non
     assert manager._restarter._pcallback is None
 
 
+async def test_the_restarter_keeps_out_of_a_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would start it after a restart that failed is called off by the next restart, and does nothing in its course."""
+    note = site.folder / "broken3"
+    code = f"import os, sys; os.path.exists({str(note)!r}) and sys.exit(4); os.execv(sys.executable, {ARGV[:3]!r} + sys.argv[1:])"
+    name = site.kernelspec("moody3", [sys.executable, "-c", code, "-f", "{connection_file}"])
+    many: Any = AsyncMultiKernelManager()
+    kernel_id = await many.start_kernel(kernel_name=name)
+    manager = many.get_kernel(kernel_id)
+    provisioner = manager.provisioner
+    manager._restarter.time_to_dead = 60.0
+    note.write_text("")
+    with pytest.raises(KernelStartFailed, match="code 4"):
+        await many.restart_kernel(kernel_id)
+    assert provisioner._timer is not None
+    note.unlink()
+    restart = asyncio.ensure_future(many.restart_kernel(kernel_id))
+    await until("the start is under way", lambda: provisioner._is_launching)
+    assert provisioner._timer is None
+    begun: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(manager._restarter, "start", lambda: begun.append(True))
+        provisioner._watch_again(manager._restarter)
+    await restart
+    assert not begun
+    assert await manager.is_alive()
+    await many.shutdown_kernel(kernel_id)
+
+
+async def test_a_kernel_that_nobody_lists_any_more_is_let_go(site: Site) -> None:
+    """It was deleted after a restart that failed, and is back with its host."""
+    many: Any = AsyncMultiKernelManager()
+    kernel_id = await many.start_kernel(kernel_name=KERNEL)
+    manager = many.get_kernel(kernel_id)
+    manager.stop_restarter()
+    manager.provisioner._has_process = False
+    many.remove_kernel(kernel_id)
+    manager.provisioner._watch_again()
+    await asyncio.to_thread(site.await_none)
+    await manager.cleanup_resources()  # its sockets would hold up the end of their context
+
+
+@pytest.mark.parametrize("where", ["_reconcile_connection_info", "_async_post_start_kernel"])
+async def test_a_manager_that_fails_after_the_launch(site: Site, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Of a first start nothing is left: nobody has heard of the kernel, and nobody would end it."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("no")
+
+    manager: Any = AsyncKernelManager(kernel_name=KERNEL)
+    monkeypatch.setattr(AsyncKernelManager, where, fail)
+    with pytest.raises(ValueError, match="no"):
+        await manager.start_kernel()
+    await asyncio.to_thread(site.await_none)
+    assert not manager.has_kernel
+    manager.cleanup_connection_file()
+
+
+async def test_a_start_that_is_cancelled_as_it_ends(site: Site, monkeypatch: pytest.MonkeyPatch, anew: None) -> None:
+    """The kernel that has just started is ended."""
+    run = Cluster.run
+
+    async def late(cluster: Cluster, coroutine: Any) -> Any:
+        await run(cluster, coroutine)
+        raise asyncio.CancelledError
+
+    manager: Any = AsyncKernelManager(kernel_name=KERNEL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cluster, "run", late)
+        with pytest.raises(asyncio.CancelledError):
+            await manager.start_kernel()
+    await asyncio.to_thread(site.await_none)
+    assert not manager.has_kernel
+    manager.cleanup_connection_file()
+
+
 # -- environment, folder, user -------------------------------------------------------------------------------------
 
 
@@ -426,6 +502,43 @@ async def test_a_restart_goes_to_another_host(site: Site, quick: None) -> None:
             await until("the first kernel has ended, and is forgotten", lambda: len(site.left()) == 1)
 
 
+async def test_a_restart_while_no_host_answers(site: Site, quick: None) -> None:
+    """With several hosts as with one: it is refused before anything is ended."""
+    name = site.kernelspec("pair", config={"remote_hosts": ["node1", "node2"]})
+    async with started(name) as (manager, client):
+        await said_async(client, "x = 42")
+        for node in ("node1", "node2"):
+            site.freeze(node)
+        try:
+            with pytest.raises(HostUnresponsive, match=r"the restart was not begun; the kernel is kept"):
+                await manager.restart_kernel()
+        finally:
+            for node in ("node1", "node2"):
+                site.thaw(node)
+        assert await manager.is_alive()
+        assert await said_async(client, "print(x)") == "42"
+
+
+async def test_a_kernel_whose_host_hangs_is_not_idle(site: Site, quick: None) -> None:
+    """A server's culler looks at when a kernel was last active, and of that nothing arrives."""
+    async with started() as (manager, client):
+        host = await said_async(client, NODE)
+        manager.provisioner._is_servers = True
+        manager.last_activity = None
+        assert await manager.is_alive()
+        assert manager.last_activity is None
+        site.freeze(host)
+        try:
+
+            async def is_active() -> bool:
+                assert await manager.is_alive()
+                return manager.last_activity is not None
+
+            await until("it counts as active", is_active)
+        finally:
+            site.thaw(host)
+
+
 async def test_a_shutdown_does_not_wait_for_a_host(site: Site, quick: None) -> None:
     """A kernel whose host hangs is let go within seconds, and ended when the host is back."""
     async with started() as (manager, client):
@@ -461,6 +574,18 @@ async def test_a_shutdown_at_the_very_end_of_a_process(site: Site, anew: None) -
     assert not await manager.is_alive()
     await manager.shutdown_kernel()
     assert not manager.has_kernel
+
+
+async def test_kernels_of_a_process_that_is_gone(site: Site, anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes end them soon, though those of one that is only cut off have a quarter of an hour."""
+    monkeypatch.setattr(process, "GONE_TIMEOUT", 1.0)
+    manager: Any = AsyncKernelManager(kernel_name=KERNEL)
+    await manager.start_kernel()
+    cluster = process._clusters.made.pop(False)
+    assert cluster.settings.orphan_timeout == 900.0
+    await asyncio.to_thread(cluster.close)  # as far as the nodes can see
+    await asyncio.to_thread(site.await_none)
+    await manager.cleanup_resources()
 
 
 # -- names ---------------------------------------------------------------------------------------------------------

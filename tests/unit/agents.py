@@ -76,12 +76,18 @@ class Visitor:
 
     @classmethod
     async def at(
-        cls, link: Link, owner: str = "tests", incarnation: str = "1", host: str = "?", keep_output: int = 0
+        cls,
+        link: Link,
+        owner: str = "tests",
+        incarnation: str = "1",
+        host: str = "?",
+        keep_output: int = 0,
+        gone_timeout: float = 0,
     ) -> Visitor:
         """Visit the agent behind *link*, as the gateway that knows its machine as *host*."""
         reader, writer = await link.open()
         said = {"type": "control", "gateway": owner, "incarnation": incarnation, "host": host}
-        writer.write(encode({**said, "keep_output": keep_output}))
+        writer.write(encode({**said, "keep_output": keep_output, "gone_timeout": gone_timeout}))
         hello = await asyncio.wait_for(read_message(reader), DEADLINE)
         assert hello is not None
         visitor = cls(link, reader, writer, hello, owner)

@@ -20,7 +20,7 @@ import pytest
 
 from eg_distributed.agent.kernels import Kernel
 from eg_distributed.agent.processes import start_time
-from eg_distributed.agent.server import Agent, socket_path
+from eg_distributed.agent.server import Agent, Unclaimed, socket_path
 from eg_distributed.link.connect import connect
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import PROTOCOL
@@ -113,6 +113,25 @@ async def test_an_orphan_is_ended_after_its_time(settings: Distributed) -> None:
     assert alive(forever)
     assert alive(kept)
     keeper.close()
+
+
+async def test_kernels_of_a_gateway_that_is_gone_for_good_end_soon(settings: Distributed) -> None:
+    """Where the gateway's process has ended that cannot come back, its own limit counts, and not the kernels' longer one."""
+    link = await connect("localhost", settings)
+    visitor = await Visitor.at(link, "short", "1", gone_timeout=0.5)
+    ended = (await visitor.ready("ended", standin(), orphan_timeout=900))["pid"]
+    assert alive(ended)
+    visitor.close()
+    await until("the kernel has ended", lambda: not alive(ended))
+
+
+def test_a_kernel_waits_longer_for_a_gateway_that_may_be_cut_off() -> None:
+    """Of two limits the sooner one counts, and the gateway's only where it is gone; without any the kernel stays."""
+    assert Unclaimed(0.0, 60.0).is_orphan(900.0, 61.0)
+    assert Unclaimed(0.0, 60.0).is_orphan(0.0, 61.0)
+    assert Unclaimed(0.0, 60.0).is_orphan(30.0, 31.0)
+    assert not Unclaimed(0.0).is_orphan(900.0, 61.0)
+    assert not Unclaimed(0.0).is_orphan(0.0, 1e9)
 
 
 async def test_an_unknown_method_is_refused_and_the_connection_stays(visitor: Visitor) -> None:

@@ -60,3 +60,21 @@ async def test_a_silent_gateway_is_given_up_and_one_that_pings_is_not(path: Path
     assert asyncio.get_running_loop().time() - began >= SILENCE
     silent_writer.close()
     living_writer.close()
+
+
+@pytest.mark.parametrize(("lately", "is_gone"), [(20.0, True), (-1.0, False)])
+async def test_a_gateway_whose_link_ends_after_silence_may_be_cut_off(
+    short: Path, monkeypatch: pytest.MonkeyPatch, lately: float, is_gone: bool
+) -> None:
+    """One that was heard lately is gone with its connection; of one that was not, sshd or TCP may have given up the link."""
+    monkeypatch.setattr(server, "HEARD_LATELY", lately)
+    agent = Agent(short, "d")
+    here, there = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=here)
+    serving = asyncio.ensure_future(agent.accept(*await asyncio.open_unix_connection(sock=there)))
+    writer.write(encode({"type": "control", "gateway": "g", "incarnation": "1", "gone_timeout": 60}))
+    assert await read_message(reader)
+    (gateway,) = agent.gateways
+    writer.close()
+    await asyncio.wait_for(serving, 5)
+    assert gateway.is_gone is is_gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,29 @@ def test_what_a_killed_process_has_left_is_removed(short: Path) -> None:
     assert [path.name for path in short.iterdir()] == ["x-2"]
 
 
+def test_a_folder_that_is_removed_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who removes what is left may take a folder without a lock yet for that: the process makes another one."""
+    locked = process._locked
+    gone: list[Path] = []
+
+    def too_late(path: Path) -> int | None:
+        lock = locked(path)
+        if path.name == "owner.lock" and not gone:
+            gone.append(path.parent)
+            shutil.rmtree(path.parent)
+        return lock
+
+    monkeypatch.setattr(process, "_locked", too_late)
+    monkeypatch.setattr(process, "_remove_left", lambda parent, stem: None)
+    folder, lock = process._own_folder(own_name().text)
+    try:
+        assert Path(folder) not in [Path(), *gone]
+        assert process._is_there(Path(folder, "owner.lock"), lock)
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder)
+
+
 @pytest.fixture
 def _none_made() -> Iterator[None]:
     """This process has no cluster before, and ends those that the test makes."""
@@ -128,13 +152,37 @@ def _none_made() -> Iterator[None]:
 @pytest.mark.usefixtures("_none_made", "home")
 def test_one_cluster_for_all_kernels_of_a_process() -> None:
     """It is nobody's who comes back: nodes end its kernels within a minute, and its sockets are in a folder of its own."""
-    cluster = process.cluster_for(object(), Config({"Distributed": {"remote_hosts": ["a"], "orphan_timeout": 0}}))
+    cluster = process.cluster_for(object(), Config({"Distributed": {"remote_hosts": ["a"]}}))
     assert process.cluster_for(object(), Config()) is cluster
-    assert cluster.settings.orphan_timeout == 60.0
+    assert (cluster.settings.orphan_timeout, cluster.settings.gone_timeout) == (900.0, 60.0)
     folder = Path(cluster.settings.runtime_dir)
     assert (folder.stat().st_mode & 0o777, [path.name for path in folder.iterdir()]) == (0o700, ["owner.lock"])
     process._close(cluster, str(folder), os.getpid())
     assert not folder.exists()
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+@pytest.mark.parametrize("by", ["configuration", "environment"])
+def test_an_orphan_timeout_that_somebody_has_set(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """It counts as it is, however long."""
+    if by == "environment":
+        monkeypatch.setenv("EG_DISTRIBUTED_ORPHAN_TIMEOUT", "7200")
+    said = Config({"Distributed": {"orphan_timeout": 7200}} if by == "configuration" else {})
+    cluster = process.cluster_for(object(), said)
+    assert (cluster.settings.orphan_timeout, cluster.settings.gone_timeout) == (7200.0, 0.0)
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+def test_a_server_without_a_lasting_name(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot come back either, so nodes end its kernels soon after its end; one that has its name does."""
+    monkeypatch.setattr(process, "server_of", lambda manager: folders)
+    lasting = process.cluster_for(object(), Config())
+    assert (lasting.settings.orphan_timeout, lasting.settings.gone_timeout) == (86400.0, 0.0)
+    lasting.close()
+    process._clusters.made.clear()
+    monkeypatch.setattr(process, "server_name", lambda server: own_name())
+    passing = process.cluster_for(object(), Config())
+    assert (passing.settings.orphan_timeout, passing.settings.gone_timeout) == (900.0, 60.0)
 
 
 @pytest.mark.usefixtures("_none_made", "home")

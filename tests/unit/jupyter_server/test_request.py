@@ -150,6 +150,36 @@ def test_a_variable_that_this_process_has_changed_since_stays_here() -> None:
     assert reached(made({"env": {"TOKEN": "old"}}, {})) == {}
 
 
+def test_a_restart_hands_on_what_this_process_had() -> None:
+    """Of the environment of the first start, what has changed here since was not added by the caller; what was added is."""
+    then, now = {"TOKEN": "old", "SAME": "s"}, {"TOKEN": "new", "SAME": "s", "MORE": "m"}
+    chosen = Distributed(remote_hosts="a", client_envs="*")
+    launch = {"env": {**then, "MORE": "m"}}
+    found = request_for(Manager(), {}, launch, chosen, now, then)
+    assert {"TOKEN", "SAME"}.isdisjoint(found.env)
+    assert found.env["MORE"] == "m"
+
+
+def test_what_a_kernel_is_says_nothing_of_those_that_it_starts() -> None:
+    """Within a kernel its own folder, host, time, user and language are not handed on; what a caller says is."""
+    own = {
+        "KERNEL_ID": "outer",
+        "KERNEL_WORKING_DIR": "/outer",
+        "KERNEL_REMOTE_HOST": "b",
+        "KERNEL_LAUNCH_TIMEOUT": "7",
+        "KERNEL_USERNAME": "outer",
+        "KERNEL_LANGUAGE": "r",
+        "KERNEL_MINE": "m",
+    }
+    found = made({"env": {**own, "X": "x"}}, own)
+    assert (found.pin, found.launch_timeout, found.env["KERNEL_LANGUAGE"]) == (None, 30.0, "python")
+    assert found.env["KERNEL_USERNAME"] != "outer"
+    assert (found.env["KERNEL_MINE"], found.env["KERNEL_ID"]) == ("m", "k1")
+    assert "/outer" not in str(found)
+    assert made({"env": {**own, "KERNEL_REMOTE_HOST": "c"}}, own).pin == "c"
+    assert made({"env": {}}, {name: value for name, value in own.items() if name != "KERNEL_ID"}).pin == "b"
+
+
 def test_a_pin_and_a_time() -> None:
     """KERNEL_REMOTE_HOST and KERNEL_LAUNCH_TIMEOUT mean what they do everywhere; the caller's win over this process's."""
     own = {"KERNEL_REMOTE_HOST": "b", "KERNEL_LAUNCH_TIMEOUT": "7"}

@@ -1,6 +1,5 @@
 """Labs from a file, on a real engine: made, compared, changed in part, limited, certified, reset, and over by themselves."""
 
-import ipaddress
 import os
 import shutil
 import subprocess
@@ -313,9 +312,10 @@ def test_a_leased_lab_is_over_by_itself(engine: Any) -> None:
 def test_a_taken_subnet_is_named(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where somebody else has the whole pool, the error names that network and nothing is made."""
     name = f"{NAME}-s"
-    pool = docker.types.IPAMPool(subnet="10.214.77.0/24")
-    foreign = engine.networks.create(f"{name}-corp", ipam=docker.types.IPAMConfig(pool_configs=[pool]))
-    monkeypatch.setattr(network, "POOL", ipaddress.ip_network("10.214.77.0/24"))
+    pool = "10.214.77.0/24"
+    monkeypatch.setenv(network.POOL_VARIABLE, pool)
+    taken = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet=pool)])
+    foreign = engine.networks.create(f"{name}-corp", ipam=taken)
     try:
         with pytest.raises(LabConflict, match=f"{name}-corp"):
             network.ensure(engine, name)

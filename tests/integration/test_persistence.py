@@ -86,7 +86,9 @@ async def test_a_gateway_makes_the_sockets_of_found_kernels_once_it_is_up(
     assert await found.evaluate("1") == 1
     times = await asyncio.to_thread(sockets_since_up, gateway)
     assert len(times) == 5
-    assert min(times) > -0.002  # the log's clock has milliseconds
+    assert (
+        min(times) > -0.015
+    )  # the log's clock has milliseconds, and a file's goes by the system's ticks, of ten at most
     await found.delete()
 
 

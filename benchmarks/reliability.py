@@ -11,22 +11,20 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks import adoption
+from benchmarks import adoption, this_machine, today
 from lab import Gateway, Lab, Node
 from lab.drivers.checkout import build_wheel, requirements, run_uv
 from lab.drivers.machines import Machine
 from lab.errors import LabNotFound
 from tests.integration.client import GatewayClient, Kernel, start_on
-from tests.integration.looks import agents
+from tests.integration.looks import agents, gateway_memory
 from tests.integration.test_output_kept import LINES, PRINTING, Tab
 from tests.integration.test_persistence import PERSISTENCE
 from tests.integration.test_reconnects import Session
@@ -114,11 +112,6 @@ def resident(machine: Machine, pids: list[int]) -> float:
     return sum(map(int, sizes)) / 1024
 
 
-def gateway_pids(gateway: Gateway) -> list[int]:
-    """Return the gateway's own process."""
-    return [int(pid) for pid in gateway.exec(["pgrep", "-f", "enterprise.?gateway"], user="root").stdout.split()]
-
-
 async def measure_stalled_clients(gateway: Gateway, node: Node) -> Figures:
     """What agent and gateway have in memory while many clients of one kernel take nothing of what it prints."""
     async with GatewayClient(gateway.url) as client:
@@ -126,7 +119,7 @@ async def measure_stalled_clients(gateway: Gateway, node: Node) -> Figures:
         await kernel.execute("1")
         before = {
             "agent_before": resident(node, agents(node)),
-            "gateway_before": resident(gateway, gateway_pids(gateway)),
+            "gateway_before": gateway_memory(gateway),
         }
         sockets = [await Session(gateway, kernel).dropped(opened=True) for _ in range(CLIENTS)]
         most = {"agent": 0.0, "gateway": 0.0}
@@ -137,9 +130,7 @@ async def measure_stalled_clients(gateway: Gateway, node: Node) -> Figures:
                 if time.monotonic() > deadline:
                     raise SystemExit(f"the kernel has not printed {FLOOD_MEGABYTES} MB within {FLOOD_SECONDS:g} s")
                 most["agent"] = max(most["agent"], await asyncio.to_thread(resident, node, agents(node)))
-                most["gateway"] = max(
-                    most["gateway"], await asyncio.to_thread(resident, gateway, gateway_pids(gateway))
-                )
+                most["gateway"] = max(most["gateway"], await asyncio.to_thread(gateway_memory, gateway))
         finally:
             for each in sockets:
                 each.close()
@@ -232,8 +223,7 @@ def main() -> None:
         figures.update(asyncio.run(measure_killed_gateway(gateway, nodes[1])))
     finally:
         lab.down()
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    machine, when = this_machine(), today()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(
         json.dumps({"date": when, "machine": machine, "figures": figures}, indent=2) + "\n", "utf-8"

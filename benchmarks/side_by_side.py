@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import re
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks import this_machine, today
 from lab import Gateway, Lab
 from lab.drivers.machines import Machine
 from tests.integration.client import ChannelsClosed, GatewayClient, GatewayError, Kernel
@@ -319,8 +317,7 @@ def main() -> None:
     finally:
         if not options.keep:
             lab.down()
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    machine, when = this_machine(), today()
     result = {"date": when, "machine": machine, "floor": floor, "ways": {way.label: way.figures for way in WAYS}}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")

@@ -10,15 +10,14 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks import this_machine, today
 from lab import Gateway, Lab, Node
 from lab.drivers.spark_kernelspecs import ENV, NEEDS, SITE
 from lab.kernelspecs import LAUNCHER, STOCK
@@ -222,9 +221,7 @@ def main() -> int:
             lab.down()
     text, misses = table(ways), [miss for way in ways for miss in way.misses()]
     print(text, *misses, sep="\n")
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    machine = f"{os.cpu_count()} cores, a load of {load:.1f} before, {system}"
-    when = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    machine, when = this_machine(load), today()
     result = {"date": when, "machine": machine, "ways": {way.label: way.figures for way in ways}, "misses": misses}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")

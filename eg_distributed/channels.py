@@ -61,9 +61,8 @@ class Endpoints:
         self._how = how
         self._ports: list[int] = []
         self._had_sockets = False
-        self._names: dict[
-            str, tuple[int, int]
-        ] = {}  # of the sockets that were made, with what tells them from later ones
+        # Of the sockets that were made, with what tells them from later ones.
+        self._names: dict[str, tuple[int, int]] = {}
         self._id = kernel_id
         self._identity = identity
         self._usable = usable

@@ -72,9 +72,8 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
-_TAKEN_KEPT = (
-    60.0  # seconds for which a kernel that was taken over is not started again by a restart that was under way
-)
+_TAKEN_KEPT = 60.0
+"""Seconds for which a kernel that was taken over is not started again by a restart that was under way."""
 _PICKS_AGAIN = 20
 """Hosts, at most, that a start is sent to and refused by for having more kernels than was believed. Each time another start has
 been let in there; after so many of them this one goes where it can, evenly or not."""
@@ -128,9 +127,8 @@ class Cluster:
         # true while an attempt is on a node.
         self._starts: dict[str, _Start] = {}
         self._tried: dict[object, set[str]] = {}  # the starts that are being tried, by machine
-        self._members: dict[
-            HostSet, dict[str, Host]
-        ] = {}  # the hosts of each host set, by its own spelling of their names
+        # The hosts of each host set, by its own spelling of their names.
+        self._members: dict[HostSet, dict[str, Host]] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -521,8 +519,9 @@ class Cluster:
                     return
                 self._keep_off_own_agent(request, host.node)
                 believed = believed if picks_again else -1
-                if believed >= 0 and not was_connected and believed != self._count(host) - 1:  # without this start
-                    text = f"{self._count(host) - 1} kernels are there, and not {believed}, as before it was connected"
+                others = self._count(host) - 1  # without this start
+                if believed >= 0 and not was_connected and believed != others:
+                    text = f"{others} kernels are there, and not {believed}, as before it was connected"
                     raise HostBusier(text, host=host.name)
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline, believed)
             except HostBusier as error:

@@ -838,9 +838,8 @@ class RemoteKernel:
         self.end_expected = True
         self._away = None
         if self.taken_by and not self.lease:
-            self.node = (
-                None  # without a number of it, nothing tells what was ours there from what is the other gateway's
-            )
+            # Without a number of it, nothing tells what was ours there from what is the other gateway's.
+            self.node = None
         if self.node is not None:
             # Before anything is waited for: a node that is coming back stops when it has nothing left to come back for.
             self._abandoned.mark(self.node, self.id, self.attempt, self.lease)

@@ -142,9 +142,8 @@ class Node:
         self.connections = 0  # made so far
         self.protocol = PROTOCOL  # what the agent speaks
         self.agent: AgentIdentity | None = None  # who the agent is; None: it does not say so
-        self.place: tuple[str, str, str] | None = (
-            None  # the agent's, see `AgentIdentity.place`; asked for with each pick
-        )
+        # The agent's, see `AgentIdentity.place`; asked for with each pick.
+        self.place: tuple[str, str, str] | None = None
         self.keeps_output = False  # whether the agent keeps what kernels say while no gateway is there
         self.connected = asyncio.Event()
         self.disconnected_at = 0.0

@@ -10,8 +10,8 @@ import functools
 import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from .client_options import check_user, for_scripts, without_clients_options
 from .hosts import parse_hosts
@@ -23,20 +23,40 @@ from .run_sh import Replacement, replacement
 from .settings import Distributed
 
 
+class KernelSpec(Protocol):
+    """What is needed of a kernelspec, as Jupyter reads it."""
+
+    argv: list[str]
+    env: dict[str, Any] | None
+    language: str | None
+    resource_dir: str
+    """Its folder on this machine."""
+
+
+class Session(Protocol):
+    """What is needed of the session that signs a kernel manager's messages."""
+
+    key: bytes
+    signature_scheme: str
+
+
+class KernelManager(Protocol):
+    """What every adapter's kernel manager has, of whichever release of Jupyter."""
+
+    kernel_name: str
+    kernel_spec: KernelSpec
+    session: Session
+
+
 @dataclass(frozen=True)
 class Asked:
     """What an adapter knows of a kernel that is to be started."""
 
+    manager: KernelManager
+    launch: Mapping[str, Any]
+    """What Jupyter starts it with: `extra_arguments`, which go behind argv, and more values of placeholders in argv."""
     kernel_id: str
     """The same for a restart."""
-    kernel_name: str
-    argv: Sequence[str]
-    """The kernelspec's own."""
-    spec_env: Mapping[str, Any]
-    """The same."""
-    language: str
-    resource_dir: str
-    """The kernelspec's folder on this machine."""
     config: Mapping[str, Any]
     """Of the kernelspec's stanza for this adapter; the same keys mean the same in each."""
     env: Mapping[str, str]
@@ -45,18 +65,12 @@ class Asked:
     """The gateway's, for kernelspecs that name none."""
     balancer: str
     """The gateway's, unless `Distributed.load_balancer` names one."""
-    key: bytes
-    signature_scheme: str
     launch_timeout: float
     """Seconds for the whole start."""
     port_range: tuple[int, int] | None = None
     """First and last port that the kernel may use; None: any."""
     named_range: str = "0..0"
     """The same as `{port_range}` in argv has it."""
-    arguments: Sequence[str] = ()
-    """The client's own, behind argv."""
-    values: Mapping[str, str] = field(default_factory=dict)
-    """More values of placeholders in argv."""
     impersonation: bool = False
     """Whether the gateway runs kernels as KERNEL_USERNAME; the kernelspec may say no to that."""
     cwd: str | None = None
@@ -84,24 +98,23 @@ def values_of(
 
 def start_request(asked: Asked, settings: Distributed) -> StartRequest:
     """Return the request to start the kernel that is *asked* for; raises RequestInvalid."""
-    env, config = dict(asked.env), asked.config
-    spec_env = {str(name): str(value) for name, value in asked.spec_env.items()}
+    env, config, kernel_name = dict(asked.env), asked.config, asked.manager.kernel_name
+    spec, session = asked.manager.kernel_spec, asked.manager.session
+    spec_env = {str(name): str(value) for name, value in (spec.env or {}).items()}
     impersonates = asked.impersonation and config.get("impersonation") is not False
     if impersonates:
         check_user(env.get("KERNEL_USERNAME", ""))
     else:
         env["EG_IMPERSONATION_ENABLED"] = "False"
-    words: Sequence[str] = without_guard(asked.argv)
+    words: Sequence[str] = without_guard(spec.argv)
     replaced = None if impersonates else _replacement(asked, words, settings)
     if replaced is not None:
         words, config, spec_env = replaced.argv, replaced.config, {**spec_env, **replaced.env}
     # Not under impersonation: what is the login user's alone, another user cannot read.
-    brings_folder = may_bring_folder(config, asked.kernel_name, settings.folder_limit) and not impersonates
+    brings_folder = may_bring_folder(config, kernel_name, settings.folder_limit) and not impersonates
     argv = _argv(words, asked, brings_folder=brings_folder)
-    launcher = waits_for_answer(argv, asked.kernel_name)
-    shipping = shipping_of(
-        config, argv, asked.kernel_name, resource_dir=asked.resource_dir, brings_folder=brings_folder
-    )
+    launcher = waits_for_answer(argv, kernel_name)
+    shipping = shipping_of(config, argv, kernel_name, resource_dir=spec.resource_dir, brings_folder=brings_folder)
     if shipping.files:
         spec_env = without_clients_options(spec_env)
     else:
@@ -115,10 +128,10 @@ def start_request(asked: Asked, settings: Distributed) -> StartRequest:
         env=env,
         pin=pin_of(env),
         cwd=env.get("KERNEL_WORKING_DIR") or asked.cwd,
-        key=(asked.key or secrets.token_hex(16).encode()).decode(),
-        signature_scheme=asked.signature_scheme,
-        kernel_name=asked.kernel_name,
-        language=asked.language,
+        key=(session.key or secrets.token_hex(16).encode()).decode(),
+        signature_scheme=session.signature_scheme,
+        kernel_name=kernel_name,
+        language=spec.language or "",
         transport="launcher" if launcher else config.get("transport") or settings.transport,
         port_range=asked.port_range,
         launch_timeout=asked.launch_timeout,
@@ -135,7 +148,8 @@ def _replacement(asked: Asked, argv: Sequence[str], settings: Distributed) -> Re
     """
     if not settings.replace_launchers:
         return None
-    return replacement(argv, asked.language, asked.config, asked.resource_dir, asked.kernel_name)
+    spec = asked.manager.kernel_spec
+    return replacement(argv, spec.language or "", asked.config, spec.resource_dir, asked.manager.kernel_name)
 
 
 def _argv(words: Sequence[str], asked: Asked, *, brings_folder: bool) -> list[str]:
@@ -143,11 +157,12 @@ def _argv(words: Sequence[str], asked: Asked, *, brings_folder: bool) -> list[st
 
     With *brings_folder* the node fills `{resource_dir}` in.
     """
-    argv = [*words, *asked.arguments]
-    values = {**asked.values, "prefix": sys.prefix, "kernel_id": asked.kernel_id, "port_range": asked.named_range}
+    argv = [*words, *(asked.launch.get("extra_arguments") or ())]
+    values = {name: value for name, value in asked.launch.items() if isinstance(value, str)}
+    values |= {"prefix": sys.prefix, "kernel_id": asked.kernel_id, "port_range": asked.named_range}
     values.pop("resource_dir", None)
     if not brings_folder:
-        values["resource_dir"] = asked.resource_dir
+        values["resource_dir"] = asked.manager.kernel_spec.resource_dir
     if any("{public_key}" in argument for argument in argv):
         values["public_key"] = _launcher_key().public_key
     return fill_argv(argv, values)

@@ -55,9 +55,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
     def __init__(self, kernel_manager: Any, proxy_config: dict[str, Any]) -> None:
         # Not RemoteProcessProxy.__init__: it opens port 8877 and starts the accept loop that blocks the gateway.
         self.response_socket = None  # before its checks: what raises for them looks at it
-        self._known_ip = (
-            kernel_manager.ip
-        )  # of a kernel that is found again, as persisted: the base class sets it to 0.0.0.0
+        # Of a kernel that is found again, as persisted: the base class sets it to 0.0.0.0.
+        self._known_ip = kernel_manager.ip
         try:
             BaseProcessProxyABC.__init__(self, kernel_manager, proxy_config or {})
         except (HTTPError, RuntimeError, ValueError) as error:  # its checks of settings, else "Unknown server error"

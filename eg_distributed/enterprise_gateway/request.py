@@ -17,28 +17,9 @@ from eg_distributed.settings import Distributed
 from eg_distributed.spec_request import Asked, values_of
 
 
-class KernelSpec(Protocol):
-    """What is needed of a kernelspec."""
-
-    argv: list[str]
-    env: dict[str, Any] | None
-    language: str | None
-    resource_dir: str
-
-
-class Session(Protocol):
-    """What is needed of the session that signs a kernel manager's messages."""
-
-    key: bytes
-    signature_scheme: str
-
-
-class KernelManager(Protocol):
+class KernelManager(spec_request.KernelManager, Protocol):
     """What is needed of Enterprise Gateway's RemoteKernelManager."""
 
-    kernel_name: str
-    kernel_spec: KernelSpec
-    session: Session
     inherited_envs: Iterable[str]
     client_envs: Iterable[str]
     impersonation_enabled: bool
@@ -80,25 +61,17 @@ def start_request(
         launch_timeout: seconds for the whole start
 
     """
-    spec, arguments = manager.kernel_spec, manager._launch_args
     asked = Asked(
+        manager=manager,
+        launch=manager._launch_args,
         kernel_id=kernel_id,
-        kernel_name=manager.kernel_name,
-        argv=spec.argv,
-        spec_env=spec.env or {},
-        language=spec.language or "",
-        resource_dir=spec.resource_dir,
         config=config,
         env=env,
         hosts=manager.remote_hosts,
         balancer=manager.load_balancing_algorithm or "round-robin",
-        key=manager.session.key,
-        signature_scheme=manager.session.signature_scheme,
         launch_timeout=launch_timeout,
         port_range=port_range,
         named_range=manager.port_range or "0..0",
-        arguments=arguments.get("extra_arguments", []),
-        values={name: value for name, value in arguments.items() if isinstance(value, str)},
         impersonation=bool(manager.impersonation_enabled),
     )
     return spec_request.start_request(asked, settings)

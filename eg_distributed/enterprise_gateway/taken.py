@@ -99,11 +99,8 @@ def note_owner(manager: Any, kernel_id: str) -> None:
         return  # it was deleted, or let go of, meanwhile
     try:
         manager.parent.parent.kernel_session_manager.refresh_session(kernel_id)
-    except (
-        HTTPError,
-        KeyError,
-        OSError,
-    ) as error:  # it has ended meanwhile, or the disk is full: it is found again all the same
+    except (HTTPError, KeyError, OSError) as error:
+        # It has ended meanwhile, or the disk is full: it is found again all the same.
         log.warning("kernel %s: its session cannot be written: %r", kernel_id, error)
 
 

@@ -47,29 +47,10 @@ _FIRST = random.random()
 """Where in a host set this process begins with its rounds, as a part of the whole."""
 
 
-class KernelSpec(Protocol):
-    """What is needed of a kernelspec."""
-
-    argv: list[str]
-    env: dict[str, Any]
-    language: str
-    resource_dir: str
-
-
-class Session(Protocol):
-    """What is needed of the session that signs a kernel manager's messages."""
-
-    key: bytes
-    signature_scheme: str
-
-
-class KernelManager(Protocol):
+class KernelManager(spec_request.KernelManager, Protocol):
     """What is needed of jupyter_client's KernelManager."""
 
     kernel_id: str
-    kernel_name: str
-    kernel_spec: KernelSpec
-    session: Session
 
 
 def request_for(
@@ -91,7 +72,6 @@ def request_for(
         handed: what that was when *launch* was made, where it is not the same: a restart may come much later
 
     """
-    spec = manager.kernel_spec
     if unknown := sorted(set(config) - _KEYS):
         log.warning(
             "kernelspec %s: no %s is known in its provisioner's config", manager.kernel_name, ", ".join(unknown)
@@ -101,23 +81,16 @@ def request_for(
     _check_user(env, config, settings)
     port_range = str(config.get("port_range") or settings.port_range)
     asked = Asked(
+        manager=manager,
+        launch=launch,
         kernel_id=manager.kernel_id,
-        kernel_name=manager.kernel_name,
-        argv=spec.argv,
-        spec_env=spec.env or {},
-        language=spec.language or "",
-        resource_dir=spec.resource_dir,
         config=config,
         env=env,
         hosts=settings.remote_hosts,
         balancer=own.get("EG_LOAD_BALANCING_ALGORITHM") or BALANCER,
-        key=manager.session.key,
-        signature_scheme=manager.session.signature_scheme,
         launch_timeout=float(env.get("KERNEL_LAUNCH_TIMEOUT") or settings.kernel_launch_timeout),
         port_range=_ports(port_range),
         named_range=port_range,
-        arguments=launch.get("extra_arguments") or [],
-        values={name: value for name, value in launch.items() if isinstance(value, str)},
         impersonation=bool(settings.impersonation_enabled),
         cwd=_here(settings.folders),
     )
@@ -153,9 +126,8 @@ def _values(
     # What the caller has added, and not what of this process it has handed on.
     added = {name: value for name, value in env.items() if handed.get(name) != value and not name.startswith("KERNEL_")}
     meant = {name: value for name, value in {**own, **env}.items() if name.startswith("KERNEL_")}
-    if (
-        "KERNEL_ID" in own
-    ):  # this process runs in a kernel itself: what was meant for that one is not for those it starts
+    if "KERNEL_ID" in own:
+        # This process runs in a kernel itself: what was meant for that one is not for those it starts.
         meant = {
             name: value
             for name, value in meant.items()

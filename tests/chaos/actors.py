@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-from lab import faults
+from lab import Node, faults
 from lab.errors import LabError
 from tests.chaos.history import History
 from tests.chaos.schedule import Step
@@ -267,25 +267,26 @@ class Actors:
         except LabError:
             return []  # the node is down, or can't start a process
 
+    async def _signal(self, node: Node, name: str, pids: list[str]) -> None:
+        if pids:
+            with contextlib.suppress(LabError):
+                await asyncio.to_thread(node.exec, ["kill", f"-{name}", *pids], user="root")
+
     async def _kill_agent(self, step: Step) -> None:
         node = self._site.node(step.node)
         found = await self._agents(step)
         self._history.add("invoke", "kill-agent", node=node.name, pids=found)
-        if found:
-            with contextlib.suppress(LabError):
-                await asyncio.to_thread(lambda: node.exec(["kill", "-KILL", *found], user="root"))
+        await self._signal(node, "KILL", found)
         self._history.add("ok", "kill-agent", node=node.name)
 
     async def _stop_agent(self, step: Step) -> None:
         node = self._site.node(step.node)
         found = await self._agents(step)
         self._history.add("invoke", "stop-agent", node=node.name, pids=found)
+        await self._signal(node, "STOP", found)
         if found:
-            with contextlib.suppress(LabError):
-                await asyncio.to_thread(lambda: node.exec(["kill", "-STOP", *found], user="root"))
             await asyncio.sleep(float(step.options["for"]))
-            with contextlib.suppress(LabError):
-                await asyncio.to_thread(lambda: node.exec(["kill", "-CONT", *found], user="root"))
+        await self._signal(node, "CONT", found)
         self._history.add("ok", "stop-agent", node=node.name)
 
     async def _gateway(self, step: Step) -> None:

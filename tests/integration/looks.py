@@ -107,6 +107,12 @@ def kernel_sockets(gateway: Machine) -> list[str]:
     return [folder for folder in found if not folder.endswith("/eg-distributed/")]
 
 
+def gateway_memory(gateway: Gateway) -> float:
+    """Return the MiB that the gateway's own process has in memory."""
+    lines = gateway.exec(["ps", "-eo", "rss=,args="], user="root").check().stdout.splitlines()
+    return max(int(line.split()[0]) for line in lines if "enterprisegateway" in line) / 1024
+
+
 def count_kernels(nodes: Iterable[Node]) -> Counter[str]:
     """Return how many kernels run on each of *nodes*, by the nodes' own process tables."""
     looked_at = list(nodes)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from lab import Gateway, Node
+from lab import Node
 from tests.integration.client import GatewayClient, start_on
 from tests.integration.conftest import MakeGateway
+from tests.integration.looks import gateway_memory
 from tests.integration.test_output_kept import CELL_SECONDS, Cell, Tab
 from tests.integration.test_reconnects import Session
 from tests.until import until_in_thread
@@ -29,12 +30,6 @@ for number in range({LINES}):
 """
 
 
-def resident(gateway: Gateway) -> float:
-    """Return the MiB that the gateway's own process has in memory."""
-    lines = gateway.exec(["ps", "-eo", "rss=,args="], user="root").check().stdout.splitlines()
-    return max(int(line.split()[0]) for line in lines if "enterprisegateway" in line) / 1024
-
-
 async def test_clients_that_take_nothing_fill_no_memory(extra_gateway: MakeGateway, nodes: Sequence[Node]) -> None:
     """Forty websockets that are never read cost the gateway a bounded share; one that is read beside them misses nothing."""
     gateway = extra_gateway("slow")
@@ -45,11 +40,11 @@ async def test_clients_that_take_nothing_fill_no_memory(extra_gateway: MakeGatew
         with contextlib.ExitStack() as opened:
             for _ in range(CLIENTS):
                 opened.enter_context(contextlib.closing(await Session(gateway, kernel).dropped(opened=True)))
-            before = most = resident(gateway)
+            before = most = gateway_memory(gateway)
             cell = await tab.run(PRINTING)
             ended = asyncio.create_task(cell.ended())
             while not ended.done():
-                most = max(most, await asyncio.to_thread(resident, gateway))
+                most = max(most, await asyncio.to_thread(gateway_memory, gateway))
                 await asyncio.wait({ended}, timeout=0.2)
             await ended
         assert cell.numbers == list(range(LINES))

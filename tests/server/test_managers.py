@@ -211,11 +211,16 @@ async def test_encryption_that_is_required_is_refused(site: Site) -> None:
         await manager.start_kernel()
 
 
+def moody(site: Site, name: str) -> tuple[str, Path]:
+    """Return a kernelspec, and a file: while that is there, the kernel ends at once, with code 4."""
+    note = site.folder / f"{name}-broken"
+    code = f"import os, sys; os.path.exists({str(note)!r}) and sys.exit(4); os.execv(sys.executable, {ARGV[:3]!r} + sys.argv[1:])"
+    return site.kernelspec(name, [sys.executable, "-c", code, "-f", "{connection_file}"]), note
+
+
 async def test_a_restart_that_fails_is_tried_again(site: Site, tmp_path: Path) -> None:
     """What stood in the way is gone a moment later: the kernel is there again, and nobody did anything."""
-    note = site.folder / "broken"
-    code = f"import os, sys; os.path.exists({str(note)!r}) and sys.exit(4); os.execv(sys.executable, {ARGV[:3]!r} + sys.argv[1:])"
-    name = site.kernelspec("moody", [sys.executable, "-c", code, "-f", "{connection_file}"])
+    name, note = moody(site, "moody")
     many: Any = AsyncMultiKernelManager()
     kernel_id = await many.start_kernel(kernel_name=name)
     manager = many.get_kernel(kernel_id)
@@ -236,9 +241,7 @@ async def test_a_restart_that_fails_is_tried_again(site: Site, tmp_path: Path) -
 
 async def test_a_kernel_that_was_deleted_is_not_started_again(site: Site) -> None:
     """A restart that failed, and then a shutdown: the restarter gives up, and no connection file is left."""
-    note = site.folder / "broken2"
-    code = f"import os, sys; os.path.exists({str(note)!r}) and sys.exit(4); os.execv(sys.executable, {ARGV[:3]!r} + sys.argv[1:])"
-    name = site.kernelspec("moody2", [sys.executable, "-c", code, "-f", "{connection_file}"])
+    name, note = moody(site, "moody2")
     many: Any = AsyncMultiKernelManager()
     kernel_id = await many.start_kernel(kernel_name=name)
     manager = many.get_kernel(kernel_id)
@@ -256,9 +259,7 @@ async def test_a_kernel_that_was_deleted_is_not_started_again(site: Site) -> Non
 
 async def test_the_restarter_keeps_out_of_a_start(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would start it after a restart that failed is called off by the next restart, and does nothing in its course."""
-    note = site.folder / "broken3"
-    code = f"import os, sys; os.path.exists({str(note)!r}) and sys.exit(4); os.execv(sys.executable, {ARGV[:3]!r} + sys.argv[1:])"
-    name = site.kernelspec("moody3", [sys.executable, "-c", code, "-f", "{connection_file}"])
+    name, note = moody(site, "moody3")
     many: Any = AsyncMultiKernelManager()
     kernel_id = await many.start_kernel(kernel_name=name)
     manager = many.get_kernel(kernel_id)

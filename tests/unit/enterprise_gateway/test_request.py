@@ -9,37 +9,23 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.enterprise_gateway.request import KernelSpec, Session, requested_env, start_request
+from eg_distributed.enterprise_gateway.request import requested_env, start_request
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
+from eg_distributed.spec_request import KernelSpec, Session
+from tests.unit.jupyter import Signing, Spec
 
 RUN_SH = "/usr/local/share/jupyter/kernels/spark_python_yarn_client/bin/run.sh"
-
-
-@dataclass
-class Spec:
-    """A kernelspec, as Jupyter reads it."""
-
-    argv: list[str] = field(default_factory=lambda: ["python3", "-m", "ipykernel", "-f", "{connection_file}"])
-    env: dict[str, Any] | None = field(default_factory=dict)
-    language: str | None = "python"
-    resource_dir: str = "/kernels/mine"
-
-
-@dataclass
-class Signing:
-    """What signs messages."""
-
-    key: bytes = b"secret"
-    signature_scheme: str = "hmac-sha256"
 
 
 @dataclass
 class Manager:
     """What of a kernel manager the request is made of."""
 
-    kernel_spec: KernelSpec = field(default_factory=Spec)
+    kernel_spec: KernelSpec = field(
+        default_factory=lambda: Spec(["python3", "-m", "ipykernel", "-f", "{connection_file}"])
+    )
     kernel_name: str = "mine"
     session: Session = field(default_factory=Signing)
     inherited_envs: Iterable[str] = field(default_factory=list)

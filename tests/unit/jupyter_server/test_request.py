@@ -12,30 +12,12 @@ import pytest
 
 from eg_distributed.errors import RequestInvalid, RequestRefused
 from eg_distributed.jupyter_server import request
-from eg_distributed.jupyter_server.request import KernelSpec, Session, elsewhere, request_for
+from eg_distributed.jupyter_server.request import elsewhere, request_for
 from eg_distributed.kernelspecs.guard import guarded
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
-
-ARGV = ["python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-
-
-@dataclass
-class Spec:
-    """A kernelspec, as Jupyter reads it."""
-
-    argv: list[str] = field(default_factory=lambda: list(ARGV))
-    env: dict[str, Any] = field(default_factory=dict)
-    language: str = "python"
-    resource_dir: str = "/kernels/mine"
-
-
-@dataclass
-class Signing:
-    """What signs messages."""
-
-    key: bytes = b"secret"
-    signature_scheme: str = "hmac-sha256"
+from eg_distributed.spec_request import KernelSpec, Session
+from tests.unit.jupyter import ARGV, Signing, Spec
 
 
 @dataclass

@@ -99,6 +99,13 @@ class Recording:
         except (OSError, asyncio.TimeoutError) as error:
             log.warning("kernel %s: its record in %s stays: %r", kernel_id, self.keeper.store.folder, error)
 
+    def drop_now(self, kernel_id: str) -> None:
+        """Do as `drop`, at the end of a process that has no loop any more."""
+        self.is_written = False
+        if self.keeper is not None:
+            with contextlib.suppress(OSError):  # it is found, and forgotten, by the next process
+                self.keeper.store.drop(kernel_id)
+
     def drop_soon(self, kernel_id: str) -> None:
         """Do as `drop`, if there is a loop to do it on."""
         if self.keeper is not None and self.is_written:

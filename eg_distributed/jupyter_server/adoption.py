@@ -36,13 +36,13 @@ from .process import folder_for, keep_by, settings_for
 from .provisioner import DistributedProvisioner
 from .store import Record, Store
 
-__all__ = ["Adoption", "begin"]
+__all__ = ["SESSIONS", "Adoption", "begin"]
 
 log = logging.getLogger(__name__)
 
 _PROBES = 20  # found kernels whose state is asked for at once
 _STOP = 10.0  # seconds, at most, that a stop waits for restarts that are under way
-_SESSIONS = "sessions.db"
+SESSIONS = "sessions.db"
 _DATABASE = 1.0  # seconds that a locked database is waited for at the start
 UNKNOWN = "unknown"
 """The `execution_state` of a kernel whose host has not answered yet."""
@@ -120,6 +120,11 @@ class Adoption:
             )
         if self._cluster is not None:
             self.app.io_loop.add_callback(self._cluster.serve_adopted)  # once HTTP is served
+
+    def serve(self) -> None:
+        """Have the hosts of kernels that were found be asked for them; called while the server runs."""
+        if self._cluster is not None:
+            self._cluster.serve_adopted()
 
     def find(self, record: Record) -> bool:
         """List the kernel of *record*, and have its host asked for it; False, and told in the log, where that cannot be."""
@@ -309,7 +314,7 @@ class Adoption:
         sessions = self.app.session_manager
         if getattr(sessions, "database_filepath", None) != ":memory:" or getattr(sessions, "_cursor", 0) is not None:
             return
-        path = self.store.folder / _SESSIONS
+        path = self.store.folder / SESSIONS
         try:
             try:
                 _try_database(path)

@@ -21,6 +21,7 @@ import shutil
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +145,17 @@ def given_name(server: Server, text: str) -> Name:
 def names_of(server: Server) -> Path:
     """Return the folder of the locks and stores of all servers that have a runtime folder."""
     return Path(server.runtime_dir) / "eg-distributed"
+
+
+@contextlib.contextmanager
+def while_locked(lock: Path) -> Iterator[bool]:
+    """Hold the *lock* of another server's name for the block; False where that server runs. Raises OSError."""
+    descriptor = _locked(lock)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def kept_by(lock: Path) -> Path:

@@ -21,7 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from eg_distributed.agent.private import write_private
-from eg_distributed.wire import Malformed, Message, Wire, checked, integer, scalar, table, text, texts
+from eg_distributed.wire import (
+    Malformed,
+    Message,
+    Wire,
+    checked,
+    flag,
+    integer,
+    number,
+    optional,
+    scalar,
+    table,
+    text,
+    texts,
+)
 
 __all__ = ["FORMAT", "Newer", "Record", "Store"]
 
@@ -36,22 +49,6 @@ _SERVER = "server"
 
 class Newer(ValueError):
     """A record is a later release's."""
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12:
-        return float(value)
-    raise Malformed("a time is out of bounds")
-
-
-def _flag(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise Malformed("neither true nor false")
-
-
-def _optional_table(value: Any) -> Message | None:
-    return None if value is None else table(lambda entry: entry, 100)(value)
 
 
 def _any(value: Any) -> Any:
@@ -71,11 +68,11 @@ class Record(Wire):
     attempt: str = checked(text(1000))
     connection: Message = checked(table(scalar, 100))
     """What clients know: sockets of this machine, and the key."""
-    agent: Message | None = checked(_optional_table, None)
+    agent: Message | None = checked(optional(table(_any, 100)), None)
     """See `RemoteKernel.agent_kept`."""
     elsewhere: list[str] = checked(texts(1000), [])
     """Other hosts that a restart may take."""
-    launched: bool = checked(_flag, False)
+    launched: bool = checked(flag, False)
     """Whether it stands behind a launcher."""
     resource_dir: str = checked(text(4096), "")
     launch: Message = checked(table(_any, 100), {})
@@ -83,7 +80,7 @@ class Record(Wire):
     env: Message = checked(table(text(1 << 17), 10_000), {})
     """The variables that were added for it; nothing of the server's own environment."""
     process: str = checked(text(100), "")
-    written: float = checked(_seconds, 0.0)
+    written: float = checked(number(0, 1e12), 0.0)
     """In seconds since 1970."""
     format: int = checked(integer(1, 1 << 31), FORMAT)
 
@@ -174,10 +171,15 @@ class Store:
             raise Malformed(f"it is of the kernel {record.kernel}, and named otherwise")
         return record
 
-    def read(self) -> tuple[list[Record], dict[str, Exception]]:
+    def take(self, other: Store, record: Record) -> None:
+        """Move *record* from the store *other* to this one. Raises OSError: FileNotFoundError if another server was first."""
+        other._path(record.kernel).rename(self._path(record.kernel))
+        self._known[record.kernel] = record.process
+
+    def read(self, *, put_aside: bool = True) -> tuple[list[Record], dict[str, Exception]]:
         """Return all records, the earliest first, and by file name why others cannot be read. Raises OSError.
 
-        A broken one is renamed, so that it is told of once; what a later release wrote stays as it is, for that release.
+        A broken one is renamed if it is to be *put_aside*, and so told of once; what a later release wrote stays, for that one.
         """
         records: list[Record] = []
         errors: dict[str, Exception] = {}
@@ -196,8 +198,9 @@ class Store:
                 errors[path.name] = error
             except ValueError as error:
                 errors[path.name] = error
-                with contextlib.suppress(OSError):
-                    path.replace(path.with_suffix(_BROKEN))
+                if put_aside:
+                    with contextlib.suppress(OSError):
+                        path.replace(path.with_suffix(_BROKEN))
             else:
                 records.append(record)
                 self._known[record.kernel] = record.process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.until import block_until
@@ -223,3 +225,70 @@ def test_a_server_that_cannot_start(site: Site, root: Path, start: Start) -> Non
     block_until("it is idle", lambda: state(second, model) == "idle")
     with opened(second, model) as notebook:
         assert notebook.run("print(x)") == "42"
+
+
+def adopt(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `jupyter distributed adopt` as the site's user."""
+    return subprocess.run(
+        [sys.executable, "-m", "eg_distributed", "adopt", *arguments],
+        env=site.environment(), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_kernels_of_another_server(site: Site, start: Start, root: Path) -> None:
+    """They are listed, and taken over with their sessions: from a dead server, and from one that runs if that is said."""
+    (root / "deep").mkdir()
+    dead = Served(site, root / "deep", **QUICK)
+    first = begun(dead, "a.ipynb")
+    dead.end(signal.SIGKILL)
+    taker, running = start(), start()
+    second = begun(running, "b.ipynb")
+    answer = json.loads(adopt(site, "--into", str(taker.port), "--json").stdout)
+    by_kernel = {each["kernel"]: {**server, **each} for server in answer["servers"] for each in server["kernels"]}
+    listed = [
+        (by_kernel[each["kernel"]["id"]]["running"], by_kernel[each["kernel"]["id"]]["paths"])
+        for each in (first, second)
+    ]
+    assert listed == [(False, ["a.ipynb"]), (True, ["b.ipynb"])]
+    assert "Several servers run" in adopt(site).stderr
+    of_dead = adopt(site, "--into", str(taker.port), "--server", by_kernel[first["kernel"]["id"]]["server"])
+    assert of_dead.returncode == 0, of_dead
+    of_running = adopt(site, "--into", str(taker.port), second["kernel"]["id"][:13])
+    assert of_running.returncode == 1
+    assert "Say --running" in of_running.stderr
+    with opened(running, second) as old:
+        assert adopt(site, "--into", str(taker.port), "--running", second["kernel"]["id"][:13]).returncode == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            old.wait_for("never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+    assert running.rest.get("/api/sessions").json() == running.rest.get("/api/kernels").json() == []
+    sessions = {each["path"]: each for each in taker.rest.get("/api/sessions").json()}
+    assert sorted(sessions) == ["b.ipynb", "deep/a.ipynb"]
+    for model in sessions.values():
+        with opened(taker, model) as notebook:
+            assert notebook.run("print(x)") == "42"
+    running.end(signal.SIGTERM)
+    assert len(site.kernels()) == 2
+    assert adopt(site).stdout.strip() == "no other server has kernels"
+    taker.end(signal.SIGKILL)
+    again = start()
+    assert {each["path"] for each in again.rest.get("/api/sessions").json()} == set(sessions)
+
+
+def test_requests_that_cannot_be_granted(start: Start) -> None:
+    """They are answered with why, and nothing is taken."""
+    served = start()
+    for body, words in (
+        ([], "no JSON object"),
+        ({}, "neither kernels nor a server"),
+        ({"kernels": "all"}, "instead of"),
+        ({"server": "nobody"}, "no other server 'nobody'"),
+    ):
+        answer = served.rest.post("/api/distributed/adopt", json=body)
+        assert (
+            answer.status_code,
+            words in answer.json()["message"].lower().replace("json object", "JSON object"),
+        ) == (400, True), answer.text
+    answer = served.rest.post("/api/distributed/adopt", json={"kernels": ["0"]})
+    assert "No other server has a kernel '0'" in answer.json()["refused"]["0"]

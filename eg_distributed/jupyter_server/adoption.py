@@ -70,20 +70,14 @@ def begin(app: Any) -> None:
     adoption.keep_sessions()
     adoption.find_all()
     adoption.forget_sessions()
-    cleanup_kernels, start_ioloop = app.cleanup_kernels, app.start_ioloop
+    cleanup_kernels = app.cleanup_kernels
 
     @functools.wraps(cleanup_kernels)
     async def cleaned_up(*args: Any, **kwargs: Any) -> Any:
         await adoption.stop()
         return await cleanup_kernels(*args, **kwargs)
 
-    @functools.wraps(start_ioloop)
-    def started(*args: Any, **kwargs: Any) -> Any:
-        done = start_ioloop(*args, **kwargs)
-        adoption.loop_has_ended()
-        return done
-
-    app.cleanup_kernels, app.start_ioloop = cleaned_up, started
+    app.cleanup_kernels = cleaned_up
 
 
 class Adoption:
@@ -98,7 +92,6 @@ class Adoption:
         self._probing: asyncio.Semaphore | None = None
         self._specs: dict[str, Any] = {}  # while kernels are found: many have the same
         self._cluster: Cluster | None = None
-        self._is_stopped = False
         self._unseen: set[Any] = set()  # managers of found kernels whose hosts have not answered yet
 
     # -- at the start --------------------------------------------------------------------------------------------
@@ -263,7 +256,6 @@ class Adoption:
 
     async def stop(self) -> None:
         """Let the kernels run on that are to be kept, before the server ends those that it lists; called at a graceful stop."""
-        self._is_stopped = True
         for task in self._tasks:
             task.cancel()
         if not self.settings.keep_kernels:
@@ -284,17 +276,6 @@ class Adoption:
                 "%d kernels run on, for this server's next start%s (Distributed.keep_kernels)",
                 kept, f" within {timeout:.0f} s" if timeout else "",
             )  # fmt: skip
-
-    def loop_has_ended(self) -> None:
-        """Have kernels end with this process that are not to be kept, where jupyter_server ends none.
-
-        That is after a SIGINT without a terminal, which only ends its loop.
-        """
-        if self._is_stopped or self.settings.keep_kernels:
-            return
-        for manager in self.kernels._kernels.values():
-            if isinstance(manager.provisioner, DistributedProvisioner):
-                manager.provisioner.end_with_process()
 
     async def _await_restarts(self) -> None:
         """Wait for restarts that are under way: of a kernel that is just being replaced nothing can be kept."""

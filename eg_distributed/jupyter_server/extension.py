@@ -10,13 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import adoption, hand_over
+from . import adoption, ending, hand_over
 
 log = logging.getLogger(__name__)
 
 PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
     ("kernels that outlive their server", adoption.begin),
     ("taking over kernels of other servers", hand_over.begin),
+    ("an end that comes", ending.begin),
 )
 """What is begun, and how it is named to people."""
 

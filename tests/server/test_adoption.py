@@ -292,3 +292,18 @@ def test_requests_that_cannot_be_granted(start: Start) -> None:
         ) == (400, True), answer.text
     answer = served.rest.post("/api/distributed/adopt", json={"kernels": ["0"]})
     assert "No other server has a kernel '0'" in answer.json()["refused"]["0"]
+
+
+@pytest.mark.parametrize("kernel", ["failing", "failing-here"])
+def test_a_stop_after_a_start_that_failed(site: Site, start: Start, kernel: str) -> None:
+    """The server ends, and its other kernels: jupyter_server by itself hangs, with its port closed, whatever the kernel."""
+    site.kernelspec("failing", [sys.executable, "-c", "raise SystemExit(3)", "{connection_file}"])
+    folder = site.home / "data" / "kernels" / "failing-here"
+    folder.mkdir(exist_ok=True)
+    (folder / "kernel.json").write_text(json.dumps({"argv": ["/nowhere"], "display_name": "none", "language": "none"}))
+    served = start()
+    begun(served)
+    assert served.session("failing.ipynb", kernel).status_code == 500
+    served.end(signal.SIGTERM)
+    assert served.process.returncode == 0
+    site.await_none()

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _KERNELS = 30.0
 """Seconds, at most, for kernels to end: jupyter_server's own waits add up to 15 for one that heeds nothing."""
-_REST = 45.0  # seconds, at most, for all that an end has to do; then it is over
+_RESTARTS = 10.0  # seconds, at most, for kernels that are just being restarted
+_REST = 60.0  # seconds, at most, for all that an end has to do; then it is over
 
 
 def begin(app: Any) -> None:
@@ -34,6 +35,7 @@ def begin(app: Any) -> None:
     @functools.wraps(cleanup_kernels)
     async def end_kernels() -> None:
         _forget_failed(kernels)
+        await _await_restarts(kernels)
         try:
             await within(cleanup_kernels(), _KERNELS)
         except Exception as error:  # whichever kernel it is of: the others have to end, and the server as well
@@ -64,6 +66,16 @@ def _forget_failed(kernels: Any) -> None:
     pending = kernels._pending_kernels
     for kernel_id in [each for each, task in pending.items() if task.done() and each not in kernels]:
         del pending[kernel_id]
+
+
+async def _await_restarts(kernels: Any) -> None:
+    """Wait for restarts that are under way: of a kernel that is just being replaced nothing can be ended, or kept."""
+    futures = [manager.ready for manager in kernels._kernels.values() if not manager.ready.done()]
+    if futures:
+        await asyncio.wait(
+            {each if isinstance(each, asyncio.Future) else asyncio.wrap_future(each) for each in futures},
+            timeout=_RESTARTS,
+        )
 
 
 async def _await_others(kernels: Any) -> None:

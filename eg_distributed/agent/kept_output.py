@@ -13,8 +13,8 @@ There are three sources, and the gateway gets each message of the first two in t
              which stay open for that, for as long as the kernel runs
 
 All is taken as records: kind (1 byte), number (8 bytes), length (4 bytes), and a message as ZMTP has it.
-Numbers count what was heard, so a gap in them is what could not be kept: the spool outgrew its limit, the disk was full or slow for
-too long.
+Numbers count what was heard, so a gap in them is what could not be kept: the spool outgrew its limit, the disk was full or slow
+for too long.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from jupyter_client import jsonutil
 from jupyter_server.services.kernels.handlers import KernelActionHandler, ZMQChannelsHandler
 from tornado.web import HTTPError
 
+from eg_distributed.clients import sessions
+
 log = logging.getLogger(__name__)
 
 
@@ -132,6 +134,5 @@ def renew_session_key(kernel_id: str, key: bytes) -> None:
     Enterprise Gateway's launchers make a new key at each start. jupyter_server reads it when a websocket is opened and never
     again, so that clients who stay connected over a restart would wait for ever.
     """
-    for handler in ZMQChannelsHandler._open_sessions.values():
-        if handler.kernel_id == kernel_id:
-            handler.session.key = key
+    for connection in sessions.of_kernel(kernel_id):
+        connection.ends.session.key = key

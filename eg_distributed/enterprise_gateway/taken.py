@@ -27,7 +27,7 @@ from enterprise_gateway.services.sessions.kernelsessionmanager import FileKernel
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from tornado.web import HTTPError
 
-from . import kept_output, notebooks, reconnects
+from eg_distributed.clients import ending, kept_output, notebooks, sessions
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ async def let_go(proxy: Any, owner: str) -> None:
     notebooks.tell_clients(
         kernel_id, f"This kernel is at gateway {owner} now, which was asked for it. It goes on there."
     )
-    settling = [asyncio.ensure_future(reconnects.settle(client)) for client in notebooks.clients(kernel_id)]
+    settling = [asyncio.ensure_future(client.settle()) for client in sessions.of_kernel(kernel_id)]
     if settling:
         await asyncio.wait(settling, timeout=_CONFIRMED)
     for each in settling:
@@ -67,7 +67,7 @@ async def let_go(proxy: Any, owner: str) -> None:
     KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=manager.kernel_name).dec()
     forget_session(kernels.parent.kernel_session_manager, kernel_id)
     kept_output.let_go(kernel_id)
-    ended = reconnects.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at gateway {owner} now"[:120])
+    ended = ending.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at gateway {owner} now"[:120])
     log.warning("kernel %s: it is at gateway %s now: %d websockets are closed", kernel_id, owner, ended)
 
 

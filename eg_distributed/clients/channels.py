@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from typing import Any, Final
+
+import zmq
 
 from . import kept_output
 from .connection import Connection
 from .frames import header_of, parent_of
 from .kept_messages import Message
 from .slow_clients import lose_nothing_by_flush, with_short_queue
+
+log = logging.getLogger(__name__)
 
 NAMES: Final = ("iopub", "shell", "control", "stdin")
 _NUDGE_AGAIN: Final = 0.5
@@ -19,6 +24,20 @@ _LAST_NUDGE: Final = 5.0
 """Seconds between two questions, at most, to a kernel that is asked patiently."""
 _SHELL_LATE: Final = 1.0
 """Seconds after an answer on the control channel within which a kernel that runs no cell answers on the shell channel."""
+
+
+def take_many_sockets(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Let the server's ZMQ have as many sockets as ZMQ can: two of each kernel, and four of each of its clients.
+
+    Its default of 1023 is over with 250 clients, and a server that finds more than 510 kernels again ends at its start, with
+    "Too many open files". It counts only if it is said before the first socket is made.
+    """
+    if len(context._sockets):
+        log.warning(
+            "other kernels came first, so that ZMQ keeps to %d sockets: 510 kernels, or 250 clients",
+            context.get(zmq.MAX_SOCKETS),
+        )
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
 
 
 def make(connection: Connection) -> None:

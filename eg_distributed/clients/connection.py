@@ -33,13 +33,24 @@ class Ends(Protocol):
 
     channels: dict[str, Any]
     """Streams to the kernel, by the names of its channels."""
-    kernel_id: str
-    kernel_info_timeout: float
-    """Seconds for which a kernel is asked who it is."""
     log: Any
     session: Any
     """jupyter_client's Session; its `session` is the client's name for itself."""
-    session_key: str
+
+    @property
+    def kernel_id(self) -> str:
+        """Return the kernel's id."""
+        ...
+
+    @property
+    def kernel_info_timeout(self) -> float:
+        """Return the seconds for which a kernel is asked who it is."""
+        ...
+
+    @property
+    def session_key(self) -> str:
+        """Return what no other client's session is called."""
+        ...
 
     def write_stderr(self, error_message: str, parent_header: Header) -> None:
         """Show a text in the output of a cell, and log it."""

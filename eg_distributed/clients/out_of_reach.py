@@ -86,6 +86,10 @@ class Watch:
         self._outages: dict[str, _Outage] = {}
         self._stalled_at = -_STALL
 
+    def is_of(self, cluster: Cluster) -> bool:
+        """Return True if this is about *cluster*."""
+        return cluster is self._cluster
+
     def start(self) -> None:
         """Begin; called on the gateway's loop."""
         asyncio.get_running_loop().call_later(_LOOK, self._look)

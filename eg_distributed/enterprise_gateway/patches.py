@@ -15,7 +15,6 @@ from datetime import datetime
 from types import MethodType
 from typing import Any
 
-import zmq
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_client import jsonutil
 from jupyter_server.services.kernels.handlers import KernelActionHandler, ZMQChannelsHandler
@@ -39,20 +38,6 @@ def turn_nagle_off() -> None:
         return original(self, *args, **kwargs)
 
     ZMQChannelsHandler.open = open_without_delay
-
-
-def take_many_sockets(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    """Let the gateway's ZMQ have as many sockets as ZMQ can: two of each kernel, and four of each of its clients.
-
-    Its default of 1023 is over with 250 clients, and a gateway that finds more than 510 kernels again ends at its start, with
-    "Too many open files". It counts only if it is said before the first socket is made.
-    """
-    if len(context._sockets):
-        log.warning(
-            "kernels without %s came first, so that ZMQ keeps to %d sockets: 510 kernels, or 250 clients",
-            "DistributedProcessProxy", context.get(zmq.MAX_SOCKETS),
-        )  # fmt: skip
-    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
 
 
 def parse_dates_quickly() -> None:

@@ -25,7 +25,7 @@ from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
 from traitlets import TraitError
 
-from eg_distributed.clients import kept_output, notebooks, service
+from eg_distributed.clients import channels, kept_output, notebooks, service
 from eg_distributed.clients import out_of_reach as outages
 from eg_distributed.clients.delivered import Delivered
 from eg_distributed.clients.limits import limit_messages
@@ -94,7 +94,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 log.error("a setting is wrong, so no kernel can start: %s", error)
                 reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
                 raise HTTPError(500, reason=reason) from error
-            patches.take_many_sockets(kernel_manager.parent.context)
+            channels.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             sessions = getattr(app, "kernel_session_manager", None)
             is_persistent = getattr(sessions, "enable_persistence", False)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from enterprise_gateway.services.kernels import handlers as gateways_handlers
 from jupyter_server.services.kernels import handlers
 from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
@@ -100,7 +101,7 @@ def install() -> None:
     Where a method's text is not the one that we know, nothing is replaced, and the log says so.
     """
     other = sorted(name for name, digest in KNOWN.items() if _digest(name) != digest)
-    other += sorted((KNOWN.keys() | {"on_pong"}) & vars(handlers.ZMQChannelsHandler).keys() - {"get"})
+    other += sorted((KNOWN.keys() | {"on_pong"}) & vars(gateways_handlers.ZMQChannelsHandler).keys() - {"get"})
     if other:
         log.get_logger().warning(
             "The websocket handler of this Enterprise Gateway or jupyter_server is not the one we know (%s differs), so it stays"

@@ -214,10 +214,10 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
         settings = Distributed(config=config, for_provisioner=True)
     except (TraitError, ValueError) as error:
         raise RequestInvalid(f"a setting is wrong: {error}", remedy="correct it and start again") from error
-    settings.kept_output_limit = 0  # nobody comes back for it yet
     folder = ""
     if server is None:
         name = own_name(settings.gateway_id)
+        settings.kept_output_limit = 0  # nobody comes back for it
         _end_soon(settings, config)
         if not settings.runtime_dir:
             folder, lock = _own_folder(name.text)
@@ -227,6 +227,7 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
         name = Name(settings.gateway_id) if settings.gateway_id else server_name(server)
         _clusters.locks.append(name.lock)
         if not settings.gateway_id and name.lock == -1:  # it cannot have its name again either
+            settings.kept_output_limit = 0
             _end_soon(settings, config)
     cluster = Cluster(settings, name.text)
     atexit.register(_close, cluster, folder, os.getpid())

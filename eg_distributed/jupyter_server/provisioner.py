@@ -33,6 +33,7 @@ from eg_distributed.errors import DistributedError, RequestInvalid
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import StartRequest
 
+from . import listening
 from .process import cluster_for, server_of
 from .request import request_for
 
@@ -180,6 +181,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._kernel = kernel
         # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process.
         kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
+        if self._is_servers:
+            listening.started(self._manager, self._cluster, kernel)
         self._is_first_start = not self._was_launched
         if self._is_first_start:
             self._guard_first_start()
@@ -282,6 +285,16 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel = self._kernel
         return kernel is not None and (self._has_process or kernel.state is State.ALIVE)
 
+    @property
+    def process(self) -> object:
+        """What is another one after each start, for whoever holds a connection to the kernel; as jupyter_client's own has it."""
+        return None if self._kernel is None else self._kernel.attempt
+
+    @property
+    def death(self) -> str:
+        """What is said of the kernel's end, if nobody had asked for that; empty while it lives."""
+        return "" if self._kernel is None else self._kernel.death
+
     async def poll(self) -> int | None:
         """Return None while the kernel is not known to have ended; called every 3 s, and every 0.1 s at the end.
 
@@ -370,6 +383,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         if restart or kernel is None or cluster is None:
             return
         self._kernel, self._has_process = None, False
+        if self._is_servers:
+            listening.ended(kernel.id, is_sure=kernel.is_sure)
         if cluster.is_closed:  # at this process's end: whoever was registered for that before us comes after us
             return
 

@@ -19,7 +19,7 @@ from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.conftest import MakeGateway
 from tests.integration.looks import agents
 from tests.integration.test_persistence import PERSISTENCE, killed_and_started
-from tests.integration.test_reconnects import Session
+from tests.sessions import Session
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]

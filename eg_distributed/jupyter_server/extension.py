@@ -10,11 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import websocket
+from . import out_of_reach, websocket
 
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (("clients' connections", websocket.begin),)
+PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("clients' connections", websocket.begin),
+    ("what is said of hosts out of reach", out_of_reach.begin),
+)
 """What is begun, and how it is named to people."""
 
 

@@ -11,10 +11,11 @@ import json
 from typing import Any, Final
 
 from jupyter_client.jsonutil import json_default
+from jupyter_core.utils import ensure_async
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.services.kernels.handlers import KernelActionHandler
 from jupyter_server.utils import url_path_join
-from tornado import web
+from tornado.web import HTTPError, authenticated
 
 from eg_distributed.clients import out_of_reach, sessions
 
@@ -28,18 +29,18 @@ _GO_AWAY: Final = 1012
 class RestartHandler(KernelActionHandler):
     """Answers a restart that failed with host, cause and remedy, where jupyter_server's says "Exception restarting kernel"."""
 
-    @web.authenticated
-    @authorized
+    @authenticated  # type: ignore[untyped-decorator, unused-ignore]
+    @authorized  # type: ignore[untyped-decorator, unused-ignore]
     async def post(self, kernel_id: str, action: str) -> None:
         """Restart the kernel."""
         try:
             await self.kernel_manager.restart_kernel(kernel_id)
         except Exception as error:  # whatever it is, the client waits for a kernel that restarts
             _have_clients_look_again(kernel_id)
-            if isinstance(error, web.HTTPError):
+            if isinstance(error, HTTPError):
                 raise
-            raise web.HTTPError(500, "Exception restarting kernel") from error
-        self.finish(json.dumps(self.kernel_manager.kernel_model(kernel_id), default=json_default))
+            raise HTTPError(500, "Exception restarting kernel") from error
+        self.finish(json.dumps(await ensure_async(self.kernel_manager.kernel_model(kernel_id)), default=json_default))
 
 
 def _have_clients_look_again(kernel_id: str) -> None:

@@ -260,7 +260,7 @@ def _age(header: Header) -> float:
 def missing(kernels: Any) -> list[str]:
     """Return what jupyter_server, whose mapping kernel manager is *kernels*, has not of what ours rests upon."""
     found = [f"{each.__name__}.{name}" for each, names in NEEDED.items() for name in names if not hasattr(each, name)]
-    return found + [f"{type(kernels).__name__}.{name}" for name in NEEDED_OF_KERNELS if not hasattr(kernels, name)]
+    return found + [f"mapping kernel manager.{name}" for name in NEEDED_OF_KERNELS if not hasattr(kernels, name)]
 
 
 def begin(app: Any) -> None:

@@ -163,7 +163,7 @@ def test_the_class_is_ours(served: Served) -> None:
     """This jupyter_server has all that ours rests upon, and nobody has configured another class."""
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
-    assert websocket.missing(AsyncMappingKernelManager()) == []
+    assert websocket.missing(AsyncMappingKernelManager) == []
 
 
 def test_a_class_that_somebody_has_configured_stays() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from tests.sessions import Reader, Session
 from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, until
 
+from .kernels import Kernel
 from .served import Served
 from .site import Site
 
@@ -25,25 +25,6 @@ for number in range({LINES}):
     print(number, flush=True)
     time.sleep(0.01)
 """
-
-
-class Kernel:
-    """A kernel of the server's."""
-
-    def __init__(self, served: Served, name: str) -> None:
-        answer = served.rest.post("/api/kernels", json={"name": name})
-        assert answer.status_code == 201, answer.text
-        self.id: str = answer.json()["id"]
-        self._served = served
-
-    def model(self) -> dict[str, Any]:
-        """Return what the server says of it."""
-        model: dict[str, Any] = self._served.rest.get(f"/api/kernels/{self.id}").json()
-        return model
-
-    def end(self) -> None:
-        """Delete it."""
-        assert self._served.rest.delete(f"/api/kernels/{self.id}").status_code == 204
 
 
 @pytest.fixture(scope="module")

@@ -167,4 +167,10 @@ async def test_how_a_kernel_ended_is_said_in_its_notebook(served: Served, kernel
         cell = await session.run(connection, "import os; os._exit(3)")
         await page.prints(cell, "The kernel exited with code 3")
         await until("it is said to restart", lambda: "restarting" in page.states())
-        await until("it is there again", lambda: page.states()[-1] == "idle" and kernel.model()["execution_state"] == "idle")
+
+        async def answers() -> bool:
+            sent.append(await session.run(connection, "print('again')"))
+            return any("again" in page.printed(each) for each in sent)
+
+        sent: list[str] = []
+        await until("it answers again", answers, pause=0.5)

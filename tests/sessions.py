@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.until import PROCESS_SECONDS, until
+from tests.until import MACHINE_SECONDS, PROCESS_SECONDS, until
+
+CELL_SECONDS = 90.0
+"""How long a test waits for a cell that prints much."""
 
 
 class Server(Protocol):
@@ -111,3 +114,99 @@ class Reader:
         """Wait for the end of the cell or of the connection, and return what was printed."""
         await asyncio.wait_for(self._reading, PROCESS_SECONDS)
         return self.numbers
+
+
+class Cell:
+    """What came of one cell, over as many connections as it takes."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        """The first words of the lines that it has printed, in the order in which they came."""
+        self.replies: list[dict[str, Any]] = []
+        self.states: list[str] = []
+        self._line = ""  # one that has not ended: a flush may come in the middle
+
+    def break_off(self) -> None:
+        """A connection has ended, and the next one may begin with what came at its end."""
+        self.hear("stream", {"name": "stdout", "text": "\n"})
+
+    def hear(self, kind: str, content: dict[str, Any]) -> None:
+        """Take a message of the cell."""
+        if kind == "stream" and content["name"] == "stdout":
+            *lines, self._line = (self._line + content["text"]).split("\n")
+            self.numbers += [int(line.split()[0]) for line in lines if line]
+        elif kind == "execute_reply":
+            self.replies.append(content)
+        elif kind == "status":
+            self.states.append(content["execution_state"])
+
+    async def reached(self, number: int) -> None:
+        """Wait until the cell has printed *number*."""
+        await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number], CELL_SECONDS)
+
+    async def ended(self) -> None:
+        """Wait for the cell's reply, and for the kernel to be idle after it."""
+        await until("the cell has its reply", lambda: bool(self.replies), CELL_SECONDS)
+        await until("the kernel is idle", lambda: self.states[-1:] == ["idle"], CELL_SECONDS)
+
+
+class Tab:
+    """A client that comes again with its session."""
+
+    def __init__(self, server: Server, kernel: Kernel) -> None:
+        self.told = ""
+        """What was said on stderr."""
+        self._session = Session(server, kernel)
+        self._cells: dict[str, Cell] = {}
+        self._connection: ClientConnection | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def connect(self, server: Server) -> None:
+        """Connect to *server*, which has another port after each start."""
+        address = urlsplit(server.url)
+        self._session.host, self._session.port = address.hostname or "", address.port or 80
+        self._connection = await self._session.connect()
+        for cell in self._cells.values():
+            cell.break_off()
+        self._reading = asyncio.create_task(self._read(self._connection))
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None and self._reading is not None:
+            await self._connection.close()
+            await self._reading
+
+    async def cut(self) -> None:
+        """Lose the connection, without a word to the server."""
+        assert self._connection is not None
+        self._connection.transport.abort()
+        await self.lost_connection()
+
+    async def run(self, code: str) -> Cell:
+        """Send a cell."""
+        assert self._connection is not None
+        cell = Cell()
+        self._cells[await self._session.run(self._connection, code)] = cell
+        return cell
+
+    async def runs(self) -> None:
+        """Assert that a cell runs."""
+        cell = await self.run("print(1)")
+        await cell.ended()
+        assert cell.numbers == [1]
+
+    async def _read(self, connection: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                message: dict[str, Any] = json.loads(await connection.recv())
+                kind, content = message["msg_type"], message["content"]
+                if kind == "stream" and content["name"] == "stderr":
+                    self.told += content["text"]
+                cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+                if cell is not None:
+                    cell.hear(kind, content)
+
+    async def lost_connection(self) -> None:
+        """Wait until the connection has ended."""
+        assert self._reading is not None
+        await asyncio.wait_for(self._reading, MACHINE_SECONDS)

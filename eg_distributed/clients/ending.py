@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from . import kept_output, sessions
@@ -9,6 +10,8 @@ from .connection import Connection
 
 _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
+_CONFIRMED: Final = 1.0
+"""Seconds, at most, for clients to say what they have got, and the same for that to be written."""
 _RETURN_SECONDS: Final = 10.0
 """The same for a session that ended its connection itself: a front end that connects anew closes the old connection first."""
 
@@ -50,6 +53,16 @@ def _leave(connection: Connection) -> None:
             sessions.close_channels(channels)
         if not is_awaited:
             kept_output.note_gone(kernel_id, connection.session)
+
+
+async def settle_all(kernel_id: str) -> None:
+    """Give all clients of a kernel a moment to confirm what they have got, and write that down, before it is let go."""
+    settling = [asyncio.ensure_future(client.settle()) for client in sessions.of_kernel(kernel_id)]
+    if settling:
+        await asyncio.wait(settling, timeout=_CONFIRMED)
+    for each in settling:
+        each.cancel()
+    await asyncio.get_running_loop().run_in_executor(None, kept_output.delivered.settled, _CONFIRMED)
 
 
 def let_go(kernel_id: str, code: int, reason: str) -> int:

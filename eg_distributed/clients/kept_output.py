@@ -393,8 +393,10 @@ _questions: dict[str, str] = {}
 """The channel of each kernel_info_request of this process, by its id; the latest alone."""
 
 
-def note_question(channel: str, request: dict[str, Any]) -> str:
-    """Note that the server has asked a kernel on *channel* who it is; return the id of that *request*."""
+def note_question(channel: str, request: dict[str, Any] | None) -> str:
+    """Note that the server has asked a kernel on *channel* who it is; return the id of that *request*, empty if none was sent."""
+    if request is None:
+        return ""
     name = str(request["header"]["msg_id"])
     _questions[name] = channel
     while len(_questions) > _QUESTIONS:

@@ -10,13 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import out_of_reach, websocket
+from . import adoption, hand_over, out_of_reach, websocket
 
 log = logging.getLogger(__name__)
 
 PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
     ("clients' connections", websocket.begin),
     ("what is said of hosts out of reach", out_of_reach.begin),
+    ("kernels that outlive their server", adoption.begin),
+    ("taking over kernels of other servers", hand_over.begin),
 )
 """What is begun, and how it is named to people."""
 

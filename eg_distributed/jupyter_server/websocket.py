@@ -148,8 +148,7 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         if asked is not None and not answered.done():
             control = self.multi_kernel_manager.connect_control(self.kernel_id)
             control.on_recv(self._handle_kernel_info_reply)
-            request = self.session.send(control, "kernel_info_request")
-            kept_output.note_question("control", request or {"header": {"msg_id": ""}})
+            kept_output.note_question("control", self.session.send(control, "kernel_info_request"))
             answered.add_done_callback(lambda _: sessions.close_channels({"control": control, "shell": asked}))
         return answered
 

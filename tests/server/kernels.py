@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import httpx
@@ -22,6 +23,12 @@ class Kernel:
     def is_listed(self) -> bool:
         """Whether the server still has it."""
         return any(each["id"] == self.id for each in self._served.rest.get("/api/kernels").json())
+
+    def of(self, served: Served) -> Kernel:
+        """Return it as another server has it."""
+        found = copy.copy(self)
+        found._served = served
+        return found
 
     def model(self) -> dict[str, Any]:
         """Return what the server says of it."""

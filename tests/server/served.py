@@ -24,7 +24,7 @@ from .site import KERNEL, Site
 class Served:
     """A jupyter_server of the site's user, with some options and *more* variables."""
 
-    def __init__(self, site: Site, root: Path, configured: Mapping[str, str] | None = None, **more: str) -> None:
+    def __init__(self, site: Site, root: Path, configured: Mapping[str, str] | None = None, /, **more: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         options = {
@@ -36,6 +36,7 @@ class Served:
             "IdentityProvider.token": "",
             **(configured or {}),
         }
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:

@@ -146,7 +146,7 @@ def _none_made() -> Iterator[None]:
     yield
     for cluster in process._clusters.made.values():
         cluster.close()
-    process._clusters.made.clear()
+    process._clusters = process._Clusters(os.getpid())
 
 
 @pytest.mark.usefixtures("_none_made", "home")
@@ -179,7 +179,7 @@ def test_a_server_without_a_lasting_name(folders: Folders, monkeypatch: pytest.M
     lasting = process.cluster_for(object(), Config())
     assert (lasting.settings.orphan_timeout, lasting.settings.gone_timeout) == (86400.0, 0.0)
     lasting.close()
-    process._clusters.made.clear()
+    process._clusters = process._Clusters(os.getpid())
     monkeypatch.setattr(process, "server_name", lambda server: own_name())
     passing = process.cluster_for(object(), Config())
     assert (passing.settings.orphan_timeout, passing.settings.gone_timeout) == (900.0, 60.0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from eg_distributed.jupyter_server import websocket
-from tests.sessions import Reader, Session
+from tests.sessions import CELL_SECONDS, Cell, Reader, Session, Tab
 from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, until
 
@@ -32,7 +35,17 @@ def served(site: Site) -> Iterator[Served]:
     """A server for all tests of this module."""
     root = site.work / "websockets"
     root.mkdir()
-    made = Served(site, root)
+    made = Served(site, root, EG_DISTRIBUTED_REQUEST_TIMEOUT="1", EG_DISTRIBUTED_KEEPALIVE_INTERVAL="1")
+    yield made
+    made.end()
+
+
+@pytest.fixture(scope="module")
+def unlimited(site: Site) -> Iterator[Served]:
+    """A server without jupyter_server's own limits of how fast output may come, which are an option of its own class."""
+    root = site.work / "unlimited"
+    root.mkdir()
+    made = Served(site, root, {"ZMQChannelsWebsocketConnection.limit_rate": "False"})
     yield made
     made.end()
 
@@ -155,3 +168,94 @@ def test_a_class_that_somebody_has_configured_stays() -> None:
     )
     websocket.begin(app)
     assert app.web_app.settings == {"kernel_websocket_connection_class": theirs}
+
+
+def big(lines: int, length: int, done: Path) -> str:
+    """Return a cell that prints so many long lines, and makes a file when it has."""
+    return f"""
+import time
+for number in range({lines}):
+    print(number, "x" * {length}, flush=True)
+    time.sleep(0.005)
+open({str(done)!r}, "w").close()
+"""
+
+
+@pytest.fixture
+def printing(unlimited: Served) -> Iterator[Kernel]:
+    """A kernel that may print as much as it likes."""
+    made = Kernel(unlimited, "remote")
+    yield made
+    made.end()
+
+
+async def test_clients_that_take_nothing_fill_no_memory(unlimited: Served, printing: Kernel, tmp_path: Path) -> None:
+    """Websockets that are never read cost the server a bounded share; one that is read beside them misses nothing."""
+    server, clients, lines = psutil.Process(unlimited.process.pid), 40, 600  # 1500 MiB that these clients are to get
+    tab = Tab(unlimited, printing)
+    await tab.connect(unlimited)
+    with contextlib.ExitStack() as opened:
+        for _ in range(clients):
+            opened.enter_context(contextlib.closing(await Session(unlimited, printing).dropped(opened=True)))
+        before = most = server.memory_info().rss
+        cell = await tab.run(big(lines, 64 * 1024, tmp_path / "done"))
+        ended = asyncio.create_task(cell.ended())
+        while not ended.done():
+            most = max(most, server.memory_info().rss)
+            await asyncio.wait({ended}, timeout=0.1)
+        await ended
+    assert cell.numbers == list(range(lines))
+    await tab.runs()
+    await tab.close()
+    print(f"{before >> 20} MiB before, {most >> 20} at most")
+    assert (most - before) >> 20 < 800  # what is kept for all of them, as much again on its way, and some for each
+
+
+async def test_a_client_that_stands_still_for_a_while_misses_nothing(
+    unlimited: Served, printing: Kernel, tmp_path: Path
+) -> None:
+    """It reads on when the cell has printed all of it: thirty megabytes, each line once and in order, and the cell's end."""
+    lines, done = 500, tmp_path / "done"
+    session = Session(unlimited, printing)
+    async with session.connect() as connection:
+        request = await session.run(connection, big(lines, 64 * 1024, done))
+        await until("the cell has printed", done.exists, CELL_SECONDS)
+        cell = Cell()
+        while not (cell.replies and cell.states[-1:] == ["idle"]):
+            message = json.loads(await asyncio.wait_for(connection.recv(), CELL_SECONDS))
+            if message["parent_header"].get("msg_id") == request:
+                cell.hear(message["msg_type"], message["content"])
+    assert cell.numbers == list(range(lines))
+
+
+async def test_a_large_message_is_taken(served: Served, kernel: Kernel) -> None:
+    """As a file in an upload widget is; tornado alone would close the connection at 10 MiB without a word."""
+    session = Session(served, kernel)
+    async with session.connect() as connection:
+        reader = Reader(connection, await session.run(connection, f"print(len('{'x' * (12 << 20)}'))"))
+        assert await reader.ended() == [12 << 20]
+
+
+async def test_what_a_cut_ssh_connection_held_back_comes_whole(site: Site, served: Served) -> None:
+    """Thousands of lines that come at once, when the host is back, are not taken for a flood and dropped."""
+    kernel = Kernel(served, site.kernelspec("cut", config={"remote_hosts": "node2"}))
+    try:
+        tab = Tab(served, kernel)
+        await tab.connect(served)
+        lines = 8000
+        cell = await tab.run(
+            f"import time\nfor number in range({lines}):\n    print(number, flush=True)\n    time.sleep(0.001)"
+        )
+        await cell.reached(100)
+        site.freeze("node2")
+        try:
+            await until("nothing comes any more", lambda: kernel.model()["distributed"]["state"] == "unknown")
+            await until("much was printed meanwhile", lambda: "since" in kernel.model()["distributed"])
+        finally:
+            site.thaw("node2")
+        await cell.ended()
+        assert cell.numbers == list(range(lines))
+        assert "rate exceeded" not in tab.told
+        await tab.close()
+    finally:
+        kernel.end()

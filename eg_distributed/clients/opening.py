@@ -205,6 +205,8 @@ async def _come_back(connection: Connection) -> None:
     connection.log.info("A connection that was replaced is the client's after all: %s", connection.session_key)
     connection.stop()
     connection.replaced = False
+    # What it was sent before comes again, and is no forgery: of clients of the older protocol each signature is looked at.
+    connection.ends.session.digest_history.clear()
     sessions.note_arrival(connection)
     connection.channels = {}  # they are its successor's now
     await _begin(connection)

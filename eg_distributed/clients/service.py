@@ -120,6 +120,13 @@ def note_replied(kernel_id: str) -> None:
         give_replies(connection)
 
 
+def tell_next(connection: Connection, kind: str, content: dict[str, Any]) -> None:
+    """Send the client a message of *kind* on iopub once it has connected again; for one that is about to be closed."""
+    session = connection.ends.session
+    said = session.msg(kind, content)
+    connection.unsent.append(("iopub", session.serialize(said, ident=kind.encode())))
+
+
 # --- what is missing
 
 

@@ -17,11 +17,12 @@ from jupyter_server.services.kernels.handlers import KernelActionHandler
 from jupyter_server.utils import url_path_join
 from tornado.web import HTTPError, authenticated
 
-from eg_distributed.clients import out_of_reach, sessions
+from eg_distributed.clients import out_of_reach, service, sessions
 
 __all__ = ["begin"]
 
 _RESTART: Final = r"/api/kernels/(?P<kernel_id>\w+-\w+-\w+-\w+-\w+)/(?P<action>restart)"
+_STATES: Final = ("busy", "idle")
 _GO_AWAY: Final = 1012
 """How websockets are closed: clients are to connect again."""
 
@@ -36,19 +37,23 @@ class RestartHandler(KernelActionHandler):
         try:
             await self.kernel_manager.restart_kernel(kernel_id)
         except Exception as error:  # whatever it is, the client waits for a kernel that restarts
-            _have_clients_look_again(kernel_id)
+            _have_clients_look_again(self.kernel_manager, kernel_id)
             if isinstance(error, HTTPError):
                 raise
             raise HTTPError(500, "Exception restarting kernel") from error
         self.finish(json.dumps(await ensure_async(self.kernel_manager.kernel_model(kernel_id)), default=json_default))
 
 
-def _have_clients_look_again(kernel_id: str) -> None:
+def _have_clients_look_again(kernels: Any, kernel_id: str) -> None:
     """Close the websockets of a kernel whose restart failed, so that its clients connect again, and lose nothing by it.
 
-    JupyterLab shows "restarting" from its click on, and leaves that only when the kernel says who it is over a new connection.
+    JupyterLab shows "restarting" from its click on, and sends no cell, until it has connected anew (in part before 4.6); then it
+    shows "unknown" until it is told the state, which a kernel whose host does not answer can't do itself.
     """
+    state = getattr(kernels._kernels.get(kernel_id), "execution_state", None)
     for connection in sessions.of_kernel(kernel_id):
+        if state in _STATES:
+            service.tell_next(connection, "status", {"execution_state": state})
         connection.close(_GO_AWAY, "the kernel was not restarted")
 
 

@@ -69,7 +69,7 @@ class Page:
 
     def shown(self, kind: str, cell: str) -> list[str]:
         """Return the texts that came as *kind* in the output of *cell*."""
-        mine = [each for each in self.heard if each["msg_type"] == kind and each["parent_header"]["msg_id"] == cell]
+        mine = [each for each in self.heard if each["msg_type"] == kind and each["parent_header"].get("msg_id") == cell]
         return [each["content"]["data"]["text/plain"] for each in mine]
 
     def printed(self, cell: str) -> str:
@@ -148,6 +148,8 @@ async def test_a_restart_that_cannot_be_done_says_why(site: Site, served: Served
         await until("the client is to connect again", lambda: page.closed)
     async with session.connect() as connection:
         page = Page(connection)
+        await until("it is told what the kernel does", page.states)
+        assert page.states()[0] == "busy"
         site.thaw("node1")
         await page.prints(cell, "whole")
         await page.prints(await session.run(connection, "print(x)"), "42")

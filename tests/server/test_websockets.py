@@ -105,6 +105,7 @@ async def test_a_client_that_closes_gets_each_line_once(served: Served, kernel: 
     async with session.connect() as first:
         request = await session.run(first, PRINTING)
         before = Reader(first, request)
+        await before.reached(5)
     numbers = await before.ended()
     for _ in range(5):
         async with session.connect() as connection:

@@ -60,6 +60,8 @@ def _have_clients_look_again(kernels: Any, kernel_id: str) -> None:
 def begin(app: Any) -> None:
     """Have *app*, a ServerApp, say what is known of hosts that do not answer; called before it serves HTTP."""
     kernels = app.kernel_manager
+    if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
+        return  # its kernels are a gateway's
     kernel_model, cull_kernel_if_idle = kernels.kernel_model, kernels.cull_kernel_if_idle
 
     @functools.wraps(kernel_model)

@@ -278,6 +278,8 @@ class DistributedProvisioner(KernelProvisionerBase):
     def let_go(self) -> None:
         """Have the cluster end the kernel and forget it, if it knows one, and no later process find it."""
         self._let_go()
+        if self._is_servers:
+            listening.ended(self.kernel_id, is_sure=True)
 
     def _let_go(self) -> None:
         """Have the cluster end the kernel and forget it, if it knows one; waits for nothing."""

@@ -31,9 +31,9 @@ from eg_distributed.clients import channels, ending, kept_output, notebooks, ope
 from eg_distributed.clients.connection import Connection
 from eg_distributed.clients.frames import Header
 from eg_distributed.clients.limits import limit_messages
-from eg_distributed.settings import Distributed
 
 from .listening import found_again
+from .process import settings_for
 
 __all__ = ["DistributedConnection", "begin", "found_again"]
 
@@ -278,5 +278,6 @@ def begin(app: Any) -> None:
         return
     kept_output.calls_itself = "server"
     channels.take_many_sockets(kernels.context)
-    limit_messages(KernelWebsocketHandler, Distributed(config=app.config, for_provisioner=True).websocket_message_limit)
     settings[_SETTING] = app.kernel_websocket_connection_class = DistributedConnection
+    # A property, which handlers of one's own can't have.
+    limit_messages(KernelWebsocketHandler, settings_for(app.config).websocket_message_limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import uuid
@@ -12,11 +13,41 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from tests.until import MACHINE_SECONDS, PROCESS_SECONDS, until
 
 CELL_SECONDS = 90.0
 """How long a test waits for a cell that prints much."""
+
+
+V1 = "v1.kernel.websocket.jupyter.org"
+"""JupyterLab's protocol, where the server knows it; others send JSON."""
+
+
+def _encoded(channel: str, parts: list[bytes]) -> bytes:
+    """Return a message as a frame of V1: how many offsets, these, and what they point to."""
+    pieces = [channel.encode(), *parts]
+    places = [8 * (len(pieces) + 2)]
+    for piece in pieces:
+        places.append(places[-1] + len(piece))
+    return b"".join([*(number.to_bytes(8, "little") for number in (len(places), *places)), *pieces])
+
+
+def decoded(frame: str | bytes) -> dict[str, Any]:
+    """Return the message in a frame of either protocol; without buffers."""
+    message: dict[str, Any]
+    if isinstance(frame, str):
+        message = json.loads(frame)
+        return message
+    numbers = [
+        int.from_bytes(frame[8 * i : 8 * i + 8], "little") for i in range(int.from_bytes(frame[:8], "little") + 1)
+    ]
+    parts = [frame[start:end] for start, end in itertools.pairwise(numbers[1:])]
+    header, parent, metadata, content = (json.loads(part) for part in parts[1:5])
+    channel = parts[0].decode()
+    message = {"channel": channel, "header": header, "parent_header": parent, "metadata": metadata, "content": content}
+    return {**message, "msg_id": header["msg_id"], "msg_type": header["msg_type"]}
 
 
 class Server(Protocol):
@@ -40,8 +71,9 @@ class Kernel(Protocol):
 class Session:
     """One session of a client: as many connections to one kernel as it likes."""
 
-    def __init__(self, server: Server, kernel: Kernel) -> None:
+    def __init__(self, server: Server, kernel: Kernel, *, v1: bool = False) -> None:
         self.id = uuid.uuid4().hex
+        self._subprotocols = [Subprotocol(V1)] if v1 else None
         address = urlsplit(server.url)
         self.host, self.port = address.hostname or "", address.port or 80
         self.path = f"/api/kernels/{kernel.id}/channels?session_id={self.id}"
@@ -50,7 +82,13 @@ class Session:
         """Open a connection, through this machine's *port* if one is named; an async context manager."""
         url = f"ws://{self.host if port is None else '127.0.0.1'}:{port or self.port}{self.path}"
         return connect(
-            url, open_timeout=PROCESS_SECONDS, close_timeout=1, max_size=None, ping_interval=None, proxy=None
+            url,
+            open_timeout=PROCESS_SECONDS,
+            close_timeout=1,
+            max_size=None,
+            ping_interval=None,
+            proxy=None,
+            subprotocols=self._subprotocols,
         )
 
     async def dropped(self, *, opened: bool) -> socket.socket:
@@ -82,8 +120,11 @@ class Session:
             "version": "5.3",
         }
         content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}
-        await connection.send(json.dumps({**message, "channel": "shell"}))
+        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content}
+        if connection.subprotocol == V1:
+            await connection.send(_encoded("shell", [json.dumps(part).encode() for part in message.values()]))
+        else:
+            await connection.send(json.dumps({**message, "buffers": [], "channel": "shell"}))
         return request
 
 
@@ -100,7 +141,7 @@ class Reader:
         missing = {"execute_reply", "idle"}
         with contextlib.suppress(ConnectionClosed):
             while missing:
-                message: dict[str, Any] = json.loads(await connection.recv())
+                message = decoded(await connection.recv())
                 if message["parent_header"].get("msg_id") == self._request:
                     missing -= {message["msg_type"], message["content"].get("execution_state", "")}
                     if message["msg_type"] == "stream":
@@ -198,7 +239,7 @@ class Tab:
     async def _read(self, connection: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
             while True:
-                message: dict[str, Any] = json.loads(await connection.recv())
+                message = decoded(await connection.recv())
                 kind, content = message["msg_type"], message["content"]
                 if kind == "stream" and content["name"] == "stderr":
                     self.told += content["text"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.sessions import Session
+from tests.sessions import Session, decoded
 from tests.until import until
 
 from .kernels import Kernel
@@ -63,7 +62,7 @@ class Page:
     async def _hear(self, connection: ClientConnection) -> None:
         try:
             while True:
-                self.heard.append(json.loads(await connection.recv()))
+                self.heard.append(decoded(await connection.recv()))
         except ConnectionClosed:
             self.closed = True
 
@@ -93,11 +92,12 @@ class Page:
         await until(f"the cell prints {text}", lambda: text in self.printed(cell))
 
 
+@pytest.mark.parametrize("v1", [False, True])
 async def test_a_cell_says_that_its_host_is_silent_and_that_it_is_back(
-    site: Site, served: Served, kernel: Kernel
+    site: Site, served: Served, kernel: Kernel, v1: bool
 ) -> None:
     """Below the cell that runs and the one that waits; in place of that, for how long it was. The server's model says it."""
-    session = Session(served, kernel)
+    session = Session(served, kernel, v1=v1)
     async with session.connect() as connection:
         page = Page(connection)
         running = await session.run(connection, PRINTING)

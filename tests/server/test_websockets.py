@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 from eg_distributed.jupyter_server import websocket
-from tests.sessions import CELL_SECONDS, Cell, Reader, Session, Tab
+from tests.sessions import CELL_SECONDS, Cell, Reader, Session, Tab, decoded
 from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, until
 
@@ -118,9 +121,10 @@ async def test_a_client_that_closes_gets_each_line_once(served: Served, kernel: 
     assert numbers == list(range(LINES))
 
 
-async def test_what_a_dead_connection_swallowed_is_sent_again(served: Served, kernel: Kernel) -> None:
+@pytest.mark.parametrize("v1", [False, True])
+async def test_what_a_dead_connection_swallowed_is_sent_again(served: Served, kernel: Kernel, v1: bool) -> None:
     """A connection that is cut without a word, as by a laptop's sleep, takes nothing with it."""
-    session = Session(served, kernel)
+    session = Session(served, kernel, v1=v1)
     async with Silencer(session.host, session.port) as silencer, session.connect(silencer.port) as first:
         request = await session.run(first, PRINTING)
         before = Reader(first, request)
@@ -156,8 +160,6 @@ async def test_a_session_that_is_cut_off_is_waited_for_while_others_stay(served:
 
 def test_the_class_is_ours(served: Served) -> None:
     """This jupyter_server has all that ours rests upon, and nobody has configured another class."""
-    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
-
     assert websocket.missing(AsyncMappingKernelManager) == []
 
 
@@ -169,6 +171,29 @@ def test_a_class_that_somebody_has_configured_stays() -> None:
     )
     websocket.begin(app)
     assert app.web_app.settings == {"kernel_websocket_connection_class": theirs}
+
+
+def test_a_jupyter_server_that_we_do_not_know_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where something is missing that ours rests upon its own class stays, and the log says what is missing."""
+    theirs = ZMQChannelsWebsocketConnection
+    settings: dict[str, Any] = {"kernel_websocket_connection_class": theirs}
+    app = SimpleNamespace(kernel_manager=AsyncMappingKernelManager, web_app=SimpleNamespace(settings=settings))
+    monkeypatch.setattr(websocket, "NEEDED_OF_KERNELS", ("get_buffer", "what_is_gone"))
+    websocket.begin(app)
+    assert settings == {"kernel_websocket_connection_class": theirs}
+    assert "mapping kernel manager.what_is_gone is missing" in caplog.text
+
+
+@pytest.mark.parametrize("date", ["{:%Y-%m-%dT%H:%M:%S.%fZ}", "{:%Y-%m-%dT%H:%M:%S.%f+00:00}"])
+def test_how_old_a_message_is(date: str) -> None:
+    """By its header's date, of either protocol; a header without one, or with nonsense, counts as new."""
+    made = datetime.now(timezone.utc) - timedelta(seconds=60)
+    assert 59 < websocket._age({"date": date.format(made)}) < 90
+    assert 59 < websocket._age({"date": made}) < 90
+    assert [websocket._age({"date": nonsense}) for nonsense in ("", "yesterday", 7, None)] == [0.0] * 4
+    assert websocket._age({}) == 0.0
 
 
 def big(lines: int, length: int, done: Path) -> str:
@@ -223,7 +248,7 @@ async def test_a_client_that_stands_still_for_a_while_misses_nothing(
         await until("the cell has printed", done.exists, CELL_SECONDS)
         cell = Cell()
         while not (cell.replies and cell.states[-1:] == ["idle"]):
-            message = json.loads(await asyncio.wait_for(connection.recv(), CELL_SECONDS))
+            message = decoded(await asyncio.wait_for(connection.recv(), CELL_SECONDS))
             if message["parent_header"].get("msg_id") == request:
                 cell.hear(message["msg_type"], message["content"])
     assert cell.numbers == list(range(lines))

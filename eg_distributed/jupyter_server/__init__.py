@@ -10,9 +10,12 @@
     taken            kernels that another server has taken over
     ending           the server's end, which comes whatever one kernel makes of it
     hand_over        taking over those of others, asked by REST
+    websocket        a server's websockets with our ends (`eg_distributed.clients`)
+    out_of_reach     what a server says of a kernel whose host does not answer
+    listening        what the clients of a server's kernels are told by these
     process          this process's clusters, and what nodes know it by: a server that may come back, or one that does not
 
-`process`, `request`, `store` and `recording` import nothing of Jupyter: they can be used, and tested, without it.
+`process`, `request`, `store`, `recording` and `listening` import nothing of Jupyter: they can be used, and tested, without it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from typing import Any
 
 from jupyter_client.session import Session
 
+from eg_distributed.clients.kept_output import note_question
+
 __all__ = ["learn_state"]
 
 _BUSY = 1.0
@@ -26,8 +28,8 @@ async def learn_state(manager: Any, unknown: str) -> None:
     try:
         shell.on_recv(lambda _: answered.set())
         control.on_recv(lambda _: shown.set())
-        session.send(shell, "kernel_info_request")
-        session.send(control, "kernel_info_request")
+        for name, stream in (("shell", shell), ("control", control)):
+            note_question(name, session.send(stream, "kernel_info_request"))
         waiting = [asyncio.ensure_future(answered.wait()), asyncio.ensure_future(shown.wait())]
         try:
             await asyncio.wait(waiting, timeout=_SILENT, return_when=asyncio.FIRST_COMPLETED)

@@ -26,6 +26,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from eg_distributed.clients import channels
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import RemoteKernel, State
@@ -33,6 +34,7 @@ from eg_distributed.settings import Distributed
 
 from . import listed, taken
 from .activity import learn_state
+from .listening import found_again
 from .process import folder_for, keep_by, settings_for
 from .provisioner import DistributedProvisioner
 from .store import Record, Store
@@ -66,6 +68,7 @@ def begin(app: Any) -> None:
         return  # why is in the log already
     store = Store(folder)
     store.open({"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+    channels.take_many_sockets(kernels.context)  # each kernel that is found is watched by one
     adoption = Adoption(app, settings, store)
     keep_by(adoption)
     adoption.keep_sessions()
@@ -212,6 +215,7 @@ class Adoption:
         manager.write_connection_file()
         manager.execution_state, manager.reason = UNKNOWN, ""
         listed.enter(self.kernels, manager)
+        found_again(manager, kernel)
         manager.execution_state = UNKNOWN
         manager.reason = f"The kernel is on {record.host}, which has not answered yet since this server's start."
         self._unseen.add(manager)

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import adoption, ending, hand_over
+from . import adoption, ending, hand_over, out_of_reach, websocket
 
 log = logging.getLogger(__name__)
 
 PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("clients' connections", websocket.begin),
+    ("what is said of hosts out of reach", out_of_reach.begin),
     ("kernels that outlive their server", adoption.begin),
     ("taking over kernels of other servers", hand_over.begin),
     ("an end that comes", ending.begin),

@@ -319,10 +319,10 @@ def _name_of_server(server: Server, settings: Distributed) -> Name:
 
 def _new_cluster(server: Server | None, config: Config) -> Cluster:
     settings = settings_for(config)
-    settings.kept_output_limit = 0  # nobody comes back for it yet
     folder = ""
     if server is None:
         name = own_name(settings.gateway_id)
+        settings.kept_output_limit = 0  # nobody comes back for it
         _end_soon(settings, config)
         if not settings.runtime_dir:
             folder, lock = _own_folder(name.text)
@@ -330,6 +330,8 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
             _clusters.locks.append(lock)
     else:
         name = _name_of_server(server, settings)
+        if name.kept is None:
+            settings.kept_output_limit = 0  # the same
         if not settings.gateway_id and name.lock == -1:  # it cannot have its name again either
             _end_soon(settings, config)
     cluster = Cluster(settings, name.text)

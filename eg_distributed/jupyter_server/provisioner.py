@@ -33,6 +33,7 @@ from eg_distributed.errors import DistributedError, RequestInvalid
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import StartRequest
 
+from . import listening
 from .process import Keeper, cluster_for, keeper_of, server_of
 from .recording import Recording, goes_on
 from .request import request_for
@@ -186,6 +187,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         # unless its record is written.
         kernel.on_exit = None
         self._listen_to(kernel)
+        if self._is_servers:
+            listening.started(self._manager, self._cluster, kernel)
         await self.write_record()
         self._is_first_start = not self._was_launched
         if self._is_first_start:
@@ -275,6 +278,8 @@ class DistributedProvisioner(KernelProvisionerBase):
     def let_go(self) -> None:
         """Have the cluster end the kernel and forget it, if it knows one, and no later process find it."""
         self._let_go()
+        if self._is_servers:
+            listening.ended(self.kernel_id, is_sure=True)
 
     def _let_go(self) -> None:
         """Have the cluster end the kernel and forget it, if it knows one; waits for nothing."""
@@ -374,6 +379,16 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel = self._kernel
         return kernel is not None and (self._has_process or kernel.state is State.ALIVE)
 
+    @property
+    def process(self) -> object:
+        """What is another one after each start, for whoever holds a connection to the kernel; as jupyter_client's own has it."""
+        return None if self._kernel is None else self._kernel.attempt
+
+    @property
+    def death(self) -> str:
+        """What is said of the kernel's end, if nobody had asked for that; empty while it lives."""
+        return "" if self._kernel is None else self._kernel.death
+
     async def poll(self) -> int | None:
         """Return None while the kernel is not known to have ended; called every 3 s, and every 0.1 s at the end.
 
@@ -463,6 +478,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         if restart or kernel is None or cluster is None:
             return
         self._kernel, self._has_process = None, False
+        if self._is_servers:
+            listening.ended(kernel.id, is_sure=kernel.is_sure)
         if cluster.is_closed:  # at this process's end: whoever was registered for that before us comes after us
             return
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eg_distributed.aside import aside
+from eg_distributed.clients import ending, kept_output, notebooks
 from eg_distributed.link.deadlines import within
 
 from . import listed
@@ -26,24 +27,19 @@ _RECORD = 2.0  # seconds, at most, for the record, which is on a disk that may h
 async def let_go(app: Any, manager: Any, store: Store, owner: str, forget_sessions: Callable[[str], None]) -> None:
     """Forget the kernel of *manager*, which the server *owner* has now; on the loop of *app*."""
     kernel_id = manager.kernel_id
+    notebooks.tell_clients(
+        kernel_id, f"This kernel is at server {owner} now, which was asked for it. It goes on there."
+    )
+    await ending.settle_all(kernel_id)
     if not listed.remove(app.kernel_manager, manager):
         return  # it was deleted meanwhile
     manager.provisioner.be_taken()
     forget_sessions(kernel_id)
-    closed = _close_websockets(kernel_id, f"the kernel is at {owner} now"[:120])
+    kept_output.let_go(kernel_id)
+    closed = ending.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at {owner} now"[:120])
     log.warning("kernel %s: it is at %s now: %d websockets are closed", kernel_id, owner, closed)
     try:
         async with store.turns:
             await within(aside(("drop taken", kernel_id), functools.partial(store.drop_taken, kernel_id)), _RECORD)
     except (OSError, asyncio.TimeoutError) as error:
         log.warning("kernel %s: its record in %s stays: %r", kernel_id, store.folder, error)
-
-
-def _close_websockets(kernel_id: str, why: str) -> int:
-    """Close the websockets of a kernel's clients; return how many there were."""
-    from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
-
-    connections = [each for each in ZMQChannelsWebsocketConnection._open_sockets if each.kernel_id == kernel_id]
-    for connection in connections:
-        connection.websocket_handler.close(_SERVICE_RESTART, why)
-    return len(connections)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from .site import KERNEL, Site
 
 
 class Served:
-    """A jupyter_server of the site's user, with *more* variables."""
+    """A jupyter_server of the site's user, with some options and *more* variables."""
 
-    def __init__(self, site: Site, root: Path, **more: str) -> None:
+    def __init__(self, site: Site, root: Path, configured: Mapping[str, str] | None = None, /, **more: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         options = {
@@ -34,6 +34,7 @@ class Served:
             "ServerApp.disable_check_xsrf": "True",
             "ServerApp.open_browser": "False",
             "IdentityProvider.token": "",
+            **(configured or {}),
         }
         self.port = port
         self.url = f"http://127.0.0.1:{port}"

@@ -133,7 +133,7 @@ def test_a_host_that_is_silent(site: Site, start: Start) -> None:
         assert listed["execution_state"] == "unknown"
         assert "node1, which has not answered yet" in listed["reason"]
         assert len(records(site)) == 2
-        assert second.rest.post(f"/api/kernels/{model['kernel']['id']}/restart").status_code == 500
+        assert second.rest.post(f"/api/kernels/{model['kernel']['id']}/restart").status_code == 503
         assert second.rest.delete(f"/api/sessions/{other['id']}").status_code == 204
     finally:
         site.thaw("node1")

@@ -89,7 +89,7 @@ def records(site: Site) -> list[Path]:
 
 def test_jupyter_server_has_what_is_used() -> None:
     """Private members among it, which a release may rename: then nothing is found again, and the log names them."""
-    kernels = AsyncMappingKernelManager()  # type: ignore[no-untyped-call]
+    kernels = AsyncMappingKernelManager()  # type: ignore[no-untyped-call, unused-ignore]
     assert listed.missing(kernels, ServerKernelManager(parent=kernels)) == []
     assert all(hasattr(ServerApp, name) for name in ("_cleanup", "cleanup_kernels", "start_ioloop"))
     assert SessionManager.database_filepath.default_value == ":memory:"
@@ -129,6 +129,24 @@ def test_killed_and_started_again(site: Site, start: Start) -> None:
     assert second.rest.delete(f"/api/sessions/{model['id']}").status_code == 204
     site.await_none()
     assert not records(site)
+
+
+def test_a_cell_that_goes_on(site: Site, start: Start) -> None:
+    """Its kernel is busy at once for the next server, and serves pages meanwhile; when the cell is over, it is idle."""
+    first = start()
+    model = begun(first)
+    with opened(first, model) as notebook:
+        cell = notebook.send(
+            "import os, time\nprint('on', flush=True)\nwhile not os.path.exists('over'): time.sleep(.05)"
+        )
+        notebook.output(cell, until="on")
+    first.end(signal.SIGKILL)
+    second = start()
+    block_until("it is busy", lambda: state(second, model) == "busy")
+    with opened(second, model) as notebook:
+        (site.work / second.root.name / "over").touch()
+        block_until("it is idle", lambda: state(second, model) == "idle")
+        assert notebook.run("print(x)") == "42"
 
 
 def test_a_host_that_is_silent(site: Site, start: Start) -> None:

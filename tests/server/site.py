@@ -53,6 +53,11 @@ class Site:
             "EG_REMOTE_HOSTS": ",".join(NAMES),
         }
         self.kernelspec(KERNEL)
+        # Voila is tried by its own command: as a part of each server its import takes three seconds.
+        extensions = self.home / "config" / "jupyter_server_config.d"
+        extensions.mkdir()
+        off = {"ServerApp": {"jpserver_extensions": {"voila.server_extension": False}}}
+        (extensions / "voila.json").write_text(json.dumps(off))
 
     def kernelspec(self, name: str, argv: Sequence[str] = ARGV, **more: Any) -> str:
         """Install a kernelspec; *more* may have `config` of its stanzas, and other keys. Returns *name*."""

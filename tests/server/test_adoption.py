@@ -26,6 +26,8 @@ from tests.until import block_until
 from .served import Notebook, Served
 from .site import Site
 
+pytestmark = pytest.mark.timeout(300)
+"""Each starts two servers or more, of some seconds each, and many more where others work on the machine."""
 Start = Callable[..., Served]
 QUICK = {"EG_DISTRIBUTED_REQUEST_TIMEOUT": "1", "EG_DISTRIBUTED_KEEPALIVE_INTERVAL": "1"}
 

@@ -2,7 +2,7 @@
 
 jupyter_server ends its kernels all at once, and whatever that raises is raised by its end: its port is closed by then, its loop
 goes on, and it has to be killed. A start that has failed is enough, of any kernel at all: jupyter_client counts it among those
-under way for ever, and jupyter_server finds no such kernel. So is a kernel that is just being restarted.
+under way for ever, and jupyter_server finds no such kernel. So is a kernel that is just being started, or started again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _KERNELS = 30.0
 """Seconds, at most, for kernels to end: jupyter_server's own waits add up to 15 for one that heeds nothing."""
-_RESTARTS = 10.0  # seconds, at most, for kernels that are just being restarted
+_STARTS = 10.0  # seconds, at most, for kernels that are just being started, or started again
 _REST = 60.0  # seconds, at most, for all that an end has to do; then it is over
 
 
@@ -34,8 +34,8 @@ def begin(app: Any) -> None:
 
     @functools.wraps(cleanup_kernels)
     async def end_kernels() -> None:
+        await _await_starts(kernels)
         _forget_failed(kernels)
-        await _await_restarts(kernels)
         try:
             await within(cleanup_kernels(), _KERNELS)
         except Exception as error:  # whichever kernel it is of: the others have to end, and the server as well
@@ -68,13 +68,14 @@ def _forget_failed(kernels: Any) -> None:
         del pending[kernel_id]
 
 
-async def _await_restarts(kernels: Any) -> None:
-    """Wait for restarts that are under way: of a kernel that is just being replaced nothing can be ended, or kept."""
+async def _await_starts(kernels: Any) -> None:
+    """Wait for starts and restarts that are under way: of a kernel that is just being started nothing can be ended, or kept."""
     futures = [manager.ready for manager in kernels._kernels.values() if not manager.ready.done()]
+    futures += [task for task in kernels._pending_kernels.values() if not task.done()]
     if futures:
         await asyncio.wait(
             {each if isinstance(each, asyncio.Future) else asyncio.wrap_future(each) for each in futures},
-            timeout=_RESTARTS,
+            timeout=_STARTS,
         )
 
 

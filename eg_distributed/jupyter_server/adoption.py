@@ -116,7 +116,7 @@ class Adoption:
             found_all.set()
         self._specs.clear()
         if found:
-            log.info(
+            self.app.log.info(
                 "%d kernels of before are found again: %d hosts are asked", len(found), len({r.host for r in found})
             )
         if self._cluster is not None:
@@ -287,7 +287,7 @@ class Adoption:
                 kept += 1
         if kept:
             timeout = self.settings.orphan_timeout
-            log.info(
+            self.app.log.info(
                 "%d kernels run on, for this server's next start%s (Distributed.keep_kernels)",
                 kept, f" within {timeout:.0f} s" if timeout else "",
             )  # fmt: skip

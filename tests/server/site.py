@@ -46,6 +46,7 @@ class Site:
             "HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home),
             "JUPYTER_CONFIG_DIR": str(self.home / "config"),
+            "JUPYTER_CONFIG_PATH": str(self.home / "config"),  # counts for more than what is installed with Python
             "JUPYTER_DATA_DIR": str(self.home / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
             "JUPYTER_PLATFORM_DIRS": "1",

@@ -8,6 +8,7 @@
     listed           what a server lists of a kernel: its tables that a kernel enters and leaves, private ones among them
     activity         whether a kernel that was found again is busy
     taken            kernels that another server has taken over
+    ending           the server's end, which comes whatever one kernel makes of it
     hand_over        taking over those of others, asked by REST
     websocket        a server's websockets with our ends (`eg_distributed.clients`)
     out_of_reach     what a server says of a kernel whose host does not answer

@@ -17,6 +17,7 @@ import logging
 import os
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
+from eg_distributed.clients import channels
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import RemoteKernel, State
@@ -41,8 +43,8 @@ __all__ = ["SESSIONS", "Adoption", "begin"]
 
 log = logging.getLogger(__name__)
 
+_ALL_FOUND = 30.0  # seconds, at most, that the cluster's thread does nothing while kernels are found
 _PROBES = 20  # found kernels whose state is asked for at once
-_STOP = 10.0  # seconds, at most, that a stop waits for restarts that are under way
 SESSIONS = "sessions.db"
 _DATABASE = 1.0  # seconds that a locked database is waited for at the start
 UNKNOWN = "unknown"
@@ -66,25 +68,20 @@ def begin(app: Any) -> None:
         return  # why is in the log already
     store = Store(folder)
     store.open({"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
+    channels.take_many_sockets(kernels.context)  # each kernel that is found is watched by one
     adoption = Adoption(app, settings, store)
     keep_by(adoption)
     adoption.keep_sessions()
     adoption.find_all()
     adoption.forget_sessions()
-    cleanup_kernels, start_ioloop = app.cleanup_kernels, app.start_ioloop
+    cleanup_kernels = app.cleanup_kernels
 
     @functools.wraps(cleanup_kernels)
     async def cleaned_up(*args: Any, **kwargs: Any) -> Any:
         await adoption.stop()
         return await cleanup_kernels(*args, **kwargs)
 
-    @functools.wraps(start_ioloop)
-    def started(*args: Any, **kwargs: Any) -> Any:
-        done = start_ioloop(*args, **kwargs)
-        adoption.loop_has_ended()
-        return done
-
-    app.cleanup_kernels, app.start_ioloop = cleaned_up, started
+    app.cleanup_kernels = cleaned_up
 
 
 class Adoption:
@@ -99,7 +96,6 @@ class Adoption:
         self._probing: asyncio.Semaphore | None = None
         self._specs: dict[str, Any] = {}  # while kernels are found: many have the same
         self._cluster: Cluster | None = None
-        self._is_stopped = False
         self._unseen: set[Any] = set()  # managers of found kernels whose hosts have not answered yet
 
     # -- at the start --------------------------------------------------------------------------------------------
@@ -113,7 +109,11 @@ class Adoption:
                 "--orphans` lists it, `jupyter distributed end` ends it",
                 name, self.store.folder, error,
             )  # fmt: skip
-        found = [record for record in records if self.find(record)]
+        found_all = threading.Event()
+        try:
+            found = [record for record in records if self.find(record, found_all)]
+        finally:
+            found_all.set()
         self._specs.clear()
         if found:
             log.info(
@@ -127,8 +127,12 @@ class Adoption:
         if self._cluster is not None:
             self._cluster.serve_adopted()
 
-    def find(self, record: Record) -> bool:
-        """List the kernel of *record*, and have its host asked for it; False, and told in the log, where that cannot be."""
+    def find(self, record: Record, found_all: threading.Event | None = None) -> bool:
+        """List the kernel of *record*, and have its host asked for it; False, and told in the log, where that cannot be.
+
+        Until *found_all* is set the cluster's thread takes up none: it would take turns with this one, some milliseconds at a
+        time, with each kernel of a thousand.
+        """
         if record.kernel in self.kernels:
             return False
         try:
@@ -136,7 +140,10 @@ class Adoption:
             provisioner: DistributedProvisioner = manager.provisioner
             call = self.app.io_loop.add_callback
             gone = functools.partial(call, self._ended, manager)
+            is_first = self._cluster is None
             self._cluster, kernel = provisioner.find(record, lambda _: gone())
+            if is_first and found_all is not None:
+                self._cluster.call_soon(found_all.wait, _ALL_FOUND)
             self._connect(manager, kernel, record)
         except Exception as error:
             # Whatever one record makes of itself in jupyter_client, the server has to start, and the other kernels to be found.
@@ -244,12 +251,12 @@ class Adoption:
         )  # fmt: skip
         provisioner.let_go()
         manager.cleanup_connection_file()
-        self.forget_sessions()
+        self.forget_sessions_of(manager.kernel_id)
 
     def taken(self, manager: Any, owner: str) -> None:
         """Let go of the kernel of *manager*, which the server *owner* has now."""
         self._unseen.discard(manager)
-        self._begin(taken.let_go(self.app, manager, self.store, owner))
+        self._begin(taken.let_go(self.app, manager, self.store, owner, self.forget_sessions_of))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -265,12 +272,10 @@ class Adoption:
 
     async def stop(self) -> None:
         """Let the kernels run on that are to be kept, before the server ends those that it lists; called at a graceful stop."""
-        self._is_stopped = True
         for task in self._tasks:
             task.cancel()
         if not self.settings.keep_kernels:
             return
-        await self._await_restarts()
         kept = 0
         for manager in list(self.kernels._kernels.values()):
             provisioner = manager.provisioner
@@ -286,28 +291,6 @@ class Adoption:
                 "%d kernels run on, for this server's next start%s (Distributed.keep_kernels)",
                 kept, f" within {timeout:.0f} s" if timeout else "",
             )  # fmt: skip
-
-    def loop_has_ended(self) -> None:
-        """Have kernels end with this process that are not to be kept, where jupyter_server ends none.
-
-        That is after a SIGINT without a terminal, which only ends its loop.
-        """
-        if self._is_stopped or self.settings.keep_kernels:
-            return
-        for manager in self.kernels._kernels.values():
-            if isinstance(manager.provisioner, DistributedProvisioner):
-                manager.provisioner.end_with_process()
-
-    async def _await_restarts(self) -> None:
-        """Wait for restarts that are under way: of a kernel that is just being replaced nothing can be kept."""
-        futures = [manager.ready for manager in self.kernels._kernels.values()]
-        waiting = {
-            asyncio.ensure_future(future if isinstance(future, asyncio.Future) else asyncio.wrap_future(future))
-            for future in futures
-            if not future.done()
-        }
-        if waiting:
-            await asyncio.wait(waiting, timeout=_STOP)
 
     # -- sessions ------------------------------------------------------------------------------------------------
 
@@ -330,6 +313,15 @@ class Adoption:
             log.warning("sessions will not be found again: %s cannot be used: %s", path, error)
             return
         sessions.database_filepath = str(path)
+        # Each change would wait for the disk on the server's loop. What a power cut breaks is put aside, above.
+        sessions.cursor.execute("PRAGMA synchronous=OFF")
+
+    def forget_sessions_of(self, kernel_id: str) -> None:
+        """Remove the sessions of a kernel that is not here any more."""
+        try:
+            self.app.session_manager.cursor.execute("DELETE FROM session WHERE kernel_id=?", (kernel_id,))
+        except sqlite3.Error as error:
+            log.warning("kernel %s: its session stays listed until it is asked for: %s", kernel_id, error)
 
     def forget_sessions(self) -> None:
         """Remove the sessions of kernels that are not here; the server itself does so when it is asked for each."""
@@ -338,12 +330,11 @@ class Adoption:
             return
         cursor = sessions.cursor
         stale = [
-            row["kernel_id"]
+            (row["kernel_id"],)
             for row in cursor.execute("SELECT DISTINCT kernel_id FROM session").fetchall()
             if row["kernel_id"] not in self.kernels and row["kernel_id"] not in self.kernels._pending_kernels
         ]
-        for kernel in stale:
-            cursor.execute("DELETE FROM session WHERE kernel_id=?", (kernel,))
+        cursor.executemany("DELETE FROM session WHERE kernel_id=?", stale)
 
 
 def _try_database(path: Path) -> None:

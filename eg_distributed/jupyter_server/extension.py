@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import adoption, hand_over, out_of_reach, websocket
+from . import adoption, ending, hand_over, out_of_reach, websocket
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
     ("what is said of hosts out of reach", out_of_reach.begin),
     ("kernels that outlive their server", adoption.begin),
     ("taking over kernels of other servers", hand_over.begin),
+    ("an end that comes", ending.begin),
 )
 """What is begun, and how it is named to people."""
 

@@ -14,7 +14,14 @@ from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 __all__ = ["enter", "missing", "remove"]
 
 _KERNELS = (
-    *("_kernels", "_kernel_connections", "_kernel_ports", "_handle_kernel_died", "add_restart_callback"),
+    *(
+        "_kernels",
+        "_kernel_connections",
+        "_kernel_ports",
+        "_handle_kernel_died",
+        "_pending_kernels",
+        "add_restart_callback",
+    ),
     *("connection_dir", "initialize_culler", "kernel_manager_factory", "kernel_spec_manager", "log"),
     *("start_watching_activity", "stop_buffering", "stop_watching_activity"),
 )

@@ -189,7 +189,6 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._listen_to(kernel)
         if self._is_servers:
             listening.started(self._manager, self._cluster, kernel)
-        await self.write_record()
         self._is_first_start = not self._was_launched
         if self._is_first_start:
             self._guard_first_start()
@@ -199,6 +198,10 @@ class DistributedProvisioner(KernelProvisionerBase):
         info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
         self.connection_info = info
         return info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Have the kernel be found again, now that its clients can reach it; called at the end of each start and restart."""
+        await self.write_record()
 
     def _listen_to(self, kernel: RemoteKernel) -> None:
         """Have the kernel's handle say what others are to know. Its callbacks are called on the cluster's loop."""

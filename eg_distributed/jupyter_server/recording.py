@@ -76,7 +76,8 @@ class Recording:
             return
         write = functools.partial(self.keeper.store.write, record)
         try:
-            await within(aside(("record", record.kernel, record.attempt), write), _PATIENCE)
+            async with self.keeper.store.turns:
+                await within(aside(("record", record.kernel, record.attempt), write), _PATIENCE)
         except (OSError, ValueError, TypeError, asyncio.TimeoutError) as error:
             log.warning(
                 "kernel %s: it ends with this server, since its record cannot be written (%s: %r): see that the folder can be "
@@ -95,7 +96,8 @@ class Recording:
             return
         drop = functools.partial(self.keeper.store.drop, kernel_id)
         try:
-            await within(aside(("drop record", kernel_id), drop), _PATIENCE)
+            async with self.keeper.store.turns:
+                await within(aside(("drop record", kernel_id), drop), _PATIENCE)
         except (OSError, asyncio.TimeoutError) as error:
             log.warning("kernel %s: its record in %s stays: %r", kernel_id, self.keeper.store.folder, error)
 

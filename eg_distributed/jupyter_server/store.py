@@ -10,6 +10,7 @@ server whose kernel was taken over removes no record of the taker's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -42,6 +43,7 @@ FORMAT = 1
 """What a record's fields mean; a release that changes that counts on."""
 _SIZE = 1024 * 1024  # bytes of a record: a kernelspec with a long environment has some thousands
 _MOST = 10_000  # records that are read
+_AT_ONCE = 8  # records that are written or removed at once
 _KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _BROKEN = ".broken"
 _SERVER = "server"
@@ -112,6 +114,8 @@ class Store:
         self.folder = folder
         self.process = secrets.token_hex(8)
         """What records of ours have as `process`."""
+        self.turns = asyncio.Semaphore(_AT_ONCE)
+        """Taken by those who write or remove a record in a thread aside: hundreds of kernels may be found, or end, at once."""
         self._known: dict[str, str] = {}  # by kernel: which process had written the record when we last saw it
 
     def open(self, about: Message) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from eg_distributed.aside import aside
@@ -24,7 +24,7 @@ _SERVICE_RESTART = 1012
 _RECORD = 2.0  # seconds, at most, for the record, which is on a disk that may hang
 
 
-async def let_go(app: Any, manager: Any, store: Store, owner: str) -> None:
+async def let_go(app: Any, manager: Any, store: Store, owner: str, forget_sessions: Callable[[str], None]) -> None:
     """Forget the kernel of *manager*, which the server *owner* has now; on the loop of *app*."""
     kernel_id = manager.kernel_id
     notebooks.tell_clients(
@@ -34,14 +34,12 @@ async def let_go(app: Any, manager: Any, store: Store, owner: str) -> None:
     if not listed.remove(app.kernel_manager, manager):
         return  # it was deleted meanwhile
     manager.provisioner.be_taken()
+    forget_sessions(kernel_id)
     kept_output.let_go(kernel_id)
     closed = ending.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at {owner} now"[:120])
-    try:
-        app.session_manager.cursor.execute("DELETE FROM session WHERE kernel_id=?", (kernel_id,))
-    except sqlite3.Error as error:
-        log.warning("kernel %s: its session stays listed until it is asked for: %s", kernel_id, error)
     log.warning("kernel %s: it is at %s now: %d websockets are closed", kernel_id, owner, closed)
     try:
-        await within(aside(("drop taken", kernel_id), functools.partial(store.drop_taken, kernel_id)), _RECORD)
+        async with store.turns:
+            await within(aside(("drop taken", kernel_id), functools.partial(store.drop_taken, kernel_id)), _RECORD)
     except (OSError, asyncio.TimeoutError) as error:
         log.warning("kernel %s: its record in %s stays: %r", kernel_id, store.folder, error)

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
+from jupyter_server.services.sessions.sessionmanager import SessionManager
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from eg_distributed.jupyter_server import listed
 from tests.until import block_until
 
 from .served import Notebook, Served
@@ -83,6 +87,16 @@ def records(site: Site) -> list[Path]:
     return [path for path in folder.glob("*.d/*.json") if path.name != "server.json"]
 
 
+def test_jupyter_server_has_what_is_used() -> None:
+    """Private members among it, which a release may rename: then nothing is found again, and the log names them."""
+    kernels = AsyncMappingKernelManager()  # type: ignore[no-untyped-call, unused-ignore]
+    assert listed.missing(kernels, ServerKernelManager(parent=kernels)) == []
+    assert all(hasattr(ServerApp, name) for name in ("_cleanup", "cleanup_kernels", "start_ioloop"))
+    assert SessionManager.database_filepath.default_value == ":memory:"
+    assert SessionManager._cursor is None
+    assert listed.missing(object())
+
+
 def test_killed_and_started_again(site: Site, start: Start) -> None:
     """On another port a server has its kernels again, with session, folder and variables; they restart, are interrupted, end."""
     first = start()
@@ -115,6 +129,24 @@ def test_killed_and_started_again(site: Site, start: Start) -> None:
     assert second.rest.delete(f"/api/sessions/{model['id']}").status_code == 204
     site.await_none()
     assert not records(site)
+
+
+def test_a_cell_that_goes_on(site: Site, start: Start) -> None:
+    """Its kernel is busy at once for the next server, and serves pages meanwhile; when the cell is over, it is idle."""
+    first = start()
+    model = begun(first)
+    with opened(first, model) as notebook:
+        cell = notebook.send(
+            "import os, time\nprint('on', flush=True)\nwhile not os.path.exists('over'): time.sleep(.05)"
+        )
+        notebook.output(cell, until="on")
+    first.end(signal.SIGKILL)
+    second = start()
+    block_until("it is busy", lambda: state(second, model) == "busy")
+    with opened(second, model) as notebook:
+        (site.work / second.root.name / "over").touch()
+        block_until("it is idle", lambda: state(second, model) == "idle")
+        assert notebook.run("print(x)") == "42"
 
 
 def test_a_host_that_is_silent(site: Site, start: Start) -> None:
@@ -292,3 +324,18 @@ def test_requests_that_cannot_be_granted(start: Start) -> None:
         ) == (400, True), answer.text
     answer = served.rest.post("/api/distributed/adopt", json={"kernels": ["0"]})
     assert "No other server has a kernel '0'" in answer.json()["refused"]["0"]
+
+
+@pytest.mark.parametrize("kernel", ["failing", "failing-here"])
+def test_a_stop_after_a_start_that_failed(site: Site, start: Start, kernel: str) -> None:
+    """The server ends, and its other kernels: jupyter_server by itself hangs, with its port closed, whatever the kernel."""
+    site.kernelspec("failing", [sys.executable, "-c", "raise SystemExit(3)", "{connection_file}"])
+    folder = site.home / "data" / "kernels" / "failing-here"
+    folder.mkdir(exist_ok=True)
+    (folder / "kernel.json").write_text(json.dumps({"argv": ["/nowhere"], "display_name": "none", "language": "none"}))
+    served = start()
+    begun(served)
+    assert served.session("failing.ipynb", kernel).status_code == 500
+    served.end(signal.SIGTERM)
+    assert served.process.returncode == 0
+    site.await_none()

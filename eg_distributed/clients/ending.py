@@ -36,7 +36,11 @@ def _leave(connection: Connection) -> None:
         del sessions.serving[session_key]
     sessions.sign_off(connection)
     channels, connection.channels = connection.channels, {}
-    if kernel_id not in kernels or not sessions.are_usable(channels, kernels.get_kernel(kernel_id).ports) or session_key in sessions.serving:
+    if (
+        kernel_id not in kernels
+        or not sessions.are_usable(channels, kernels.get_kernel(kernel_id).ports)
+        or session_key in sessions.serving
+    ):
         sessions.close_channels(channels)
     elif kernels._kernel_connections.get(kernel_id, 0) <= 0:
         kernels.start_buffering(kernel_id, session_key, channels)

@@ -290,7 +290,8 @@ def begin(app: Any) -> None:
     """Have the websockets of *app*, a ServerApp, be ours; called before it serves HTTP."""
     kernels, settings = app.kernel_manager, app.web_app.settings
     configured = settings.get(_SETTING)
-    if configured is not ZMQChannelsWebsocketConnection:
+    # jupyter_server's own, said by somebody, is one as well.
+    if configured is not ZMQChannelsWebsocketConnection or _SETTING in app.config.get("ServerApp", {}):
         log.info("clients' connections are %r, as configured, and so do not get what ours would give them", configured)
         sessions.listed = _all_open
         return

@@ -55,12 +55,14 @@ def connect(connection: Connection, channel: str, identity: bytes) -> None:
     """Give *connection* a channel to the kernel as it is now."""
     kernel = connection.kernels.get_kernel(connection.kernel_id)
     connecting = getattr(connection.kernels, f"connect_{channel}")
-    if channel == "iopub":
+    if channel == "iopub" and connection.has_agent:
         with with_short_queue(kernel.context):
             stream = connecting(connection.kernel_id, identity=identity)
         lose_nothing_by_flush(stream)
     else:
         stream = connecting(connection.kernel_id, identity=identity)
+        if channel == "iopub":
+            lose_nothing_by_flush(stream)
     stream.channel = channel
     stream.ports, stream.process = kernel.ports, connection.process()
     connection.channels[channel] = stream
@@ -101,6 +103,8 @@ async def nudge(connection: Connection, *, patiently: bool = False) -> None:
     asked = {"shell": kernel.connect_shell(), "control": kernel.connect_control()}
     deadline = loop.time() + connection.ends.kernel_info_timeout
     again = _NUDGE_AGAIN
+    # One that was found again, and whose host has not answered yet, would have all these questions to answer at once.
+    patiently_asked = patiently or getattr(kernel, "execution_state", None) == "unknown"
     try:
         iopub.on_recv(on_iopub)
         asked["shell"].on_recv(on_shell_reply)
@@ -116,7 +120,7 @@ async def nudge(connection: Connection, *, patiently: bool = False) -> None:
                 request = connection.ends.session.send(stream, "kernel_info_request")
                 questions.add(kept_output.note_question(channel, request))
             await asyncio.wait({answered, heard}, timeout=again)
-            again = min(2 * again, _LAST_NUDGE) if patiently else again
+            again = min(2 * again, _LAST_NUDGE) if patiently_asked else again
     finally:
         adopted = kept_output.adopted(kernel_id)
         if adopted is not None and answered.done() and not on_shell.done():

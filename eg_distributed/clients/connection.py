@@ -127,6 +127,11 @@ class Connection(ABC):
     def kernels(self) -> Any:
         """Return the mapping kernel manager, which has all kernels of the server by their ids."""
 
+    @property
+    @abstractmethod
+    def has_agent(self) -> bool:
+        """Whether the kernel's output can wait on its node; another kernel drops what is not taken from it at once."""
+
     @abstractmethod
     def process(self) -> object:
         """Return what is another object, or value, once the kernel has been started again."""

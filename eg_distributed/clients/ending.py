@@ -36,7 +36,11 @@ def _leave(connection: Connection) -> None:
         del sessions.serving[session_key]
     sessions.sign_off(connection)
     channels, connection.channels = connection.channels, {}
-    if kernel_id not in kernels or not sessions.are_usable(channels, kernels.get_kernel(kernel_id).ports):
+    if (
+        kernel_id not in kernels
+        or not sessions.are_usable(channels, kernels.get_kernel(kernel_id).ports)
+        or session_key in sessions.serving
+    ):
         sessions.close_channels(channels)
     elif kernels._kernel_connections.get(kernel_id, 0) <= 0:
         kernels.start_buffering(kernel_id, session_key, channels)
@@ -72,12 +76,12 @@ def let_go(kernel_id: str, code: int, reason: str) -> int:
     that end must not count.
     """
     ended = 0
-    for session_key, connection in list(sessions.serving.items()):
+    for connection in {*sessions.serving.values(), *sessions.listed()}:
         if connection.kernel_id != kernel_id:
             continue
         connection.stop()
         connection.opened, connection.lost_kernel = False, True
-        del sessions.serving[session_key]
+        sessions.serving.pop(connection.session_key, None)
         channels, connection.channels = connection.channels, {}
         sessions.close_channels(channels)
         connection.close(code, reason)

@@ -6,7 +6,8 @@ prints, took nine gigabytes within a minute. Here no more is taken from such a c
 within the agent's budget (`agent/streams.py`). Where that is full as well the kernel's own ZMQ drops output of this client
 alone, which the agent tells, and we tell the client.
 
-Only output is held: replies are answers to what the client asked, and may come before output that waits.
+Of a kernel without an agent no output is held: it would be dropped in the kernel, and nobody would tell. Only output is held:
+replies are answers to what the client asked, and may come before output that waits.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class Listener(Protocol):
     renew: Callable[[], None] | None
 
     @property
+    def has_agent(self) -> bool:
+        """Whether the kernel's output can wait on its node."""
+        ...
+
+    @property
     def has_kernel(self) -> bool:
         """Whether the server still has the kernel."""
         ...
@@ -119,6 +125,8 @@ class Pace:
         """A message of *size* bytes was written, the newest of `unconfirmed`: hold the output if the client lags behind."""
         self._written.append((self._connection.unconfirmed.number, size))
         self._bytes += size
+        if not self._connection.has_agent:
+            return
         iopub = self._connection.channels.get("iopub")
         # Before a connection is served its channel is somebody else's, who asks `may_go_on`.
         if self.is_held or not self._connection.serving or iopub is None or iopub.closed() or self.may_go_on:

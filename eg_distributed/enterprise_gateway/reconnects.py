@@ -54,6 +54,11 @@ class _Connection(Connection):
         """Return Enterprise Gateway's mapping kernel manager."""
         return self.handler.kernel_manager
 
+    @property
+    def has_agent(self) -> bool:
+        """Whether the kernel is of our process proxy, which alone has a cluster."""
+        return hasattr(self.kernels.get_kernel(self.kernel_id).kernel, "cluster")
+
     def process(self) -> object:
         """Return the kernel's process proxy, which is another one after each start."""
         return self.kernels.get_kernel(self.kernel_id).kernel
@@ -111,6 +116,9 @@ def install() -> None:
         )
         sessions.listed = _all_open  # they can still be told something
         return
+    for session_key, handler in ZMQChannelsHandler._open_sessions.items():
+        if handler.channels:  # opened before our process proxy was imported
+            sessions.serving[session_key] = connection_of(handler)
     ZMQChannelsHandler.get = _forgetting_at_its_end(ZMQChannelsHandler.get)
     ZMQChannelsHandler._register_session = _register_session
     ZMQChannelsHandler.request_kernel_info = _asking_on_control_too(ZMQChannelsHandler.request_kernel_info)

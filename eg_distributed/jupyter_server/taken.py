@@ -27,6 +27,9 @@ _RECORD = 2.0  # seconds, at most, for the record, which is on a disk that may h
 async def let_go(app: Any, manager: Any, store: Store, owner: str, forget_sessions: Callable[[str], None]) -> None:
     """Forget the kernel of *manager*, which the server *owner* has now; on the loop of *app*."""
     kernel_id = manager.kernel_id
+    if app.kernel_manager._kernels.get(kernel_id) is not manager:
+        return  # it was deleted meanwhile
+    manager.stop_restarter()
     notebooks.tell_clients(
         kernel_id, f"This kernel is at server {owner} now, which was asked for it. It goes on there."
     )

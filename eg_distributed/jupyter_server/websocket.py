@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from eg_distributed.clients.limits import limit_messages
 
 from .listening import found_again
 from .process import settings_for
+from .provisioner import DistributedProvisioner
 
 __all__ = ["DistributedConnection", "begin", "found_again"]
 
@@ -77,7 +78,7 @@ class _Connection(Connection):
     """A websocket of jupyter_server 2: a handler, and a connection that stands between it and the kernel."""
 
     refusals = (HTTPError,)
-    ends: DistributedConnection
+    ends: ZMQChannelsWebsocketConnection
 
     @property
     def handler(self) -> Any:
@@ -88,6 +89,11 @@ class _Connection(Connection):
     def kernels(self) -> Any:
         """Return the mapping kernel manager."""
         return self.ends.multi_kernel_manager
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether the kernel is of our provisioner."""
+        return isinstance(self.ends.kernel_manager.provisioner, DistributedProvisioner)
 
     def process(self) -> object:
         """Return the provisioner's process, which is another one after each start; None for one that does not say."""
@@ -134,6 +140,7 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
             await super().prepare()
         except BaseException:  # whatever it is: it will never open, and another one of its session may
             sessions.forget(self._distributed)
+            self._forget_question()
             raise
 
     async def _register_session(self) -> None:
@@ -144,13 +151,23 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
     def request_kernel_info(self) -> Any:
         """Ask on the control channel as well: a kernel that runs a cell answers on no other."""
         answered = super().request_kernel_info()
-        asked = self.kernel_info_channel
-        if asked is not None and not answered.done():
-            control = self.multi_kernel_manager.connect_control(self.kernel_id)
+        if self.kernel_info_channel is not None and not self._kernel_info_future.done():
+            asked = {"shell": self.kernel_info_channel}
+            asked["control"] = control = self.multi_kernel_manager.connect_control(self.kernel_id)
             control.on_recv(self._handle_kernel_info_reply)
             kept_output.note_question("control", self.session.send(control, "kernel_info_request"))
-            answered.add_done_callback(lambda _: sessions.close_channels({"control": control, "shell": asked}))
+            # Not when this connection no longer waits for the answer: others may, and the kernel may be slow.
+            call_soon = asyncio.get_running_loop().call_soon
+            self._kernel_info_future.add_done_callback(lambda _: call_soon(sessions.close_channels, asked))
         return answered
+
+    def _forget_question(self) -> None:
+        """Have the next connection ask the kernel who it is, if this one has asked, and has had no answer."""
+        manager, question = self.kernel_manager, self._kernel_info_future
+        if self.kernel_info_channel is not None and not question.done():
+            if getattr(manager, "_kernel_info_future", None) is question:
+                del manager._kernel_info_future
+            question.set_result({})  # for those that wait for it
 
     def create_stream(self) -> None:
         """Make the four channels, under a name that no other connection has."""
@@ -238,6 +255,7 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
     def disconnect(self) -> None:  # type: ignore[override, unused-ignore] # the same
         """Leave the channels to the session's next connection if no client is left, else close them; may be called twice."""
         ending.end(self._distributed)
+        self._forget_question()
         self._open_sockets.discard(self)
         if not self._close_future.done():
             self._close_future.set_result(None)
@@ -262,12 +280,20 @@ def missing(kernels: Any) -> list[str]:
     return found + [f"mapping kernel manager.{name}" for name in NEEDED_OF_KERNELS if not hasattr(kernels, name)]
 
 
+def _all_open() -> Iterator[Connection]:
+    """Yield the open connections of a server whose connections are not ours: they can still be told something, and closed."""
+    for connection in list(ZMQChannelsWebsocketConnection._open_sockets):
+        yield _Connection(connection)
+
+
 def begin(app: Any) -> None:
     """Have the websockets of *app*, a ServerApp, be ours; called before it serves HTTP."""
     kernels, settings = app.kernel_manager, app.web_app.settings
     configured = settings.get(_SETTING)
-    if configured is not ZMQChannelsWebsocketConnection:
+    # jupyter_server's own, said by somebody, is one as well.
+    if configured is not ZMQChannelsWebsocketConnection or _SETTING in app.config.get("ServerApp", {}):
         log.info("clients' connections are %r, as configured, and so do not get what ours would give them", configured)
+        sessions.listed = _all_open
         return
     if other := missing(kernels):
         log.warning(
@@ -275,6 +301,7 @@ def begin(app: Any) -> None:
             "printed while a client is cut off is lost. Remedy: jupyter_server 2.14 or later, up to 2.21.",
             ", ".join(other),
         )
+        sessions.listed = _all_open
         return
     kept_output.calls_itself = "server"
     channels.take_many_sockets(kernels.context)

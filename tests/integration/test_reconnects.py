@@ -25,6 +25,24 @@ for number in range({LINES}):
     time.sleep(0.01)
 """
 
+EARLIER = """
+import asyncio
+from types import SimpleNamespace
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler as Handler
+
+async def main():
+    opened = SimpleNamespace(channels={"iopub": None}, session_key="opened")
+    arriving = SimpleNamespace(channels={}, session_key="arriving")
+    Handler._open_sessions.update(opened=opened, arriving=arriving)
+    from eg_distributed.clients import sessions
+    from eg_distributed.enterprise_gateway import reconnects
+
+    reconnects.install()
+    print(*sessions.serving, sessions.serving["opened"] is reconnects.connection_of(opened))
+
+asyncio.run(main())
+"""
+
 OTHER_HANDLER = """
 import logging
 from traitlets import log
@@ -184,6 +202,12 @@ async def test_connections_are_counted(gateway: Gateway, kernel: Kernel) -> None
             await Reader(connection, await session.run(connection, "print(1)")).ended()
             assert await are(1)
     await until("no connection is counted", lambda: are(0))
+
+
+def test_connections_of_before_our_process_proxy_have_their_sessions(gateway: Gateway) -> None:
+    """Those that were open when it was imported are the predecessors of what follows; those that are not yet open are not."""
+    found = gateway.exec([gateway.python, "-c", EARLIER]).check()
+    assert found.stdout.split() == ["opened", "True"]
 
 
 def test_a_handler_that_we_do_not_know_is_left_alone(gateway: Gateway) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -18,6 +19,8 @@ from .kernels import Kernel
 from .served import Served
 from .site import Site
 
+SLOW = 4
+"""Seconds for which a kernel is asked who it is."""
 IDLE = 6
 """Seconds after which a kernel is culled."""
 PRINTING = """
@@ -36,6 +39,7 @@ def served(site: Site) -> Iterator[Served]:
     root.mkdir()
     quick = {"EG_DISTRIBUTED_REQUEST_TIMEOUT": "1", "EG_DISTRIBUTED_KEEPALIVE_INTERVAL": "1"}
     culling = {"MappingKernelManager.cull_idle_timeout": str(IDLE), "MappingKernelManager.cull_interval": "1"}
+    culling["MappingKernelManager.kernel_info_timeout"] = str(SLOW)
     made = Served(site, root, culling, **quick)
     yield made
     made.end()
@@ -153,6 +157,29 @@ async def test_a_restart_that_cannot_be_done_says_why(site: Site, served: Served
         site.thaw("node1")
         await page.prints(cell, "whole")
         await page.prints(await session.run(connection, "print(x)"), "42")
+
+
+@pytest.mark.parametrize("stays", [False, True])
+async def test_a_kernel_that_answers_late_holds_up_no_later_page(
+    site: Site, served: Served, kernel: Kernel, stays: bool
+) -> None:
+    """The first page gives up the wait for its kernel's first answer, and ends or not; the next one does not wait for as long."""
+    site.freeze("node1")
+    first = await Session(served, kernel).connect()
+    if not stays:
+        await first.close()
+    site.thaw("node1")
+    await until("its host is back", lambda: "since" not in kernel.model().get("distributed", {"since": ""}))
+    session = Session(served, kernel)
+    if stays:
+        page = Page(first)
+        await page.prints(await Session(served, kernel).run(first, "print('on')"), "on")
+    begun = time.monotonic()
+    async with session.connect() as connection:
+        assert time.monotonic() - begun < SLOW / 2
+        page = Page(connection)
+        await page.prints(await session.run(connection, "print('on')"), "on")
+    await first.close()
 
 
 async def test_a_restart_of_no_kernel_is_refused_as_ever(served: Served) -> None:

@@ -15,6 +15,7 @@ import pytest
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
+from eg_distributed.clients import sessions
 from eg_distributed.jupyter_server import websocket
 from tests.sessions import CELL_SECONDS, Cell, Reader, Session, Tab, decoded
 from tests.silencer import Silencer
@@ -163,12 +164,13 @@ def test_the_class_is_ours(served: Served) -> None:
     assert websocket.missing(AsyncMappingKernelManager) == []
 
 
-def test_a_class_that_somebody_has_configured_stays() -> None:
+def test_a_class_that_somebody_has_configured_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """And so does that of a server whose kernels are a gateway's."""
     theirs = type("Theirs", (), {})
     app = SimpleNamespace(
-        kernel_manager=None, web_app=SimpleNamespace(settings={"kernel_websocket_connection_class": theirs})
+        kernel_manager=None, web_app=SimpleNamespace(settings={"kernel_websocket_connection_class": theirs}), config={}
     )
+    monkeypatch.setattr(sessions, "listed", sessions.listed)
     websocket.begin(app)
     assert app.web_app.settings == {"kernel_websocket_connection_class": theirs}
 
@@ -179,7 +181,10 @@ def test_a_jupyter_server_that_we_do_not_know_is_left_alone(
     """Where something is missing that ours rests upon its own class stays, and the log says what is missing."""
     theirs = ZMQChannelsWebsocketConnection
     settings: dict[str, Any] = {"kernel_websocket_connection_class": theirs}
-    app = SimpleNamespace(kernel_manager=AsyncMappingKernelManager, web_app=SimpleNamespace(settings=settings))
+    app = SimpleNamespace(
+        kernel_manager=AsyncMappingKernelManager, web_app=SimpleNamespace(settings=settings), config={}
+    )
+    monkeypatch.setattr(sessions, "listed", sessions.listed)
     monkeypatch.setattr(websocket, "NEEDED_OF_KERNELS", ("get_buffer", "what_is_gone"))
     websocket.begin(app)
     assert settings == {"kernel_websocket_connection_class": theirs}
@@ -252,6 +257,38 @@ async def test_a_client_that_stands_still_for_a_while_misses_nothing(
             if message["parent_header"].get("msg_id") == request:
                 cell.hear(message["msg_type"], message["content"])
     assert cell.numbers == list(range(lines))
+
+
+DISPLAYING = """
+import time
+for number in range({messages}):
+    display({{"text/plain": f"{{number}} " + "x" * 4000}}, raw=True)
+    time.sleep(0.001)
+open({done!r}, "w").close()
+"""
+
+
+async def test_a_page_that_stands_still_misses_nothing_of_a_local_kernel(unlimited: Served, tmp_path: Path) -> None:
+    """Nothing of it waits on its way, where nobody would keep it: all of it comes, as over jupyter_server's own connections."""
+    kernel, messages, done = Kernel(unlimited, "python3"), 8000, tmp_path / "done"
+    try:
+        session = Session(unlimited, kernel)
+        async with session.connect() as connection:
+            request = await session.run(
+                connection,
+                DISPLAYING.format(messages=messages, done=str(done)),
+            )
+            await until("the cell has printed", done.exists, CELL_SECONDS)
+            numbers, states = [], [""]
+            while states[-1] != "idle":
+                message = decoded(await asyncio.wait_for(connection.recv(), CELL_SECONDS))
+                if message["parent_header"].get("msg_id") == request:
+                    states.append(message["content"].get("execution_state", states[-1]))
+                    if message["msg_type"] == "display_data":
+                        numbers.append(int(message["content"]["data"]["text/plain"].split()[0]))
+        assert numbers == list(range(messages))
+    finally:
+        kernel.end()
 
 
 async def test_a_large_message_is_taken(served: Served, kernel: Kernel) -> None:

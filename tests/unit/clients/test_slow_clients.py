@@ -32,7 +32,7 @@ class Client:
         """What the client was sent."""
         self.asked = self.renewed = 0
         self.started = "process"
-        self.has_kernel = True
+        self.has_kernel = self.has_agent = True
         self.stream: Any = stream
         self.stream.channel, self.stream.process = "iopub", "process"
         self.channels = {"iopub": stream}

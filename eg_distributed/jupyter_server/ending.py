@@ -21,14 +21,14 @@ __all__ = ["begin"]
 
 log = logging.getLogger(__name__)
 
-_KERNELS = 30.0
-"""Seconds, at most, for kernels to end: jupyter_server's own waits add up to 15 for one that heeds nothing."""
+_KERNELS = 20.0  # seconds, at most, for kernels to end, beside the time that they are given to heed that
 _STARTS = 10.0  # seconds, at most, for kernels that are just being started, or started again
-_REST = 60.0  # seconds, at most, for all that an end has to do; then it is over
 
 
 def begin(app: Any) -> None:
     """Have the end of *app* come; see `extension`."""
+    if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
+        return  # its kernels are a gateway's, and end one after the other
     kernels, keep = app.kernel_manager, settings_for(app.config).keep_kernels
     cleanup_kernels, cleanup, start_ioloop = app.cleanup_kernels, app._cleanup, app.start_ioloop
 
@@ -37,7 +37,7 @@ def begin(app: Any) -> None:
         await _await_starts(kernels)
         _forget_failed(kernels)
         try:
-            await within(cleanup_kernels(), _KERNELS)
+            await within(cleanup_kernels(), _patience(kernels))
         except Exception as error:  # whichever kernel it is of: the others have to end, and the server as well
             log.error("not all kernels could be ended as they should: %r", error, exc_info=error)
             await _await_others(kernels)
@@ -45,7 +45,7 @@ def begin(app: Any) -> None:
     @functools.wraps(cleanup)
     async def end() -> None:
         try:
-            await within(cleanup(), _REST)
+            await within(cleanup(), _STARTS + _patience(kernels) + 2 * _KERNELS)
         except Exception as error:  # as above: what calls this would leave the loop running
             log.error("the server's end was not as it should be: %r", error, exc_info=error)
 
@@ -59,6 +59,15 @@ def begin(app: Any) -> None:
         return result
 
     app.cleanup_kernels, app._cleanup, app.start_ioloop = end_kernels, end, run
+
+
+def _patience(kernels: Any) -> float:
+    """Return the seconds within which kernels have ended that are told to, and killed where they do not heed that."""
+    waits = [0.0]
+    for manager in kernels._kernels.values():
+        wait = max(float(getattr(manager, "shutdown_wait_time", 0.0)), 0.0)
+        waits.append(manager.provisioner.get_shutdown_wait_time(wait) if manager.provisioner is not None else wait)
+    return max(waits) + _KERNELS
 
 
 def _forget_failed(kernels: Any) -> None:
@@ -83,4 +92,4 @@ async def _await_others(kernels: Any) -> None:
     """Wait for the ends that are under way beside one that has failed."""
     ending = {task for task in kernels._pending_kernels.values() if not task.done()}
     if ending:
-        await asyncio.wait(ending, timeout=_KERNELS / 2)
+        await asyncio.wait(ending, timeout=_KERNELS)

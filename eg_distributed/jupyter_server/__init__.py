@@ -12,6 +12,7 @@
     hand_over        taking over those of others, asked by REST
     websocket        a server's websockets with our ends (`eg_distributed.clients`)
     out_of_reach     what a server says of a kernel whose host does not answer
+    printed          how fast a kernel prints, by its own clock
     listening        what the clients of a server's kernels are told by these
     process          this process's clusters, and what nodes know it by: a server that may come back, or one that does not
 

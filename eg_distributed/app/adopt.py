@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import ssl
 import sys
 import time
@@ -31,6 +32,13 @@ _PATIENCE = 30.0  # seconds for the server's answer: it reads files, and waits f
 _XSRF = "6a7570797465722d64697374726962757465642d61646f7074"
 """Any value will do where cookie and header have the same, as the server asks of those who have no token."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Stays(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect; then that is the answer, an error."""
+
+    def redirect_request(self, *args: object) -> None:
+        """Return no request; called by urllib."""
 
 
 @dataclass
@@ -55,9 +63,12 @@ class _Server:
             request.add_header("Cookie", f"_xsrf={_XSRF}")
             request.add_header("X-XSRFToken", _XSRF)
         # On the loopback a certificate, which is for the name outside, says nothing: who listens there is on this machine.
-        context = ssl._create_unverified_context() if urllib.parse.urlsplit(self.url).hostname in _LOOPBACK else None  # noqa: S323
+        is_here = urllib.parse.urlsplit(self.url).hostname in _LOOPBACK
+        context = ssl._create_unverified_context() if is_here else ssl.create_default_context()  # noqa: S323
+        # The token goes to the server alone: through no proxy, and nowhere else that an answer names.
+        ways = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context), _Stays())
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE, context=context) as answer:  # noqa: S310 - the same
+            with urllib.request.build_opener(*ways).open(request, timeout=_PATIENCE) as answer:
                 read = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise self._refused(error) from None
@@ -179,6 +190,23 @@ def _servers(folder: Path) -> list[_Server]:
             os.kill(server.pid, 0)
         except (OSError, ValueError, KeyError, TypeError):  # one that is being written, or whose server was killed
             continue
-        if urllib.parse.urlsplit(server.url).scheme in ("http", "https"):  # else it is at a UNIX socket
+        if urllib.parse.urlsplit(server.url).scheme in ("http", "https") and server.pid in _running(
+            folder
+        ):  # not at a UNIX socket
             found.append(server)
+    return found
+
+
+def _running(folder: Path) -> set[int]:
+    """Return the processes of servers that keep records on this machine.
+
+    With a home that machines share, what a server of another one has left in the runtime folder may fit a process here, and its
+    port another user's server: that must not be sent the token.
+    """
+    found = set()
+    for path in (folder / "eg-distributed").glob("*.d/server.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            about = json.loads(path.read_bytes())
+            if about["machine"] == socket.gethostname():
+                found.add(int(about["pid"]))
     return found

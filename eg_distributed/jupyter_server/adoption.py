@@ -25,6 +25,7 @@ from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_core.utils import ensure_async
 
 from eg_distributed.clients import channels
 from eg_distributed.cluster import Cluster
@@ -67,21 +68,29 @@ def begin(app: Any) -> None:
     if folder is None:
         return  # why is in the log already
     store = Store(folder)
-    store.open({"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
-    channels.take_many_sockets(kernels.context)  # each kernel that is found is watched by one
     adoption = Adoption(app, settings, store)
-    keep_by(adoption)
-    adoption.keep_sessions()
-    adoption.find_all()
-    adoption.forget_sessions()
     cleanup_kernels = app.cleanup_kernels
 
     @functools.wraps(cleanup_kernels)
-    async def cleaned_up(*args: Any, **kwargs: Any) -> Any:
-        await adoption.stop()
-        return await cleanup_kernels(*args, **kwargs)
+    async def cleaned_up() -> None:
+        if not await adoption.stop():
+            await cleanup_kernels()
 
     app.cleanup_kernels = cleaned_up
+    about = {"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    channels.take_many_sockets(kernels.context)  # each kernel that is found is watched by one
+    store.open()
+    keep_by(adoption)
+    for step in (
+        functools.partial(store.describe, about),
+        adoption.keep_sessions,
+        adoption.find_all,
+        adoption.forget_sessions,
+    ):
+        try:
+            step()
+        except (OSError, sqlite3.Error) as error:  # a disk that is full: what can be done without it is done
+            log.error("%s: what this server keeps cannot all be used: %s", folder, error)
 
 
 class Adoption:
@@ -114,9 +123,8 @@ class Adoption:
             found = [record for record in records if self.find(record, found_all)]
         finally:
             found_all.set()
-        self._specs.clear()
         if found:
-            log.info(
+            self.app.log.info(
                 "%d kernels of before are found again: %d hosts are asked", len(found), len({r.host for r in found})
             )
         if self._cluster is not None:
@@ -190,6 +198,8 @@ class Adoption:
     def _spec(self, record: Record) -> Any:
         """Return the kernelspec as it is now, or as it was if it is gone or another provisioner's."""
         if record.name not in self._specs:
+            if not self._specs:  # they may be others for the next who asks
+                self.app.io_loop.call_later(1.0, self._specs.clear)
             try:
                 spec = self.kernels.kernel_spec_manager.get_kernel_spec(record.name)
             except NoSuchKernel:
@@ -270,27 +280,45 @@ class Adoption:
 
     # -- at the end ----------------------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
-        """Let the kernels run on that are to be kept, before the server ends those that it lists; called at a graceful stop."""
+    async def stop(self) -> bool:
+        """End the kernels that are not to be kept, if any are to be; called at a graceful stop. False: end all of them.
+
+        Those that are kept stay listed to the very end. The server answers connections that it has, and a page that does not find
+        its kernel gives it up; its session would be forgotten with it.
+        """
         for task in self._tasks:
             task.cancel()
-        if not self.settings.keep_kernels:
-            return
-        kept = 0
-        for manager in list(self.kernels._kernels.values()):
-            provisioner = manager.provisioner
-            if (
-                isinstance(provisioner, DistributedProvisioner)
-                and provisioner.is_kept
-                and listed.remove(self.kernels, manager)
-            ):
-                kept += 1
-        if kept:
-            timeout = self.settings.orphan_timeout
-            log.info(
-                "%d kernels run on, for this server's next start%s (Distributed.keep_kernels)",
-                kept, f" within {timeout:.0f} s" if timeout else "",
-            )  # fmt: skip
+        kernels = self.kernels
+        kept = {kernel_id for kernel_id, manager in kernels._kernels.items() if self._keeps(manager)}
+        if not kept:
+            return False
+        timeout = self.settings.orphan_timeout
+        self.app.log.info(
+            "%d kernels run on, for this server's next start%s (Distributed.keep_kernels)",
+            len(kept), f" within {timeout:.0f} s" if timeout else "",
+        )  # fmt: skip
+        others = {*kernels.list_kernel_ids(), *kernels._pending_kernels} - kept
+        ended = await asyncio.gather(
+            *(ensure_async(kernels.shutdown_kernel(each)) for each in others), return_exceptions=True
+        )
+        for kernel_id, error in zip(others, ended, strict=True):
+            if isinstance(error, BaseException):
+                log.error("kernel %s could not be ended as it should: %r", kernel_id, error)
+        return True
+
+    def _keeps(self, manager: Any) -> bool:
+        """Return True if the kernel of *manager* is to outlive the server; one that is just being deleted is not."""
+        provisioner = manager.provisioner
+        if (
+            not self.settings.keep_kernels
+            or manager.shutting_down
+            or not isinstance(provisioner, DistributedProvisioner)
+        ):
+            return False
+        if provisioner.is_kept:
+            manager.stop_restarter()
+            manager._connection_file_written = False  # the next server's as well
+        return provisioner.is_kept
 
     # -- sessions ------------------------------------------------------------------------------------------------
 

@@ -226,7 +226,11 @@ async def _take_one(adoption: Adoption, other: _Other, record: Record, *, runnin
         raise DistributedError(f"its record cannot be moved ({error!r})", remedy="list kernels again") from error
     log.warning("kernel %s on %s is taken over from the server %s", record.kernel, record.host, other.id)
     if not adoption.find(record):
-        raise DistributedError("it cannot be found again", remedy="see this server's log; its next start tries again")
+        with contextlib.suppress(OSError):
+            await within(
+                aside(("give back", record.kernel), functools.partial(other.store.take, adoption.store, record)), _FILES
+            )
+        raise DistributedError("it cannot be found again", remedy="see this server's log; it stays where it was")
     adoption.serve()
     await _open_sessions(adoption, other, record.kernel)
 

@@ -21,6 +21,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.settings import Distributed
 
-from .store import Store
+from .store import RECORDS, Store
 
 __all__ = ["Keeper", "Server", "cluster_for", "folder_for", "keep_by", "keeper_of", "server_of", "settings_for"]
 
@@ -47,6 +48,7 @@ _SLOTS = 64  # servers of one user in the same folders at once that have names o
 _LOCK = "owner.lock"
 _KEPT = ".d"
 """What the name of a server's store has beside that of its lock."""
+_LOOKS, _LOOK = 4, 0.05  # looks at a lock that is held, and seconds after each
 _ATTEMPTS = 4  # folders of sockets that are tried, one after the other
 _TOKEN = re.compile(r"[0-9a-f]{16}\Z")
 _ANCESTORS = 8  # steps from a kernel manager to its server
@@ -113,9 +115,10 @@ def server_name(server: Server) -> Name:
     stem = _digest(about)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for slot in range(_SLOTS):
-            path = folder / f"{stem}-{slot}"
-            lock = _locked(path)
+        slots = [folder / f"{stem}-{slot}" for slot in range(_SLOTS)]
+        # The first with kernels to be found again: who starts one of two servers again means the one that was killed.
+        for path in sorted(slots, key=lambda path: not any(kept_by(path).glob(RECORDS))):
+            lock = _locked_soon(path)
             if lock is not None:
                 return Name(f"{_user()}-{_token(lock)}", lock, kept_by(path))
     except OSError as error:  # a disk that is full, or knows no locks
@@ -128,7 +131,7 @@ def given_name(server: Server, text: str) -> Name:
     path = names_of(server) / f"id-{_digest(text)}"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _locked(path)
+        lock = _locked_soon(path)
     except OSError as error:
         log.warning("%s: kernels of this server will not be found again: %s", path.parent, error)
         return Name(text)
@@ -186,6 +189,16 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _locked_soon(path: Path) -> int | None:
+    """Do as `_locked` for a moment: a server that looks at what others keep holds their locks as long as that takes."""
+    for _ in range(_LOOKS):
+        lock = _locked(path)
+        if lock is not None:
+            return lock
+        time.sleep(_LOOK)
+    return None
 
 
 def _token(lock: int) -> str:

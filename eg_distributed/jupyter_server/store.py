@@ -37,7 +37,7 @@ from eg_distributed.wire import (
     texts,
 )
 
-__all__ = ["FORMAT", "Newer", "Record", "Store"]
+__all__ = ["FORMAT", "RECORDS", "Newer", "Record", "Store"]
 
 FORMAT = 1
 """What a record's fields mean; a release that changes that counts on."""
@@ -45,6 +45,8 @@ _SIZE = 1024 * 1024  # bytes of a record: a kernelspec with a long environment h
 _MOST = 10_000  # records that are read
 _AT_ONCE = 8  # records that are written or removed at once
 _KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+RECORDS = "[0-9a-f]*-*.json"
+"""What records' names match where kernels have the ids that Jupyter gives them."""
 _BROKEN = ".broken"
 _SERVER = "server"
 
@@ -118,12 +120,15 @@ class Store:
         """Taken by those who write or remove a record in a thread aside: hundreds of kernels may be found, or end, at once."""
         self._known: dict[str, str] = {}  # by kernel: which process had written the record when we last saw it
 
-    def open(self, about: Message) -> None:
-        """Make the folder, and have it say of the server what *about* does; raises OSError where it is not ours alone."""
+    def open(self) -> None:
+        """Make the folder; raises OSError where it is not ours alone."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self.folder.lstat()
         if found.st_uid != os.getuid() or found.st_mode & 0o077 or self.folder.is_symlink():
             raise PermissionError(f"{self.folder} is not a private folder of this user: remove it")
+
+    def describe(self, about: Message) -> None:
+        """Have the folder say of the server what *about* does; raises OSError."""
         write_private(self.folder / f"{_SERVER}.json", json.dumps(about).encode("ascii"))
 
     def about(self) -> Message:
@@ -145,7 +150,18 @@ class Store:
         content = record.dumped()
         if len(content) > _SIZE:
             raise ValueError(f"a record of {len(content)} bytes, at most {_SIZE} are read")
-        write_private(self._path(record.kernel), content)
+        Record.loaded(content)  # what could not be read again would be believed to be there
+        path = self._path(record.kernel)
+        write_private(path, content)
+        for each in (
+            path,
+            self.folder,
+        ):  # before it is believed: a new file's name may come before its content, or not at all
+            descriptor = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         self._known[record.kernel] = self.process
 
     def drop(self, kernel: str) -> None:

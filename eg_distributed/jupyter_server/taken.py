@@ -37,12 +37,18 @@ async def let_go(app: Any, manager: Any, store: Store, owner: str, forget_sessio
     if not listed.remove(app.kernel_manager, manager):
         return  # it was deleted meanwhile
     manager.provisioner.be_taken()
+    manager._connection_file_written = False  # the file is the other server's now
     forget_sessions(kernel_id)
     kept_output.let_go(kernel_id)
-    closed = ending.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at {owner} now"[:120])
+    closed = ending.let_go(kernel_id, _SERVICE_RESTART, _reason(owner))
     log.warning("kernel %s: it is at %s now: %d websockets are closed", kernel_id, owner, closed)
     try:
         async with store.turns:
             await within(aside(("drop taken", kernel_id), functools.partial(store.drop_taken, kernel_id)), _RECORD)
     except (OSError, asyncio.TimeoutError) as error:
         log.warning("kernel %s: its record in %s stays: %r", kernel_id, store.folder, error)
+
+
+def _reason(owner: str) -> str:
+    """Return why a websocket is closed, which may have 123 bytes."""
+    return f"the kernel is at {owner} now".encode()[:120].decode("utf-8", "ignore")

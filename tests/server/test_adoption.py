@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from jupyter_server.serverapp import ServerApp
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager, ServerKernelManager
@@ -26,6 +28,8 @@ from tests.until import block_until
 from .served import Notebook, Served
 from .site import Site
 
+pytestmark = pytest.mark.timeout(300)
+"""Each starts two servers or more, of some seconds each, and many more where others work on the machine."""
 Start = Callable[..., Served]
 QUICK = {"EG_DISTRIBUTED_REQUEST_TIMEOUT": "1", "EG_DISTRIBUTED_KEEPALIVE_INTERVAL": "1"}
 
@@ -202,6 +206,24 @@ def test_a_stop_that_keeps_kernels(site: Site, start: Start) -> None:
     second.end(signal.SIGINT)
     site.await_none()
     assert not records(site)
+
+
+def test_a_page_that_looks_while_the_server_stops(site: Site, start: Start) -> None:
+    """As long as it is answered it finds the kernels that are kept, and their sessions outlive the stop, too."""
+    first = start(EG_DISTRIBUTED_KEEP_KERNELS="1")
+    model = begun(first)
+    assert first.session("here.ipynb", "python3").status_code == 201  # a local kernel, which ends
+    first.process.send_signal(signal.SIGTERM)
+    looks = 0
+    with contextlib.suppress(httpx.TransportError):
+        while True:
+            for address in ("/api/sessions", "/api/kernels"):
+                assert model["kernel"]["id"] in first.rest.get(address).text
+                looks += 1
+    first.end()
+    second = start()
+    assert [each["path"] for each in second.rest.get("/api/sessions").json()] == ["some.ipynb"]
+    assert looks
 
 
 def test_two_servers_at_once(site: Site, start: Start) -> None:

@@ -57,6 +57,27 @@ def test_servers_at_once_have_names_of_their_own(folders: Folders) -> None:
     gone(third)
 
 
+def test_a_server_that_was_killed_is_the_one_that_is_started_again(folders: Folders) -> None:
+    """Of two servers the first one was stopped, the second was killed: the next one has the kernels of the second."""
+    first, second = server_name(folders), server_name(folders)
+    assert second.kept is not None
+    second.kept.mkdir()
+    (second.kept / "4e11087c-adaa.json").touch()
+    gone(first)
+    text = gone(second)
+    assert gone(server_name(folders)) == text
+
+
+def test_a_name_that_is_only_looked_at(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lists what other servers keep holds their locks for a moment: that keeps no server from its name."""
+    first = gone(server_name(folders))
+    (lock,) = (Path(folders.runtime_dir) / "eg-distributed").iterdir()
+    looking = process.while_locked(lock)
+    assert looking.__enter__()
+    monkeypatch.setattr(process.time, "sleep", lambda seconds: looking.__exit__(None, None, None))
+    assert gone(server_name(folders)) == first
+
+
 def test_servers_of_other_folders_have_other_names(folders: Folders, tmp_path: Path) -> None:
     """Another root folder, or another runtime folder, is another server."""
     names = {

@@ -21,7 +21,8 @@ def record(kernel: str = "k-1", **more: object) -> Record:
 def store(tmp_path: Path) -> Store:
     """A store in use."""
     made = Store(tmp_path / "one.d")
-    made.open({"root": "/home/me"})
+    made.open()
+    made.describe({"root": "/home/me"})
     return made
 
 
@@ -91,6 +92,13 @@ def test_a_kernel_whose_id_is_no_file_name(store: Store, kernel: str) -> None:
     assert sorted(path.name for path in store.folder.iterdir()) == ["server.json"]
 
 
+def test_a_record_that_could_not_be_read_again(store: Store) -> None:
+    """It is refused when it is written, too: else the kernel would be believed to be found again."""
+    with pytest.raises(ValueError, match=r"Record.env"):
+        store.write(record(env={}, launch={}).__class__(**{**vars(record()), "env": {"A": "x" * (1 << 18)}}))
+    assert store.read() == ([], {})
+
+
 def test_a_record_that_is_too_large(store: Store) -> None:
     """It is refused when it is written, and not when it is needed."""
     with pytest.raises(ValueError, match="at most"):
@@ -109,7 +117,7 @@ def test_a_kernel_that_another_server_has(tmp_path: Path, store: Store) -> None:
     store.drop_taken("k-1")
     assert len(store.read()[0]) == 1
     other = Store(tmp_path / "two.d")
-    other.open({})
+    other.open()
     other.take(store, record())
     store.drop_taken("k-1")
     with pytest.raises(FileNotFoundError):
@@ -130,8 +138,8 @@ def test_a_folder_that_others_may_read(tmp_path: Path) -> None:
     """It is refused: records have keys of kernels in them."""
     (tmp_path / "open.d").mkdir(mode=0o755)
     with pytest.raises(PermissionError, match="not a private folder"):
-        Store(tmp_path / "open.d").open({})
+        Store(tmp_path / "open.d").open()
     (tmp_path / "private").mkdir(mode=0o700)
     (tmp_path / "link.d").symlink_to(tmp_path / "private")
     with pytest.raises(PermissionError):
-        Store(tmp_path / "link.d").open({})
+        Store(tmp_path / "link.d").open()

@@ -204,6 +204,7 @@ class RemoteKernel:
         if self._node is not None:
             self._node.users.pop(self, None)
         self._node = node
+        self.endpoints.counters = node.counters if node is not None else None
         if node is not None:
             node.users[self] = None
 
@@ -387,6 +388,7 @@ class RemoteKernel:
         if is_over or self.node is None or self.on_loss is None or now - self._loss_told < _LOSS_SILENCE:
             return
         self._loss_told = now
+        self.node.counters.losses += 1
         self.on_loss(
             f"Output may be missing here: what the kernel printed in the {now - self.node.disconnected_at:.1f} s without a "
             f"connection to {self.node.name} could not be kept, since the agent there was ended, or it took too long."
@@ -447,6 +449,8 @@ class RemoteKernel:
     def _tell_death(self) -> None:
         """Say how a kernel ended that was not asked to: it may be started again at once."""
         host = self.node.name if self.node is not None else "its host"
+        if self.node is not None:
+            self.node.counters.deaths += 1
         hint = _SIGNAL_HINT if self.exit_code == -signal.SIGKILL else ""
         words = self.exit_log.strip()[-_LAST_WORDS:]
         self.death = f"The kernel {exit_text(self.exit_code)} on {host}.{hint}"

@@ -11,6 +11,7 @@ import time
 from typing import Protocol, TypeVar
 
 from .clock import monotonic
+from .counters import HostCounters
 from .errors import (
     AgentUnavailable,
     DistributedError,
@@ -133,8 +134,10 @@ class Node:
         owner: Owner,
         turns: Turns | None = None,
         connector: Connector | None = None,
+        counters: HostCounters | None = None,
     ) -> None:
         self.name = name
+        self.counters = counters or HostCounters(name)
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
         self.users: dict[object, None] = {}  # the handles of this gateway's kernels here, in order; kept by themselves
         self.last_error: HostError | None = None
@@ -227,6 +230,7 @@ class Node:
     def _connect_ended(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
         if not task.cancelled() and isinstance(error := task.exception(), HostError):
+            self.counters.connect_failures += 1
             self.failed(error)
 
     @property
@@ -239,6 +243,15 @@ class Node:
             return None
         silence = monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
+
+    @property
+    def is_unreachable(self) -> bool | None:
+        """Whether the host did not answer when it was last needed; None: it was not asked. Costs nothing, on any thread."""
+        if self.connected.is_set():
+            return self.silent_since is not None
+        if self.last_error is not None:
+            return True
+        return self.silent_since is not None if self.users else None
 
     def is_reached_by_network(self) -> bool:
         """Return True if a connection stands that says something of the gateway's own network: this machine's agent's doesn't."""
@@ -276,6 +289,8 @@ class Node:
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
             ) from error
+        if self._connected_at:
+            self.counters.reconnects += 1
         self._connected_at = asyncio.get_running_loop().time()
         self.connected.set()
 

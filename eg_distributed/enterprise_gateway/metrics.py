@@ -13,7 +13,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
@@ -24,7 +24,10 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
-__all__ = ["begin"]
+if TYPE_CHECKING:
+    from eg_distributed.metrics import Collector
+
+__all__ = ["TextFile", "begin", "listen"]
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +38,21 @@ _BODY = 1024  # bytes, at most, of a request that has no use for any
 _MISSING = "prometheus_client is not installed here: `pip install prometheus_client`, and restart the gateway"
 
 
-def begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> None:
+def begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> Collector | None:
     """Show the numbers of *cluster* as its settings say; called with the gateway's cluster.
 
-    *soon* has a function called on the gateway's loop, which may not run yet.
+    *soon* has a function called on the gateway's loop, which may not run yet. Returns what is registered for them.
     """
     settings = cluster.settings
     if not settings.metrics_port and not settings.metrics_textfile:
-        return
+        return None
     try:
         from prometheus_client import REGISTRY, CollectorRegistry
 
         from eg_distributed.metrics import Collector
     except ImportError as error:
         log.error("no metrics: %s (%s)", _MISSING, error)
-        return
+        return None
     collector = Collector(lambda: cluster)
     REGISTRY.register(collector)
     own = CollectorRegistry()
@@ -58,6 +61,7 @@ def begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> None:
         soon(functools.partial(listen, settings, REGISTRY))
     if settings.metrics_textfile:
         soon(TextFile(settings, own).begin)
+    return collector
 
 
 # -- the port ------------------------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ class TextFile:
         self._registry = registry
         self._said = ""
         """The error that was last told: once is enough."""
+        self._timer = PeriodicCallback(self.write, self._interval * 1000)
 
     def begin(self) -> None:
         """Write it now, and from now on; on the gateway's loop."""
@@ -121,8 +126,7 @@ class TextFile:
                 self._path,
             )
             return
-        atexit.register(self._remove)
-        self._timer = PeriodicCallback(self.write, self._interval * 1000)
+        atexit.register(self.end)
         self._timer.start()
         self._first = asyncio.ensure_future(self.write())
 
@@ -151,7 +155,8 @@ class TextFile:
                 self._path, why,
             )  # fmt: skip
 
-    def _remove(self) -> None:
+    def end(self) -> None:
         """Leave no numbers of a gateway that has ended: node_exporter would show them as today's."""
+        self._timer.stop()
         with contextlib.suppress(OSError):
             self._path.unlink()

@@ -6,26 +6,17 @@ part that cannot begin is named in the log, with why, and the others begin all t
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from . import metrics, rest
+
 log = logging.getLogger(__name__)
 
-
-def _begin(module: str) -> Callable[[Any], None]:
-    """Return the `begin` of one of our modules, imported when it is called: what is missing costs its part alone."""
-
-    def begin(app: Any) -> None:
-        importlib.import_module(f".{module}", __package__).begin(app)
-
-    return begin
-
-
 PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
-    ("/api/distributed", _begin("rest")),
-    ("our part of /metrics", _begin("metrics")),
+    ("/api/distributed", rest.begin),
+    ("our part of /metrics", metrics.begin),
 )
 """What is begun, and how it is named to people."""
 

@@ -215,7 +215,8 @@ class RemoteKernel:
         """What is known now; costs nothing, so it may be polled."""
         if self._exited:
             return State.DEAD
-        is_seen = self._ready and self.node is not None and self.node.connected.is_set()
+        node = self.node  # once: the cluster's thread may change it between two looks of another
+        is_seen = self._ready and node is not None and node.connected.is_set()
         return State.ALIVE if is_seen and not self._elsewhere else State.UNKNOWN
 
     @property

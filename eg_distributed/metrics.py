@@ -131,7 +131,8 @@ class _Families:
         label = host.label
         for outcome, count in host.starts.items():
             self.starts.add_metric((label, outcome), count)
-        self.start_seconds.add_metric((label,), list(_buckets(host.start_seconds)), host.start_seconds.seconds)
+        if host.starts["ready"]:  # half of all lines, and jupyter_server makes them on its loop
+            self.start_seconds.add_metric((label,), list(_buckets(host.start_seconds)), host.start_seconds.seconds)
         self.relayed.add_metric((label, "to_kernel"), host.bytes_to_kernels)
         self.relayed.add_metric((label, "from_kernel"), host.bytes_from_kernels)
         for family, (_, _, value) in zip(self.counters, _COUNTERS, strict=True):

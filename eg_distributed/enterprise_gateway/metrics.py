@@ -93,11 +93,11 @@ def listen(settings: Distributed, registry: Any) -> HTTPServer | None:
     address, port = settings.metrics_address, settings.metrics_port
     try:
         server.listen(port, address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what is no host name at all
         log.error(
             "no metrics on %s:%d: %s. Choose another port (Distributed.metrics_port, EG_DISTRIBUTED_METRICS_PORT) or address "
             "(metrics_address), and restart the gateway; it works without",
-            address, port, error.strerror or error,
+            address, port, getattr(error, "strerror", None) or error,
         )  # fmt: skip
         return None
     log.info("metrics for Prometheus: http://%s:%d/metrics", address, port)

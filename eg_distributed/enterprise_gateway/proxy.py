@@ -108,8 +108,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 if os.environ.get(name):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
             DistributedProcessProxy._cluster = cluster
-            metrics.begin(cluster, kernel_manager.loop.add_callback)
             out_of_reach.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
+            metrics.begin(cluster, kernel_manager.loop.add_callback)
         return DistributedProcessProxy._cluster
 
     def _observe_restart(self) -> None:

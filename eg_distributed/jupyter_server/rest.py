@@ -144,6 +144,9 @@ class _Handler(APIHandler):
                 "kernelspecs could not be read within %g s: hosts that they alone name are left out", _FILES_SECONDS
             )
             return {}
+        except OSError as error:
+            log.warning("kernelspecs could not be read: hosts that they alone name are left out: %s", error)
+            return {}
         return specs
 
 

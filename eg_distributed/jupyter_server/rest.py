@@ -7,11 +7,12 @@ is read. Nothing of it waits on the server's loop: hosts are asked by the cluste
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jupyter_server.auth.decorator import authorized
@@ -170,7 +171,7 @@ class KernelsHandler(_Handler):
         if not orphans:
             return seen
         named = hosts if self.get_query_argument("hosts", "") else None
-        read: Callable[[], Any] = lambda: unended_on(cluster.settings, named)  # noqa: E731
+        read = functools.partial(unended_on, cluster.settings, named)
         try:
             unended = await within(aside(("unended", named), read), _FILES_SECONDS)
         except asyncio.TimeoutError:

@@ -37,7 +37,9 @@ def served(site: Site) -> Iterator[Served]:
     site.kernelspec("elsewhere", config={"remote_hosts": "no-such-host.invalid"})
     root = site.work / "told"
     root.mkdir()
-    made = Served(site, root, {"IdentityProvider.token": "s3cr3t"}, EG_DISTRIBUTED_ORPHAN_TIMEOUT="1", **QUICK)
+    # Sockets in a folder of its own: what could not be ended is looked for in those of all gateways of this user.
+    more = {**QUICK, "EG_DISTRIBUTED_ORPHAN_TIMEOUT": "1", "EG_DISTRIBUTED_RUNTIME_DIR": str(site.folder / "r")}
+    made = Served(site, root, {"IdentityProvider.token": "s3cr3t"}, **more)
     yield made
     made.end()
 

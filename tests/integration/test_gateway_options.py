@@ -16,10 +16,11 @@ from tests.integration.kernelspecs import plain
 from tests.integration.looks import environment, home_of, nothing_ran
 from tests.until import until, until_in_thread
 
-pytestmark = pytest.mark.lab(nodes=NODES)
-
 Nodes = Sequence[Node]
 METRICS_PORT, METRICS_FILE = 19118, "/tmp/gateway.prom"
+# A gateway shows its numbers from its first kernel on, for as long as it runs.
+NUMBERS = (f"port:tcp 127.0.0.1:{METRICS_PORT}*", f"file:{METRICS_FILE}")
+pytestmark = pytest.mark.lab(nodes=NODES, leaks=NUMBERS)
 SCRAPE = f"""
 import urllib.request
 with urllib.request.urlopen("http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as answer:

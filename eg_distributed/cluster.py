@@ -30,6 +30,7 @@ from .balancing import HostView, LoadBalancer, load_balancer
 from .clock import monotonic
 from .counters import Counters
 from .errors import (
+    AgentUnavailable,
     DistributedError,
     HostError,
     HostUnresponsive,
@@ -89,6 +90,13 @@ TAKEN_UP_AFTER = 30.0
 def _expanded(folder: str) -> Path:
     """Return *folder* without `~`; asked for with each kernel."""
     return Path(folder).expanduser()
+
+
+def _of_host(error: DistributedError, node: Node) -> HostError:
+    """Return *error*, an answer to a question about all of a node, as a fault of that node: none else says such a thing."""
+    if isinstance(error, HostError):
+        return error
+    return AgentUnavailable(f"its agent failed: {error.cause}", host=node.name, remedy="see agent.log on the host")
 
 
 @dataclass
@@ -932,8 +940,8 @@ class Cluster:
             node = self.host(name).node
             try:
                 return await self._ask_for_kernels(node, seconds)
-            except HostError as error:
-                return error
+            except DistributedError as error:
+                return _of_host(error, node)
 
         names = parse_hosts(hosts)
         return dict(zip(names, await asyncio.gather(*(ask(name) for name in names)), strict=True))
@@ -941,7 +949,8 @@ class Cluster:
     @staticmethod
     async def _ask_for_kernels(node: Node, seconds: float | None) -> list[Listed]:
         async def ask() -> list[Listed]:
-            await node.connect()
+            # A program's look at all hosts, which has so many seconds, stands behind users' starts where logins take turns.
+            await node.connect(hurry=seconds is None)
             return await node.request(ListKernels())
 
         if seconds is None:
@@ -970,8 +979,8 @@ class Cluster:
             try:
                 await node.connect()
                 found = await node.request(FindLogs(kernel))
-            except HostError as error:
-                return error
+            except DistributedError as error:
+                return _of_host(error, node)
             return found
 
         asking = {asyncio.ensure_future(ask(name)): name for name in parse_hosts(hosts)}

@@ -16,7 +16,7 @@ OUTCOMES = ("ready", "host_failed", "out_of_time", "kernel_failed", "timeout", "
 ended before it was ready; it was not ready in time; who asked for it went away, or the gateway ended."""
 START_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 """Seconds. A warm start takes half of one, a login some more, Spark a minute or two."""
-MOST_HOSTS = 2000
+MOST_HOSTS = 1000
 """Hosts that are counted by their names: clients may name any (`allow_any_host`), and each is some twenty time series."""
 OTHER_HOSTS = "other"
 
@@ -56,7 +56,7 @@ class HostCounters:
         self.deaths = 0
         """Kernels that ended unasked."""
         self.losses = 0
-        """Times that streams of a kernel could not go on after a cut, so that output may be missing."""
+        """Times that streams of a kernel could not go on after a cut, so that output may be missing; told in its notebook."""
         self.bytes_to_kernels = 0
         self.bytes_from_kernels = 0
         self.kept_output_bytes = 0

@@ -48,6 +48,7 @@ class Collector:
 
     def __init__(self, find: Callable[[], Cluster | None]) -> None:
         self._find = find
+        self._has_failed = False
 
     def describe(self) -> Iterable[Metric]:
         """Name the metrics, so that they are not collected for being registered; called by prometheus_client."""
@@ -61,8 +62,14 @@ class Collector:
             try:
                 families.fill(cluster)
             except Exception:
-                # Whatever is wrong with ours, the scrape has other metrics, which must not be missing for it.
-                log.exception("the metrics of kernels on hosts could not be read")
+                # Whatever is wrong with ours, the scrape has other metrics, which must not be missing for it. Told once, since
+                # there is a scrape every few seconds.
+                log.log(
+                    logging.DEBUG if self._has_failed else logging.ERROR,
+                    "the metrics of kernels on hosts could not be read",
+                    exc_info=True,
+                )
+                self._has_failed = True
                 return []
         return families.all()
 
@@ -83,7 +90,7 @@ class _Families:
         )
         self.unreachable = GaugeMetricFamily(
             f"{PREFIX}host_unreachable",
-            "1 if the host did not answer when it was last needed, else 0; no sample for hosts that were not needed.",
+            "1 if the host does not answer, 0 if it does; no sample for hosts that nothing needs or has tried lately.",
             labels=("host",),
         )
         self.starts = CounterMetricFamily(

@@ -62,6 +62,8 @@ _PING, _IDLE_PING = 2.0, 15.0
 """Seconds between two signs of life to an agent with kernels, and to others, which give up a gateway that is silent for 60."""
 _QUIET = 4.0
 """Seconds without a word of the agent after which people are told that the host does not answer; its link may yet recover."""
+_FAILURE_COUNTS = 60.0
+"""Seconds for which a host that nothing needs counts as unreachable after an attempt that failed: a few scrapes of Prometheus."""
 _DEAF = 60.0
 """Seconds without a word of the agent after which the link is given up."""
 _STREAMS_FAILED, _STREAMS_TOLD = 5, 1.0
@@ -246,12 +248,18 @@ class Node:
 
     @property
     def is_unreachable(self) -> bool | None:
-        """Whether the host did not answer when it was last needed; None: it was not asked. Costs nothing, on any thread."""
+        """Whether the host does not answer; None: nothing needs it, and nothing was asked of it lately. On any thread.
+
+        An agent without kernels says nothing between two pings. And nobody comes back to a host for a failure alone, so that one
+        says something for a while only: the host may have been mended long ago.
+        """
+        now = monotonic()
         if self.connected.is_set():
-            return self.silent_since is not None
-        if self.last_error is not None:
-            return True
-        return self.silent_since is not None if self.users else None
+            return now - self._heard_at > (_QUIET if self.running else _IDLE_PING + self._settings.request_timeout)
+        if self.users:
+            return self.last_error is not None or self.silent_since is not None
+        is_recent = now - self.failed_at < max(self._settings.retry_after, _FAILURE_COUNTS)
+        return True if self.last_error is not None and is_recent else None
 
     def is_reached_by_network(self) -> bool:
         """Return True if a connection stands that says something of the gateway's own network: this machine's agent's doesn't."""

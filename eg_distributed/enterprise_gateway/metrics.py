@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _SCRAPE = 10.0
 """Seconds for the text to be made, which Prometheus waits for as long by default."""
 _IDLE = 65.0  # seconds for which a connection may be silent; Prometheus asks again within a minute as a rule
+_LAST = 1.0  # seconds, at the gateway's end, for the file to be removed
 _BODY = 1024  # bytes, at most, of a request that has no use for any
 _MISSING = "prometheus_client is not installed here: `pip install prometheus_client`, and restart the gateway"
 
@@ -43,6 +45,17 @@ def begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> Collect
 
     *soon* has a function called on the gateway's loop, which may not run yet. Returns what is registered for them.
     """
+    try:
+        return _begin(cluster, soon)
+    except Exception:
+        # This is on the way of the gateway's first kernel, which needs no metrics.
+        log.exception(
+            "no metrics: they could not be begun with Distributed.metrics_port and metrics_textfile as they are"
+        )
+        return None
+
+
+def _begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> Collector | None:
     settings = cluster.settings
     if not settings.metrics_port and not settings.metrics_textfile:
         return None
@@ -54,13 +67,14 @@ def begin(cluster: Cluster, soon: Callable[[Callable[[], Any]], Any]) -> Collect
         log.error("no metrics: %s (%s)", _MISSING, error)
         return None
     collector = Collector(lambda: cluster)
-    REGISTRY.register(collector)
     own = CollectorRegistry()
     own.register(collector)
+    file = TextFile(settings, own) if settings.metrics_textfile else None
+    REGISTRY.register(collector)
     if settings.metrics_port:
         soon(functools.partial(listen, settings, REGISTRY))
-    if settings.metrics_textfile:
-        soon(TextFile(settings, own).begin)
+    if file is not None:
+        soon(file.begin)
     return collector
 
 
@@ -116,6 +130,7 @@ class TextFile:
         self._registry = registry
         self._said = ""
         """The error that was last told: once is enough."""
+        self._has_ended = False
         self._timer = PeriodicCallback(self.write, self._interval * 1000)
 
     def begin(self) -> None:
@@ -144,7 +159,10 @@ class TextFile:
     def _write(self) -> None:
         from prometheus_client import write_to_textfile
 
-        write_to_textfile(str(self._path), self._registry)
+        if not self._has_ended:
+            write_to_textfile(str(self._path), self._registry)
+        if self._has_ended:  # meanwhile
+            self._remove()
 
     def _say(self, why: str) -> None:
         if why != self._said:
@@ -157,6 +175,12 @@ class TextFile:
 
     def end(self) -> None:
         """Leave no numbers of a gateway that has ended: node_exporter would show them as today's."""
+        self._has_ended = True
         self._timer.stop()
+        removing = threading.Thread(target=self._remove, daemon=True)
+        removing.start()
+        removing.join(_LAST)  # its disk may hang, and the gateway has to end
+
+    def _remove(self) -> None:
         with contextlib.suppress(OSError):
             self._path.unlink()

@@ -1,7 +1,7 @@
 """`/api/distributed/hosts` and `/api/distributed/kernels`: what `jupyter distributed hosts` and `kernels` show, by the same code.
 
 The server's own authentication and authorization stand before both; an authorizer knows them as the resource `distributed`, which
-is read. Nothing of it waits on the server's loop: hosts are asked by the cluster's thread, files are read in threads aside.
+is read. Hosts are asked by the cluster's thread, and files are read in threads aside, so that neither holds up the server's loop.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ __all__ = ["begin"]
 log = logging.getLogger(__name__)
 
 _SECONDS = 10.0
-"""For all hosts together, where the request does not say."""
+"""For hosts, all at once, where the request does not say."""
 _FEWEST_SECONDS, _MOST_SECONDS = 0.1, 60.0
 _FILES_SECONDS = 5.0
 """For files on this machine: kernelspecs, and what is still to be ended."""
+_SERVERS_OWN = ("token", "no_track_activity", "_")
+"""Parameters that are the server's; the last one is what front-ends defeat caches with."""
 _SWITCH = {"1": True, "true": True, "0": False, "false": False, "": False}
 
 
@@ -80,7 +82,7 @@ class _Handler(APIHandler):
 
     def _check_names(self) -> None:
         for name in self.request.query_arguments:
-            if name not in (*self.PARAMETERS, "token", "_"):  # the server's own, and what front-ends defeat caches with
+            if name not in (*self.PARAMETERS, *_SERVERS_OWN):
                 raise RequestInvalid(f"{shown(name)} is unknown here", remedy=f"ask with {', '.join(self.PARAMETERS)}")
 
     def _seconds(self) -> float:
@@ -115,11 +117,15 @@ class _Handler(APIHandler):
 
         No others, as for kernels: to name a host is to have this server's user log in there.
         """
-        known = {canonical_name(name): name for name in await self._known_hosts(cluster)}
-        text = self.get_query_argument("hosts", "")
-        if not text:
+        known: dict[str, str] = {}
+        for name in await self._known_hosts(cluster):
+            known.setdefault(canonical_name(name), name)  # a node keeps the spelling by which it was first asked for
+        texts = self.get_query_arguments("hosts")
+        if not texts:
             return tuple(known.values())
-        wanted = parse_hosts(text)
+        wanted = parse_hosts(",".join(texts))
+        if not wanted:
+            raise RequestInvalid("no host is named", remedy="name some, or leave `hosts` out for all")
         if unknown := [name for name in wanted if canonical_name(name) not in known]:
             raise RequestInvalid(
                 f"{shown(unknown[0])} is none of this server's hosts",
@@ -129,7 +135,13 @@ class _Handler(APIHandler):
 
     async def _known_hosts(self, cluster: Cluster) -> list[str]:
         """Return the hosts of the settings, of kernelspecs, and those that kernels were started on besides."""
-        names = list(cluster.settings.remote_hosts)
+        try:
+            names = list(parse_hosts(cluster.settings.remote_hosts))
+        except RequestInvalid as error:  # not of this request
+            raise DistributedError(
+                f"the setting remote_hosts is wrong: {error.cause}",
+                remedy="correct c.Distributed.remote_hosts, or EG_REMOTE_HOSTS",
+            ) from error
         for spec in (await self._kernelspecs()).values():
             names += _hosts_of(spec)
         return [*names, *(host.name for host in cluster.hosts.copy().values())]
@@ -145,7 +157,7 @@ class _Handler(APIHandler):
                 "kernelspecs could not be read within %g s: hosts that they alone name are left out", _FILES_SECONDS
             )
             return {}
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a site's own manager raises what it likes, and hosts can be told of without
             log.warning("kernelspecs could not be read: hosts that they alone name are left out: %s", error)
             return {}
         return specs
@@ -170,7 +182,7 @@ class KernelsHandler(_Handler):
         seen = await cluster.run(kernels_seen(cluster, hosts, seconds, orphans=orphans))
         if not orphans:
             return seen
-        named = hosts if self.get_query_argument("hosts", "") else None
+        named = hosts if self.get_query_arguments("hosts") else None
         read = functools.partial(unended_on, cluster.settings, named)
         try:
             unended = await within(aside(("unended", named), read), _FILES_SECONDS)

@@ -81,6 +81,7 @@ async def test_the_file(registry: CollectorRegistry, tmp_path: Path) -> None:
     first = path.stat().st_ino
     await until("it is written again", lambda: path.stat().st_ino != first)
     file.end()
+    await file.write()  # one that was under way
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,3 +129,11 @@ async def test_without_settings_nothing_is_shown(cluster: Cluster, caplog: pytes
     cluster.settings.metrics_textfile = ""
     assert begin(cluster, asyncio.get_running_loop().call_soon) is None
     assert metrics.__name__ not in {record.name for record in caplog.records}
+
+
+async def test_a_path_that_is_none(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """A kernel's start is on the way there: it goes on, and the log says why there are no metrics."""
+    cluster.settings.metrics_textfile = "~nobody-of-that-name/eg.prom"
+    assert begin(cluster, asyncio.get_running_loop().call_soon) is None
+    assert "no metrics" in caplog.text
+    assert REGISTRY.get_sample_value("jupyter_distributed_reconnects_total", {"host": "node1"}) is None

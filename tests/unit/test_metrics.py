@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from eg_distributed import counters
+from eg_distributed import counters, node
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import KernelStartFailed, KernelStartTimeout, NoHostAvailable
 from eg_distributed.metrics import PREFIX, Collector
@@ -137,6 +137,41 @@ async def test_a_cut_and_a_death(cluster: Cluster, hosts: Hosts, registry: Colle
     assert Scrape(registry)("kernel_deaths_total", host="node1") == 1
 
 
+async def test_a_host_that_has_nothing_to_say_is_reachable(
+    cluster: Cluster, hosts: Hosts, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent without kernels is seldom asked, and says nothing by itself."""
+    for name, seconds in (("_PING", 0.1), ("_QUIET", 0.2), ("_IDLE_PING", 0.6)):
+        monkeypatch.setattr(node, name, seconds)
+    await hosts("node1")
+    await start(cluster, "k1", "node1")
+    await cluster.run(cluster.release("k1"))
+    found = cluster.host("node1").node
+    heard, said = set[float](), set[float | None]()
+
+    def is_heard_again() -> bool:
+        heard.add(found._heard_at)
+        said.add(Scrape(registry)("host_unreachable", host="node1"))
+        return len(heard) > 3 and not found.running
+
+    await until("it is heard again", is_heard_again)
+    assert said == {0}
+
+
+async def test_a_failure_says_something_for_a_while(
+    cluster: Cluster, hosts: Hosts, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody comes back to a host that nothing needs, so whether it is mended is not known; of one with kernels it is."""
+    bad, _ = await hosts("node1", "node2")
+    bad.command = "exit 127"
+    await start(cluster, "k1", "node1 node2")
+    assert Scrape(registry)("host_unreachable", host="node1") == 1
+    monkeypatch.setattr(node, "_FAILURE_COUNTS", 0.0)
+    cluster.settings.retry_after = 0
+    assert Scrape(registry)("host_unreachable", host="node1") is None
+    assert Scrape(registry)("connect_failures_total", host="node1") == 1
+
+
 async def test_hosts_beyond_the_bound_are_one(
     cluster: Cluster, hosts: Hosts, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,5 +196,6 @@ async def test_a_fault_of_ours_costs_the_scrape_nothing_else(
 
     registry = CollectorRegistry(auto_describe=True)
     registry.register(Collector(fail))
-    assert generate_latest(registry) == b""
-    assert "could not be read" in caplog.text
+    for _ in range(3):
+        assert generate_latest(registry) == b""
+    assert caplog.text.count("could not be read") == 1

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.overview import hosts_seen, kernels_seen, kernels_written, unended_on
+from eg_distributed.protocol import ListKernels
 from eg_distributed.settings import Distributed
+from eg_distributed.turns import Turns
+from eg_distributed.wire import Message, encode
 from tests.until import until
 
 from .clusters import start
 from .conftest import Hosts
+from .malformed_agent import MalformedAgent, honest, lead_to
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "rest.schema.json").read_text("utf-8"))
 
@@ -99,6 +104,42 @@ async def test_a_host_that_failed_just_now_is_not_tried_again(cluster: Cluster, 
     cluster.settings.retry_after = 0
     bad.command = "exec {command}"
     assert (await hosts_of(cluster, "node1"))["node1"]["state"] == "reachable"
+
+
+@pytest.mark.parametrize("kind", ["gone", "taken", "start"])
+async def test_a_node_that_answers_nonsense_costs_its_own_answer(cluster: Cluster, hosts: Hosts, kind: str) -> None:
+    """What is an error of a kernel elsewhere is that host's here, and the others are listed."""
+    bad, _ = await hosts("node1", "node2")
+    await start(cluster, "k1", "node2")
+    agent = MalformedAgent()
+    path = bad.folder / "sock"
+    lead_to(bad, path)
+
+    def answers(request: Message) -> list[bytes]:
+        if request["method"] == ListKernels.METHOD:
+            return [encode({"id": request["id"], "error": "no luck", "kind": kind})]
+        return honest(request)
+
+    agent.answers = answers
+    async with agent.listening(path):
+        found = await kernels_of(cluster, "node1", "node2")
+        assert [kernel["kernel"] for kernel in found["kernels"]] == ["k1"]
+        assert "no luck" in found["errors"]["node1"]
+        seen = await hosts_of(cluster, "node1", "node2")
+        assert [host["state"] for host in seen.values()] == ["unreachable", "reachable"]
+
+
+async def test_a_programs_look_stands_behind_starts(cluster: Cluster, hosts: Hosts) -> None:
+    """Where logins take turns, a user's start goes first, also while a page asks a host that hangs."""
+    silent, _ = await hosts("node1", "node2")
+    cluster._turns = Turns(most=1, seconds=60)
+    silent.wire.freeze()
+    asked = asyncio.ensure_future(kernels_of(cluster, "node1", seconds=30))
+    await until("it is asked", lambda: cluster.host("node1").node._connecting is not None)
+    await start(cluster, "k1", "node2")
+    assert not asked.done()
+    silent.wire.thaw()
+    assert (await asked)["errors"] == {}
 
 
 async def test_orphans(cluster: Cluster, clusters: Callable[..., Cluster], hosts: Hosts, settings: Distributed) -> None:

@@ -81,6 +81,7 @@ async def nudge(connection: Connection, *, patiently: bool = False) -> None:
         return  # it would answer at the end of the cell
     on_shell, answered, heard = loop.create_future(), loop.create_future(), loop.create_future()
     questions: set[str] = set()
+    ports = kernel.ports
 
     def settle(future: asyncio.Future[None]) -> None:
         if not future.done():
@@ -111,6 +112,7 @@ async def nudge(connection: Connection, *, patiently: bool = False) -> None:
         asked["control"].on_recv(lambda _: settle(answered))
         while not (answered.done() and heard.done()):
             gone = connection.closed or connection.protocol.is_closing() or kernel_id not in kernels
+            gone = gone or kernel.ports != ports  # started again, where these channels do not lead
             if gone or any(stream.closed() for stream in (*asked.values(), iopub)):
                 return
             if loop.time() > deadline:
@@ -143,6 +145,6 @@ def _end_questions(
 
 
 def note_delivered(connection: Connection, came: list[Message]) -> None:
-    """Note that the client has got *came*, unless the kernel has ended, with which all such notes go."""
-    if connection.has_kernel:
+    """Note that the client has got *came*, unless the kernel has ended, with which all such notes go, or none is kept of it."""
+    if connection.has_kernel and connection.has_agent:
         kept_output.note_delivered(connection.kernel_id, connection.session, came)

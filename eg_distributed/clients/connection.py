@@ -83,11 +83,13 @@ class Connection(ABC):
         """A later connection of the session has its channels."""
         self.lost_kernel = False
         """Another gateway has the kernel: nothing more is passed on, since what comes before it may be missing here."""
+        self.is_arriving = True
+        """Its server still prepares it; not kept by each."""
         self.leaving: asyncio.TimerHandle | None = None
         """When one that was replaced, and may yet be the client's, is closed."""
         self.closed = False
         """Its end was noted."""
-        self._goodbye = False
+        self._goodbye = self._is_sent_away = False
         self.protocol: Any = None
         """tornado's half of the websocket, which the handler forgets before it says that it ended."""
         self.unsent = Kept()
@@ -216,8 +218,17 @@ class Connection(ABC):
         return left
 
     def said_goodbye(self) -> bool:
-        """Return True if the client ended the connection itself, and so had read what we sent."""
+        """Return True if the client ended the connection in words, and so had read what we sent."""
         return self._goodbye
+
+    def has_left(self) -> bool:
+        """Return True if the client said goodbye of its own accord: nobody has sent it away, so that it would come again."""
+        return self._goodbye and not self._is_sent_away
+
+    def send_away(self, code: int | None = None, reason: str | None = None) -> None:
+        """Close the websocket of a client that is to connect again, and is waited for as one that was cut off."""
+        self._is_sent_away = True
+        self.close(code, reason)
 
     def listen_for_goodbye(self, protocol: Any) -> None:
         """Note the client's close frame, of tornado's half of the websocket.

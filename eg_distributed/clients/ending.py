@@ -44,12 +44,12 @@ def _leave(connection: Connection) -> None:
         sessions.close_channels(channels)
     elif kernels._kernel_connections.get(kernel_id, 0) <= 0:
         kernels.start_buffering(kernel_id, session_key, channels)
-        kernels._kernel_buffers[kernel_id][sessions.GOODBYE] = connection.said_goodbye()
+        kernels._kernel_buffers[kernel_id][sessions.GOODBYE] = connection.has_left()
         if kernels.buffer_offline_messages:
             kernels._kernel_buffers[kernel_id]["buffer"] = connection.left()
     else:
         # It was cut off, or the next one of its session is on its way.
-        is_awaited = not connection.said_goodbye() or session_key in sessions.latest
+        is_awaited = not connection.has_left() or session_key in sessions.latest
         if kernels.buffer_offline_messages:
             seconds = _AWAY_SECONDS if is_awaited else _RETURN_SECONDS
             sessions.away[session_key] = sessions.Away(connection, channels, connection.left(), seconds)
@@ -84,7 +84,7 @@ def let_go(kernel_id: str, code: int, reason: str) -> int:
         sessions.serving.pop(connection.session_key, None)
         channels, connection.channels = connection.channels, {}
         sessions.close_channels(channels)
-        connection.close(code, reason)
+        connection.send_away(code, reason)
         ended += 1
     for session_key in [key for key in sessions.away if key.partition(":")[0] == kernel_id]:
         sessions.close_channels(sessions.away.pop(session_key).taken())

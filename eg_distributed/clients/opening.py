@@ -69,7 +69,7 @@ async def _begin(connection: Connection) -> None:
     predecessor = sessions.serving.get(connection.session_key)
     if predecessor is not None:
         await predecessor.settle()
-    latest = sessions.latest.get(connection.session_key, connection)
+    latest = sessions.latest_of(connection)
     if connection.closed or latest is not connection:
         # Its client has gone already, or has come again since.
         connection.log.info("Not opening a connection that a later one has replaced: %s", connection.session_key)

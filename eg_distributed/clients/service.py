@@ -17,7 +17,7 @@ def serve(connection: Connection) -> None:
     """Send what is kept for the client, then all that comes."""
     connection.serving = True
     connection.renew = functools.partial(_renew_output, connection)
-    if connection.has_kernel:
+    if connection.has_kernel and connection.has_agent:
         kept_output.note_there(connection.kernel_id, connection.session)
     kept, connection.unsent = connection.unsent, Kept()
     connection.miss(kept.missed)
@@ -95,7 +95,7 @@ def _serve_renewed(connection: Connection, nudging: asyncio.Task[None]) -> None:
     if nudging.exception() is not None:
         text = "Kernel %s: its client hears it no more"
         connection.log.warning(text, connection.kernel_id, exc_info=nudging.exception())
-        connection.close()  # it comes again
+        connection.send_away()  # it comes again
         return
     serve(connection)
 
@@ -118,6 +118,23 @@ def note_replied(kernel_id: str) -> None:
     """Give all clients of the kernel the replies to what they asked the server's earlier process for."""
     for connection in sessions.of_kernel(kernel_id):
         give_replies(connection)
+
+
+def tell(connection: Connection, text: str) -> None:
+    """Show *text* as the kernel's stderr in the cell that ran last, so that one that is cut off just now is told as well.
+
+    It goes the way of the kernel's own output. One whose connection has ended, or has just begun, or that has heard of no cell
+    yet, is told in the next cell that it hears of.
+    """
+    cell, iopub = notebooks.last_cell(connection), connection.channels.get("iopub")
+    is_cell = cell.get("msg_type") == "execute_request"
+    if connection.serving and is_cell and iopub is not None and not iopub.closed():
+        iopub.flush()  # what the kernel itself had said comes first
+        session = connection.ends.session
+        said = session.msg("stream", {"name": "stderr", "text": f"{text}\n"}, parent=cell)
+        pass_on(connection, "iopub", session.serialize(said, ident=b"stream.stderr"))
+    else:
+        connection.miss(text)
 
 
 def tell_next(connection: Connection, kind: str, content: dict[str, Any]) -> None:
@@ -157,21 +174,9 @@ def _tell_missed(connection: Connection, parent: Header) -> None:
 
 
 def tell_loss(kernels: Any, kernel_id: str, text: str) -> None:
-    """Say in each notebook of the kernel that output is missing; *kernels* has it. Called on the server's loop.
-
-    It goes the way of the kernel's own output, so that a client that is cut off just now is told as well. One whose connection
-    has ended, or has just begun, is told in the next cell that it hears of.
-    """
+    """Say in each notebook of the kernel that output is missing; *kernels* has it. Called on the server's loop."""
     for connection in sessions.of_kernel(kernel_id):
-        cell, iopub = notebooks.last_cell(connection), connection.channels.get("iopub")
-        is_cell = cell.get("msg_type") == "execute_request"
-        if connection.serving and is_cell and iopub is not None and not iopub.closed():
-            iopub.flush()  # what the kernel itself had said comes first
-            session = connection.ends.session
-            said = session.msg("stream", {"name": "stderr", "text": f"{text}\n"}, parent=cell)
-            pass_on(connection, "iopub", session.serialize(said, ident=b"stream.stderr"))
-        else:
-            connection.miss(text)
+        tell(connection, text)
     for away in sessions.away.values():
         if away.kernel_id == kernel_id:
             away.kept.miss(text)

@@ -69,6 +69,14 @@ def note_arrival(connection: Connection) -> None:
     latest[connection.session_key] = connection
 
 
+def latest_of(connection: Connection) -> Connection:
+    """Return the latest connection of its session, maybe *connection*; one that failed before it was open does not count."""
+    found = latest.get(connection.session_key, connection)
+    if found is not connection and not found.is_arriving and found.handler.ws_connection is None:
+        return connection
+    return found
+
+
 def forget(connection: Connection) -> None:
     """Let an earlier connection of the session open, if *connection* was the latest."""
     if latest.get(connection.session_key) is connection:
@@ -85,8 +93,10 @@ def sign_on(connection: Connection) -> None:
 def sign_off(connection: Connection) -> None:
     """Have the kernel count *connection* among its clients no more."""
     ends, kernels, kernel_id = connection.ends, connection.kernels, connection.kernel_id
+    kernels.notify_disconnect(
+        kernel_id
+    )  # which looks itself whether it is there: it may not be listed while it is started again
     if kernel_id in kernels:
-        kernels.notify_disconnect(kernel_id)
         kernels.remove_restart_callback(kernel_id, ends.on_kernel_restarted)
         kernels.remove_restart_callback(kernel_id, ends.on_restart_failed, "dead")
 

@@ -8,6 +8,7 @@
     out_of_reach     what Enterprise Gateway says of a kernel whose host does not answer
     reconnects       jupyter_server's websocket handler with our ends (`eg_distributed.clients`)
     taken            kernels that another gateway has taken over
+    metrics          our numbers for Prometheus, by a port or a file of their own
 
 Only `request`, `departed` and `status_line` import no Enterprise Gateway, so they can be used, and tested, where it is not
 installed.

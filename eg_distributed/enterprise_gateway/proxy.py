@@ -35,7 +35,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import out_of_reach, patches, reconnects, taken
+from . import metrics, out_of_reach, patches, reconnects, taken
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .request import requested_env, start_request
 from .status_line import keep_reasons
@@ -111,6 +111,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
             DistributedProcessProxy._cluster = cluster
             outages.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
+            metrics.begin(cluster, kernel_manager.loop.add_callback)
         return DistributedProcessProxy._cluster
 
     def _observe_restart(self) -> None:

@@ -12,7 +12,10 @@
     hand_over        taking over those of others, asked by REST
     websocket        a server's websockets with our ends (`eg_distributed.clients`)
     out_of_reach     what a server says of a kernel whose host does not answer
+    printed          how fast a kernel prints, by its own clock
     listening        what the clients of a server's kernels are told by these
+    rest             /api/distributed: what runs on the hosts, for programs
+    metrics          our numbers on the server's /metrics
     process          this process's clusters, and what nodes know it by: a server that may come back, or one that does not
 
 `process`, `request`, `store`, `recording` and `listening` import nothing of Jupyter: they can be used, and tested, without it.

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import adoption, ending, hand_over, out_of_reach, websocket
+from . import adoption, ending, hand_over, metrics, out_of_reach, rest, websocket
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +20,8 @@ PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
     ("kernels that outlive their server", adoption.begin),
     ("taking over kernels of other servers", hand_over.begin),
     ("an end that comes", ending.begin),
+    ("/api/distributed", rest.begin),
+    ("our part of /metrics", metrics.begin),
 )
 """What is begun, and how it is named to people."""
 

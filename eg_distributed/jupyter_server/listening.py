@@ -31,11 +31,15 @@ def started(manager: Any, cluster: Cluster, kernel: RemoteKernel) -> None:
     """
     if not _has_clients(manager):
         return
-    _begin(manager, cluster)
-    kept_output.forget(kernel.id)  # of an attempt before this one
-    _listen_to(manager, kernel)
-    for connection in sessions.of_kernel(kernel.id):
-        connection.ends.session.key = kernel.key.encode()  # a launcher makes a new one at each start
+    try:
+        _begin(manager, cluster)
+        kept_output.forget(kernel.id)  # of an attempt before this one
+        _listen_to(manager, kernel)
+        for connection in sessions.of_kernel(kernel.id):
+            connection.ends.session.key = kernel.key.encode()  # a launcher makes a new one at each start
+    except Exception:
+        # A thread that cannot be started, say: the kernel runs, and its clients can do without.
+        log.exception("kernel %s: its clients do not hear of what becomes of it", kernel.id)
 
 
 def found_again(manager: Any, kernel: RemoteKernel) -> None:
@@ -44,14 +48,18 @@ def found_again(manager: Any, kernel: RemoteKernel) -> None:
     Called once for each kernel that is found again: on the server's loop or before it runs, before HTTP is served, once
     *manager*, jupyter_client's manager of the kernel, is in the mapping manager's `_kernels` and its activity is watched
     (`start_watching_activity`), and *kernel*, what `Cluster.adopt` returned, is its provisioner's. Waits for nothing, raises
-    nothing but what `cluster_for` raises.
+    nothing.
     """
-    cluster = cluster_for(manager, manager.config)
-    _begin(manager, cluster)
-    _listen_to(manager, kernel)
-    if cluster.settings.kept_output_limit:
-        kept_output.adopt(cluster, kernel, manager)
-        kernel.on_replied = lambda: manager.loop.add_callback(service.note_replied, kernel.id)
+    try:
+        cluster = cluster_for(manager, manager.config)
+        _begin(manager, cluster)
+        _listen_to(manager, kernel)
+        if cluster.settings.kept_output_limit:
+            kept_output.adopt(cluster, kernel, manager)
+            kernel.on_replied = lambda: manager.loop.add_callback(service.note_replied, kernel.id)
+    except Exception:
+        # As above: the kernel is there again.
+        log.exception("kernel %s: what it printed meanwhile is not shown to its clients", kernel.id)
 
 
 def ended(kernel_id: str, *, is_sure: bool) -> None:

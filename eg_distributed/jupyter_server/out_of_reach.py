@@ -37,24 +37,29 @@ class RestartHandler(KernelActionHandler):
         try:
             await self.kernel_manager.restart_kernel(kernel_id)
         except Exception as error:  # whatever it is, the client waits for a kernel that restarts
-            _have_clients_look_again(self.kernel_manager, kernel_id)
+            await _have_clients_look_again(self.kernel_manager, kernel_id)
             if isinstance(error, HTTPError):
                 raise
             raise HTTPError(500, "Exception restarting kernel") from error
         self.finish(json.dumps(await ensure_async(self.kernel_manager.kernel_model(kernel_id)), default=json_default))
 
 
-def _have_clients_look_again(kernels: Any, kernel_id: str) -> None:
-    """Close the websockets of a kernel whose restart failed, so that its clients connect again, and lose nothing by it.
+async def _have_clients_look_again(kernels: Any, kernel_id: str) -> None:
+    """Close the websockets of a kernel that was not restarted, so that its clients connect again, and lose nothing by it.
+
+    Not where the kernel was ended and could not be started: what becomes of that its clients hear over these.
 
     JupyterLab shows "restarting" from its click on, and sends no cell, until it has connected anew (in part before 4.6); then it
     shows "unknown" until it is told the state, which a kernel whose host does not answer can't do itself.
     """
-    state = getattr(kernels._kernels.get(kernel_id), "execution_state", None)
+    manager = kernels._kernels.get(kernel_id)
+    if manager is None or not await ensure_async(manager.is_alive()):
+        return
+    state = getattr(manager, "execution_state", None)
     for connection in sessions.of_kernel(kernel_id):
         if state in _STATES:
             service.tell_next(connection, "status", {"execution_state": state})
-        connection.close(_GO_AWAY, "the kernel was not restarted")
+        connection.send_away(_GO_AWAY, "the kernel was not restarted")
 
 
 def begin(app: Any) -> None:
@@ -65,9 +70,11 @@ def begin(app: Any) -> None:
     kernel_model, cull_kernel_if_idle = kernels.kernel_model, kernels.cull_kernel_if_idle
 
     @functools.wraps(kernel_model)
-    def model_with_host(kernel_id: str) -> dict[str, Any]:
-        model: dict[str, Any] = kernel_model(kernel_id)
-        if (watching := out_of_reach.watch()) is not None and (said := watching.model(kernel_id)):
+    def model_with_host(kernel_id: str) -> Any:
+        model: Any = kernel_model(kernel_id)
+        watching = out_of_reach.watch()
+        # A manager of somebody else's may answer with a coroutine.
+        if isinstance(model, dict) and watching is not None and (said := watching.model(kernel_id)):
             model["distributed"] = said
         return model
 

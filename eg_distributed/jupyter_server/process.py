@@ -36,7 +36,17 @@ from eg_distributed.settings import Distributed
 
 from .store import RECORDS, Store
 
-__all__ = ["Keeper", "Server", "cluster_for", "folder_for", "keep_by", "keeper_of", "server_of", "settings_for"]
+__all__ = [
+    "Keeper",
+    "Server",
+    "cluster_for",
+    "folder_for",
+    "keep_by",
+    "keeper_of",
+    "server_cluster",
+    "server_of",
+    "settings_for",
+]
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +294,11 @@ def cluster_for(manager: object, config: Config) -> Cluster:
         if cluster is None:
             cluster = clusters.made[server is not None] = _new_cluster(server, config)
         return cluster
+
+
+def server_cluster() -> Cluster | None:
+    """Return the cluster of this process's server; None before its first kernel. Makes none, so it may be asked at any time."""
+    return _clusters.made.get(True) if _clusters.process == os.getpid() else None
 
 
 def folder_for(server: Server, settings: Distributed) -> Path | None:

@@ -12,8 +12,8 @@ import contextlib
 import functools
 import json
 import logging
+import time
 from collections.abc import Awaitable, Iterator
-from datetime import datetime, timezone
 from typing import Any, Final
 
 from jupyter_client.jsonutil import json_default
@@ -27,12 +27,13 @@ from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError
 
-from eg_distributed.clients import channels, ending, kept_output, notebooks, opening, out_of_reach, service, sessions
+from eg_distributed.clients import channels, ending, kept_output, opening, out_of_reach, service, sessions
 from eg_distributed.clients.connection import Connection
 from eg_distributed.clients.frames import Header
 from eg_distributed.clients.limits import limit_messages
 
 from .listening import found_again
+from .printed import Printed, made_at
 from .process import settings_for
 from .provisioner import DistributedProvisioner
 
@@ -131,6 +132,8 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         super().__init__(**kwargs)
         self._distributed = _Connection(self)
         self._awaited: Awaitable[None] | None = None
+        self._printed = Printed()
+        self._told: object = None  # the end of the kernel that was told last
 
     # -- its begin -------------------------------------------------------------------------------------------------
 
@@ -142,6 +145,8 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
             sessions.forget(self._distributed)
             self._forget_question()
             raise
+        finally:
+            self._distributed.is_arriving = False
 
     async def _register_session(self) -> None:
         """Note that this connection is the latest of its session; the one before serves until this one opens."""
@@ -227,11 +232,18 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         service.pass_through(self._distributed, stream, outgoing_msg)
 
     def _limit_rate(self, channel: str, msg: dict[str, Any], msg_list: list[bytes]) -> bool:
-        """Return True for output that comes too fast. What has waited on its way was not printed as fast as it comes."""
+        """Return True for output that comes too fast, unless it has waited on its way and was not printed as fast as it comes."""
         if channel == "iopub" and self.limit_rate:
-            msg["header"] = self.get_part("header", msg["header"], msg_list)
-            if _age(msg["header"]) > _LATE:
-                return False
+            msg["header"] = header = self.get_part("header", msg["header"], msg_list)
+            made, kind = made_at(header), header.get("msg_type")
+            if made is not None:
+                size = sum(len(part) for part in msg_list) if kind == "stream" else 0
+                self._printed.note(made, size, self.rate_limit_window)
+                is_slow = self._printed.is_below(
+                    self.iopub_msg_rate_limit, self.iopub_data_rate_limit, self.rate_limit_window
+                )
+                if is_slow and time.time() - made > _LATE:
+                    return False
         return bool(super()._limit_rate(channel, msg, msg_list))
 
     def on_kernel_restarted(self) -> None:
@@ -245,10 +257,12 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         super().on_restart_failed()
 
     def _tell_death(self) -> None:
-        death = getattr(self.kernel_manager.provisioner, "death", "")
-        if death and self._distributed.is_writable:
-            content = {"name": "stderr", "text": f"{death}\n"}
-            self._distributed.show("stream", content, notebooks.last_cell(self._distributed))
+        """Say it once, however often the kernel's restart is tried."""
+        provisioner = self.kernel_manager.provisioner
+        death, process = getattr(provisioner, "death", ""), self._distributed.process()
+        if death and process != self._told:
+            self._told = process
+            service.tell(self._distributed, death)
 
     # -- its end ---------------------------------------------------------------------------------------------------
 
@@ -259,19 +273,6 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         self._open_sockets.discard(self)
         if not self._close_future.done():
             self._close_future.set_result(None)
-
-
-def _age(header: Header) -> float:
-    """Return how many seconds ago a message was made, by its kernel's clock; 0 where it does not say."""
-    made = header.get("date")
-    try:
-        if isinstance(made, str):
-            made = datetime.fromisoformat(made[:-1] + "+00:00" if made.endswith("Z") else made)
-        if not isinstance(made, datetime):
-            return 0.0
-        return (datetime.now(timezone.utc) - made.astimezone(timezone.utc)).total_seconds()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def missing(kernels: Any) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +190,46 @@ async def test_a_restart_of_no_kernel_is_refused_as_ever(served: Served) -> None
     assert answer.status_code == 404
 
 
+async def test_a_restart_that_ended_the_kernel_and_could_not_start_it(
+    site: Site, served: Served, tmp_path: Path
+) -> None:
+    """Its page stays connected, and hears of the tries that follow; the one that starts it is the last."""
+    works = tmp_path / "works"
+    works.touch()
+    code = (
+        f"import os, sys; os.path.exists({str(works)!r}) or sys.exit('broken'); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'ipykernel_launcher', '-f', sys.argv[1]])"
+    )
+    name = site.kernelspec(
+        "breaks", [sys.executable, "-c", code, "{connection_file}"], config={"remote_hosts": "node3"}
+    )
+    kernel = Kernel(served, name)
+    async with Session(served, kernel).connect() as connection:
+        session, page = Session(served, kernel), Page(connection)
+        await page.prints(await session.run(connection, "print('on')"), "on")
+        works.unlink()
+        failed = await asyncio.to_thread(kernel.act, "restart")
+        assert failed.status_code == 500
+        assert "broken" in failed.json()["message"]
+        await until("it is started again", lambda: "restarting" in page.states())
+        works.touch()
+        await answers(session, connection, page)
+        assert not page.closed
+        assert kernel.model()["execution_state"] != "dead"
+    kernel.end()
+
+
+async def answers(session: Session, connection: ClientConnection, page: Page) -> None:
+    """Wait until a cell is answered: until it is there again, a kernel drops what it is sent."""
+    sent: list[str] = []
+
+    async def is_there() -> bool:
+        sent.append(await session.run(connection, "print('again')"))
+        return any("again" in page.printed(each) for each in sent)
+
+    await until("it answers again", is_there, pause=0.5)
+
+
 async def test_how_a_kernel_ended_is_said_in_its_notebook(served: Served, kernel: Kernel) -> None:
     """In the output of the cell that ended it, before the page is told that it is started again."""
     session = Session(served, kernel)
@@ -196,10 +238,5 @@ async def test_how_a_kernel_ended_is_said_in_its_notebook(served: Served, kernel
         cell = await session.run(connection, "import os; os._exit(3)")
         await page.prints(cell, "The kernel exited with code 3")
         await until("it is said to restart", lambda: "restarting" in page.states())
-
-        async def answers() -> bool:
-            sent.append(await session.run(connection, "print('again')"))
-            return any("again" in page.printed(each) for each in sent)
-
-        sent: list[str] = []
-        await until("it answers again", answers, pause=0.5)
+        await answers(session, connection, page)
+        assert page.printed(cell).count("exited with code 3") == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,16 +190,6 @@ def test_a_jupyter_server_that_we_do_not_know_is_left_alone(
     assert "mapping kernel manager.what_is_gone is missing" in caplog.text
 
 
-@pytest.mark.parametrize("date", ["{:%Y-%m-%dT%H:%M:%S.%fZ}", "{:%Y-%m-%dT%H:%M:%S.%f+00:00}"])
-def test_how_old_a_message_is(date: str) -> None:
-    """By its header's date, of either protocol; a header without one, or with nonsense, counts as new."""
-    made = datetime.now(timezone.utc) - timedelta(seconds=60)
-    assert 59 < websocket._age({"date": date.format(made)}) < 90
-    assert 59 < websocket._age({"date": made}) < 90
-    assert [websocket._age({"date": nonsense}) for nonsense in ("", "yesterday", 7, None)] == [0.0] * 4
-    assert websocket._age({}) == 0.0
-
-
 def big(lines: int, length: int, done: Path) -> str:
     """Return a cell that prints so many long lines, and makes a file when it has."""
     return f"""
@@ -239,7 +228,7 @@ async def test_clients_that_take_nothing_fill_no_memory(unlimited: Served, print
     await tab.runs()
     await tab.close()
     print(f"{before >> 20} MiB before, {most >> 20} at most")
-    assert (most - before) >> 20 < 800  # what is kept for all of them, as much again on its way, and some for each
+    assert (most - before) >> 20 < 1000  # what is kept for all of them, as much again on its way, and some for each
 
 
 async def test_a_client_that_stands_still_for_a_while_misses_nothing(
@@ -289,6 +278,17 @@ async def test_a_page_that_stands_still_misses_nothing_of_a_local_kernel(unlimit
         assert numbers == list(range(messages))
     finally:
         kernel.end()
+
+
+async def test_a_flood_is_one_however_late_it_comes(served: Served, kernel: Kernel) -> None:
+    """jupyter_server's limits count for what a kernel prints faster than that, though it waits on its way."""
+    tab = Tab(served, kernel)
+    await tab.connect(served)
+    cell = await tab.run("import time\nend = time.time() + 5\nwhile time.time() < end: print('1' * 2000)")
+    await cell.ended()
+    assert "rate exceeded" in tab.told
+    await tab.runs()
+    await tab.close()
 
 
 async def test_a_large_message_is_taken(served: Served, kernel: Kernel) -> None:

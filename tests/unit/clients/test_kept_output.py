@@ -15,6 +15,7 @@ from eg_distributed.clients import kept_output
 from eg_distributed.clients.delivered import Delivered
 from eg_distributed.clients.kept_output import Adopted, Back, Cells, id_of
 from eg_distributed.cluster import Cluster
+from eg_distributed.counters import HostCounters
 from eg_distributed.errors import HostUnresponsive
 from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State
@@ -31,6 +32,7 @@ class Node:
 
     def __init__(self) -> None:
         self.name, self.keeps_output = "node1", True
+        self.counters = HostCounters(self.name)
         self.connected = asyncio.Event()
         self.connected.set()
         self.kept = b""

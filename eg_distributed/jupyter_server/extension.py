@@ -10,9 +10,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from . import kernelspecs
+
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = ()
+PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (("kernelspecs of hosts", kernelspecs.begin),)
 """What is begun, and how it is named to people."""
 
 

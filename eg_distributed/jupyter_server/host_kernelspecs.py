@@ -228,7 +228,7 @@ def _check_argv(argv: list[str]) -> None:
 
 def environment_label(prefix: str) -> str:
     """Return what people call the environment in *prefix*."""
-    parts = [part for part in posixpath.normpath(prefix).split("/") if part]
+    parts = [part for part in posixpath.normpath(prefix).split("/") if part.strip(".")]
     while len(parts) > 1 and parts[-1] in _UNNAMED:
         parts.pop()
     return one_line(parts[-1] if parts else "environment", 60)

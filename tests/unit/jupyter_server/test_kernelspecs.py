@@ -1,0 +1,308 @@
+"""Asking hosts for their kernelspecs in the background, and the folder in which a server keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from eg_distributed.cluster import Cluster
+from eg_distributed.jupyter_server import extension, kernelspecs
+from eg_distributed.jupyter_server.host_kernelspecs import Offered
+from eg_distributed.jupyter_server.kernelspec_folder import CURRENT, KernelspecFolder
+from eg_distributed.jupyter_server.kernelspecs import HostsKernelspecs
+from eg_distributed.protocol import HostKernelspecs
+from eg_distributed.settings import Distributed
+from eg_distributed.wire import Message, encode
+from tests.unit.conftest import Hosts
+from tests.unit.malformed_agent import MalformedAgent, honest, lead_to, reply
+from tests.until import until
+
+from .test_host_kernelspecs import PNG, said
+
+ANSWER: Message = {"kernelspecs": [said(logos={"logo-64x64.png": "p"})], "logos": {"p": PNG}}
+
+
+# -- the folder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> KernelspecFolder:
+    """A server's folder, which is made."""
+    made = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed())
+    made.open()
+    return made
+
+
+def names(folder: KernelspecFolder) -> list[str]:
+    """Return the kernelspecs that Jupyter finds in the folder."""
+    return sorted(path.parent.name for path in folder.kernels.glob("*/kernel.json"))
+
+
+def test_the_folder_holds_just_what_is_offered(folder: KernelspecFolder) -> None:
+    """What is not any more goes, with its pictures; what is the same is not written again. Files are the user's alone."""
+    a, b = Offered("a", "{}", (("logo-1.png", b"1"), ("logo-2.png", b"2"))), Offered("b", "{}")
+    assert folder.write([a, b]) is True
+    assert names(folder) == ["a", "b"]
+    before = (folder.kernels / "a" / "kernel.json").stat().st_mtime_ns
+    assert folder.write([a, b]) is False
+    assert folder.write([Offered("a", "{}", (("logo-1.png", b"3"),))]) is True
+    assert names(folder) == ["a"]
+    assert sorted(path.name for path in (folder.kernels / "a").iterdir()) == ["kernel.json", "logo-1.png"]
+    assert (folder.kernels / "a" / "logo-1.png").read_bytes() == b"3"
+    assert (folder.kernels / "a" / "kernel.json").stat().st_mtime_ns == before
+    assert not (folder.kernels / "b").exists()
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in folder.path.parent.rglob("*")}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+
+
+def test_an_answer_is_kept_for_the_next_server(folder: KernelspecFolder, tmp_path: Path) -> None:
+    """One that cannot be read any more is none."""
+    folder.keep("node1", HostKernelspecs.read(ANSWER))
+    later = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed())
+    assert later.answer("node1") == HostKernelspecs.read(ANSWER)
+    assert later.answer("node2") is None
+    (file,) = later.path.glob("answers/*")
+    for content in (b"", b"{", b"[]", b"\xff", b"[" * 5000, json.dumps({"kernelspecs": 3}).encode()):
+        file.write_bytes(content)
+        assert later.answer("node1") is None
+
+
+def test_other_hosts_and_settings_have_another_folder(tmp_path: Path) -> None:
+    """The link leads to that of the server that was started last; one that none has used for a month goes."""
+    made = [
+        KernelspecFolder(str(tmp_path), hosts, Distributed(**settings))
+        for hosts, settings in [
+            (["a"], {}),
+            (["b"], {}),
+            (["a"], {"user": "u"}),
+            (["a"], {"host_kernelspecs": "any"}),
+            (["a"], {}),
+        ]
+    ]
+    assert len({each.path for each in made}) == 4
+    for each in made:
+        each.open()
+    current = tmp_path / "eg-distributed" / CURRENT
+    assert current.resolve() == made[0].path.resolve()
+    long_ago = time.time() - 31 * 86400
+    os.utime(made[1].path, (long_ago, long_ago))
+    made[0].open()
+    assert [each.path.exists() for each in made] == [True, False, True, True, True]
+
+
+# -- asking --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Asked:
+    """A host whose agent answers as told, and what comes of it."""
+
+    agent: MalformedAgent
+    folder: KernelspecFolder
+    kernelspecs: HostsKernelspecs
+    told: list[int] = field(default_factory=list)
+    questions: int = 0
+    answer: Callable[[Message], bytes] = lambda request: reply(request, ANSWER)
+
+    def answers(self, request: Message) -> list[bytes]:
+        """Answer for the agent."""
+        if request["method"] != "kernelspecs":
+            return honest(request)
+        self.questions += 1
+        return [self.answer(request)]
+
+
+@pytest_asyncio.fixture
+async def asked(hosts: Hosts, cluster: Cluster, tmp_path: Path) -> AsyncIterator[Asked]:
+    """A server that has begun to ask node1, over and over."""
+    (sshd,) = await hosts("node1")
+    cluster.settings.kernelspec_refresh = 1.0
+    agent, folder = MalformedAgent(), KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings)
+    made = Asked(agent, folder, HostsKernelspecs(cluster, ("node1",), folder, lambda count: made.told.append(count)))
+    agent.answers = made.answers
+    lead_to(sshd, sshd.folder / "sock")
+    async with agent.listening(sshd.folder / "sock"):
+        running = cluster.submit(made.kernelspecs.run())
+        yield made
+        running.cancel()
+
+
+async def questions(asked: Asked, more: int) -> None:
+    """Have the host asked that many times more, by clients that look at the launcher."""
+    wanted = asked.questions + more
+
+    def is_asked() -> bool:
+        asked.kernelspecs.need()
+        return asked.questions >= wanted
+
+    await until("the host is asked", is_asked)
+
+
+async def test_a_host_is_asked_at_the_start_and_when_clients_look(asked: Asked) -> None:
+    """Not oftener than the setting says, and never while nobody looks; who wants to know is told once of a change."""
+    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+    await until("that is told", lambda: asked.told == [1])
+    for _ in range(10):
+        asked.kernelspecs.need()
+    await asyncio.to_thread(asked.kernelspecs._cluster.submit(asyncio.sleep(0)).result)
+    assert asked.questions == 1
+    asked.answer = lambda request: reply(request, {"kernelspecs": [said(), said("ir")]})
+    await questions(asked, 1)
+    await until("the other is offered", lambda: names(asked.folder) == ["ir.node1", "python3.node1"])
+    await until("that is told", lambda: asked.told == [1, 2])
+    assert not list((asked.folder.kernels / "python3.node1").glob("logo*"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (
+            lambda request: encode({"id": request["id"], "error": "no method 'kernelspecs'", "kind": "malformed"}),
+            "Its agent is of an older release",
+        ),
+        (lambda request: reply(request, 7), "answer to 'kernelspecs' is malformed"),
+        (lambda request: reply(request, {"kernelspecs": [{}] * 201}), "answer to 'kernelspecs' is malformed"),
+        (lambda request: encode({"id": request["id"], "error": "x", "kind": "internal"}), "Its agent failed: x"),
+    ],
+    ids=["older", "no object", "too many", "failure"],
+)
+async def test_a_host_that_cannot_say_keeps_what_it_had(
+    asked: Asked, caplog: pytest.LogCaptureFixture, answer: Callable[[Message], bytes], why: str
+) -> None:
+    """The log says once why; it is asked again, and when it can say, that counts."""
+    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+    asked.answer = answer
+    with caplog.at_level(logging.WARNING):
+        await questions(asked, 3)
+    lines = [record.getMessage() for record in caplog.records if "kernelspecs of node1" in record.getMessage()]
+    assert len(lines) == 1
+    assert why in lines[0]
+    assert "those of before stay" in lines[0]
+    assert names(asked.folder) == ["python3.node1"]
+    asked.answer = lambda request: reply(request, {"kernelspecs": []})
+    await questions(asked, 1)
+    await until("there is none any more", lambda: names(asked.folder) == [])
+
+
+async def test_what_could_not_be_looked_through_stays(asked: Asked) -> None:
+    """Of a mount that hangs its kernelspecs are still offered, with their pictures; the others are as they are now."""
+    mounted, system = said("mounted", root="/mnt/*", logos={"logo-64x64.png": "p"}), said("system")
+    asked.answer = lambda request: reply(request, {"kernelspecs": [mounted, system], "logos": {"p": PNG}})
+    await questions(asked, 1)
+    await until("both are there", lambda: names(asked.folder) == ["mounted.node1", "system.node1"])
+    asked.answer = lambda request: reply(request, {"kernelspecs": [said("new")], "unread": ["/mnt/*", "/other"]})
+    await questions(asked, 2)
+    await until("one stays", lambda: names(asked.folder) == ["mounted.node1", "new.node1"])
+    assert (asked.folder.kernels / "mounted.node1" / "logo-64x64.png").exists()
+
+
+async def test_a_server_has_at_once_what_the_last_one_knew(asked: Asked, cluster: Cluster, tmp_path: Path) -> None:
+    """Though its hosts do not answer; and asks a host that is back, if nobody looks."""
+    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+    hosts = ("node1", "nowhere.invalid")
+    folder = KernelspecFolder(str(tmp_path / "data"), hosts, cluster.settings)
+    folder.open()
+    folder.keep("nowhere.invalid", HostKernelspecs([said("ir")]))
+    asked.answer = lambda request: b""
+    running = cluster.submit(HostsKernelspecs(cluster, hosts, folder, lambda count: None).run())
+    await until("that of the silent host is offered", lambda: names(folder) == ["ir.nowhere.invalid"])
+    running.cancel()
+
+
+async def test_a_host_that_is_back_is_asked_again(hosts: Hosts, cluster: Cluster, tmp_path: Path) -> None:
+    """By whatever it was connected: a start, for one."""
+    (sshd,) = await hosts("node1")
+    sshd.command = "exit 1"
+    folder = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings)
+    looking = HostsKernelspecs(cluster, ("node1",), folder, lambda count: None)
+    running = cluster.submit(looking.run())
+    await until("it has failed", lambda: looking._failures)
+    agent = MalformedAgent()
+    agent.answers = lambda request: [reply(request, ANSWER)] if request["method"] == "kernelspecs" else honest(request)
+    lead_to(sshd, sshd.folder / "sock")
+    async with agent.listening(sshd.folder / "sock"):
+        await cluster.run(cluster.list_kernels("node1"))
+        await until("it is offered", lambda: names(folder) == ["python3.node1"])
+    running.cancel()
+
+
+async def test_a_folder_that_cannot_be_used_is_said_and_ends_nothing(
+    asked: Asked, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, for one; when there is room again, what is known is written with the next news."""
+    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+
+    def full(offered: Iterable[Offered]) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(asked.folder, "write", full)
+    asked.answer = lambda request: reply(request, {"kernelspecs": [said("ir")]})
+    await questions(asked, 1)
+    await until("it is said", lambda: "No space left on device" in caplog.text)
+    monkeypatch.undo()
+    asked.answer = lambda request: reply(request, {"kernelspecs": [said("julia")]})
+    await questions(asked, 1)
+    await until("it is offered", lambda: names(asked.folder) == ["julia.node1"])
+
+
+# -- the extension's part ------------------------------------------------------------------------------------------
+
+
+class Manager:
+    """A kernelspec manager of whatever class."""
+
+    def __init__(self) -> None:
+        self.kernel_dirs = ["/own"]
+
+    def get_all_specs(self) -> dict[str, Any]:
+        """Return what a server shows."""
+        return {"own": {}}
+
+
+class App:
+    """As much of a ServerApp as the part may touch where it has nothing to do."""
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+        self.kernel_spec_manager = Manager()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{}, {"EG_REMOTE_HOSTS": "node1", "EG_DISTRIBUTED_HOST_KERNELSPECS": "off"}],
+    ids=["no hosts", "off"],
+)
+def test_without_hosts_a_server_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
+    """Nothing is asked, and its manager stays as it is; so it does where the setting is off."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    app = App()
+    kernelspecs.begin(app)
+    assert app.kernel_spec_manager.kernel_dirs == ["/own"]
+    assert "get_all_specs" not in vars(app.kernel_spec_manager)
+
+
+def test_a_server_of_a_gateway_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels, and its kernelspecs, are the gateway's."""
+    monkeypatch.setenv("EG_REMOTE_HOSTS", "node1")
+    app: Any = App()
+    app.gateway_config = type("GatewayClient", (), {"gateway_enabled": True})
+    kernelspecs.begin(app)
+    assert app.kernel_spec_manager.kernel_dirs == ["/own"]
+
+
+def test_it_is_a_part_of_the_extension() -> None:
+    """So that installing is all that it takes."""
+    assert kernelspecs.begin in [begin for _, begin in extension.PARTS]

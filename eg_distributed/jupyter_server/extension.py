@@ -20,6 +20,8 @@ PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (("kernelspecs of hosts",
 
 def _load_jupyter_server_extension(app: Any) -> None:
     """Begin every part; called by jupyter_server (2 and later) with its ServerApp."""
+    # As jupyter_server does with tornado's: what we say is in the server's own log, by its level and in its form.
+    logging.getLogger("eg_distributed").parent = app.log
     for name, begin in PARTS:
         try:
             begin(app)

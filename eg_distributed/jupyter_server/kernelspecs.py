@@ -42,7 +42,7 @@ _SCHEMA = {
     "required": ["count"],
 }
 _ASK = 120.0  # seconds that a host may take, its login included
-_DISK = 30.0  # seconds for the folder, which is in somebody's home
+_DISK = 30.0  # seconds for the folder, which is in somebody's home, and until it is tried again
 _TOGETHER = 0.2  # seconds for which answers are gathered that come one after the other
 
 
@@ -61,6 +61,7 @@ class HostsKernelspecs:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, float] = {}  # when, in the loop's time
         self._failures: dict[str, str] = {}  # of hosts that did not answer when they were asked last: why
+        self._complained = ""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -164,13 +165,19 @@ class HostsKernelspecs:
             is_changed, count = await asyncio.wait_for(aside(("kernelspecs", self._folder.path), write), _DISK)
         except (OSError, asyncio.TimeoutError) as error:
             self._complain(error)
+            asyncio.get_running_loop().call_later(_DISK, self._news.set)
             return
+        self._complained = ""
         if is_changed:
             log.info("%d kernelspecs of hosts are offered", count)
             self._tell(count)
 
     def _complain(self, error: Exception) -> None:
-        log.warning("%s, with the hosts' kernelspecs, cannot be used: %s", self._folder.path, str(error) or "it hangs")
+        """Say once what is wrong with the folder; it is tried again."""
+        why = str(error) or "it hangs"
+        if why != self._complained:
+            self._complained = why
+            log.warning("%s, with the hosts' kernelspecs, cannot be used: %s", self._folder.path, why)
 
 
 def _with_earlier(answer: HostKernelspecs, earlier: HostKernelspecs | None) -> HostKernelspecs:

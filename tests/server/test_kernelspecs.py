@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -72,6 +73,7 @@ def place() -> Iterator[Site]:
 def served(place: Site) -> Iterator[Served]:
     """A server that has never seen its hosts; node3 does not answer."""
     place.freeze("node3")
+    (place.home / "config" / "jupyter_server_config.json").write_text('{"ServerApp": {"log_level": "DEBUG"}}')
     made = Served(place, place.work)
     yield made
     place.thaw("node3")
@@ -121,6 +123,25 @@ def test_a_kernel_runs_with_the_interpreter_of_its_environment(place: Site, serv
         assert (node in ("node1", "node2"), shared) == (True, str(place.folder / "opt" / "shared"))
     with served.notebook(kernel="mine.node1") as notebook:
         assert notebook.run("import os; print(os.environ['NODE'])") == "node1"
+
+
+def test_the_servers_log_says_what_is_left_out(place: Site, served: Served) -> None:
+    """And why, for who starts it with --debug; how many are offered, for everybody."""
+    block_until("the kernelspecs are there", lambda: "mine.node1" in offered(served))
+    said = served.log.read_text()
+    assert "/gone: /no/such/python cannot be executed" in said
+    assert "/elsewhere: its kernels run elsewhere, by a kernel provisioner" in said
+    assert "kernelspecs of hosts are offered" in said
+
+
+def test_programs_that_are_no_server_may_have_them(place: Site, served: Served) -> None:
+    """By one more folder in JUPYTER_PATH, which is the same for all servers."""
+    block_until("the kernelspecs are there", lambda: "mine.node1" in offered(served))
+    env = place.environment(JUPYTER_PATH=str(place.home / "data" / "eg-distributed" / "current"))
+    (place.work / "some.py").write_text("import os; print('on', os.environ['NODE'])")
+    command = [sys.executable, "-m", "jupyter", "run", "--kernel=mine.node1", "some.py"]
+    done = subprocess.run(command, cwd=place.work, env=env, capture_output=True, text=True, timeout=90, check=False)
+    assert "on node1" in done.stdout, done.stderr
 
 
 def test_logos_are_served_and_run_nothing(served: Served) -> None:

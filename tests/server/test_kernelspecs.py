@@ -54,14 +54,15 @@ def place() -> Iterator[Site]:
     environment(folder / "opt" / "shared", "python3")
     environment(folder / "node2" / "envs" / "own", "python3")
     data = folder / "node1" / ".local" / "share" / "jupyter" / "kernels"
-    for name, spec in {
+    specs: dict[str, dict[str, Any]] = {
         "mine": {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]},
         "gone": {"argv": ["/no/such/python", "-f", "{connection_file}"]},
         "elsewhere": {
             "argv": [sys.executable, "-f", "{connection_file}"],
             "metadata": {"kernel_provisioner": {"provisioner_name": "eg-distributed"}},
         },
-    }.items():
+    }
+    for name, spec in specs.items():
         (data / name).mkdir(parents=True)
         (data / name / "kernel.json").write_text(json.dumps({"display_name": name, "language": "python", **spec}))
     yield made

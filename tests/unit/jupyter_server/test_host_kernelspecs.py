@@ -151,7 +151,7 @@ def test_environments_are_told_apart_by_their_names() -> None:
         ({"kernelspec_name": "{host.a} {x}"}, ["host.a-x", "host.a-x-2", "host.a-x-3", "host.a-x-4"]),
     ],
 )  # fmt: skip
-def test_filters_and_names_by_setting(settings: dict[str, str], names: list[str]) -> None:
+def test_filters_and_names_by_setting(settings: dict[str, Any], names: list[str]) -> None:
     """Patterns go by the name that notebooks have, or the host's own; a format is filled in, and never evaluated."""
     assert [*made({"node1": [said()], "node2": [said(), said("ir")]}, **settings)] == names
 

@@ -78,6 +78,7 @@ class KernelspecFolder:
 
     def keep(self, host: str, answer: HostKernelspecs) -> None:
         """Keep *answer* of *host* for the next server; raises OSError."""
+        self._answers.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         _write(self._answer(host), json.dumps(answer.write()).encode())
 
     def _answer(self, host: str) -> Path:
@@ -89,6 +90,7 @@ class KernelspecFolder:
         """Have the folder hold just what is *offered*, and return True if that is a change; raises OSError."""
         wanted = {each.name: each for each in offered}
         is_changed = False
+        self.kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, each in wanted.items():
             folder = self.kernels / name
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -43,6 +43,7 @@ _SCHEMA = {
 }
 _ASK = 120.0  # seconds that a host may take, its login included
 _DISK = 30.0  # seconds for the folder, which is in somebody's home, and until it is tried again
+_LOOK = 86400.0  # seconds, at most, between two looks at whether the folder is as it should be, by which it also stays in use
 _TOGETHER = 0.2  # seconds for which answers are gathered that come one after the other
 
 
@@ -72,7 +73,8 @@ class HostsKernelspecs:
             self._news.set()
             self._ask_due()
             while True:
-                await self._news.wait()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), _LOOK)
                 self._news.clear()
                 await self._write()
                 await asyncio.sleep(_TOGETHER)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -65,6 +66,15 @@ def test_the_folder_holds_just_what_is_offered(folder: KernelspecFolder) -> None
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in folder.path.parent.rglob("*")}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+
+
+def test_a_folder_that_somebody_has_removed_is_made_again(folder: KernelspecFolder) -> None:
+    """With the next news."""
+    shutil.rmtree(folder.path)
+    folder.keep("node1", HostKernelspecs.read(ANSWER))
+    assert folder.write([Offered("a", "{}")]) is True
+    assert names(folder) == ["a"]
+    assert folder.answer("node1") == HostKernelspecs.read(ANSWER)
 
 
 def test_an_answer_is_kept_for_the_next_server(folder: KernelspecFolder, tmp_path: Path) -> None:

@@ -61,8 +61,17 @@ class Folders(TraitType):  # type: ignore[type-arg] # the same
 
 _ENVIRONMENTS = (
     *("~/*conda*", "~/*conda*/envs/*", "~/*forge*", "~/*forge*/envs/*", "~/*mamba*/envs/*", "~/.conda/envs/*"),
-    *("/opt/*conda*", "/opt/*conda*/envs/*", "/opt/*forge*", "/opt/*forge*/envs/*"),
-    *("~/.virtualenvs/*", "~/.venv", "~/venv"),
+    *("~/.local/share/mamba/envs/*", "~/.pyenv/versions/*", "~/.virtualenvs/*", "~/.local/share/virtualenvs/*"),
+    *(
+        "~/envs/*",
+        "~/venvs/*",
+        "~/.venv",
+        "~/venv",
+        "/opt/*",
+        "/opt/*/envs/*",
+        "/usr/local/*conda*",
+        "/usr/local/*conda*/envs/*",
+    ),
 )
 _SERVERS = "Of kernels without Enterprise Gateway, which has its own: "
 """How the help of a setting begins that is a kernel provisioner's; see `Distributed`."""

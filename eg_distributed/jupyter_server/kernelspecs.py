@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from eg_distributed.aside import aside
 from eg_distributed.cluster import Cluster
@@ -29,6 +29,7 @@ from .process import cluster_for
 __all__ = ["HostsKernelspecs", "begin"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EVENT = "https://events.jupyter.org/eg_distributed/kernelspecs/v1"
 """The Jupyter event that says that the hosts' kernelspecs have changed: JupyterLab's own look for them comes once a minute."""
@@ -62,6 +63,7 @@ class HostsKernelspecs:
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, float] = {}  # when, in the loop's time
         self._failures: dict[str, str] = {}  # of hosts that did not answer when they were asked last: why
+        self._is_loaded = False
         self._complained = ""
         self._news = asyncio.Event()
 
@@ -69,14 +71,20 @@ class HostsKernelspecs:
         """Write what is known, ask all hosts, and write what they answer; cancelled with the cluster, at the server's end."""
         self._cluster.on_reached.append(self._back)
         try:
-            await self._load()
             self._news.set()
             self._ask_due()
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._news.wait(), _LOOK)
                 self._news.clear()
-                await self._write()
+                try:
+                    await self._renew()
+                except (OSError, asyncio.TimeoutError) as error:
+                    self._complain(error)
+                    asyncio.get_running_loop().call_later(_DISK, self._news.set)
+                except Exception:
+                    # A defect with what one host has said: what the hosts say next may be fine.
+                    log.exception("the hosts' kernelspecs could not be renewed")
                 await asyncio.sleep(_TOGETHER)
         finally:
             self._cluster.on_reached.remove(self._back)
@@ -128,8 +136,7 @@ class HostsKernelspecs:
             return
         self._answers[host] = answer
         try:
-            keep = functools.partial(self._folder.keep, host, answer)
-            await asyncio.wait_for(aside(("kernelspecs", self._folder.path, host), keep), _DISK)
+            await self._in_thread(f"keep {host}", functools.partial(self._folder.keep, host, answer))
         except (OSError, asyncio.TimeoutError) as error:
             self._complain(error)
         self._news.set()
@@ -143,36 +150,37 @@ class HostsKernelspecs:
 
     # -- the folder ------------------------------------------------------------------------------------------------
 
-    async def _load(self) -> None:
-        """Make the folder, and read what hosts have answered to the last server."""
+    async def _renew(self) -> None:
+        """Have the folder hold what is known; raises OSError, or asyncio.TimeoutError if it hangs.
 
-        def load() -> dict[str, HostKernelspecs]:
-            self._folder.open()
-            found = {host: self._folder.answer(host) for host in self._hosts}
-            return {host: answer for host, answer in found.items() if answer is not None}
-
-        try:
-            self._answers = await asyncio.wait_for(aside(("kernelspecs", self._folder.path), load), _DISK)
-        except (OSError, asyncio.TimeoutError) as error:
-            self._complain(error)
-
-    async def _write(self) -> None:
+        What hosts have answered to the last server is read first: without it those that are silent would lose what they had.
+        """
+        if not self._is_loaded:
+            loaded = await self._in_thread("load", self._load)
+            self._answers = {**loaded, **self._answers}
+            self._is_loaded = True
         answers = {host: self._answers[host] for host in self._hosts if host in self._answers}
 
-        def write() -> tuple[bool, int]:
+        def write() -> tuple[dict[str, HostKernelspecs], bool, int]:
             found = offered(answers, self._cluster.settings)
-            return self._folder.write(found), len(found)
+            return answers, self._folder.write(found), len(found)
 
-        try:
-            is_changed, count = await asyncio.wait_for(aside(("kernelspecs", self._folder.path), write), _DISK)
-        except (OSError, asyncio.TimeoutError) as error:
-            self._complain(error)
-            asyncio.get_running_loop().call_later(_DISK, self._news.set)
-            return
+        written, is_changed, count = await self._in_thread("write", write)
+        if written != answers:  # by a thread that was given up for hanging, with what was known then
+            self._news.set()
         self._complained = ""
         if is_changed:
             log.info("%d kernelspecs of hosts are offered", count)
             self._tell(count)
+
+    def _load(self) -> dict[str, HostKernelspecs]:
+        self._folder.open()
+        found = {host: self._folder.answer(host) for host in self._hosts}
+        return {host: answer for host, answer in found.items() if answer is not None}
+
+    async def _in_thread(self, what: str, function: Callable[[], T]) -> T:
+        """Return what *function* returns; one that hangs is waited for the next time, and not called once more beside itself."""
+        return await asyncio.wait_for(aside(("kernelspecs", self._folder.path, what), function), _DISK)
 
     def _complain(self, error: Exception) -> None:
         """Say once what is wrong with the folder; it is tried again."""
@@ -186,7 +194,8 @@ def _with_earlier(answer: HostKernelspecs, earlier: HostKernelspecs | None) -> H
     """Return *answer* with what was found before below the roots that could not be looked through now."""
     if earlier is None:
         return answer
-    kept = [each for each in earlier.each() if each.root in answer.unread]
+    folders = {each.folder for each in answer.each()}
+    kept = [each for each in earlier.each() if each.root in answer.unread and each.folder not in folders]
     pictures = {digest for each in kept for digest in each.logos.values()}
     logos = {digest: content for digest, content in earlier.logos.items() if digest in pictures}
     specs = [*answer.kernelspecs, *(each.write() for each in kept)][: HostKernelspecs.MOST]

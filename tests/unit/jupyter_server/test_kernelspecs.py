@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -208,13 +209,17 @@ async def test_a_host_that_cannot_say_keeps_what_it_had(
 
 async def test_what_could_not_be_looked_through_stays(asked: Asked) -> None:
     """Of a mount that hangs its kernelspecs are still offered, with their pictures; the others are as they are now."""
-    mounted, system = said("mounted", root="/mnt/*", logos={"logo-64x64.png": "p"}), said("system")
+    mounted = said("mounted", root="/mnt/*", logos={"logo-64x64.png": "p"})
+    system = said("system", root="/usr/share")
     asked.answer = lambda request: reply(request, {"kernelspecs": [mounted, system], "logos": {"p": PNG}})
     await questions(asked, 1)
     await until("both are there", lambda: names(asked.folder) == ["mounted.node1", "system.node1"])
-    asked.answer = lambda request: reply(request, {"kernelspecs": [said("new")], "unread": ["/mnt/*", "/other"]})
+    also = said("system", root="/usr/other")  # by another way to its folder
+    asked.answer = lambda request: reply(
+        request, {"kernelspecs": [said("new"), also], "unread": ["/mnt/*", "/usr/share"]}
+    )
     await questions(asked, 2)
-    await until("one stays", lambda: names(asked.folder) == ["mounted.node1", "new.node1"])
+    await until("one stays", lambda: names(asked.folder) == ["mounted.node1", "new.node1", "system.node1"])
     assert (asked.folder.kernels / "mounted.node1" / "logo-64x64.png").exists()
 
 
@@ -265,6 +270,31 @@ async def test_a_folder_that_cannot_be_used_is_said_and_ends_nothing(
     asked.answer = lambda request: reply(request, {"kernelspecs": [said("julia")]})
     await questions(asked, 1)
     await until("it is offered", lambda: names(asked.folder) == ["julia.node1"])
+
+
+async def test_a_home_that_hangs_costs_nobody_what_was_known(
+    hosts: Hosts, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it hangs nothing is written; when it is back, all is, and of a silent host what the last server knew."""
+    monkeypatch.setattr(kernelspecs, "_DISK", 0.2)
+    folder = KernelspecFolder(str(tmp_path / "data"), ["nowhere.invalid"], cluster.settings)
+    folder.open()
+    folder.keep("nowhere.invalid", HostKernelspecs([said("ir")]))
+    folder.write([Offered("ir.nowhere.invalid", "{}")])
+    back, opening = threading.Event(), folder.open
+
+    def hang() -> None:
+        assert back.wait(30)
+        opening()
+
+    monkeypatch.setattr(folder, "open", hang)
+    running = cluster.submit(HostsKernelspecs(cluster, ("nowhere.invalid",), folder, lambda count: None).run())
+    await until("it is said", lambda: "cannot be used: it hangs" in caplog.text)
+    assert (folder.kernels / "ir.nowhere.invalid" / "kernel.json").read_text() == "{}"
+    back.set()
+    await until("it is written", lambda: (folder.kernels / "ir.nowhere.invalid" / "kernel.json").read_text() != "{}")
+    assert caplog.text.count("cannot be used") == 1
+    running.cancel()
 
 
 # -- the extension's part ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -17,6 +18,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from eg_distributed.errors import RequestInvalid
@@ -35,12 +37,16 @@ FEW_HOSTS = 8
 """Up to so many hosts each has kernelspecs of its own, unless the settings say otherwise."""
 LOGO_SIZE = 32 * 1024
 """Bytes of a picture."""
+LOGOS_SIZE = 1024 * 1024
+"""Bytes of all pictures of a host's kernelspecs, each with copies of its own."""
+_LEAST = 20  # kernelspecs that each host may have in any case
 KEY = "eg_distributed"
 """Where a kernelspec's metadata say for programs which hosts it is of."""
 ANY, ANY_HOST = "any", "any host"
 """What stands for the host in the name, and in what people read, of kernelspecs for any host."""
 _ARGV_SIZE = 64 * 1024  # characters
 _NAME = re.compile(r"[a-z0-9._-]{1,100}\Z")
+_FULL_NAME = re.compile(r"[a-z0-9_-][a-z0-9._-]{0,219}\Z")
 _NO_NAME = re.compile(r"[^a-z0-9._-]+")
 _LANGUAGE = re.compile(r"[A-Za-z0-9 _+#./-]{1,100}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -63,6 +69,8 @@ class Offered:
     kernel_json: str
     logos: tuple[tuple[str, bytes], ...] = ()
     """Names of files, and their contents."""
+    key: str = ""
+    """What it is whose name this is: the interpreter or program, of the host or of any."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class _Entry:
     display_name: str
     rest: str
     """The other parts of kernel.json, as JSON."""
+    program: str
+    """What it is whatever else changes: its name, its environment and what is executed, as JSON."""
     logos: tuple[tuple[str, bytes], ...]
 
     @property
@@ -83,12 +93,24 @@ class _Entry:
         return self.name, self.display_name, self.rest
 
 
-def offered(answers: Mapping[str, HostKernelspecs], settings: Distributed) -> list[Offered]:
-    """Return the kernelspecs to be offered, by what each host has answered, in the order of hosts; each name once."""
-    mode = settings.host_kernelspecs
+def offered(
+    answers: Mapping[str, HostKernelspecs],
+    settings: Distributed,
+    names: Mapping[str, str] | None = None,
+    *,
+    is_settled: bool = True,
+) -> list[Offered]:
+    """Return the kernelspecs to be offered, by what each host has answered, in the order of hosts; each name once.
+
+    A kernelspec that has a name in *names* (by its key) keeps it: a notebook that was saved with it means that program, and no
+    other one is ever called so meanwhile. Unless *is_settled* there are hosts that have not said yet what they have: what one
+    host alone has may be for any host in a moment, and where that would be its only name it is not offered yet.
+    """
+    mode, many = settings.host_kernelspecs, len(parse_hosts(settings.remote_hosts))
     if mode == "auto":
-        mode = "both" if len(parse_hosts(settings.remote_hosts)) <= FEW_HOSTS else "any"
-    entries = [entry for host, answer in answers.items() for entry in believed(host, answer)]
+        mode = "both" if many <= FEW_HOSTS else "any"
+    share = max(MOST // max(many, 1), _LEAST)
+    entries = [entry for host, answer in answers.items() for entry in islice(believed(host, answer), share)]
     same: dict[tuple[str, str, str], dict[str, _Entry]] = {}
     for entry in entries:
         same.setdefault(entry.content, {}).setdefault(canonical_name(entry.host), entry)
@@ -98,19 +120,43 @@ def offered(answers: Mapping[str, HostKernelspecs], settings: Distributed) -> li
         wanted += [group for group in groups if len(group) > 1 or mode == "any"]
     if mode in ("each", "both"):
         wanted += [[entry] for entry in entries]
-    found: dict[str, Offered] = {}
+    before = names or {}
+    keyed: dict[str, list[_Entry]] = {}
     for group in wanted:
-        name = _name(settings.kernelspec_name, group)
-        if not _is_shown({name, group[0].name}, settings):
+        key = _key(settings.kernelspec_name, group)
+        if len(group) == 1 and mode == "any" and not is_settled and key not in before:
             continue
-        if len(found) >= MOST:
+        if not _is_shown({_name(settings.kernelspec_name, group), group[0].name}, settings):
+            continue
+        if key in keyed:  # the same program twice, with other variables
+            key = _token([key, *group[0].content])
+        if key not in keyed and len(keyed) >= MOST:
             log.warning(
                 "hosts have more than %d kernelspecs: see Distributed.kernelspecs_shown and kernelspecs_hidden", MOST
             )
             break
-        name = _free(name, found)
-        found[name] = Offered(name, _kernel_json(group, settings), group[0].logos)
+        keyed.setdefault(key, group)
+    kept = {key: before[key] for key in keyed if _FULL_NAME.match(before.get(key, ""))}
+    taken = set(kept.values())
+    found: dict[str, Offered] = {}
+    for key, group in keyed.items():
+        name = kept.get(key) or _name(settings.kernelspec_name, group)
+        if name in found or (key not in kept and name in taken):
+            name = f"{name}-{key[:6]}"
+        if name not in found:
+            found[name] = Offered(name, _kernel_json(group, settings), group[0].logos, key)
     return [*found.values()]
+
+
+def _key(pattern: str, group: list[_Entry]) -> str:
+    """Return what tells the kernelspec of *group* from all others, for as long as it is the same to its users."""
+    if len(group) == 1:
+        return _token([pattern, canonical_name(group[0].host), group[0].program])
+    return _token([pattern, group[0].name, json.loads(group[0].rest)["argv"]])
+
+
+def _token(about: object) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
 def _name(pattern: str, group: list[_Entry]) -> str:
@@ -126,20 +172,7 @@ def _filled(pattern: str, **values: str) -> str:
 def _fit(text: str, size: int) -> str:
     """Return *text* as a name for a kernelspec: what Jupyter allows none has becomes a dash."""
     name = _NO_NAME.sub("-", text.lower()).strip(".-")
-    return (
-        name
-        if 0 < len(name) <= size
-        else f"{name[: size - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".strip("-")
-    )
-
-
-def _free(name: str, taken: Iterable[str]) -> str:
-    """Return *name*, or what is nobody else's with a number behind it."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}-{number}"
-    return free
+    return name if 0 < len(name) <= size else f"{name[: size - 9]}-{_token(text)[:8]}".strip("-")
 
 
 def _is_shown(names: set[str], settings: Distributed) -> bool:
@@ -172,19 +205,16 @@ class _Unbelievable(Exception):
 
 
 def believed(host: str, answer: HostKernelspecs) -> Iterator[_Entry]:
-    """Yield the kernelspecs of *host* that can be offered, each name once; of the others the log says why not."""
-    taken: set[str] = set()
+    """Yield the kernelspecs of *host* that can be offered; of the others the log says why not."""
+    pictures = _Pictures(answer.logos)
     for found in answer.each():
         try:
-            entry = _believed(host, found, answer.logos, taken)
+            yield _believed(host, found, pictures)
         except (_Unbelievable, RequestInvalid, UnicodeError) as error:
             log.info("%s: kernelspec %s is left out: %s", host, one_line(found.name), one_line(str(error)))
-            continue
-        taken.add(entry.name)
-        yield entry
 
 
-def _believed(host: str, found: HostKernelspec, logos: Mapping[str, str], taken: set[str]) -> _Entry:
+def _believed(host: str, found: HostKernelspec, pictures: _Pictures) -> _Entry:
     if not _NAME.match(found.name):
         raise _Unbelievable("its name is none")
     _check_argv(found.argv)
@@ -204,7 +234,8 @@ def _believed(host: str, found: HostKernelspec, logos: Mapping[str, str], taken:
     }
     written = json.dumps(rest)
     json.dumps(rest, ensure_ascii=False).encode()  # bytes of a path that are no text cannot be written
-    return _Entry(host, _free(name, taken), display_name, written, tuple(_logos(found.logos, logos)))
+    program = json.dumps([found.name, found.prefix if found.is_environment else "", found.argv[0]])
+    return _Entry(host, name, display_name, written, program, tuple(pictures.of(found.logos)))
 
 
 def _features(features: list[str]) -> dict[str, Any]:
@@ -234,15 +265,30 @@ def environment_label(prefix: str) -> str:
     return one_line(parts[-1] if parts else "environment", 60)
 
 
-def _logos(named: Mapping[str, str], contents: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the pictures of a kernelspec that are some."""
-    for file, key in sorted(named.items()):
-        if not _LOGO.match(file) or key not in contents:
-            continue
-        try:
-            content = base64.b64decode(contents[key], validate=True)
-        except (binascii.Error, ValueError):
-            continue
-        is_one = content.startswith(b"\x89PNG\r\n\x1a\n") if file.endswith(".png") else b"<svg" in content[:4096]
-        if is_one and len(content) <= LOGO_SIZE:
-            yield file, content
+class _Pictures:
+    """The pictures of one answer, each decoded once; kernelspecs have copies of their own, which have a bound together."""
+
+    def __init__(self, contents: Mapping[str, str]) -> None:
+        self._contents = contents
+        self._decoded: dict[str, bytes] = {}
+        self._room = LOGOS_SIZE
+
+    def of(self, named: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+        """Yield those of a kernelspec, by their files' *named* names, that are pictures."""
+        for file, key in sorted(named.items()):
+            if not _LOGO.match(file) or key not in self._contents:
+                continue
+            content = self._picture(key)
+            is_one = content.startswith(b"\x89PNG\r\n\x1a\n") if file.endswith(".png") else b"<svg" in content[:4096]
+            if is_one and len(content) <= self._room:
+                self._room -= len(content)
+                yield file, content
+
+    def _picture(self, key: str) -> bytes:
+        if key not in self._decoded:
+            content = b""
+            with contextlib.suppress(binascii.Error, ValueError):
+                if len(self._contents[key]) <= 2 * LOGO_SIZE:
+                    content = base64.b64decode(self._contents[key], validate=True)
+            self._decoded[key] = content if len(content) <= LOGO_SIZE else b""
+        return self._decoded[key]

@@ -1,7 +1,9 @@
 """Pictures of kernelspecs, served so that nothing in them can run: those of hosts come from nodes.
 
 An SVG that a page shows as an image runs nothing; one that is opened by its address would run what it has as the server's own
-page, with all that its user may do. So it is confined, as jupyter_server does with files that it serves.
+page, with all that its user may do. So it is confined, as jupyter_server does with files that it serves: whatever is asked for
+below a kernelspec's address, since one file has many (`%6Cogo-svg.svg`, `./logo-svg.svg`), and a script that a page loads is none
+the worse for it.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from jupyter_server.utils import url_path_join
 __all__ = ["serve_confined"]
 
 
-class ConfinedLogoHandler(KernelSpecResourceHandler):
-    """Serves a picture as jupyter_server does, with a policy that lets it run, load and send nothing."""
+class ConfinedResourceHandler(KernelSpecResourceHandler):
+    """Serves a kernelspec's file as jupyter_server does, with a policy that lets it run, load and send nothing by itself."""
 
     @property
     def content_security_policy(self) -> str:
@@ -27,6 +29,6 @@ class ConfinedLogoHandler(KernelSpecResourceHandler):
 
 
 def serve_confined(web_app: Any) -> None:
-    """Have *web_app*, a server's, serve all kernelspecs' logos so; called before HTTP is served."""
-    pattern = rf"/kernelspecs/{kernel_name_regex}/(?P<path>logo-[^/]*)"
-    web_app.add_handlers(".*$", [(url_path_join(web_app.settings["base_url"], pattern), ConfinedLogoHandler)])
+    """Have *web_app*, a server's, serve all kernelspecs' files so; called before HTTP is served."""
+    pattern = rf"/kernelspecs/{kernel_name_regex}/(?P<path>.*)"  # jupyter_server's own, so that nothing is left to its handler
+    web_app.add_handlers(".*$", [(url_path_join(web_app.settings["base_url"], pattern), ConfinedResourceHandler)])

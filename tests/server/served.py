@@ -35,6 +35,7 @@ class Served:
             "ServerApp.open_browser": "False",
             "IdentityProvider.token": "",
         }
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:

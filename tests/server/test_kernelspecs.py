@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import shutil
 import stat
@@ -159,6 +161,13 @@ def test_logos_are_served_and_run_nothing(served: Served) -> None:
     assert b"<svg" in svg.content
     assert "sandbox" in svg.headers["Content-Security-Policy"].split("; ")
     assert svg.headers["X-Content-Type-Options"] == "nosniff"
+    folder = resources["logo-svg"].rpartition("/")[0]
+    for file in ("logo-svg.svg", "%6Cogo-svg.svg", "./logo-svg.svg", ".%2Flogo-svg.svg", "x/../logo-svg.svg"):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+            connection.request("GET", f"{folder}/{file}")  # as it is: httpx would make the address a plain one
+            answer = connection.getresponse()
+            policy = answer.headers["Content-Security-Policy"].split("; ")
+            assert answer.status != 200 or "sandbox" in policy, file
     assert served.rest.get(resources["logo-64x64"]).content.startswith(b"\x89PNG")
 
 

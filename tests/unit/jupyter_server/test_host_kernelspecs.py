@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -31,10 +33,28 @@ def in_environment(prefix: str, **more: Any) -> dict[str, Any]:
     return said(prefix=prefix, is_environment=True, argv=[f"{prefix}/bin/python", *ARGV[1:]], **more)
 
 
-def made(answers: dict[str, list[Any]], logos: dict[str, str] | None = None, **settings: Any) -> dict[str, Offered]:
+def made(
+    answers: dict[str, list[Any]],
+    logos: dict[str, str] | None = None,
+    names: dict[str, str] | None = None,
+    *,
+    is_settled: bool = True,
+    **settings: Any,
+) -> dict[str, Offered]:
     """Return what is offered of *answers*, by name."""
     found = {host: HostKernelspecs(entries, dict(logos or {})) for host, entries in answers.items()}
-    return {each.name: each for each in offered(found, Distributed(remote_hosts=[*answers], **settings))}
+    made = offered(found, Distributed(remote_hosts=[*answers], **settings), names, is_settled=is_settled)
+    return {each.name: each for each in made}
+
+
+def plain(names: Iterable[str]) -> list[str]:
+    """Return *names* with N in the place of what tells those of one name apart."""
+    return [re.sub(r"-[0-9a-f]{6}\Z", "-N", name) for name in names]
+
+
+def names_of(specs: dict[str, Offered]) -> dict[str, str]:
+    """Return what a server remembers of what it offers."""
+    return {each.key: each.name for each in specs.values()}
 
 
 def spec_of(each: Offered) -> Any:
@@ -117,21 +137,49 @@ def test_what_differs_is_not_for_any_host(other: dict[str, Any]) -> None:
 
 
 def test_of_two_kinds_the_one_of_more_hosts_is_for_any() -> None:
-    """The other has a number behind its name."""
+    """The other has something behind its name."""
     other = said(argv=["/opt/python", *ARGV[1:]])
     answers = {"a": [other], "b": [said()], "c": [said()], "d": [other], "e": [said()]}
-    assert hosts_of(made(answers, host_kernelspecs="any")) == {
-        "python3.any": ["b", "c", "e"],
-        "python3.any-2": ["a", "d"],
-    }
+    specs = made(answers, host_kernelspecs="any")
+    assert plain(specs) == ["python3.any", "python3.any-N"]
+    assert [*hosts_of(specs).values()] == [["b", "c", "e"], ["a", "d"]]
+
+
+def test_a_name_keeps_its_meaning() -> None:
+    """Whichever kernelspec comes or goes, and whatever else changes of it: a notebook that was saved runs in the same program."""
+    other = said(argv=["/opt/python", *ARGV[1:]])
+    first = made({"a": [other], "b": [said()], "c": [said()], "d": [other], "e": [said()]}, host_kernelspecs="any")
+    answers = {"a": [other], "b": [said()], "c": [said()], "d": [other], "e": [other], "f": [other]}
+    second = made(answers, None, names_of(first), host_kernelspecs="any")
+    assert hosts_of(second)["python3.any"] == ["b", "c"]
+    assert second.keys() == first.keys()
+    one, two = in_environment("/a/stats"), in_environment("/b/stats")
+    first = made({"node1": [one, two]})
+    assert plain(first) == ["python3-stats.node1", "python3-stats.node1-N"]
+    for later in ([two, one], [two], [in_environment("/b/stats", display_name="New", env={"A": "1"})]):
+        second = made({"node1": later}, None, names_of(first))
+        of_two = [name for name, each in second.items() if "/b/stats/bin/python" in each.kernel_json]
+        assert of_two == [[*first][1]]
+    assert [*made({"node1": [two]})] == ["python3-stats.node1"]
+    assert [*made({"node1": [two]}, None, dict.fromkeys(names_of(first), "../x"))] == ["python3-stats.node1"]
+
+
+def test_what_may_be_for_any_host_in_a_moment_is_not_offered_for_one() -> None:
+    """As long as others have not said what they have; one that was offered before stays."""
+    answers = {"node1": [said()], "node2": [said("ir"), said("julia")]}
+    assert [*made(answers, host_kernelspecs="any", is_settled=False)] == []
+    settled = made(answers, host_kernelspecs="any")
+    assert [*settled] == ["python3.node1", "ir.node2", "julia.node2"]
+    assert [*made(answers, None, names_of(settled), host_kernelspecs="any", is_settled=False)] == [*settled]
+    assert [*made(answers, host_kernelspecs="both", is_settled=False)] == [*settled]
 
 
 def test_environments_are_told_apart_by_their_names() -> None:
-    """A folder that is only called venv has the name of the one that it is in; of two of one name the second is numbered."""
+    """A folder that is only called venv has the name of the one that it is in; of two of one name the second is marked."""
     prefixes = ["/opt/conda", "/home/u/envs/New One", "/home/u/p/.venv", "/home/u/q/p"]
     specs = made({"node1": [said(), *map(in_environment, prefixes)]})
-    assert [*specs] == [
-        "python3.node1", "python3-conda.node1", "python3-new-one.node1", "python3-p.node1", "python3-p-2.node1",
+    assert plain(specs) == [
+        "python3.node1", "python3-conda.node1", "python3-new-one.node1", "python3-p.node1", "python3-p.node1-N",
     ]  # fmt: skip
     assert spec_of(specs["python3-new-one.node1"])["display_name"] == "Python 3 [New One] · node1"
     assert [environment_label(prefix) for prefix in ("", "/", "/venv", "/a/venv/.venv")] == [
@@ -147,13 +195,13 @@ def test_environments_are_told_apart_by_their_names() -> None:
         ({"kernelspecs_hidden": "ir"}, ["python3.any", "python3.node1", "python3.node2"]),
         ({"kernelspecs_hidden": "*.node?"}, ["python3.any"]),
         ({"kernelspec_name": "{host}-{kernelspec}"}, ["any-python3", "node1-python3", "node2-python3", "node2-ir"]),
-        ({"kernelspec_name": "{kernelspec}"}, ["python3", "python3-2", "python3-3", "ir"]),
-        ({"kernelspec_name": "{host.a} {x}"}, ["host.a-x", "host.a-x-2", "host.a-x-3", "host.a-x-4"]),
+        ({"kernelspec_name": "{kernelspec}"}, ["python3", "python3-N", "python3-N", "ir"]),
+        ({"kernelspec_name": "{host.a} {x}"}, ["host.a-x", "host.a-x-N", "host.a-x-N", "host.a-x-N"]),
     ],
 )  # fmt: skip
 def test_filters_and_names_by_setting(settings: dict[str, Any], names: list[str]) -> None:
     """Patterns go by the name that notebooks have, or the host's own; a format is filled in, and never evaluated."""
-    assert [*made({"node1": [said()], "node2": [said(), said("ir")]}, **settings)] == names
+    assert plain(made({"node1": [said()], "node2": [said(), said("ir")]}, **settings)) == names
 
 
 def test_a_host_of_any_spelling_has_a_name_that_jupyter_takes() -> None:
@@ -246,9 +294,18 @@ def test_pictures_are_pictures() -> None:
     assert each.logos == ()
 
 
+def test_a_host_fills_neither_a_disk_nor_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that kernelspecs share are copies of each: they have a bound together. A host takes its share of the launcher."""
+    large = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"x" * (LOGO_SIZE - 8)).decode()
+    logos = {f"logo-{number}.png": "p" for number in range(10)}
+    specs = made({"node1": [said(f"k{number}", logos=logos) for number in range(100)]}, {"p": large})
+    assert sum(len(content) for each in specs.values() for _, content in each.logos) <= host_kernelspecs.LOGOS_SIZE
+    monkeypatch.setattr(host_kernelspecs, "MOST", 50)
+    answers = {f"node{number}": [said(f"k{other}{number}") for other in range(40)] for number in (1, 2)}
+    assert {host for (host,) in hosts_of(made(answers)).values()} == {"node1", "node2"}
+
+
 def test_two_names_of_one_host_are_no_two_hosts() -> None:
     """Another spelling of its name does not make it any host."""
-    assert [*made({"node1": [said()], "NODE1.": [said()]}, host_kernelspecs="both")] == [
-        "python3.node1",
-        "python3.node1-2",
-    ]
+    specs = made({"node1": [said()], "NODE1.": [said()]}, host_kernelspecs="both")
+    assert plain(specs) == ["python3.node1", "python3.node1-N"]

@@ -10,11 +10,12 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 import pytest_asyncio
 
@@ -22,7 +23,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.jupyter_server import extension, kernelspecs
 from eg_distributed.jupyter_server.host_kernelspecs import Offered
 from eg_distributed.jupyter_server.kernelspec_folder import CURRENT, KernelspecFolder
-from eg_distributed.jupyter_server.kernelspecs import HostsKernelspecs
+from eg_distributed.jupyter_server.kernelspecs import HostsKernelspecs, with_earlier
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import Message, encode
@@ -41,7 +42,7 @@ ANSWER: Message = {"kernelspecs": [said(logos={"logo-64x64.png": "p"})], "logos"
 @pytest.fixture
 def folder(tmp_path: Path) -> KernelspecFolder:
     """A server's folder, which is made."""
-    made = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed())
+    made = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed(), "server")
     made.open()
     return made
 
@@ -81,25 +82,25 @@ def test_a_folder_that_somebody_has_removed_is_made_again(folder: KernelspecFold
 def test_an_answer_is_kept_for_the_next_server(folder: KernelspecFolder, tmp_path: Path) -> None:
     """One that cannot be read any more is none."""
     folder.keep("node1", HostKernelspecs.read(ANSWER))
-    later = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed())
+    later = KernelspecFolder(str(tmp_path / "data"), ["node1"], Distributed(), "another server")
     assert later.answer("node1") == HostKernelspecs.read(ANSWER)
     assert later.answer("node2") is None
-    (file,) = later.path.glob("answers/*")
+    (file,) = later.path.parent.glob("answers/*")
     for content in (b"", b"{", b"[]", b"\xff", b"[" * 5000, json.dumps({"kernelspecs": 3}).encode()):
         file.write_bytes(content)
         assert later.answer("node1") is None
 
 
-def test_other_hosts_and_settings_have_another_folder(tmp_path: Path) -> None:
-    """The link leads to that of the server that was started last; one that none has used for a month goes."""
+def test_each_server_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """And has it again. The link leads to that of the server that was started last; one that none has used for a month goes."""
     made = [
-        KernelspecFolder(str(tmp_path), hosts, Distributed(**settings))
-        for hosts, settings in [
-            (["a"], {}),
-            (["b"], {}),
-            (["a"], {"user": "u"}),
-            (["a"], {"host_kernelspecs": "any"}),
-            (["a"], {}),
+        KernelspecFolder(str(tmp_path), hosts, Distributed(**settings), server)
+        for hosts, settings, server in [
+            (["a"], {}, "one"),
+            (["b"], {}, "one"),
+            (["a"], {"user": "u"}, "one"),
+            (["a"], {}, "two"),
+            (["a"], {}, "one"),
         ]
     ]
     assert len({each.path for each in made}) == 4
@@ -108,9 +109,59 @@ def test_other_hosts_and_settings_have_another_folder(tmp_path: Path) -> None:
     current = tmp_path / "eg-distributed" / CURRENT
     assert current.resolve() == made[0].path.resolve()
     long_ago = time.time() - 31 * 86400
-    os.utime(made[1].path, (long_ago, long_ago))
+    for folder in (made[1].path.parent, made[3].path):
+        os.utime(folder, (long_ago, long_ago))
     made[0].open()
-    assert [each.path.exists() for each in made] == [True, False, True, True, True]
+    assert [each.path.exists() for each in made] == [True, False, True, False, True]
+    current.unlink()
+    current.mkdir()
+    made[2].open()  # for other programs alone
+    assert made[2].write([Offered("a", "{}")]) is True
+
+
+def test_what_somebody_else_has_put_there_stops_nothing(folder: KernelspecFolder) -> None:
+    """A file among the kernelspecs, a folder in one, a file that is called like one; hidden files are left alone."""
+    folder.write([Offered("a", "{}")])
+    (folder.kernels / ".DS_Store").touch()
+    (folder.kernels / "file").touch()
+    (folder.kernels / "b").touch()
+    (folder.kernels / "c").mkdir()
+    (folder.kernels / "c" / "kernel.json").mkdir()
+    (folder.kernels / "a" / "folder").mkdir()
+    left = folder.kernels / "a" / ".1234.new"
+    left.touch()
+    os.utime(left, (0, 0))
+    assert folder.write([Offered("a", "{}"), Offered("b", "{}"), Offered("c", "{}")]) is True
+    assert names(folder) == ["a", "b", "c"]
+    assert sorted(path.name for path in folder.kernels.iterdir()) == [".DS_Store", "a", "b", "c"]
+    assert [path.name for path in (folder.kernels / "a").iterdir()] == ["kernel.json"]
+
+
+def test_one_that_cannot_be_written_keeps_nothing_from_the_others(
+    folder: KernelspecFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said all the same."""
+    write_one = folder._write_one
+
+    def fail(path: Path, each: Offered) -> bool:
+        if each.name == "a":
+            raise OSError(28, "No space left on device")
+        return write_one(path, each)
+
+    folder.write([Offered("old", "{}")])
+    monkeypatch.setattr(folder, "_write_one", fail)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write([Offered("a", "{}"), Offered("b", "{}")])
+    assert names(folder) == ["b"]
+
+
+def test_names_are_remembered(folder: KernelspecFolder) -> None:
+    """By what they mean; a file that is none of ours is no memory."""
+    folder.write([Offered("a", "{}", key="1"), Offered("b", "{}", key="2")])
+    assert folder.names() == {"1": "a", "2": "b"}
+    for content in (b"", b"[]", b"\xff", b'{"1": 3, "2": "b"}'):
+        (folder.path / "names.json").write_bytes(content)
+        assert folder.names() in ({}, {"2": "b"})
 
 
 # -- asking --------------------------------------------------------------------------------------------------------
@@ -136,11 +187,15 @@ class Asked:
 
 
 @pytest_asyncio.fixture
-async def asked(hosts: Hosts, cluster: Cluster, tmp_path: Path) -> AsyncIterator[Asked]:
+async def asked(
+    hosts: Hosts, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Asked]:
     """A server that has begun to ask node1, over and over."""
     (sshd,) = await hosts("node1")
     cluster.settings.kernelspec_refresh = 1.0
-    agent, folder = MalformedAgent(), KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings)
+    monkeypatch.setattr(kernelspecs, "_DISK", 1.0)
+    monkeypatch.setattr(kernelspecs, "_SELDOM", 2.0)
+    agent, folder = MalformedAgent(), KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings, "server")
     made = Asked(agent, folder, HostsKernelspecs(cluster, ("node1",), folder, lambda count: made.told.append(count)))
     agent.answers = made.answers
     lead_to(sshd, sshd.folder / "sock")
@@ -207,6 +262,16 @@ async def test_a_host_that_cannot_say_keeps_what_it_had(
     await until("there is none any more", lambda: names(asked.folder) == [])
 
 
+def test_what_was_found_before_stays_where_it_was() -> None:
+    """What the agent finds because it cannot see what comes before has not its name; what is new is behind what it follows."""
+    login, system = said(root="/home/k", folder="/home/k/python3"), said(folder="/usr/k/python3")
+    ir, new = said("ir", root="/opt", folder="/opt/ir"), said("new", root="/opt", folder="/opt/new")
+    before = HostKernelspecs([login, ir])
+    now = with_earlier(HostKernelspecs([system, ir, new], unread=["/home/k"]), before)
+    assert [each.folder for each in now.each()] == ["/home/k/python3", "/opt/ir", "/opt/new"]
+    assert with_earlier(HostKernelspecs([system], unread=["/x"]), None).kernelspecs == [system]
+
+
 async def test_what_could_not_be_looked_through_stays(asked: Asked) -> None:
     """Of a mount that hangs its kernelspecs are still offered, with their pictures; the others are as they are now."""
     mounted = said("mounted", root="/mnt/*", logos={"logo-64x64.png": "p"})
@@ -223,24 +288,69 @@ async def test_what_could_not_be_looked_through_stays(asked: Asked) -> None:
     assert (asked.folder.kernels / "mounted.node1" / "logo-64x64.png").exists()
 
 
-async def test_a_server_has_at_once_what_the_last_one_knew(asked: Asked, cluster: Cluster, tmp_path: Path) -> None:
-    """Though its hosts do not answer; and asks a host that is back, if nobody looks."""
-    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
-    hosts = ("node1", "nowhere.invalid")
-    folder = KernelspecFolder(str(tmp_path / "data"), hosts, cluster.settings)
-    folder.open()
-    folder.keep("nowhere.invalid", HostKernelspecs([said("ir")]))
-    asked.answer = lambda request: b""
+async def test_a_server_has_at_once_what_the_last_one_knew(cluster: Cluster, tmp_path: Path) -> None:
+    """Though its hosts do not answer, and though the last one was another server."""
+    hosts = ("nowhere.invalid",)
+    last = KernelspecFolder(str(tmp_path / "data"), hosts, cluster.settings, "last")
+    last.keep("nowhere.invalid", HostKernelspecs([said("ir")]))
+    folder = KernelspecFolder(str(tmp_path / "data"), hosts, cluster.settings, "server")
     running = cluster.submit(HostsKernelspecs(cluster, hosts, folder, lambda count: None).run())
     await until("that of the silent host is offered", lambda: names(folder) == ["ir.nowhere.invalid"])
     running.cancel()
 
 
-async def test_a_host_that_is_back_is_asked_again(hosts: Hosts, cluster: Cluster, tmp_path: Path) -> None:
-    """By whatever it was connected: a start, for one."""
+async def test_two_servers_take_nothing_from_each_other(asked: Asked, cluster: Cluster, tmp_path: Path) -> None:
+    """Each has what it has heard; the newest answer is what the next one begins with."""
+    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+    other = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings, "other")
+    second = HostsKernelspecs(cluster, ("node1",), other, lambda count: None)
+    running = cluster.submit(second.run())
+    await until("the other has it as well", lambda: names(other) == ["python3.node1"])
+    asked.answer = lambda request: reply(request, {"kernelspecs": [said("ir")]})
+    await questions(asked, 1)
+    await until("the first one has the news", lambda: names(asked.folder) == ["ir.node1"])
+    assert names(other) == ["python3.node1"]
+    kept = other.answer("node1")
+    assert kept is not None
+    assert [each.name for each in kept.each()] == ["ir"]
+    cluster.call_soon(second._news.set)
+    await asyncio.to_thread(cluster.submit(asyncio.sleep(0.5)).result)
+    assert names(asked.folder) == ["ir.node1"]
+    running.cancel()
+
+
+async def test_a_refused_login_is_not_tried_again_for_long(
+    hosts: Hosts, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often clients look: refusals are counted, and end in a ban for all. Other failures wait ever longer."""
+    (sshd,) = await hosts("node1")
+    (sshd.folder / "authorized").write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_public_key())
+    cluster.settings.kernelspec_refresh = 1.0
+    folder = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings, "server")
+    looking = HostsKernelspecs(cluster, ("node1", "nowhere.invalid"), folder, lambda count: None)
+    running = cluster.submit(looking.run())
+    await until("both have failed", lambda: len(looking._failures) == 2)
+    assert looking._waits == {"node1": kernelspecs._SELDOM, "nowhere.invalid": 2.0}
+    asked = dict(looking._asked)
+
+    def again() -> bool:
+        looking.need()
+        return looking._waits["nowhere.invalid"] == 4.0
+
+    await until("the other one is asked again", again)
+    assert looking._asked["node1"] == asked["node1"]
+    assert looking._asked["nowhere.invalid"] > asked["nowhere.invalid"] + 2.0
+    running.cancel()
+
+
+async def test_a_host_that_is_back_is_asked_again(
+    hosts: Hosts, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no client looks: by whatever it was connected, a start, for one."""
+    monkeypatch.setattr(kernelspecs, "_AGAIN", 0.5)
     (sshd,) = await hosts("node1")
     sshd.command = "exit 1"
-    folder = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings)
+    folder = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings, "server")
     looking = HostsKernelspecs(cluster, ("node1",), folder, lambda count: None)
     running = cluster.submit(looking.run())
     await until("it has failed", lambda: looking._failures)
@@ -253,23 +363,41 @@ async def test_a_host_that_is_back_is_asked_again(hosts: Hosts, cluster: Cluster
     running.cancel()
 
 
-async def test_a_folder_that_cannot_be_used_is_said_and_ends_nothing(
-    asked: Asked, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["write", "keep", "open"])
+async def test_a_folder_that_cannot_be_used_is_tried_again(
+    hosts: Hosts,
+    cluster: Cluster,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
-    """A full disk, for one; when there is room again, what is known is written with the next news."""
-    await until("it is offered", lambda: names(asked.folder) == ["python3.node1"])
+    """Without any news: when a full disk has room again, all is written that is known. It is said once."""
+    (sshd,) = await hosts("node1")
+    monkeypatch.setattr(kernelspecs, "_DISK", 0.5)
+    folder = KernelspecFolder(str(tmp_path / "data"), ["node1"], cluster.settings, "server")
+    tries = 0
 
-    def full(offered: Iterable[Offered]) -> bool:
+    def full(*args: Any) -> None:
+        nonlocal tries
+        tries += 1
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(asked.folder, "write", full)
-    asked.answer = lambda request: reply(request, {"kernelspecs": [said("ir")]})
-    await questions(asked, 1)
-    await until("it is said", lambda: "No space left on device" in caplog.text)
-    monkeypatch.undo()
-    asked.answer = lambda request: reply(request, {"kernelspecs": [said("julia")]})
-    await questions(asked, 1)
-    await until("it is offered", lambda: names(asked.folder) == ["julia.node1"])
+    whole = getattr(folder, what)
+    monkeypatch.setattr(folder, what, full)
+    agent = MalformedAgent()
+    agent.answers = lambda request: [reply(request, ANSWER)] if request["method"] == "kernelspecs" else honest(request)
+    lead_to(sshd, sshd.folder / "sock")
+    async with agent.listening(sshd.folder / "sock"):
+        looking = HostsKernelspecs(cluster, ("node1",), folder, lambda count: None)
+        running = cluster.submit(looking.run())
+        looking.need()
+        await until("it is tried more than once", lambda: tries > 2)
+        monkeypatch.setattr(folder, what, whole)
+        await until("it is offered", lambda: names(folder) == ["python3.node1"])
+        await until("it is kept", lambda: folder.answer("node1") is not None)
+        assert caplog.text.count("No space left on device") == 1
+        running.cancel()
 
 
 async def test_a_home_that_hangs_costs_nobody_what_was_known(
@@ -277,7 +405,7 @@ async def test_a_home_that_hangs_costs_nobody_what_was_known(
 ) -> None:
     """While it hangs nothing is written; when it is back, all is, and of a silent host what the last server knew."""
     monkeypatch.setattr(kernelspecs, "_DISK", 0.2)
-    folder = KernelspecFolder(str(tmp_path / "data"), ["nowhere.invalid"], cluster.settings)
+    folder = KernelspecFolder(str(tmp_path / "data"), ["nowhere.invalid"], cluster.settings, "server")
     folder.open()
     folder.keep("nowhere.invalid", HostKernelspecs([said("ir")]))
     folder.write([Offered("ir.nowhere.invalid", "{}")])

@@ -1,18 +1,21 @@
 """The kernelspecs that a node has for its own users: looked for as Jupyter would there, and in environments that patterns name.
 
 What is looked through is not the agent's own: homes, mounts, folders with a million names. Each root has a thread of its own
-with a deadline, and one at most, so that a mount that hangs costs what is below it and nothing else.
+with a deadline, and one at most, so that a mount that hangs costs what is below it and nothing else. What a thread finds after
+its deadline is the answer of the next time: a root that is always slow is always a little old.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import itertools
 import json
 import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
@@ -30,6 +33,11 @@ LOGOS_SIZE = 192 * 1024
 """Bytes that all pictures of an answer may have, each counted once; what is more is left out."""
 SPECS_SIZE = 384 * 1024
 """The same of the kernelspecs, as they are sent: with both, and what else there is, the answer stays below MAX_ANSWER."""
+LONGEST = 60.0
+"""Seconds after which a look at one root ends with what it has found."""
+_LISTED = 5000
+"""Names that are read of a folder which a pattern goes through."""
+_REMEMBERED = 200  # roots of which the last look is remembered
 _LOOKS = 8  # looks for different patterns at once
 _ENTRIES = 500  # names in a folder that are looked at
 _ENVIRONMENTS = 200  # environments that a pattern may lead to
@@ -59,6 +67,13 @@ class Found(NamedTuple):
     logos: dict[str, bytes]
 
 
+class Look(NamedTuple):
+    """What is below a root."""
+
+    found: list[Found]
+    left_out: list[str]
+
+
 class LeftOut(Exception):
     """Why a kernelspec is not offered."""
 
@@ -68,6 +83,7 @@ class Kernelspecs:
 
     def __init__(self) -> None:
         self._looks: dict[tuple[str, ...], asyncio.Task[HostKernelspecs]] = {}
+        self._late: dict[Root, Look] = {}  # what a look has found whose deadline was over
 
     async def find(self, patterns: Sequence[str], environment: Mapping[str, str]) -> HostKernelspecs:
         """Return the kernelspecs below the roots of a login with *environment*, and in environments by *patterns*.
@@ -79,26 +95,31 @@ class Kernelspecs:
         if look is None:
             if len(self._looks) >= _LOOKS:
                 raise Malformed(f"{_LOOKS} other looks for kernelspecs are under way")
-            look = self._looks[key] = asyncio.ensure_future(_find(patterns, dict(environment)))
+            look = self._looks[key] = asyncio.ensure_future(self._find(patterns, dict(environment)))
             look.add_done_callback(lambda _: self._looks.pop(key, None))
         return await asyncio.shield(look)
 
+    async def _find(self, patterns: Sequence[str], environment: dict[str, str]) -> HostKernelspecs:
+        roots = [*own_roots(environment), *(Root(pattern, is_pattern=True) for pattern in dict.fromkeys(patterns))]
+        looks = await asyncio.gather(*(self._look(root, environment) for root in roots))
+        found = [each for look in looks if look is not None for each in look.found]
+        left_out = [reason for look in looks if look is not None for reason in look.left_out]
+        return answer(found, [root.text for root, look in zip(roots, looks) if look is None], left_out)
 
-async def _find(patterns: Sequence[str], environment: dict[str, str]) -> HostKernelspecs:
-    roots = [*own_roots(environment), *(Root(pattern, is_pattern=True) for pattern in dict.fromkeys(patterns))]
-    looks = (aside(("kernelspecs", root), DEADLINE, look_through, root, environment) for root in roots)
-    found: list[Found] = []
-    unread: list[str] = []
-    left_out: list[str] = []
-    for root, result in zip(roots, await asyncio.gather(*looks, return_exceptions=True)):
-        if isinstance(result, (OSError, asyncio.TimeoutError)):
-            unread.append(root.text)
-        elif isinstance(result, BaseException):
-            raise result
-        else:
-            found += result[0]
-            left_out += result[1]
-    return answer(found, unread, left_out)
+    async def _look(self, root: Root, environment: dict[str, str]) -> Optional[Look]:
+        """Return what is below *root*, or was when it was last looked through in more than the time for it; None if unknown."""
+
+        def remember(look: Look) -> None:
+            self._late[root] = look
+
+        try:
+            look: Look = await aside(("kernelspecs", root), DEADLINE, look_through, root, environment, late=remember)
+        except (OSError, asyncio.TimeoutError):
+            return self._late.get(root)
+        self._late.pop(root, None)
+        while len(self._late) > _REMEMBERED:
+            self._late.pop(next(iter(self._late)), None)
+        return look
 
 
 def answer(found: Iterable[Found], unread: list[str], left_out: list[str]) -> HostKernelspecs:
@@ -169,31 +190,72 @@ def _is_bin(folder: str) -> bool:
     return os.path.isabs(folder) and os.path.basename(folder.rstrip("/")) == "bin"
 
 
-def look_through(root: Root, environment: Mapping[str, str]) -> tuple[list[Found], list[str]]:
-    """Return what is below *root*, and what is left out and why; raises OSError. Called in threads: it may hang."""
-    import glob
-
+def look_through(root: Root, environment: Mapping[str, str]) -> Look:
+    """Return what is below *root*, as much as one answer may have; raises OSError. Called in threads: it may hang."""
+    until = time.monotonic() + LONGEST
     if not root.is_pattern:
         prefix = root.text[: -len(_KERNELS) - 1] if root.text.endswith(os.sep + _KERNELS) else ""
-        folders = [(root.text, prefix)]
+        folders: Iterable[tuple[str, str]] = [(root.text, prefix)]
     else:
         home = environment.get("HOME") or os.path.expanduser("~")
         pattern = home + root.text[1:] if root.text == "~" or root.text.startswith("~/") else root.text
         if not os.path.isabs(pattern):
-            return [], [f"{root.text}: a pattern of environments has to begin with / or ~/"]
-        matches = itertools.islice(glob.iglob(pattern), _ENVIRONMENTS)
-        folders = [(os.path.join(prefix, _KERNELS), prefix.rstrip("/")) for prefix in sorted(matches)]
-    found: list[Found] = []
-    left_out: list[str] = []
+            return Look([], [f"{root.text}: a pattern of environments has to begin with / or ~/"])
+        folders = ((os.path.join(prefix, _KERNELS), prefix) for prefix in _matches(pattern))
+    look = Look([], [])
+    pictures: dict[bytes, bytes] = {}  # those of several kernelspecs are kept once
+    room = LOGOS_SIZE
     for folder, prefix in folders:
         for name in _names(folder):
+            if len(look.found) >= HostKernelspecs.MOST or time.monotonic() > until:
+                look.left_out.append(f"{root.text}: there are more, or they take longer than {LONGEST:g} s")
+                return look
             path = os.path.join(folder, name)
             try:
-                found.append(_kernelspec(path, root, prefix, environment))
+                found = _kernelspec(path, root, prefix, environment)
             except (LeftOut, OSError, ValueError, RecursionError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
-                left_out.append(f"{path}: {reason}"[:1000])
-    return found, left_out
+                if len(look.left_out) < _TOLD:
+                    look.left_out.append(f"{path}: {reason}"[:1000])
+                continue
+            for file, content in list(found.logos.items()):
+                if content not in pictures and len(content) <= room:
+                    room -= len(content)
+                    pictures[content] = content
+                if content in pictures:
+                    found.logos[file] = pictures[content]
+                else:
+                    del found.logos[file]
+            look.found.append(found)
+    return look
+
+
+def _matches(pattern: str) -> list[str]:
+    """Return the folders by *pattern*, some of them where there are many. Not by `glob`, which lists a folder whole first."""
+    found = ["/"]
+    for part in pattern.split("/"):
+        if not part:
+            continue
+        if not any(letter in part for letter in "*?["):
+            found = [os.path.join(folder, part) for folder in found]
+            continue
+        is_hidden = part.startswith(".")
+        matches: list[str] = []
+        for folder in found:
+            try:
+                with os.scandir(folder) as entries:
+                    names = [
+                        entry.name
+                        for entry in itertools.islice(entries, _LISTED)
+                        if fnmatch.fnmatchcase(entry.name, part) and entry.name.startswith(".") == is_hidden
+                    ]
+            except OSError:
+                continue
+            matches += [os.path.join(folder, name) for name in sorted(names)]
+            if len(matches) >= _ENVIRONMENTS:
+                break
+        found = matches[:_ENVIRONMENTS]
+    return found
 
 
 def _names(folder: str) -> list[str]:

@@ -96,8 +96,10 @@ class HostsKernelspecs:
                 await asyncio.sleep(_TOGETHER)
         finally:
             self._cluster.on_reached.remove(self._back)
-            for pending in (*self._asking.values(), *self._timers.values()):
-                pending.cancel()
+            for task in self._asking.values():
+                task.cancel()
+            for timer in self._timers.values():
+                timer.cancel()
 
     def need(self) -> None:
         """Have the hosts asked that have not been for a while; from any thread, waits for nothing."""

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.agent import aside as aside_module
 from eg_distributed.agent import kernelspecs
 from eg_distributed.agent.aside import EACH
 from eg_distributed.agent.kernelspecs import LOGO_SIZE, LOGOS_SIZE, SPEC_SIZE, Kernelspecs
 from eg_distributed.protocol import HostKernelspec, HostKernelspecs
 from eg_distributed.wire import MAX_ANSWER, encode
 from tests.unit.agents import DEADLINE, Refusal, own_agent
+from tests.until import until
 
 FILE = "{connection_file}"
 SVG, PNG = b"<svg/>", b"\x89PNG\r\n\x1a\n"
@@ -239,7 +241,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     back, names = threading.Event(), kernelspecs._names
 
     def look(folder: str) -> list[str]:
-        if folder.startswith("/hung"):
+        if folder.startswith("/hung") or "/slow/" in folder:
             assert back.wait(DEADLINE)
         return names(folder)
 
@@ -262,6 +264,44 @@ async def test_a_mount_that_hangs_is_named_and_costs_itself_alone(login: Login, 
         assert threading.active_count() <= before + EACH
     hung.set()
     assert (await looks.find([], login.env)).unread == []
+
+
+async def test_what_is_found_too_late_is_the_next_answer(login: Login, hung: threading.Event) -> None:
+    """A root that is always slower than the deadline is offered all the same; in time again, it is as it is."""
+    login.spec("slow/kernels/late", "python3", FILE)
+    login.env["JUPYTER_PATH"] = str(login.home / "slow")
+    looks = Kernelspecs()
+    assert (await looks.find([], login.env)).unread == [f"{login.home}/slow/kernels"]
+    hung.set()
+    await until("the look has ended", lambda: looks._late)
+    hung.clear()
+    answer = await looks.find([], login.env)
+    assert (answer.unread, [each.name for each in answer.each()][:1]) == ([], ["late"])
+    hung.set()
+    await until("all looks have ended", lambda: not aside_module._running)
+    assert (await looks.find([], login.env)).unread == []
+    assert not looks._late
+
+
+def test_a_folder_with_any_number_of_names_is_not_listed_whole(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of it is; and a look that takes too long ends with what it has."""
+    monkeypatch.setattr(kernelspecs, "_LISTED", 5)
+    for number in range(10):
+        environment(login, f"envs/e{number}", "python3")
+    assert len(login.found("~/envs/*")) == 5
+    monkeypatch.setattr(kernelspecs, "LONGEST", -1.0)
+    answer = login.ask("~/envs/*")
+    assert "~/envs/*: there are more, or they take longer" in " ".join(answer.left_out)
+
+
+def test_environments_share_their_pictures(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are with the same, each has them; beyond the bound it is without."""
+    monkeypatch.setattr(kernelspecs, "LOGOS_SIZE", len(SVG) + len(PNG))
+    for number in range(5):
+        logos = {"logo-svg.svg": SVG, "logo-32x32.png": PNG, "logo-own.png": PNG + bytes([number])}
+        environment(login, f"envs/e{number}")
+        login.spec(f"envs/e{number}/share/jupyter/kernels/k", "python", FILE, logos=logos)
+    assert {tuple(each.logos) for each in login.found("~/envs/*").values()} == {("logo-32x32.png", "logo-svg.svg")}
 
 
 async def test_who_asks_the_same_at_once_has_one_look(login: Login, hung: threading.Event) -> None:

@@ -240,7 +240,8 @@ class Distributed(Configurable):
         help=_SERVERS
         + "which kernelspecs of the hosts in `remote_hosts` a Jupyter server's launcher has beside its own: one for any "
         "host where several hosts have the same, and one for each host (both); only the former, and the latter where one host "
-        "alone has it (any); only the latter (each); both where there are at most eight hosts, else any (auto); none (off).",
+        "alone has it (any); only the latter (each); both where there are at most eight hosts, else any (auto); none (off). "
+        "Other than off, a server with a page that is open is connected to each of these hosts.",
     ).tag(config=True, env="EG_DISTRIBUTED_HOST_KERNELSPECS", provisioner=True)
     kernelspec_environments = Names(
         _ENVIRONMENTS,

@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return commands.run(options)
     try:
         config = _config(options.config)
+        if lists_kernelspecs and options.config is None:
+            config = kernelspecs.jupyters_config()
         settings = Distributed(config=config, for_provisioner=lists_kernelspecs)
         hosts = parse_hosts(options.hosts or _remote_hosts(config))
     except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:

@@ -1,58 +1,90 @@
-"""`kernelspecs list`: which kernelspecs hosts have for a Jupyter server's launcher, and why others are left out."""
+"""`kernelspecs list`: which kernelspecs of its hosts a Jupyter server's launcher has, and why others are left out."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
+from typing import Any
+
+from traitlets.config import Config
+from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
 from eg_distributed.cluster import Cluster
-from eg_distributed.errors import HostError
+from eg_distributed.errors import DistributedError
 from eg_distributed.hosts import HostSet
+from eg_distributed.kernelspecs.guard import without_guard
+from eg_distributed.kernelspecs.host_kernelspecs import believed, offered
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.wire import one_line
 
-__all__ = ["show"]
+__all__ = ["jupyters_config", "show"]
+
+
+def jupyters_config() -> Config:
+    """Return what the user's Jupyter programs read: jupyter_config.py and jupyter_server_config.py, where Jupyter is installed.
+
+    Raises ConfigFileNotFound for one that cannot be read.
+    """
+    found = Config()
+    try:
+        from jupyter_core.paths import jupyter_config_path
+    except ImportError:
+        return found
+    for folder in reversed(jupyter_config_path()):
+        for name in ("jupyter_config.py", "jupyter_server_config.py"):
+            try:
+                found.merge(PyFileConfigLoader(name, path=folder).load_config())
+            except ConfigFileNotFound:
+                continue
+    return found
 
 
 def show(cluster: Cluster, hosts: HostSet, *, as_json: bool) -> int:
-    """Ask each of *hosts*, print what it says, and return the process's exit code: 1 if a host did not answer."""
+    """Ask each of *hosts*, print what its launcher would have, and return the process's exit code: 1 if a host did not answer."""
     found = cluster.submit(_ask(cluster, hosts)).result()
     answers = {host: answer for host, answer in found.items() if isinstance(answer, HostKernelspecs)}
-    errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, HostError)}
+    errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, DistributedError)}
+    left_out = {host: _left_out(host, answer) for host, answer in answers.items()}
+    cluster.settings.remote_hosts = hosts
+    rows = [_row(each.name, json.loads(each.kernel_json)) for each in offered(answers, cluster.settings)]
     if as_json:
-        told = {
-            host: {
-                "kernelspecs": [{key: value for key, value in each.write().items() if key != "logos"} for each in answer.each()],
-                "left_out": answer.left_out,
-                "unread": answer.unread,
-            }
-            for host, answer in answers.items()
-        }  # fmt: skip
-        print(json.dumps({"hosts": told, "errors": errors}, indent=2))
+        unread = {host: answer.unread for host, answer in answers.items()}
+        print(json.dumps({"kernelspecs": rows, "left_out": left_out, "unread": unread, "errors": errors}, indent=2))
     else:
+        for row in rows:
+            print(f"{row['name']}: {row['display_name']}, runs {one_line(row['program'])} on {', '.join(row['hosts'])}")
+        if not rows:
+            print("no kernelspecs")
         for host, answer in answers.items():
-            print("\n".join([f"{host}:", *_lines(answer)]))
+            for reason in left_out[host]:
+                print(f"left out, {host}: {reason}")
+            for root in answer.unread:
+                print(f"not looked through in time, {host}: {one_line(root)}")
     for error in errors.values():
         print(f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
 
 
-def _lines(answer: HostKernelspecs) -> list[str]:
-    lines = []
-    for each in answer.each():
-        where = f" (environment {each.prefix})" if each.is_environment else ""
-        lines.append(f"{each.name}: {each.display_name}{where}, runs {each.argv[0]}, from {each.folder}")
-    lines += [f"left out: {reason}" for reason in answer.left_out]
-    lines += [f"did not answer in time: {root}" for root in answer.unread]
-    return [f"  {one_line(line, 1000)}" for line in lines or ["none"]]
+def _left_out(host: str, answer: HostKernelspecs) -> list[str]:
+    reasons = [one_line(reason, 1000) for reason in answer.left_out]
+    for _ in believed(host, answer, reasons):
+        pass
+    return reasons
 
 
-async def _ask(cluster: Cluster, hosts: HostSet) -> dict[str, HostKernelspecs | HostError]:
-    async def ask(host: str) -> HostKernelspecs | HostError:
+def _row(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    hosts = spec["metadata"]["kernel_provisioner"]["config"]["remote_hosts"]
+    program = without_guard(spec["argv"])[0]
+    return {"name": name, "display_name": spec["display_name"], "program": program, "hosts": hosts}
+
+
+async def _ask(cluster: Cluster, hosts: HostSet) -> dict[str, HostKernelspecs | DistributedError]:
+    async def ask(host: str) -> HostKernelspecs | DistributedError:
         try:
             return await cluster.find_kernelspecs(host, cluster.settings.kernelspec_environments)
-        except HostError as error:
+        except DistributedError as error:  # whatever an agent says instead, the other hosts are shown
             return error
 
     return dict(zip(hosts, await asyncio.gather(*map(ask, hosts)), strict=True))

@@ -20,11 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from eg_distributed.kernelspecs.host_kernelspecs import Offered
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import MAX_ANSWER
-
-from .host_kernelspecs import Offered
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from eg_distributed.aside import aside
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError, HostKeyRejected, LoginRefused
 from eg_distributed.hosts import HostSet, canonical_name, parse_hosts
+from eg_distributed.kernelspecs.host_kernelspecs import Offered, offered
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import one_line
 
-from .host_kernelspecs import Offered, offered
 from .kernelspec_folder import KernelspecFolder
 from .process import cluster_for
 

@@ -349,13 +349,10 @@ def test_which_kernelspecs_a_host_has(
         (folder / "kernel.json").write_text(json.dumps({"argv": words, "display_name": name.title(), "language": "x"}))
     assert main(["kernelspecs", "list"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("localhost:\n")
     where = home / "envs" / "one"
-    assert (
-        f"  good: Good (environment {where}), runs {sys.executable}, from {where}/share/jupyter/kernels/good\n" in said
-    )
-    assert f"  left out: {where}/share/jupyter/kernels/gone: /no/such/python cannot be executed\n" in said
+    assert f"good-one.localhost: Good [one] · localhost, runs {sys.executable} on localhost\n" in said
+    assert f"left out, localhost: {where}/share/jupyter/kernels/gone: /no/such/python cannot be executed\n" in said
     assert main(["kernelspecs", "list", "--json", "--hosts", "localhost,nowhere.invalid"]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert "good" in [each["name"] for each in told["hosts"]["localhost"]["kernelspecs"]]
+    assert "good-one.localhost" in [each["name"] for each in told["kernelspecs"]]
     assert told["errors"].keys() == {"nowhere.invalid"}

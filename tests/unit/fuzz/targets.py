@@ -34,9 +34,9 @@ from eg_distributed.enterprise_gateway.frames import header_of, parent_of
 from eg_distributed.enterprise_gateway.status_line import reason_phrase
 from eg_distributed.errors import AgentUnavailable, RequestInvalid, RequestRefused
 from eg_distributed.hosts import canonical_name, parse_hosts
-from eg_distributed.jupyter_server.host_kernelspecs import offered
 from eg_distributed.kept_output import Records as KeptRecords
 from eg_distributed.kernel import read_launcher_answer
+from eg_distributed.kernelspecs.host_kernelspecs import offered
 from eg_distributed.launcher_key import LauncherKey
 from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import clients_options

@@ -21,17 +21,16 @@ import pytest_asyncio
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.jupyter_server import extension, kernelspecs
-from eg_distributed.jupyter_server.host_kernelspecs import Offered
 from eg_distributed.jupyter_server.kernelspec_folder import CURRENT, KernelspecFolder
 from eg_distributed.jupyter_server.kernelspecs import HostsKernelspecs, with_earlier
+from eg_distributed.kernelspecs.host_kernelspecs import Offered
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import Message, encode
 from tests.unit.conftest import Hosts
 from tests.unit.malformed_agent import MalformedAgent, honest, lead_to, reply
+from tests.unit.test_host_kernelspecs import PNG, said
 from tests.until import until
-
-from .test_host_kernelspecs import PNG, said
 
 ANSWER: Message = {"kernelspecs": [said(logos={"logo-64x64.png": "p"})], "logos": {"p": PNG}}
 

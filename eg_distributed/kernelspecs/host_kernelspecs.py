@@ -23,11 +23,12 @@ from typing import Any
 
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.hosts import canonical_name, parse_hosts
-from eg_distributed.kernelspecs import PROVISIONER
-from eg_distributed.kernelspecs.guard import guarded, without_guard
 from eg_distributed.protocol import HostKernelspec, HostKernelspecs
 from eg_distributed.settings import Distributed
 from eg_distributed.wire import Message, one_line
+
+from . import PROVISIONER
+from .guard import guarded, without_guard
 
 log = logging.getLogger(__name__)
 
@@ -204,14 +205,17 @@ class _Unbelievable(Exception):
     """Why a kernelspec is left out."""
 
 
-def believed(host: str, answer: HostKernelspecs) -> Iterator[_Entry]:
-    """Yield the kernelspecs of *host* that can be offered; of the others the log says why not."""
+def believed(host: str, answer: HostKernelspecs, left_out: list[str] | None = None) -> Iterator[_Entry]:
+    """Yield the kernelspecs of *host* that can be offered; of the others *left_out*, or the log, says why not."""
     pictures = _Pictures(answer.logos)
     for found in answer.each():
         try:
             yield _believed(host, found, pictures)
         except (_Unbelievable, RequestInvalid, UnicodeError) as error:
-            log.info("%s: kernelspec %s is left out: %s", host, one_line(found.name), one_line(str(error)))
+            if left_out is not None:
+                left_out.append(f"{one_line(found.folder)}: {one_line(str(error))}")
+            else:
+                log.info("%s: kernelspec %s is left out: %s", host, one_line(found.name), one_line(str(error)))
 
 
 def _believed(host: str, found: HostKernelspec, pictures: _Pictures) -> _Entry:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.jupyter_server import host_kernelspecs
-from eg_distributed.jupyter_server.host_kernelspecs import LOGO_SIZE, Offered, environment_label, offered
+from eg_distributed.kernelspecs import host_kernelspecs
 from eg_distributed.kernelspecs.guard import guarded, without_guard
+from eg_distributed.kernelspecs.host_kernelspecs import LOGO_SIZE, Offered, environment_label, offered
 from eg_distributed.protocol import HostKernelspecs
 from eg_distributed.settings import Distributed
 

@@ -16,7 +16,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +48,18 @@ from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import HostBusier, News, Node
-from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, Ping, ReadLogPart, Stop
+from .protocol import (
+    FindKernelspecs,
+    FindLogs,
+    HostKernelspecs,
+    Listed,
+    ListKernels,
+    LogEntry,
+    LogPart,
+    Ping,
+    ReadLogPart,
+    Stop,
+)
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
@@ -76,6 +87,7 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_DISKS = 5.0  # seconds that a node may take beside the time for an answer where it looks through many folders
 _TAKEN_KEPT = 60.0
 """Seconds for which a kernel that was taken over is not started again by a restart that was under way."""
 _PICKS_AGAIN = 20
@@ -155,6 +167,8 @@ class Cluster:
         self._serving: set[asyncio.Task[None]] = set()
         self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
+        self.on_reached: list[Callable[[str], None]] = []
+        """Called on the cluster's loop with the name of each host that has just connected; they return at once."""
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -366,8 +380,10 @@ class Cluster:
         return self._abandoned.has_any_on(host)
 
     def run_errands(self, node: Node) -> None:
-        """End the attempts that were abandoned while *node* was out of reach."""
+        """End the attempts that were abandoned while *node* was out of reach, and tell who wants to know that it is back."""
         self._abandoned.end_all_on(node)
+        for tell in self.on_reached:
+            tell(node.name)
 
     def hear(self, news: News) -> None:
         """Hand a node's *news* to the kernel's handle."""
@@ -1004,6 +1020,12 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         return await node.request(ReadLogPart(kernel, attempt, position))
+
+    async def find_kernelspecs(self, host: str, environments: Sequence[str]) -> HostKernelspecs:
+        """Return the kernelspecs that *host* has for its own users. Raises HostError; no start waits for that."""
+        node = self.host(host).node
+        await node.connect(hurry=False)
+        return await node.request(FindKernelspecs([*environments]), self.settings.request_timeout + _DISKS)
 
     async def end(self, host: str, kernel_id: str, grace: float = 5.0) -> None:
         """End a kernel on *host*, whoever started it; for orphans. Raises KernelGone or HostError."""

@@ -26,6 +26,7 @@ from ..protocol import (
     AgentIdentity,
     ControlHello,
     Exited,
+    FindKernelspecs,
     FindLogs,
     FolderHello,
     ForgetOutput,
@@ -66,6 +67,7 @@ from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
+from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
@@ -190,6 +192,7 @@ class Agent:
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
         self._spec_folders = SpecFolders(directory)
+        self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
@@ -227,6 +230,7 @@ class Agent:
             ReadLogPart: self._log_part,
             TakeOutput: self._output,
             ForgetOutput: self._forget_output,
+            FindKernelspecs: self._find_kernelspecs,
             Ping: self._ping,
             Leave: self._leave_now,
             Login: self._take_login,
@@ -893,6 +897,10 @@ class Agent:
     async def _forget_output(self, gateway: Gateway, asked: ForgetOutput) -> None:
         if asked.kernel in gateway.kernels:
             self.kept_output.forget(self._kernel(asked.kernel))
+
+    async def _find_kernelspecs(self, gateway: Gateway, asked: FindKernelspecs) -> Message:
+        environment = dict(os.environ) if self.login is None else self.login
+        return (await self._kernelspecs.find(asked.patterns, environment)).write()
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}

@@ -695,3 +695,29 @@ async def test_no_moment_of_a_stall_is_counted_twice() -> None:
         await until("it is stalled", lambda: streams.relays[0].take_stalled() > 0)
         told = sum(streams.relays[0].take_stalled() for _ in range(1000))
         assert told <= asyncio.get_running_loop().time() - began
+        await streams.connect()
+        await asyncio.wait_for(streams.far[0].readexactly(5000), DEADLINE)
+        await until("it is over", lambda: streams.relays[0].flow.has_room)
+        told += streams.relays[0].take_stalled()
+        assert told <= asyncio.get_running_loop().time() - began
+
+
+async def test_many_bytes_are_acknowledged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that has sent ACK_EVERY bytes hears of their delivery without waiting for the time of small ones."""
+    monkeypatch.setattr("eg_distributed.streams.ACK_DELAY", 3600.0)
+    near, local = await joined()
+    relay = Relay(*local)
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    peer[1].write((HEADER.pack(DATA, CHUNK) + bytes(CHUNK)) * 4)
+    reading = asyncio.ensure_future(near[0].readexactly(4 * CHUNK))
+    told = 0
+    while told <= 4 * CHUNK - 256 * 1024:
+        kind, size = HEADER.unpack(await asyncio.wait_for(peer[0].readexactly(HEADER.size), DEADLINE))
+        assert kind == ACK
+        (told,) = struct.unpack(">Q", await peer[0].readexactly(size))
+    await asyncio.wait_for(reading, DEADLINE)
+    serving.cancel()
+    await asyncio.wait({serving})
+    for _, writer in (near, local, peer):
+        writer.close()

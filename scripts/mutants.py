@@ -28,7 +28,7 @@ MODULES = {
     "balancing": ("balancing.py", "test_balancing.py"),
     "turns": ("turns.py", "test_turns.py"),
     "streams": ("streams.py", "test_streams.py", "agent/test_streams.py"),
-    "node": ("node.py", "test_node.py", "test_malformed.py", "test_abandoned.py"),
+    "node": ("node.py", "test_node_in_time.py", "test_node.py", "test_malformed.py", "test_abandoned.py"),
     "kernel": ("kernel.py", "test_kernel.py"),
     "server": ("agent/server.py", "agent/test_server.py", "test_malformed.py"),
 }

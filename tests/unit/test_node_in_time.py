@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from eg_distributed.errors import HostUnreachable
-from eg_distributed.link.links import Link
+from eg_distributed.link.links import Link, LocalLink
 from eg_distributed.link.login import Progress
 from eg_distributed.node import Node
 from eg_distributed.protocol import OLDEST_PROTOCOL, TAKEN_OVER, Adopt, Load, write_event
@@ -35,6 +35,8 @@ class Held(NodeOwner):
         self.refuses = False
         self.is_deaf = False
         self.greeting = WELCOME
+        self.kind = MemoryLink
+        self.logging_in: Callable[[Progress], Awaitable[None]] | None = None
         self.kept: list[bool] = []  # whether an agent of an older release was to be left as it is, for each attempt
         self.requests: list[Message] = []
         self.answers: Answers = honest
@@ -45,7 +47,9 @@ class Held(NodeOwner):
         self.kept.append(keep)
         if self.refuses:
             raise HostUnreachable("no answer", host=host)
-        self.links.append(MemoryLink(self._answer, self.greeting))
+        if self.logging_in is not None:
+            await self.logging_in(progress)
+        self.links.append(self.kind(self._answer, self.greeting))
         return self.links[-1]
 
     def _answer(self, request: Message) -> list[bytes]:
@@ -59,6 +63,10 @@ class Held(NodeOwner):
     def say(self) -> None:
         """Have the agent say something unasked."""
         self.links[-1].reader.feed_data(encode(write_event(Load(["k1"]))))
+
+
+class LocalMemoryLink(MemoryLink, LocalLink):
+    """A link to the agent of the gateway's own machine."""
 
 
 def in_time(story: Callable[[Held], Coroutine[Any, Any, None]]) -> None:
@@ -329,5 +337,39 @@ def test_what_the_greeting_says() -> None:
         await asyncio.sleep(1)
         await held.node.connect()
         assert held.kept == [False, True]
+
+    in_time(story)
+
+
+@pytest.mark.parametrize("has_answered", [True, False])
+def test_a_login_is_slow_where_a_dead_host_would_have_failed(has_answered: bool) -> None:
+    """A host that has answered is slow from then on, and another one is taken; one that said nothing is not slow but away."""
+
+    async def log_in(progress: Progress) -> None:
+        progress.answered = has_answered
+        await asyncio.sleep(3600)
+
+    async def story(held: Held) -> None:
+        held.logging_in = log_in
+        seconds = Distributed(ssh_config="").connect_seconds()
+        connecting = asyncio.ensure_future(held.node.connect())
+        await asyncio.sleep(seconds - 0.5)
+        assert not held.node.is_slow()
+        await asyncio.sleep(1)
+        assert held.node.is_slow() == has_answered
+        connecting.cancel()
+
+    in_time(story)
+
+
+@pytest.mark.parametrize(("kind", "is_reached"), [(MemoryLink, True), (LocalMemoryLink, False)])
+def test_the_gateways_own_machine_says_nothing_of_its_network(kind: type[MemoryLink], is_reached: bool) -> None:
+    """It is connected to whatever becomes of the network; so kernels of other hosts are not given up for its sake."""
+
+    async def story(held: Held) -> None:
+        held.kind = kind
+        assert not held.node.is_reached_by_network()
+        await held.node.connect()
+        assert held.node.is_reached_by_network() == is_reached
 
     in_time(story)

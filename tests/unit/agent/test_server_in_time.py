@@ -127,6 +127,24 @@ def test_a_gateway_that_says_nothing_for_a_minute_is_gone(monkeypatch: pytest.Mo
     in_time(monkeypatch, story)
 
 
+def test_one_of_two_connections_of_a_gateway_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that knows the machine by two names, and loses the connection by one of them, still answers for its kernels."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        first, second = Visitor(machine, "one", host="host0"), Visitor(machine, "one", host="alias")
+        await first.ask(start("k1", orphan_timeout=5.0))
+        await second.ask(Adopt(["k1"]))
+        first.writer.close()
+        for _ in range(4):
+            await asyncio.sleep(5)
+            assert await second.claimed() == {"k1": True}
+        second.writer.close()
+        await asyncio.sleep(15)
+        assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
 def test_a_machine_that_stood_still_has_missed_nobodys_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pause of the whole machine each gateway has its minute again, and no more than that."""
 

@@ -11,6 +11,7 @@ import pytest
 
 from eg_distributed.agent.server import EXITED_KEPT, HEARD_LATELY, IDLE, SILENCE, Agent
 from eg_distributed.protocol import (
+    TAKEN_OVER,
     Adopt,
     ControlHello,
     Exited,
@@ -141,6 +142,25 @@ def test_one_of_two_connections_of_a_gateway_is_enough(monkeypatch: pytest.Monke
         second.writer.close()
         await asyncio.sleep(15)
         assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
+def test_an_end_is_told_to_the_owner_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has lost a kernel to another gateway hears so when it comes back, also where that kernel has ended since."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        await one.ask(start("k1"))
+        await asyncio.sleep(1)
+        one.writer.close()
+        await asyncio.sleep(1)
+        assert (await two.ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
+        machine.processes[agent.kernels["k1"].pid].end(3)
+        await asyncio.sleep(1)
+        again = Visitor(machine, "one")
+        found = (await again.ask(Adopt(["k1"], {"k1": 1})))["result"]["k1"]
+        assert (found["state"], found["owner"], found["lease"]) == (TAKEN_OVER, "two", 2)
 
     in_time(monkeypatch, story)
 

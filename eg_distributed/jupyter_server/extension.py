@@ -10,9 +10,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from . import metrics, rest
+
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = ()
+PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("/api/distributed", rest.begin),
+    ("our part of /metrics", metrics.begin),
+)
 """What is begun, and how it is named to people."""
 
 

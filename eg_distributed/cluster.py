@@ -17,7 +17,6 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -670,12 +669,15 @@ class Cluster:
             raise NoHostAvailable(errors)
         if request.pin is not None:
             return self.host(request.pin), -1
-        candidates = {name: host for name, host in self._hosts_of(request.hosts).items() if host.known_as not in tried}
-        healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
+        candidates = self._hosts_of(request.hosts)
+        if tried:
+            candidates = {name: host for name, host in candidates.items() if host.known_as not in tried}
+        retry_after = self.settings.retry_after
+        healthy = {name: host for name, host in candidates.items() if host.is_healthy(retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
         views = [
-            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            self._view(name, host, healthy=name in healthy)
             for name, host in self._by_first_names(healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
@@ -691,7 +693,8 @@ class Cluster:
         What a name is left out for is what it was when it was last connected. It may lead to another machine by now, so it is
         connected to again in the background.
         """
-        if len({host.machine for host in hosts.values()}) == len(hosts):
+        machines = {host.node.place or host.known_as for host in hosts.values()}
+        if len(machines) == len(hosts):  # as a rule, and for each start
             return hosts
         names: dict[object, list[str]] = {}
         for name, host in hosts.items():
@@ -714,16 +717,20 @@ class Cluster:
                 first.name, host.name, first.name,
             )  # fmt: skip
 
-    def _share(self, host: Host) -> int:
-        """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return self._count(host) + (0 if host.node.connected.is_set() else _UNSEEN)
+    def _view(self, name: str, host: Host, *, healthy: bool) -> HostView:
+        """Return what a balancer is told of *host*: a few more kernels where it has not answered yet, so others come first."""
+        if host.node.connected.is_set():  # most are, and each start asks for all
+            return HostView(name, self._count(host), healthy)
+        return HostView(name, self._count(host) + _UNSEEN, healthy, host.may_take_its_share)
 
     def _count(self, host: Host) -> int:
-        machine, name = host.machine, host.known_as
-        starting: AbstractSet[str] = self._tried.get(machine, _NONE)
-        if machine != name and (earlier := self._tried.get(name)):  # begun before its machine was known
-            starting = starting | earlier
-        return host.count(starting)
+        place, name = host.node.place, host.known_as
+        starting = self._tried.get(name)
+        if place is not None:
+            there = self._tried.get(place)
+            # By its name: begun before its machine was known.
+            starting = there | starting if there and starting else there or starting
+        return host.count(starting or _NONE)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""

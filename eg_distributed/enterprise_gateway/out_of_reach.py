@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_server.base.zmqhandlers import deserialize_binary_message, deserialize_msg_from_ws_v1
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _UNREACHABLE = 503
 
 
+@runtime_checkable
 class Signalled(Protocol):
     """The part of a process proxy that knows what became of its last signal."""
 
@@ -82,9 +83,18 @@ def _answering_for_signals(original: Callable[..., Any]) -> Callable[..., Any]:
         watching = watch()
         if watching is not None and (reason := watching.reason(kernel_id, "the interrupt was not sent")):
             raise HTTPError(_UNREACHABLE, reason=reason)
-        proxy: Signalled | None = getattr(self.get_kernel(kernel_id), "process_proxy", None)
+        manager = self.get_kernel(kernel_id)
+        proxy: Signalled | None = getattr(manager, "process_proxy", None)
+        if isinstance(proxy, Signalled) and not manager.has_kernel:
+            # jupyter_client raises a RuntimeError for it, which is "Internal Server Error" to who has asked.
+            host = watching.model(kernel_id).get("host", "") if watching is not None else ""
+            raise HTTPError(
+                _UNREACHABLE,
+                reason=f"Kernel {kernel_id}{f' on {host}' if host else ''}: it is just being started again, so the interrupt "
+                "was not sent. Remedy: try again once it runs, if there is something to interrupt then.",
+            )
         await original(self, kernel_id)
-        sent = proxy.take_signalled() if proxy is not None and hasattr(proxy, "take_signalled") else None
+        sent = proxy.take_signalled() if isinstance(proxy, Signalled) else None
         failure = await sent if sent is not None else None
         if failure is not None:
             raise HTTPError(_UNREACHABLE, reason=f"Kernel {kernel_id}: the interrupt did not arrive. {failure}")

@@ -8,6 +8,7 @@
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
+    jupyter distributed kernelspecs list             say which kernelspecs of their own the hosts have, and why not others
 
 `python -m eg_distributed …` is the same, where `jupyter` is not on the path.
 
@@ -39,7 +40,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
-from . import adopt, doctor, logs
+from . import adopt, doctor, kernelspecs, logs
 from .tables import age, table
 
 __all__ = ["main"]
@@ -51,13 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, 1 if a host or a kernel failed, 2 for a wrong command line, 130 for Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    if options.command == "kernelspecs":
+    lists_kernelspecs = options.command == "kernelspecs" and options.verb == "list"
+    if options.command == "kernelspecs" and not lists_kernelspecs:
         return commands.run(options)
     if options.command == "adopt":
         return _adopt(options)
     try:
         config = _config(options.config)
-        settings = Distributed(config=config)
+        if lists_kernelspecs and options.config is None:
+            config = kernelspecs.jupyters_config()
+        settings = Distributed(config=config, for_provisioner=lists_kernelspecs)
         hosts = parse_hosts(options.hosts or _remote_hosts(config))
     except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _list(cluster, hosts, unended, as_json=options.json)
         if options.command == "hosts":
             return _list_hosts(cluster, hosts, as_json=options.json)
+        if lists_kernelspecs:
+            return kernelspecs.show(cluster, hosts, as_json=options.json)
         if options.command == "doctor":
             named = parse_hosts([name for word in options.host for name in word.split(",")])
             return doctor.run(cluster, named or hosts, as_json=options.json)
@@ -153,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     taking.add_argument("--running", action="store_true", help="also from a server that runs, which lets go of them")
     taking.add_argument("--into", default="", metavar="PORT", help="the server that takes them, where several run")
     taking.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
-    commands.add_parsers(verbs)
+    commands.add_parsers(verbs, common)
     return parser
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_a_name_that_is_only_looked_at(folders: Folders, monkeypatch: pytest.Mon
     (lock,) = (Path(folders.runtime_dir) / "eg-distributed").iterdir()
     looking = process.while_locked(lock)
     assert looking.__enter__()
-    monkeypatch.setattr(process.time, "sleep", lambda seconds: looking.__exit__(None, None, None))
+    monkeypatch.setattr(time, "sleep", lambda seconds: looking.__exit__(None, None, None))
     assert gone(server_name(folders)) == first
 
 

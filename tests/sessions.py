@@ -251,3 +251,5 @@ class Tab:
         """Wait until the connection has ended."""
         assert self._reading is not None
         await asyncio.wait_for(self._reading, MACHINE_SECONDS)
+        for cell in self._cells.values():
+            cell.break_off()

@@ -114,6 +114,8 @@ class Connection(ABC):
         """Take the kernel's replies to what was asked over the server's earlier process."""
         self.settled: asyncio.Future[None] | None = None
         """Done when all that was sent is confirmed; the next connection waits for it."""
+        self.settling = 0
+        """How many connections wait for that: of those that come at once only one will serve."""
         self.renew: Callable[[], None] | None = None
         """Has it hear a kernel that was started again while the client lagged behind."""
 
@@ -269,17 +271,23 @@ class Connection(ABC):
         """
         if not self.serving:
             return
-        self.pace.end()
-        for stream in self.channels.values():
-            if not stream.closed():
-                stream.on_recv(None)
-        if self.unconfirmed:
-            loop = asyncio.get_running_loop()
-            self.settled = loop.create_future()
-            self.ask_what_came()
-            patience = _LAST_WORD_OF_THE_LIVING if loop.time() - self.heard < _LATELY else _LAST_WORD
-            await asyncio.wait({self.settled}, timeout=patience)
-            self.settled = None
+        self.settling += 1
+        try:
+            self.pace.end()
+            for stream in self.channels.values():
+                if not stream.closed():
+                    stream.on_recv(None)
+            if self.unconfirmed:
+                loop = asyncio.get_running_loop()
+                if self.settled is None:
+                    self.settled = loop.create_future()
+                self.ask_what_came()
+                patience = _LAST_WORD_OF_THE_LIVING if loop.time() - self.heard < _LATELY else _LAST_WORD
+                await asyncio.wait({self.settled}, timeout=patience)
+        finally:
+            self.settling -= 1
+            if not self.settling:
+                self.settled = None
 
     def stop(self) -> None:
         """End what goes on for this connection."""

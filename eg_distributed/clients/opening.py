@@ -73,7 +73,7 @@ async def _begin(connection: Connection) -> None:
     if connection.closed or latest is not connection:
         # Its client has gone already, or has come again since.
         connection.log.info("Not opening a connection that a later one has replaced: %s", connection.session_key)
-        if predecessor is not None and predecessor.serving:
+        if predecessor is not None and predecessor.serving and not predecessor.settling:
             serve(predecessor)
         _dismiss(connection, latest)
         return

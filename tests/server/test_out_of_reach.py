@@ -230,12 +230,15 @@ async def answers(session: Session, connection: ClientConnection, page: Page) ->
     await until("it answers again", is_there, pause=0.5)
 
 
-async def test_how_a_kernel_ended_is_said_in_its_notebook(served: Served, kernel: Kernel) -> None:
+async def test_how_a_kernel_ended_is_said_in_its_notebook(served: Served, kernel: Kernel, tmp_path: Path) -> None:
     """In the output of the cell that ended it, before the page is told that it is started again."""
-    session = Session(served, kernel)
+    session, go = Session(served, kernel), tmp_path / "go"
     async with session.connect() as connection:
         page = Page(connection)
-        cell = await session.run(connection, "import os; os._exit(3)")
+        ends = f"print('on', flush=True)\nimport os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)\nos._exit(3)"
+        cell = await session.run(connection, ends)
+        await page.prints(cell, "on")  # of a cell that nobody has heard of nobody can be told
+        go.touch()
         await page.prints(cell, "The kernel exited with code 3")
         await until("it is said to restart", lambda: "restarting" in page.states())
         await answers(session, connection, page)

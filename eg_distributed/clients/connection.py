@@ -96,12 +96,18 @@ class Connection(ABC):
         """What is for the client, and was not written yet."""
         self.unconfirmed = Kept()
         """What was written, and the client has not confirmed."""
+        self.doubted_for: Connection | None = None
+        """The connection that this one replaced, for as long as that may yet be the client's."""
+        self.doubtful = Kept()
+        """What was confirmed meanwhile, which is for the client then; one that was dropped confirms as any other."""
         self.pace = Pace(self)
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
         """The next ping that asks what came."""
         self.heard = -math.inf
         """When the client last confirmed or said something, on the loop's clock."""
+        self.said = -math.inf
+        """When the client last said something, on the loop's clock; its pings and pongs are not meant."""
         self.first_heard = ""
         """The id of the first message on its iopub channel, while the kernel is asked who it is."""
         self.last_parent = b""
@@ -207,6 +213,11 @@ class Connection(ABC):
     def miss(self, text: str) -> None:
         """Have *text* told in the next cell that is heard of, once."""
         self.missed = joined(self.missed, text)
+
+    def doubt(self, replaced: Connection | None) -> None:
+        """Keep what the client confirms from now on for *replaced*, which may be the client's after all; None: no more."""
+        self.doubted_for = replaced
+        self.doubtful.clear()
 
     def left(self) -> Kept:
         """Hand over what the client did not get, as far as is known."""

@@ -27,6 +27,7 @@ def end(connection: Connection) -> None:
         _leave(connection)
     for kept in (connection.unsent, connection.unconfirmed):
         kept.clear()  # its room is somebody else's now, not when Python finds the time
+    connection.doubt(None)
 
 
 def _leave(connection: Connection) -> None:

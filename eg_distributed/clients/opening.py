@@ -69,6 +69,8 @@ async def _begin(connection: Connection) -> None:
     predecessor = sessions.serving.get(connection.session_key)
     if predecessor is not None:
         await predecessor.settle()
+        if predecessor.said > connection.arrived and _are_twins(predecessor, connection):
+            sessions.note_arrival(predecessor)  # it has said something meanwhile, so that it is the client's after all
     latest = sessions.latest_of(connection)
     if connection.closed or latest is not connection:
         # Its client has gone already, or has come again since.
@@ -174,6 +176,9 @@ def _hand_over(connection: Connection, successor: Connection, unsent: Kept) -> d
     for stream in connection.channels.values():
         if not stream.closed():
             stream.on_recv(None)
+    if connection.doubted_for is successor:  # which is back, and was not the one that got it
+        unsent.take(connection.doubtful)
+    connection.doubt(None)
     unsent.take(connection.left())
     successor.given, successor.missed = connection.given, connection.missed
     sessions.sign_off(connection)
@@ -184,19 +189,27 @@ def _hand_over(connection: Connection, successor: Connection, unsent: Kept) -> d
 # --- twins
 
 
+def _are_twins(one: Connection, other: Connection) -> bool:
+    """Return True if the order in which two connections of a session arrived says nothing."""
+    return abs(one.arrived - other.arrived) <= _TWINS
+
+
 def _dismiss(connection: Connection, successor: Connection) -> None:
     """Close *connection*, since *successor* serves; if they are twins, after a moment in which it may say something."""
     connection.replaced = True
-    apart = abs(successor.arrived - connection.arrived)
-    if connection.closed or apart > _TWINS:
+    if connection.closed or not _are_twins(connection, successor):
         connection.close()  # tornado cuts it after five seconds without an answer; no one waits for that
     else:
-        connection.leaving = asyncio.get_running_loop().call_later(_TWINS, _end_twin, connection)
+        connection.leaving = asyncio.get_running_loop().call_later(_TWINS, _end_twin, connection, successor)
+        if successor.doubted_for is None:
+            successor.doubt(connection)
 
 
-def _end_twin(connection: Connection) -> None:
+def _end_twin(connection: Connection, successor: Connection) -> None:
     """Close a connection that had its moment, and said nothing."""
     connection.leaving = None
+    if successor.doubted_for is connection:
+        successor.doubt(None)
     connection.close()
 
 
@@ -220,7 +233,7 @@ def hear(connection: Connection, message: Any, original: Callable[[Any], Any]) -
 
     Returns what tornado is to wait for before it takes the next message, if anything.
     """
-    connection.heard = asyncio.get_running_loop().time()
+    connection.heard = connection.said = asyncio.get_running_loop().time()
     if connection.leaving is not None:
         return _hear_after_all(connection, message, original)
     if any(stream.closed() for stream in connection.channels.values()):

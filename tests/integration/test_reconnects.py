@@ -105,6 +105,20 @@ async def test_a_dropped_connection_that_comes_late_takes_nothing(
     assert (await kernel.model())["connections"] == 0
 
 
+async def test_what_a_client_says_while_its_twin_opens_is_said(gateway: Gateway, kernel: Kernel) -> None:
+    """A dropped connection that comes late takes nothing, whenever the client speaks: no line goes to it alone."""
+    session = Session(gateway, kernel)
+    for _ in range(3):
+        async with session.connect() as connection:
+            printing = Reader(connection, await session.run(connection, PRINTING))
+            await printing.reached(5)  # there is always something to be confirmed
+            async with session.connect() as dropped:
+                request = await session.run(connection, f"print({LINES})")
+                assert await printing.ended() == list(range(LINES))
+                assert await Reader(connection, request).ended() == [LINES]
+                await asyncio.wait_for(dropped.wait_closed(), PROCESS_SECONDS)
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     session = Session(gateway, kernel)

@@ -67,13 +67,14 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
 
 @cache
 def requirements(role: str) -> bytes:
-    """Return the locked, hashed requirements of an image: `gateway` with our own dependencies, `node` or `spark`.
+    """Return the locked, hashed requirements of an image: `gateway` or `jupyterlab` with our own dependencies, `node` or `spark`.
 
     Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
     _lock()
     selection = {
         "gateway": ("--group", "gateway", "--no-default-groups"),
+        "jupyterlab": ("--group", "lab-jupyterlab", "--no-default-groups"),
         "node": ("--only-group", "node"),
         "spark": ("--only-group", "spark"),
     }[role]

@@ -69,13 +69,16 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
 def requirements(role: str) -> bytes:
     """Return the locked, hashed requirements of an image: `gateway` or `jupyterlab` with our own dependencies, `node` or `spark`.
 
+    `kernel` is as much of the node's as kernels need.
+
     Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
     _lock()
     selection = {
         "gateway": ("--group", "gateway", "--no-default-groups"),
         "jupyterlab": ("--group", "lab-jupyterlab", "--no-default-groups"),
-        "node": ("--only-group", "node"),
+        "kernel": ("--only-group", "node"),
+        "node": ("--only-group", "plots"),
         "spark": ("--only-group", "spark"),
     }[role]
     text = run_uv("export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace", *selection)

@@ -46,7 +46,7 @@ def gateway(base_tag: str) -> Recipe:
         {"BASE": base_tag},
         {
             "requirements.txt": checkout.requirements("gateway"),
-            "kernel-requirements.txt": checkout.requirements("node"),
+            "kernel-requirements.txt": checkout.requirements("kernel"),
         },
         late=lambda: dict([checkout.build_wheel()]),
         late_inputs=tuple(checkout.wheel_sources()),

@@ -34,7 +34,7 @@ from lab.topology.specs import GatewaySpec, NodeSpec, differences
 
 M = TypeVar("M", bound=Node | Gateway)
 
-QUIET: Final = ("--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate")
+QUIET: Final = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",)
 """A lab asks nobody outside for news."""
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 """What a machine's processes get of our environment: a login on a real node would know nothing of it either."""
@@ -149,6 +149,10 @@ class LocalDriver:
             installed.unlink(missing_ok=True)
             shutil.rmtree(folder / "jupyter", ignore_errors=True)
             environments.install_wheel(environments.ensure(spec.image, Silent()), folder / "site")
+            if spec.program == JUPYTERLAB:
+                config = folder / "site" / "etc" / "jupyter" / "labconfig"
+                config.mkdir(parents=True)
+                shutil.copy(checkout.ROOT / "images" / "jupyterlab" / "page_config.json", config)
             installed.touch()
         gateway = LocalGateway(folder, self._tell)
         python = str(spark_daemons.kernel_python(spec.clusters) or self._environments["node"] / "bin" / "python")

@@ -366,7 +366,7 @@ def run_spark(session: nox.Session, marked: str) -> None:
 
 @nox.session(default=False)
 def jupyterlab(session: nox.Session) -> None:
-    """Work with notebooks in JupyterLab, in Chromium, with and without the lab's gateway; needs an engine and Debian's `chromium`.
+    """Work with notebooks in JupyterLab, in Chromium, with and without the lab's gateway; needs an engine and Chromium.
 
     In an environment of its own: JupyterLab takes jupyter_server 2, and what our other tests need may not. The gateway has its
     jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium; `.ci/run` runs it.

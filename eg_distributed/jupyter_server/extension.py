@@ -10,9 +10,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from . import events
+
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = ()
+PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (("events of hosts", events.begin),)
 """What is begun, and how it is named to people."""
 
 

@@ -155,7 +155,10 @@ def tree(folder: Path) -> list[tuple[str, bytes]]:
 def wheel_sources() -> list[tuple[str, bytes]]:
     """Return what our wheel is made of; its hash stands for the wheel without building it."""
     _check()
-    return [("pyproject.toml", (ROOT / "pyproject.toml").read_bytes()), *tree(ROOT / "eg_distributed")]
+    alone = [(name, (ROOT / name).read_bytes()) for name in ("pyproject.toml", "hatch_build.py")]
+    # Empty unless `nox -s frontend` has built it.
+    front_end = [(f"labextension/{name}", content) for name, content in tree(ROOT / "frontend" / "labextension")]
+    return [*alone, *tree(ROOT / "eg_distributed"), *front_end]
 
 
 def build_wheel() -> tuple[str, bytes]:

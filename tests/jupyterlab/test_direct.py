@@ -159,7 +159,9 @@ def test_a_failing_start_says_why(world: World, jupyterlab: JupyterLab, picture:
     }
     world.gateway.add_kernelspec("nowhere", spec)
     page = jupyterlab.page
-    page.evaluate("() => window.jupyterapp.serviceManager.kernelspecs.refreshSpecs()")  # it does so by itself each minute
+    page.evaluate(
+        "() => window.jupyterapp.serviceManager.kernelspecs.refreshSpecs()"
+    )  # it does so by itself each minute
     jupyterlab.command("notebook:create-new", kernelName="nowhere")
     dialog = page.locator(".jp-Dialog")
     expect(dialog).to_contain_text(re.compile("/opt/nowhere/bin/python"), timeout=SECONDS * 1000)

@@ -73,6 +73,9 @@ def open_tab(browser: Browser, world: World) -> Iterator[Callable[[str], Jupyter
     def opened(workspace: str) -> JupyterLab:
         page: Page = context.new_page()
         page.on("dialog", lambda dialog: dialog.accept())  # "leave this page?"
+        # JupyterLab goes on by itself once its server is back; its dialog would be in the way of clicks.
+        lost = page.locator(".jp-Dialog").filter(has_text="Server Connection Error")
+        page.add_locator_handler(lost, lambda dialog: dialog.locator("button").last.click())
         return JupyterLab(page, world, workspace)
 
     yield opened

@@ -13,7 +13,7 @@ from lab import Lab
 from lab.faults import active, add
 from tests.integration.looks import processes
 from tests.jupyterlab.cells import BINARY, DEBUGGED, FIGURE, SLIDER, printed, printing
-from tests.jupyterlab.notebook import SECONDS, JupyterLab
+from tests.jupyterlab.notebook import SECONDS, Cell, JupyterLab
 from tests.jupyterlab.worlds import World
 from tests.until import MACHINE_SECONDS, block_until
 
@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.parametrize("world", ["direc
 Picture = Callable[[Page, str], None]
 OUTAGE = 20.0
 """Seconds for which a host stands still: longer than its connection is waited for."""
+OVER_A_KILL = "/tmp/over-a-kill"
 MEGABYTES_50 = 50 * 1024 * 1024
 _BYTES = """() => {
     const kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
@@ -171,17 +172,39 @@ def test_a_failing_start_says_why(world: World, jupyterlab: JupyterLab, picture:
 
 
 def test_a_host_hangs_and_is_back(own: Lab, jupyterlab: JupyterLab) -> None:
-    """A cell whose host stands still for a while goes on where it was; no line is lost, and names are there."""
+    """The cell says so, and that it is back; it goes on where it was, no line is lost, and names are there."""
     notebook = jupyterlab.fresh("python_node1")
-    where = "/tmp/over-a-pause"
-    cell = notebook.run(printing(60, 0.2, where))
+    cell = notebook.run(printing(60, 0.2))
     cell.reached(5)
     add(own, "pause", [own.node("node1")], duration=OUTAGE)
+    cell.shows("node1.lab.test has not answered since")
     block_until("the pause is healed", lambda: not active(own), seconds=3 * OUTAGE, pause=0.2)
+    cell.shows("It is back, with your kernel.")
     cell.reached(59)
     cell.ended()
-    assert cell.numbers() == list(range(60))
+    assert lines_of(cell) == list(range(60))
     notebook.run("print('number', number)").shows("number 59")
+
+
+def test_the_page_shows_the_host_and_what_happens_to_it(own: Lab, jupyterlab: JupyterLab, picture: Picture) -> None:
+    """The host stands beside the kernel's name; toasts say that it hangs, why a restart was refused, and that it is back."""
+    page = jupyterlab.page
+    if not page.evaluate("() => window.jupyterapp.hasPlugin('eg-distributed:plugin')"):
+        pytest.skip("the front-end extension is not in the lab's wheel: `nox -s frontend`, before the lab is made")
+    notebook = jupyterlab.fresh("python_node1")
+    host, toast = page.locator(".jp-eg-distributed-host:visible"), page.locator(".Toastify__toast")
+    expect(host).to_have_text("node1", timeout=SECONDS * 1000)
+    notebook.run("print('here')").shows("here")
+    with add(own, "pause", [own.node("node1")]):
+        expect(toast.filter(has_text="node1.lab.test has not answered since")).to_be_visible(timeout=SECONDS * 1000)
+        expect(host).to_have_text("node1 (out of reach)", timeout=SECONDS * 1000)
+        picture(page, "host-hangs")
+        notebook.restart()
+        expect(toast.filter(has_text="The kernel was not restarted")).to_be_visible(timeout=SECONDS * 1000)
+    expect(toast.filter(has_text="node1.lab.test is back")).to_be_visible(timeout=SECONDS * 1000)
+    expect(host).to_have_text("node1", timeout=SECONDS * 1000)
+    notebook.idle()
+    notebook.run("print('there')").shows("there")
 
 
 def test_ssh_is_cut_for_30_seconds(own: Lab, jupyterlab: JupyterLab) -> None:
@@ -196,4 +219,32 @@ def test_ssh_is_cut_for_30_seconds(own: Lab, jupyterlab: JupyterLab) -> None:
         block_until("30 s of output", lambda: printed(own, where) >= before + 145, seconds=90, pause=1)
     cell.reached(lines - 1)
     cell.ended()
-    assert cell.numbers() == list(range(lines))
+    assert lines_of(cell) == list(range(lines))
+
+
+def test_the_server_is_killed_and_started_again(own: Lab, world: World, jupyterlab: JupyterLab) -> None:
+    """The open page connects again, to the same kernel, and its cell has all that it printed meanwhile.
+
+    A line that came just before the kill could not be confirmed any more, and may be there twice.
+    """
+    notebook = jupyterlab.fresh()
+    notebook.run("kept = 1").ended()
+    lines = 150
+    cell = notebook.run(printing(lines, 0.1, OVER_A_KILL))
+    cell.reached(20)
+    world.gateway.kill()
+    reached = printed(own, OVER_A_KILL)
+    block_until("the kernel has printed more meanwhile", lambda: printed(own, OVER_A_KILL) > reached + 20, pause=0.2)
+    world.gateway.start()
+    world.path.follow(world.gateway)
+    cell.reached(lines - 1)
+    cell.ended()
+    shown = lines_of(cell)
+    assert list(dict.fromkeys(shown)) == list(range(lines))
+    assert len(shown) <= lines + 3
+    notebook.run("print('kept', kept)").shows("kept 1")
+
+
+def lines_of(cell: Cell) -> list[int]:
+    """Return the numbers that a cell of `printing` shows, without what it is told beside."""
+    return [int(line) for line in cell.text().splitlines() if line.strip().isdecimal()]

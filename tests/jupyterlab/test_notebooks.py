@@ -14,7 +14,7 @@ from tests.jupyterlab.worlds import WORLDS, World
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.parametrize("world", list(WORLDS), indirect=True, scope="module")]
 
-NOTEBOOKS = {"gateway": 20, "direct": 8}
+NOTEBOOKS = {"gateway": 20, "direct": 5}
 FIRST_OUTPUT = 2.0
 """Seconds from the click to the first output, as we promise it for a machine that does nothing else; here that is the median."""
 FIRST_OUTPUT_EACH = 8.0

@@ -1,28 +1,31 @@
 """Jupyter events of hosts: that one is out of reach, or back; that a kernel has moved, is lost, or could not be restarted.
 
 Whoever listens at `/api/events/subscribe` gets them: our front-end extension, which shows them to people, and any other program.
-They say no more than `/api/kernels` does; each is a difference between two looks at that.
+They say no more than `/api/kernels` does, and nothing that a kernel has printed; most are a difference between two looks at that.
+A kernel that starts is unknown there as well, so an outage is what has a `since`.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from jupyter_core.utils import ensure_async
 from tornado.ioloop import PeriodicCallback
 from tornado.web import HTTPError
 
 __all__ = ["SCHEMA", "begin"]
 
+log = logging.getLogger(__name__)
+
 SCHEMA: Final = "https://eg-distributed.invalid/events/host/v1"
 """The schema's id, which is a name and no address."""
-_ACTIONS: Final = ("out_of_reach", "back", "left", "moved", "lost", "restart_refused")
+_ACTIONS: Final = ("out_of_reach", "back", "left", "moved", "lost", "restart_refused", "restart_failed")
 _LOOK: Final = 1.0
 """Seconds between two looks at all kernels; each costs their models."""
-_UNKNOWN, _DEAD = "unknown", "dead"
+_ALIVE, _DEAD = "alive", "dead"
 
 DEFINITION: Final[dict[str, Any]] = {
     "$id": SCHEMA,
@@ -30,8 +33,9 @@ DEFINITION: Final[dict[str, Any]] = {
     "title": "What happened to a host, or to kernels there",
     "description": (
         "out_of_reach: the host does not answer; its kernels are kept. back: it answers again. left: it does not answer, and "
-        "no kernel of this server is there any more. moved: a kernel is on this host now. lost: a kernel has been given up "
-        "with its host. restart_refused: a kernel was not restarted, and is as it was."
+        "no kernel of this server is there any more. moved: a kernel runs on this host now. lost: a kernel has been given up "
+        "with its host. restart_refused: a kernel was not restarted, and is as it was. restart_failed: it has ended, and was "
+        "not started again."
     ),
     "personal-data": False,
     "type": "object",
@@ -61,56 +65,79 @@ class Watch:
         self._kernels = kernels
         self._emit = emit
         self._seen: dict[str, _Said] = {}
-        """By the kernel's id."""
+        """The last word on each kernel that is listed, by its id; there is none while it starts anew."""
+        self._homes: dict[str, str] = {}
+        """The host on which each of them was last alive."""
+        self._lost: set[str] = set()
+        """Those that were told to be lost."""
         self._away: dict[str, list[str]] = {}
         """Of hosts that do not answer, which kernels are there."""
 
     def look(self) -> None:
         """Tell what has changed since the last call; called on the server's loop."""
-        found = {kernel_id: said for kernel_id in self._kernels.list_kernel_ids() if (said := self._model(kernel_id))}
-        for kernel_id, said in found.items():
-            self._compare(kernel_id, self._seen.get(kernel_id, said), said)
+        now = {each: said for each in self._kernels.list_kernel_ids() if (said := self.said(each))}
+        for kernel_id, said in now.items():
+            self._compare(kernel_id, said)
         away: dict[str, list[str]] = {}
-        for kernel_id, said in found.items():
-            if said["state"] == _UNKNOWN:
+        for kernel_id, said in now.items():
+            if "since" in said:
                 away.setdefault(said["host"], []).append(kernel_id)
         for host in away.keys() - self._away.keys():
-            since = found[away[host][0]].get("since", "")
+            since = now[away[host][0]]["since"]
             text = f"{host} has not answered since {_clock(since)}. Its kernels and their output are kept."
             self._emit("out_of_reach", host, away[host], text, since=since)
         for host in self._away.keys() - away.keys():
-            there = [each for each, said in found.items() if said["host"] == host and said["state"] != _DEAD]
+            there = [each for each, said in now.items() if said["host"] == host and each not in self._lost]
             if there:
-                self._emit("back", host, there, f"{host} is back, with its kernels.")
+                self._emit("back", host, there, f"{host} is back.")
             else:
-                self._emit(
-                    "left", host, self._away[host], f"{host} did not answer, and has no kernel of this server any more."
-                )
-        self._seen, self._away = found, away
+                text = f"No kernel of this server is on {host} any more, which had not answered."
+                self._emit("left", host, self._away[host], text)
+        self._seen, self._away = now, away
+        for kept in (self._homes.keys() - now.keys(), self._lost - now.keys()):
+            for kernel_id in set(kept):
+                self._homes.pop(kernel_id, None)
+                self._lost.discard(kernel_id)
 
-    def _model(self, kernel_id: str) -> _Said | None:
+    def said(self, kernel_id: str) -> _Said | None:
+        """Return the last word on a kernel that is listed; None for one that is not ours."""
         try:
             said = self._kernels.kernel_model(kernel_id).get("distributed")
         except (HTTPError, KeyError, AttributeError):  # it starts, or ends, in this moment
-            return None
-        return said if said and {"host", "state"} <= said.keys() else None
+            said = None
+        return said if said and {"host", "state"} <= said.keys() else self._seen.get(kernel_id)
 
-    def _compare(self, kernel_id: str, before: _Said, now: _Said) -> None:
-        old, host = before["host"], now["host"]
-        if host != old:
-            self._emit(
-                "moved", host, [kernel_id], f"A kernel of {old} has been started anew on {host}.", previous_host=old
-            )
-        elif before["state"] == _UNKNOWN and now["state"] == _DEAD:
-            self._emit(
-                "lost", host, [kernel_id], f"{host} has not answered for too long. A kernel there has been given up."
-            )
+    def _compare(self, kernel_id: str, said: _Said) -> None:
+        host, home = said["host"], self._homes.get(kernel_id)
+        if said["state"] == _ALIVE:
+            self._homes[kernel_id] = host
+            self._lost.discard(kernel_id)
+            if home not in (None, host):
+                text = f"A kernel that was on {home} has been started anew on {host}."
+                self._emit("moved", host, [kernel_id], text, previous_host=home)
+        elif said["state"] == _DEAD and kernel_id not in self._lost and self._is_lost(kernel_id):
+            self._lost.add(kernel_id)
+            self._emit("lost", host, [kernel_id], f"{host} has not answered for too long. A kernel there was given up.")
 
-    def refused(self, kernel_id: str, error: Exception) -> None:
-        """Tell that a kernel was not restarted, if it is one of ours."""
-        said = self._model(kernel_id)
-        if said is not None:
-            self._emit("restart_refused", said["host"], [kernel_id], f"The kernel was not restarted. {error}")
+    def _is_lost(self, kernel_id: str) -> bool:
+        """Return True if the kernel was given up with its host."""
+        try:
+            return bool(getattr(self._kernels.get_kernel(kernel_id).provisioner, "is_lost", False))
+        except KeyError:
+            return False
+
+    def not_restarted(self, kernel_id: str, before: _Said, error: Exception) -> None:
+        """Tell that a kernel of ours, of which *before* was said, was not restarted."""
+        try:
+            lives = self._kernels.get_kernel(kernel_id).has_kernel
+        except KeyError:
+            lives = False
+        host = before["host"]
+        if lives:
+            self._emit("restart_refused", host, [kernel_id], f"The kernel was not restarted, and is as it was. {error}")
+        else:
+            text = f"The kernel that was on {host} has ended, and was not started again. The server's log says why."
+            self._emit("restart_failed", host, [kernel_id], text)
 
 
 def _clock(since: str) -> str:
@@ -123,21 +150,28 @@ def _clock(since: str) -> str:
 
 def begin(app: Any) -> None:
     """Have *app*, a ServerApp, emit the events; called before it serves HTTP."""
+    if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
+        return  # its kernels are a gateway's
     app.event_logger.register_event_schema(DEFINITION)
 
     def emit(action: str, host: str, kernels: list[str], message: str, **more: str) -> None:
         data = {"action": action, "host": host, "kernels": kernels, "message": message, **more}
-        app.event_logger.emit(schema_id=SCHEMA, data=data)
+        try:
+            app.event_logger.emit(schema_id=SCHEMA, data=data)
+        except Exception:  # of whoever listens: neither a look nor a restart is to fail by it
+            log.exception("an event of %s was not told", host)
 
     watch = Watch(app.kernel_manager, emit)
     restart_kernel = app.kernel_manager.restart_kernel
 
     @functools.wraps(restart_kernel)
-    async def restart_and_tell(kernel_id: str, *args: Any, **kwargs: Any) -> None:
+    async def restart_and_tell(kernel_id: str, *args: Any, **kwargs: Any) -> Any:
+        before = watch.said(kernel_id)
         try:
-            await ensure_async(restart_kernel(kernel_id, *args, **kwargs))
+            return await restart_kernel(kernel_id, *args, **kwargs)
         except Exception as error:  # told, and raised as it came
-            watch.refused(kernel_id, error)
+            if before is not None:
+                watch.not_restarted(kernel_id, before, error)
             raise
 
     app.kernel_manager.restart_kernel = restart_and_tell

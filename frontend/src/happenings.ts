@@ -3,7 +3,7 @@
 export const SCHEMA = 'https://eg-distributed.invalid/events/host/v1';
 
 export interface Happening {
-  action: 'out_of_reach' | 'back' | 'left' | 'moved' | 'lost' | 'restart_refused';
+  action: 'out_of_reach' | 'back' | 'left' | 'moved' | 'lost' | 'restart_refused' | 'restart_failed';
   host: string;
   /** Ids of the kernels that it is about. */
   kernels: string[];
@@ -11,7 +11,7 @@ export interface Happening {
   message: string;
 }
 
-const ACTIONS: readonly string[] = ['out_of_reach', 'back', 'left', 'moved', 'lost', 'restart_refused'];
+const ACTIONS: readonly string[] = ['out_of_reach', 'back', 'left', 'moved', 'lost', 'restart_refused', 'restart_failed'];
 
 /** Return what *emission*, any event of the server, says of a host; null if it is about something else, or not as we know it. */
 export function happeningIn(emission: object): Happening | null {
@@ -23,4 +23,12 @@ export function happeningIn(emission: object): Happening | null {
   return typeof host === 'string' && typeof message === 'string' && Array.isArray(kernels)
     ? { action: action!, host, kernels: kernels.map(String), message }
     : null;
+}
+
+/** What `/api/kernels` says of a kernel of ours beside the rest. */
+export interface Distributed {
+  host: string;
+  state: string;
+  /** Since when its host has not answered; a host that answers has none. */
+  since?: string;
 }

@@ -2,19 +2,16 @@ import { ISessionContext } from '@jupyterlab/apputils';
 import { ServerConnection } from '@jupyterlab/services';
 import { Widget } from '@lumino/widgets';
 
-import { Happening } from './happenings';
-
-/** What `/api/kernels` says of a kernel of ours beside the rest. */
-interface Distributed {
-  host: string;
-  state: string;
-  since?: string;
-}
+import { Distributed, Happening } from './happenings';
 
 /** The host of a notebook's kernel, beside the kernel's name; nothing for a kernel that is not ours. */
 export class HostItem extends Widget {
   /** Which question is the last: answers of earlier ones count no more. */
   private asked = 0;
+  /** The kernel that was asked about last: one that is not ours is asked about once. */
+  private known: string | undefined;
+  /** Whether the kernel starts: where it is, is known once it runs. */
+  private starts = false;
 
   constructor(
     private context: ISessionContext,
@@ -46,12 +43,16 @@ export class HostItem extends Widget {
 
   private changed(_: ISessionContext, status: string): void {
     // Not with each cell: a kernel comes to another host by a start alone.
-    if (status === 'starting' || status === 'restarting' || status === 'autorestarting' || this.node.dataset.host === undefined) {
+    if (status === 'starting' || status === 'restarting' || status === 'autorestarting') {
+      this.starts = true;
+    } else if (this.starts || this.known !== this.context.session?.kernel?.id) {
+      this.starts = false;
       void this.look();
     }
   }
 
-  private async look(): Promise<void> {
+  async look(): Promise<void> {
+    this.known = this.context.session?.kernel?.id;
     const asked = ++this.asked;
     const found = await this.ask().catch(() => undefined); // a server that is away is told by JupyterLab itself
     if (asked === this.asked && !this.isDisposed) {
@@ -75,10 +76,10 @@ export class HostItem extends Widget {
       this.hide();
       return;
     }
-    const silent = found.state === 'unknown';
-    const since = found.since !== undefined ? ` since ${new Date(found.since).toLocaleTimeString()}` : '';
+    const silent = found.since !== undefined;
+    const since = silent ? ` since ${new Date(found.since!).toLocaleTimeString()}` : '';
     this.node.dataset.host = found.host;
-    this.node.dataset.state = found.state;
+    this.node.dataset.state = silent ? 'silent' : 'there';
     // The first label of a name, and all of an address.
     this.node.textContent = (/^[\d.:]+$/.test(found.host) ? found.host : found.host.split('.')[0]) + (silent ? ' (out of reach)' : '');
     this.node.title = silent ? `${found.host} has not answered${since}; the kernel is kept` : `The kernel is on ${found.host}`;

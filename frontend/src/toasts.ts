@@ -10,6 +10,21 @@ export class Toasts {
   /** The toasts of hosts that are out of reach, by the host's name. */
   private outages = new Map<string, string>();
 
+  /** Whether an outage is shown. */
+  get any(): boolean {
+    return this.outages.size > 0;
+  }
+
+  /** Take away the toasts of hosts that are not among the *silent* ones: their end was told while nobody listened. */
+  compare(silent: Set<string>): void {
+    for (const [host, shown] of this.outages) {
+      if (!silent.has(host)) {
+        this.outages.delete(host);
+        Notification.dismiss(shown);
+      }
+    }
+  }
+
   tell({ action, host, message }: Happening): void {
     const shown = this.outages.get(host);
     switch (action) {

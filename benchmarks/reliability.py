@@ -162,8 +162,10 @@ def gateway_python(folder: Path) -> Path:
     locked.write_bytes(requirements("gateway"))
     name, content = build_wheel()
     (folder / name).write_bytes(content)
-    run_uv("pip", "install", "--quiet", "--python", str(python), "--require-hashes", "-r", str(locked))
-    run_uv("pip", "install", "--quiet", "--python", str(python), str(folder / name), "setuptools<81")
+    # Compiled, as pip installs it: where Python may write no bytecode, a gateway would compile all of it at each start.
+    install = ("pip", "install", "--quiet", "--compile-bytecode", "--python", str(python))
+    run_uv(*install, "--require-hashes", "-r", str(locked))
+    run_uv(*install, str(folder / name), "setuptools<81")
     return python
 
 

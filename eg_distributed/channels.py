@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .agent.sockets import peer
+from .counters import HostCounters
 from .link.deadlines import within
 from .protocol import CHANNELS, StreamAnswer, StreamHello
 from .streams import CHUNK, Relay, StreamBroken
@@ -79,6 +80,8 @@ class Endpoints:
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_broken: Callable[[], None] | None = None
         """Called when a stream of output could not be resumed, so that some of it is lost."""
+        self.counters: HostCounters | None = None
+        """Where the bytes of the streams are counted: of the host on which the kernel is."""
 
     @property
     def connection_info(self) -> dict[str, Any]:
@@ -237,11 +240,18 @@ class Endpoints:
 
     def _accept(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(self._carry(channel, Relay(reader, writer, self._limit)))
+            relay = Relay(reader, writer, self._limit)
+            relay.flow.on_moved = self._count
+            task = asyncio.ensure_future(self._carry(channel, relay))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
         return accepted
+
+    def _count(self, to_kernel: int, from_kernel: int) -> None:
+        if self.counters is not None:
+            self.counters.bytes_to_kernels += to_kernel
+            self.counters.bytes_from_kernels += from_kernel
 
     async def _carry(self, channel: str, relay: Relay) -> None:
         """Carry one connection, over as many links as it takes."""

@@ -28,9 +28,13 @@ from .agent.identity import is_here
 from .agent.processes import raise_file_limit
 from .balancing import HostView, LoadBalancer, load_balancer
 from .clock import monotonic
+from .counters import Counters
 from .errors import (
+    AgentUnavailable,
     DistributedError,
     HostError,
+    HostUnresponsive,
+    KernelError,
     KernelGone,
     KernelStartTimeout,
     KernelTaken,
@@ -88,6 +92,13 @@ def _expanded(folder: str) -> Path:
     return Path(folder).expanduser()
 
 
+def _of_host(error: DistributedError, node: Node) -> HostError:
+    """Return *error*, an answer to a question about all of a node, as a fault of that node: none else says such a thing."""
+    if isinstance(error, HostError):
+        return error
+    return AgentUnavailable(f"its agent failed: {error.cause}", host=node.name, remedy="see agent.log on the host")
+
+
 @dataclass
 class _Start:
     """A start that is under way."""
@@ -117,6 +128,7 @@ class Cluster:
         self.hosts: dict[str, Host] = {}
         self.kernels: dict[str, RemoteKernel] = {}
         self.identity = (identity, secrets.token_hex(8))
+        self.counters = Counters()
         self._balancers: dict[tuple[str, HostSet], LoadBalancer] = {}
         self._runtime_dir: Path | None = None
         self._releasing: set[asyncio.Task[None]] = set()
@@ -325,7 +337,8 @@ class Cluster:
         known_as = canonical_name(name)
         host = self.hosts.get(known_as)
         if host is None:
-            node = Node(name, self.settings, self.identity, self, self._turns, self._surroundings.connector)
+            connector, counters = self._surroundings.connector, self.counters.of_host(name)
+            node = Node(name, self.settings, self.identity, self, self._turns, connector, counters)
             host = self.hosts[known_as] = Host(name, node)
         return host
 
@@ -512,6 +525,7 @@ class Cluster:
             tried.add(host.known_as)
             patient = self._has_tried_all(request, tried)
             self._note_try(kernel.id, host)
+            outcome = ""  # of none, as long as nothing is known against host or kernel
             try:
                 await self._connect(host, deadline, patient=patient)
                 self._note_try(kernel.id, host)  # its machine is known now
@@ -533,10 +547,12 @@ class Cluster:
                 else:
                     kernel.node = None
             except KernelStartTimeout as error:
+                outcome = "timeout"
                 error.earlier = tuple(errors)  # they had their share of the time
                 raise
             except HostError as error:
                 log.warning("kernel %s: %s could not take it: %s", kernel.id, host.name, error)
+                outcome = "out_of_time" if isinstance(error, OutOfTime) else "host_failed"
                 if not isinstance(error, OutOfTime):  # a client's short launch timeout says nothing of the host
                     host.node.failed(error)
                 elif not patient:
@@ -546,11 +562,21 @@ class Cluster:
                     kernel.stay_away()
                 else:
                     kernel.node = None
+            except KernelError as error:
+                outcome = "" if isinstance(error, KernelTaken) else "kernel_failed"
+                raise
+            except asyncio.CancelledError:
+                outcome = "cancelled"
+                raise
             else:
+                outcome = "ready"
+                took = asyncio.get_running_loop().time() - (deadline - request.launch_timeout)
+                host.node.counters.start_seconds.note(took)
                 log.info("kernel %s: started on %s (pid %d)", kernel.id, host.name, kernel.pid)
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
                 return
             finally:
+                host.node.counters.note_start(outcome)
                 self._note_try(kernel.id, None)
 
     @staticmethod
@@ -897,20 +923,47 @@ class Cluster:
         """Call *function* on the cluster's loop, from any thread."""
         self._loop.call_soon_threadsafe(function, *args)
 
-    async def list_kernels(self, hosts: HostSet | str) -> dict[str, list[Listed] | HostError]:
-        """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false)."""
+    def is_starting(self, kernel_id: str) -> bool:
+        """Return True if a start of the kernel is under way; on any thread."""
+        return kernel_id in self._starts
+
+    async def list_kernels(
+        self, hosts: HostSet | str, seconds: float | None = None
+    ) -> dict[str, list[Listed] | HostError]:
+        """Ask each of *hosts* what runs there: this and other gateways' kernels, and orphans (`claimed` false).
+
+        One that has not answered within *seconds* is a HostUnresponsive, and holds up none of the others; None: each as long as
+        its connection and its answer may take.
+        """
 
         async def ask(name: str) -> list[Listed] | HostError:
             node = self.host(name).node
             try:
-                await node.connect()
-                found = await node.request(ListKernels())
-            except HostError as error:
-                return error
-            return found
+                return await self._ask_for_kernels(node, seconds)
+            except DistributedError as error:
+                return _of_host(error, node)
 
         names = parse_hosts(hosts)
         return dict(zip(names, await asyncio.gather(*(ask(name) for name in names)), strict=True))
+
+    @staticmethod
+    async def _ask_for_kernels(node: Node, seconds: float | None) -> list[Listed]:
+        async def ask() -> list[Listed]:
+            # A program's look at all hosts, which has so many seconds, stands behind users' starts where logins take turns.
+            await node.connect(hurry=seconds is None)
+            return await node.request(ListKernels())
+
+        if seconds is None:
+            return await ask()
+        try:
+            return await within(ask(), seconds)
+        except asyncio.TimeoutError:
+            so_far = "" if node.connected.is_set() else f": it is {node.progress.phase}"
+            raise HostUnresponsive(
+                f"not listed: no answer within {seconds:g} s{so_far}",
+                host=node.name,
+                remedy="ask again, with more time, or see what `jupyter distributed doctor` says",
+            ) from None
 
     async def find_logs(
         self, kernel: str, hosts: HostSet | str, *, newest: bool = True
@@ -926,8 +979,8 @@ class Cluster:
             try:
                 await node.connect()
                 found = await node.request(FindLogs(kernel))
-            except HostError as error:
-                return error
+            except DistributedError as error:
+                return _of_host(error, node)
             return found
 
         asking = {asyncio.ensure_future(ask(name)): name for name in parse_hosts(hosts)}

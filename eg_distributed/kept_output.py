@@ -91,7 +91,9 @@ async def take(node: Node | None, kernel_id: str, session: str, position: int, a
         raise HostUnresponsive("not connected", host=node.name, remedy="check the network to the host")
     if not node.keeps_output:  # an older release's
         return OutputPart("", position, position, is_all=True)
-    return await node.request(TakeOutput(kernel_id, session, position, after))
+    part = await node.request(TakeOutput(kernel_id, session, position, after))
+    node.counters.kept_output_bytes += len(part.data) * 3 // 4  # base64
+    return part
 
 
 async def forget(node: Node | None, kernel_id: str) -> None:

@@ -204,6 +204,7 @@ class RemoteKernel:
         if self._node is not None:
             self._node.users.pop(self, None)
         self._node = node
+        self.endpoints.counters = node.counters if node is not None else None
         if node is not None:
             node.users[self] = None
 
@@ -214,7 +215,8 @@ class RemoteKernel:
         """What is known now; costs nothing, so it may be polled."""
         if self._exited:
             return State.DEAD
-        is_seen = self._ready and self.node is not None and self.node.connected.is_set()
+        node = self.node  # once: the cluster's thread may change it between two looks of another
+        is_seen = self._ready and node is not None and node.connected.is_set()
         return State.ALIVE if is_seen and not self._elsewhere else State.UNKNOWN
 
     @property
@@ -387,6 +389,7 @@ class RemoteKernel:
         if is_over or self.node is None or self.on_loss is None or now - self._loss_told < _LOSS_SILENCE:
             return
         self._loss_told = now
+        self.node.counters.losses += 1
         self.on_loss(
             f"Output may be missing here: what the kernel printed in the {now - self.node.disconnected_at:.1f} s without a "
             f"connection to {self.node.name} could not be kept, since the agent there was ended, or it took too long."
@@ -447,6 +450,8 @@ class RemoteKernel:
     def _tell_death(self) -> None:
         """Say how a kernel ended that was not asked to: it may be started again at once."""
         host = self.node.name if self.node is not None else "its host"
+        if self.node is not None:
+            self.node.counters.deaths += 1
         hint = _SIGNAL_HINT if self.exit_code == -signal.SIGKILL else ""
         words = self.exit_log.strip()[-_LAST_WORDS:]
         self.death = f"The kernel {exit_text(self.exit_code)} on {host}.{hint}"

@@ -11,6 +11,7 @@ import time
 from typing import Protocol, TypeVar
 
 from .clock import monotonic
+from .counters import HostCounters
 from .errors import (
     AgentUnavailable,
     DistributedError,
@@ -61,6 +62,8 @@ _PING, _IDLE_PING = 2.0, 15.0
 """Seconds between two signs of life to an agent with kernels, and to others, which give up a gateway that is silent for 60."""
 _QUIET = 4.0
 """Seconds without a word of the agent after which people are told that the host does not answer; its link may yet recover."""
+_FAILURE_COUNTS = 60.0
+"""Seconds for which a host that nothing needs counts as unreachable after an attempt that failed: a few scrapes of Prometheus."""
 _DEAF = 60.0
 """Seconds without a word of the agent after which the link is given up."""
 _STREAMS_FAILED, _STREAMS_TOLD = 5, 1.0
@@ -133,8 +136,10 @@ class Node:
         owner: Owner,
         turns: Turns | None = None,
         connector: Connector | None = None,
+        counters: HostCounters | None = None,
     ) -> None:
         self.name = name
+        self.counters = counters or HostCounters(name)
         self.running: set[str] = set()  # kernels of all gateways, as the agent says
         self.users: dict[object, None] = {}  # the handles of this gateway's kernels here, in order; kept by themselves
         self.last_error: HostError | None = None
@@ -227,6 +232,7 @@ class Node:
     def _connect_ended(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
         if not task.cancelled() and isinstance(error := task.exception(), HostError):
+            self.counters.connect_failures += 1
             self.failed(error)
 
     @property
@@ -239,6 +245,21 @@ class Node:
             return None
         silence = monotonic() - self._heard_at
         return time.time() - silence if silence > _QUIET else None
+
+    @property
+    def is_unreachable(self) -> bool | None:
+        """Whether the host does not answer; None: nothing needs it, and nothing was asked of it lately. On any thread.
+
+        An agent without kernels says nothing between two pings. And nobody comes back to a host for a failure alone, so that one
+        says something for a while only: the host may have been mended long ago.
+        """
+        now = monotonic()
+        if self.connected.is_set():
+            return now - self._heard_at > (_QUIET if self.running else _IDLE_PING + self._settings.request_timeout)
+        if self.users:
+            return self.last_error is not None or self.silent_since is not None
+        is_recent = now - self.failed_at < max(self._settings.retry_after, _FAILURE_COUNTS)
+        return True if self.last_error is not None and is_recent else None
 
     def is_reached_by_network(self) -> bool:
         """Return True if a connection stands that says something of the gateway's own network: this machine's agent's doesn't."""
@@ -276,6 +297,8 @@ class Node:
             raise AgentUnavailable(
                 f"connecting failed unexpectedly ({error!r})", host=self.name, remedy="see the gateway's log"
             ) from error
+        if self._connected_at:
+            self.counters.reconnects += 1
         self._connected_at = asyncio.get_running_loop().time()
         self.connected.set()
 

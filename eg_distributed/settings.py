@@ -61,6 +61,8 @@ class Folders(TraitType):  # type: ignore[type-arg] # the same
 
 _SERVERS = "Of kernels without Enterprise Gateway, which has its own: "
 """How the help of a setting begins that is a kernel provisioner's; see `Distributed`."""
+_GATEWAYS = "Of Enterprise Gateway: "
+"""How the help of one begins that a Jupyter server has no use for."""
 
 
 class Distributed(Configurable):
@@ -189,6 +191,26 @@ class Distributed(Configurable):
         "",
         help="Folder (made 0700) for kernels' sockets on the gateway; empty: one in /tmp for the user and gateway_id.",
     ).tag(config=True, env="EG_DISTRIBUTED_RUNTIME_DIR")
+
+    metrics_port = Integer(
+        0,
+        min=0,
+        max=65535,
+        help=_GATEWAYS
+        + "port on which it shows its numbers to Prometheus (/metrics); 0: none. A Jupyter server has a /metrics.",
+    ).tag(config=True, env="EG_DISTRIBUTED_METRICS_PORT")
+    metrics_address = Unicode(
+        "127.0.0.1",
+        help=_GATEWAYS + "address of metrics_port. There is no login: whoever reaches it reads hosts' names.",
+    ).tag(config=True, env="EG_DISTRIBUTED_METRICS_ADDRESS")
+    metrics_textfile = Unicode(
+        "",
+        help=_GATEWAYS
+        + "file (*.prom) to which it writes the same, for the textfile collector of node_exporter; empty: none.",
+    ).tag(config=True, env="EG_DISTRIBUTED_METRICS_TEXTFILE")
+    metrics_interval = Float(15.0, min=1.0, help=_GATEWAYS + "seconds between two writes of metrics_textfile.").tag(
+        config=True, env="EG_DISTRIBUTED_METRICS_INTERVAL"
+    )
 
     remote_hosts = Names(help=_SERVERS + "the hosts of kernelspecs that name none.").tag(
         config=True, env="EG_REMOTE_HOSTS", provisioner=True

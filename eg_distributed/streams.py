@@ -109,6 +109,8 @@ class Flow:
         self._tail: deque[bytes] = deque()  # acknowledged, before offset _acked
         self._tail_bytes = 0
         self._tail_limit = 0
+        self.on_moved: Optional[Callable[[int, int], None]] = None
+        """Called with how many bytes were read from the local socket, and how many were written to it."""
 
     def keep_tail(self, limit: int) -> None:
         """Keep the last *limit* bytes of what the peer has acknowledged as well: a peer that is killed takes them along."""
@@ -177,6 +179,8 @@ class Flow:
             else:
                 self._chunks.append(data)
             self._extend(len(data))
+            if self.on_moved is not None:
+                self.on_moved(len(data), 0)
 
     def _extend(self, count: int) -> None:
         self._end += count
@@ -298,6 +302,8 @@ class Flow:
     def delivered(self, count: int) -> None:
         """*count* payload bytes have been written to the local socket."""
         self.received += count
+        if self.on_moved is not None:
+            self.on_moved(0, count)
 
     def deliver_finish(self) -> None:
         """All before the peer's FIN has been written to the local socket."""

@@ -12,6 +12,7 @@ import re
 import select
 import socket
 import struct
+import threading
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
 
@@ -112,11 +113,61 @@ def _joined_to_itself(connection: socket.socket) -> bool:
     return bool(connection.getsockname() == connection.getpeername())
 
 
-async def connect(info: dict[str, Any], channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to *channel*; raises OSError."""
+class Handles:
+    """A kernel's UNIX sockets by descriptors: who has those can connect to a socket whose name somebody has removed.
+
+    That is Linux's: a name in /proc/self/fd leads to the file itself, and the kernel looks at nothing else. Rejected: hard links,
+    which want a second folder on the same disk that nobody cleans.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+        self._is_closed = False
+        self._lock = threading.Lock()
+
+    def take(self, info: dict[str, Any]) -> None:
+        """Open those of connection information *info*, once the kernel listens; in a thread, since disks may hang.
+
+        Those that are not there any more, or that no descriptor is left for, are reached by their names alone.
+        """
+        if info.get("transport") != "ipc":
+            return
+        for channel in CHANNELS:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(endpoint(info, channel)[0], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                with self._lock:
+                    if self._is_closed or channel in self._descriptors:
+                        os.close(descriptor)
+                    else:
+                        self._descriptors[channel] = descriptor
+
+    def path(self, channel: str) -> Optional[str]:
+        """Return a name that leads to the socket of *channel*, None without a descriptor; good until `close`."""
+        descriptor = self._descriptors.get(channel)
+        return None if descriptor is None else f"/proc/self/fd/{descriptor}"
+
+    def close(self) -> None:
+        """Let go of them: the kernel has ended."""
+        with self._lock:
+            self._is_closed = True
+            descriptors, self._descriptors = self._descriptors, {}
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+async def connect(
+    info: dict[str, Any], channel: str, handles: Handles
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to *channel*, by *handles* where its name is gone; raises OSError."""
     address, port = endpoint(info, channel)
     if port == 0:
-        return await asyncio.open_unix_connection(address)
+        try:
+            return await asyncio.open_unix_connection(address)
+        except FileNotFoundError:
+            nameless = handles.path(channel)
+            if nameless is None:
+                raise
+            return await asyncio.open_unix_connection(nameless)
     reader, writer = await asyncio.open_connection(address, port)
     if _joined_to_itself(writer.get_extra_info("socket")):
         writer.close()

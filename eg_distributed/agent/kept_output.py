@@ -13,7 +13,8 @@ There are three sources, and the gateway gets each message of the first two in t
              which stay open for that, for as long as the kernel runs
 
 All is taken as records: kind (1 byte), number (8 bytes), length (4 bytes), and a message as ZMTP has it.
-Numbers count what was heard, so a gap in them is what could not be kept: the spool outgrew its limit, the disk was full or slow.
+Numbers count what was heard, so a gap in them is what could not be kept: the spool outgrew its limit, the disk was full or slow
+for too long.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ DEFAULT_LIMIT = 64 * 1024 * 1024
 _SETTLING = 1.0  # seconds after a subscription within which a kernel that says nothing may not have noticed it
 _NEVER_SETTLED = 5.0  # the same where no subscription can be had
 _FIRST_PAUSE, _LAST_PAUSE = 0.2, 5.0  # seconds between two attempts to listen
+_RETRY = 0.5  # seconds that who takes output waits for one more attempt to write it
 _DEADLINE = 3.0  # seconds for a kernel to take a connection, and to greet; for a disk, less than gateways wait
 _AFTER = 1 << 60  # positions from here on are the spool's
 _SEGMENTS = 8  # of a full spool
@@ -126,20 +128,19 @@ class Spool:
         return self._files[0][0] if self._files else 0
 
     def append(self, records: list[bytes]) -> None:
-        """Write *records*, at the expense of the oldest. Raises OSError; then all of them are lost, but nothing else."""
+        """Write *records*, at the expense of the oldest, and take from the list what is written. Raises OSError."""
         with self._lock:
             if self._is_removed:
+                records.clear()
                 return
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            batch, size = [], 0
-            for record in records:
-                batch.append(record)
-                size += len(record)
-                if size >= self.limit // _SEGMENTS:
-                    self._write(b"".join(batch))
-                    batch, size = [], 0
-            if batch:
-                self._write(b"".join(batch))
+            while records:
+                count = size = 0
+                while count < len(records) and size < self.limit // _SEGMENTS:
+                    size += len(records[count])
+                    count += 1
+                self._write(b"".join(records[:count]))
+                del records[:count]
 
     def _write(self, data: bytes) -> None:
         start, size = self._files[-1] if self._files else (0, 0)
@@ -266,6 +267,9 @@ class Keeping:
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._failure = ""
+        self._is_failing = False  # what is pending could not be written, and waits for the next attempt
+        self._try_again = asyncio.Event()
+        self._is_closed = False
         # Also where the kernel says nothing: the next agent finds the folder, and so that there was one before.
         self._writing = asyncio.ensure_future(self._write())
         self._listening = asyncio.ensure_future(self._listen())
@@ -316,22 +320,38 @@ class Keeping:
         record = RECORD.pack(kind, self.number, len(message)) + message
         self._pending.append(record)
         self._pending_bytes += len(record)
-        while self._pending_bytes > PENDING and len(self._pending) > 1:  # a message may be larger by itself
-            self._pending_bytes -= len(self._pending.popleft())
+        self._keep_to_limit()
         if self._writing.done():
             self._writing = asyncio.ensure_future(self._write())
 
+    def _keep_to_limit(self) -> None:
+        """Drop the oldest of what waits for the disk where that is too much; the gap in the numbers tells of it."""
+        while self._pending_bytes > PENDING and len(self._pending) > 1:  # a message may be larger by itself
+            self._pending_bytes -= len(self._pending.popleft())
+
     async def _write(self) -> None:
+        """Write what is pending, and try again what cannot be written: disks fill up, and threads run out, for a while."""
+        pause = _FIRST_PAUSE
         while True:
             batch = list(self._pending)
             self._pending.clear()
             self._pending_bytes = 0
             try:
                 await aside(self._key, None, self._spool.append, batch)
-            except OSError as error:  # what is lost by it shows in the numbers
+                self._is_failing, pause = False, _FIRST_PAUSE
+            except OSError as error:
                 self._note(f"it cannot be written: {error}")
-            if not self._pending:
+                self._pending.extendleft(reversed(batch))
+                self._pending_bytes += sum(map(len, batch))
+                self._keep_to_limit()
+                self._is_failing = bool(self._pending)
+            if not self._pending or self._is_closed:
                 return
+            if self._is_failing:
+                self._try_again.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._try_again.wait(), pause)
+                pause = min(2 * pause, _LAST_PAUSE)
 
     def _note(self, what: str) -> None:
         if what != self._failure:
@@ -393,7 +413,11 @@ class Keeping:
         if position < len(self._before):
             data = self._before[position : position + TakeOutput.PIECE]
             return _part(data, position, is_all=False)
-        numbered, was_written = self.number, not self._pending and self._writing.done()
+        if self._is_failing:  # who waits for it is worth one more attempt
+            self._try_again.set()
+            await asyncio.wait({self._writing}, timeout=_RETRY)
+        # What still cannot be written then is lost for who asks, and shows in the numbers.
+        numbered, was_written = self.number, self._is_failing or (not self._pending and self._writing.done())
         asked = max(position - _AFTER, 0)
         start, data = await aside(self._key, _DEADLINE, self._spool.read, asked, TakeOutput.PIECE)
         return _part(data, _AFTER + start, is_all=not data and was_written, numbered=numbered, is_after=is_after)
@@ -401,6 +425,8 @@ class Keeping:
     def close(self) -> None:
         """Listen no more, and remove what is kept; what is under way at a disk goes on by itself."""
         self._listening.cancel()
+        self._is_closed = True
+        self._try_again.set()
         if self._preparing is not None:
             self._preparing.cancel()
         removing = asyncio.ensure_future(aside(self._key, None, self._spool.remove))

@@ -20,6 +20,7 @@ from . import impersonation, processes
 from .aside import aside
 from .disk import Disk
 from .endpoints import (
+    Handles,
     accepts,
     choose_endpoints,
     connect,
@@ -119,6 +120,7 @@ class Kernel:
         self._listener: Optional[ResponseListener] = None
         self._unwanted = False
         self._removing = False  # its files are about to go, and no other is written
+        self._handles = Handles()
         self._held: list[socket.socket] = []  # its ports, until it has them itself
         self._start_again: Optional[Callable[[], Any]] = None  # on other ports; until it is ready, and once
         self._stopping = False
@@ -295,6 +297,8 @@ class Kernel:
         self._own(self._cap_log())
         if self.family.kernel is not None:
             self._learned.set()
+        if self.state == RUNNING:
+            self._disk.do(self._take_handles)
         if self.state == STARTING and self.connection:
             self._own(self._watch_ready())
         elif self.state == RUNNING and self.family.kernel is None:  # a record of an older release
@@ -348,7 +352,11 @@ class Kernel:
 
     async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to *channel*; raises OSError."""
-        return await connect(self.connection, channel)
+        return await connect(self.connection, channel, self._handles)
+
+    def _take_handles(self) -> None:
+        """See to it that the kernel can be connected to also where the names of its sockets are gone."""
+        self._handles.take(self.connection)
 
     async def _watch_ready(self) -> None:
         """Push `ready` as soon as all five sockets accept; a process on this machine is asked, so it is asked often."""
@@ -382,6 +390,7 @@ class Kernel:
         self._start_again = None
         self._release_ports()
         self.save()
+        self._disk.do(self._take_handles)
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a kernel that runs
         if self.state == RUNNING:
             self._notify(self, Ready(self.id, self.attempt, self.pid))
@@ -418,6 +427,7 @@ class Kernel:
             return
         self.state, self.exit_code, self.end_time = EXITED, code, time.time()
         self._release_ports()
+        self._handles.close()
         self._leftovers = bool(rest)
         self._stop_listening()
         if self.listener_port:
@@ -627,6 +637,7 @@ class Kernel:
         if self._unwanted:
             return
         self._unwanted = True
+        self._handles.close()
         self._stop_listening()
         if self.transport == "launcher":
             self._own(self._remove_connection_files())

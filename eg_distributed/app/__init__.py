@@ -1,5 +1,6 @@
 """The operator's commands: what runs on the hosts, whichever gateway started it, its log, the end of it, and kernelspecs.
 
+    jupyter distributed hosts                        list hosts: whether they answer, and how many kernels run there
     jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for, or could end
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
@@ -21,7 +22,6 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError, HostError, KernelGone, RequestInvalid, RequestRefused
-from eg_distributed.hosts import HostSet, canonical_name, parse_hosts
+from eg_distributed.hosts import HostSet, parse_hosts
 from eg_distributed.kernelspecs import commands
+from eg_distributed.overview import Unread, hosts_seen, kernels_seen, kernels_written, unended_on
 from eg_distributed.settings import Distributed
-from eg_distributed.unended import Unended, find_unended, runtime_folders
+from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
 from . import doctor, logs
@@ -61,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     cluster = Cluster(settings, f"operator-{secrets.token_hex(4)}")
     try:
         if options.command == "kernels":
-            unended = _unended(settings, hosts if options.hosts else None) if options.orphans else None
+            unended = unended_on(settings, hosts if options.hosts else None) if options.orphans else None
             return _list(cluster, hosts, unended, as_json=options.json)
+        if options.command == "hosts":
+            return _list_hosts(cluster, hosts, as_json=options.json)
         if options.command == "doctor":
             named = parse_hosts([name for word in options.host for name in word.split(",")])
             return doctor.run(cluster, named or hosts, as_json=options.json)
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
     parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
     verbs = parser.add_subparsers(dest="command", required=True)
+    verbs.add_parser(
+        "hosts", parents=[common], help="list the hosts: whether they answer, and how many kernels run there"
+    )
     kernels = verbs.add_parser("kernels", parents=[common], help="list the kernels on the hosts, of all gateways")
     kernels.add_argument(
         "--orphans",
@@ -150,32 +156,37 @@ def _remote_hosts(config: Config) -> str | list[str]:
 # -- commands ----------------------------------------------------------------------------------------------------
 
 
-_Unended = tuple[list[Unended], dict[str, str]]  # and by path why a file cannot be read
-
-
-def _unended(settings: Distributed, hosts: HostSet | None) -> _Unended:
-    """Return the attempts on *hosts* (None: any) that gateways of this user on this machine are still to end."""
-    found, errors = find_unended(runtime_folders(settings.runtime_dir))
-    wanted = None if hosts is None else {canonical_name(host) for host in hosts}
-    return [each for each in found if wanted is None or canonical_name(each.host) in wanted], errors
-
-
-def _list(cluster: Cluster, hosts: HostSet, unended: _Unended | None, *, as_json: bool) -> int:
-    """List the kernels on *hosts*; with *unended* only orphans, and these."""
-    found = cluster.submit(cluster.list_kernels(hosts)).result()
-    errors = {host: str(answer) for host, answer in found.items() if isinstance(answer, HostError)}
-    kernels = [
-        {"host": host, **kernel.write()}
-        for host, answer in found.items()
-        if not isinstance(answer, HostError)
-        for kernel in answer
-        if not (unended is not None and kernel.claimed)
-    ]
-    still, unread = unended or ([], {})
-    errors |= unread
+def _list_hosts(cluster: Cluster, hosts: HostSet, *, as_json: bool) -> int:
+    """List *hosts*; one that does not answer is named with why, on stderr, as by `kernels`."""
+    found = cluster.submit(hosts_seen(cluster, hosts)).result()
     if as_json:
-        also = {} if unended is None else {"unended": [asdict(each) for each in still]}
-        print(json.dumps({"kernels": kernels, **also, "errors": errors}, indent=2))
+        print(json.dumps({"hosts": found}, indent=2))
+    else:
+        print(_table(_HOST_COLUMNS, [_host_row(host) for host in found]))
+    errors = [host["error"] for host in found if host["error"]]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+_HOST_COLUMNS = ("HOST", "STATE", "KERNELS", "ORPHANS", "NOTE")
+
+
+def _host_row(host: dict[str, Any]) -> tuple[str, ...]:
+    if host["same_as"]:
+        return host["host"], host["state"], "", "", f"the same machine and login as {host['same_as']}"
+    counts = ("", "") if host["kernels"] is None else (str(host["kernels"]), str(host["orphans"]))
+    return host["host"], host["state"], *counts, ""
+
+
+def _list(cluster: Cluster, hosts: HostSet, unended: tuple[list[Unended], Unread] | None, *, as_json: bool) -> int:
+    """List the kernels on *hosts*; with *unended* only orphans, and these."""
+    seen = cluster.submit(kernels_seen(cluster, hosts, orphans=unended is not None)).result()
+    still, unread = unended or ([], {})
+    written = kernels_written(seen, unended)
+    kernels, errors = written["kernels"], written["errors"]
+    if as_json:
+        print(json.dumps(written, indent=2))
         still = []
     elif kernels:
         print(_table(_COLUMNS, [_row(kernel) for kernel in kernels]))

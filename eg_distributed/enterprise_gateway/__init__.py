@@ -13,6 +13,7 @@
     kept_messages    what clients have not confirmed yet, each up to a limit, and all together
     slow_clients     those that take less than comes: output waits on its way
     kept_output      what kernels said while no gateway was there, for clients that come back
+    metrics          our numbers for Prometheus, by a port or a file of their own
     delivered        what each client's session has got, on disk
 
 Only `proxy`, `patches` and `reconnects` import Enterprise Gateway, so the others can be used, and tested, where it is not

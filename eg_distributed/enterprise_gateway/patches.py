@@ -99,31 +99,39 @@ def keep_environments_apart() -> None:
 
 
 def say_why_restarts_fail() -> None:
-    """Have the answer to a restart that failed say host, cause and remedy, as the answer to a start does.
+    """Have the answer to a restart that failed have the status of its error, and say host, cause and remedy, as a start's does.
 
-    jupyter_server's handler answers "Exception restarting kernel" and a traceback without its last line, the one that counts.
+    jupyter_server's handler answers 500, "Exception restarting kernel", and a traceback without its last line, which counts.
     """
-    restart, write = RemoteMappingKernelManager.restart_kernel, KernelActionHandler.write
-    reason: ContextVar[str] = ContextVar("reason", default="")  # each request is a task, and so a context, of its own
+    restart = RemoteMappingKernelManager.restart_kernel
+    write, set_status = KernelActionHandler.write, KernelActionHandler.set_status
+    # Each request is a task, and so a context, of its own.
+    failed: ContextVar[HTTPError | None] = ContextVar("failed", default=None)
 
     @functools.wraps(restart)
     async def restart_noting_failure(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             await restart(self, *args, **kwargs)
         except HTTPError as error:
-            reason.set(str(error.reason or error.log_message or ""))
+            failed.set(error)
             raise
 
     @functools.wraps(write)
     def write_with_reason(self: Any, chunk: Any) -> None:
-        if reason.get():
+        error = failed.get()
+        if error is not None and (reason := error.reason or error.log_message):
             answer = json.loads(chunk)
-            answer["message"] += f": {reason.get()}"
+            answer["message"] += f": {reason}"
             chunk = json.dumps(answer)
         write(self, chunk)
 
+    @functools.wraps(set_status)
+    def set_status_of_error(self: Any, status_code: int, reason: str | None = None) -> None:
+        error = failed.get()
+        set_status(self, status_code if error is None else error.status_code, reason)
+
     RemoteMappingKernelManager.restart_kernel = restart_noting_failure
-    KernelActionHandler.write = write_with_reason
+    KernelActionHandler.write, KernelActionHandler.set_status = write_with_reason, set_status_of_error
 
 
 def renew_session_key(kernel_id: str, key: bytes) -> None:

@@ -31,7 +31,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import kept_output, notebooks, out_of_reach, patches, reconnects, taken
+from . import kept_output, metrics, notebooks, out_of_reach, patches, reconnects, taken
 from .delivered import Delivered
 from .departed import ClientGone, notice_departures, unless_client_leaves
 from .limits import limit_messages
@@ -109,6 +109,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
             DistributedProcessProxy._cluster = cluster
             out_of_reach.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
+            metrics.begin(cluster, kernel_manager.loop.add_callback)
         return DistributedProcessProxy._cluster
 
     def _observe_restart(self) -> None:

@@ -10,11 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from . import events
+from . import events, metrics, rest
 
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (("events of hosts", events.begin),)
+PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
+    ("/api/distributed", rest.begin),
+    ("our part of /metrics", metrics.begin),
+    ("events of hosts", events.begin),
+)
 """What is begun, and how it is named to people."""
 
 

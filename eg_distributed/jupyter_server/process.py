@@ -32,7 +32,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.settings import Distributed
 
-__all__ = ["Server", "cluster_for", "server_of"]
+__all__ = ["Server", "cluster_for", "server_cluster", "server_of"]
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,11 @@ def cluster_for(manager: object, config: Config) -> Cluster:
         if cluster is None:
             cluster = _clusters.made[server is not None] = _new_cluster(server, config)
         return cluster
+
+
+def server_cluster() -> Cluster | None:
+    """Return the cluster of this process's server; None before its first kernel. Makes none, so it may be asked at any time."""
+    return _clusters.made.get(True) if _clusters.process == os.getpid() else None
 
 
 def _new_cluster(server: Server | None, config: Config) -> Cluster:

@@ -14,11 +14,18 @@ from tests.integration.client import GatewayClient
 from tests.integration.conftest import NODES, ClientOf, MakeGateway
 from tests.integration.kernelspecs import plain
 from tests.integration.looks import environment, home_of, nothing_ran
-from tests.until import until
-
-pytestmark = pytest.mark.lab(nodes=NODES)
+from tests.until import until, until_in_thread
 
 Nodes = Sequence[Node]
+METRICS_PORT, METRICS_FILE = 19118, "/tmp/gateway.prom"
+# A gateway shows its numbers from its first kernel on, for as long as it runs.
+NUMBERS = (f"port:tcp 127.0.0.1:{METRICS_PORT}*", f"file:{METRICS_FILE}")
+pytestmark = pytest.mark.lab(nodes=NODES, leaks=NUMBERS)
+SCRAPE = f"""
+import urllib.request
+with urllib.request.urlopen("http://127.0.0.1:{METRICS_PORT}/metrics", timeout=10) as answer:
+    print(answer.read().decode())
+"""
 
 
 async def test_idle_kernels_are_culled(extra_gateway: MakeGateway, client_of: ClientOf) -> None:
@@ -75,6 +82,9 @@ def configured(nodes: Nodes, gateway_with: Callable[..., Gateway]) -> Iterator[G
         "EG_WEBHOOK_PASSWORD": "secret",
         "EG_REMOTE_PWD": "secret",
         "EG_KERNEL_LOG_DIR": "/tmp/kernel-logs",
+        "EG_DISTRIBUTED_METRICS_PORT": str(METRICS_PORT),
+        "EG_DISTRIBUTED_METRICS_TEXTFILE": METRICS_FILE,
+        "EG_DISTRIBUTED_METRICS_INTERVAL": "1",
     }
     yield gateway_with(env=env)
     for node in nodes:
@@ -115,3 +125,30 @@ async def test_the_operators_folder_for_logs(nodes: Nodes, operated: GatewayClie
     log = nodes[0].exec(["cat", path]).check().stdout
     assert "said on stderr" in log
     assert nodes[0].exec(["stat", "-c", "%a", path]).stdout == "600\n"
+
+
+async def test_numbers_for_prometheus(nodes: Nodes, configured: Gateway, operated: GatewayClient) -> None:
+    """The port and the file say what the gateway's kernels do, and the port is open to the gateway's own machine alone."""
+    kernel = await operated.start_kernel(env={"KERNEL_REMOTE_HOST": nodes[0].name})
+    await kernel.execute("print('x' * 10_000)")
+    host = f'host="{nodes[0].name}"'
+    scraped = configured.exec([configured.python, "-c", SCRAPE]).check().stdout
+    assert f'jupyter_distributed_kernels{{{host},state="alive"}} 1.0' in scraped
+    assert f"jupyter_distributed_host_unreachable{{{host}}} 0.0" in scraped
+    assert "process_resident_memory_bytes" in scraped
+    counted = next(
+        line for line in scraped.splitlines() if line.startswith(f"jupyter_distributed_start_seconds_count{{{host}")
+    )
+    assert float(counted.split()[-1]) >= 1
+
+    def written() -> bool:
+        text = configured.exec(["cat", METRICS_FILE]).check().stdout
+        assert "process_resident" not in text
+        return f'jupyter_distributed_relayed_bytes_total{{direction="from_kernel",{host}}}' in text or (
+            f'jupyter_distributed_relayed_bytes_total{{{host},direction="from_kernel"}}' in text
+        )
+
+    await until_in_thread("the file follows", written)
+    listening = configured.exec(["cat", "/proc/net/tcp"]).check().stdout
+    assert f" 0100007F:{METRICS_PORT:04X} " in listening
+    assert f" 00000000:{METRICS_PORT:04X} " not in listening

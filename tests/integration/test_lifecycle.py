@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import uuid
 from collections.abc import Sequence
 
 import pytest
@@ -382,6 +383,16 @@ async def test_a_wrong_interpreter_is_named_at_once(names: Names, gateway: Gatew
             assert expected in failed.value.reason
             assert any(host in failed.value.reason for host in names)
         assert min(taken) < 0.5, taken
+
+
+async def test_a_restart_that_fails_has_the_status_of_its_error(client: GatewayClient) -> None:
+    """The restart of a kernel that does not exist is a 404, as all else that is asked of one is, and not an unknown error."""
+    await client.start_kernel()  # nothing of ours is loaded before the first
+    path = f"/api/kernels/{uuid.uuid4()}"
+    for action in ("interrupt", "restart"):
+        with pytest.raises(GatewayError) as failed:
+            await client.request("POST", f"{path}/{action}")
+        assert failed.value.status == 404
 
 
 async def test_a_launcher_that_fails_after_its_answer_tells_why(gateway: Gateway, client: GatewayClient) -> None:

@@ -86,7 +86,7 @@ def of_sshd(node: Node, shown: str) -> str:
 class Row:
     """A fault, its options, the process that it is of, and whether the gateway's machine has it.
 
-    *told*: lines may be missing where the notebook says so in these words. *is_closed*: who comes meanwhile does not get in.
+    *told*: lines may be missing where the notebook says so in these words.
     """
 
     fault: str
@@ -94,7 +94,6 @@ class Row:
     process: Callable[[Node], str] | None = None
     at_gateway: bool = False
     told: str = ""
-    is_closed: bool = False
 
 
 def listener(node: Node) -> str:
@@ -128,8 +127,6 @@ PLAIN = {
     for kind in catalogue()
     if kind.group != "spark" and kind.name not in LEFT_OUT
 }
-# A socket that has lost its name is a kernel's for those who are connected, and nobody can give it back its name.
-PLAIN["folder-removed"] = Row("folder-removed", is_closed=True)
 MATRIX = [
     pytest.param(row, cut, id=name, marks=() if name in QUICK else pytest.mark.long)
     for known, row in sorted({**PLAIN, **ONE_PROCESS, **OTHERS}.items())
@@ -186,8 +183,7 @@ async def test_a_live_kernel_outlives_it(
                 if cut:
                     await until_in_thread(f"there is a session on {node.name}", lambda: sessions(node))
                     await asyncio.to_thread(kill_sessions, node)
-                if not row.is_closed:
-                    coming.append(asyncio.create_task(comes(kernel)))
+                coming.append(asyncio.create_task(comes(kernel)))
                 worst, calm = await asyncio.gather(worst_cell(bystander, LASTS), worst_cell(control, LASTS))
             print(f"a bystander's worst cell: {worst:.3f} s, the control's: {calm:.3f} s")
             late.append((worst, calm))

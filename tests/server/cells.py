@@ -36,9 +36,9 @@ def said(client: Any, code: str) -> str:
     return output.text
 
 
-async def said_async(client: Any, code: str) -> str:
-    """Do as `said`, by an async client."""
-    output = Said()
+async def said_async(client: Any, code: str, output: Said | None = None) -> str:
+    """Do as `said`, by an async client; *output* has what was said so far."""
+    output = output or Said()
     done = client.execute_interactive(code, output_hook=output.take, timeout=SECONDS)
     if inspect.isawaitable(done):
         await done

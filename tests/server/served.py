@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,33 @@ from .site import KERNEL, Site
 
 
 class Served:
-    """A jupyter_server of the site's user, with *more* variables."""
+    """A jupyter_server of the site's user, with *more* variables, and *options* beside those that each has."""
 
-    def __init__(self, site: Site, root: Path, **more: str) -> None:
+    def __init__(self, site: Site, root: Path, options: Mapping[str, str] | None = None, /, **more: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        options = {
+        given = {
             "ServerApp.root_dir": str(root),
             "ServerApp.port": str(port),
             "ServerApp.allow_root": "True",
             "ServerApp.disable_check_xsrf": "True",
             "ServerApp.open_browser": "False",
             "IdentityProvider.token": "",
+            **(options or {}),
         }
         self.url = f"http://127.0.0.1:{port}"
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in options.items())],
+                [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
                 stdout=log,
                 stderr=log,
             )
-        self.rest = httpx.Client(base_url=self.url, timeout=60)
+        token = given["IdentityProvider.token"]
+        self.headers = {"Authorization": f"token {token}"} if token else {}
+        self.rest = httpx.Client(base_url=self.url, timeout=60, headers=self.headers)
         block_until("the server answers", self._answers, 60.0)
 
     def _answers(self) -> bool:
@@ -75,7 +78,7 @@ class Served:
         url = (
             f"ws{self.url.removeprefix('http')}/api/kernels/{model['kernel']['id']}/channels?session_id={uuid.uuid4()}"
         )
-        with connect(url, max_size=None) as websocket:
+        with connect(url, max_size=None, additional_headers=self.headers) as websocket:
             yield Notebook(self, model, websocket)
             if self.process.poll() is None:
                 assert self.rest.delete(f"/api/sessions/{model['id']}").status_code == 204

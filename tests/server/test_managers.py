@@ -21,7 +21,7 @@ from eg_distributed.errors import HostUnresponsive, KernelStartFailed, RequestIn
 from eg_distributed.jupyter_server import process
 from tests.until import until
 
-from .cells import SECONDS, said, said_async
+from .cells import SECONDS, Said, said, said_async
 from .conftest import end_clusters
 from .site import ARGV, KERNEL, NAMES, Site
 
@@ -70,8 +70,7 @@ async def test_an_async_manager(site: Site) -> None:
     assert manager.get_connection_info() == info
     await manager.restart_kernel(now=True)
     await client.wait_for_ready(timeout=SECONDS)
-    cell = asyncio.ensure_future(said_async(client, "import time; time.sleep(60)"))
-    await interrupted(manager, cell)
+    assert (await interrupted(manager, client)).endswith("KeyboardInterrupt:")
     assert await manager.is_alive()
     client.stop_channels()
     file = Path(manager.connection_file)
@@ -82,14 +81,13 @@ async def test_an_async_manager(site: Site) -> None:
     assert not file.exists()
 
 
-async def interrupted(manager: Any, cell: asyncio.Future[str]) -> None:
-    """Interrupt until the *cell* hears it: the first one may come before it has begun."""
-    for _ in range(20):
-        await manager.interrupt_kernel()
-        done, _ = await asyncio.wait({cell}, timeout=1.0)
-        if done:
-            break
-    assert cell.result().endswith("KeyboardInterrupt:")
+async def interrupted(manager: Any, client: Any) -> str:
+    """Return what a cell says that is interrupted while it runs: ipykernel drops one that has not begun, without a word."""
+    output = Said()
+    cell = asyncio.ensure_future(said_async(client, "import time; print('begun'); time.sleep(60)", output))
+    await until("the cell has begun", lambda: "begun" in output.text)
+    await manager.interrupt_kernel()
+    return await cell
 
 
 def test_a_blocking_manager(site: Site) -> None:

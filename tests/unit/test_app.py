@@ -121,6 +121,31 @@ def test_kernels_for_people_is_a_table_or_says_that_there_is_nothing(
     assert row.split()[:3] == ["localhost", kernel.id, "running"]
 
 
+def test_a_machine_with_two_names_is_one(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its kernels are listed once, and `hosts` says which name is whose."""
+    kernel = start(gateway)
+    two = ("--hosts", "localhost,127.0.0.1")
+    assert [(found["host"], found["kernel"]) for found in listed(capsys, *two)] == [("localhost", kernel.id)]
+    code, out, _ = run(capsys, "hosts", *two)
+    head, *rows = out.splitlines()
+    assert (code, head.split()) == (0, ["HOST", "STATE", "KERNELS", "ORPHANS", "NOTE"])
+    assert [re.split("  +", row) for row in rows] == [
+        ["localhost", "reachable", "1", "0"],
+        ["127.0.0.1", "reachable", "the same machine and login as localhost"],
+    ]
+
+
+def test_hosts_that_fail_are_listed_with_why(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are, too, and the exit code is 1."""
+    code, out, err = run(capsys, "hosts", "--json", "--hosts", "localhost,no-such-host.invalid")
+    found = {host["host"]: host for host in json.loads(out)["hosts"]}
+    assert (code, found["localhost"]["kernels"]) == (1, 0)
+    assert found["no-such-host.invalid"]["state"] == "unreachable"
+    assert err == f"error: {found['no-such-host.invalid']['error']}\n"
+    _, out, _ = run(capsys, "hosts", "--hosts", "localhost,no-such-host.invalid")
+    assert out.splitlines()[2].split() == ["no-such-host.invalid", "unreachable"]
+
+
 def test_orphans_are_also_what_could_not_be_ended(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With host, cause, since and next try, of hosts that are asked for; a file that cannot be read is an error by its path."""
     (home / "run").mkdir(mode=0o700)

@@ -39,7 +39,7 @@ def _tests_of(path: Path) -> set[str]:
 def test_tests_that_are_named_are_there() -> None:
     """Each claim's test can be run by the name that stands behind it; one without a file is in the file named before it."""
     file, named = None, 0
-    for path, test in re.findall(r"`(?:((?:unit|integration)/[\w/]+\.py)(?:::)?)?(test_\w+)?(?=`)", PAGE):
+    for path, test in re.findall(r"`(?:((?:unit|integration|server)/[\w/]+\.py)(?:::)?)?(test_\w+)?(?=`)", PAGE):
         if path:
             file = ROOT / "tests" / path
             assert file.is_file(), path

@@ -90,7 +90,7 @@ def test_all_spools_have_one_bound(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_what_was_written_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails half-way raises, and neither what was there nor what comes later is harmed."""
+    """A write that fails half-way raises, and neither what was there nor what comes later is harmed; it can be written again."""
     spool = Spool(tmp_path / "s", 1 << 20, Total())
     spool.append([record(0)])
     pwrite = os.pwrite
@@ -102,10 +102,14 @@ def test_a_full_disk_costs_what_was_written_alone(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", full)
+        left = [record(1)]
         with pytest.raises(OSError, match="No space"):
-            spool.append([record(1)])
+            spool.append(left)
+    assert left == [record(1)]
+    spool.append(left)
+    assert left == []
     spool.append([record(2)])
-    assert all_of(spool) == (0, record(0) + record(2))
+    assert all_of(spool) == (0, record(0) + record(1) + record(2))
     again = Spool(tmp_path / "s", 1 << 20, Total())
     assert again.restore()[0] == 3
 
@@ -213,27 +217,72 @@ async def test_what_does_not_fit_is_counted(site: Site) -> None:
     assert 50 < len(ids(found)) < 200
 
 
-async def test_a_disk_that_is_full_is_told_in_numbers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be written is lost, and counted; the agent goes on listening."""
+async def test_output_waits_for_a_disk_that_is_full_for_a_while(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is written once there is room again, in order and once."""
     await site.begun()
     site.kernel.publish("m0")
     await until("it is written", lambda: site.keeping._spool._files)
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", full)
         for number in range(1, 6):
             site.kernel.publish(f"m{number}")
         await until("writing has failed", lambda: "No space" in site.keeping._failure and site.keeping.number == 6)
-        await until("it is over", lambda: site.keeping._writing.done())
-    assert sum(each.lost for each in await site.taken()) == 5
     site.kernel.publish("m6")
     await until("it is heard", lambda: site.keeping.number == 7)
     found = await site.taken()
-    assert ids(found) == ["m0", "m6"]
-    assert found[1].lost == 5
+    assert ids(found) == [f"m{number}" for number in range(7)]
+    assert not any(each.lost for each in found)
+
+
+async def test_output_waits_for_threads(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login that may have no more threads for a while loses nothing by that."""
+    await site.begun()
+    site.kernel.publish("m0")
+    await until("it is written", lambda: site.keeping._spool._files)
+
+    def none(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        site.kernel.publish("m1")
+        await until("writing has failed", lambda: "no thread" in site.keeping._failure)
+    assert ids(await site.taken()) == ["m0", "m1"]
+
+
+async def test_a_disk_that_stays_full_is_told_in_numbers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes output is not kept waiting for the disk: what is not written is counted as lost, up to a limit in memory."""
+    monkeypatch.setattr(kept_output, "PENDING", 500)
+    await site.begun()
+    site.kernel.publish("m0")
+    await until("it is written", lambda: site.keeping._spool._files)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        for number in range(1, 21):
+            site.kernel.publish(f"m{number}")
+        await until("writing has failed", lambda: "No space" in site.keeping._failure and site.keeping.number == 21)
+        assert sum(each.lost for each in await site.taken()) == 20
+        assert site.keeping._pending_bytes <= 500
+    found = await site.taken()
+    assert ids(found)[0] == "m0"
+    assert ids(found)[-1] == "m20"
+    assert sum(each.lost for each in found) == 21 - len(ids(found)) > 0
+
+
+async def test_output_that_nobody_wants_is_not_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is forgotten, no task waits for a disk that is full."""
+    await site.begun()
+    monkeypatch.setattr(os, "pwrite", full)
+    site.kernel.publish("m0")
+    keeping = site.keeping
+    await until("writing has failed", lambda: "No space" in keeping._failure)
+    site.kept.forget(site.its)
+    await until("nobody writes any more", lambda: keeping._writing.done())
+
+
+def full(*_: object) -> int:
+    """Do what os.pwrite does on a disk that is full."""
+    raise OSError(28, "No space left on device")
 
 
 async def test_the_next_agent_goes_on_with_what_was_kept(site: Site) -> None:

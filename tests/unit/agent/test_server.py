@@ -482,12 +482,16 @@ async def test_many_starts_and_stops_of_one_kernel_leave_what_was_started_last(v
     await until("one folder is left", lambda: len(list(home.glob("eg-distributed/*/k/*"))) == 1)
 
 
-async def test_a_folder_that_is_removed_is_made_again(short: Path) -> None:
-    """Whoever empties the cache while an agent runs takes no kernel: folder, socket and records come back, and so do visitors."""
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+async def test_a_folder_that_is_removed_is_made_again(short: Path, transport: str) -> None:
+    """Whoever empties the cache while an agent runs takes no kernel: folder, socket and records come back, and so do visitors.
+
+    They also reach kernels whose own sockets have lost their names by it.
+    """
     folder = short / "agent"
     folder.mkdir()
     async with own_agent(folder) as (agent, visitor):
-        described = await visitor.ready("k1", standin(), transport="tcp")
+        described = await visitor.ready("k1", standin(), transport=transport)
         identity = (folder / "identity").read_text()
         shutil.rmtree(folder)
         await until("it listens again", socket_path(folder).exists)

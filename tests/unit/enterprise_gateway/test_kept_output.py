@@ -12,6 +12,7 @@ import pytest
 
 from eg_distributed.agent.kept_output import BEFORE, HEARD, RECORD
 from eg_distributed.cluster import Cluster
+from eg_distributed.counters import HostCounters
 from eg_distributed.enterprise_gateway import kept_output
 from eg_distributed.enterprise_gateway.delivered import Delivered
 from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, Cells, id_of
@@ -31,6 +32,7 @@ class Node:
 
     def __init__(self) -> None:
         self.name, self.keeps_output = "node1", True
+        self.counters = HostCounters(self.name)
         self.connected = asyncio.Event()
         self.connected.set()
         self.kept = b""

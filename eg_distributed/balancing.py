@@ -56,14 +56,11 @@ class RoundRobin(LoadBalancer):
         self._places = {name: place for place, name in enumerate(hosts)}
         self._last = len(hosts) - 1
 
-    def _distance(self, name: str) -> int:
-        """How many steps *name* is behind the host that was picked last."""
-        return (self._places[name] - self._last - 1) % len(self.hosts)
-
     def pick(self, candidates: Sequence[HostView]) -> HostView:
         """Return the next candidate after the one picked last."""
-        chosen = min(candidates, key=lambda view: self._distance(view.name))
-        self._last = self._places[chosen.name]
+        places, first, count = self._places, self._last + 1, len(self.hosts)
+        chosen = min(candidates, key=lambda view: (places[view.name] - first) % count)
+        self._last = places[chosen.name]
         return chosen
 
 

@@ -16,8 +16,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Coroutine, Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +47,18 @@ from .kernel import RemoteKernel, State
 from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
 from .node import HostBusier, News, Node
-from .protocol import FindLogs, Listed, ListKernels, LogEntry, LogPart, Ping, ReadLogPart, Stop
+from .protocol import (
+    FindKernelspecs,
+    FindLogs,
+    HostKernelspecs,
+    Listed,
+    ListKernels,
+    LogEntry,
+    LogPart,
+    Ping,
+    ReadLogPart,
+    Stop,
+)
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
 from .spec_folder import SpecFolders
@@ -76,6 +86,7 @@ _ADOPTED_LONG = 30.0
 """Seconds after which adopted kernels are connected to where the adapter has not said that these are all."""
 _SOCKETS_RETRY = 10.0  # seconds before the sockets of adopted kernels that could not be made are made again
 _CLOSE_DEADLINE = 10.0
+_DISKS = 5.0  # seconds that a node may take beside the time for an answer where it looks through many folders
 _TAKEN_KEPT = 60.0
 """Seconds for which a kernel that was taken over is not started again by a restart that was under way."""
 _PICKS_AGAIN = 20
@@ -155,6 +166,8 @@ class Cluster:
         self._serving: set[asyncio.Task[None]] = set()
         self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
+        self.on_reached: list[Callable[[str], None]] = []
+        """Called on the cluster's loop with the name of each host that has just connected; they return at once."""
         if self._surroundings.loop is not None:
             self._loop = self._surroundings.loop
             self._ticking = self._loop.create_task(self._tick())
@@ -366,8 +379,10 @@ class Cluster:
         return self._abandoned.has_any_on(host)
 
     def run_errands(self, node: Node) -> None:
-        """End the attempts that were abandoned while *node* was out of reach."""
+        """End the attempts that were abandoned while *node* was out of reach, and tell who wants to know that it is back."""
         self._abandoned.end_all_on(node)
+        for tell in self.on_reached:
+            tell(node.name)
 
     def hear(self, news: News) -> None:
         """Hand a node's *news* to the kernel's handle."""
@@ -654,12 +669,15 @@ class Cluster:
             raise NoHostAvailable(errors)
         if request.pin is not None:
             return self.host(request.pin), -1
-        candidates = {name: host for name, host in self._hosts_of(request.hosts).items() if host.known_as not in tried}
-        healthy = {name: host for name, host in candidates.items() if host.is_healthy(self.settings.retry_after)}
+        candidates = self._hosts_of(request.hosts)
+        if tried:
+            candidates = {name: host for name, host in candidates.items() if host.known_as not in tried}
+        retry_after = self.settings.retry_after
+        healthy = {name: host for name, host in candidates.items() if host.is_healthy(retry_after)}
         if request.balancer != "round-robin":
             await self._learn_counts(list(healthy.values()), deadline)
         views = [
-            HostView(name, self._share(host), name in healthy, host.may_take_its_share)
+            self._view(name, host, healthy=name in healthy)
             for name, host in self._by_first_names(healthy or candidates).items()
         ]
         key = (request.balancer, request.hosts)
@@ -675,7 +693,8 @@ class Cluster:
         What a name is left out for is what it was when it was last connected. It may lead to another machine by now, so it is
         connected to again in the background.
         """
-        if len({host.machine for host in hosts.values()}) == len(hosts):
+        machines = {host.node.place or host.known_as for host in hosts.values()}
+        if len(machines) == len(hosts):  # as a rule, and for each start
             return hosts
         names: dict[object, list[str]] = {}
         for name, host in hosts.items():
@@ -698,16 +717,20 @@ class Cluster:
                 first.name, host.name, first.name,
             )  # fmt: skip
 
-    def _share(self, host: Host) -> int:
-        """Return how many kernels a balancer is told of: a few more where a host has not answered yet, so others come first."""
-        return self._count(host) + (0 if host.node.connected.is_set() else _UNSEEN)
+    def _view(self, name: str, host: Host, *, healthy: bool) -> HostView:
+        """Return what a balancer is told of *host*: a few more kernels where it has not answered yet, so others come first."""
+        if host.node.connected.is_set():  # most are, and each start asks for all
+            return HostView(name, self._count(host), healthy)
+        return HostView(name, self._count(host) + _UNSEEN, healthy, host.may_take_its_share)
 
     def _count(self, host: Host) -> int:
-        machine, name = host.machine, host.known_as
-        starting: AbstractSet[str] = self._tried.get(machine, _NONE)
-        if machine != name and (earlier := self._tried.get(name)):  # begun before its machine was known
-            starting = starting | earlier
-        return host.count(starting)
+        place, name = host.node.place, host.known_as
+        starting = self._tried.get(name)
+        if place is not None:
+            there = self._tried.get(place)
+            # By its name: begun before its machine was known.
+            starting = there | starting if there and starting else there or starting
+        return host.count(starting or _NONE)
 
     def count(self, host: str) -> int:
         """Return how many kernels count for *host*: all gateways', as its agent says, and ours that are being started."""
@@ -1004,6 +1027,12 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         return await node.request(ReadLogPart(kernel, attempt, position))
+
+    async def find_kernelspecs(self, host: str, environments: Sequence[str]) -> HostKernelspecs:
+        """Return the kernelspecs that *host* has for its own users. Raises HostError; no start waits for that."""
+        node = self.host(host).node
+        await node.connect(hurry=False)
+        return await node.request(FindKernelspecs([*environments]), self.settings.request_timeout + _DISKS)
 
     async def end(self, host: str, kernel_id: str, grace: float = 5.0) -> None:
         """End a kernel on *host*, whoever started it; for orphans. Raises KernelGone or HostError."""

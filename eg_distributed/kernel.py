@@ -548,7 +548,8 @@ class RemoteKernel:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node = node
         names = () if request.pin is not None else request.hosts
-        self.elsewhere = tuple(name for name in names if canonical_name(name) != canonical_name(node.name))
+        here = canonical_name(node.name)
+        self.elsewhere = tuple(name for name in names if canonical_name(name) != here)
         transport = self._transports.choose(request.transport, request.language, request.own_argv)
         may_need_ports = (
             request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.own_argv)

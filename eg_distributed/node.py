@@ -536,27 +536,22 @@ class Node:
             raise HostUnresponsive("not connected", host=self.name, remedy="check the network to the host")
         self._last_id += 1
         number = self._last_id
-        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Message] = loop.create_future()
         self._replies[number] = reply
         seconds = self._settings.request_timeout if timeout is None else timeout
         self._spoke_at = monotonic()
+        # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost
+        # link brings. Its pinger would go on over the next link, one more for each loss.
+        timer = loop.call_later(seconds, self._give_up_reply, reply, request.METHOD, seconds)
         try:
             self._writer.write(encode(write_request(number, request)))
-            # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost
-            # link brings. Its pinger would go on over the next link, one more for each loss.
-            await asyncio.wait({reply}, timeout=seconds)
+            message = await reply
         except OSError as error:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
+            timer.cancel()
             self._replies.pop(number, None)
-        if not reply.done():
-            reply.cancel()
-            raise HostUnresponsive(
-                f"no answer to {request.METHOD!r} within {seconds:g} s",
-                host=self.name,
-                remedy="check whether the host hangs or is overloaded",
-            )
-        message = reply.result()
         try:
             answer = Reply.read(message)
             if answer.error is not None:
@@ -569,6 +564,17 @@ class Node:
                 remedy="end that agent",
             ) from error
         return result
+
+    def _give_up_reply(self, reply: asyncio.Future[Message], method: str, seconds: float) -> None:
+        """Have whoever waits for *reply* hear that none came in time."""
+        if not reply.done():
+            reply.set_exception(
+                HostUnresponsive(
+                    f"no answer to {method!r} within {seconds:g} s",
+                    host=self.name,
+                    remedy="check whether the host hangs or is overloaded",
+                )
+            )
 
     def _agent_error(self, answer: Reply) -> DistributedError:
         kind, text, remedy = answer.kind, answer.error or "", answer.remedy

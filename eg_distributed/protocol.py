@@ -14,8 +14,9 @@ newer release, and no error.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Iterator, TypeVar
 
 from .wire import (
     MAX_ANSWER,
@@ -539,6 +540,72 @@ class ForgetOutput(Request[None]):
 
 
 @dataclass(eq=False, repr=False)
+class HostKernelspec(Wire):
+    """A kernelspec that a node has for its own users; an entry of `HostKernelspecs`."""
+
+    name: str = checked(text(100))
+    """Of its folder, in lower case."""
+    root: str = checked(text(_PATH))
+    """Of what was looked through: the folder of kernelspecs, or the pattern, that led to it."""
+    folder: str = checked(text(_PATH))
+    """Its own."""
+    prefix: str = checked(text(_PATH))
+    """Where the environment is that it belongs to; empty: none is known."""
+    is_environment: bool = checked(flag)
+    """Whether a pattern led to it, so that others of its name may be in other environments."""
+    argv: list[str] = checked(items(text(_PATH), 256, least=1))
+    """As it is to be executed on the node: the interpreter is that of the environment."""
+    display_name: str = checked(text(256))
+    language: str = checked(text(100))
+    env: dict[str, str] = checked(table(text(_PATH), 200), {})
+    interrupt_mode: str = checked(one_of("signal", "message"), "signal")
+    debugger: bool = checked(flag, False)
+    """Whether JupyterLab may offer its debugger."""
+    features: list[str] = checked(texts(100, 50), [])
+    """`supported_features` of its metadata."""
+    logos: dict[str, str] = checked(table(text(64), 10), {})
+    """By the names of their files, which of the answer's logos it has."""
+
+
+@dataclass(eq=False, repr=False)
+class HostKernelspecs(Wire):
+    """The answer to `FindKernelspecs`."""
+
+    MOST: ClassVar[int] = 200
+    """Kernelspecs of one answer."""
+
+    kernelspecs: list[Any] = checked(items(lambda entry: entry, MOST))
+    """A HostKernelspec each, in Jupyter's order; not read here, since one that is malformed must not hide the others."""
+    logos: dict[str, str] = checked(table(text(MAX_ANSWER // 2), 500), {})
+    """Pictures in base64, by some digest: kernelspecs share them."""
+    unread: list[str] = checked(texts(_PATH, 500), [])
+    """The roots that could not be looked through in time."""
+    left_out: list[str] = checked(texts(_PATH, 50), [])
+    """Which kernelspecs are not among them, and why; not all, where there are many."""
+
+    def each(self) -> Iterator[HostKernelspec]:
+        """Yield the kernelspecs, but those that are malformed."""
+        for entry in self.kernelspecs:
+            with contextlib.suppress(Malformed):
+                yield HostKernelspec.read(entry)
+
+
+@dataclass(eq=False, repr=False)
+class FindKernelspecs(Request[HostKernelspecs]):
+    """Ask for the kernelspecs that the node has for its own users, of the login and in environments.
+
+    Sent for the launcher of a Jupyter server. An agent of an older release has no such method, and says so.
+    """
+
+    METHOD: ClassVar[str] = "kernelspecs"
+
+    patterns: list[str] = checked(items(text(_PATH), 64), [])
+    """Where environments are: paths with `~` and `*`."""
+
+    answer = staticmethod(HostKernelspecs.read)
+
+
+@dataclass(eq=False, repr=False)
 class Pong(Wire):
     """The answer to `Ping`."""
 
@@ -600,6 +667,7 @@ _REQUESTS: dict[str, type[Request[Any]]] = {
         ReadLogPart,
         TakeOutput,
         ForgetOutput,
+        FindKernelspecs,
         Ping,
         Leave,
         Login,

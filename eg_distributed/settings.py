@@ -59,6 +59,20 @@ class Folders(TraitType):  # type: ignore[type-arg] # the same
         return {os.path.normpath(os.path.expanduser(here)): there for here, there in value.items()}  # noqa: PTH111
 
 
+_ENVIRONMENTS = (
+    *("~/*conda*", "~/*conda*/envs/*", "~/*forge*", "~/*forge*/envs/*", "~/*mamba*/envs/*", "~/.conda/envs/*"),
+    *("~/.local/share/mamba/envs/*", "~/.pyenv/versions/*", "~/.virtualenvs/*", "~/.local/share/virtualenvs/*"),
+    *(
+        "~/envs/*",
+        "~/venvs/*",
+        "~/.venv",
+        "~/venv",
+        "/opt/*",
+        "/opt/*/envs/*",
+        "/usr/local/*conda*",
+        "/usr/local/*conda*/envs/*",
+    ),
+)
 _SERVERS = "Of kernels without Enterprise Gateway, which has its own: "
 """How the help of a setting begins that is a kernel provisioner's; see `Distributed`."""
 _GATEWAYS = "Of Enterprise Gateway: "
@@ -241,6 +255,46 @@ class Distributed(Configurable):
         + "what folders of this machine are called on the hosts, where that differs, so that kernels start in "
         'their notebook\'s: `{"/Users/me/work": "/home/me/work"}`, or `/Users/me/work=/home/me/work`.'
     ).tag(config=True, env="EG_DISTRIBUTED_FOLDERS", provisioner=True)
+
+    host_kernelspecs = Enum(
+        ["auto", "both", "any", "each", "off"],
+        "auto",
+        help=_SERVERS
+        + "which kernelspecs of the hosts in `remote_hosts` a Jupyter server's launcher has beside its own: one for any "
+        "host where several hosts have the same, and one for each host (both); only the former, and the latter where one host "
+        "alone has it (any); only the latter (each); both where there are at most eight hosts, else any (auto); none (off). "
+        "Other than off, a server with a page that is open is connected to each of these hosts.",
+    ).tag(config=True, env="EG_DISTRIBUTED_HOST_KERNELSPECS", provisioner=True)
+    kernelspec_environments = Names(
+        _ENVIRONMENTS,
+        help=_SERVERS
+        + "where conda and virtual environments with kernelspecs are on the hosts: paths with `~` and `*`. "
+        "Jupyter's own folders there, and the environments of programs on PATH, are looked at in any case.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KERNELSPEC_ENVIRONMENTS", provisioner=True)
+    kernelspecs_shown = Names(
+        ("*",),
+        help=_SERVERS
+        + "which of the hosts' kernelspecs the launcher has: patterns of their names, with or without the host's, such "
+        "as `python3*` or `ir.node1`.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KERNELSPECS_SHOWN", provisioner=True)
+    kernelspecs_hidden = Names(help=_SERVERS + "which of those it does not have.").tag(
+        config=True, env="EG_DISTRIBUTED_KERNELSPECS_HIDDEN", provisioner=True
+    )
+    kernelspec_name = Unicode(
+        "{kernelspec}.{host}",
+        help=_SERVERS + "what the hosts' kernelspecs are called in notebooks; `{host}` is `any` for any host.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KERNELSPEC_NAME", provisioner=True)
+    kernelspec_display_name = Unicode(
+        "{display_name} · {host}",
+        help=_SERVERS + "what people read in the launcher; `{host}` is `any host` for any host.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KERNELSPEC_DISPLAY_NAME", provisioner=True)
+    kernelspec_refresh = Float(
+        60.0,
+        min=1.0,
+        help=_SERVERS
+        + "seconds after which a host is asked again for its kernelspecs, when a client next asks the server for them. "
+        "Nobody waits for that: hosts are asked in the background.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KERNELSPEC_REFRESH", provisioner=True)
 
     gone_timeout = 0.0
     """See `protocol.ControlHello`; no setting of its own, but of processes that cannot come back, by `orphan_timeout`."""

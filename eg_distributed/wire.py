@@ -26,6 +26,7 @@ a node can speak in its agent's place, so it is as small as the largest honest m
 Message = dict[str, Any]
 """A message as JSON has it: for connection information and other contents that neither end interprets."""
 _LENGTH = struct.Struct(">I")
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` makes one for each message
 
 
 class Malformed(ValueError):
@@ -288,7 +289,7 @@ class Writer(Protocol):
 
 def encode(message: Message) -> bytes:
     """Return *message* as it goes over a connection."""
-    body = json.dumps(message, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    body = _to_json(message).encode("utf-8", "surrogatepass")
     return _LENGTH.pack(len(body)) + body
 
 

@@ -28,9 +28,9 @@ MODULES = {
     "balancing": ("balancing.py", "test_balancing.py"),
     "turns": ("turns.py", "test_turns.py"),
     "streams": ("streams.py", "test_streams.py", "agent/test_streams.py"),
-    "node": ("node.py", "test_node.py", "test_malformed.py", "test_abandoned.py"),
-    "kernel": ("kernel.py", "test_kernel.py"),
-    "server": ("agent/server.py", "agent/test_server.py", "test_malformed.py"),
+    "node": ("node.py", "test_node_in_time.py", "test_node.py", "test_malformed.py", "test_abandoned.py"),
+    "kernel": ("kernel.py", "test_kernel_in_time.py", "test_kernel.py"),
+    "server": ("agent/server.py", "agent/test_server_in_time.py", "agent/test_server.py", "test_malformed.py"),
 }
 """Each module, below eg_distributed/, and the tests that are to notice, below tests/unit/."""
 _PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "xdist")

@@ -26,6 +26,7 @@ from ..protocol import (
     AgentIdentity,
     ControlHello,
     Exited,
+    FindKernelspecs,
     FindLogs,
     FolderHello,
     ForgetOutput,
@@ -66,6 +67,7 @@ from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
+from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
@@ -185,11 +187,14 @@ class Agent:
         self.login: Optional[dict[str, str]] = None  # the newest login's environment; None: ours
         self.open_files = open_files  # the same of the soft limit of open files; -1: as ours
         self.kernels: dict[str, Kernel] = {}
+        # The ids of those that were not seen to end, in order: counted for each start, so not looked for among all of them.
+        self._living: dict[str, None] = {}
         self.gateways: set[Gateway] = set()
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
         self._spec_folders = SpecFolders(directory)
+        self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
@@ -227,6 +232,7 @@ class Agent:
             ReadLogPart: self._log_part,
             TakeOutput: self._output,
             ForgetOutput: self._forget_output,
+            FindKernelspecs: self._find_kernelspecs,
             Ping: self._ping,
             Leave: self._leave_now,
             Login: self._take_login,
@@ -359,6 +365,8 @@ class Agent:
             if other is not None:
                 self._supersede(other)
             self.kernels[kernel.id] = kernel
+            if kernel.state != EXITED:
+                self._living[kernel.id] = None
             if (kernel.id, kernel.attempt) in self._condemned:
                 self._condemned.discard((kernel.id, kernel.attempt))
                 self._supersede(kernel)
@@ -454,6 +462,7 @@ class Agent:
         if self.kernels.get(kernel.id) is kernel:
             self._leases.remember(kernel)
             del self.kernels[kernel.id]
+            self._living.pop(kernel.id, None)
             self._unclaimed.pop(kernel.id, None)
             for gateway in self.gateways:
                 gateway.kernels.discard(kernel.id)
@@ -524,7 +533,7 @@ class Agent:
                 if request is None:
                     return
                 gateway.heard = monotonic()
-                task = asyncio.ensure_future(self._answer(gateway, request))
+                task = asyncio.create_task(self._answer(gateway, request))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
         finally:
@@ -557,8 +566,10 @@ class Agent:
         if isinstance(event, (Ready, Exited)):
             self._tell_waiting(kernel, message)
         if isinstance(event, Exited):
-            if kernel.id in self._unclaimed and self.kernels.get(kernel.id) is kernel:
-                self._unclaimed[kernel.id] = Unclaimed(monotonic())  # its record waits from now on
+            if self.kernels.get(kernel.id) is kernel:
+                self._living.pop(kernel.id, None)
+                if kernel.id in self._unclaimed:
+                    self._unclaimed[kernel.id] = Unclaimed(monotonic())  # its record waits from now on
             self._tell_load()
 
     def _tell_waiting(self, kernel: Kernel, message: Message) -> None:
@@ -576,8 +587,10 @@ class Agent:
 
     def _running(self) -> list[str]:
         """Return the kernels that count for this node: those that have not ended, and those whose starts have not begun."""
-        running = {kernel.id: None for kernel in self.kernels.values() if kernel.state != EXITED}
-        return [*running, *(each for each, _ in self._waiting if each not in running)]
+        return [*self._living, *self._not_begun_yet()]
+
+    def _not_begun_yet(self) -> set[str]:
+        return {kernel_id for kernel_id, _ in self._waiting} - self._living.keys()
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -649,6 +662,7 @@ class Agent:
             kernel.holder = gateway.process
             self._attempts[directory.name] = kernel
             self.kernels[kernel_id] = kernel
+            self._living[kernel_id] = None
             gateway.kernels.add(kernel_id)
         try:
             await kernel.start(
@@ -679,10 +693,10 @@ class Agent:
         """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
         if asked.believed < 0:
             return
-        running = self._running()
-        count = len(running) - (asked.kernel in running)
+        waiting = self._not_begun_yet() if self._waiting else set()
+        count = len(self._living) + len(waiting) - (asked.kernel in self._living or asked.kernel in waiting)
         if count > asked.believed:
-            gateway.send(write_event(Load(running)))
+            gateway.send(write_event(Load(self._running())))
             raise Busier(f"{count} kernels are there, and not {asked.believed}")
 
     @contextlib.contextmanager
@@ -717,7 +731,8 @@ class Agent:
     async def _find_room(self, asked: Start, began: float) -> tuple[Optional[Path], Path]:
         """Return the kernelspec's folder, if one is asked for, and one for the kernel's own files; raises StartError."""
         kernel_id, digest, short = asked.kernel, asked.spec_folder, _short(asked.kernel)
-        names = {name for name in self._attempts if name.startswith(short)}
+        # Those with an ending of their own count only where the first name is taken: most starts look at no other.
+        names = {name for name in self._attempts if name.startswith(short)} if short in self._attempts else set()
         remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
 
         def find() -> tuple[Optional[Path], Path]:
@@ -893,6 +908,10 @@ class Agent:
     async def _forget_output(self, gateway: Gateway, asked: ForgetOutput) -> None:
         if asked.kernel in gateway.kernels:
             self.kept_output.forget(self._kernel(asked.kernel))
+
+    async def _find_kernelspecs(self, gateway: Gateway, asked: FindKernelspecs) -> Message:
+        environment = dict(os.environ) if self.login is None else self.login
+        return (await self._kernelspecs.find(asked.patterns, environment)).write()
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}

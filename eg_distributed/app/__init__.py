@@ -7,6 +7,7 @@
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
+    jupyter distributed kernelspecs list             say which kernelspecs of their own the hosts have, and why not others
 
 `python -m eg_distributed …` is the same, where `jupyter` is not on the path.
 
@@ -38,7 +39,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
-from . import doctor, logs
+from . import doctor, kernelspecs, logs
 
 __all__ = ["main"]
 
@@ -49,11 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, 1 if a host or a kernel failed, 2 for a wrong command line, 130 for Ctrl-C.
     """
     options = _parser().parse_args(argv)
-    if options.command == "kernelspecs":
+    lists_kernelspecs = options.command == "kernelspecs" and options.verb == "list"
+    if options.command == "kernelspecs" and not lists_kernelspecs:
         return commands.run(options)
     try:
         config = _config(options.config)
-        settings = Distributed(config=config)
+        if lists_kernelspecs and options.config is None:
+            config = kernelspecs.jupyters_config()
+        settings = Distributed(config=config, for_provisioner=lists_kernelspecs)
         hosts = parse_hosts(options.hosts or _remote_hosts(config))
     except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -66,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _list(cluster, hosts, unended, as_json=options.json)
         if options.command == "hosts":
             return _list_hosts(cluster, hosts, as_json=options.json)
+        if lists_kernelspecs:
+            return kernelspecs.show(cluster, hosts, as_json=options.json)
         if options.command == "doctor":
             named = parse_hosts([name for word in options.host for name in word.split(",")])
             return doctor.run(cluster, named or hosts, as_json=options.json)
@@ -130,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
     )
     examined.add_argument("host", metavar="HOST", nargs="*", help="default: all of the gateway's hosts")
-    commands.add_parsers(verbs)
+    commands.add_parsers(verbs, common)
     return parser
 
 

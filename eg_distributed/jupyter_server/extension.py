@@ -1,32 +1,32 @@
 """The server extension, enabled by installing: what a Jupyter server has of us before its first kernel, and beside its kernels.
 
 Each part is a room of its own with a `begin(app)`, called in order when the server loads us, which is before it serves HTTP. A
-part that cannot begin is named in the log, with why, and the others begin all the same: kernels on hosts need none of them.
+part that cannot be loaded, or cannot begin, is named in the log, with why, and the others begin all the same: kernels on hosts
+need none of them.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Callable
 from typing import Any
-
-from . import events, metrics, rest
 
 log = logging.getLogger(__name__)
 
-PARTS: tuple[tuple[str, Callable[[Any], None]], ...] = (
-    ("/api/distributed", rest.begin),
-    ("our part of /metrics", metrics.begin),
-    ("events of hosts", events.begin),
+PARTS = (
+    ("kernelspecs of hosts", "kernelspecs"),
+    ("/api/distributed", "rest"),
+    ("our part of /metrics", "metrics"),
+    ("events of hosts", "events"),
 )
-"""What is begun, and how it is named to people."""
+"""What is begun: how it is named to people, and the room. Kernels that are found again need the kernelspecs."""
 
 
 def _load_jupyter_server_extension(app: Any) -> None:
     """Begin every part; called by jupyter_server (2 and later) with its ServerApp."""
-    for name, begin in PARTS:
+    for name, room in PARTS:
         try:
-            begin(app)
+            importlib.import_module(f".{room}", __package__).begin(app)
         except Exception:
             # Whatever is wrong with one of ours, the server is the user's: it starts.
             log.exception("%s: left out of this server", name)

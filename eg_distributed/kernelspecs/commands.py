@@ -15,9 +15,13 @@ SYSTEM = Path("/usr/local/share/jupyter")
 """Where Jupyter, and Enterprise Gateway's own instructions, keep kernelspecs for everybody."""
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command `kernelspecs` to *commands*."""
-    parser = commands.add_parser("kernelspecs", help="install our sample kernelspecs, or convert those that you have")
+def add_parsers(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], asks_hosts: argparse.ArgumentParser
+) -> None:
+    """Add the command `kernelspecs` to *commands*; *asks_hosts* has the options of commands that ask hosts, as `list` does."""
+    parser = commands.add_parser(
+        "kernelspecs", help="install our sample kernelspecs, convert those that you have, or list those of the hosts"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     install = verbs.add_parser("install", help="install the samples, filled in for this site")
     install.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all): {', '.join(names())}")
@@ -44,6 +48,11 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     change.add_argument("--master", help="make a copy that runs on this standalone master, spark://HOST:7077")
     change.add_argument("--name", help="the copy's name (default: the same, with standalone for yarn_client)")
     change.add_argument("--write", action="store_true", help="do it; without this only the difference is shown")
+    verbs.add_parser(
+        "list",
+        parents=[asks_hosts],
+        help="say which kernelspecs hosts have for a server's launcher, and why not others",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

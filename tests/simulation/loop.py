@@ -61,18 +61,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call what is ready; where nothing is, put the clock on to the next timer. Called by asyncio, again and again."""
         ready, timers = self._ready, self._timers
         if not ready and not self._stopping:
-            while timers and timers[0][2].cancelled():
+            while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not timers:
                 raise Stuck("no timer is left, and nothing is ready")
             self.now = max(self.now, timers[0][0])
         while timers and timers[0][0] <= self.now:
             _, _, timer = heapq.heappop(timers)
-            if not timer.cancelled():
+            if not timer._cancelled:
                 ready.append(timer)
-        for _ in range(len(ready)):
+        while ready and not self._stopping:
             handle = ready.popleft()
-            if not handle.cancelled():
+            if not handle._cancelled:
                 handle._run()
 
     def call_soon(  # type: ignore[override]  # typeshed's has a TypeVarTuple

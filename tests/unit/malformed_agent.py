@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eg_distributed.protocol import PROTOCOL, SENTINEL
 from eg_distributed.wire import Message, encode, read_message
 
-from .ssh_server import Sshd
+if TYPE_CHECKING:  # `nox -s fuzz` has no pytest, which that one needs
+    from .ssh_server import Sshd
 
 WELCOME: Message = {"ok": True, "protocol": PROTOCOL, "digest": "d", "kernels": []}
 Answers = Callable[[Message], list[bytes]]

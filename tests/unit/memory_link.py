@@ -17,8 +17,9 @@ Answers = Callable[[Message], list[bytes]]
 class MemoryLink(Link):
     """A link whose control connection, the first one, is answered by *answers*; later ones are not to be had."""
 
-    def __init__(self, answers: Answers = honest) -> None:
+    def __init__(self, answers: Answers = honest, greeting: Message = WELCOME) -> None:
         self.answers = answers
+        self.greeting = greeting
         self.reader: asyncio.StreamReader  # of the control connection
         self.asked: list[str] = []  # methods, in order
         self.streams_refused = 0
@@ -32,7 +33,7 @@ class MemoryLink(Link):
             raise ConnectionError("the agent's socket is gone")
         self._greeted = True
         self.reader = asyncio.StreamReader()
-        self.reader.feed_data(encode(WELCOME))
+        self.reader.feed_data(encode(self.greeting))
         return self.reader, self._Writer(self)
 
     def close(self) -> None:

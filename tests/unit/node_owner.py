@@ -22,7 +22,7 @@ class NodeOwner:
 
     def wanted(self, host: str) -> list[str]:
         """Return all of *kernels*."""
-        return self.kernels
+        return list(self.kernels)
 
     def lease(self, kernel: str) -> int:
         """Return what *leases* says."""

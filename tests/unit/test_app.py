@@ -360,3 +360,24 @@ def test_a_log_that_is_nowhere_is_said_with_the_hosts_that_were_asked(
     block_until("the kernel has printed", lambda: run(capsys, "logs", kernel.id)[1], 10)
     code, out, _ = run(capsys, "logs", "--hosts", "localhost,no-such-host.invalid", kernel.id)
     assert (code, out) == (0, "hello\n")
+
+
+def test_which_kernelspecs_a_host_has(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of environments that the setting names included; and what is left out, with its reason."""
+    monkeypatch.setenv("EG_DISTRIBUTED_KERNELSPEC_ENVIRONMENTS", "~/envs/*")
+    argv = {"good": [sys.executable, "{connection_file}"], "gone": ["/no/such/python", "{connection_file}"]}
+    for name, words in argv.items():
+        folder = home / "envs" / "one" / "share" / "jupyter" / "kernels" / name
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps({"argv": words, "display_name": name.title(), "language": "x"}))
+    assert main(["kernelspecs", "list"]) == 0
+    said = capsys.readouterr().out
+    where = home / "envs" / "one"
+    assert f"good-one.localhost: Good [one] · localhost, runs {sys.executable} on localhost\n" in said
+    assert f"left out, localhost: {where}/share/jupyter/kernels/gone: /no/such/python cannot be executed\n" in said
+    assert main(["kernelspecs", "list", "--json", "--hosts", "localhost,nowhere.invalid"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "good-one.localhost" in [each["name"] for each in told["kernelspecs"]]
+    assert told["errors"].keys() == {"nowhere.invalid"}

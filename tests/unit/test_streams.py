@@ -8,7 +8,7 @@ import random
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -312,6 +312,54 @@ def test_no_more_is_put_on_the_link_than_the_window() -> None:
     assert flow.complete
 
 
+def test_an_end_that_was_not_delivered_comes_again() -> None:
+    """What a cut keeps from being delivered takes the end behind it along: a resumed stream is not over before its last byte."""
+    flow, peer = Flow(), Flow()
+    flow.push(b"last")
+    flow.finish()
+    assert peer.feed(b"".join(flow.next_frame() or b"" for _ in range(2))) == [b"last"]
+    assert peer.finish_pending
+    peer.attach(0)
+    flow.attach(peer.received)
+    assert peer.feed(flow.next_frame() or b"") == [b"last"]
+    assert not peer.finish_pending
+    peer.delivered(4)
+    assert peer.feed(flow.next_frame() or b"") == []
+    assert peer.finish_pending
+
+
+def test_what_was_acknowledged_is_kept_up_to_a_limit() -> None:
+    """The tail has the newest of what the peer has, whole reads of it, and never the byte that stands for the end."""
+    flow = Flow()
+    flow.keep_tail(100)
+    acknowledged = 0
+    for part, kept in ((b"a" * 60, [b"a" * 60]), (b"b" * 40, [b"a" * 60, b"b" * 40]), (b"c", [b"b" * 40, b"c"])):
+        flow.push(part)
+        flow.next_frame()
+        acknowledged += len(part)
+        flow.feed(ack(acknowledged))
+        assert flow.kept() == (acknowledged - sum(map(len, kept)), kept)
+    flow.push(b"d")
+    flow.finish()
+    assert flow.kept() == (60, [b"b" * 40, b"c", b"d"])
+    flow.drop_tail()
+    assert flow.kept() == (101, [b"d"])
+
+
+@pytest.mark.parametrize("say", [lambda flow: flow.feed(ack(0)), lambda flow: flow.attach(0)], ids=["ack", "resume"])
+def test_a_reader_that_takes_nothing_does_not_keep_pace(say: Callable[[Flow], object]) -> None:
+    """An acknowledgement, or a resume, with which nothing new was delivered gives no share of what readers in pace have."""
+    budget = Budget(40 * CHUNK)
+    hogging, flow = Flow(limit=1 << 40, budget=budget), Flow(limit=1 << 40, budget=budget)
+    hogging.push(bytes(30 * CHUNK))
+    flow.push(bytes(2 * CHUNK))
+    flow.next_frame()
+    say(flow)
+    assert not flow.has_room
+    flow.feed(ack(1))
+    assert flow.has_room
+
+
 # -- Relay, over real sockets ------------------------------------------------------------------------------------
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -589,3 +637,87 @@ async def test_a_peer_that_cannot_be_resumed_is_an_error() -> None:
         await Relay(*local).serve(*link, 5)
     link[1].close()
     local[1].close()
+
+
+async def test_the_end_is_acknowledged_before_the_link_goes() -> None:
+    """A peer whose last bytes and end arrived hears so over that link: it need not come again to learn it."""
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    peer[1].write(HEADER.pack(DATA, 3) + b"bye" + HEADER.pack(FIN, 0))
+    assert ack(4) in await asyncio.wait_for(peer[0].read(), DEADLINE)
+    assert await asyncio.wait_for(near[0].read(), DEADLINE) == b"bye"
+    await asyncio.wait_for(asyncio.wait({running, serving}), DEADLINE)
+    near[1].close()
+    peer[1].close()
+
+
+async def test_an_acknowledged_end_is_the_end() -> None:
+    """Once the peer has all that the application said, and its end, the stream is over, whatever the peer still might say."""
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    near[1].write(b"bye")
+    near[1].close()
+    expected = HEADER.pack(DATA, 3) + b"bye" + HEADER.pack(FIN, 0)
+    assert await asyncio.wait_for(peer[0].readexactly(len(expected)), DEADLINE) == expected
+    peer[1].write(ack(4))
+    await asyncio.wait_for(running, DEADLINE)
+    await asyncio.wait_for(serving, DEADLINE)
+    peer[1].close()
+
+
+async def test_closing_waits_for_no_application() -> None:
+    """An application that reads nothing does not keep its socket, and what was meant for it, from going at once."""
+    near, local = await joined()
+    relay = Relay(*local)
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    sending = asyncio.ensure_future(send(peer[1], (HEADER.pack(DATA, CHUNK) + bytes(CHUNK)) * 8))
+    await until("its buffers are full", lambda: local[1].transport.get_write_buffer_size() > 0)
+    relay.close()
+    await asyncio.wait_for(local[1].wait_closed(), DEADLINE)
+    sending.cancel()
+    await asyncio.wait({sending, serving})
+    near[1].close()
+    peer[1].close()
+
+
+async def test_no_moment_of_a_stall_is_counted_twice() -> None:
+    """However often it is asked for while it lasts, all that is told of a stall is no more than the time that passed."""
+    async with pair(limit=1000) as streams:
+        began = asyncio.get_running_loop().time()
+        streams.near[1].write(BYTES[:5000])
+        await until("it is stalled", lambda: streams.relays[0].take_stalled() > 0)
+        told = sum(streams.relays[0].take_stalled() for _ in range(1000))
+        assert told <= asyncio.get_running_loop().time() - began
+        await streams.connect()
+        await asyncio.wait_for(streams.far[0].readexactly(5000), DEADLINE)
+        await until("it is over", lambda: streams.relays[0].flow.has_room)
+        told += streams.relays[0].take_stalled()
+        assert told <= asyncio.get_running_loop().time() - began
+
+
+async def test_many_bytes_are_acknowledged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that has sent ACK_EVERY bytes hears of their delivery without waiting for the time of small ones."""
+    monkeypatch.setattr("eg_distributed.streams.ACK_DELAY", 3600.0)
+    near, local = await joined()
+    relay = Relay(*local)
+    link, peer = await joined()
+    serving = asyncio.ensure_future(relay.serve(*link, 0))
+    peer[1].write((HEADER.pack(DATA, CHUNK) + bytes(CHUNK)) * 4)
+    reading = asyncio.ensure_future(near[0].readexactly(4 * CHUNK))
+    told = 0
+    while told <= 4 * CHUNK - 256 * 1024:
+        kind, size = HEADER.unpack(await asyncio.wait_for(peer[0].readexactly(HEADER.size), DEADLINE))
+        assert kind == ACK
+        (told,) = struct.unpack(">Q", await peer[0].readexactly(size))
+    await asyncio.wait_for(reading, DEADLINE)
+    serving.cancel()
+    await asyncio.wait({serving})
+    for _, writer in (near, local, peer):
+        writer.close()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eg_distributed.agent import boot, identity, kept_logs, zmtp
+from eg_distributed.agent import boot, identity, kept_logs, kernelspecs, zmtp
 from eg_distributed.agent.bridge import CHUNK, CLOSE, CREDIT, CREDITED, DATA, HEADER, WINDOW
 from eg_distributed.agent.expansion import expand_all
 from eg_distributed.agent.kept_output import HEARD, SILENCE, Spool, Total
@@ -36,6 +36,7 @@ from eg_distributed.errors import AgentUnavailable, RequestInvalid, RequestRefus
 from eg_distributed.hosts import canonical_name, parse_hosts
 from eg_distributed.kept_output import Records as KeptRecords
 from eg_distributed.kernel import read_launcher_answer
+from eg_distributed.kernelspecs.host_kernelspecs import offered
 from eg_distributed.launcher_key import LauncherKey
 from eg_distributed.launchers.spark.errors import LaunchError
 from eg_distributed.launchers.spark.options import clients_options
@@ -58,6 +59,7 @@ from eg_distributed.protocol import (
     FolderAnswer,
     FolderHello,
     Found,
+    HostKernelspecs,
     OutputPart,
     Reply,
     StreamAnswer,
@@ -67,6 +69,7 @@ from eg_distributed.protocol import (
     read_request,
 )
 from eg_distributed.request import check_env, check_pin, data_env, fill_argv, pin_of
+from eg_distributed.settings import Distributed
 from eg_distributed.streams import CHUNK as STREAM_CHUNK
 from eg_distributed.streams import Budget, Flow, StreamBroken
 from eg_distributed.unended import read_unended
@@ -239,6 +242,55 @@ def requests(data: bytes) -> None:
     if isinstance(value, dict):
         with contextlib.suppress(Malformed):
             read_request(value).write()
+
+
+_KERNELSPEC = {
+    "name": "python3", "root": "/usr", "folder": "/usr/python3", "prefix": "/opt/x/.venv", "is_environment": True,
+    "argv": ["/usr/bin/python3", "-f", "{connection_file}"], "display_name": "P", "language": "python", "env": {"A": "$B"},
+    "debugger": True, "features": ["a"], "logos": {"logo-1.png": "p", "logo-2.svg": "s"},
+}  # fmt: skip
+_PICTURES = {"p": "iVBORw0KGgo=", "s": "PHN2Zy8+"}
+
+
+@target(
+    {"kernelspecs": [_KERNELSPEC, {**_KERNELSPEC, "is_environment": False}], "logos": _PICTURES, "unread": ["/a"]},
+    {"kernelspecs": [{**_KERNELSPEC, "env": {"KERNEL_REMOTE_HOST": "x"}}, 3], "left_out": ["x"]},
+)
+def kernelspecs_of_hosts(data: bytes) -> None:
+    """What a node says of its kernelspecs: none starts anything but on its host, by our provisioner, behind the guard."""
+    try:
+        answer = HostKernelspecs.read(json_of(data))
+    except Malformed:
+        return
+    for each in offered({"node1": answer}, Distributed(remote_hosts="node1")):
+        assert Path(each.name).name == each.name
+        spec = json.loads(each.kernel_json.encode())
+        assert spec["argv"][:2] == ["sh", "-c"]
+        assert "/" in spec["argv"][4]
+        stanza = spec["metadata"]["kernel_provisioner"]
+        assert stanza == {
+            "provisioner_name": "eg-distributed",
+            "config": {"remote_hosts": ["node1"], "bring_folder": False},
+        }
+        assert not [name for name in spec["env"] if name.startswith(("KERNEL_", "EG_"))]
+        assert all(name.startswith("logo-") and Path(name).name == name for name, _ in each.logos)
+
+
+@target(
+    {"argv": ["python", "-m", "x", "-f", "{connection_file}"], "display_name": "P", "language": "python", "env": {"A": "1"},
+     "metadata": {"debugger": True, "supported_features": ["a"]}, "interrupt_mode": "message"},
+    {"argv": ["/bin/sh", "{resource_dir}", "{prefix}", "{connection_file}"], "metadata": {"kernel_provisioner": {}}},
+)  # fmt: skip
+def kernelspecs_on_a_node(data: bytes) -> None:
+    """A kernel.json of anybody's on a node."""
+    with folder() as here:
+        (here / "k").mkdir()
+        (here / "k" / "kernel.json").write_bytes(data)
+        found, left_out = kernelspecs.look_through(
+            kernelspecs.Root(str(here)), {"HOME": str(here), "PATH": "/usr/bin:/bin"}
+        )
+        assert len(found) + len(left_out) == 1
+        encode(kernelspecs.answer(found, [], left_out).write())
 
 
 # -- frames --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +154,9 @@ def test_a_malformed_record_is_nobodys_kernel() -> None:
             assert Kernel.load(home, lambda *_: None) is None, field
             (home / "record.json").write_text(json.dumps(RECORDED))
             assert Kernel.load(home, lambda *_: None) is not None
+
+
+def test_a_hunt_needs_no_pytest() -> None:
+    """`nox -s fuzz` has atheris and what the product needs, and nothing that only tests do."""
+    without = "import sys; sys.modules.update(pytest=None, hypothesis=None); import tests.unit.fuzz.targets"
+    subprocess.run((sys.executable, "-c", without), check=True, cwd=Path(__file__).parents[3])

@@ -1,0 +1,397 @@
+"""What an agent does after seconds, minutes and hours, in virtual time, with kernels that are entries in a table."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from eg_distributed.agent.server import EXITED_KEPT, HEARD_LATELY, IDLE, SILENCE, Agent
+from eg_distributed.protocol import (
+    TAKEN_OVER,
+    Adopt,
+    ControlHello,
+    Exited,
+    Leave,
+    ListKernels,
+    Login,
+    Ping,
+    Request,
+    Signal,
+    Start,
+    Stop,
+    write_request,
+)
+from eg_distributed.wire import MAX_ANSWER, MAX_MESSAGE, Message, encode, read_message
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.machines import Machine
+from tests.simulation.network import connection
+
+
+class Visitor:
+    """A gateway's connection to the agent of *machine*, over a pipe."""
+
+    def __init__(self, machine: Machine, owner: str, incarnation: str = "1", **hello: Any) -> None:
+        (self.reader, self.writer), accepted = connection(machine.loop, 0.0001)
+        machine.accept(*accepted)
+        self.writer.write(encode(ControlHello(owner, incarnation, **hello).write()))
+        self.events: list[Message] = []
+        self._last = 0
+
+    async def hear(self) -> Message:
+        """Return the agent's next message."""
+        message = await read_message(self.reader)
+        assert message is not None
+        return message
+
+    async def ask(self, request: Request[Any]) -> Message:
+        """Return the reply to *request*, and keep the events that come before it."""
+        self._last += 1
+        self.writer.write(encode(write_request(self._last, request)))
+        while (message := await self.hear()).get("id") != self._last:
+            self.events.append(message)
+        return message
+
+    async def claimed(self) -> dict[str, bool]:
+        """Return the kernels that are there, and whether a gateway answers for each."""
+        return {each["kernel"]: each["claimed"] for each in (await self.ask(ListKernels()))["result"]}
+
+    async def is_dismissed(self) -> bool:
+        """Return True if the agent has closed the connection; what it said before is lost."""
+        while not self.reader.at_eof():
+            try:
+                await asyncio.wait_for(self.reader.read(65536), 0.1)
+            except asyncio.TimeoutError:
+                return False
+        return True
+
+
+def start(kernel: str, believed: int = -1, orphan_timeout: float = 0.0) -> Start:
+    """Return the request for a kernel."""
+    return Start(
+        kernel=kernel,
+        attempt="a1",
+        owner="one",
+        host_set="",
+        argv=["true"],
+        spec_env={},
+        env={},
+        transport="ipc",
+        key="k",
+        signature_scheme="hmac-sha256",
+        orphan_timeout=orphan_timeout,
+        believed=believed,
+    )
+
+
+Story = Callable[[Machine, Agent], Coroutine[Any, Any, None]]
+
+
+def in_time(monkeypatch: pytest.MonkeyPatch, story: Story) -> None:
+    """Run *story* of a machine and its agent in virtual time."""
+    loop = VirtualLoop()
+    machine = Machine("host0", loop, random.Random(1))
+    monkeypatch.setattr(Machine, "known", {"host0": machine})
+
+    async def live() -> None:
+        machine.bring_up()
+        assert machine.agent is not None
+        try:
+            await story(machine, machine.agent)
+        finally:
+            await machine.close()
+            await asyncio.sleep(1)
+
+    try:
+        loop.run_until_complete(live())
+    finally:
+        loop.close()
+
+
+def test_a_gateway_that_says_nothing_for_a_minute_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection still stands, as far as TCP knows; nobody answers for its kernels any more, and they live."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        silent, other = Visitor(machine, "one"), Visitor(machine, "two")
+        await silent.ask(start("k1"))
+        began = machine.loop.time()
+        while machine.loop.time() - began < SILENCE - 2:
+            assert await other.claimed() == {"k1": True}
+            await asyncio.sleep(5)
+        await asyncio.sleep(SILENCE + 3 - (machine.loop.time() - began))
+        assert await other.claimed() == {"k1": False}
+        assert await silent.is_dismissed()
+
+    in_time(monkeypatch, story)
+
+
+def test_one_of_two_connections_of_a_gateway_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that knows the machine by two names, and loses the connection by one of them, still answers for its kernels."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        first, second = Visitor(machine, "one", host="host0"), Visitor(machine, "one", host="alias")
+        await first.ask(start("k1", orphan_timeout=5.0))
+        await second.ask(Adopt(["k1"]))
+        first.writer.close()
+        for _ in range(4):
+            await asyncio.sleep(5)
+            assert await second.claimed() == {"k1": True}
+        second.writer.close()
+        await asyncio.sleep(15)
+        assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
+def test_an_end_is_told_to_the_owner_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has lost a kernel to another gateway hears so when it comes back, also where that kernel has ended since."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        await one.ask(start("k1"))
+        await asyncio.sleep(1)
+        one.writer.close()
+        await asyncio.sleep(1)
+        assert (await two.ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
+        machine.processes[agent.kernels["k1"].pid].end(3)
+        await asyncio.sleep(1)
+        again = Visitor(machine, "one")
+        found = (await again.ask(Adopt(["k1"], {"k1": 1})))["result"]["k1"]
+        assert (found["state"], found["owner"], found["lease"]) == (TAKEN_OVER, "two", 2)
+
+    in_time(monkeypatch, story)
+
+
+def test_a_machine_that_stood_still_has_missed_nobodys_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a pause of the whole machine each gateway has its minute again, and no more than that."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway = Visitor(machine, "one")
+        await gateway.ask(start("k1"))
+        await asyncio.sleep(1)
+        assert isinstance(machine.loop, VirtualLoop)
+        machine.loop.now += 10 * SILENCE
+        await asyncio.sleep(SILENCE - 5)
+        assert await gateway.claimed() == {"k1": True}
+        await asyncio.sleep(SILENCE + 5)
+        assert await gateway.is_dismissed()
+
+    in_time(monkeypatch, story)
+
+
+@pytest.mark.parametrize(("silence", "is_ended"), [(HEARD_LATELY - 2, True), (HEARD_LATELY + 2, False)])
+def test_a_connection_that_ends_after_silence_says_nothing_of_its_gateway(
+    monkeypatch: pytest.MonkeyPatch, silence: float, is_ended: bool
+) -> None:
+    """One that was heard lately has ended itself, and its kernels end with it; else the network was cut, and they wait."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway, other = Visitor(machine, "one", gone_timeout=60.0), Visitor(machine, "two")
+        await gateway.ask(start("k1"))
+        await asyncio.sleep(silence)
+        gateway.writer.close()
+        for _ in range(9):
+            await asyncio.sleep(6)
+            assert await other.claimed() == {"k1": False}
+        for _ in range(3):
+            await asyncio.sleep(6)
+            await other.ask(Ping())
+        assert await other.claimed() == ({} if is_ended else {"k1": False})
+        assert bool(machine.processes) != is_ended
+
+    in_time(monkeypatch, story)
+
+
+def test_an_ended_kernel_is_remembered_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that comes back within it learns how its kernel ended; the hour begins with the end."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway = Visitor(machine, "one")
+        await gateway.ask(start("k1"))
+        gateway.writer.close()
+        await asyncio.sleep(EXITED_KEPT)
+        machine.processes[agent.kernels["k1"].pid].end(3)
+        await asyncio.sleep(EXITED_KEPT - 5)
+        again = Visitor(machine, "one", "2")
+        assert (await again.ask(Adopt(["k1"])))["result"]["k1"]["exit_code"] == 3
+        again.writer.close()
+        await asyncio.sleep(EXITED_KEPT + 5)
+        assert not agent.kernels
+
+    in_time(monkeypatch, story)
+
+
+def test_an_agent_that_nobody_needs_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its five minutes begin when it has neither a kernel nor a visitor."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway = Visitor(machine, "one")
+        await gateway.ask(start("k1"))
+        gateway.writer.close()
+        await asyncio.sleep(2 * IDLE)
+        assert machine.agent is agent
+        gateway = Visitor(machine, "one", "2")
+        await gateway.ask(Stop("k1", forget=True, force=True))
+        assert not agent.kernels
+        for _ in range(int(2 * IDLE / 10)):
+            await gateway.ask(Ping())
+            await asyncio.sleep(10)
+        assert machine.agent is agent
+        gateway.writer.close()
+        await asyncio.sleep(IDLE - 5)
+        assert machine.agent is agent
+        await asyncio.sleep(10)
+        assert machine.agent is None
+
+    in_time(monkeypatch, story)
+
+
+def test_of_two_starts_that_believe_the_same_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal comes behind the kernels that are there; those that end, and a start's own earlier attempt, do not count."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        first, second = await asyncio.gather(one.ask(start("k1", believed=0)), two.ask(start("k2", believed=0)))
+        assert "error" not in first
+        assert second["kind"] == "busier"
+        assert two.events[-1] == {"event": "load", "kernels": ["k1"]}
+        assert "error" not in await two.ask(start("k2", believed=1))
+        assert (await two.ask(start("k3", believed=1)))["kind"] == "busier"
+        assert (await two.ask(Signal("k2", 9)))["result"] is True
+        await asyncio.sleep(1)
+        assert two.events[-1]["kernels"] == ["k1", "k2"]
+        assert "error" not in await two.ask(start("k2", believed=1))
+        assert (await two.ask(start("k2", believed=1)))["kind"] == "host"  # it runs already, and does not count itself
+
+    in_time(monkeypatch, story)
+
+
+def test_a_gateway_that_reads_nothing_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it has a bound, beyond which its connection ends; an answer that is too long for it is an error."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway = Visitor(machine, "one")
+        await gateway.ask(Ping())
+        (served,) = agent.gateways
+        served.send({"id": 7, "result": "x" * MAX_ANSWER})
+        answer = await gateway.hear()
+        assert (answer["id"], answer["kind"]) == (7, "internal")
+        assert f"at most {MAX_ANSWER} are allowed" in answer["error"]
+        for _ in range(MAX_MESSAGE // 1000 // 1000 + 3):
+            served.send({"event": "x" * 1000 * 1000})
+        assert await gateway.is_dismissed()
+
+    in_time(monkeypatch, story)
+
+
+def slow_disk(monkeypatch: pytest.MonkeyPatch, agent: Agent) -> None:
+    """Have the disk of *agent* take half a second for whatever a start asks of it."""
+
+    async def done(seconds: float, job: Callable[[], Any]) -> Any:
+        await asyncio.sleep(0.5)
+        return job()
+
+    monkeypatch.setattr(agent._disk, "done", done)
+
+
+def test_a_start_counts_before_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk is asked for room it is one more for other gateways, and no more once it was stopped before it began."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        slow_disk(monkeypatch, agent)
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        starting = asyncio.ensure_future(one.ask(start("k1", believed=0)))
+        await asyncio.sleep(0.1)
+        assert (await two.ask(start("k2", believed=0)))["kind"] == "busier"
+        assert two.events[-1]["kernels"] == ["k1"]
+        assert (await two.ask(Stop("k1", "a1", force=True)))["result"]["stopped"]
+        assert (await starting)["kind"] == "start"
+        await two.ask(Ping())
+        assert two.events[-1]["kernels"] == []
+        assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
+def test_nothing_is_started_for_a_gateway_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request may have waited for a disk, or for the end of an earlier kernel, and nobody would hear of what it began."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        slow_disk(monkeypatch, agent)
+        gone = Visitor(machine, "one")
+        starting = asyncio.ensure_future(gone.ask(start("k1")))
+        await asyncio.sleep(0.1)
+        gone.writer.close()
+        await asyncio.wait({starting})
+        assert starting.exception() is not None
+        await asyncio.sleep(2)
+        assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
+def test_what_counts_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a start that failed, nor the late word of an attempt that was replaced, nor the next agent changes the count."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        gateway = Visitor(machine, "one")
+        machine.is_full = True
+        assert (await gateway.ask(start("k0")))["kind"] == "host"
+        assert agent._running() == []
+        machine.is_full = False
+        for kernel in ("k1", "k2"):
+            await gateway.ask(start(kernel))
+        earlier = agent.kernels["k1"]
+        for kernel in ("k1", "k2"):
+            await gateway.ask(Signal(kernel, 9))
+        await asyncio.sleep(1)
+        assert agent._running() == []
+        await gateway.ask(start("k1"))
+        agent._notify(earlier, Exited("k1", "a1", exit_code=-9))
+        assert agent._running() == ["k1"]
+        machine.end_agent()
+        machine.bring_up()
+        assert machine.agent is not None
+        assert set(machine.agent.kernels) == {"k1", "k2"}
+        assert machine.agent._running() == ["k1"]
+
+    in_time(monkeypatch, story)
+
+
+def test_an_agent_leaves_for_none_but_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks it to leave is told that it does not while another gateway is connected, or a kernel is there."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        await two.ask(Ping())
+        assert (await one.ask(Leave()))["result"] is False
+        two.writer.close()
+        await asyncio.sleep(1)
+        await one.ask(start("k1"))
+        assert (await one.ask(Leave()))["result"] is False
+        await one.ask(Stop("k1", forget=True))
+        assert machine.agent is agent
+        assert (await one.ask(Leave()))["result"] is True
+        await asyncio.sleep(2)
+        assert machine.agent is None
+
+    in_time(monkeypatch, story)
+
+
+@pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A": "x\0"}, {"A\0": "x"}])
+def test_an_environment_that_no_process_can_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str]
+) -> None:
+    """A login's environment is that of all later kernels, none of which could be executed with it."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        visitor = Visitor(machine, "one")
+        assert (await visitor.ask(Login(env, 0o022)))["kind"] == "malformed"
+        assert agent.login is None
+        await visitor.ask(Login({"A": "x=y"}, 0o022))
+        assert agent.login == {"A": "x=y"}
+
+    in_time(monkeypatch, story)

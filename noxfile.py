@@ -391,9 +391,7 @@ def jupyterlab(session: nox.Session) -> None:
     """
     install(session, "jupyterlab")
     # The unit tests of slow clients need ZMQ, which nothing else in the other environments does.
-    session.run(
-        "pytest", *(session.posargs or ("tests/unit/enterprise_gateway/test_slow_clients.py", "tests/jupyterlab"))
-    )
+    session.run("pytest", *(session.posargs or ("tests/unit/clients/test_slow_clients.py", "tests/jupyterlab")))
 
 
 @nox.session(default=False)

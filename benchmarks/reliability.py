@@ -25,9 +25,9 @@ from lab.drivers.machines import Machine
 from lab.errors import LabNotFound
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.looks import agents, gateway_memory
-from tests.integration.test_output_kept import LINES, PRINTING, Tab
+from tests.integration.test_output_kept import LINES, PRINTING
 from tests.integration.test_persistence import PERSISTENCE
-from tests.integration.test_reconnects import Session
+from tests.sessions import Session, Tab
 
 SILENCES, CALM_SECONDS = 5, 10.0
 CLIENTS = 100

@@ -256,6 +256,12 @@ class Distributed(Configurable):
         'their notebook\'s: `{"/Users/me/work": "/home/me/work"}`, or `/Users/me/work=/home/me/work`.'
     ).tag(config=True, env="EG_DISTRIBUTED_FOLDERS", provisioner=True)
 
+    keep_kernels = Bool(
+        False,
+        help=_SERVERS
+        + "whether those of a Jupyter server run on when it is stopped, for its next start within orphan_timeout. Of "
+        "one that is killed they do in any case.",
+    ).tag(config=True, env="EG_DISTRIBUTED_KEEP_KERNELS", provisioner=True)
     host_kernelspecs = Enum(
         ["auto", "both", "any", "each", "off"],
         "auto",

@@ -4,6 +4,7 @@
     jupyter distributed kernels [--orphans]          list kernels; --orphans: those that no gateway answers for, or could end
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
+    jupyter distributed adopt [KERNEL …]             have a running Jupyter server take over kernels of another one
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
@@ -39,7 +40,8 @@ from eg_distributed.settings import Distributed
 from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
-from . import doctor, kernelspecs, logs
+from . import adopt, doctor, kernelspecs, logs
+from .tables import age, table
 
 __all__ = ["main"]
 
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     lists_kernelspecs = options.command == "kernelspecs" and options.verb == "list"
     if options.command == "kernelspecs" and not lists_kernelspecs:
         return commands.run(options)
+    if options.command == "adopt":
+        return _adopt(options)
     try:
         config = _config(options.config)
         if lists_kernelspecs and options.config is None:
@@ -91,6 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     finally:
         cluster.close()
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    how = {"server": options.server, "running": options.running, "into": options.into, "as_json": options.json}
+    try:
+        return adopt.run(options.kernel, **how)
+    except DistributedError as error:
+        if options.json:
+            print(json.dumps({"error": str(error)}))
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RequestInvalid) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,6 +151,14 @@ def _parser() -> argparse.ArgumentParser:
         "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
     )
     examined.add_argument("host", metavar="HOST", nargs="*", help="default: all of the gateway's hosts")
+    taking = verbs.add_parser(
+        "adopt", help="have a running Jupyter server take over kernels of this user's other servers"
+    )
+    taking.add_argument("kernel", metavar="KERNEL", nargs="*", help="its id, or how it begins; default: list them all")
+    taking.add_argument("--server", default="", metavar="ID", help="all kernels of that server")
+    taking.add_argument("--running", action="store_true", help="also from a server that runs, which lets go of them")
+    taking.add_argument("--into", default="", metavar="PORT", help="the server that takes them, where several run")
+    taking.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
     commands.add_parsers(verbs, common)
     return parser
 
@@ -168,7 +191,7 @@ def _list_hosts(cluster: Cluster, hosts: HostSet, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"hosts": found}, indent=2))
     else:
-        print(_table(_HOST_COLUMNS, [_host_row(host) for host in found]))
+        print(table(_HOST_COLUMNS, [_host_row(host) for host in found]))
     errors = [host["error"] for host in found if host["error"]]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
@@ -195,12 +218,12 @@ def _list(cluster: Cluster, hosts: HostSet, unended: tuple[list[Unended], Unread
         print(json.dumps(written, indent=2))
         still = []
     elif kernels:
-        print(_table(_COLUMNS, [_row(kernel) for kernel in kernels]))
+        print(table(_COLUMNS, [_row(kernel) for kernel in kernels]))
     elif not still:
         print("no kernels" if unended is None else "no orphans")
     if still:
         print(f"{chr(10) if kernels else ''}still to be ended:")
-        print(_table(_UNENDED_COLUMNS, [_unended_row(each) for each in still]))
+        print(table(_UNENDED_COLUMNS, [_unended_row(each) for each in still]))
     for where, error in errors.items():
         print(f"error: {where}: {error}" if where in unread else f"error: {error}", file=sys.stderr)
     return 1 if errors else 0
@@ -210,9 +233,9 @@ _COLUMNS = ("HOST", "KERNEL", "STATE", "PID", "AGE", "OWNER", "ANSWERED FOR")
 
 
 def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
-    age = _age(time.time() - kernel["start_time"])
+    started = age(time.time() - kernel["start_time"])
     claimed = "yes" if kernel["claimed"] else "no"
-    return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), age, kernel["owner"], claimed)
+    return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), started, kernel["owner"], claimed)
 
 
 _UNENDED_COLUMNS = ("HOST", "KERNEL", "SINCE", "NEXT TRY", "CAUSE")
@@ -223,23 +246,10 @@ def _unended_row(each: Unended) -> tuple[str, ...]:
     if not each.next_try:
         again = "when its host is back"
     elif each.next_try > now:
-        again = f"in {_age(each.next_try - now)}"
+        again = f"in {age(each.next_try - now)}"
     else:  # under way, or left by a gateway that does not run
         again = "now, or with the gateway's next start"
-    return each.host, each.kernel, f"{_age(now - each.since)} ago", again, one_line(each.cause) or "unknown"
-
-
-def _age(seconds: float) -> str:
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{max(int(seconds), 0)} s"
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[column]) for row in [columns, *rows]) for column in range(len(columns))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
-    return "\n".join(line.rstrip() for line in lines)
+    return each.host, each.kernel, f"{age(now - each.since)} ago", again, one_line(each.cause) or "unknown"
 
 
 def _end(cluster: Cluster, host: str, kernel_id: str, *, force: bool, as_json: bool) -> int:

@@ -15,11 +15,12 @@ from datetime import datetime
 from types import MethodType
 from typing import Any
 
-import zmq
 from enterprise_gateway.services.kernels.remotemanager import RemoteMappingKernelManager
 from jupyter_client import jsonutil
 from jupyter_server.services.kernels.handlers import KernelActionHandler, ZMQChannelsHandler
 from tornado.web import HTTPError
+
+from eg_distributed.clients import sessions
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +38,6 @@ def turn_nagle_off() -> None:
         return original(self, *args, **kwargs)
 
     ZMQChannelsHandler.open = open_without_delay
-
-
-def take_many_sockets(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    """Let the gateway's ZMQ have as many sockets as ZMQ can: two of each kernel, and four of each of its clients.
-
-    Its default of 1023 is over with 250 clients, and a gateway that finds more than 510 kernels again ends at its start, with
-    "Too many open files". It counts only if it is said before the first socket is made.
-    """
-    if len(context._sockets):
-        log.warning(
-            "kernels without %s came first, so that ZMQ keeps to %d sockets: 510 kernels, or 250 clients",
-            "DistributedProcessProxy", context.get(zmq.MAX_SOCKETS),
-        )  # fmt: skip
-    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
 
 
 def parse_dates_quickly() -> None:
@@ -140,6 +127,5 @@ def renew_session_key(kernel_id: str, key: bytes) -> None:
     Enterprise Gateway's launchers make a new key at each start. jupyter_server reads it when a websocket is opened and never
     again, so that clients who stay connected over a restart would wait for ever.
     """
-    for handler in ZMQChannelsHandler._open_sessions.values():
-        if handler.kernel_id == kernel_id:
-            handler.session.key = key
+    for connection in sessions.of_kernel(kernel_id):
+        connection.ends.session.key = key

@@ -25,16 +25,18 @@ from jupyter_server.services.kernels.handlers import ZMQChannelsHandler
 from tornado.web import HTTPError
 from traitlets import TraitError
 
+from eg_distributed.clients import channels, kept_output, notebooks, service
+from eg_distributed.clients import out_of_reach as outages
+from eg_distributed.clients.delivered import Delivered
+from eg_distributed.clients.limits import limit_messages
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError, KernelTaken
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import check_env
 from eg_distributed.settings import Distributed
 
-from . import kept_output, metrics, notebooks, out_of_reach, patches, reconnects, taken
-from .delivered import Delivered
+from . import metrics, out_of_reach, patches, reconnects, taken
 from .departed import ClientGone, notice_departures, unless_client_leaves
-from .limits import limit_messages
 from .request import requested_env, start_request
 from .status_line import keep_reasons
 
@@ -92,7 +94,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 log.error("a setting is wrong, so no kernel can start: %s", error)
                 reason = f"A setting of the gateway is wrong: {error}. Correct it and restart the gateway."
                 raise HTTPError(500, reason=reason) from error
-            patches.take_many_sockets(kernel_manager.parent.context)
+            channels.take_many_sockets(kernel_manager.parent.context)
             limit_messages(ZMQChannelsHandler, settings.websocket_message_limit)
             sessions = getattr(app, "kernel_session_manager", None)
             is_persistent = getattr(sessions, "enable_persistence", False)
@@ -108,7 +110,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
                 if os.environ.get(name):
                     log.info("%s means nothing to kernels of %s: all they say goes through SSH", name, cls.__name__)
             DistributedProcessProxy._cluster = cluster
-            out_of_reach.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
+            outages.begin(cluster, kernel_manager.parent, kernel_manager.loop.add_callback)
             metrics.begin(cluster, kernel_manager.loop.add_callback)
         return DistributedProcessProxy._cluster
 
@@ -282,12 +284,8 @@ class DistributedProcessProxy(RemoteProcessProxy):
         kernel.on_taken = self._taken
         call = self._gateway_loop.add_callback
         kernels = self.kernel_manager.parent
-        kernel.on_loss = lambda text: call(reconnects.tell_loss, kernels, self.kernel_id, text)
-        kernel.on_stalled = lambda: call(reconnects.note_dropped, self.kernel_id)
-
-    def _give_replies(self) -> None:
-        for handler in notebooks.clients(self.kernel_id):
-            reconnects.give_replies(handler)
+        kernel.on_loss = lambda text: call(service.tell_loss, kernels, self.kernel_id, text)
+        kernel.on_stalled = lambda: call(service.note_dropped, self.kernel_id)
 
     def _exited(self, kernel: RemoteKernel) -> None:
         """The kernel is dead: have the restarter see it now, not at its next look. Called on the cluster's loop."""
@@ -349,7 +347,7 @@ class DistributedProcessProxy(RemoteProcessProxy):
         self._listen_to(self._kernel)
         if self.cluster.settings.kept_output_limit:
             kept_output.adopt(self.cluster, self._kernel, self.kernel_manager)
-            self._kernel.on_replied = lambda: self._gateway_loop.add_callback(self._give_replies)
+            self._kernel.on_replied = lambda: self._gateway_loop.add_callback(service.note_replied, self.kernel_id)
         # Before HTTP is served that is when the loop begins to run, and all kernels have been found.
         self._gateway_loop.add_callback(self.cluster.serve_adopted)
         self.assigned_host = ours["host"]
@@ -375,6 +373,6 @@ patches.parse_dates_quickly()
 patches.keep_environments_apart()
 patches.say_why_restarts_fail()
 taken.keep_sessions()
-notebooks.note_cells()
+reconnects.note_cells()
 out_of_reach.install()
 __all__ = ["DistributedProcessProxy"]

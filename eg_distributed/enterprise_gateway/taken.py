@@ -13,7 +13,6 @@ taken over once more.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import logging
@@ -27,13 +26,12 @@ from enterprise_gateway.services.sessions.kernelsessionmanager import FileKernel
 from jupyter_server.prometheus.metrics import KERNEL_CURRENTLY_RUNNING_TOTAL
 from tornado.web import HTTPError
 
-from . import kept_output, notebooks, reconnects
+from eg_distributed.clients import ending, kept_output, notebooks
 
 log = logging.getLogger(__name__)
 
 _READS = 3  # of a session's file that another gateway may just be writing
 _READ_AGAIN = 0.02  # seconds between them; on the gateway's loop, so not longer
-_CONFIRMED = 1.0  # seconds, at most, for clients to say what they have got, and the same for that to be written
 _SERVICE_RESTART = 1012
 """How websockets are closed: clients are to connect again."""
 
@@ -51,12 +49,7 @@ async def let_go(proxy: Any, owner: str) -> None:
     notebooks.tell_clients(
         kernel_id, f"This kernel is at gateway {owner} now, which was asked for it. It goes on there."
     )
-    settling = [asyncio.ensure_future(reconnects.settle(client)) for client in notebooks.clients(kernel_id)]
-    if settling:
-        await asyncio.wait(settling, timeout=_CONFIRMED)
-    for each in settling:
-        each.cancel()
-    await asyncio.get_running_loop().run_in_executor(None, kept_output.delivered.settled, _CONFIRMED)
+    await ending.settle_all(kernel_id)
     if kernels._kernels.get(kernel_id) is not manager:
         return
     kernels.stop_buffering(kernel_id)
@@ -67,7 +60,7 @@ async def let_go(proxy: Any, owner: str) -> None:
     KERNEL_CURRENTLY_RUNNING_TOTAL.labels(type=manager.kernel_name).dec()
     forget_session(kernels.parent.kernel_session_manager, kernel_id)
     kept_output.let_go(kernel_id)
-    ended = reconnects.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at gateway {owner} now"[:120])
+    ended = ending.let_go(kernel_id, _SERVICE_RESTART, f"the kernel is at gateway {owner} now"[:120])
     log.warning("kernel %s: it is at gateway %s now: %d websockets are closed", kernel_id, owner, ended)
 
 

@@ -15,6 +15,11 @@ log = logging.getLogger(__name__)
 
 PARTS = (
     ("kernelspecs of hosts", "kernelspecs"),
+    ("clients' connections", "websocket"),
+    ("what is said of hosts out of reach", "out_of_reach"),
+    ("kernels that outlive their server", "adoption"),
+    ("taking over kernels of other servers", "hand_over"),
+    ("an end that comes", "ending"),
     ("/api/distributed", "rest"),
     ("our part of /metrics", "metrics"),
     ("events of hosts", "events"),

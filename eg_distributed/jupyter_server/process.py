@@ -21,6 +21,8 @@ import shutil
 import socket
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +34,19 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.settings import Distributed
 
-__all__ = ["Server", "cluster_for", "server_cluster", "server_of"]
+from .store import RECORDS, Store
+
+__all__ = [
+    "Keeper",
+    "Server",
+    "cluster_for",
+    "folder_for",
+    "keep_by",
+    "keeper_of",
+    "server_cluster",
+    "server_of",
+    "settings_for",
+]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +56,9 @@ ORPHAN_TIMEOUT = 900.0
 """The same of one that may only be cut off: for longer no stream can go on where it was, see agent/streams.py."""
 _SLOTS = 64  # servers of one user in the same folders at once that have names of their own
 _LOCK = "owner.lock"
+_KEPT = ".d"
+"""What the name of a server's store has beside that of its lock."""
+_LOOKS, _LOOK = 4, 0.05  # looks at a lock that is held, and seconds after each
 _ATTEMPTS = 4  # folders of sockets that are tried, one after the other
 _TOKEN = re.compile(r"[0-9a-f]{16}\Z")
 _ANCESTORS = 8  # steps from a kernel manager to its server
@@ -52,6 +69,16 @@ class Server(Protocol):
 
     root_dir: str
     runtime_dir: str
+
+
+class Keeper(Protocol):
+    """What has kernels of a server found again by its next process."""
+
+    store: Store
+
+    def taken(self, manager: Any, owner: str) -> None:
+        """Let go of the kernel of *manager*, which the server *owner* has now; called on the server's thread."""
+        ...
 
 
 def server_of(manager: object) -> Server | None:
@@ -77,7 +104,9 @@ class Name:
 
     text: str
     lock: int = -1
-    """A locked descriptor, open until the process ends; -1: the name is nobody else's anyway."""
+    """A locked descriptor, open until the process ends; -1: nobody holds others back from the name."""
+    kept: Path | None = None
+    """Where what the next process of that name needs is to be; None: there will be none."""
 
 
 def own_name(prefix: str = "") -> Name:
@@ -91,18 +120,64 @@ def server_name(server: Server) -> Name:
     It is written in a file of the runtime folder, which the server holds locked, so that two servers that run at once never
     have one name, and one that is started again, on whatever port or in whatever container, has that of before.
     """
-    folder = Path(server.runtime_dir) / "eg-distributed"
+    folder = names_of(server)
     about = f"{os.getuid()} {os.path.abspath(server.root_dir)}"  # noqa: PTH100 - links stay: they may be what differs
-    stem = hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    stem = _digest(about)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for slot in range(_SLOTS):
-            lock = _locked(folder / f"{stem}-{slot}")
+        slots = [folder / f"{stem}-{slot}" for slot in range(_SLOTS)]
+        # The first with kernels to be found again: who starts one of two servers again means the one that was killed.
+        for path in sorted(slots, key=lambda path: not any(kept_by(path).glob(RECORDS))):
+            lock = _locked_soon(path)
             if lock is not None:
-                return Name(f"{_user()}-{_token(lock)}", lock)
+                return Name(f"{_user()}-{_token(lock)}", lock, kept_by(path))
     except OSError as error:  # a disk that is full, or knows no locks
         log.warning("%s: servers cannot be told apart there, so nodes know this one by its process: %s", folder, error)
     return own_name()
+
+
+def given_name(server: Server, text: str) -> Name:
+    """Return the name *text*, which the `gateway_id` setting gives; one server at a time keeps anything by it."""
+    path = names_of(server) / f"id-{_digest(text)}"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _locked_soon(path)
+    except OSError as error:
+        log.warning("%s: kernels of this server will not be found again: %s", path.parent, error)
+        return Name(text)
+    if lock is None:
+        log.error(
+            "another server runs with the gateway_id %r, so kernels of this one will not be found again; give each its own, "
+            "or none",
+            text,
+        )
+        return Name(text)
+    return Name(text, lock, kept_by(path))
+
+
+def names_of(server: Server) -> Path:
+    """Return the folder of the locks and stores of all servers that have a runtime folder."""
+    return Path(server.runtime_dir) / "eg-distributed"
+
+
+@contextlib.contextmanager
+def while_locked(lock: Path) -> Iterator[bool]:
+    """Hold the *lock* of another server's name for the block; False where that server runs. Raises OSError."""
+    descriptor = _locked(lock)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def kept_by(lock: Path) -> Path:
+    """Return where the store of the server is that has the *lock*."""
+    return lock.with_name(lock.name + _KEPT)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _user() -> str:
@@ -124,6 +199,16 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _locked_soon(path: Path) -> int | None:
+    """Do as `_locked` for a moment: a server that looks at what others keep holds their locks as long as that takes."""
+    for _ in range(_LOOKS):
+        lock = _locked(path)
+        if lock is not None:
+            return lock
+        time.sleep(_LOOK)
+    return None
 
 
 def _token(lock: int) -> str:
@@ -190,6 +275,10 @@ class _Clusters:
     made: dict[bool, Cluster] = field(default_factory=dict)
     """By whether it is a server's."""
     locks: list[int] = field(default_factory=list)
+    name: Name | None = None
+    """The server's."""
+    keeper: Keeper | None = None
+    """What has the server's kernels found again; None: nothing does."""
 
 
 _lock = threading.Lock()  # kernel managers that block may each be on a thread of its own
@@ -198,14 +287,12 @@ _clusters = _Clusters(os.getpid())
 
 def cluster_for(manager: object, config: Config) -> Cluster:
     """Return the cluster that starts *manager*'s kernels, made with the *config* of the first; raises RequestInvalid."""
-    global _clusters
     server = server_of(manager)
     with _lock:
-        if _clusters.process != os.getpid():  # forked: the thread, and the connections, are the parent's
-            _clusters = _Clusters(os.getpid())
-        cluster = _clusters.made.get(server is not None)
+        clusters = _ours()
+        cluster = clusters.made.get(server is not None)
         if cluster is None:
-            cluster = _clusters.made[server is not None] = _new_cluster(server, config)
+            cluster = clusters.made[server is not None] = _new_cluster(server, config)
         return cluster
 
 
@@ -214,23 +301,65 @@ def server_cluster() -> Cluster | None:
     return _clusters.made.get(True) if _clusters.process == os.getpid() else None
 
 
-def _new_cluster(server: Server | None, config: Config) -> Cluster:
+def folder_for(server: Server, settings: Distributed) -> Path | None:
+    """Return where *server* is to keep what its next process needs; None where no later process can be this server again."""
+    with _lock:
+        _ours()
+        return _name_of_server(server, settings).kept
+
+
+def keep_by(keeper: Keeper) -> None:
+    """Have *keeper* know of the server's kernels from now on; called by the server extension."""
+    with _lock:
+        _ours().keeper = keeper
+
+
+def keeper_of(manager: object) -> Keeper | None:
+    """Return what has the kernel of *manager* found again; None where nothing does."""
+    if server_of(manager) is None:
+        return None
+    with _lock:
+        return _ours().keeper
+
+
+def _ours() -> _Clusters:
+    global _clusters
+    if _clusters.process != os.getpid():  # forked: the thread, and the connections, are the parent's
+        _clusters = _Clusters(os.getpid())
+    return _clusters
+
+
+def settings_for(config: Config) -> Distributed:
+    """Return what *config* and the environment say; raises RequestInvalid."""
     try:
-        settings = Distributed(config=config, for_provisioner=True)
+        return Distributed(config=config, for_provisioner=True)
     except (TraitError, ValueError) as error:
         raise RequestInvalid(f"a setting is wrong: {error}", remedy="correct it and start again") from error
-    settings.kept_output_limit = 0  # nobody comes back for it yet
+
+
+def _name_of_server(server: Server, settings: Distributed) -> Name:
+    if _clusters.name is None:
+        given = settings.gateway_id
+        _clusters.name = given_name(server, given) if given else server_name(server)
+        _clusters.locks.append(_clusters.name.lock)
+    return _clusters.name
+
+
+def _new_cluster(server: Server | None, config: Config) -> Cluster:
+    settings = settings_for(config)
     folder = ""
     if server is None:
         name = own_name(settings.gateway_id)
+        settings.kept_output_limit = 0  # nobody comes back for it
         _end_soon(settings, config)
         if not settings.runtime_dir:
             folder, lock = _own_folder(name.text)
             settings.runtime_dir = folder
             _clusters.locks.append(lock)
     else:
-        name = Name(settings.gateway_id) if settings.gateway_id else server_name(server)
-        _clusters.locks.append(name.lock)
+        name = _name_of_server(server, settings)
+        if name.kept is None:
+            settings.kept_output_limit = 0  # the same
         if not settings.gateway_id and name.lock == -1:  # it cannot have its name again either
             _end_soon(settings, config)
     cluster = Cluster(settings, name.text)

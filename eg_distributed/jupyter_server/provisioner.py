@@ -33,8 +33,11 @@ from eg_distributed.errors import DistributedError, RequestInvalid
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import StartRequest
 
-from .process import cluster_for, server_of
+from . import listening
+from .process import Keeper, cluster_for, keeper_of, server_of
+from .recording import Recording, goes_on
 from .request import request_for
+from .store import Record
 
 __all__ = ["DistributedProvisioner"]
 
@@ -80,6 +83,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         self._was_launched = False
         self._ending_since: float | None = None  # in monotonic time; None: nobody has asked for the end
         self._is_servers = server_of(parent) is not None
+        self.recording = Recording(parent, kernel_spec, keeper_of(parent))
+        self._launched = False  # by a launcher
         self._is_launching = self._is_first_start = False
         self._timer: asyncio.TimerHandle | None = None  # the next `_watch_again`
         self._is_async = inspect.iscoroutinefunction(parent.restart_kernel)
@@ -177,9 +182,13 @@ class DistributedProvisioner(KernelProvisionerBase):
                 self._let_go()
             self._start_failed()
             raise
-        self._kernel = kernel
-        # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process.
-        kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
+        self._kernel, self._launched = kernel, self._request.transport == "launcher"
+        # No `on_exit`: the restarter asks `poll`, and a kernel without one ends with the cluster, and so with this process,
+        # unless its record is written.
+        kernel.on_exit = None
+        self._listen_to(kernel)
+        if self._is_servers:
+            listening.started(self._manager, self._cluster, kernel)
         self._is_first_start = not self._was_launched
         if self._is_first_start:
             self._guard_first_start()
@@ -189,6 +198,21 @@ class DistributedProvisioner(KernelProvisionerBase):
         info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
         self.connection_info = info
         return info
+
+    async def post_launch(self, **kwargs: Any) -> None:
+        """Have the kernel be found again, now that its clients can reach it; called at the end of each start and restart."""
+        await self.write_record()
+
+    def _listen_to(self, kernel: RemoteKernel) -> None:
+        """Have the kernel's handle say what others are to know. Its callbacks are called on the cluster's loop."""
+        kernel.on_loss = functools.partial(log.warning, "kernel %s: %s", kernel.id)
+        keeper, loop = self.recording.keeper, getattr(self._manager, "loop", None)
+        if keeper is not None and loop is not None:
+            kernel.on_taken = lambda kernel: loop.add_callback(self._taken, keeper, kernel)
+
+    def _taken(self, keeper: Keeper, kernel: RemoteKernel) -> None:
+        if kernel is self._kernel:
+            keeper.taken(self._manager, kernel.taken_by)
 
     def _start_failed(self) -> None:
         """After a restart that failed, leave nothing behind, and have the restarter try again.
@@ -202,6 +226,8 @@ class DistributedProvisioner(KernelProvisionerBase):
         manager = self._manager
         # One that was given up with its host may yet be back.
         self._kernel = self._cluster.kernels.get(self.kernel_id) if self._cluster is not None else None
+        if self._kernel is None:
+            self.recording.drop_soon(self.kernel_id)  # nobody calls `cleanup` for what could not be started again
         manager.cleanup_connection_file()  # jupyter_client forgets to where a start has failed
         restarter = getattr(manager, "_restarter", None)
         if restarter is not None and manager.autorestart and self._is_async:  # else each call has a loop of its own
@@ -230,10 +256,39 @@ class DistributedProvisioner(KernelProvisionerBase):
         if self._kernel is not None:
             self._watch_in(_LOOK, None)
 
+    @property
+    def host(self) -> str:
+        """Where the kernel is; empty: nowhere."""
+        node = self._kernel.node if self._kernel is not None else None
+        return node.name if node is not None else ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the kernel outlives this process, and the server's next one finds it."""
+        return self.recording.is_written and self._kernel is not None and self._kernel.state is not State.DEAD
+
+    def end_with_process(self) -> None:
+        """Have the kernel end with this process, and no later one look for it; after the loop has ended."""
+        if self._kernel is not None:
+            self._kernel.on_exit = None
+        self.recording.drop_now(self.kernel_id)
+
+    def be_taken(self) -> None:
+        """Have nothing of the kernel any more, which is another server's."""
+        self._kernel, self._has_process, self.recording.is_written = None, False, False
+        self._cancel_timer()
+
+    def let_go(self) -> None:
+        """Have the cluster end the kernel and forget it, if it knows one, and no later process find it."""
+        self._let_go()
+        if self._is_servers:
+            listening.ended(self.kernel_id, is_sure=True)
+
     def _let_go(self) -> None:
         """Have the cluster end the kernel and forget it, if it knows one; waits for nothing."""
         self._kernel, self._has_process = None, False
         self._cancel_timer()
+        self.recording.drop_soon(self.kernel_id)
         if self._cluster is not None and not self._cluster.is_closed:
             self._cluster.call_soon(self._cluster.release_soon, self.kernel_id)
 
@@ -274,6 +329,51 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernels = getattr(self._manager.parent, "_kernels", None)
         return not isinstance(kernels, dict) or kernels.get(self.kernel_id) is self._manager
 
+    # -- the record ----------------------------------------------------------------------------------------------
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """Return what another process needs to go on with the kernel; `load_provisioner_info` takes it."""
+        info = await super().get_provisioner_info()
+        record = self._record()
+        return info if record is None else {**info, "distributed": record.write()}
+
+    async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
+        """Go on with a kernel of an earlier process; raises DistributedError, OSError or ValueError where that cannot be."""
+        await super().load_provisioner_info(provisioner_info)
+        self.find(Record.read(provisioner_info.get("distributed")))
+
+    def find(
+        self, record: Record, on_exit: Callable[[RemoteKernel], None] | None = None
+    ) -> tuple[Cluster, RemoteKernel]:
+        """Go on with the kernel of *record*, which an earlier process of this server started, or another one.
+
+        Returns its cluster and its handle, and waits for nothing: until its host answers the kernel is UNKNOWN. *on_exit* is
+        called on the cluster's loop when it has ended. Raises DistributedError or OSError where there can be no sockets for it.
+        """
+        cluster = self._cluster = cluster_for(self._manager, self.config)
+        kernel = cluster.adopt(
+            record.kernel, record.host, record.attempt, record.connection, record.agent, on_exit or goes_on
+        )
+        kernel.elsewhere = tuple(record.elsewhere)
+        self._kernel, self._launched = kernel, record.launched
+        self._has_process = self._was_launched = self.recording.is_written = True
+        self._handed = dict(record.env), {}
+        self._listen_to(kernel)
+        info: Any = {**kernel.connection_info, "key": kernel.key.encode()}
+        self.connection_info = info
+        return cluster, kernel
+
+    def _record(self) -> Record | None:
+        if self._kernel is None or self._cluster is None:
+            return None
+        handed = self._handed or ({}, {})
+        return self.recording.make(self._kernel, handed, self._launched, self._cluster.settings.client_envs)
+
+    async def write_record(self) -> None:
+        """Have the kernel found again by this server's next process; called when it has started, and when it was found."""
+        if self._kernel is not None:
+            await self.recording.write(self._kernel, self._record())
+
     # -- state, signals, end -------------------------------------------------------------------------------------
 
     @property
@@ -286,6 +386,16 @@ class DistributedProvisioner(KernelProvisionerBase):
         """Whether there is a kernel; False once it has been waited for, or could not be started again."""
         kernel = self._kernel
         return kernel is not None and (self._has_process or kernel.state is State.ALIVE)
+
+    @property
+    def process(self) -> object:
+        """What is another one after each start, for whoever holds a connection to the kernel; as jupyter_client's own has it."""
+        return None if self._kernel is None else self._kernel.attempt
+
+    @property
+    def death(self) -> str:
+        """What is said of the kernel's end, if nobody had asked for that; empty while it lives."""
+        return "" if self._kernel is None else self._kernel.death
 
     async def poll(self) -> int | None:
         """Return None while the kernel is not known to have ended; called every 3 s, and every 0.1 s at the end.
@@ -361,7 +471,7 @@ class DistributedProvisioner(KernelProvisionerBase):
             kernel.expect_end()
             if cluster.is_closed:
                 return
-            if self._request is not None and self._request.transport == "launcher":
+            if self._launched:
                 cluster.submit(kernel.end_launcher(kernel.attempt))
 
     async def cleanup(self, restart: bool = False) -> None:
@@ -372,9 +482,12 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel, cluster = self._kernel, self._cluster
         if not restart:
             self._cancel_timer()
+            await self.recording.drop(self.kernel_id)
         if restart or kernel is None or cluster is None:
             return
         self._kernel, self._has_process = None, False
+        if self._is_servers:
+            listening.ended(kernel.id, is_sure=kernel.is_sure)
         if cluster.is_closed:  # at this process's end: whoever was registered for that before us comes after us
             return
 

@@ -26,7 +26,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.spec_request import Asked, values_of
 from eg_distributed.wire import shown
 
-__all__ = ["KernelManager", "request_for"]
+__all__ = ["KernelManager", "added_for", "request_for"]
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,20 @@ def _values(
     values.setdefault("KERNEL_USERNAME", _user())
     values["EG_IMPERSONATION_ENABLED"] = str(bool(settings.impersonation_enabled))
     return values
+
+
+def added_for(env: Mapping[str, Any], handed: Mapping[str, str], allowed: Iterable[str]) -> dict[str, str]:
+    """Return what of *env* was added for one kernel and may reach it: what a later process restarts it with.
+
+    *handed* is the environment of the process that was handed on with it, which is not kept: it has secrets.
+    """
+    names = {*allowed, _SESSION}
+    return {
+        name: value
+        for name, value in env.items()
+        if isinstance(value, str) and handed.get(name) != value
+        and (name.startswith("KERNEL_") or name in names or "*" in names)
+    }  # fmt: skip
 
 
 def _user() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -383,6 +384,30 @@ async def test_a_wrong_interpreter_is_named_at_once(names: Names, gateway: Gatew
             assert expected in failed.value.reason
             assert any(host in failed.value.reason for host in names)
         assert min(taken) < 0.5, taken
+
+
+SLOW_AGAIN = 'if rm "/tmp/$KERNEL_ID" 2>/dev/null; then sleep 3; else touch "/tmp/$KERNEL_ID"; fi; exec "$@"'
+"""Every second start of a kernel takes three seconds."""
+
+
+async def test_an_interrupt_during_a_restart_is_answered(gateway: Gateway, client: GatewayClient) -> None:
+    """While a kernel is being started again an interrupt is refused with its host and the reason, and is no unknown error."""
+    argv = ["/bin/sh", "-c", SLOW_AGAIN, "sh", *argv_of(gateway, "python_distributed")]
+    gateway.add_kernelspec("slow-again", kernelspec(argv=argv))
+    kernel = await client.start_kernel("slow-again")
+    restarting = asyncio.create_task(kernel.restart())
+    refused: list[GatewayError] = []
+    while not restarting.done():
+        try:
+            await kernel.interrupt()
+        except GatewayError as error:
+            refused.append(error)
+        await asyncio.wait({restarting}, timeout=0.1)
+    await restarting
+    assert refused
+    assert {error.status for error in refused} == {503}
+    assert all("being started again" in error.reason and "node" in error.reason for error in refused)
+    assert await kernel.evaluate("6 * 7") == 42
 
 
 async def test_a_restart_that_fails_has_the_status_of_its_error(client: GatewayClient) -> None:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.conftest import MakeGateway
 from tests.integration.looks import agents
 from tests.integration.test_persistence import PERSISTENCE, killed_and_started
-from tests.integration.test_reconnects import Session
+from tests.sessions import CELL_SECONDS, Cell, Tab
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]
 
 LINES = 10_000
-CELL_SECONDS = 90.0
 MISSING = "missing here"
 ClientOf = Callable[[Gateway], GatewayClient]
 
@@ -45,102 +38,6 @@ for number in range(1, {lines}):
     if number % 100 == 0: time.sleep(0.02)
 open("/tmp/done-{name}", "w").close()
 """
-
-
-class Cell:
-    """What came of one cell, over as many connections as it takes."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        """The first words of the lines that it has printed, in the order in which they came."""
-        self.replies: list[dict[str, Any]] = []
-        self.states: list[str] = []
-        self._line = ""  # one that has not ended: a flush may come in the middle
-
-    def break_off(self) -> None:
-        """A connection has ended, and the next one may begin with what came at its end."""
-        self.hear("stream", {"name": "stdout", "text": "\n"})
-
-    def hear(self, kind: str, content: dict[str, Any]) -> None:
-        """Take a message of the cell."""
-        if kind == "stream" and content["name"] == "stdout":
-            *lines, self._line = (self._line + content["text"]).split("\n")
-            self.numbers += [int(line.split()[0]) for line in lines if line]
-        elif kind == "execute_reply":
-            self.replies.append(content)
-        elif kind == "status":
-            self.states.append(content["execution_state"])
-
-    async def reached(self, number: int) -> None:
-        """Wait until the cell has printed *number*."""
-        await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number], CELL_SECONDS)
-
-    async def ended(self) -> None:
-        """Wait for the cell's reply, and for the kernel to be idle after it."""
-        await until("the cell has its reply", lambda: bool(self.replies), CELL_SECONDS)
-        await until("the kernel is idle", lambda: self.states[-1:] == ["idle"], CELL_SECONDS)
-
-
-class Tab:
-    """A client that comes again with its session."""
-
-    def __init__(self, gateway: Gateway, kernel: Kernel) -> None:
-        self.told = ""
-        """What was said on stderr."""
-        self._session = Session(gateway, kernel)
-        self._cells: dict[str, Cell] = {}
-        self._connection: ClientConnection | None = None
-        self._reading: asyncio.Task[None] | None = None
-
-    async def connect(self, gateway: Gateway) -> None:
-        """Connect to *gateway*, which has another port after each start."""
-        address = urlsplit(gateway.url)
-        self._session.host, self._session.port = address.hostname or "", address.port or 80
-        self._connection = await self._session.connect()
-        for cell in self._cells.values():
-            cell.break_off()
-        self._reading = asyncio.create_task(self._read(self._connection))
-
-    async def close(self) -> None:
-        """End the connection."""
-        if self._connection is not None and self._reading is not None:
-            await self._connection.close()
-            await self._reading
-
-    async def cut(self) -> None:
-        """Lose the connection, without a word to the gateway."""
-        assert self._connection is not None
-        self._connection.transport.abort()
-        await self.lost_connection()
-
-    async def run(self, code: str) -> Cell:
-        """Send a cell."""
-        assert self._connection is not None
-        cell = Cell()
-        self._cells[await self._session.run(self._connection, code)] = cell
-        return cell
-
-    async def runs(self) -> None:
-        """Assert that a cell runs."""
-        cell = await self.run("print(1)")
-        await cell.ended()
-        assert cell.numbers == [1]
-
-    async def _read(self, connection: ClientConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                message: dict[str, Any] = json.loads(await connection.recv())
-                kind, content = message["msg_type"], message["content"]
-                if kind == "stream" and content["name"] == "stderr":
-                    self.told += content["text"]
-                cell = self._cells.get(message["parent_header"].get("msg_id", ""))
-                if cell is not None:
-                    cell.hear(kind, content)
-
-    async def lost_connection(self) -> None:
-        """Wait until the connection has ended."""
-        assert self._reading is not None
-        await asyncio.wait_for(self._reading, MACHINE_SECONDS)
 
 
 async def printed_while_away(gateway: Gateway, node: Node, kernel: Kernel, tab: Tab, lines: int, filling: int) -> Cell:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import socket
-import uuid
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from lab import Gateway, Node
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.kernelspecs import argv_of
+from tests.sessions import Reader, Session
 from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, until
 
@@ -29,6 +23,24 @@ import time
 for number in range({LINES}):
     print(number, flush=True)
     time.sleep(0.01)
+"""
+
+EARLIER = """
+import asyncio
+from types import SimpleNamespace
+from jupyter_server.services.kernels.handlers import ZMQChannelsHandler as Handler
+
+async def main():
+    opened = SimpleNamespace(channels={"iopub": None}, session_key="opened")
+    arriving = SimpleNamespace(channels={}, session_key="arriving")
+    Handler._open_sessions.update(opened=opened, arriving=arriving)
+    from eg_distributed.clients import sessions
+    from eg_distributed.enterprise_gateway import reconnects
+
+    reconnects.install()
+    print(*sessions.serving, sessions.serving["opened"] is reconnects.connection_of(opened))
+
+asyncio.run(main())
 """
 
 OTHER_HANDLER = """
@@ -44,85 +56,6 @@ from eg_distributed.enterprise_gateway import reconnects
 reconnects.install()
 print(dict(vars(Handler)) == before)
 """
-
-
-class Session:
-    """One session of a client: as many connections to one kernel as it likes."""
-
-    def __init__(self, gateway: Gateway, kernel: Kernel) -> None:
-        self.id = uuid.uuid4().hex
-        address = urlsplit(gateway.url)
-        self.host, self.port = address.hostname or "", address.port or 80
-        self.path = f"/api/kernels/{kernel.id}/channels?session_id={self.id}"
-
-    def connect(self, port: int | None = None) -> connect:
-        """Open a connection, through this machine's *port* if one is named; an async context manager."""
-        url = f"ws://{self.host if port is None else '127.0.0.1'}:{port or self.port}{self.path}"
-        return connect(
-            url, open_timeout=PROCESS_SECONDS, close_timeout=1, max_size=None, ping_interval=None, proxy=None
-        )
-
-    async def dropped(self, *, opened: bool) -> socket.socket:
-        """Return a connection that is never read, nor closed; with *opened*, after the gateway has opened it."""
-        loop = asyncio.get_running_loop()
-        dropped = await asyncio.to_thread(socket.create_connection, (self.host, self.port), PROCESS_SECONDS)
-        dropped.setblocking(False)
-        lines = (
-            f"GET {self.path} HTTP/1.1",
-            f"Host: {self.host}:{self.port}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        )
-        await loop.sock_sendall(dropped, "".join(f"{line}\r\n" for line in (*lines, "")).encode())
-        if opened:
-            assert b" 101 " in await asyncio.wait_for(loop.sock_recv(dropped, 64), PROCESS_SECONDS)
-        return dropped
-
-    async def run(self, connection: ClientConnection, code: str) -> str:
-        """Send a cell; return its request's id."""
-        request = uuid.uuid4().hex
-        header = {
-            "msg_id": request,
-            "msg_type": "execute_request",
-            "username": "test",
-            "session": self.id,
-            "version": "5.3",
-        }
-        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-        message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "buffers": []}
-        await connection.send(json.dumps({**message, "channel": "shell"}))
-        return request
-
-
-class Reader:
-    """Reads a connection until the cell *request* has ended, or the connection has."""
-
-    def __init__(self, connection: ClientConnection, request: str) -> None:
-        self.numbers: list[int] = []
-        """What the cell has printed over this connection, in the order in which it came."""
-        self._request = request
-        self._reading = asyncio.create_task(self._read(connection))
-
-    async def _read(self, connection: ClientConnection) -> None:
-        missing = {"execute_reply", "idle"}
-        with contextlib.suppress(ConnectionClosed):
-            while missing:
-                message: dict[str, Any] = json.loads(await connection.recv())
-                if message["parent_header"].get("msg_id") == self._request:
-                    missing -= {message["msg_type"], message["content"].get("execution_state", "")}
-                    if message["msg_type"] == "stream":
-                        self.numbers += [int(number) for number in message["content"]["text"].split()]
-
-    async def reached(self, number: int) -> None:
-        """Wait until the cell has printed *number*."""
-        await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number])
-
-    async def ended(self) -> list[int]:
-        """Wait for the end of the cell or of the connection, and return what was printed."""
-        await asyncio.wait_for(self._reading, PROCESS_SECONDS)
-        return self.numbers
 
 
 @pytest.fixture
@@ -269,6 +202,12 @@ async def test_connections_are_counted(gateway: Gateway, kernel: Kernel) -> None
             await Reader(connection, await session.run(connection, "print(1)")).ended()
             assert await are(1)
     await until("no connection is counted", lambda: are(0))
+
+
+def test_connections_of_before_our_process_proxy_have_their_sessions(gateway: Gateway) -> None:
+    """Those that were open when it was imported are the predecessors of what follows; those that are not yet open are not."""
+    found = gateway.exec([gateway.python, "-c", EARLIER]).check()
+    assert found.stdout.split() == ["opened", "True"]
 
 
 def test_a_handler_that_we_do_not_know_is_left_alone(gateway: Gateway) -> None:

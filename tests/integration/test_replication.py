@@ -13,8 +13,9 @@ import pytest_asyncio
 from lab import Gateway, Lab, Node
 from tests.integration.client import GatewayClient, Kernel, start_on
 from tests.integration.conftest import NODES, ClientOf, MakeGateway
-from tests.integration.test_output_kept import MISSING, Cell, Tab
+from tests.integration.test_output_kept import MISSING
 from tests.integration.test_persistence import listed, pid_of
+from tests.sessions import Cell, Tab
 from tests.until import MACHINE_SECONDS, until, until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=NODES)]

@@ -13,8 +13,7 @@ from lab import Node
 from tests.integration.client import GatewayClient, start_on
 from tests.integration.conftest import MakeGateway
 from tests.integration.looks import gateway_memory
-from tests.integration.test_output_kept import CELL_SECONDS, Cell, Tab
-from tests.integration.test_reconnects import Session
+from tests.sessions import CELL_SECONDS, Cell, Session, Tab
 from tests.until import until_in_thread
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.lab(nodes=1)]

@@ -19,8 +19,9 @@ from tests.integration.spark_lab import (
     say,
     specs,
 )
-from tests.integration.test_output_kept import MISSING, Tab
+from tests.integration.test_output_kept import MISSING
 from tests.integration.test_persistence import PERSISTENCE, killed_and_started
+from tests.sessions import Tab
 
 pytestmark = pytest.mark.timeout(400)
 SCALA, R = "spark_scala_standalone", "spark_R_standalone"

@@ -6,7 +6,6 @@ import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 
 import pytest
 from playwright.sync_api import Error, Locator, Page, expect
@@ -20,11 +19,6 @@ from tests.jupyterlab.worlds import World
 from tests.until import MACHINE_SECONDS, block_until
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.parametrize("world", ["direct"], indirect=True, scope="module")]
-
-
-def needs(room: str) -> pytest.MarkDecorator:
-    """Mark a test that needs a part of the server extension that may not be there yet."""
-    return pytest.mark.skipif(find_spec(f"eg_distributed.jupyter_server.{room}") is None, reason=f"{room} is not there")
 
 
 Picture = Callable[[Page, str], None]
@@ -179,7 +173,6 @@ def test_a_failing_start_says_why(world: World, jupyterlab: JupyterLab, picture:
     dialog.filter(has_text="Select Kernel").locator(".jp-mod-reject").click()  # "No Kernel"
 
 
-@needs("out_of_reach")
 def test_a_host_hangs_and_is_back(own: Lab, jupyterlab: JupyterLab) -> None:
     """The cell says so, and that it is back; it goes on where it was, no line is lost, and names are there."""
     notebook = jupyterlab.fresh("python_node1")
@@ -195,7 +188,6 @@ def test_a_host_hangs_and_is_back(own: Lab, jupyterlab: JupyterLab) -> None:
     notebook.run("print('number', number)").shows("number 59")
 
 
-@needs("out_of_reach")
 def test_the_page_shows_the_host_and_what_happens_to_it(own: Lab, jupyterlab: JupyterLab, picture: Picture) -> None:
     """The host stands beside the kernel's name; toasts say that it hangs, why a restart was refused, and that it is back."""
     page = jupyterlab.page
@@ -231,7 +223,6 @@ def test_ssh_is_cut_for_30_seconds(own: Lab, jupyterlab: JupyterLab) -> None:
     assert lines_of(cell) == list(range(lines))
 
 
-@needs("adoption")
 def test_the_server_is_killed_and_started_again(own: Lab, world: World, jupyterlab: JupyterLab) -> None:
     """The open page connects again, to the same kernel, and its cell has all that it printed meanwhile.
 

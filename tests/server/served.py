@@ -36,7 +36,7 @@ class Served:
             "IdentityProvider.token": "",
             **(options or {}),
         }
-        self.port = port
+        self.root, self.port = root, port
         self.url = f"http://127.0.0.1:{port}"
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:

@@ -46,6 +46,7 @@ class Site:
             "HOME": str(self.home),
             "XDG_CACHE_HOME": str(self.home),
             "JUPYTER_CONFIG_DIR": str(self.home / "config"),
+            "JUPYTER_CONFIG_PATH": str(self.home / "config"),  # counts for more than what is installed with Python
             "JUPYTER_DATA_DIR": str(self.home / "data"),
             "JUPYTER_RUNTIME_DIR": str(self.home / "runtime"),
             "JUPYTER_PLATFORM_DIRS": "1",
@@ -53,6 +54,11 @@ class Site:
             "EG_REMOTE_HOSTS": ",".join(NAMES),
         }
         self.kernelspec(KERNEL)
+        # Voila is tried by its own command: as a part of each server its import takes three seconds.
+        extensions = self.home / "config" / "jupyter_server_config.d"
+        extensions.mkdir()
+        off = {"ServerApp": {"jpserver_extensions": {"voila.server_extension": False}}}
+        (extensions / "voila.json").write_text(json.dumps(off))
 
     def kernelspec(self, name: str, argv: Sequence[str] = ARGV, **more: Any) -> str:
         """Install a kernelspec; *more* may have `config` of its stanzas, and other keys. Returns *name*."""

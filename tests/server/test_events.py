@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +18,6 @@ from tests.until import PROCESS_SECONDS, block_until
 
 from .served import Served
 from .site import Site
-
-told = pytest.mark.skipif(
-    find_spec("eg_distributed.jupyter_server.out_of_reach") is None, reason="kernels' models say nothing of hosts yet"
-)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +47,6 @@ def heard(listening: ClientConnection, seconds: float = PROCESS_SECONDS) -> dict
             return event
 
 
-@told
 def test_an_outage_of_a_host(site: Site, served: Served, listening: ClientConnection) -> None:
     """Its beginning, a restart that is refused meanwhile, and its end are told, each once, with kernel, host and words."""
     with served.notebook(kernel="lone") as notebook:
@@ -73,7 +67,6 @@ def test_an_outage_of_a_host(site: Site, served: Served, listening: ClientConnec
         assert (event["action"], event["kernels"]) == ("back", [notebook.kernel])
 
 
-@told
 def test_a_restart_is_no_outage(served: Served, listening: ClientConnection) -> None:
     """A kernel that starts anew is not known for a while, and nothing is told of its host."""
     with served.notebook(kernel="lone") as notebook:
@@ -83,7 +76,6 @@ def test_a_restart_is_no_outage(served: Served, listening: ClientConnection) -> 
         assert_nothing_heard(listening)
 
 
-@told
 def test_a_kernel_that_ends_in_an_outage(site: Site, served: Served, listening: ClientConnection) -> None:
     """Its host is back once it answers, whatever became of the kernel, and nothing is called lost."""
     with served.notebook(kernel="lone") as notebook:
@@ -99,7 +91,6 @@ def test_a_kernel_that_ends_in_an_outage(site: Site, served: Served, listening: 
         assert_nothing_heard(listening)
 
 
-@told
 def test_a_restart_that_fails(site: Site, served: Served, listening: ClientConnection) -> None:
     """The old kernel has ended and the new one cannot start: that is told, without what it printed."""
     program = site.folder / "program"

@@ -62,7 +62,7 @@ def test_the_map_has_every_room_in_the_order_of_imports(package: str, heading: s
     assert [depth[room] for room in shown] == sorted(depth[room] for room in shown)
 
 
-@pytest.mark.parametrize("package", ["app", "enterprise_gateway", "jupyter_server", "link"])
+@pytest.mark.parametrize("package", ["app", "clients", "enterprise_gateway", "jupyter_server", "link"])
 def test_the_map_names_what_is_in_a_large_room(package: str) -> None:
     """The row of a package of many files says of each what it is for."""
     (row,) = (text for found, text in table("room") if package in found)

@@ -30,7 +30,7 @@ from eg_distributed.agent.records import RECORD, Records
 from eg_distributed.agent.spawning import StartError
 from eg_distributed.agent.spec_folder import _unpack
 from eg_distributed.client_options import for_scripts
-from eg_distributed.enterprise_gateway.frames import header_of, parent_of
+from eg_distributed.clients.frames import header_of, parent_of
 from eg_distributed.enterprise_gateway.status_line import reason_phrase
 from eg_distributed.errors import AgentUnavailable, RequestInvalid, RequestRefused
 from eg_distributed.hosts import canonical_name, parse_hosts

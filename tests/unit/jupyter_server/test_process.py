@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,27 @@ def test_servers_at_once_have_names_of_their_own(folders: Folders) -> None:
     assert third.text == first.text
     gone(second)
     gone(third)
+
+
+def test_a_server_that_was_killed_is_the_one_that_is_started_again(folders: Folders) -> None:
+    """Of two servers the first one was stopped, the second was killed: the next one has the kernels of the second."""
+    first, second = server_name(folders), server_name(folders)
+    assert second.kept is not None
+    second.kept.mkdir()
+    (second.kept / "4e11087c-adaa.json").touch()
+    gone(first)
+    text = gone(second)
+    assert gone(server_name(folders)) == text
+
+
+def test_a_name_that_is_only_looked_at(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lists what other servers keep holds their locks for a moment: that keeps no server from its name."""
+    first = gone(server_name(folders))
+    (lock,) = (Path(folders.runtime_dir) / "eg-distributed").iterdir()
+    looking = process.while_locked(lock)
+    assert looking.__enter__()
+    monkeypatch.setattr(time, "sleep", lambda seconds: looking.__exit__(None, None, None))
+    assert gone(server_name(folders)) == first
 
 
 def test_servers_of_other_folders_have_other_names(folders: Folders, tmp_path: Path) -> None:
@@ -146,7 +168,7 @@ def _none_made() -> Iterator[None]:
     yield
     for cluster in process._clusters.made.values():
         cluster.close()
-    process._clusters.made.clear()
+    process._clusters = process._Clusters(os.getpid())
 
 
 @pytest.mark.usefixtures("_none_made", "home")
@@ -179,7 +201,7 @@ def test_a_server_without_a_lasting_name(folders: Folders, monkeypatch: pytest.M
     lasting = process.cluster_for(object(), Config())
     assert (lasting.settings.orphan_timeout, lasting.settings.gone_timeout) == (86400.0, 0.0)
     lasting.close()
-    process._clusters.made.clear()
+    process._clusters = process._Clusters(os.getpid())
     monkeypatch.setattr(process, "server_name", lambda server: own_name())
     passing = process.cluster_for(object(), Config())
     assert (passing.settings.orphan_timeout, passing.settings.gone_timeout) == (900.0, 60.0)

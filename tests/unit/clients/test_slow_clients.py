@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,9 +15,9 @@ pytest.importorskip("zmq", reason="the session `jupyterlab` has it")
 import zmq
 from zmq.eventloop.zmqstream import ZMQStream
 
-from eg_distributed.enterprise_gateway import slow_clients
-from eg_distributed.enterprise_gateway.kept_messages import KEPT_BYTES, Kept, size_of
-from eg_distributed.enterprise_gateway.slow_clients import Pace, lose_nothing_by_flush, with_short_queue
+from eg_distributed.clients import slow_clients
+from eg_distributed.clients.kept_messages import KEPT_BYTES, Kept, size_of
+from eg_distributed.clients.slow_clients import Pace, lose_nothing_by_flush, with_short_queue
 from eg_distributed.streams import Budget
 from tests.until import until
 
@@ -25,44 +25,42 @@ PART = KEPT_BYTES // 8
 
 
 class Client:
-    """A websocket's handler, what is noted of it, and its kernel: messages come on a real ZMQStream."""
+    """A connection and its kernel: messages come on a real ZMQStream."""
 
     def __init__(self, stream: ZMQStream, sender: zmq.Socket[bytes]) -> None:
         self.numbers: list[int] = []
         """What the client was sent."""
         self.asked = self.renewed = 0
-        self.kernel_id = "k"
-        self.kernel = SimpleNamespace(kernel="process")
-        self.kernel_manager = type(
-            "Manager", (), {"get_kernel": lambda *_: self.kernel, "__contains__": lambda *_: True}
-        )()
+        self.started = "process"
+        self.has_kernel = self.has_agent = True
         self.stream: Any = stream
         self.stream.channel, self.stream.process = "iopub", "process"
         self.channels = {"iopub": stream}
         self.is_writing = True
-        self.noted = SimpleNamespace(
-            serving=True,
-            closed=False,
-            unconfirmed=Kept(Budget(1 << 40)),
-            protocol=SimpleNamespace(stream=SimpleNamespace(writing=lambda: self.is_writing)),
-        )
-        self.pace = Pace(self, self.noted, self._ask, self._renew)
+        self.serving, self.closed = True, False
+        self.unconfirmed = Kept(Budget(1 << 40))
+        self.protocol = SimpleNamespace(stream=SimpleNamespace(writing=lambda: self.is_writing))
+        self.renew: Callable[[], None] | None = self._renew
+        self.pace = Pace(self)
         self._sender = sender
         self._sent = 0
 
-    def _ask(self) -> None:
+    def ask_what_came(self) -> None:
         self.asked += 1
+
+    def process(self) -> str:
+        return self.started
 
     def _renew(self) -> None:
         self.renewed += 1
 
-    def _on_zmq_reply(self, stream: Any, parts: list[bytes]) -> None:
-        self.noted.unconfirmed.append((stream.channel, parts))
+    def take(self, stream: Any, parts: list[bytes]) -> None:
+        self.unconfirmed.append((stream.channel, parts))
         self.numbers.append(int(parts[0]))
         self.pace.note_written(size_of(parts))
 
     def serve(self) -> None:
-        self.stream.on_recv_stream(self._on_zmq_reply)
+        self.stream.on_recv_stream(self.take)
 
     def prints(self, count: int, size: int = PART) -> None:
         """Have the kernel send *count* messages of *size* bytes."""
@@ -71,7 +69,7 @@ class Client:
             self._sent += 1
 
     def confirms(self, number: int) -> None:
-        self.noted.unconfirmed.drop_to(number)
+        self.unconfirmed.drop_to(number)
         self.pace.note_confirmed(number)
 
     async def has(self, count: int) -> None:
@@ -147,7 +145,7 @@ async def test_a_client_whose_answers_are_swallowed_goes_on(client: Client, monk
 
 async def test_a_channel_is_left_alone_before_its_connection_is_served(client: Client) -> None:
     """While a connection is prepared, somebody else listens on its channel, and waits for the client by asking."""
-    client.noted.serving = False
+    client.serving = False
     client.prints(12)
     await until("all has come", lambda: client.numbers == list(range(12)))
     assert not client.pace.may_go_on
@@ -163,7 +161,7 @@ async def test_a_kernel_that_is_started_again_is_heard_anew(client: Client, monk
     monkeypatch.setattr(slow_clients, "_LOOK", 0.02)
     client.prints(12)
     await client.is_held_after(4)
-    client.kernel = SimpleNamespace(kernel="next process")
+    client.started = "next process"
     await until("it is heard anew", lambda: client.renewed == 1)
     assert not client.pace.is_held
 

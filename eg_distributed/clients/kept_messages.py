@@ -19,7 +19,7 @@ Message = tuple[str, list[bytes]]
 """The channel, and the parts as they came from the kernel."""
 
 budget = Budget(KEPT_BY_ALL)
-"""What the gateway's connections share; used on its loop alone."""
+"""What all connections share; used on the server's loop alone."""
 
 
 class Kept:

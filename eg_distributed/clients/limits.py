@@ -1,7 +1,7 @@
 """How large a websocket's messages may be, and a word in the log about one that is larger.
 
-tornado takes 10 MiB, which a file in an upload widget soon has, and closes the connection without a word; Enterprise Gateway has
-no option for it. The handler is given by `proxy`, so this module needs no gateway.
+tornado takes 10 MiB, which a file in an upload widget soon has, and closes the connection without a word; neither Enterprise
+Gateway nor jupyter_server has an option for it. The handler is given by the adapter, so this module needs no server.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class _Limit(int):
 
 
 def limit_messages(handler: Any, limit: int) -> None:
-    """Have *handler*'s websockets take messages of *limit* bytes; a setting of tornado's by the gateway's operator wins.
+    """Have *handler*'s websockets take messages of *limit* bytes; a setting of tornado's by the server's operator wins.
 
-    Called by the process proxy with the settings, which is before any of its kernels can have a websocket.
+    Called by the adapter with the settings, which is before any of its kernels can have a websocket.
     """
 
     def max_message_size(self: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eg_distributed.enterprise_gateway.kept_messages import KEPT_BYTES, Kept
+from eg_distributed.clients.kept_messages import KEPT_BYTES, Kept
 from eg_distributed.streams import CHUNK, Budget
 
 MEBIBYTE = bytes(1 << 20)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.enterprise_gateway.limits import limit_messages
+from eg_distributed.clients.limits import limit_messages
 
 
 def opened(limit: int, **settings: int) -> Any:

@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 
 from eg_distributed.agent.kept_output import BEFORE, HEARD, RECORD
+from eg_distributed.clients import kept_output
+from eg_distributed.clients.delivered import Delivered
+from eg_distributed.clients.kept_output import Adopted, Back, Cells, id_of
 from eg_distributed.cluster import Cluster
 from eg_distributed.counters import HostCounters
-from eg_distributed.enterprise_gateway import kept_output
-from eg_distributed.enterprise_gateway.delivered import Delivered
-from eg_distributed.enterprise_gateway.kept_output import Adopted, Back, Cells, id_of
 from eg_distributed.errors import HostUnresponsive
 from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from eg_distributed.enterprise_gateway import delivered as delivered_module
-from eg_distributed.enterprise_gateway import kept_output
-from eg_distributed.enterprise_gateway.delivered import Delivered, Got
+from eg_distributed.clients import delivered as delivered_module
+from eg_distributed.clients import kept_output
+from eg_distributed.clients.delivered import Delivered, Got
 from tests.until import block_until
 
 

@@ -1,7 +1,7 @@
-"""What each client's session has got, on disk beside Enterprise Gateway's sessions: the gateway's next process cuts by it.
+"""What each client's session has got, on disk beside what the server itself keeps: its next process cuts by it.
 
 Written by a thread of its own, the latest state alone and four times a second at most: clients confirm up to twenty. But a new
-session is written at once: it has to be known to be waited for. Needs no gateway.
+session is written at once: it has to be known to be waited for. Needs no server.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _name(text: str) -> str:
 
 
 class Delivered:
-    """What sessions have got, by kernel and session; *folder* None: nothing is kept. Called on the gateway's loop."""
+    """What sessions have got, by kernel and session; *folder* None: nothing is kept. Called on the server's loop."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -59,7 +59,7 @@ class Delivered:
         self._changed: dict[Path, Got | None] = {}  # what is to be written; None: removed
         self._news = threading.Condition()  # for that, and what is in each Got
         self._is_hurried = False
-        self._has_new = False  # a session, which nobody would wait for if the gateway were killed now
+        self._has_new = False  # a session, which nobody would wait for if the server were killed now
         self._is_writing = False
         if folder is not None:
             threading.Thread(target=self._write, name="delivered", daemon=True).start()
@@ -140,7 +140,7 @@ class Delivered:
                 self._news.notify_all()
 
     def settled(self, seconds: float) -> bool:
-        """Have all be written now, and wait for that, up to *seconds*: at the gateway's end."""
+        """Have all be written now, and wait for that, up to *seconds*: at the server's end."""
         with self._news:
             self._is_hurried = True
             self._news.notify_all()

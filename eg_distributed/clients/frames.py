@@ -1,4 +1,4 @@
-"""What the gateway itself reads of a kernel's messages, which any cell can write. Needs no gateway and no ZMQ."""
+"""What the server itself reads of a kernel's messages, which any cell can write. Needs no server and no ZMQ."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 DELIM = b"<IDS|MSG>"
 """What stands between the addresses and the message proper."""
 _PARENT = 3  # parts behind it: signature, header, parent
+Header = dict[str, Any]
+"""The header of a message."""
 _MOST = 64 * 1024
 """Bytes of a header that is read; those of clients have some hundred."""
 
@@ -21,7 +23,7 @@ def parent_of(parts: Sequence[bytes]) -> bytes:
     return parts[place] if place < len(parts) else b""
 
 
-def header_of(packed: bytes) -> dict[str, Any]:
+def header_of(packed: bytes) -> Header:
     """Return the header in *packed*, empty for what is none."""
     if len(packed) > _MOST:
         return {}

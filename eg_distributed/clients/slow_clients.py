@@ -1,12 +1,13 @@
-"""A client that takes its kernel's output more slowly than it comes: output waits on its way, and not in the gateway's memory.
+"""A client that takes its kernel's output more slowly than it comes: output waits on its way, and not in the server's memory.
 
 jupyter_server writes what comes to a websocket, whose buffer has no bound: a hundred clients that read nothing, of a kernel that
 prints, took nine gigabytes within a minute. Here no more is taken from such a client's channel until it has confirmed
-(`reconnects`) most of what it was sent. What follows then waits in ZMQ's short queue, in the stream to the node, and there
+(`service`) most of what it was sent. What follows then waits in ZMQ's short queue, in the stream to the node, and there
 within the agent's budget (`agent/streams.py`). Where that is full as well the kernel's own ZMQ drops output of this client
 alone, which the agent tells, and we tell the client.
 
-Only output is held: replies are answers to what the client asked, and may come before output that waits.
+Of a kernel without an agent no output is held: it would be dropped in the kernel, and nobody would tell. Only output is held:
+replies are answers to what the client asked, and may come before output that waits.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import zmq
+
+from .kept_messages import Kept
 
 _QUEUE: Final = 30
 """Messages that ZMQ may hold of a channel; each may be large."""
@@ -32,7 +35,7 @@ _LATELY: Final = 5.0
 
 @contextlib.contextmanager
 def with_short_queue(context: Any) -> Iterator[None]:
-    """Have ZMQ sockets that are made of *context* meanwhile hold few messages; on the gateway's loop, which makes them all."""
+    """Have ZMQ sockets that are made of *context* meanwhile hold few messages; on the server's loop, which makes them all."""
     before = context.sockopts.get(zmq.RCVHWM)
     context.setsockopt(zmq.RCVHWM, _QUEUE)
     try:
@@ -56,25 +59,49 @@ def lose_nothing_by_flush(stream: Any) -> None:
     stream.flush = flush
 
 
-def _is_of_another(stream: Any, kernel: Any) -> bool:
-    """Return True if *stream* was connected to the kernel when that was another process."""
-    return getattr(stream, "process", kernel.kernel) is not kernel.kernel
+class Listener(Protocol):
+    """What is needed of a connection."""
+
+    channels: dict[str, Any]
+    serving: bool
+    closed: bool
+    unconfirmed: Kept
+    protocol: Any
+    renew: Callable[[], None] | None
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether the kernel's output can wait on its node."""
+        ...
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the server still has the kernel."""
+        ...
+
+    def process(self) -> object:
+        """Return what is another object, or value, once the kernel has been started again."""
+        ...
+
+    def take(self, stream: Any, parts: list[bytes]) -> None:
+        """Take a message that came on a channel."""
+        ...
+
+    def ask_what_came(self) -> None:
+        """Have the client confirm what came."""
+        ...
 
 
 class Pace:
-    """How fast one websocket is given its kernel's output, on the gateway's loop.
+    """How fast one client is given its kernel's output, on the server's loop.
 
-    *handler* is jupyter_server's; *connection* is what `reconnects` notes of it: `serving`, `unconfirmed`, `protocol`; *ask* has
-    the client confirm what came; *renew* is called when the kernel was started again while the client lagged behind.
+    Its *connection*'s `renew` is called when the kernel was started again while the client lagged behind.
     """
 
-    def __init__(self, handler: Any, connection: Any, ask: Callable[[], None], renew: Callable[[], None]) -> None:
+    def __init__(self, connection: Listener) -> None:
         self.is_held = False
         """Whether no more output is taken until the client has confirmed some."""
-        self._handler = handler
         self._connection = connection
-        self._ask = ask
-        self._renew = renew
         self._written: deque[tuple[int, int]] = deque()  # numbers and sizes of what was written, and not confirmed
         self._bytes = 0
         self._confirmed = -math.inf  # when it last confirmed something, on the loop's clock
@@ -98,14 +125,16 @@ class Pace:
         """A message of *size* bytes was written, the newest of `unconfirmed`: hold the output if the client lags behind."""
         self._written.append((self._connection.unconfirmed.number, size))
         self._bytes += size
-        iopub = self._handler.channels.get("iopub")
+        if not self._connection.has_agent:
+            return
+        iopub = self._connection.channels.get("iopub")
         # Before a connection is served its channel is somebody else's, who asks `may_go_on`.
         if self.is_held or not self._connection.serving or iopub is None or iopub.closed() or self.may_go_on:
             return
         iopub.stop_on_recv()
         self.is_held = True
         self._confirmed = max(self._confirmed, asyncio.get_running_loop().time())
-        self._ask()
+        self._connection.ask_what_came()
         self._look_again()
 
     def note_confirmed(self, number: int) -> None:
@@ -145,13 +174,13 @@ class Pace:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._is_mute = self._is_mute or loop.time() - self._confirmed > _MUTE_AFTER
-        iopub = self._handler.channels.get("iopub")
-        manager, kernel_id = self._handler.kernel_manager, self._handler.kernel_id
-        is_another = kernel_id in manager and iopub is not None and _is_of_another(iopub, manager.get_kernel(kernel_id))
-        if is_another:
+        connection, iopub = self._connection, self._connection.channels.get("iopub")
+        process = connection.process() if connection.has_kernel else None
+        if iopub is not None and process is not None and getattr(iopub, "process", process) != process:
             # ZMQ connects to it when the stream of the one before has ended, which may be hundreds of megabytes later.
             self.end()
-            self._renew()
+            if connection.renew is not None:
+                connection.renew()
         elif self.may_go_on:
             self._go_on()
         else:
@@ -159,6 +188,6 @@ class Pace:
 
     def _go_on(self) -> None:
         self.end()
-        iopub = self._handler.channels.get("iopub")
+        iopub = self._connection.channels.get("iopub")
         if self._connection.serving and iopub is not None and not iopub.closed():
-            iopub.on_recv_stream(self._handler._on_zmq_reply)
+            iopub.on_recv_stream(self._connection.take)

@@ -1,6 +1,6 @@
-"""What kernels said while no gateway's process was there, given to the clients of before as they come back.
+"""What kernels said while no server's process was there, given to the clients of before as they come back.
 
-After a start with Enterprise Gateway's persistence each kernel that is found again may have been heard by nobody for a while. Its
+After a server's start each kernel that is found again may have been heard by nobody for a while. Its
 agent has kept what it said, and listens on. A session of before that connects again is given that first, from behind what it had
 confirmed to the earlier process (`delivered`), and then what comes on its own channels:
 
@@ -46,7 +46,7 @@ _PATIENCE: Final = 30.0
 _RETRY: Final = 2.0
 _AT_ONCE: Final = 32
 _QUESTIONS: Final = 10_000
-"""Questions of the gateway itself whose channel is remembered."""
+"""Questions of the server itself whose channel is remembered."""
 _MOST: Final = 4_000_000
 """Messages that a session is given, at most; any cell on a node can speak in its agent's place."""
 
@@ -55,12 +55,14 @@ Give = Callable[[str, list[bytes]], Awaitable[None]]
 Tell = Callable[[str, dict[str, Any]], None]
 """Shows a client a text in the output of the cell with that header."""
 
+calls_itself = "gateway"
+"""What people call the server."""
 delivered = Delivered(None)
-"""What sessions have got; replaced when the gateway turns out to have persistence."""
+"""What sessions have got; replaced when the server turns out to find kernels again."""
 
 
 class Adopted:
-    """One kernel that an earlier process had, and its sessions that are waited for; on the gateway's loop."""
+    """One kernel that an earlier process had, and its sessions that are waited for; on the server's loop."""
 
     def __init__(self, cluster: Cluster, kernel: RemoteKernel, limit: int, manager: Any) -> None:
         self.kernel = kernel
@@ -127,8 +129,8 @@ class Adopted:
             return ""
         self._given_up.discard(name)
         return (
-            "Output may be missing here: what the kernel printed while the gateway was away was kept for "
-            f"{_WAITED_FOR / 60:.0f} minutes after the gateway's start, and this client came back later."
+            f"Output may be missing here: what the kernel printed while the {calls_itself} was away was kept for "
+            f"{_WAITED_FOR / 60:.0f} minutes after the {calls_itself}'s start, and this client came back later."
         )
 
     def has_come_back(self, session: str) -> None:
@@ -279,13 +281,14 @@ class Back:
         parent = header_of(parent_of(kept.parts))
         if kept.lost:
             self._tell(
-                f"{kept.lost} messages are missing here: the node could not keep them while the gateway was away "
+                f"{kept.lost} messages are missing here: the node could not keep them while the {calls_itself} was away "
                 f"(it keeps {limit >> 20} MiB for each kernel, Distributed.kept_output_limit, and what its disk takes).",
                 self._cell or parent,
             )
         if kept.unheard is not None:
             self._tell(
-                f"Output may be missing here: for up to {kept.unheard:.1f} s neither gateway nor agent was there to hear it.",
+                f"Output may be missing here: for up to {kept.unheard:.1f} s neither {calls_itself} nor agent was there to "
+                "hear it.",
                 self._cell or parent,
             )
         if not kept.parts:
@@ -295,7 +298,7 @@ class Back:
         if not isinstance(name, str) or name in self.ids:
             return
         self.ids.add(name)
-        # The gateway's own questions, whose answers would show a kernel as idle that runs a cell.
+        # The server's own questions, whose answers would show a kernel as idle that runs a cell.
         if parent.get("msg_type") == "kernel_info_request":
             self.skipped.add(name)
             return
@@ -327,7 +330,7 @@ def id_of(parts: list[bytes]) -> str:
 
 
 def note_there(kernel_id: str, session: str) -> None:
-    """Note that *session* is there, whatever it has got: it is waited for if the gateway should end now."""
+    """Note that *session* is there, whatever it has got: it is waited for if the server should end now."""
     delivered.note(kernel_id, session, "", [])
 
 
@@ -354,9 +357,9 @@ def note_delivered(kernel_id: str, session: str, messages: Iterable[tuple[str, l
 
 
 class Cells:
-    """Whether a kernel runs a cell, for Enterprise Gateway's *manager* of it, which is not to take other signs for that.
+    """Whether a kernel runs a cell, for the server's *manager* of it, which is not to take other signs for that.
 
-    The gateway asks kernels who they are, and gets a busy and an idle of their own for that; on the control channel beside a cell
+    The server asks kernels who they are, and gets a busy and an idle of their own for that; on the control channel beside a cell
     that runs. An answer on the shell channel says that none does.
     """
 
@@ -390,8 +393,10 @@ _questions: dict[str, str] = {}
 """The channel of each kernel_info_request of this process, by its id; the latest alone."""
 
 
-def note_question(channel: str, request: dict[str, Any]) -> str:
-    """Note that the gateway has asked a kernel on *channel* who it is; return the id of that *request*."""
+def note_question(channel: str, request: dict[str, Any] | None) -> str:
+    """Note that the server has asked a kernel on *channel* who it is; return the id of that *request*, empty if none was sent."""
+    if request is None:
+        return ""
     name = str(request["header"]["msg_id"])
     _questions[name] = channel
     while len(_questions) > _QUESTIONS:
@@ -408,7 +413,7 @@ def adopted(kernel_id: str) -> Adopted | None:
 
 
 def adopt(cluster: Cluster, kernel: RemoteKernel, manager: Any) -> None:
-    """Note that *kernel*, Enterprise Gateway's *manager* of it, was found again; before the gateway's loop runs, or on it."""
+    """Note that *kernel*, the server's *manager* of it, was found again; before the server's loop runs, or on it."""
     delivered.read_again(kernel.id)  # another gateway may have had it, and written them
     found = _adopted[kernel.id] = Adopted(cluster, kernel, cluster.settings.kept_output_limit, manager)
     manager.loop.add_callback(found.begin)

@@ -55,7 +55,7 @@ PRODUCT = (
     "--numprocesses=2",
 )
 """The product's integration tests, by two workers on one lab."""
-CODE = ["eg_distributed", "lab", "tests", "benchmarks", "scripts", "noxfile.py"]
+CODE = ["eg_distributed", "lab", "tests", "benchmarks", "scripts", "noxfile.py", "hatch_build.py"]
 
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 # pyenv's commands find the selected Python only; here they find the others behind it.
@@ -365,8 +365,26 @@ def run_spark(session: nox.Session, marked: str) -> None:
 
 
 @nox.session(default=False)
+def frontend(session: nox.Session) -> None:
+    """Build the extension of JupyterLab's front end, which the next wheel has then; needs npm. Checks its types, strictly.
+
+    Its packages are those of frontend/package-lock.json, which names no registry: npm asks the one that it is told to.
+    """
+    if shutil.which("npm") is None:
+        session.skip("npm is missing: wheels are built without the extension, and everything else works without it")
+    install(session, "lab-jupyterlab")
+    session.chdir("frontend")
+    installed, locked = Path("node_modules/.package-lock.json"), Path("package-lock.json")
+    if not installed.exists() or installed.stat().st_mtime < locked.stat().st_mtime:
+        # No package's own scripts: nothing of them is needed.
+        session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", external=True)
+    core = Path(session.virtualenv.location, "share/jupyter/lab/static")
+    session.run("npm", "run", "build", env={"JUPYTERLAB": str(core)}, external=True)
+
+
+@nox.session(default=False)
 def jupyterlab(session: nox.Session) -> None:
-    """Work with notebooks in JupyterLab, in Chromium, through the lab's gateway; needs an engine and Debian's `chromium`.
+    """Work with notebooks in JupyterLab, in Chromium, with and without the lab's gateway; needs an engine and Chromium.
 
     In an environment of its own: JupyterLab takes jupyter_server 2, and what our other tests need may not. The gateway has its
     jupyter_server 1.24 in its container. Not in the default sessions, since few have a Chromium; `.ci/run` runs it.

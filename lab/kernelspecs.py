@@ -1,10 +1,16 @@
-"""The kernelspecs of the lab's gateways: our proxy on a plain spec, on EG's launcher, and EG's own as the baseline."""
+"""The kernelspecs of the lab's gateways: our proxy on a plain spec, on EG's launcher, and EG's own as the baseline.
+
+A JupyterLab has that plain one, and one for each node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from lab.names import short_name
+
+PROVISIONER: Final = "eg-distributed"
 OURS: Final = "eg_distributed.DistributedProcessProxy"
 STOCK: Final = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
 LAUNCHER: Final = "/usr/local/share/jupyter/kernels/python_distributed_eg/scripts/launch_ipykernel.py"
@@ -33,6 +39,30 @@ def default_kernelspecs(*, python: str = KERNEL_PYTHON, launcher: str = LAUNCHER
         "python_distributed_eg": _spec("Python 3 (distributed, EG's launcher)", OURS, launched),
         "python_distributed_stock": _spec("Python 3 (distributed, EG's own proxy)", STOCK, launched),
     }
+
+
+def jupyterlab_kernelspecs(hosts: Iterable[str], *, python: str = KERNEL_PYTHON) -> dict[str, dict[str, Any]]:
+    """Return kernel.json contents by name for a JupyterLab: of any of its hosts, and of each of *hosts* (full names)."""
+    plain = default_kernelspecs(python=python)["python_distributed"]
+    found = {"python_distributed": plain}
+    for host in hosts:
+        titled = {**plain, "display_name": f"Python 3 on {short_name(host)}"}
+        found[on_node(host)] = on_nodes(titled, [host])
+    return found
+
+
+def on_node(host: str) -> str:
+    """Return the name of a JupyterLab's kernelspec for the node *host* (its full name)."""
+    return f"python_{short_name(host)}"
+
+
+def for_provisioner(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a kernelspec's content with our provisioner's stanza beside our proxy's; unchanged if it has one, or no proxy."""
+    metadata = spec.get("metadata", {})
+    if "kernel_provisioner" in metadata or metadata.get("process_proxy", {}).get("class_name") != OURS:
+        return dict(spec)
+    stanza = {"provisioner_name": PROVISIONER, "config": proxy_config(spec)}
+    return {**spec, "metadata": {**metadata, "kernel_provisioner": stanza}}
 
 
 def proxy_config(spec: Mapping[str, Any]) -> dict[str, Any]:

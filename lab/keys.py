@@ -1,15 +1,23 @@
-"""SSH keys and the two files that make strict host keys work: known_hosts and ssh_config."""
+"""SSH keys, the two files that make strict host keys work (known_hosts and ssh_config), and JupyterLab's token."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import asyncssh
 
 from lab.names import USER, short_name
+from lab.topology.daemons import JUPYTERLAB
+from lab.topology.specs import GatewaySpec
+
+TOKEN: Final = "JUPYTER_TOKEN"  # noqa: S105 - a variable's name
+"""The variable that jupyter_server reads its token from."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,16 @@ def read_or_generate(path: Path, comment: str) -> KeyPair:
     path.write_text(pair.private)
     path.with_name(path.name + ".pub").write_text(f"{pair.public} {comment}\n")
     return pair
+
+
+def token_variable(spec: GatewaySpec, identity: Path) -> dict[str, str]:
+    """Return the variable with the token of a JupyterLab that is *spec*; nothing for an Enterprise Gateway, which asks for none.
+
+    Made of the lab's login key, the private file *identity*: the same as long as the lab has that, and nobody else's to guess.
+    """
+    if spec.program != JUPYTERLAB:
+        return {}
+    return {TOKEN: hmac.digest(read_key(identity).private.encode(), spec.name.encode(), hashlib.sha256).hex()[:32]}
 
 
 class Authority:

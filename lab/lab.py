@@ -20,7 +20,7 @@ from lab.names import check_name, short_name
 from lab.progress import Progress, Silent
 from lab.state import StateFolder, locked
 from lab.topology.checks import MAX_NODES
-from lab.topology.daemons import of
+from lab.topology.daemons import JUPYTERLAB, of
 from lab.topology.limits import Limits, User
 from lab.topology.model import Topology
 from lab.topology.specs import GatewaySpec, NodeSpec, machine_name
@@ -58,7 +58,8 @@ class Lab(Inventory):
         so, what *topology* doesn't ask for (any more) is removed. Without *topology* the lab stays what it is, with *nodes*
         in the row node1, node2 … if that is given; a new one has three. Machines of `add_node` and `add_gateway` stay.
 
-        *clusters* (`spark`, `yarn`) are the clusters on its nodes, in place of those that it has or *topology* asks for.
+        *clusters* (`spark`, `yarn`, `jupyterlab`) are the words of `--with`, in place of those that it has, or
+        *topology* asks for.
         *sshd* is the SSH server of local nodes; *lease* ends the lab by itself after so many seconds. The landings of the
         probe are kept in `landings`. Raises LabNotReady with the failed probe and that machine's last lines.
         """
@@ -195,17 +196,21 @@ class Lab(Inventory):
         hosts: Sequence[str] | None = None,
         kernelspecs: Mapping[str, Mapping[str, Any]] | None = None,
         shares: bool = False,
+        program: str = "enterprise-gateway",
     ) -> Gateway:
         """Add an Enterprise Gateway that answers to HTTP when this returns; the same call again changes nothing.
 
-        *env* and *options* are its environment and what goes behind its command line; *hosts* (full names) default to
-        the numbered nodes; *kernelspecs* are kernel.json contents beside the three that all gateways have. Those that share
-        (*shares*; containers alone) have a folder in common, at /shared, which is root's at first.
+        With *program* `jupyterlab` it is a JupyterLab. *env* and *options* are its environment and what goes behind its command
+        line; *hosts* (full names) default to the numbered nodes; *kernelspecs* are kernel.json contents beside those that all
+        gateways of its program have. Those that share (*shares*; containers alone) have a folder in common, at /shared, which is
+        root's at first.
         """
         targets = tuple(hosts) if hosts is not None else self._numbered()
         clusters = of(daemon for service in self.services for daemon in service.spec.daemons)
         extra = dict(kernelspecs or {})
-        spec = GatewaySpec(name, targets, dict(env or {}), tuple(options), extra, clusters=clusters, shares=shares)
+        spec = GatewaySpec(
+            name, targets, dict(env or {}), tuple(options), extra, clusters=clusters, shares=shares, program=program
+        )
         with locked(f"lab-{self.name}", what=f"the lab {self.name}"):
             gateway = self._driver.put_gateway(spec)
             self.refresh()
@@ -226,7 +231,10 @@ class Lab(Inventory):
             "driver": self.driver,
             "gateway_url": self.gateway.url if gateways else "",
             "nodes": [{"name": n.name, "address": n.address, "port": n.port, "state": n.state} for n in self.nodes],
-            "gateways": [{"name": g.name, "url": g.url, "address": g.address} for g in gateways],
+            "gateways": [
+                {"name": g.name, "url": g.url, "address": g.address, "program": g.spec.program} for g in gateways
+            ],
+            "jupyterlab_url": next((g.page for g in gateways if g.spec.program == JUPYTERLAB), ""),
             "ssh_config": str(self.ssh_config),
             "known_hosts": str(self.folder.known_hosts),
             "identity": str(self.folder.identity),

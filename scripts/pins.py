@@ -33,14 +33,16 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "dev": ("--group", "dev"),
     "gateway": ("--group", "gateway", "--no-default-groups"),
     "node": ("--only-group", "node"),
+    "plots": ("--only-group", "plots"),
     "spark": ("--only-group", "spark"),
+    "lab-jupyterlab": ("--group", "lab-jupyterlab", "--no-default-groups"),
     "jupyterlab": ("--group", "jupyterlab", "--no-default-groups"),
     "server": ("--group", "server", "--no-default-groups"),
     "fuzz": ("--only-group", "fuzz"),
     "mutants": ("--group", "mutants", "--no-default-groups"),
 }
 """How uv is asked for each group; one that includes another comes after it."""
-INCLUDED = {"spark": "node"}
+INCLUDED = {"plots": "node", "spark": "node", "jupyterlab": "lab-jupyterlab"}
 """Which group's pins come along with a group."""
 
 _FILE = re.compile(

@@ -22,6 +22,7 @@ PARTS = (
     ("an end that comes", "ending"),
     ("/api/distributed", "rest"),
     ("our part of /metrics", "metrics"),
+    ("events of hosts", "events"),
 )
 """What is begun: how it is named to people, and the room. Kernels that are found again need the kernelspecs."""
 

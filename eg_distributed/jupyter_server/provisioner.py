@@ -377,6 +377,11 @@ class DistributedProvisioner(KernelProvisionerBase):
     # -- state, signals, end -------------------------------------------------------------------------------------
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the kernel was given up with its host, which has been out of reach for too long."""
+        return self._kernel is not None and self._kernel.lost
+
+    @property
     def has_process(self) -> bool:
         """Whether there is a kernel; False once it has been waited for, or could not be started again."""
         kernel = self._kernel

@@ -81,8 +81,8 @@ def list_(as_json: bool) -> None:
     "--with",
     "clusters",
     multiple=True,
-    type=click.Choice(kinds.KINDS),
-    help="The image of nodes with this cluster as well; may repeat.",
+    type=click.Choice(kinds.WITH),
+    help="The image of nodes with this cluster as well, or of JupyterLab; may repeat.",
 )
 @json_option
 def build(clusters: Sequence[str], as_json: bool) -> None:
@@ -92,8 +92,10 @@ def build(clusters: Sequence[str], as_json: bool) -> None:
     """
     from lab.drivers.docker.images import ensure
 
+    wanted = set(clusters)
+    also = [(each, ()) for each in wanted & {kinds.JUPYTERLAB}]
     with progress() as shown:
-        tags = ensure(_client(), shown, [(kinds.image(kinds.on_nodes(clusters)), ())])
+        tags = ensure(_client(), shown, [(kinds.image(kinds.on_nodes(wanted - {kinds.JUPYTERLAB})), ()), *also])
     if as_json:
         show(tags)
     else:

@@ -48,8 +48,9 @@ from lab.topology import daemons as kinds
     "--with",
     "clusters",
     multiple=True,
-    type=click.Choice([*kinds.KINDS, "none"]),
-    help="A cluster on the nodes; may repeat. In place of those that the lab has [as it has, else none]",
+    type=click.Choice([*kinds.WITH, "none"]),
+    help="A cluster on the nodes, or JupyterLab beside the gateway; may repeat. In place of those that the lab has [as it has, "
+    "else none]",
 )
 @click.option(
     "--profile",
@@ -167,7 +168,7 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
 
 
 def _show_lab(lab: Lab, seconds: float, *, as_json: bool) -> None:
-    gateways = {gateway.name: gateway.url for gateway in lab.gateways}
+    gateways = {gateway.name: gateway.page for gateway in lab.gateways}
     if as_json:
         landings = [dataclasses.asdict(landing) for landing in lab.landings]
         show({"name": lab.name, "driver": lab.driver, "seconds": seconds, "gateways": gateways, "kernels": landings})

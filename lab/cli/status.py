@@ -203,7 +203,11 @@ def env(name: str, as_json: bool) -> None:
         "LAB_GATEWAY_URL": found["gateway_url"],
         "LAB_SSH_CONFIG": found["ssh_config"],
         "EG_REMOTE_HOSTS": ",".join(node["name"] for node in found["nodes"]),
-        **{variable: value for variable, value in masters.items() if value},
+        **{
+            variable: value
+            for variable, value in {"LAB_JUPYTERLAB_URL": found["jupyterlab_url"], **masters}.items()
+            if value
+        },
     }
     for variable, value in values.items():
         click.echo(f"export {variable}={shlex.quote(value or '')}")

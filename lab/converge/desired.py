@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,10 +19,21 @@ from lab.topology.model import KernelspecEntry, NodeGroup, Topology
 from lab.topology.naming import expand, gateway_names, node_names, node_template, template
 from lab.topology.specs import GatewaySpec, NodeSpec, gateway_spec, node_spec
 
+ADDED: Final = "with:jupyterlab"
+"""The group of the gateway that `with` adds; no group of a lab.toml can have this name."""
+
+
+def is_added(gateway: GatewaySpec) -> bool:
+    """Return True for the gateway that `with` has added to those of the topology."""
+    return gateway.group == ADDED
+
 
 @dataclass(frozen=True)
 class Desired:
-    """The machines of a topology's groups; nodes and gateways outside of groups are nobody's business here."""
+    """The machines of a topology's groups; nodes and gateways outside of groups are nobody's business here.
+
+    What `with` asks for (`spark`, `yarn`, `jupyterlab`) is among them.
+    """
 
     nodes: tuple[NodeSpec, ...]
     gateways: tuple[GatewaySpec, ...]
@@ -51,11 +62,22 @@ class Desired:
         return Desired(tuple(nodes), tuple(gateway.serving(nodes) for gateway in self.gateways), self.services)
 
     def running(self, wanted: Iterable[str]) -> Desired:
-        """Return this with the daemons of the clusters *wanted* (`spark`, `yarn`), and no others."""
-        chosen = kinds.check(wanted)
+        """Return this with what `with` means by *wanted* (`spark`, `yarn`, `jupyterlab`), and nothing else of that kind."""
+        words = set(wanted)
+        chosen = kinds.check(words - {kinds.JUPYTERLAB})
         nodes = tuple(dataclasses.replace(node, daemons=kinds.on_nodes(chosen)) for node in self.nodes)
-        gateways = tuple(dataclasses.replace(gateway, clusters=chosen) for gateway in self.gateways)
-        return Desired(nodes, gateways, masters(chosen, nodes))
+        gateways = [gateway for gateway in self.gateways if not is_added(gateway)]
+        if kinds.JUPYTERLAB in words:
+            name = kinds.JUPYTERLAB
+            gateways.append(GatewaySpec(name, (), group=ADDED, template=name, program=name).serving(nodes))
+        served = tuple(dataclasses.replace(gateway, clusters=chosen) for gateway in gateways)
+        return Desired(nodes, served, masters(chosen, nodes))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What `with` would have to say for this."""
+        clusters = kinds.of(daemon for service in self.services for daemon in service.daemons)
+        return (*clusters, *(gateway.name for gateway in self.gateways if is_added(gateway)))
 
     def text(self) -> str:
         """Return this as JSON, for `from_text`."""
@@ -115,6 +137,7 @@ def from_topology(topology: Topology) -> Desired:
                 template(group, offered.name, offered.count),
                 offered.hosts,
                 offered.limits,
+                program=offered.program,
             ).serving(nodes)
             for name in gateway_names(group, offered)
         ]
@@ -159,9 +182,10 @@ def from_running(
         name = f"node{number}.{first.name.partition('.')[2]}"
         row.setdefault(name, dataclasses.replace(first, name=name))
     wanted = sorted(row.values(), key=lambda node: sort_key(node.name))
-    if gateway and not kept:
-        kept = [GatewaySpec(DEFAULT_GATEWAY, (), group=DEFAULT_GATEWAY, template=DEFAULT_GATEWAY)]
-    found = kinds.of(daemon for machine in (*wanted, *services) for daemon in machine.daemons)
+    if gateway and all(map(is_added, kept)):
+        kept.insert(0, GatewaySpec(DEFAULT_GATEWAY, (), group=DEFAULT_GATEWAY, template=DEFAULT_GATEWAY))
+    found: set[str] = set(kinds.of(daemon for machine in (*wanted, *services) for daemon in machine.daemons))
+    found |= {each.name for each in kept if is_added(each)}
     return Desired(tuple(wanted), tuple(each.serving(wanted) for each in kept)).running(found)
 
 

@@ -49,7 +49,7 @@ def start_kernel_on(gateway: Gateway, node: str, kernelspec: str, *, seconds: fl
         return LabNotReady(f"{what} failed", cause=cause, remedy=remedy, logs=gateway.logs(LOG_LINES))
 
     kernel_id = ""
-    with httpx.Client(base_url=gateway.url, timeout=seconds, trust_env=False) as http:
+    with httpx.Client(base_url=gateway.url, timeout=seconds, trust_env=False, headers=gateway.headers) as http:
         try:
             request = {"name": kernelspec, "env": {"KERNEL_REMOTE_HOST": node, "KERNEL_USERNAME": "lab"}}
             answer = http.post("/api/kernels", json=request)
@@ -57,7 +57,8 @@ def start_kernel_on(gateway: Gateway, node: str, kernelspec: str, *, seconds: fl
                 raise failed(_reason(answer))
             kernel_id = answer.json()["id"]
             url = f"{gateway.ws_url}/api/kernels/{kernel_id}/channels"
-            with connect(url, open_timeout=seconds, close_timeout=5, max_size=None, proxy=None) as channels:
+            given: dict[str, Any] = {"additional_headers": gateway.headers, "max_size": None, "proxy": None}
+            with connect(url, open_timeout=seconds, close_timeout=5, **given) as channels:
                 _ask(channels, "kernel_info_request", {}, deadline)
                 ready = time.monotonic() - began
                 hostname = _ask_hostname(channels, deadline)

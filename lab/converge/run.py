@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from lab import events
 from lab import lease as leases
-from lab.converge.desired import Desired, from_running, from_text, from_topology, numbered
+from lab.converge.desired import Desired, from_running, from_text, from_topology, is_added, numbered
 from lab.converge.kernel_probe import Landing, start_kernel_on
 from lab.drivers.contract import Driver
 from lab.drivers.machines import Gateway, Node
 from lab.errors import LabError, LabNotReady
+from lab.kernelspecs import on_node
 from lab.lifetime import holding
 from lab.probes import side_by_side
 from lab.progress import Progress
 from lab.state import StateFolder
-from lab.topology.daemons import of
+from lab.topology.daemons import JUPYTERLAB
 from lab.topology.model import Topology
-from lab.topology.specs import GatewaySpec, NodeSpec
+from lab.topology.specs import PROGRAMS, GatewaySpec, NodeSpec
 
 if TYPE_CHECKING:
     from lab.inventory import Inventory
@@ -38,7 +39,7 @@ def desire(
     """Return what `up` shall make: what *topology* says, else what the lab was made to be, with *nodes* in its row.
 
     What the lab was made to be is what its machines say, or an `up` that was interrupted before they were all there.
-    *clusters* (`spark`, `yarn`) replace those that it had.
+    *clusters* (the words of `with`) replace those that it had.
     """
     if topology is not None:
         found = from_topology(topology)
@@ -62,8 +63,8 @@ def _interrupted(folder: StateFolder) -> Desired | None:
 def _with_nodes(running: Desired, nodes: int | None) -> Desired:
     if not running.nodes:
         fresh = from_topology(numbered(nodes or DEFAULT_NODES))
-        had = of(daemon for service in running.services for daemon in service.daemons)
-        return Desired(fresh.nodes, tuple(gateway.serving(fresh.nodes) for gateway in running.gateways)).running(had)
+        gateways = tuple(gateway.serving(fresh.nodes) for gateway in running.gateways)
+        return Desired(fresh.nodes, gateways).running(running.words)
     return running if nodes is None else running.scaled({"node": nodes})
 
 
@@ -97,12 +98,12 @@ class Convergence:
         # Machines come one by one: whoever goes on from here must know of those that are still lacking.
         lab.folder.write(lab.folder.wanted, desired.text())
         try:
-            self._driver.prepare(self._progress, [*desired.nodes, *desired.services])
+            self._driver.prepare(self._progress, [*desired.nodes, *desired.services, *desired.gateways])
         except LabError:
             # What can't be made here is not to be tried again by an `up` that asks for nothing.
             lab.folder.wanted.unlink(missing_ok=True)
             raise
-        if desired.gateways:
+        if not all(map(is_added, desired.gateways)):
             lab.folder.no_gateway.unlink(missing_ok=True)
         else:
             lab.folder.write(lab.folder.no_gateway, "")
@@ -171,18 +172,25 @@ class Convergence:
             raise
 
     def _probe(self, desired: Desired, gateways: Sequence[Gateway]) -> None:
-        """Start a kernel on every node once, by the first gateway that serves it: that each answers is known by now.
+        """Start a kernel on every node once by each program, by the first of its gateways that serves the node.
 
         Not on nodes that were asked to be impossible: without a python3, or with a host key that gateways must refuse.
         """
         able = {spec.name for spec in desired.nodes if spec.trusted and spec.python != "none"}
-        for gateway in gateways:
-            names = [name for name in gateway.hosts if name in able]
-            able -= set(names)
-            if names:
-                self._probe_kernels(gateway, names)
+        for program in PROGRAMS:
+            left = set(able)
+            for gateway in (each for each in gateways if each.spec.program == program):
+                names = [name for name in gateway.hosts if name in left]
+                left -= set(names)
+                if names:
+                    self._probe_kernels(gateway, names)
 
     def _probe_kernels(self, gateway: Gateway, names: Sequence[str]) -> None:
+        if gateway.spec.program == JUPYTERLAB:
+            self._progress.step("a kernel on every node by JupyterLab's server")
+            # Which has no way to say where: a kernelspec for each node does.
+            side_by_side(lambda name: start_kernel_on(gateway, name, on_node(name)), names)
+            return
         ours = gateway.exec([gateway.python, "-c", IMPORT_PROBE]).exit_code == 0
         self.kernelspec = "python_distributed" if ours else "python_distributed_stock"
         if not ours:

@@ -67,14 +67,18 @@ def run_uv(*arguments: str, env: dict[str, str] | None = None) -> str:
 
 @cache
 def requirements(role: str) -> bytes:
-    """Return the locked, hashed requirements of an image: `gateway` with our own dependencies, `node` or `spark`.
+    """Return the locked, hashed requirements of an image: `gateway` or `jupyterlab` with our own dependencies, `node` or `spark`.
+
+    `kernel` is as much of the node's as kernels need.
 
     Exported from the lock instead of copying it: the environment's layer is built again only when its content changes.
     """
     _lock()
     selection = {
         "gateway": ("--group", "gateway", "--no-default-groups"),
-        "node": ("--only-group", "node"),
+        "jupyterlab": ("--group", "lab-jupyterlab", "--no-default-groups"),
+        "kernel": ("--only-group", "node"),
+        "node": ("--only-group", "plots"),
         "spark": ("--only-group", "spark"),
     }[role]
     text = run_uv("export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--no-emit-workspace", *selection)
@@ -151,7 +155,10 @@ def tree(folder: Path) -> list[tuple[str, bytes]]:
 def wheel_sources() -> list[tuple[str, bytes]]:
     """Return what our wheel is made of; its hash stands for the wheel without building it."""
     _check()
-    return [("pyproject.toml", (ROOT / "pyproject.toml").read_bytes()), *tree(ROOT / "eg_distributed")]
+    alone = [(name, (ROOT / name).read_bytes()) for name in ("pyproject.toml", "hatch_build.py")]
+    # Empty unless `nox -s frontend` has built it.
+    front_end = [(f"labextension/{name}", content) for name, content in tree(ROOT / "frontend" / "labextension")]
+    return [*alone, *tree(ROOT / "eg_distributed"), *front_end]
 
 
 def build_wheel() -> tuple[str, bytes]:

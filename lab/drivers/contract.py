@@ -7,7 +7,7 @@ command line, pytest's `--lab-driver` and `lab doctor` ask the table. The folder
     a `DriverKind`   what is known of the driver before a lab is looked at; loads nothing of an engine's client by itself
     a `Driver`       one lab's machines, made and found (below)
     a `Node`         one SSH host of the lab, with the description of its SSH server (`Sshd`); machines.py
-    a `Gateway`      one Enterprise Gateway of the lab; machines.py
+    a `Gateway`      one Enterprise Gateway or JupyterLab of the lab; machines.py
 
 Node and Gateway are abstract classes: what Python says is lacking has to be written, and the rest has a default that suits a
 machine with a kernel's namespaces of its own. What not every machine can have done to it has a name, a capability
@@ -52,8 +52,8 @@ class Driver(Protocol):
     def stranger(self) -> str:
         """Return whose the lab is (`user@host`) if another user of a shared engine made it; nothing if it is ours or isn't."""
 
-    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
-        """Make what machines stand on: images or environments (those that *nodes* need), and the network."""
+    def prepare(self, progress: Progress, machines: Iterable[NodeSpec | GatewaySpec] = ()) -> None:
+        """Make what machines stand on: images or environments (those that *machines* need), and the network."""
 
     def nodes(self) -> list[Node]:
         """Return the lab's nodes, in whichever state, in the order of their numbers."""

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from lab.drivers.capabilities import Capability
 from lab.errors import LabError, LabNotReady
-from lab.kernelspecs import on_nodes, proxy_config
+from lab.kernelspecs import for_provisioner, on_nodes, proxy_config
 from lab.keys import HostEntry
 from lab.names import short_name
 from lab.probes import ProbeFailed, probe_http, remedy_for, wait_until
+from lab.topology.daemons import JUPYTERLAB
 from lab.topology.specs import GatewaySpec, NodeSpec, check_kernelspec_name
 
 State = Literal["running", "paused", "stopped"]
@@ -419,13 +420,15 @@ class Node(Machine):
 
 
 class Gateway(Machine):
-    """One Enterprise Gateway of the lab."""
+    """One gateway of the lab: an Enterprise Gateway, or a JupyterLab."""
 
     hosts: tuple[str, ...]
     """Full names of the nodes that it was made for."""
 
     python: str = "/opt/gateway/bin/python"
-    """The interpreter that has Enterprise Gateway and our wheel, on the gateway's disk."""
+    """The interpreter that has its program and our wheel, on the gateway's disk."""
+    token: str = ""
+    """What requests have to name; empty where none is asked for."""
 
     restricted_to: tuple[str, ...] = ()
     """Full names of the only nodes that kernels may get by kernelspecs added here; empty for all. Set for a test's gateway."""
@@ -450,12 +453,22 @@ class Gateway(Machine):
         """The same for WebSockets."""
         return "ws" + self.url.removeprefix("http")
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with every request to it."""
+        return {"Authorization": f"token {self.token}"} if self.token else {}
+
+    @property
+    def page(self) -> str:
+        """What a person opens: JupyterLab's page, with its token; the `url` of an Enterprise Gateway."""
+        return f"{self.url}/lab?token={self.token}" if self.spec.program == JUPYTERLAB else self.url
+
     def wait_ready(self) -> None:
         """Wait for GET /api."""
         self._wait(f"GET /api of the gateway {self.name}", lambda: probe_http(self.url))
 
     def logs(self, tail: int | None = None) -> str:
-        """Return Enterprise Gateway's log; *tail* limits the number of lines."""
+        """Return its program's log; *tail* limits the number of lines."""
         return self.read_logs(tail)
 
     @abstractmethod
@@ -463,12 +476,14 @@ class Gateway(Machine):
         """Put files (path relative to the gateway's data root or home: see the driver) in place, owned by its user."""
 
     def add_kernelspec(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Offer one more kernelspec, or replace one; Enterprise Gateway reads it at the next request.
+        """Offer one more kernelspec, or replace one; it is read at the next request.
 
         One that names no hosts starts its kernels on any of the gateway's, or on those that this gateway is restricted to.
         """
         if self.restricted_to and not proxy_config(spec).get("remote_hosts"):
             spec = on_nodes(spec, self.restricted_to)
+        if self.spec.program == JUPYTERLAB:
+            spec = for_provisioner(spec)
         self.write_files({f"kernels/{check_kernelspec_name(name)}/kernel.json": json.dumps(spec, indent=2)})
 
     @abstractmethod

@@ -115,7 +115,7 @@ def _look_at(machine: Machine) -> Snapshot | str:
 def _kernels(gateway: Gateway) -> dict[str, str] | str:
     """Return the gateway's kernels: id to name of the kernelspec."""
     try:
-        answer = httpx.get(f"{gateway.url}/api/kernels", timeout=HTTP_SECONDS, trust_env=False)
+        answer = httpx.get(f"{gateway.url}/api/kernels", timeout=HTTP_SECONDS, trust_env=False, headers=gateway.headers)
         return {kernel["id"]: kernel["name"] for kernel in answer.raise_for_status().json()}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return f"does not answer: {type(error).__name__} {error}"
@@ -223,7 +223,7 @@ def clean(machines: Sequence[Machine], leaks: Iterable[Leak]) -> None:
                 _remove_rule(machine, leak.what)
             elif isinstance(machine, Gateway) and leak.kind == "kernel" and not leak.remove:
                 url = f"{machine.url}/api/kernels/{leak.what.split()[0]}"
-                httpx.delete(url, timeout=HTTP_SECONDS, trust_env=False)
+                httpx.delete(url, timeout=HTTP_SECONDS, trust_env=False, headers=machine.headers)
             elif leak.remove and PUT_ASIDE not in leak.what:
                 # As root in a container; a local machine's processes are this user's own.
                 machine.exec(leak.remove, user="root")

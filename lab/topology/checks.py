@@ -35,7 +35,8 @@ def check(topology: Topology, refuse: Refuse) -> None:
         for variable in nodes.login_env:
             _check_variable(variable, ("nodes", group, "login_env", variable), refuse)
     for kind in topology.clusters:
-        _take(taken, kinds.MACHINES[kind], f"the cluster {kind!r}", ("with",), refuse)
+        what = "`with`" if kind == kinds.JUPYTERLAB else f"the cluster {kind!r}"
+        _take(taken, kind if kind == kinds.JUPYTERLAB else kinds.MACHINES[kind], what, ("with",), refuse)
     total = sum(nodes.count for nodes in topology.nodes.values())
     if not 1 <= total <= MAX_NODES:
         raise refuse(("nodes",), f"a lab can't have {total} nodes", f"choose 1 to {MAX_NODES}")
@@ -53,7 +54,7 @@ def check(topology: Topology, refuse: Refuse) -> None:
     for reserved in ("lab", "root", "sshd", "gateway"):
         if reserved in topology.users:
             raise refuse(("users", reserved), f"every machine has a {reserved!r} already", "choose another name")
-    services = {kinds.MACHINES[kind] for kind in topology.clusters}
+    services = {kinds.MACHINES[kind] for kind in topology.clusters if kind != kinds.JUPYTERLAB}
     for number, step in enumerate(topology.faults):
         for pattern in step.nodes:
             if pattern not in services and not any(matches(pattern, name, nodes) for name, nodes in known):

@@ -18,6 +18,10 @@ MACHINES: Final[dict[Kind, str]] = {"spark": "spark-master", "yarn": "yarn-rm"}
 """The masters' machines, by their short names."""
 PORTS: Final[dict[Kind, int]] = {"spark": 8080, "yarn": 8088}
 """Where the masters answer to HTTP."""
+JUPYTERLAB: Final = "jupyterlab"
+"""The other word of `--with`, which is no daemon of nodes: a gateway of this name that is a JupyterLab."""
+WITH: Final = (*KINDS, JUPYTERLAB)
+"""All words of `--with`."""
 LISTENS: Final[dict[str, tuple[int, ...]]] = {
     "spark-master": (7077, 8080),
     "spark-worker": (7078, 8081),
@@ -31,7 +35,7 @@ def check(kinds: Iterable[str]) -> tuple[Kind, ...]:
     """Return *kinds*, each once and in a fixed order; raise LabUsageError for one that there isn't."""
     wanted = set(kinds)
     for kind in sorted(wanted - set(KINDS)):
-        raise LabUsageError(f"there is no kind {kind!r}", remedy=f"choose among {', '.join(KINDS)}")
+        raise LabUsageError(f"there is no kind {kind!r}", remedy=f"choose among {', '.join(WITH)}")
     return tuple(kind for kind in KINDS if kind in wanted)
 
 

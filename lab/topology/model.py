@@ -83,9 +83,16 @@ class NodeGroup(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GatewayGroup(Struct, frozen=True, forbid_unknown_fields=True):
-    """Enterprise Gateways that are alike."""
+    """Gateways that are alike."""
 
     count: Annotated[int, Meta(ge=0, le=MOST), say("How many.")] = 1
+    program: Annotated[
+        Literal["enterprise-gateway", "jupyterlab"],
+        say(
+            "`enterprise-gateway`: Jupyter Enterprise Gateway. `jupyterlab`: JupyterLab on its own server, with kernelspecs for "
+            "the nodes and a token in its URL."
+        ),
+    ] = "enterprise-gateway"
     name: Annotated[
         str,
         matching(TEMPLATE),
@@ -199,10 +206,10 @@ class Topology(Struct, frozen=True, forbid_unknown_fields=True, rename={"cluster
         | None
     ) = None
     clusters: Annotated[
-        tuple[Literal["spark", "yarn"], ...],
+        tuple[Literal["spark", "yarn", "jupyterlab"], ...],
         say(
             "Clusters on the nodes. `spark`: a standalone master, and a worker on each node. `yarn`: a ResourceManager, "
-            "and a NodeManager on each node.",
+            "and a NodeManager on each node. And `jupyterlab`: a gateway of this name that is a JupyterLab.",
             example=["spark"],
         ),
     ] = ()

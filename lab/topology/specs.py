@@ -22,6 +22,10 @@ _CHOICES: Final = {
 }
 
 
+PROGRAMS: Final = ("enterprise-gateway", "jupyterlab")
+"""What a gateway can run."""
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """One node to be; *name* is its full name. Unknown variants raise LabUsageError.
@@ -81,7 +85,7 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class GatewaySpec:
-    """One gateway to be; *hosts* are full names, *options* go behind Enterprise Gateway's command line.
+    """One gateway to be; *hosts* are full names, *options* go behind its program's command line.
 
     *patterns* is what *hosts* were chosen by, None for all nodes; *group* is empty for `Lab.add_gateway`'s.
     """
@@ -99,22 +103,38 @@ class GatewaySpec:
     """The clusters (`spark`, `yarn`) whose kernelspecs it offers."""
     shares: bool = False
     """Whether it has the folder that the lab's machines share, at /shared."""
+    program: str = "enterprise-gateway"
+    """What runs there: `enterprise-gateway`, or `jupyterlab`, which starts kernels on hosts itself."""
+
+    @property
+    def image(self) -> str:
+        """The image, and the environment, that has its program."""
+        return "gateway" if self.program == "enterprise-gateway" else self.program
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Debian's packages beside the image's own; no gateway has any."""
+        return ()
 
     def __post_init__(self) -> None:
         check_name(self.name, "gateway")
+        if self.program not in PROGRAMS:
+            raise LabUsageError(
+                f"{self.name} can't run {self.program!r}", remedy=f"choose one of {', '.join(PROGRAMS)}"
+            )
         for name in self.kernelspecs:
             check_kernelspec_name(name)
 
     def environment(self, address: str, login: Mapping[str, str]) -> dict[str, str]:
-        """Return what Enterprise Gateway reads from its environment.
+        """Return what its program, and we in it, read from the environment.
 
         *address* is where stock kernels answer to; *login* is how to reach nodes where no ssh_config says it.
         """
+        of_gateway = {"EG_LIST_KERNELS": "True", "EG_RESPONSE_IP": address}
         return {
             "EG_REMOTE_HOSTS": ",".join(self.hosts),
             "EG_KERNEL_LAUNCH_TIMEOUT": "30",
-            "EG_LIST_KERNELS": "True",
-            "EG_RESPONSE_IP": address,
+            **(of_gateway if self.program == "enterprise-gateway" else {}),
             **login,
             **self.env,
         }

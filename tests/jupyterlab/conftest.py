@@ -1,153 +1,54 @@
-"""JupyterLab in a real browser, with its own server, the lab's gateway and nodes; the way from server to gateway can sleep."""
+"""JupyterLab in a real browser, in one of the two worlds of `worlds.py`, on nodes of a lab."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lab import Gateway, Lab
-from tests.integration.fixtures import OWN_LAB, engine, own
+from lab import Lab
+from tests.integration.fixtures import down, engine
 from tests.jupyterlab.notebook import JupyterLab
-from tests.silencer import Silencer
-from tests.until import PROCESS_SECONDS, block_until
+from tests.jupyterlab.worlds import WORLDS, World
 
-__all__ = ["engine", "own"]
+__all__ = ["engine"]
 
-PERSISTENCE = (
-    "--FileKernelSessionManager.enable_persistence=True",
-    "--EnterpriseGatewayApp.availability_mode=standalone",
-)
 CHROMIUM = ("chromium", "google-chrome")
-T = TypeVar("T")
+LAB = "jupyterlab"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker that the fixture `own` reads."""
-    config.addinivalue_line("markers", OWN_LAB)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that makes the pictures of the documentation."""
+    parser.addoption(
+        "--pictures", type=Path, metavar="FOLDER", help="write docs/jupyterlab-*.png anew: `--pictures docs`"
+    )
 
 
-@pytest.fixture(scope="module")
-def gateway(own: Lab) -> Gateway:
-    """The lab's gateway that these notebooks have for themselves: it is restarted, and finds its kernels again."""
-    return own.add_gateway("notebooks", options=PERSISTENCE)
-
-
-class SlowPath:
-    """A `Silencer` on a loop in a thread of its own: the browser's driver keeps the test's own thread."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._silencer = self._do(self._made(*address(gateway)))
-        self.url = f"http://127.0.0.1:{self._silencer.port}"
-
-    async def _made(self, host: str, port: int) -> Silencer:
-        return await Silencer(host, port).__aenter__()
-
-    def follow(self, gateway: Gateway) -> None:
-        """Lead to *gateway* where it is now: an engine gives it another port each time that it starts."""
-        self._silencer.target = address(gateway)
-
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PROCESS_SECONDS)
-
-    def sleep(self) -> None:
-        """Fall silent, without a word to either side."""
-        self._do(self._silencer.sleep())
-
-    def wake(self) -> None:
-        """Be there again; connections of before are not."""
-        self._do(self._silencer.wake())
-
-    def close(self) -> None:
-        """End all connections, and the thread."""
-        self._do(self._silencer.__aexit__())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(PROCESS_SECONDS)
-        self._loop.close()
-
-
-def address(gateway: Gateway) -> tuple[str, int]:
-    """Return the host and the port at which *gateway* answers."""
-    parts = urlsplit(gateway.url)
-    return parts.hostname or "", parts.port or 80
-
-
-@pytest.fixture(scope="module")
-def path(gateway: Gateway) -> Iterator[SlowPath]:
-    """The way from JupyterLab's server to the gateway."""
-    made = SlowPath(gateway)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def server(path: SlowPath, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """JupyterLab's server, as a person starts it on a laptop; yields its URL."""
-    home = tmp_path_factory.mktemp("jupyterlab")
-    notebooks = home / "notebooks"
-    notebooks.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    options = {
-        "ServerApp.root_dir": str(notebooks),
-        "ServerApp.allow_root": "True",
-        "ServerApp.disable_check_xsrf": "True",
-        "IdentityProvider.token": "",
-        "LabApp.expose_app_in_browser": "True",
-        "LabApp.news_url": "None",
-        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
-    }
-    argv = ["-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--gateway-url={path.url}"]
-    folders = {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    log = home / "server.log"
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            [sys.executable, *argv, *(f"--{name}={value}" for name, value in options.items())],
-            env={**os.environ, **folders, "KERNEL_USERNAME": "tester"},  # the gateway starts none for root
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=subprocess.STDOUT,
-            cwd=home,
-        )
-    url = f"http://127.0.0.1:{port}"
+@pytest.fixture(scope="session")
+def own(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Two nodes, which all these tests have for themselves: in containers, unless `--lab-driver local` says otherwise."""
+    driver = request.config.getoption("--lab-driver") or "docker"
+    if driver == "docker":
+        request.getfixturevalue("engine")
     try:
-        block_until("JupyterLab's server answers", lambda: answers(url, process, log), seconds=60)
-        yield url
+        yield Lab.up(LAB, nodes=2, driver=driver)
     finally:
-        process.terminate()
-        try:
-            process.wait(PROCESS_SECONDS)
-        except subprocess.TimeoutExpired:  # it waits for a gateway that a test has left silent
-            process.kill()
-            process.wait(PROCESS_SECONDS)
-        print(log.read_text()[-20_000:])  # pytest shows it with a failure
-
-
-def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Return True if the server answers; fail at once if it has ended."""
-    assert process.poll() is None, log.read_text()[-2000:]
-    try:
-        return httpx.get(f"{url}/api", trust_env=False, timeout=5).is_success
-    except httpx.TransportError:
-        return False
+        if request.config.getoption("--lab-keep") != "always":
+            down(LAB)
 
 
 @pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest, own: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The world that the file's `parametrize("world", …, indirect=True)` names."""
+    with WORLDS[request.param](own, tmp_path_factory.mktemp("jupyterlab")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the Chrome that is there: Playwright's own would have to be fetched."""
     executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
@@ -164,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def open_tab(browser: Browser, server: str) -> Iterator[Callable[[str], JupyterLab]]:
+def open_tab(browser: Browser, world: World) -> Iterator[Callable[[str], JupyterLab]]:
     """Opens tabs of JupyterLab, each with a workspace of its own; what has been loaded once is not loaded again."""
     context = browser.new_context()
     context.set_default_timeout(60_000)
@@ -172,7 +73,10 @@ def open_tab(browser: Browser, server: str) -> Iterator[Callable[[str], JupyterL
     def opened(workspace: str) -> JupyterLab:
         page: Page = context.new_page()
         page.on("dialog", lambda dialog: dialog.accept())  # "leave this page?"
-        return JupyterLab(page, server, workspace)
+        # JupyterLab goes on by itself once its server is back; its dialog would be in the way of clicks.
+        lost = page.locator(".jp-Dialog").filter(has_text="Server Connection Error")
+        page.add_locator_handler(lost, lambda dialog: dialog.locator("button").last.click())
+        return JupyterLab(page, world, workspace)
 
     yield opened
     context.close()
@@ -189,3 +93,15 @@ def jupyterlab(tab: JupyterLab) -> Iterator[JupyterLab]:
     """JupyterLab without notebooks and kernels."""
     yield tab
     tab.clear()
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
+    """Write what a tab shows as docs/jupyterlab-NAME.png, where pytest was told to (`--pictures`)."""
+    folder: Path | None = request.config.getoption("--pictures")
+
+    def write(page: Page, name: str) -> None:
+        if folder is not None:
+            page.screenshot(path=folder / f"jupyterlab-{name}.png", scale="css")
+
+    return write

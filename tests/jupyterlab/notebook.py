@@ -6,9 +6,9 @@ import re
 import time
 from typing import Any
 
-import httpx
 from playwright.sync_api import Locator, Page, expect
 
+from tests.jupyterlab.worlds import World
 from tests.until import block_until
 
 SECONDS = 60.0
@@ -50,11 +50,10 @@ _TIME = """([number, text, limit]) => {
 class JupyterLab:
     """One tab."""
 
-    def __init__(self, page: Page, server: str, workspace: str) -> None:
+    def __init__(self, page: Page, world: World, workspace: str) -> None:
         self.page = page
-        self._server = server
-        self._url = f"{server}/lab/workspaces/{workspace}"
-        page.goto(f"{self._url}?reset")
+        self.world = world
+        page.goto(f"{world.url}/lab/workspaces/{workspace}?reset&token={world.token}")
         self.loaded()
 
     def loaded(self) -> None:
@@ -66,13 +65,21 @@ class JupyterLab:
         """Execute one of JupyterLab's commands."""
         self.page.evaluate("async ([n, a]) => { await window.jupyterapp.commands.execute(n, a); }", [name, arguments])
 
-    def fresh(self, kernel: str = "python_distributed") -> Notebook:
+    def launch(self, title: str) -> Notebook:
+        """Click on the launcher's card of the kernel that is called *title*, and wait until its notebook's kernel is idle."""
+        self.command("launcher:create")
+        self.page.locator(f".jp-LauncherCard[data-category='Notebook'][title='{title}']:visible").click()
+        notebook = Notebook(self)
+        notebook.idle()
+        return notebook
+
+    def fresh(self, kernel: str = "") -> Notebook:
         """Make a notebook, as a click on the launcher's card does, and wait until its kernel is idle.
 
         How long that took is its `started`.
         """
         began = time.monotonic()
-        self.command("notebook:create-new", kernelName=kernel)
+        self.command("notebook:create-new", kernelName=kernel or self.world.started)
         notebook = Notebook(self)
         notebook.idle()
         notebook.started = time.monotonic() - began
@@ -88,8 +95,8 @@ class JupyterLab:
     def clear(self) -> None:
         """Close all that is open here, and end all kernels of the server."""
         self.page.evaluate(_CLOSE_ALL)
-        for session in httpx.get(f"{self._server}/api/sessions", trust_env=False, timeout=SECONDS).json():
-            httpx.delete(f"{self._server}/api/sessions/{session['id']}", trust_env=False, timeout=SECONDS)
+        for session in self.world.ask("GET", "/api/sessions").json():
+            self.world.ask("DELETE", f"/api/sessions/{session['id']}")
 
 
 class Notebook:
@@ -132,6 +139,11 @@ class Notebook:
         """Click on a button of the notebook's toolbar."""
         self.panel.locator(f"[data-jp-item-name='{item}']").click()
 
+    def restart(self) -> None:
+        """Click on the button that restarts the kernel, and say yes."""
+        self.click("restart")
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+
     def cell(self, number: int) -> Cell:
         """Return a cell that is there; the first is 0."""
         return Cell(self, number)
@@ -154,6 +166,11 @@ class Cell:
     def shows(self, text: str) -> None:
         """Wait until its output has *text*."""
         expect(self._area).to_contain_text(text, timeout=SECONDS * 1000)
+
+    @property
+    def editor(self) -> Locator:
+        """Where its code is typed."""
+        return self.element.locator(".cm-content")
 
     def ended(self) -> None:
         """Wait until it has a number instead of the star."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from lab.drivers.docker import images
 from lab.errors import EnvironmentUnfit, LabError
-from lab.keys import Authority, read_key
+from lab.keys import Authority, read_key, token_variable
 from lab.names import (
     LABEL,
     LABEL_ADDRESS,
@@ -150,8 +150,9 @@ class Blueprints:
         return Blueprint(self._lab, short, role, spec.name, address, image, self._network, labels, settings)
 
     def _gateway(self, spec: GatewaySpec, address: str) -> Blueprint:
+        login = {"EG_REMOTE_USER": USER, "EG_SSH_PORT": "22"}
         settings = {
-            "environment": spec.environment(address, {"EG_REMOTE_USER": USER, "EG_SSH_PORT": "22"}),
+            "environment": {**token_variable(spec, self._folder.identity), **spec.environment(address, login)},
             "command": list(spec.options),
             # For faults between a gateway and its nodes; Enterprise Gateway's own user has none of it.
             "cap_add": ["NET_ADMIN"],
@@ -162,7 +163,7 @@ class Blueprints:
         if spec.shares:
             settings["volumes"] = {resource_name(self._lab, SHARED): {"bind": "/shared", "mode": "rw"}}
         labels = {LABEL_HOSTS: ",".join(spec.hosts), LABEL_DEFINITION: spec.definition()}
-        image = self._tags["gateway"]
+        image = self._tags[spec.image]
         return Blueprint(
             self._lab, spec.name, "gateway", fqdn(spec.name), address, image, self._network, labels, settings
         )

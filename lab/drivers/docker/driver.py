@@ -18,7 +18,7 @@ from lab.drivers.docker.node import ContainerNode
 from lab.drivers.machines import Gateway, Node
 from lab.drivers.spark_kernelspecs import offered
 from lab.errors import EnvironmentUnfit, LabConflict, LabNotFound
-from lab.kernelspecs import default_kernelspecs
+from lab.kernelspecs import default_kernelspecs, jupyterlab_kernelspecs
 from lab.keys import Authority, read_or_generate
 from lab.names import (
     DEFAULT_GATEWAY,
@@ -34,6 +34,7 @@ from lab.names import (
 )
 from lab.progress import Progress, Silent
 from lab.state import StateFolder
+from lab.topology.daemons import JUPYTERLAB
 from lab.topology.specs import GatewaySpec, NodeSpec
 
 
@@ -83,10 +84,10 @@ class DockerDriver:
         owners = {labels[LABEL_USER] for labels in there if LABEL_USER in labels}
         return "" if not owners or lease.me() in owners else min(owners)
 
-    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
+    def prepare(self, progress: Progress, machines: Iterable[NodeSpec | GatewaySpec] = ()) -> None:
         """Build the images that changed and make the network."""
         self.folder.write(self.folder.engine, engine_id(self._client))
-        self._images = images.ensure(self._client, progress, {(node.image, node.packages) for node in nodes})
+        self._images = images.ensure(self._client, progress, {(each.image, each.packages) for each in machines})
         progress.step("network")
         network.ensure(self._client, self.name, self.folder.of_pool)
 
@@ -101,8 +102,9 @@ class DockerDriver:
             return ["the lab's network is gone"]
         if found.status in {"dead", "removing"}:
             return [f"its container is {found.status}"]
-        variants = [(spec.image, spec.packages)] if isinstance(spec, NodeSpec) else []
-        wanted = self._blueprints(images.tags(variants), net).make(spec, self._address_in(net, short, spec))
+        wanted = self._blueprints(images.tags([(spec.image, spec.packages)]), net).make(
+            spec, self._address_in(net, short, spec)
+        )
         return [] if found.labels.get(LABEL_SPEC) == wanted.fingerprint else wanted.differences(found)
 
     def nodes(self) -> list[Node]:
@@ -144,7 +146,8 @@ class DockerDriver:
         """Make the gateway's container, anew if its spec or its image (and so our wheel) has changed."""
         container = self._container(spec)
         gateway = ContainerGateway(container, self._tell)
-        for name, kernelspec in {**default_kernelspecs(), **offered(spec.clusters), **spec.kernelspecs}.items():
+        own = jupyterlab_kernelspecs(spec.hosts) if spec.program == JUPYTERLAB else default_kernelspecs()
+        for name, kernelspec in {**own, **offered(spec.clusters), **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
         gateway.resume()
         return gateway
@@ -197,7 +200,7 @@ class DockerDriver:
 
     def _container(self, spec: NodeSpec | GatewaySpec) -> Any:
         """Return the machine's container, made now unless one of exactly this spec and image is there."""
-        variant = (spec.image, spec.packages) if isinstance(spec, NodeSpec) else ("node", ())
+        variant = (spec.image, spec.packages)
         if images.key(variant[1], variant[0]) not in self._images:
             self._images = {**self._images, **images.ensure(self._client, Silent(), [variant])}
         net = network.ensure(self._client, self.name, self.folder.of_pool)

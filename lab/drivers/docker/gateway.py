@@ -11,7 +11,7 @@ from lab.drivers.docker.engine import put_files
 from lab.drivers.docker.machine import UID, ContainerMachine
 from lab.drivers.machines import Gateway
 from lab.errors import EngineFailed, LabNotFound
-from lab.keys import HostEntry, known_hosts
+from lab.keys import TOKEN, HostEntry, known_hosts
 from lab.names import (
     LABEL_DEFINITION,
     LABEL_HOSTS,
@@ -23,7 +23,7 @@ KERNELS = "/usr/local/share/jupyter"
 
 
 class ContainerGateway(ContainerMachine, Gateway):
-    """An Enterprise Gateway in a container; its disk survives `kill` and `start`."""
+    """An Enterprise Gateway or a JupyterLab in a container; its disk survives `kill` and `start`."""
 
     default_user = "gateway"
     needs_privilege = True
@@ -33,6 +33,8 @@ class ContainerGateway(ContainerMachine, Gateway):
         super().__init__(container, changed)
         self.name = self.short
         self.hosts = tuple(filter(None, container.labels.get(LABEL_HOSTS, "").split(",")))
+        variables = container.attrs["Config"]["Env"] or ()
+        self.token = next((each.partition("=")[2] for each in variables if each.startswith(f"{TOKEN}=")), "")
 
     @property
     def spec(self) -> GatewaySpec:

@@ -46,8 +46,21 @@ def gateway(base_tag: str) -> Recipe:
         {"BASE": base_tag},
         {
             "requirements.txt": checkout.requirements("gateway"),
-            "kernel-requirements.txt": checkout.requirements("node"),
+            "kernel-requirements.txt": checkout.requirements("kernel"),
         },
+        late=lambda: dict([checkout.build_wheel()]),
+        late_inputs=tuple(checkout.wheel_sources()),
+    )
+
+
+def jupyterlab(base_tag: str) -> Recipe:
+    """JupyterLab with our wheel."""
+    of_gateway = checkout.ROOT / "images" / "gateway"
+    shared = {name: (of_gateway / name).read_bytes() for name in ("entrypoint.sh", "watch-lease.sh")}
+    return Recipe(
+        "jupyterlab",
+        {"BASE": base_tag},
+        {"requirements.txt": checkout.requirements("jupyterlab"), **shared},
         late=lambda: dict([checkout.build_wheel()]),
         late_inputs=tuple(checkout.wheel_sources()),
     )
@@ -71,7 +84,7 @@ def with_packages(node_tag: str, packages: Sequence[str]) -> Recipe:
 
 
 Variant = tuple[str, tuple[str, ...]]
-"""Which image a node has: `node`, `spark` or `yarn`, and Debian's packages on top."""
+"""Which image a machine has: `node`, `spark`, `yarn`, `gateway` or `jupyterlab`, and Debian's packages on top."""
 
 
 def tags(variants: Iterable[Variant] = ()) -> dict[str, str]:
@@ -94,6 +107,8 @@ def _recipes(debian_tag: str, variants: Iterable[Variant]) -> dict[str, Recipe]:
         found["spark"] = spark(found["node"].tag)
     if "yarn" in roles:
         found["yarn"] = yarn(found["spark"].tag, base_recipe.tag)
+    if "jupyterlab" in roles:
+        found["jupyterlab"] = jupyterlab(base_recipe.tag)
     for role, packages in wanted:
         if packages:
             found[key(packages, role)] = with_packages(found[role].tag, packages)

@@ -55,8 +55,8 @@ def build(client: Any, recipe: Recipe, progress: Progress) -> None:
     """Build *recipe*'s image, whether it is there or not; raise LabError with the last lines of the build."""
     big = recipe.fetch(client, progress) if recipe.fetch is not None else {}
     what = f" with {recipe.build_args['PACKAGES']}" if recipe.role == "node-packages" else ""
-    role = "node" if recipe.role == "node-packages" else recipe.role
-    progress.step(f"building the image of the {role}{what}")
+    role = {"node-packages": "the node", "jupyterlab": "JupyterLab"}.get(recipe.role, f"the {recipe.role}")
+    progress.step(f"building the image of {role}{what}")
     with tempfile.TemporaryFile() as context:
         write_archive(context, {**recipe.folder(), **recipe.inputs, **recipe.late(), **big}, mode=0o755)
         _build(client, recipe, context, progress)

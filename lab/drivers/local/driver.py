@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from lab import lease
 from lab.drivers import checkout
@@ -23,16 +23,19 @@ from lab.drivers.local.machine import ADDRESS
 from lab.drivers.local.node import LocalNode
 from lab.drivers.machines import Gateway, Node
 from lab.errors import EnvironmentUnfit, LabNotFound
-from lab.kernelspecs import default_kernelspecs
-from lab.keys import Authority, read_key, read_or_generate
+from lab.kernelspecs import default_kernelspecs, jupyterlab_kernelspecs
+from lab.keys import Authority, read_key, read_or_generate, token_variable
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
 from lab.progress import Progress, Silent
 from lab.state import StateFolder, cache_root
+from lab.topology.daemons import JUPYTERLAB
 from lab.topology.limits import Limits
 from lab.topology.specs import GatewaySpec, NodeSpec, differences
 
 M = TypeVar("M", bound=Node | Gateway)
 
+QUIET: Final = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",)
+"""A lab asks nobody outside for news."""
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
 """What a machine's processes get of our environment: a login on a real node would know nothing of it either."""
 
@@ -64,20 +67,22 @@ class LocalDriver:
         """Return nothing: these are this user's processes."""
         return ""
 
-    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
+    def prepare(self, progress: Progress, machines: Iterable[NodeSpec | GatewaySpec] = ()) -> None:
         """Make the environments that the lock asks for; say what this machine's kernel keeps nodes from having."""
-        wanted = list(nodes)
+        specs = list(machines)
+        wanted = [spec for spec in specs if isinstance(spec, NodeSpec)]
         for spec in wanted:
             _check(spec)
         if not self._machines.exists():
             progress.note(
-                "gateways listen on this machine's loopback, without a token: all its users can start kernels as you"
+                "Enterprise Gateways listen on this machine's loopback, without a token: all its users can start kernels as you"
             )
         spark_daemons.prepare({daemon for spec in wanted for daemon in spec.daemons}, progress)
         kind, reason = namespaces.isolation()
         if kind == "none":
             progress.note(f"nodes share {namespaces.SHARED}: this kernel gives no namespaces ({reason})")
-        self._environments = {role: environments.ensure(role, progress) for role in ("gateway", "node")}
+        roles = dict.fromkeys(("gateway", "node", *(spec.image for spec in specs if isinstance(spec, GatewaySpec))))
+        self._environments = {role: environments.ensure(role, progress) for role in roles}
         launcher = self.folder.path / "launch_ipykernel.py"
         self.folder.write(launcher, checkout.launcher().decode())
 
@@ -143,13 +148,18 @@ class LocalDriver:
         if self._put(folder, self._gateway(spec)) or not installed.exists():
             installed.unlink(missing_ok=True)
             shutil.rmtree(folder / "jupyter", ignore_errors=True)
-            environments.install_wheel(self._environments["gateway"], folder / "site")
+            environments.install_wheel(environments.ensure(spec.image, Silent()), folder / "site")
+            if spec.program == JUPYTERLAB:
+                config = folder / "site" / "etc" / "jupyter" / "labconfig"
+                config.mkdir(parents=True)
+                shutil.copy(checkout.ROOT / "images" / "jupyterlab" / "page_config.json", config)
             installed.touch()
         gateway = LocalGateway(folder, self._tell)
-        specs = default_kernelspecs(
-            python=str(spark_daemons.kernel_python(spec.clusters) or self._environments["node"] / "bin" / "python"),
-            launcher=str(self.folder.path / "launch_ipykernel.py"),
-        )
+        python = str(spark_daemons.kernel_python(spec.clusters) or self._environments["node"] / "bin" / "python")
+        if spec.program == JUPYTERLAB:
+            specs = jupyterlab_kernelspecs(spec.hosts, python=python)
+        else:
+            specs = default_kernelspecs(python=python, launcher=str(self.folder.path / "launch_ipykernel.py"))
         more = spark_daemons.kernels(self._machines, spec.clusters)
         for name, kernelspec in {**specs, **more, **spec.kernelspecs}.items():
             gateway.add_kernelspec(name, kernelspec)
@@ -197,7 +207,7 @@ class LocalDriver:
     def _gateway(self, spec: GatewaySpec) -> dict[str, Any]:
         """Return the facts of a gateway that is *spec*."""
         folder = self._machines / spec.name
-        environment = environments.folder("gateway")
+        environment = environments.folder(spec.image)
         kept = self._kept(folder)
         port = self._port(folder, kept)
         facts: dict[str, Any] = {
@@ -219,18 +229,26 @@ class LocalDriver:
             "XDG_RUNTIME_DIR": facts["run"],
             # The product's own default is a folder in /tmp, which a killed gateway would leave behind.
             "EG_DISTRIBUTED_RUNTIME_DIR": facts["run"],
-            "JUPYTER_PATH": str(folder / "jupyter"),
+            # The second is what the wheel has for all of an environment; it stands in a folder of its own.
+            "JUPYTER_PATH": f"{folder / 'jupyter'}:{folder / 'site' / 'share' / 'jupyter'}",
+            "JUPYTER_CONFIG_PATH": str(folder / "site" / "etc" / "jupyter"),
             "PYTHONPATH": str(folder / "site"),
             "PATH": f"{environment / 'bin'}:{facts['passed'].get('PATH', os.defpath)}",
             # Enterprise Gateway starts nothing for root, who is the only user that a lab of root's processes has.
             "EG_UNAUTHORIZED_USERS": "" if os.getuid() == 0 else "root",
+            **token_variable(spec, self.folder.identity),
         }
         # No login here: user and port of a node are in the ssh_config of the gateway's home.
         facts["env"] = self._environment(folder, facts, {**home, **spec.environment(ADDRESS, {})})
-        options = {"ip": ADDRESS, "port": port, "port_retries": 0}
+        options: dict[str, object] = {"ip": ADDRESS, "port": port, "port_retries": 0}
+        program, app = "jupyter-enterprisegateway", "EnterpriseGatewayApp"
+        if spec.program == JUPYTERLAB:
+            program, app = "jupyter-lab", "ServerApp"
+            options |= {"open_browser": False, "allow_root": True, "root_dir": facts["home"]}
         facts["argv"] = [
-            str(environment / "bin" / "jupyter-enterprisegateway"),
-            *(f"--EnterpriseGatewayApp.{name}={value}" for name, value in options.items()),
+            str(environment / "bin" / program),
+            *(f"--{app}.{name}={value}" for name, value in options.items()),
+            *(QUIET if spec.program == JUPYTERLAB else ()),
             *spec.options,
         ]
         facts["init"] = self._init(folder, facts)

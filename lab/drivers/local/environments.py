@@ -14,7 +14,7 @@ from lab.errors import EnvironmentUnfit, LabError
 from lab.progress import Progress
 from lab.state import cache_root, locked
 
-PYTHONS = {"gateway": ">=3.10,<3.12", "node": ">=3.10", "spark": ">=3.10,<3.12"}
+PYTHONS = {"gateway": ">=3.10,<3.12", "jupyterlab": ">=3.10", "node": ">=3.10", "spark": ">=3.10,<3.12"}
 """Enterprise Gateway's pyzmq < 25 has no wheels for later Pythons, and it imports distutils; Spark 3.5 is made for 3.11."""
 
 
@@ -28,7 +28,7 @@ def folder(role: str) -> Path:
 
 
 def ensure(role: str, progress: Progress) -> Path:
-    """Return the environment of *role* (`gateway`, `node`), made now if what the lock says has changed."""
+    """Return the environment of *role* (`gateway`, `jupyterlab`, `node`), made now if what the lock says has changed."""
     return make(folder(role), role, checkout.requirements(role), progress)
 
 
@@ -40,7 +40,8 @@ def make(
     with locked("environments", what="making the lab's environments"):
         if done.exists():
             return made
-        progress.step("the environment of kernels with Spark" if role == "spark" else f"the environment of the {role}")
+        of = {"spark": "kernels with Spark", "jupyterlab": "JupyterLab"}.get(role, f"the {role}")
+        progress.step(f"the environment of {of}")
         shutil.rmtree(made, ignore_errors=True)
         made.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""A gateway as processes: Enterprise Gateway and its local kernels."""
+"""A gateway as processes: Enterprise Gateway or JupyterLab, and its local kernels."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from lab.drivers.local.machine import LocalMachine
 from lab.drivers.machines import Gateway
 from lab.errors import LabNotFound
 from lab.files import write
-from lab.keys import HostEntry, known_hosts, ssh_config
+from lab.keys import TOKEN, HostEntry, known_hosts, ssh_config
 from lab.topology.specs import GatewaySpec, gateway_spec
 
 
 class LocalGateway(LocalMachine, Gateway):
-    """Enterprise Gateway in an environment of its own, with a home of its own."""
+    """Enterprise Gateway or JupyterLab in an environment of its own, with a home of its own."""
 
     def __init__(self, folder: Path, changed: Callable[[], None]) -> None:
         super().__init__(folder, changed)
         self.name = self.short
         self.hosts = tuple(self.facts["hosts"])
         self.python = str(self.facts["python"])
+        self.token = str(self.facts.get("env", {}).get(TOKEN, ""))
 
     @property
     def spec(self) -> GatewaySpec:

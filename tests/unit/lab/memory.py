@@ -238,7 +238,7 @@ class MemoryDriver:
     def stranger(self) -> str:
         return ""
 
-    def prepare(self, progress: Progress, nodes: Iterable[NodeSpec] = ()) -> None:
+    def prepare(self, progress: Progress, machines: Iterable[NodeSpec | GatewaySpec] = ()) -> None:
         self._memory.labs.setdefault(self.name, {})
 
     def nodes(self) -> list[Node]:

@@ -111,6 +111,7 @@ def test_env_prints_json_or_exports(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         "name": "x",
         "driver": "docker",
         "gateway_url": "http://127.0.0.1:1",
+        "jupyterlab_url": "http://127.0.0.1:2/lab?token=x",
         "nodes": [{"name": "node1.lab.test", "address": "10.213.7.11", "port": 2, "state": "running"}],
         "ssh_config": "/with space/ssh_config",
     }
@@ -124,6 +125,7 @@ def test_env_prints_json_or_exports(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     exports = run(["env"], capsys)[1].splitlines()
     assert "export LAB_SSH_CONFIG='/with space/ssh_config'" in exports
     assert "export EG_REMOTE_HOSTS=node1.lab.test" in exports
+    assert "export LAB_JUPYTERLAB_URL='http://127.0.0.1:2/lab?token=x'" in exports
 
 
 @pytest.mark.parametrize(

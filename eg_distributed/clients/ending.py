@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from . import kept_output, sessions
+from . import kept_output, opening, sessions
 from .connection import Connection
 
 _AWAY_SECONDS: Final = 600.0
@@ -25,9 +25,9 @@ def end(connection: Connection) -> None:
     if connection.opened:
         connection.opened = False
         _leave(connection)
+    opening.give_up(connection)
     for kept in (connection.unsent, connection.unconfirmed):
         kept.clear()  # its room is somebody else's now, not when Python finds the time
-    connection.doubt(None)
 
 
 def _leave(connection: Connection) -> None:

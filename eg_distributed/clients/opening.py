@@ -225,6 +225,34 @@ async def _come_back(connection: Connection) -> None:
     await _begin(connection)
 
 
+def give_up(connection: Connection) -> None:
+    """Take note that *connection* has ended, or will never open: its twin is the client's then, if it is there still.
+
+    Unless the client has said goodbye: who was never the client's is cut off, or ends before it is open.
+    """
+    sessions.forget(connection)
+    twin = connection.doubted_for
+    if twin is not None and twin.leaving is not None and not (twin.closed or connection.said_goodbye()):
+        twin.unsent.take(connection.doubtful)
+        returning = asyncio.ensure_future(_return(twin))
+        _returning.add(returning)
+        returning.add_done_callback(_returning.discard)
+    connection.doubt(None)
+
+
+_returning: set[asyncio.Future[None]] = set()
+
+
+async def _return(twin: Connection) -> None:
+    if twin.leaving is not None and not twin.closed:  # else it has come back by itself
+        try:
+            await _come_back(twin)
+        except Exception:
+            # A server's own errors are anybody's guess. Nobody waits for this task, and the client comes again.
+            twin.log.warning("A connection cannot serve again: %s", twin.session_key, exc_info=True)
+            twin.send_away()
+
+
 # --- what the client says
 
 

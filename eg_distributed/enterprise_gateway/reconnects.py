@@ -164,7 +164,7 @@ def _forgetting_at_its_end(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             await original(self, *args, **kwargs)
         finally:
-            sessions.forget(connection_of(self))
+            opening.give_up(connection_of(self))
 
     return get
 

@@ -142,7 +142,7 @@ class DistributedConnection(ZMQChannelsWebsocketConnection):
         try:
             await super().prepare()
         except BaseException:  # whatever it is: it will never open, and another one of its session may
-            sessions.forget(self._distributed)
+            opening.give_up(self._distributed)
             self._forget_question()
             raise
         finally:

@@ -119,6 +119,16 @@ async def test_what_a_client_says_while_its_twin_opens_is_said(gateway: Gateway,
                 await asyncio.wait_for(dropped.wait_closed(), PROCESS_SECONDS)
 
 
+async def test_a_late_twin_that_is_cut_off_takes_nothing(gateway: Gateway, kernel: Kernel) -> None:
+    """A dropped connection that comes late, and ends, was never the client's: that gets all lines, without a word of its own."""
+    session = Session(gateway, kernel)
+    async with session.connect() as connection:
+        printing = Reader(connection, await session.run(connection, PRINTING))
+        await printing.reached(20)
+        (await session.dropped(opened=True)).close()
+        assert await printing.ended() == list(range(LINES))
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(gateway: Gateway, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     session = Session(gateway, kernel)

@@ -88,6 +88,16 @@ async def test_a_dropped_connection_that_comes_late_takes_nothing(served: Served
     await until("no connection is counted", lambda: kernel.model()["connections"] == 0)
 
 
+async def test_a_late_twin_that_is_cut_off_takes_nothing(served: Served, kernel: Kernel) -> None:
+    """A dropped connection that comes late, and ends, was never the client's: that gets all lines, without a word of its own."""
+    session = Session(served, kernel)
+    async with session.connect() as connection:
+        printing = Reader(connection, await session.run(connection, PRINTING))
+        await printing.reached(20)
+        (await session.dropped(opened=True)).close()
+        assert await printing.ended() == list(range(LINES))
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(served: Served, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     session = Session(served, kernel)

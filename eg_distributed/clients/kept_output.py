@@ -235,25 +235,33 @@ class Adopted:
             await asyncio.wait({subscribing})
 
     async def give_replies(self, session: str, give: Give) -> None:
-        """Give *session* the replies of the kernel to what it asked the earlier process for."""
+        """Give *session* the replies of the kernel to what it asked the earlier process for.
+
+        It got them in their order, so that what stands before one that it is known to have got is not for it either: only the
+        last ones are remembered.
+        """
         async with self._locks.setdefault(session, asyncio.Lock()):
             records = Records()
             records.position = self._positions.get(session, 0)
             known = set(delivered.got(self.kernel.id, session).replies)
+            wanted: list[list[bytes]] = []
             is_all = False
             while not is_all:
                 try:
                     part = await self._take(session, records.position)
                     for kept in records.take(part):
                         header = _header(kept.parts)
-                        is_wanted = header.get("msg_type") != "kernel_info_reply" and header.get("msg_id") not in known
-                        if is_wanted and header:
-                            await give("shell", kept.parts)
+                        if header.get("msg_id") in known:
+                            wanted.clear()
+                        elif header and header.get("msg_type") != "kernel_info_reply":
+                            wanted.append(kept.parts)
                 except (DistributedError, Malformed) as error:
                     if not isinstance(error, KernelGone):
                         log.warning("kernel %s: replies that were kept cannot be taken: %s", self.kernel.id, error)
                     return
                 is_all = part.is_all
+            for parts in wanted:
+                await give("shell", parts)
             self._positions[session] = records.position
 
 

@@ -318,3 +318,18 @@ async def test_replies_are_given_once() -> None:
     for _ in range(2):
         await found.give_replies("tab", give)
     assert given == ["shell r2"]
+
+
+async def test_replies_before_one_that_is_known_are_not_given() -> None:
+    """A session's first hundreds of replies are not remembered, but it got the later ones behind them."""
+    node, given = Node(), list[str]()
+    names = [f"r{number}" for number in range(300)]
+    kept_output.note_delivered("k1", "tab", [("shell", message(name)) for name in names[:-2]])
+    for name in names:
+        node.keep(BEFORE, name, CELL)
+
+    async def give(channel: str, parts: list[bytes]) -> None:
+        given.append(id_of(parts))
+
+    await adopted(node).give_replies("tab", give)
+    assert given == names[-2:]

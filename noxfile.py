@@ -199,11 +199,12 @@ def install_lowest(session: nox.Session, tools: str, *members: str, extra: str =
 def server(session: nox.Session) -> None:
     """Run the kernel provisioner with the newest jupyter_client and jupyter_server of the lock, and check its types with theirs.
 
-    `server_lowest` runs it with the lowest. In environments of their own: Enterprise Gateway has jupyter_client 6.
+    `server_lowest` runs it with the lowest. In environments of their own: Enterprise Gateway has jupyter_client 6. `.ci/run`
+    leaves out the tests that are marked `long`: `-- -m "not long"`.
     """
     install(session, "server")
     session.run("mypy", "--config-file=tests/server/mypy.ini")
-    session.run("pytest", "tests/server", *session.posargs)
+    session.run("pytest", "tests/server", "--numprocesses=2", *session.posargs)
 
 
 @nox.session(python=OLDEST, default=False)

@@ -208,6 +208,7 @@ def test_a_stop_that_keeps_kernels(site: Site, start: Start) -> None:
     assert not records(site)
 
 
+@pytest.mark.long
 def test_a_page_that_looks_while_the_server_stops(site: Site, start: Start) -> None:
     """As long as it is answered it finds the kernels that are kept, and their sessions outlive the stop, too."""
     first = start(EG_DISTRIBUTED_KEEP_KERNELS="1")
@@ -239,6 +240,7 @@ def test_two_servers_at_once(site: Site, start: Start) -> None:
         assert (notebook.run("print(x)"), another.run("print(x)")) == ("42", "42")
 
 
+@pytest.mark.long
 def test_records_that_cannot_be_used(site: Site, start: Start) -> None:
     """A broken one and one of a later release are told of, with what to do; neither the server nor others are held up."""
     first = start()
@@ -259,6 +261,7 @@ def test_records_that_cannot_be_used(site: Site, start: Start) -> None:
     later.unlink()
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_start(site: Site, root: Path, start: Start) -> None:
     """It ends none of the kernels that it has found: the next one has them."""
     first = start()
@@ -289,6 +292,7 @@ def adopt(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_kernels_of_another_server(site: Site, start: Start, root: Path) -> None:
     """They are listed, and taken over with their sessions: from a dead server, and from one that runs if that is said."""
     (root / "deep").mkdir()

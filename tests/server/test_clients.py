@@ -76,6 +76,7 @@ def test_nbclient(site: Site) -> None:
     assert done.cells[1].outputs[0].text.strip() == str(site.work)
 
 
+@pytest.mark.long
 def test_papermill(site: Site, file: Path) -> None:
     """The same by papermill's command."""
     target = site.work / "done.ipynb"
@@ -83,6 +84,7 @@ def test_papermill(site: Site, file: Path) -> None:
     assert node_in(target.read_text()) in NAMES
 
 
+@pytest.mark.long
 def test_nbconvert(site: Site, file: Path) -> None:
     """`jupyter nbconvert --execute` runs the notebook in its own folder."""
     said = ran(site, *JUPYTER, "nbconvert", "--execute", "--to", "markdown", "--stdout", str(file))
@@ -90,6 +92,7 @@ def test_nbconvert(site: Site, file: Path) -> None:
     assert str(site.work) in said
 
 
+@pytest.mark.long
 def test_jupyter_execute(site: Site, file: Path) -> None:
     """`jupyter execute` writes what the host has said into the notebook."""
     ran(site, *JUPYTER, "execute", "--inplace", str(file))
@@ -117,6 +120,7 @@ def spread() -> Iterator[list[subprocess.Popen[str]]]:
 SLOW = f"{NODE}; import sys; sys.stdout.flush(); import time; time.sleep(60)"
 
 
+@pytest.mark.long
 def test_processes_spread_over_the_hosts(site: Site, spread: list[subprocess.Popen[str]]) -> None:
     """Each starts one kernel, and goes where fewest run. Killed, they leave kernels that end by themselves, and no socket."""
     (site.work / "slow.py").write_text(SLOW)
@@ -162,6 +166,7 @@ def test_a_console(site: Site) -> None:
     assert node_in(said) in NAMES
 
 
+@pytest.mark.long
 def test_a_console_for_an_existing_kernel(site: Site) -> None:
     """`--existing` reaches another process's kernel by its connection file, and leaves it running."""
     argv = [*JUPYTER, "kernel", f"--kernel={KERNEL}"]
@@ -196,6 +201,7 @@ def test_a_console_for_an_existing_kernel(site: Site) -> None:
 # -- Voila ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_voila(site: Site, file: Path) -> None:
     """A notebook as an application: its cells have run on a host, in the notebook's folder."""
     pytest.importorskip("voila")

@@ -6,6 +6,7 @@ import io
 import unittest
 
 import jupyter_kernel_test
+import pytest
 
 from .site import KERNEL, Site
 
@@ -46,6 +47,7 @@ def outcomes(kernel: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_the_suite_says_the_same_of_a_kernel_on_a_host(site: Site) -> None:
     """Message by message, as the suite looks at them."""
     remote = outcomes(KERNEL)

@@ -88,6 +88,7 @@ async def test_a_cell_over_a_killed_server_shows_all_that_it_printed(start: Star
     await tab.close()
 
 
+@pytest.mark.long
 async def test_a_cell_that_ends_while_the_server_is_away_is_whole(start: Start, tmp_path: Path) -> None:
     """Output, reply and idle come to the client that sent the cell; another one of before gets the output, a new one nothing."""
     served = start()

@@ -69,6 +69,7 @@ def test_what_is_the_servers_own_may_be_said(served: Served) -> None:
     assert [host["host"] for host in response.json()["hosts"]] == ["node1", "node2"]
 
 
+@pytest.mark.long
 def test_a_setting_that_is_wrong(site: Site) -> None:
     """It is the server's fault and not the request's, and is named."""
     root = site.work / "wrong"
@@ -146,6 +147,7 @@ def test_who_has_no_token_learns_nothing(served: Served) -> None:
         assert httpx.get(served.url + path).status_code == 403
 
 
+@pytest.mark.long
 def test_an_authorizer_may_refuse(site: Site) -> None:
     """It is asked for the resource `distributed`, and what it refuses is 403."""
     (site.folder / "denying.py").write_text(DENYING)

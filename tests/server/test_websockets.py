@@ -219,6 +219,7 @@ def printing(unlimited: Served) -> Iterator[Kernel]:
     made.end()
 
 
+@pytest.mark.long
 async def test_clients_that_take_nothing_fill_no_memory(unlimited: Served, printing: Kernel, tmp_path: Path) -> None:
     """Websockets that are never read cost the server a bounded share; one that is read beside them misses nothing."""
     server, clients, lines = psutil.Process(unlimited.process.pid), 40, 600  # 1500 MiB that these clients are to get
@@ -267,6 +268,7 @@ open({done!r}, "w").close()
 """
 
 
+@pytest.mark.long
 async def test_a_page_that_stands_still_misses_nothing_of_a_local_kernel(unlimited: Served, tmp_path: Path) -> None:
     """Nothing of it waits on its way, where nobody would keep it: all of it comes, as over jupyter_server's own connections."""
     kernel, messages, done = Kernel(unlimited, "python3"), 8000, tmp_path / "done"
@@ -290,6 +292,7 @@ async def test_a_page_that_stands_still_misses_nothing_of_a_local_kernel(unlimit
         kernel.end()
 
 
+@pytest.mark.long
 async def test_a_flood_is_one_however_late_it_comes(served: Served, kernel: Kernel) -> None:
     """jupyter_server's limits count for what a kernel prints faster than that, though it waits on its way."""
     tab = Tab(served, kernel)

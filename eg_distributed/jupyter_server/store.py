@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -38,6 +39,8 @@ from eg_distributed.wire import (
 )
 
 __all__ = ["FORMAT", "RECORDS", "Newer", "Record", "Store"]
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """What a record's fields mean; a release that changes that counts on."""
@@ -121,11 +124,21 @@ class Store:
         self._known: dict[str, str] = {}  # by kernel: which process had written the record when we last saw it
 
     def open(self) -> None:
-        """Make the folder; raises OSError where it is not ours alone."""
+        """Make the folder, and have others kept out of it; raises OSError where it is not ours."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self.folder.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or self.folder.is_symlink():
-            raise PermissionError(f"{self.folder} is not a private folder of this user: remove it")
+        if self.folder.is_symlink():
+            raise PermissionError(f"{self.folder} is a link, and not a folder of this user: move it away")
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.getuid():
+                raise PermissionError(f"{self.folder} is not a folder of this user: move it away")
+            if found.st_mode & 0o077:
+                # Kubernetes does that to a volume at each start of a pod with fsGroup: to refuse it would lose all kernels.
+                os.fchmod(descriptor, 0o700)
+                log.warning("%s could be entered by others: now it is this user's alone", self.folder)
+        finally:
+            os.close(descriptor)
 
     def describe(self, about: Message) -> None:
         """Have the folder say of the server what *about* does; raises OSError."""

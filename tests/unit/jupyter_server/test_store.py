@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -134,12 +135,31 @@ def test_a_record_of_an_earlier_process_is_ours(store: Store) -> None:
     assert store.read() == ([], {})
 
 
-def test_a_folder_that_others_may_read(tmp_path: Path) -> None:
-    """It is refused: records have keys of kernels in them."""
-    (tmp_path / "open.d").mkdir(mode=0o755)
-    with pytest.raises(PermissionError, match="not a private folder"):
-        Store(tmp_path / "open.d").open()
-    (tmp_path / "private").mkdir(mode=0o700)
+def test_a_folder_that_others_may_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is made private, as records have keys of kernels in them, and keeps what it has: Kubernetes opens volumes to a group."""
+    folder = tmp_path / "open.d"
+    store = Store(folder)
+    store.open()
+    store.write(record())
+    folder.chmod(0o2770)
+    caplog.clear()
+    Store(folder).open()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [each.kernel for each in Store(folder).read()[0]] == ["k-1"]
+    assert "could be entered by others" in caplog.text
+    caplog.clear()
+    Store(folder).open()
+    assert not caplog.text
+
+
+def test_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link and another user's folder are refused, and stay as they are."""
+    (tmp_path / "private").mkdir(mode=0o755)
     (tmp_path / "link.d").symlink_to(tmp_path / "private")
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match="is a link"):
         Store(tmp_path / "link.d").open()
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    with pytest.raises(PermissionError, match="not a folder of this user"):
+        Store(tmp_path / "private").open()
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o755

@@ -36,11 +36,11 @@ from eg_distributed.settings import Distributed
 from . import listed, taken
 from .activity import learn_state
 from .listening import found_again
-from .process import folder_for, keep_by, settings_for
+from .process import folder_for, keep_by, keeper_of, settings_for
 from .provisioner import DistributedProvisioner
 from .store import Record, Store
 
-__all__ = ["SESSIONS", "Adoption", "begin"]
+__all__ = ["SESSIONS", "Adoption", "begin", "prepare"]
 
 log = logging.getLogger(__name__)
 
@@ -52,23 +52,18 @@ UNKNOWN = "unknown"
 """The `execution_state` of a kernel whose host has not answered yet."""
 
 
-def begin(app: Any) -> None:
-    """Take up the kernels of *app*'s earlier process, and have its next one find those that it has; see `extension`."""
-    kernels = app.kernel_manager
+def prepare(app: Any) -> None:
+    """Have *app*'s next process find the kernels that it has; before anything makes its cluster, whose name follows from it."""
     if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
         return  # its kernels are a gateway's
-    if lacks := listed.missing(kernels):
-        log.error(
-            "kernels end with this server: its kernel manager (%s) has no %s, by which they could be found again",
-            type(kernels).__name__, ", ".join(lacks),
-        )  # fmt: skip
-        return
     settings = settings_for(app.config)
     folder = folder_for(app, settings)
     if folder is None:
         return  # why is in the log already
     store = Store(folder)
+    store.open()
     adoption = Adoption(app, settings, store)
+    keep_by(adoption)
     cleanup_kernels = app.cleanup_kernels
 
     @functools.wraps(cleanup_kernels)
@@ -77,10 +72,16 @@ def begin(app: Any) -> None:
             await cleanup_kernels()
 
     app.cleanup_kernels = cleaned_up
+
+
+def begin(app: Any) -> None:
+    """Take up the kernels of *app*'s earlier process, if `prepare` could do its part; see `extension`."""
+    adoption = keeper_of(app.kernel_manager)
+    if not isinstance(adoption, Adoption) or adoption.app is not app:
+        return  # why is in the log already
+    store = adoption.store
     about = {"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    channels.take_many_sockets(kernels.context)  # each kernel that is found is watched by one
-    store.open()
-    keep_by(adoption)
+    channels.take_many_sockets(app.kernel_manager.context)  # each kernel that is found is watched by one
     for step in (
         functools.partial(store.describe, about),
         adoption.keep_sessions,
@@ -90,7 +91,7 @@ def begin(app: Any) -> None:
         try:
             step()
         except (OSError, sqlite3.Error) as error:  # a disk that is full: what can be done without it is done
-            log.error("%s: what this server keeps cannot all be used: %s", folder, error)
+            log.error("%s: what this server keeps cannot all be used: %s", store.folder, error)
 
 
 class Adoption:

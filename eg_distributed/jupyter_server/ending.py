@@ -34,8 +34,11 @@ def begin(app: Any) -> None:
 
     @functools.wraps(cleanup_kernels)
     async def end_kernels() -> None:
-        await _await_starts(kernels)
-        _forget_failed(kernels)
+        try:
+            await _await_starts(kernels)
+            _forget_failed(kernels)
+        except Exception as error:  # of a manager that is not as jupyter_server's: its kernels have to end all the same
+            log.error("not all starts could be waited for: %r", error, exc_info=error)
         try:
             await within(cleanup_kernels(), _patience(kernels))
         except Exception as error:  # whichever kernel it is of: the others have to end, and the server as well
@@ -54,8 +57,8 @@ def begin(app: Any) -> None:
         result = start_ioloop(*args, **kwargs)
         if not keep:  # what is listed still; all of it after a SIGINT without a terminal, which only ends the loop
             for manager in list(kernels._kernels.values()):
-                if isinstance(manager.provisioner, DistributedProvisioner):
-                    manager.provisioner.end_with_process()
+                if isinstance(provisioner := getattr(manager, "provisioner", None), DistributedProvisioner):
+                    provisioner.end_with_process()
         return result
 
     app.cleanup_kernels, app._cleanup, app.start_ioloop = end_kernels, end, run
@@ -65,8 +68,12 @@ def _patience(kernels: Any) -> float:
     """Return the seconds within which kernels have ended that are told to, and killed where they do not heed that."""
     waits = [0.0]
     for manager in kernels._kernels.values():
-        wait = max(float(getattr(manager, "shutdown_wait_time", 0.0)), 0.0)
-        waits.append(manager.provisioner.get_shutdown_wait_time(wait) if manager.provisioner is not None else wait)
+        try:
+            wait = max(float(getattr(manager, "shutdown_wait_time", 0.0)), 0.0)
+            provisioner = getattr(manager, "provisioner", None)
+            waits.append(provisioner.get_shutdown_wait_time(wait) if provisioner is not None else wait)
+        except Exception as error:  # of anybody's manager or provisioner, and what is to end has to be ended
+            log.error("it is not known how long a kernel may take to end: %r", error, exc_info=error)
     return max(waits) + _KERNELS
 
 

@@ -8,6 +8,7 @@ A kernel that starts is unknown there as well, so an outage is what has a `since
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -152,6 +153,9 @@ def begin(app: Any) -> None:
     """Have *app*, a ServerApp, emit the events; called before it serves HTTP."""
     if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
         return  # its kernels are a gateway's
+    if inspect.iscoroutinefunction(inspect.unwrap(app.kernel_manager.kernel_model)):
+        log.info("hosts have no events here: this server's kernel manager tells of a kernel only when it is waited for")
+        return
     app.event_logger.register_event_schema(DEFINITION)
 
     def emit(action: str, host: str, kernels: list[str], message: str, **more: str) -> None:

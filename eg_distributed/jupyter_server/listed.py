@@ -22,6 +22,7 @@ _KERNELS = (
         "_pending_kernels",
         "add_restart_callback",
     ),
+    *("cull_kernel_if_idle", "kernel_model", "restart_kernel"),
     *("connection_dir", "initialize_culler", "kernel_manager_factory", "kernel_spec_manager", "log"),
     *("start_watching_activity", "stop_buffering", "stop_watching_activity"),
 )

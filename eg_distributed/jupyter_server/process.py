@@ -1,9 +1,9 @@
 """This process's clusters, and what nodes know it by.
 
 A server is somebody: whoever starts it again, with the same folders as the same user, has the same name, so that nodes know its
-kernels for its own. Any other process (nbclient, papermill, `jupyter run`, a script) is nobody: it cannot be started
-again as what it was, so it has a name that nothing else ever has, and nodes end its kernels a minute after it is gone. One that
-is only cut off comes back, and is given the time in which its streams can go on.
+kernels for its own. Any other process (nbclient, papermill, `jupyter run`, a script, a server without our extension) is nobody:
+nothing finds its kernels again, so it has a name that nothing else ever has, and nodes end its kernels a minute after it is gone.
+One that is only cut off comes back, and is given the time in which its streams can go on.
 """
 
 from __future__ import annotations
@@ -348,7 +348,8 @@ def _name_of_server(server: Server, settings: Distributed) -> Name:
 def _new_cluster(server: Server | None, config: Config) -> Cluster:
     settings = settings_for(config)
     folder = ""
-    if server is None:
+    if server is None or _clusters.keeper is None:
+        # Nothing finds its kernels again, so its name is not to make nodes keep them for a next process.
         name = own_name(settings.gateway_id)
         settings.kept_output_limit = 0  # nobody comes back for it
         _end_soon(settings, config)
@@ -358,10 +359,6 @@ def _new_cluster(server: Server | None, config: Config) -> Cluster:
             _clusters.locks.append(lock)
     else:
         name = _name_of_server(server, settings)
-        if name.kept is None:
-            settings.kept_output_limit = 0  # the same
-        if not settings.gateway_id and name.lock == -1:  # it cannot have its name again either
-            _end_soon(settings, config)
     cluster = Cluster(settings, name.text)
     atexit.register(_close, cluster, folder, os.getpid())
     log.debug("nodes know this process as %s", name.text)

@@ -47,6 +47,8 @@ _SWITCH = {"1": True, "true": True, "0": False, "false": False, "": False}
 
 def begin(app: Any) -> None:
     """Add the two addresses to the server *app*; called when it loads us."""
+    if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
+        return  # its kernels, and the kernelspecs that name hosts, are a gateway's
     base = url_path_join(app.web_app.settings["base_url"], "api", "distributed")
     found = [(url_path_join(base, name), handler) for name, handler in _HANDLERS.items()]
     app.web_app.add_handlers(".*$", found)

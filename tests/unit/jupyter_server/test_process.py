@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from traitlets.config import Config
@@ -18,6 +19,7 @@ from traitlets.config import Config
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.jupyter_server import process
 from eg_distributed.jupyter_server.process import Name, own_name, server_name
+from eg_distributed.jupyter_server.store import Store
 
 
 @dataclass
@@ -26,6 +28,16 @@ class Folders:
 
     root_dir: str
     runtime_dir: str
+
+
+@dataclass
+class Keeping:
+    """What has kernels found again."""
+
+    store: Store
+
+    def taken(self, manager: Any, owner: str) -> None:
+        """Nothing takes kernels here."""
 
 
 @pytest.fixture
@@ -195,16 +207,26 @@ def test_an_orphan_timeout_that_somebody_has_set(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("_none_made", "home")
-def test_a_server_without_a_lasting_name(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot come back either, so nodes end its kernels soon after its end; one that has its name does."""
+@pytest.mark.parametrize("given", [{}, {"gateway_id": "west"}])
+def test_a_server_whose_kernels_nothing_finds_again(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    """Nodes end its kernels soon after its end, and it takes no lasting name; one with a keeper has that, and a day."""
     monkeypatch.setattr(process, "server_of", lambda manager: folders)
-    lasting = process.cluster_for(object(), Config())
-    assert (lasting.settings.orphan_timeout, lasting.settings.gone_timeout) == (86400.0, 0.0)
-    lasting.close()
+    config = Config({"Distributed": given})
+    passing = process.cluster_for(object(), config)
+    limits = passing.settings
+    assert (limits.orphan_timeout, limits.gone_timeout, limits.kept_output_limit) == (900.0, 60.0, 0)
+    assert not process.names_of(folders).exists()
+    passing.close()
     process._clusters = process._Clusters(os.getpid())
-    monkeypatch.setattr(process, "server_name", lambda server: own_name())
-    passing = process.cluster_for(object(), Config())
-    assert (passing.settings.orphan_timeout, passing.settings.gone_timeout) == (900.0, 60.0)
+    folder = process.folder_for(folders, process.settings_for(config))
+    assert folder is not None
+    process.keep_by(Keeping(Store(folder)))
+    lasting = process.cluster_for(object(), config)
+    assert (lasting.settings.orphan_timeout, lasting.settings.gone_timeout) == (86400.0, 0.0)
+    assert lasting.settings.kept_output_limit
+    assert lasting.identity[0] != passing.identity[0]
 
 
 @pytest.mark.usefixtures("_none_made", "home")

@@ -148,7 +148,8 @@ class Spool:
             start, size = start + size, 0
             self._files.append((start, 0))
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            # One that somebody has removed is not made again: what was in it would be zeros.
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if size else os.O_CREAT)
             descriptor = os.open(str(self._path(start)), flags, 0o600)
             try:
                 os.ftruncate(descriptor, size)  # what a write that failed has left
@@ -157,6 +158,14 @@ class Spool:
                     written += os.pwrite(descriptor, data[written:], size + written)
             finally:
                 os.close(descriptor)
+        except FileNotFoundError:
+            if not size:
+                self._files.pop()
+                raise
+            self._total.add(-size)
+            self._files[-1] = (start + size, 0)
+            self._write(data)
+            return
         except OSError:
             if not size:
                 self._files.pop()
@@ -181,9 +190,13 @@ class Spool:
             for start, length in self._files:
                 if position < start + length:
                     position = max(position, start)
-                    with open(self._path(start), "rb") as file:
-                        file.seek(position - start)
-                        data = file.read(min(size, start + length - position))
+                    try:
+                        with open(self._path(start), "rb") as file:
+                            file.seek(position - start)
+                            data = file.read(min(size, start + length - position))
+                    except FileNotFoundError:  # somebody has removed it: the numbers tell of what is missing
+                        position = start + length
+                        continue
                     if not data:
                         raise OSError(0, f"{self._path(start)} was cut")
                     return position, data

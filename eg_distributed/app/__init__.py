@@ -58,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "adopt":
         return _adopt(options)
     try:
-        config = _config(options.config)
-        if lists_kernelspecs and options.config is None:
-            config = kernelspecs.jupyters_config()
+        config = _config(options.config) if options.config is not None else kernelspecs.jupyters_config()
         settings = Distributed(config=config, for_provisioner=lists_kernelspecs)
         hosts = parse_hosts(options.hosts or _remote_hosts(config))
     except (DistributedError, TraitError, ValueError, ConfigFileNotFound) as error:
@@ -117,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--config",
-        help="the gateway's configuration file, for what it sets of c.Distributed and c.EnterpriseGatewayApp.remote_hosts",
+        help="the gateway's configuration file, for what it sets of c.Distributed and c.EnterpriseGatewayApp.remote_hosts "
+        "(default: jupyter_config.py and jupyter_server_config.py, where Jupyter looks for them)",
     )
     common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
     called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
@@ -163,10 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(path: str | None) -> Config:
+def _config(path: str) -> Config:
     """Return what the configuration file at *path* says; raises ConfigFileNotFound."""
-    if path is None:
-        return Config()
     file = Path(path).expanduser().absolute()
     loaded: Config = PyFileConfigLoader(file.name, path=str(file.parent)).load_config()
     return loaded

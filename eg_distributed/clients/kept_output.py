@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
@@ -76,7 +77,8 @@ class Adopted:
         self._nobody_takes = asyncio.Event()
         self._nobody_takes.set()
         self._takers = 0
-        self._positions: dict[str, int] = {}  # of replies that were taken, by session
+        self._records: dict[str, Records] = {}  # what reads the replies that are taken, by session
+        self._replies: dict[str, deque[list[bytes]]] = {}  # those that were not given yet
         self._locks: dict[str, asyncio.Lock] = {}  # of those who take them
         self._minding: asyncio.Task[None] | None = None
         self._cells: Cells | None = None
@@ -205,6 +207,7 @@ class Adopted:
                         raise Malformed(f"more than {_MOST} messages")
                 except Malformed as error:
                     log.warning("kernel %s: what was kept of its output is malformed: %s", self.kernel.id, error)
+                    back.tell_broken()
                     return
                 is_late = until is not None and loop.time() > until
                 if is_late and target is None and part.numbered:
@@ -237,14 +240,13 @@ class Adopted:
     async def give_replies(self, session: str, give: Give) -> None:
         """Give *session* the replies of the kernel to what it asked the earlier process for.
 
-        It got them in their order, so that what stands before one that it is known to have got is not for it either: only the
-        last ones are remembered.
+        Those that it has got already are known by their ids, but for the first ones where there were many: it got them in their
+        order, so that these are before one that is known. What is taken is kept here until it is given: the agent forgets it.
         """
         async with self._locks.setdefault(session, asyncio.Lock()):
-            records = Records()
-            records.position = self._positions.get(session, 0)
-            known = set(delivered.got(self.kernel.id, session).replies)
-            wanted: list[list[bytes]] = []
+            records = self._records.setdefault(session, Records())
+            known = delivered.got(self.kernel.id, session).replies
+            wanted = self._replies.setdefault(session, deque())
             is_all = False
             while not is_all:
                 try:
@@ -252,7 +254,8 @@ class Adopted:
                     for kept in records.take(part):
                         header = _header(kept.parts)
                         if header.get("msg_id") in known:
-                            wanted.clear()
+                            if len(known) == known.maxlen:
+                                wanted.clear()
                         elif header and header.get("msg_type") != "kernel_info_reply":
                             wanted.append(kept.parts)
                 except (DistributedError, Malformed) as error:
@@ -260,9 +263,9 @@ class Adopted:
                         log.warning("kernel %s: replies that were kept cannot be taken: %s", self.kernel.id, error)
                     return
                 is_all = part.is_all
-            for parts in wanted:
-                await give("shell", parts)
-            self._positions[session] = records.position
+            while wanted:
+                await give("shell", wanted[0])
+                wanted.popleft()
 
 
 class Back:
@@ -283,6 +286,10 @@ class Back:
     def unneeded(self) -> set[str]:
         """Return the ids of the messages that its own channel need not bring any more."""
         return self.ids - self.skipped
+
+    def tell_broken(self) -> None:
+        """Say that what follows is missing."""
+        self._tell("Output may be missing here: what the node kept of it cannot be read.", self._cell)
 
     async def take(self, kept: Kept, limit: int) -> None:
         """Give the session one message, or say what is missing."""

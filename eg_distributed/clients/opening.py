@@ -232,11 +232,14 @@ def give_up(connection: Connection) -> None:
     """
     sessions.forget(connection)
     twin = connection.doubted_for
-    if twin is not None and twin.leaving is not None and not (twin.closed or connection.said_goodbye()):
-        twin.unsent.take(connection.doubtful)
-        returning = asyncio.ensure_future(_return(twin))
-        _returning.add(returning)
-        returning.add_done_callback(_returning.discard)
+    if twin is not None and not twin.closed:
+        if twin.leaving is None and sessions.latest_of(twin) is twin:  # it has spoken, and is just coming back
+            twin.unsent.take(connection.doubtful)
+        elif twin.leaving is not None and not connection.said_goodbye():
+            twin.unsent.take(connection.doubtful)
+            returning = asyncio.ensure_future(_return(twin))
+            _returning.add(returning)
+            returning.add_done_callback(_returning.discard)
     connection.doubt(None)
 
 

@@ -64,7 +64,10 @@ def test_it_holds_the_product_alone(wheel: Path) -> None:
     names_of = {
         each: {name.split(">")[0] for name in required if ("extra ==" in name) is each} for each in (False, True)
     }
-    assert names_of == {False: {"asyncssh", "cryptography", "traitlets"}, True: {"jupyter-client", "jupyter-server"}}
+    assert names_of == {
+        False: {"asyncssh", "cryptography", "traitlets"},
+        True: {"jupyter-client", "jupyter-server", "prometheus-client"},
+    }
 
 
 def test_it_installs_beside_enterprise_gateway(wheel: Path, tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_a_full_disk_costs_what_was_written_alone(tmp_path: Path, monkeypatch: p
     assert again.restore()[0] == 3
 
 
+def test_a_file_that_somebody_removes_costs_what_was_in_it(tmp_path: Path) -> None:
+    """It is not made again with zeros in it: what comes later is read, and where it stands tells what is missing."""
+    total = Total()
+    spool = Spool(tmp_path / "s", 1 << 20, total)
+    spool.append([record(0), record(1)])
+    (only,) = (tmp_path / "s").iterdir()
+    only.unlink()
+    assert all_of(spool)[1] == b""
+    spool.append([record(2)])
+    assert all_of(spool) == (200, record(2))
+    assert total.bytes == len(record(2))
+
+
 class Site:
     """An agent's part that keeps output, and one kernel."""
 

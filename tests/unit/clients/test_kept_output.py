@@ -20,6 +20,7 @@ from eg_distributed.errors import HostUnresponsive
 from eg_distributed.kept_output import Kept
 from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.protocol import ForgetOutput, OutputPart, Request, TakeOutput
+from eg_distributed.wire import Malformed
 from tests.unit.agent.pub import encoded, message
 from tests.until import until
 
@@ -333,3 +334,43 @@ async def test_replies_before_one_that_is_known_are_not_given() -> None:
 
     await adopted(node).give_replies("tab", give)
     assert given == names[-2:]
+
+
+async def test_replies_survive_a_node_that_fails_between_two_pieces() -> None:
+    """What was taken is given with the next attempt, though the agent has forgotten it by then, and is not asked for it again."""
+    node, given = Node(), list[str]()
+    for name in ("r1", "r2"):
+        node.keep(BEFORE, name, CELL)
+    request, asked = node.request, list[int]()
+
+    async def failing(asking: Request[Any]) -> Any:
+        assert isinstance(asking, TakeOutput)
+        asked.append(asking.position)
+        if len(asked) == len(node.kept) // 100:
+            raise Malformed("nonsense")
+        return await request(asking)
+
+    async def give(channel: str, parts: list[bytes]) -> None:
+        given.append(id_of(parts))
+
+    found = adopted(node)
+    vars(node)["request"] = failing
+    await found.give_replies("tab", give)
+    assert given == []
+    await found.give_replies("tab", give)
+    assert given == ["r1", "r2"]
+    assert asked.count(0) == 1
+
+
+async def test_a_reply_that_came_late_beside_a_known_one_is_given() -> None:
+    """Of few replies each is known by its id: one that the agent took after a later one is not taken for known."""
+    node, given = Node(), list[str]()
+    kept_output.note_delivered("k1", "tab", [("shell", message("r2"))])
+    for name in ("r1", "r2"):
+        node.keep(BEFORE, name, CELL)
+
+    async def give(channel: str, parts: list[bytes]) -> None:
+        given.append(id_of(parts))
+
+    await adopted(node).give_replies("tab", give)
+    assert given == ["r1"]

@@ -32,6 +32,8 @@ _MAX_PATH = 107  # of a UNIX socket on Linux
 _ANSWER_DEADLINE = 15.0  # seconds for the agent's answer to a stream's hello; then the stream is tried anew
 _BACKLOG = 100
 """Connections to one socket that wait to be taken, as asyncio has it."""
+_OUTPUT_FIRST = 1.0
+"""Seconds, at most, that requests to a kernel wait for the subscribers of its output that are connected here already."""
 _RETRY, _LAST_RETRY = 0.2, 5.0
 """Seconds before a stream that could not be opened, on a node that is connected, is tried again: twice as many each time."""
 
@@ -77,6 +79,8 @@ class Endpoints:
         self._servers: list[asyncio.base_events.Server] = []
         self._generation = 0  # of what listens
         self._relays: set[Relay] = set()
+        self._opening: set[Relay] = set()  # of output: those that the agent has not yet
+        self._are_open = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_broken: Callable[[], None] | None = None
         """Called when a stream of output could not be resumed, so that some of it is lost."""
@@ -268,11 +272,15 @@ class Endpoints:
             received=0,
         )
         resume, pause = False, _RETRY
+        if channel == "iopub":
+            self._opening.add(relay)
         try:
             while not relay.closed.is_set():
                 if not resume and relay.flow.finished:
                     return  # it came and went before the kernel could be reached: ZMQ sends nothing before it is greeted
                 await _or_closed(self._usable(resume), relay)
+                if channel != "iopub" and not resume:
+                    await self._after_output(relay)
                 if relay.closed.is_set():
                     return
                 try:
@@ -288,7 +296,24 @@ class Endpoints:
         finally:
             relay.close()
             self._relays.discard(relay)
+            self._note_open(relay)
             await asyncio.wait({running})
+
+    async def _after_output(self, relay: Relay) -> None:
+        """Wait for the streams of output that are being opened: ZMQ connects to a kernel that was started again in any order.
+
+        Whoever sends a cell at once would else miss what it prints until its subscription arrives.
+        """
+        if self._opening:
+            self._are_open.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await within(_or_closed(self._are_open.wait(), relay), _OUTPUT_FIRST)
+
+    def _note_open(self, relay: Relay) -> None:
+        """Note that the agent has the stream of output *relay*, or that it is gone."""
+        self._opening.discard(relay)
+        if not self._opening:
+            self._are_open.set()
 
     async def _serve(self, relay: Relay, hello: StreamHello, resume: bool) -> bool:
         """Carry the stream over one link; returns whether the agent has it now. Raises OSError if no link can be had."""
@@ -322,6 +347,7 @@ class Endpoints:
             # Never opened: ZMQ connects again by itself. Or nothing but our end of the stream had not been acknowledged.
             relay.close()
             return False
+        self._note_open(relay)
         if answer.stalled:
             log.warning(
                 "kernel %s: its %s channel could not be read for %.1f s while the node was out of reach and the replay buffer "
@@ -368,7 +394,7 @@ async def _pause(seconds: float, relay: Relay) -> None:
     await _or_closed(asyncio.sleep(seconds), relay)
 
 
-async def _or_closed(waiting: Awaitable[None], relay: Relay) -> None:
+async def _or_closed(waiting: Awaitable[object], relay: Relay) -> None:
     """Wait for *waiting*, or until the stream is closed at this end."""
     tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(relay.closed.wait())}
     try:

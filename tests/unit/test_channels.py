@@ -9,7 +9,7 @@ import random
 import signal
 import stat
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,6 +21,7 @@ from eg_distributed.kernel import State
 from eg_distributed.link.links import LocalLink
 from eg_distributed.protocol import CHANNELS
 from eg_distributed.settings import Distributed
+from eg_distributed.wire import encode, read_message
 from tests.until import until
 
 from .agents import DEADLINE, Visitor
@@ -129,6 +130,44 @@ async def test_streams_that_cannot_be_opened_are_tried_ever_more_seldom(
     bounds = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0)
     assert all(bound <= seconds <= 1.5 * bound for bound, seconds in zip(bounds, pauses[:7], strict=True))
     assert {str(error) for error in told} == {"no socket"}
+
+
+async def test_requests_wait_for_subscribers(short: Path) -> None:
+    """A channel that was connected first is opened after the output that is connected here as well, but not for ever."""
+    opened: list[str] = []
+    held = asyncio.Event()
+    ready = asyncio.Event()
+
+    async def usable(resuming: bool) -> None:
+        await ready.wait()
+
+    async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = await read_message(reader)
+        channel = hello["channel"] if hello is not None else ""
+        if channel == "iopub":
+            await held.wait()
+        opened.append(channel)
+        writer.write(encode({"ok": True}))
+        await reader.read()
+        writer.close()
+
+    async def open_link() -> Any:
+        return await asyncio.open_unix_connection(str(short / "agent"))
+
+    server = await asyncio.start_unix_server(agent, str(short / "agent"))
+    endpoints = Endpoints(short / "k" / "c", "k1", ("tests", "1"), usable, open_link, lambda _: None, 1 << 20, "ipc")
+    await endpoints.open()
+    writers = [(await asyncio.open_unix_connection(f"{endpoints.prefix}-{number}"))[1] for number in (1, 2)]
+    await until("both are taken", lambda: len(endpoints._relays) == 2)
+    ready.set()
+    await until("the other one waits", lambda: bool(endpoints._opening) and not endpoints._are_open.is_set())
+    held.set()
+    await until("both are open", lambda: len(opened) == 2)
+    assert opened == ["iopub", "shell"]
+    for writer in writers:
+        writer.close()
+    await endpoints.close()
+    server.close()
 
 
 async def test_a_flood_does_not_delay_another_channel(cluster: Cluster, hosts: Hosts) -> None:

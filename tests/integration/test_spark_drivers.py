@@ -98,6 +98,7 @@ def mortal(spark_lab: Lab) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("spec", sampled(("spark_python_standalone", "spark_python_yarn_client")))
+@pytest.mark.long
 async def test_a_dead_nodes_application_ends(
     spark_lab: Lab, spark_client: GatewayClient, mortal: Node, spec: str
 ) -> None:

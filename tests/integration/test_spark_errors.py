@@ -203,6 +203,7 @@ async def test_an_application_that_waits_for_room(spark_lab: Lab, client: Gatewa
     await nothing_left(spark_lab)
 
 
+@pytest.mark.long
 async def test_a_site_that_names_yarn_in_spark_env_alone(client: GatewayClient) -> None:
     """Where the kernelspec says nothing of YARN and Java, spark-env.sh on the node does: a session is made."""
     kernel = await client.start_kernel("site")
@@ -225,6 +226,7 @@ async def test_other_languages_are_told_what_sparks_errors_mean(
 
 
 @pytest.mark.parametrize(("language", "code"), OTHERS)
+@pytest.mark.long
 async def test_other_languages_are_told_what_they_wait_for_and_where_it_is(
     spark_lab: Lab, client: GatewayClient, language: str, code: str
 ) -> None:
@@ -272,6 +274,7 @@ async def test_a_kernel_that_is_killed_while_it_waits_gives_its_place_up(spark_l
         ),
     ],
 )
+@pytest.mark.long
 async def test_a_master_that_takes_connections_and_says_nothing(
     spark_lab: Lab, client: GatewayClient, spec: str, role: str, daemon: str
 ) -> None:
@@ -398,6 +401,7 @@ def without_master(on: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("spec", sampled((STANDALONE, YARN, "spark_R_standalone", "spark_R_yarn_client")))
+@pytest.mark.long
 async def test_a_master_that_is_down_and_comes_back(spark_lab: Lab, client: GatewayClient, spec: str) -> None:
     """Down at the start: said at once; back again: the next cell has its session, without a restart of the kernel."""
     on = cluster(spark_lab, role_of(spec))
@@ -413,6 +417,7 @@ async def test_a_master_that_is_down_and_comes_back(spark_lab: Lab, client: Gate
 
 
 @pytest.mark.parametrize("spec", sampled(("spark_scala_standalone", "spark_scala_yarn_client")))
+@pytest.mark.long
 async def test_a_master_that_is_down_for_scala(spark_lab: Lab, client: GatewayClient, spec: str) -> None:
     """Toree has no place for our words, so its start is refused with the reason; back again, the next start has its session."""
     on = cluster(spark_lab, role_of(spec))

@@ -54,6 +54,7 @@ async def during(kernel: Kernel) -> asyncio.Task[Result]:
 
 
 @pytest.mark.parametrize(("spec", "fault"), [(STANDALONE, "spark-worker-down"), (YARN, "yarn-nodemanager-down")])
+@pytest.mark.long
 async def test_a_job_outlives_a_node_of_its_executors(
     spark_lab: Lab, spark_client: GatewayClient, spec: str, fault: str
 ) -> None:
@@ -88,6 +89,7 @@ async def test_a_job_outlives_a_node_of_its_executors(
 
 
 @pytest.mark.parametrize(("spec", "fault"), [(STANDALONE, "spark-master-down"), (YARN, "yarn-resourcemanager-down")])
+@pytest.mark.long
 async def test_a_job_outlives_its_master(spark_lab: Lab, spark_client: GatewayClient, spec: str, fault: str) -> None:
     """The master or the ResourceManager is killed mid-job: executors that are there finish it."""
     on = cluster(spark_lab, role_of(spec))

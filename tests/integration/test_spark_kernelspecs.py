@@ -163,6 +163,7 @@ def documented() -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines()]
 
 
+@pytest.mark.long
 async def test_the_documented_commands_make_kernels(spark_lab: Lab) -> None:
     """The commands of docs/spark.md, in their order, at a gateway: what they install and convert makes kernels on executors."""
     gateway = spark_lab.add_gateway("documented", env={"EG_KERNEL_LAUNCH_TIMEOUT": "60"})

@@ -96,6 +96,7 @@ async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: Gatew
     assert (await cell.result(ANSWER_SECONDS)).status == "error"
 
 
+@pytest.mark.long
 async def test_executors_that_come_and_go_are_told(spark_client: GatewayClient) -> None:
     """Where each executor ends as soon as it is there, the cell is told why the last one went, and not to ask for less."""
     # There is no such service; and one try is enough to know that.

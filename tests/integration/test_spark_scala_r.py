@@ -100,6 +100,7 @@ async def test_a_scala_kernel_answers_what_front_ends_ask(spark_client: GatewayC
     await kernel.ask("comm_info_request", {"target_name": "jupyter.widget"}, ANSWER_SECONDS)
 
 
+@pytest.mark.long
 async def test_scala_cells_leave_a_session_that_does_not_come(spark_lab: Lab, spark_client: GatewayClient) -> None:
     """However often cells that wait for a session are interrupted: each ends, the kernel answers, one session is under way."""
     kernel = await spark_client.start_kernel("spark_scala_yarn_client", env={"KERNEL_EXTRA_SPARK_OPTS": "--queue tiny"})
@@ -118,6 +119,7 @@ async def test_scala_cells_leave_a_session_that_does_not_come(spark_lab: Lab, sp
 
 
 @pytest.mark.parametrize("spec", [SCALA, pytest.param(R, marks=pytest.mark.long)])
+@pytest.mark.long
 async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: GatewayClient, spec: str) -> None:
     """A job that no executor takes says so in the cell that began it, also where that made the session; an interrupt ends it."""
     kernel = await spark_client.start_kernel(spec, env={"KERNEL_EXTRA_SPARK_OPTS": "--executor-memory 8g"})
@@ -128,6 +130,7 @@ async def test_the_first_cell_is_told_that_no_executor_comes(spark_client: Gatew
     assert "or ask for less (--executor-memory, --executor-cores)" in cell.partial.stderr
 
 
+@pytest.mark.long
 async def test_settings_of_an_r_notebooks_own(spark_client: GatewayClient) -> None:
     """`sparkR.session` makes a session with its arguments, or says which are not in force, and what to do about it."""
     kernel = await spark_client.start_kernel(R)
@@ -152,6 +155,7 @@ async def test_settings_of_an_r_notebooks_own(spark_client: GatewayClient) -> No
     assert (await say(kernel, COUNT["R"])).stdout == "1000"  # a new one, as after sparkR.session.stop()
 
 
+@pytest.mark.long
 async def test_what_spark_prints_is_in_an_r_cell(spark_client: GatewayClient) -> None:
     """`show`, `printSchema`, `explain` and `head` show rows and plans in the cell; what needs SparkR says so."""
     kernel = await spark_client.start_kernel(R)

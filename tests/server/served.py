@@ -65,6 +65,14 @@ class Served:
             self.process.wait(PROCESS_SECONDS)
         self.rest.close()
 
+    def end_with_kernels(self) -> None:
+        """End the server after its kernels, if it runs, and print its log, which pytest shows where a test has failed."""
+        if self.process.poll() is None:
+            for kernel in self.rest.get("/api/kernels").json():
+                self.rest.delete(f"/api/kernels/{kernel['id']}")
+        self.end()
+        print(f"--- {self.url}\n{self.log.read_text()}")
+
     def session(self, path: str, kernel: str = KERNEL) -> httpx.Response:
         """Open a notebook: a session with a kernel."""
         model = {"path": path, "name": Path(path).name, "type": "notebook", "kernel": {"name": kernel}}

@@ -54,11 +54,7 @@ def start(site: Site, root: Path) -> Iterator[Start]:
 
     yield start
     for served in made:
-        if served.process.poll() is None:
-            for kernel in served.rest.get("/api/kernels").json():
-                served.rest.delete(f"/api/kernels/{kernel['id']}")
-        served.end()
-        print(f"--- {served.url}\n{served.log.read_text()}")  # shown by pytest if the test has failed
+        served.end_with_kernels()
 
 
 @contextmanager

@@ -50,11 +50,7 @@ def start(site: Site, tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for served in made:
-        if served.process.poll() is None:
-            for kernel in served.rest.get("/api/kernels").json():
-                served.rest.delete(f"/api/kernels/{kernel['id']}")
-        served.end()
-        print(f"--- {served.url}\n{served.log.read_text()}")  # shown by pytest if the test has failed
+        served.end_with_kernels()
 
 
 async def killed_and_started(served: Served, start: Start, *tabs: Tab) -> Served:

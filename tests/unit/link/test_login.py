@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from asyncssh.constants import MSG_IGNORE
 
 from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
@@ -493,3 +494,21 @@ def test_a_broken_list_of_revoked_keys_is_refused(home: Path, data: bytes) -> No
     (home / "krl").write_bytes(data)
     with pytest.raises(ValueError, match=r".*"):
         RevokedKeys.read(home / "krl")
+
+
+# -- what is sent beside what was asked for --------------------------------------------------------------------------
+
+
+async def test_no_empty_packets_are_sent(hosts: Hosts, home: Path) -> None:
+    """asyncssh's packets that say nothing are sent with a cipher in CBC mode alone, which needs them."""
+    (sshd,) = await hosts("node1")
+    connection = await log_in("node1", of_home(sshd, home))
+    sent: list[int] = []
+    connection.log_sent_packet = lambda kind, *_: sent.append(kind)  # type: ignore[method-assign]
+    await connection.run("true")
+    assert connection.get_extra_info("send_cipher") == "aes256-gcm@openssh.com"
+    assert MSG_IGNORE not in sent
+    connection.set_extra_info(send_cipher="aes256-cbc")
+    await connection.run("true")
+    assert MSG_IGNORE in sent
+    connection.close()

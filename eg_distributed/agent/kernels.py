@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
+from ..wire import LocalWriter, Reader
 from . import impersonation, processes
 from .aside import aside
 from .disk import Disk
@@ -350,7 +351,7 @@ class Kernel:
             writer.write(json.dumps({what: value}).encode())
             writer.close()
 
-    async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, channel: str) -> tuple[Reader, LocalWriter]:
         """Connect to *channel*; raises OSError."""
         return await connect(self.connection, channel, self._handles)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 
 from ..clock import monotonic
+from ..connections import Connection
 from ..protocol import (
     CHANNELS,
     ELSEWHERE,
@@ -60,7 +62,7 @@ from ..protocol import (
     write_event,
 )
 from ..streams import StreamBroken
-from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
+from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
 from .aside import aside
 from .disk import Disk
@@ -130,7 +132,7 @@ class OutputUnreadable(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, hello: ControlHello, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hello: ControlHello, writer: LocalWriter) -> None:
         self.keep_output = hello.keep_output
         self.gone_timeout = hello.gone_timeout
         self.is_gone = False  # its process has ended, as far as can be told
@@ -249,7 +251,7 @@ class Agent:
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._place.claim()
-        self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+        self._server = await self._listen(listening)
         try:
             await self.serve()
         finally:
@@ -336,7 +338,7 @@ class Agent:
             return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
-            self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+            self._server = await self._listen(listening)
             if before is not None:
                 before.close()  # nobody can find it any more; connections stay
 
@@ -484,7 +486,11 @@ class Agent:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _listen(self, listening: socket.socket) -> asyncio.base_events.Server:
+        accepted = functools.partial(Connection, self.accept)
+        return await asyncio.get_running_loop().create_unix_server(accepted, sock=listening, backlog=BACKLOG)
+
+    async def accept(self, reader: Reader, writer: LocalWriter) -> None:
         """Serve one connection until it ends; its hello says what for. Called for each one to the agent's socket."""
         self._visitors += 1
         try:
@@ -510,9 +516,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _serve_gateway(
-        self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_gateway(self, hello: ControlHello, reader: Reader, writer: LocalWriter) -> None:
         gateway = Gateway(hello, writer)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.

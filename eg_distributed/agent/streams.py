@@ -9,7 +9,7 @@ from typing import AbstractSet, Callable, Mapping, Optional
 from ..clock import monotonic
 from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
 from ..streams import DEFAULT_LIMIT, Budget, Relay
-from ..wire import encode
+from ..wire import LocalWriter, Reader, encode
 from .kernels import EXITED, Kernel, Notify
 from .leases import is_lost
 
@@ -76,7 +76,7 @@ class Streams:
         self._budget = Budget(BUDGET)
         self._tails: set[tuple[Kernel, tuple[str, str]]] = set()  # whose output has a stream that keeps a tail
 
-    async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, hello: StreamHello, reader: Reader, writer: LocalWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
 
         Raises StreamBroken, OSError.

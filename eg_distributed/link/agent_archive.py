@@ -15,7 +15,7 @@ from eg_distributed.protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL
 _PACKAGE = "eg_distributed"
 _BOOT, _CHECKUP = "boot.py", "checkup.py"
 """Sent as text, the former ahead of the archive, which it unpacks: so they are not in the archive itself."""
-_SHARED = ("clock.py", "protocol.py", "streams.py", "wire.py")
+_SHARED = ("clock.py", "connections.py", "protocol.py", "streams.py", "wire.py")
 """What gateways and agents have in common."""
 _MAIN = """
 import sys

@@ -24,7 +24,7 @@ from .dial import dial, look_up
 from .host_based import HostBased, host_based_of
 from .identities import Identities, identities_of
 from .known_hosts import HostKeys, add_keys_of_address, host_keys_of
-from .packets import leave_out_empty_packets
+from .packets import leave_out_needless
 from .proxies import ProxyProcess
 from .public_keys import plain_algorithm
 
@@ -288,7 +288,7 @@ class _Witness(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self.connection = conn
-        leave_out_empty_packets(conn)
+        leave_out_needless(conn)
         take = conn.validate_server_host_key
 
         def examine(shown: bytes) -> asyncssh.SSHKey:

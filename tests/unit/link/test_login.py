@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -512,3 +513,21 @@ async def test_no_empty_packets_are_sent(hosts: Hosts, home: Path) -> None:
     await connection.run("true")
     assert MSG_IGNORE in sent
     connection.close()
+
+
+async def test_a_busy_connection_puts_its_probe_off_seldom(hosts: Hosts, home: Path) -> None:
+    """All that comes within a tenth of the time between two probes sets one timer; one that falls silent is given up in time."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.keepalive_interval, settings.keepalive_count = 3.0, 1
+    connection = await log_in("node1", settings)
+    timers = set()
+    began = time.monotonic()
+    for _ in range(20):
+        await connection.run("true")
+        timers.add(connection._keepalive_timer)
+    assert len(timers) <= 2 + (time.monotonic() - began) / 0.3
+    connection.set_keepalive(0.1)
+    sshd.wire.freeze()
+    await asyncio.wait_for(connection.wait_closed(), 5.0)
+    sshd.wire.thaw()

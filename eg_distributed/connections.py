@@ -17,8 +17,11 @@ from .wire import LocalWriter, Reader
 
 _ENOUGH = 64 * 1024
 """Bytes that wait in a socket's transport from which on its peer is waited for; asyncio's own default."""
-MOST_AT_ONCE = 256 * 1024
-"""Bytes that are taken from a socket at once, and that wait for a reader before no more are taken."""
+AT_ONCE = 64 * 1024
+"""Bytes that are taken from a socket at once. Blocks of 128 KiB and more the agent has from the system, and gives back to it, one
+by one (see agent/memory.py), which takes three times as long as all else that is done with them."""
+MOST_UNREAD = 256 * 1024
+"""Bytes that wait for a reader before no more are taken."""
 
 
 class Incoming:
@@ -60,7 +63,7 @@ class Incoming:
     def _taken(self, n: int) -> bytes:
         taken = bytes(self._unread[:n])
         del self._unread[:n]
-        if len(self._unread) < MOST_AT_ONCE:
+        if len(self._unread) < MOST_UNREAD:
             self.resume_reading()
         return taken
 
@@ -86,7 +89,7 @@ class Incoming:
             self._end()
 
     def leave(self) -> None:
-        """Call the listener no more; what comes from now on waits for a reader, up to MOST_AT_ONCE."""
+        """Call the listener no more; what comes from now on waits for a reader, up to MOST_UNREAD."""
         self._take = self._end = None
 
     def pause_reading(self) -> None:
@@ -115,7 +118,7 @@ class Incoming:
             self._take(data)
             return
         self._unread += data
-        if len(self._unread) >= MOST_AT_ONCE:
+        if len(self._unread) >= MOST_UNREAD:
             self.pause_reading()
         self._wake()
 
@@ -179,7 +182,7 @@ def _buffer() -> memoryview:
     """Return this thread's buffer: what is read into it is copied out before anything else is read."""
     found = getattr(_buffers, "view", None)
     if found is None:
-        found = _buffers.view = memoryview(bytearray(MOST_AT_ONCE))
+        found = _buffers.view = memoryview(bytearray(AT_ONCE))
     return cast("memoryview", found)
 
 
@@ -314,7 +317,7 @@ class _Asked(Incoming):
         while True:
             await self._goes_on.wait()
             try:
-                data = await self._reader.read(MOST_AT_ONCE)
+                data = await self._reader.read(AT_ONCE)
             except OSError:
                 data = b""  # what is reset has ended as well
             if not data:

@@ -17,12 +17,12 @@ import struct
 from collections import deque
 from typing import Callable, Optional
 
-from .connections import Incoming, handing_over, telling
+from .connections import AT_ONCE, Incoming, handing_over, telling
 from .wire import LocalWriter, Reader, Writer
 
 DATA, ACK, FIN = 0, 1, 2
 CHUNK = 256 * 1024
-"""Bytes taken at once from a socket or put into one frame."""
+"""Bytes of the largest frame, and those that are put on a link before it is waited for."""
 ACK_EVERY = 256 * 1024
 """Delivered bytes after which an acknowledgement is due at once; fewer wait for ACK_DELAY."""
 ACK_DELAY = 0.05
@@ -60,6 +60,8 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.kept = 0
+        self.most = 0
+        """The most that was kept; whoever looks at it may set it anew."""
         self._waiting: set[Callable[[], None]] = set()  # what to call when there is more room
 
     def share(self, in_pace: bool) -> int:
@@ -70,6 +72,8 @@ class Budget:
     def take(self, count: int) -> None:
         """A flow keeps *count* bytes more."""
         self.kept += count
+        if self.kept > self.most:
+            self.most = self.kept
 
     def give_back(self, count: int) -> None:
         """A flow keeps *count* bytes less: those that wait may look whether they have room."""
@@ -106,7 +110,10 @@ class Flow:
         self.finished = False  # the local socket is at its end
         self._sent = 0  # next offset to put on the link
         self._acknowledged = 0  # last `received` that the peer was told
-        self._partial = bytearray()  # an incomplete frame from the link
+        self._partial = (
+            bytearray()
+        )  # of a frame from the link: its header, or an acknowledgement, as far as it has come
+        self._within = 0  # bytes of a DATA frame that are still to come
         self._tail: deque[bytes] = deque()  # acknowledged, before offset _acked
         self._tail_bytes = 0
         self._tail_limit = 0
@@ -211,6 +218,7 @@ class Flow:
         self._acknowledged = self.received
         self.finish_pending = False
         self._partial.clear()
+        self._within = 0
 
     def _drop(self, offset: int) -> None:
         """Forget what lies before *offset*: the peer has it."""
@@ -235,7 +243,7 @@ class Flow:
             return None
         data_end = self._end - 1 if self.finished else self._end
         if self._sent < data_end:
-            payload = self._slice(self._sent, min(self._sent + CHUNK, data_end))
+            payload = self._slice(self._sent, min(self._sent + AT_ONCE, data_end))
             self._sent += len(payload)
             return _HEADER.pack(DATA, len(payload)) + payload
         if self.finished and self._sent == data_end:
@@ -266,32 +274,41 @@ class Flow:
     def feed(self, data: bytes) -> list[bytes]:
         """Take *data* from the link and return the payloads in it, to be written to the local socket in order.
 
+        A payload that has not come whole is passed on as far as it has: a large one would be copied again with each piece.
         The caller reports each by `delivered()` the moment it is written, and then, if `finish_pending` is set, the
         stream's end by `deliver_finish()`.
         """
-        if self._partial:
-            self._partial += data
-            data = bytes(self._partial)
-            self._partial.clear()
         payloads = []
-        position, size = 0, len(data)
+        position = 0
+        if self._within:
+            payloads.append(data[: self._within])
+            position = len(payloads[0])
+            self._within -= position
+        if self._partial:
+            data = bytes(self._partial) + data
+            self._partial.clear()
+        size = len(data)
         while size - position >= _HEADER.size:
             kind, length = _HEADER.unpack_from(data, position)
             if length > CHUNK:
                 raise StreamBroken(f"a frame of {length} bytes")
-            end = position + _HEADER.size + length
+            start = position + _HEADER.size
+            end = start + length
+            if kind == DATA:
+                if payload := data[start:end]:
+                    payloads.append(payload)
+                self._within = length - len(payload)
+                position = start + len(payload)
+                continue
             if end > size:
                 break
-            payload = data[position + _HEADER.size : end]
-            position = end
-            if kind == DATA:
-                payloads.append(payload)
-            elif kind == ACK:
-                self._take_ack(payload)
+            if kind == ACK:
+                self._take_ack(data[start:end])
             elif kind == FIN:
                 self.finish_pending = True
             else:
                 raise StreamBroken(f"a frame of kind {kind}")
+            position = end
         self._partial += data[position:]
         return payloads
 

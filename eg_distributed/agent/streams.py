@@ -12,6 +12,7 @@ from ..streams import DEFAULT_LIMIT, Budget, Relay
 from ..wire import LocalWriter, Reader, encode
 from .kernels import EXITED, Kernel, Notify
 from .leases import is_lost
+from .memory import give_back_after_a_flood
 
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
@@ -150,6 +151,7 @@ class Streams:
         For *kept* see `close_earlier_lives`.
         """
         now = monotonic()
+        give_back_after_a_flood(self._budget)
         for stream_id, stream in list(self._streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now

@@ -8,12 +8,12 @@ import socket
 
 import pytest
 
-from eg_distributed.connections import MOST_AT_ONCE, Connection, connect_tcp, connect_unix
+from eg_distributed.connections import MOST_UNREAD, Connection, connect_tcp, connect_unix
 from tests.until import until
 
 from .agents import DEADLINE
 
-BYTES = random.Random(7).randbytes(3 * MOST_AT_ONCE + 5)
+BYTES = random.Random(7).randbytes(3 * MOST_UNREAD + 5)
 
 
 async def joined() -> tuple[Connection, socket.socket]:
@@ -75,10 +75,10 @@ async def test_what_nobody_reads_stays_with_who_sent_it() -> None:
     """No more than a few pieces wait for a reader who does not come."""
     made, other = await joined()
     sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(other, BYTES * 10))
-    await until("it is read no more", lambda: len(made._unread) >= MOST_AT_ONCE)
+    await until("it is read no more", lambda: len(made._unread) >= MOST_UNREAD)
     for _ in range(20):
         await asyncio.sleep(0)
-    assert len(made._unread) < 2 * MOST_AT_ONCE
+    assert len(made._unread) < 2 * MOST_UNREAD
     assert not sending.done()
     sending.cancel()
     made.close()
@@ -146,7 +146,7 @@ async def test_a_connection_that_is_not_read_is_full_until_it_is() -> None:
     assert not draining.done()
     got = b""
     while len(got) < len(BYTES):
-        got += await asyncio.get_running_loop().sock_recv(other, MOST_AT_ONCE)
+        got += await asyncio.get_running_loop().sock_recv(other, MOST_UNREAD)
     await asyncio.wait_for(draining, DEADLINE)
     assert got == BYTES
     assert rooms == [False]

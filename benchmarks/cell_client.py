@@ -1,7 +1,7 @@
 """A client of one kernel, in a process of its own: sends the cell `1` as often as each line of its input says.
 
 Run as `python -c TEXT CONNECTION`, which is the kernel's connection information, or `@` and the file that has it. Answers each
-line with the seconds of its cells, each until the reply and the idle status are there, as JSON. Plain sockets, no client's threads.
+line with the seconds of its cells, each until the reply and the idle status are there, as JSON. Plain sockets, no threads.
 """
 
 from __future__ import annotations

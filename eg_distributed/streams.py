@@ -349,6 +349,8 @@ class Relay:
         budget: Optional[Budget] = None,
     ) -> None:
         self.flow = Flow(limit, budget)
+        self.on_stall: Optional[Callable[[], None]] = None
+        """Called when a full buffer begins to keep us from reading the local socket."""
         self.closed = asyncio.Event()
         self._stalled = 0.0  # see take_stalled
         self._full_since: Optional[float] = None  # in the loop's time, while the local socket is not read
@@ -397,6 +399,8 @@ class Relay:
             self._source.pause_reading()
             if self._waits_at is not None:
                 self._waits_at.wait(self._room_if_any)
+            if self.on_stall is not None:
+                self.on_stall()
 
     def _room_if_any(self) -> None:
         """Read on, if that was stopped and there is room again."""
@@ -415,6 +419,11 @@ class Relay:
     def linked(self) -> bool:
         """Whether a link is being served now."""
         return self._serving is not None
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a full buffer keeps us from reading the local socket now."""
+        return self._full_since is not None
 
     def take_stalled(self) -> float:
         """Return the seconds, since this was last called, for which a full buffer kept us from reading the local socket.

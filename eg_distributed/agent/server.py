@@ -71,6 +71,7 @@ from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
 from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
+from .log_caps import LogCaps
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .records import RECORD, Records
@@ -195,6 +196,7 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
+        self._log_caps = LogCaps(self.kernels)
         self._spec_folders = SpecFolders(directory)
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
@@ -424,6 +426,7 @@ class Agent:
             elif unclaimed.is_orphan(kernel.orphan_timeout, now):
                 self._end_orphan_soon(kernel)
         self._look_soon()
+        self._log_caps.tick()
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
         self._nurseries.tick()

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shlex
 import statistics
@@ -31,6 +32,7 @@ from eg_distributed.link.links import SSHLink
 from eg_distributed.protocol import CHANNELS, Ping
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
+from eg_distributed.streams import Relay
 
 SLEEPER = """
 import json, signal, socket, sys
@@ -107,12 +109,14 @@ class Site:
             self._holder.stdin.write(f"{' '.join(paths)}\n".encode())
             await self._holder.stdout.readline()
 
+    def _relays(self) -> list[Relay]:
+        return [relay for kernel in self.kernels for relay in list(kernel.endpoints._relays)]
+
     async def _until_open(self, streams: int) -> None:
         """Wait until the agents have so many streams."""
 
         def count() -> int:
-            relays = [relay for kernel in self.kernels for relay in kernel.endpoints._relays]
-            return sum(relay.linked for relay in relays)
+            return sum(relay.linked for relay in self._relays())
 
         began = time.monotonic()
         while count() < streams:
@@ -165,6 +169,8 @@ class Site:
     async def reconnect(self) -> float:
         """Cut all connections; return the seconds until every stream is carried again."""
         nodes = [self.cluster.host(name).node for name in self.hosts]
+        made = sum(node.connections for node in nodes)
+        links = {id(relay._link) for relay in self._relays()}
         began = time.perf_counter()
 
         def cut() -> None:
@@ -173,8 +179,10 @@ class Site:
                 node._link.close()
 
         self.cluster.call_soon(cut)
-        while any(node.connected.is_set() for node in nodes):
-            await asyncio.sleep(0.001)
+        while sum(node.connections for node in nodes) < made + len(nodes):
+            await asyncio.sleep(0.01)
+        while any(id(relay._link) in links for relay in self._relays()):
+            await asyncio.sleep(0.01)
         await self._until_open(len(CHANNELS) * len(self.kernels))
         return time.perf_counter() - began
 
@@ -259,6 +267,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path(".bench/scale.json"), help="where the figures go")
     parser.add_argument("--docs", type=Path, help="a folder for scale.md as well")
     options = parser.parse_args()
+    logging.getLogger("eg_distributed").setLevel(logging.ERROR)
 
     async def run(ssh_config: Path, hosts: Sequence[str]) -> list[dict[str, float]]:
         site = Site(ssh_config, hosts, options.python)

@@ -6,6 +6,7 @@ A thread for each log made a tenth of all that an agent with a hundred idle kern
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Mapping
 
@@ -38,7 +39,10 @@ class LogCaps:
         for folder, kernels in folders.items():
             if folder not in self._looking:
                 self._looking[folder] = task = asyncio.ensure_future(self._look(folder, kernels))
-                task.add_done_callback(lambda _, folder=folder: self._looking.pop(folder, None))
+                task.add_done_callback(functools.partial(self._note_over, folder))
+
+    def _note_over(self, folder: Path, _: asyncio.Task[None]) -> None:
+        self._looking.pop(folder, None)
 
     @staticmethod
     async def _look(folder: Path, kernels: list[Kernel]) -> None:

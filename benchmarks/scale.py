@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import statistics
@@ -28,7 +29,7 @@ from benchmarks.node_processes import used
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
 from eg_distributed.kernel import RemoteKernel
-from eg_distributed.link.links import SSHLink
+from eg_distributed.link.links import ENOUGH, SSHLink
 from eg_distributed.protocol import CHANNELS, Ping
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
@@ -219,6 +220,7 @@ async def measure(site: Site, steps: Sequence[int]) -> list[dict[str, float]]:
         gateway, agent = await site.idle()
         row = {
             "kernels": count,
+            "nodes": len(site.hosts),
             "streams": len(CHANNELS) * count,
             "connections": site.connections(),
             "gateway_memory": gateway_memory,
@@ -256,6 +258,64 @@ def table(rows: Sequence[dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+GROWING = (
+    ("gateway_memory", "memory of the gateway's process, beside its own (MB)", "{:,.0f}"),
+    ("gateway_idle", "the cluster's thread, idle (% of a core)", "{:.2f}"),
+    ("reconnect", "all cut off at once → all streams carried again (s)", "{:.1f}"),
+)
+SITES = ((10, 100, 1), (50, 1_000, 1), (50, 1_000, 2), (500, 10_000, 1))
+"""Hosts, kernels, and clients of each kernel."""
+
+
+def line(rows: Sequence[dict[str, float]], key: str) -> tuple[float, float]:
+    """Return the value without kernels and what each stream adds, of the line through the smallest and the largest figures."""
+    first, last = rows[0], rows[-1]
+    slope = (last[key] - first[key]) / (last["streams"] - first["streams"])
+    return first[key] - slope * first["streams"], slope
+
+
+def model(rows: Sequence[dict[str, float]]) -> str:
+    """Return what sites of other sizes may expect, as a Markdown table."""
+    heads = [
+        f"{hosts} hosts, {kernels:,} kernels, {clients} client{'s' * (clients > 1)} each"
+        for hosts, kernels, clients in SITES
+    ]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    cells = []
+    for hosts, kernels, clients in SITES:
+        each = len(CHANNELS) * clients * kernels / hosts
+        cells.append(f"{hosts * max(1, math.ceil(each / ENOUGH)):,}")
+    lines.append(f"| SSH connections, a further one from {ENOUGH} streams of a host on | {' | '.join(cells)} |")
+    for key, label, form in GROWING:
+        base, slope = line(rows, key)
+        found = [
+            form.format(max(base, 0) * (key != "gateway_memory") + slope * len(CHANNELS) * kernels * clients)
+            for _, kernels, clients in SITES
+        ]
+        lines.append(f"| {label} | {' | '.join(found)} |")
+    base, slope = agents(rows)
+    found = [f"{base + slope * len(CHANNELS) * kernels * clients / hosts:.0f}" for hosts, kernels, clients in SITES]
+    lines.append(f"| memory of each agent (MB) | {' | '.join(found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def agents(rows: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """Return the same as `line` of an agent's memory, by the streams of its own node."""
+    first, last = rows[0], rows[-1]
+    slope = (last["agent_memory"] - first["agent_memory"]) / ((last["streams"] - first["streams"]) / last["nodes"])
+    return first["agent_memory"] - slope * first["streams"] / last["nodes"], slope
+
+
+def check(rows: Sequence[dict[str, float]]) -> str:
+    """Return how far the figures in between lie from the line, as a Markdown table."""
+    lines = ["| kernels | | measured | by the line |", "|---|---|---|---|"]
+    for row in rows[1:-1]:
+        for key, label, _ in GROWING:
+            base, slope = line(rows, key)
+            lines.append(f"| {row['kernels']:,.0f} | {label} | {row[key]:.2f} | {base + slope * row['streams']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Run everything; called by `nox -s scale`."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -290,6 +350,19 @@ def main() -> None:
     result = {"date": today(), "machine": this_machine(), "rows": rows}
     options.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(table(rows))
+    if options.docs:
+        page = PAGE.read_text("utf-8").format(
+            table=table(rows),
+            model=model(rows),
+            check=check(rows),
+            date=today(),
+            machine=this_machine(),
+            nodes=options.nodes,
+        )
+        (options.docs / "scale.md").write_text(page, "utf-8")
+
+
+PAGE = Path(__file__).with_name("scale.md")
 
 
 if __name__ == "__main__":

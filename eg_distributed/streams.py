@@ -253,6 +253,10 @@ class Flow:
 
     def _slice(self, start: int, stop: int) -> bytes:
         """Return the kept bytes from *start*, at most up to *stop*."""
+        last = self._chunks[-1]
+        begin = self._end - len(last)
+        if start >= begin:  # as a rule: what has come just now
+            return last[start - begin : stop - begin]
         offset = self._acked
         parts = []
         for chunk in self._chunks:

@@ -151,7 +151,7 @@ class RemoteKernel:
         self.died_at = 0.0  # in the loop's time
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
-        self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
+        self.hosts: HostSet = ()  # on which it may run; none where they are not known, and with a pin
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self.on_taken: Callable[[RemoteKernel], None] | None = None  # called when all of it here is gone; as `on_exit`
@@ -207,6 +207,12 @@ class RemoteKernel:
         self.endpoints.counters = node.counters if node is not None else None
         if node is not None:
             node.users[self] = None
+
+    @property
+    def elsewhere(self) -> HostSet:
+        """The hosts to which a restart could go; none where they are not known."""
+        here = canonical_name(self._node.name) if self._node is not None else ""
+        return tuple(name for name in self.hosts if canonical_name(name) != here)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -547,9 +553,7 @@ class RemoteKernel:
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node = node
-        names = () if request.pin is not None else request.hosts
-        here = canonical_name(node.name)
-        self.elsewhere = tuple(name for name in names if canonical_name(name) != here)
+        self.hosts = () if request.pin is not None else request.hosts
         transport = self._transports.choose(request.transport, request.language, request.own_argv)
         may_need_ports = (
             request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.own_argv)

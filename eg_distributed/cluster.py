@@ -152,6 +152,8 @@ class Cluster:
         self._tried: dict[object, set[str]] = {}  # the starts that are being tried, by machine
         # The hosts of each host set, by its own spelling of their names.
         self._members: dict[HostSet, dict[str, Host]] = {}
+        # What balancers were last told of hosts that were well: most still are as they were.
+        self._told: dict[str, HostView] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -688,7 +690,7 @@ class Cluster:
         """
         views: list[HostView] = []
         machines: set[object] = set()
-        tried = self._tried
+        tried, told = self._tried, self._told
         for name, host in hosts.items():
             node = host.node
             if node.last_error is not None or not node.connected.is_set():
@@ -696,7 +698,11 @@ class Cluster:
             machine = node.place or host.known_as
             machines.add(machine)
             is_counted = machine not in tried and host.known_as not in tried
-            views.append(HostView(name, len(node.running) if is_counted else self._count(host)))
+            kernels = len(node.running) if is_counted else self._count(host)
+            view = told.get(name)
+            if view is None or view.kernels != kernels:
+                view = told[name] = HostView(name, kernels)
+            views.append(view)
         return views if len(machines) == len(views) else []
 
     async def _view_any(self, request: StartRequest, candidates: dict[str, Host], deadline: float) -> list[HostView]:

@@ -110,25 +110,26 @@ OF_REPLIES: dict[str, Callable[[Streams, Kernel], None]] = {
 
 @pytest.mark.parametrize("what", OF_REPLIES)
 async def test_few_streams_of_replies_are_held_for_the_next_process(
-    what: str, capfd: pytest.CaptureFixture[str]
+    what: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many clients the ended processes of a gateway had, LEFT_MOST streams of replies are held, the newest; the agent's
     log says what is lost, and a stream that is used is never among those that have to go."""
-    kernel, most = Flooding(), streams_module.LEFT_MOST
+    kernel, most = Flooding(), 4
+    monkeypatch.setattr(streams_module, "LEFT_MOST", most)
     kernel.connect = quiet  # type: ignore[method-assign]
     known = cast("Kernel", kernel)
     streams = Streams({"k1": known}, lambda *_: None)
     for number in range(most):
         await opened(streams, kernel, "shell", f"first{number}")
-    for number in range(10):
+    for number in range(3):
         await opened(streams, kernel, "shell", f"second{number}", life="2")
     await opened(streams, kernel, "shell", "used", life="3")
     OF_REPLIES[what](streams, known)
     names = list(streams._streams)
-    assert [name for name in names if streams._streams[name].left] == names[10:-1]
-    await until("the oldest are closed", lambda: all(streams._streams[name].running.done() for name in names[:10]))
-    assert not any(streams._streams[name].running.done() for name in names[10:])
-    assert capfd.readouterr().err.count(f"kernel k1: more than {most} streams of replies were left") == 10
+    assert [name for name in names if streams._streams[name].left] == names[3:-1]
+    await until("the oldest are closed", lambda: all(streams._streams[name].running.done() for name in names[:3]))
+    assert not any(streams._streams[name].running.done() for name in names[3:])
+    assert capfd.readouterr().err.count(f"kernel k1: more than {most} streams of replies were left") == 3
     streams.close_of(known)
     await asyncio.gather(*(stream.running for stream in streams._streams.values()))
 

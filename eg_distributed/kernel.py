@@ -333,8 +333,23 @@ class RemoteKernel:
             if not self.node.connected.is_set() or remaining <= 0:
                 raise HostUnresponsive("not connected", host=self.node.name, remedy="check the network to the host")
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), min(remaining, _PROBE))
+            await self._hears_within(min(remaining, _PROBE))
+
+    async def _hears_within(self, seconds: float) -> bool:
+        """Return True as soon as something is heard of the kernel, False after *seconds*. By a timer: each start waits so."""
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+            self._changed.set()  # who else waits for it looks once more
+
+        timer = asyncio.get_running_loop().call_later(seconds, end)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        return not is_over
 
     def _take_absence(self) -> None:
         """The agent that answers has no such kernel: it is dead, unless another agent has it."""
@@ -618,8 +633,7 @@ class RemoteKernel:
         proved_at = asyncio.get_running_loop().time() + PROVING
         while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), remaining)
+            await self._hears_within(remaining)
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
@@ -714,11 +728,8 @@ class RemoteKernel:
             remaining = deadline - loop.time()
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
-            try:
-                await within(self._changed.wait(), min(remaining, _PROBE))
-            except asyncio.TimeoutError:
-                if deadline - loop.time() > 0:
-                    await self._probe(node)
+            if not await self._hears_within(min(remaining, _PROBE)) and deadline - loop.time() > 0:
+                await self._probe(node)
 
     def _start_failed(self, node: Node, when: str) -> KernelStartFailed:
         return KernelStartFailed(

@@ -75,6 +75,8 @@ class Streams:
         self._streams: dict[str, Stream] = {}
         self._budget = Budget(BUDGET)
         self._tails: set[tuple[Kernel, tuple[str, str]]] = set()  # whose output has a stream that keeps a tail
+        self.on_too_many: Callable[[Kernel], object] = lambda kernel: None
+        """Called before streams of replies that were left are closed for being too many, to take what has come on them."""
 
     async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
@@ -226,6 +228,8 @@ class Streams:
             if stream.left and stream.channel == "shell" and stream.kernel in kernels:
                 shells[stream.kernel].append(stream)
         for kernel, streams in shells.items():
+            if len(streams) > LEFT_MOST:
+                self.on_too_many(kernel)
             for stream in streams[:-LEFT_MOST]:
                 text = f"kernel {kernel.id}: more than {LEFT_MOST} streams of replies were left; what comes on the oldest is lost"
                 print(text, file=sys.stderr, flush=True)

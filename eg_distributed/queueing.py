@@ -71,7 +71,7 @@ class Place:
                 f"the kernel did not get its turn: {self.before} starts are before it there, and none has begun for "
                 f"{self._patience:g} s",
                 host=self._host,
-                remedy="see what runs and starts there: `jupyter distributed kernels`; raise KERNEL_LAUNCH_TIMEOUT if starts take "
-                "longer than that",
+                remedy="see what runs and starts there: `jupyter distributed kernels`; raise KERNEL_LAUNCH_TIMEOUT where a start "
+                "takes longer than that",
             )
         return min(left, moves)

@@ -169,7 +169,7 @@ class Admission:
             self.leave(turn)
 
     def withdraw(self, kernel: str, attempt: str, why: str) -> bool:
-        """Have a start that waits leave, since it was stopped; without an *attempt* any of *kernel*. Return False if none waits."""
+        """Have a start that waits leave: it was stopped; any of *kernel* without an *attempt*. Return False if none does."""
         found = [turn for turn, _ in self.waiting() if turn.asked.kernel == kernel]
         found = [turn for turn in found if attempt in ("", turn.asked.attempt)]
         self._refuse(found, why)

@@ -98,9 +98,13 @@ def _quotas() -> list[float]:
             names = [part for part in path.split("/") if part]
             if not controllers:
                 # In a container the path may be of the machine's own tree, of which only the root is to be seen here.
-                found += [quota for depth in range(len(names) + 1) for quota in _v2(_QUOTAS_V2.joinpath(*names[:depth]))]
+                found += [
+                    quota for depth in range(len(names) + 1) for quota in _v2(_QUOTAS_V2.joinpath(*names[:depth]))
+                ]
             elif "cpu" in controllers.split(","):
-                found += [quota for depth in range(len(names) + 1) for quota in _v1(_QUOTAS_V1.joinpath(*names[:depth]))]
+                found += [
+                    quota for depth in range(len(names) + 1) for quota in _v1(_QUOTAS_V1.joinpath(*names[:depth]))
+                ]
     return found
 
 

@@ -20,6 +20,7 @@ from ..protocol import (
     CHANNELS,
     ELSEWHERE,
     PROTOCOL,
+    QUEUED,
     TAKEN_OVER,
     WARNING,
     Adopt,
@@ -43,7 +44,6 @@ from ..protocol import (
     LogPart,
     Ping,
     Pong,
-    QUEUED,
     ReadLog,
     ReadLogPart,
     Ready,
@@ -811,7 +811,9 @@ class Agent:
         held = self._records.held.get(asked.kernel)
         if held is not None and asked.attempt == held.attempt and asked.forget:
             self._condemned.add((asked.kernel, asked.attempt))
-        is_queued = self._admission.withdraw(asked.kernel, asked.attempt, "the start was stopped while it waited for its turn")
+        is_queued = self._admission.withdraw(
+            asked.kernel, asked.attempt, "the start was stopped while it waited for its turn"
+        )
         if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
             self._withdrawn.add((asked.kernel, asked.attempt))
             return Stopped(True).write()

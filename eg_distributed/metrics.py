@@ -80,7 +80,7 @@ class _Families:
     def __init__(self) -> None:
         self.kernels = GaugeMetricFamily(
             f"{PREFIX}kernels",
-            "Kernels of this gateway, by host and state: queued (for its start), starting, alive, unknown (its host is silent), dead.",
+            "Kernels of this gateway, by host and state: queued, starting, alive, unknown (its host is out of reach), dead.",
             labels=("host", "state"),
         )
         self.host_kernels = GaugeMetricFamily(

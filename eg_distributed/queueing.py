@@ -10,6 +10,8 @@ from .protocol import Queued
 
 log = logging.getLogger(__name__)
 
+_LONGEST = 3600.0
+"""Seconds that a start waits at most, however its queue moves. One that is full moves faster, as long as its agent is honest."""
 _SAID_AGAIN = 30.0  # seconds between two lines of the log for one start
 
 
@@ -65,6 +67,12 @@ class Place:
         left = self._heard_at + self._silence - now if self._is_known else 0.0
         if self.before < 0 or left <= 0:
             return left
+        if now - self._since >= _LONGEST:
+            raise KernelStartTimeout(
+                f"the kernel did not get its turn within {_LONGEST:g} s, in which others did: {self.before} starts are before it",
+                host=self._host,
+                remedy="start it on another host; see what runs and starts there: `jupyter distributed kernels`",
+            )
         moves = self._moved_at + self._patience - now
         if moves <= 0:
             raise KernelStartTimeout(

@@ -81,7 +81,7 @@ class Turn:
         self.kernel: Optional[Starting] = None
         self.used = 0.0  # of processors, when it was last looked at
         self.moved_at = 0.0  # when it was last seen to use one
-        self.by_session = False  # what was executed waits for another process of its session
+        self.is_wrapped = False  # what was executed waits for another process, it may be
         self._admission = admission
 
     async def come(self) -> None:
@@ -290,9 +290,9 @@ class Admission:
     def _look(self) -> None:
         """See what starts have used, end the turns of those that use nothing or take too long, and let others come."""
         now = monotonic()
-        sessions = {turn.kernel.pid for turn in self._held if turn.by_session and turn.kernel is not None}
-        by_session = self._processors.used_by_sessions(sessions) if sessions else {}
-        over = [turn for turn in self._held if self._is_over(turn, now, by_session)]
+        wrapped = [turn.kernel.pid for turn in self._held if turn.is_wrapped and turn.kernel is not None]
+        below = self._processors.used_below(wrapped) if wrapped else {}
+        over = [turn for turn in self._held if self._is_over(turn, now, below)]
         idle, seconds = self._processors.idle(), now - self._looked_at
         if idle is not None and self._idle is not None and seconds > 0:
             room = (idle - self._idle + self._gained) / seconds
@@ -306,21 +306,21 @@ class Admission:
             self._told_at = now
             self._tell(self.waiting())
 
-    def _is_over(self, turn: Turn, now: float, by_session: dict[int, Use]) -> bool:
+    def _is_over(self, turn: Turn, now: float, below: dict[int, Use]) -> bool:
         """Return True if *turn* has to go on to the next one."""
         if turn.kernel is not None and not turn.kernel.is_starting:
             return True
-        if self._measure(turn, by_session):
+        if self._measure(turn, below):
             turn.moved_at = now
         quiet = now - turn.moved_at
         if quiet > QUIET / 2 and turn.kernel is not None and turn.kernel.pid:
-            turn.by_session = True  # a shell, say, which waits for the interpreter that it has started
+            turn.is_wrapped = True  # a shell, say, which waits for the interpreter that it has started
         return quiet > QUIET or now - turn.since > LONGEST
 
-    def _measure(self, turn: Turn, by_session: dict[int, Use]) -> bool:
+    def _measure(self, turn: Turn, below: dict[int, Use]) -> bool:
         """Add up what *turn* has used since the last look; return True if it uses a processor, or would if one were free."""
         pid = turn.kernel.pid if turn.kernel is not None else 0
-        use = (by_session.get(pid) if turn.by_session else self._processors.used(pid)) if pid else None
+        use = (below.get(pid) if turn.is_wrapped else self._processors.used(pid)) if pid else None
         if use is None:
             return False
         gained = max(0.0, use.seconds - turn.used)

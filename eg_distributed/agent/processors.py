@@ -13,6 +13,10 @@ from typing import Iterable, NamedTuple, Optional
 
 _UNIT = os.sysconf("SC_CLK_TCK")
 """Clock ticks of /proc in a second."""
+_FEW = 1000
+"""Processes of the machine, at most, that are all looked at: some fifteen milliseconds, in which no cell is carried."""
+_MOST_CHILDREN = 64
+"""Of one process that are looked at."""
 _QUOTAS_V2, _QUOTAS_V1 = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/cpu")
 
 
@@ -23,6 +27,10 @@ class Use(NamedTuple):
     """Of processors' time, with that of children which have been waited for."""
     runs: bool
     """Whether one of them runs now, or would if a processor were free."""
+
+    def plus(self, other: Use) -> Use:
+        """Return what both have used."""
+        return Use(self.seconds + other.seconds, self.runs or other.runs)
 
 
 class Processors:
@@ -61,18 +69,52 @@ class Processors:
         found = _stat(pid)
         return None if found is None else _use(found)
 
-    def used_by_sessions(self, sessions: Iterable[int]) -> dict[int, Use]:
-        """Return what all processes of each session have used; it looks at every process of the machine."""
-        wanted = set(sessions)
+    def used_below(self, pids: Iterable[int]) -> dict[int, Use]:
+        """Return what each process has used with all that it has started, and those; the ones that are gone are left out.
+
+        Where the system does not tell a process's children, what is of its session counts, unless there are very many processes
+        on the machine: then it is as `used`.
+        """
         found: dict[int, Use] = {}
-        if not wanted:
-            return found
-        for entry in os.listdir("/proc"):
-            fields = _stat(int(entry)) if entry.isdigit() else None
-            if fields is not None and (session := int(fields[3])) in wanted:
-                one, before = _use(fields), found.get(session, Use(0.0, False))
-                found[session] = Use(one.seconds + before.seconds, one.runs or before.runs)
+        sessions: set[int] = set()
+        for pid in pids:
+            fields = _stat(pid)
+            if fields is not None:
+                found[pid] = _use(fields)
+                below = _children(pid)
+                if below is None:
+                    sessions.add(pid)
+                for each in below or ():
+                    found[pid] = found[pid].plus(each)
+        others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if sessions else []
+        for pid in others if len(others) <= _FEW else ():
+            fields = _stat(pid)
+            if fields is not None and (session := int(fields[3])) in sessions and session != pid:
+                found[session] = found[session].plus(_use(fields))
         return found
+
+
+def _children(pid: int) -> Optional[list[Use]]:
+    """Return what each process has used that *pid* has started, and those; None where the system does not tell them."""
+    found: list[Use] = []
+    waiting = [pid]
+    while waiting and len(found) < _MOST_CHILDREN:
+        parent = waiting.pop()
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+            children = [Path(f"/proc/{parent}/task/{thread}/children").read_bytes().split() for thread in threads]
+        except FileNotFoundError:
+            if parent == pid and os.path.exists(f"/proc/{pid}/task/{pid}"):
+                return None
+            continue  # it has ended
+        except OSError:
+            continue
+        for child in (int(each) for some in children for each in some):
+            fields = _stat(child)
+            if fields is not None:
+                found.append(_use(fields))
+                waiting.append(child)
+    return found
 
 
 def _stat(pid: int) -> Optional[list[bytes]]:

@@ -22,10 +22,12 @@ SECONDS = 110.0
 async def test_the_first_of_a_storm_are_ready_early_and_users_take_turns(
     nodes: Sequence[Node], client: GatewayClient
 ) -> None:
-    """Of twelve cold starts by one user on one node all succeed, the first in a fraction of the time of all, in the order in which
-    they were asked for, as far as that can be seen; another user's start, which came last, does not stand behind them."""
+    """Of twelve cold starts by one user on one node all succeed, the first in a fraction of the time of all, in the order in
+    which they were asked for, as far as that can be seen; another user's start, which came last, does not stand behind them."""
     (node,) = nodes
-    await (await client.start_kernel(env={"KERNEL_REMOTE_HOST": node.name})).delete()  # login and agent are no start's own
+    await (
+        await client.start_kernel(env={"KERNEL_REMOTE_HOST": node.name})
+    ).delete()  # login and agent are no start's own
     ready: dict[str, float] = {}
 
     async def start(name: str, user: str) -> None:

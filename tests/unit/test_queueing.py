@@ -172,6 +172,25 @@ def test_a_queue_that_does_not_move_fails_with_its_host() -> None:
     in_time(story)
 
 
+def test_no_host_makes_a_start_wait_for_ever() -> None:
+    """One that says that its queue moves, and never comes to a start, is waited for an hour."""
+
+    async def story(scene: Scene) -> None:
+        loop = asyncio.get_running_loop()
+        starting = scene.start()
+        await asyncio.sleep(0.01)
+        began, begun = loop.time(), 0
+        while not starting.done():
+            begun += 1
+            scene.tell(before=1, begun=begun)
+            await asyncio.sleep(2)
+        assert 3600 <= loop.time() - began < 3610
+        with pytest.raises(KernelStartTimeout, match="within 3600 s"):
+            await starting
+
+    in_time(story)
+
+
 @pytest.mark.parametrize("has_told", [True, False], ids=["after a word", "without a word"])
 def test_a_host_that_says_nothing_is_given_up(has_told: bool) -> None:
     """A start that waits is told of each second; without that the host counts as one that hangs, as ever."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import statistics
-from collections.abc import Callable, Coroutine
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from eg_distributed.agent.spawning import StartError
 from eg_distributed.protocol import Start
 from eg_distributed.wire import Message
 from tests.simulation.loop import VirtualLoop
+from tests.until import block_until
 
 STEP = 0.01  # seconds of the imagined scheduler
 
@@ -62,8 +66,8 @@ class Machine(Processors):
         process = self.processes[pid]
         return Use(0.0, runs=False) if process.has_child else Use(process.used, process.runs)
 
-    def used_by_sessions(self, sessions: Any) -> dict[int, Use]:
-        return {pid: Use(self.processes[pid].used, self.processes[pid].runs) for pid in sessions}
+    def used_below(self, pids: Iterable[int]) -> dict[int, Use]:
+        return {pid: Use(self.processes[pid].used, self.processes[pid].runs) for pid in pids}
 
     def begin(self, seconds: float, **how: bool) -> Process:
         """Execute a process."""
@@ -225,7 +229,7 @@ def test_a_start_that_is_not_executed_gives_its_turn_up() -> None:
 
 
 def test_a_shell_that_waits_for_its_kernel_keeps_the_turn() -> None:
-    """What was executed may be idle while another process of its session computes."""
+    """What was executed may be idle while another process that it has started computes."""
 
     async def story(scene: Scene) -> None:
         wrapped = scene.begin("w", seconds=3.0, child=True)
@@ -379,5 +383,24 @@ def test_this_machine_has_processors() -> None:
         pass
     assert after is not None
     assert after.runs
-    assert processors.used_by_sessions([os.getsid(0)])[os.getsid(0)].seconds >= after.seconds
     assert processors.used(2**22 + 1) is None
+
+
+def test_what_a_shell_has_started_counts_for_it() -> None:
+    """Also where the system tells no process's children: those of its session do."""
+    code = "while True: pass"
+    argv = ["sh", "-c", 'read begin; "$0" -c "$1" & wait', sys.executable, code]
+    shell = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        assert shell.stdin is not None
+        shell.stdin.write(b"\n")
+        shell.stdin.close()
+        processors = Processors()
+        block_until("its child computes", lambda: processors.used_below([shell.pid])[shell.pid].seconds > 0.1)
+        alone = processors.used(shell.pid)
+        assert alone is not None
+        assert alone.seconds < 0.1
+    finally:
+        os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+    assert processors.used_below([shell.pid]) == {}

@@ -36,6 +36,11 @@ class Use(NamedTuple):
 class Processors:
     """The processors of the machine; owned by `admission.Admission`. A simulated node has others."""
 
+    spare = 1.25
+    """Starts for each processor: a fifth of its time a cold start waits for a disk, or for a socket to be seen."""
+    least = 2
+    """Starts at once on any machine: while one waits, the other one computes."""
+
     def count(self) -> int:
         """Return how many the agent, and so its kernels, may use: of its affinity, and of its control groups' quotas."""
         allowed = float(len(os.sched_getaffinity(0)))

@@ -298,7 +298,10 @@ class SimKernel(Kernel):
 
 
 class SimProcessors(Processors):
-    """Processors of which each start uses one until it is ready, and which are idle else."""
+    """Processors of which each start uses one until it is ready, and which are idle else; no start waits for anything."""
+
+    spare = 1.0
+    least = 1
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

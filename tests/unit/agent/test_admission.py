@@ -47,7 +47,10 @@ class Process:
 
 
 class Machine(Processors):
-    """Processors that are shared evenly by what runs: kernels that start, and *others*."""
+    """Processors that are shared evenly by what runs: kernels that start, and *others*; no start waits for anything else."""
+
+    spare = 1.0
+    least = 1
 
     def __init__(self, count: int, others: int = 0) -> None:
         self.processors = count
@@ -254,6 +257,21 @@ def test_fewer_start_at_once_where_others_compute(others: int, most: int) -> Non
         assert not all(start.done() for start in starts)
 
     in_time(story, processors=8, others=others)
+
+
+@pytest.mark.parametrize(("processors", "most"), [(1, 2), (2, 3), (8, 10)])
+def test_a_few_more_than_processors_start_at_once(
+    monkeypatch: pytest.MonkeyPatch, processors: int, most: int
+) -> None:
+    """A real start waits for disks and sockets a part of its time, in which another one computes."""
+    monkeypatch.setattr(Machine, "spare", Processors.spare)
+    monkeypatch.setattr(Machine, "least", Processors.least)
+
+    async def story(scene: Scene) -> None:
+        await asyncio.gather(*(scene.start(f"k{number}", seconds=0.4) for number in range(30)))
+        assert scene.machine.most == most
+
+    in_time(story, processors=processors)
 
 
 def test_who_leaves_the_queue_leaves_nothing() -> None:

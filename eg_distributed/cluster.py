@@ -44,8 +44,9 @@ from .errors import (
 )
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
-from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
+from .link.late import leads_here, prepare
+from .link.way import is_gateway
 from .node import HostBusier, News, Node
 from .protocol import (
     FindKernelspecs,
@@ -179,6 +180,7 @@ class Cluster:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run_loop(self) -> None:
+        prepare()  # before anything is asked of this thread, which a later import would hold up
         asyncio.set_event_loop(self._loop)
         self._loop.create_task(self._tick())
         self._loop.run_forever()

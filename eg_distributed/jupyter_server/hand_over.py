@@ -135,9 +135,10 @@ class _Handler(APIHandler):
 
 async def _others(adoption: Adoption) -> list[_Other]:
     """Return the other servers with kernels; raises DistributedError where the disk does not answer."""
-    read = functools.partial(_read_others, names_of(adoption.app), adoption.store.folder)
+    ours = adoption.store.folder if adoption.store is not None else None
+    read = functools.partial(_read_others, names_of(adoption.app), ours)
     try:
-        return await within(aside(("stores", str(adoption.store.folder)), read), _FILES)
+        return await within(aside(("stores", names_of(adoption.app), ours), read), _FILES)
     except (OSError, asyncio.TimeoutError) as error:
         raise DistributedError(
             f"what other servers keep cannot be read ({error!r})",
@@ -145,7 +146,7 @@ async def _others(adoption: Adoption) -> list[_Other]:
         ) from error
 
 
-def _read_others(folder: Path, ours: Path) -> list[_Other]:
+def _read_others(folder: Path, ours: Path | None) -> list[_Other]:
     found = []
     for kept in sorted(folder.glob("*.d")):
         if kept == ours or kept.is_symlink() or kept.lstat().st_uid != os.getuid():
@@ -187,6 +188,9 @@ def _sessions(kept: Path) -> dict[str, list[_Session]]:
 
 async def _take(adoption: Adoption, wanted: list[str], server: str | None, *, running: bool) -> dict[str, Any]:
     """Take the kernels *wanted*, by their ids or how those begin, or all of *server*; raises DistributedError."""
+    await adoption.prepare()
+    if adoption.store is None:
+        raise DistributedError("this server keeps no kernels", remedy="see its log, which says why")
     others = await _others(adoption)
     if server is not None and server not in {other.id for other in others}:
         raise RequestInvalid(f"no other server {shown(server)} has kernels here", remedy="list them again")
@@ -196,7 +200,7 @@ async def _take(adoption: Adoption, wanted: list[str], server: str | None, *, ru
             if chosen is None:
                 raise RequestInvalid(f"no other server has a kernel {shown(name)}, or several have one that begins so")
             other, record = chosen
-            await _take_one(adoption, other, record, running=running)
+            await _take_one(adoption, adoption.store, other, record, running=running)
             adopted.append(record.kernel)
         except DistributedError as error:
             refused[name] = str(error)
@@ -215,11 +219,11 @@ def _chosen(
         yield name, found[0] if len(found) == 1 else None
 
 
-async def _take_one(adoption: Adoption, other: _Other, record: Record, *, running: bool) -> None:
+async def _take_one(adoption: Adoption, ours: Store, other: _Other, record: Record, *, running: bool) -> None:
     """Take the kernel of *record* from *other*; raises DistributedError."""
     if record.kernel in adoption.kernels:
         raise RequestInvalid(f"a kernel {record.kernel} is here already")
-    move = functools.partial(_move, other, record, adoption.store, running=running)
+    move = functools.partial(_move, other, record, ours, running=running)
     try:
         await within(aside(("take", record.kernel), move), _FILES)
     except (OSError, ValueError, asyncio.TimeoutError) as error:
@@ -227,9 +231,7 @@ async def _take_one(adoption: Adoption, other: _Other, record: Record, *, runnin
     log.warning("kernel %s on %s is taken over from the server %s", record.kernel, record.host, other.id)
     if not adoption.find(record):
         with contextlib.suppress(OSError):
-            await within(
-                aside(("give back", record.kernel), functools.partial(other.store.take, adoption.store, record)), _FILES
-            )
+            await within(aside(("give back", record.kernel), functools.partial(other.store.take, ours, record)), _FILES)
         raise DistributedError("it cannot be found again", remedy="see this server's log; it stays where it was")
     adoption.serve()
     await _open_sessions(adoption, other, record.kernel)

@@ -40,7 +40,9 @@ __all__ = [
     "Keeper",
     "Server",
     "cluster_for",
+    "cluster_soon_for",
     "folder_for",
+    "has_left_kernels",
     "keep_by",
     "keeper_of",
     "server_cluster",
@@ -74,7 +76,12 @@ class Server(Protocol):
 class Keeper(Protocol):
     """What has kernels of a server found again by its next process."""
 
-    store: Store
+    store: Store | None
+    """None: there is none yet, or can be none."""
+
+    async def prepare(self) -> None:
+        """Have the store, if there can be one; called before anything that may make the server's cluster, on any loop."""
+        ...
 
     def taken(self, manager: Any, owner: str) -> None:
         """Let go of the kernel of *manager*, which the server *owner* has now; called on the server's thread."""
@@ -121,8 +128,7 @@ def server_name(server: Server) -> Name:
     have one name, and one that is started again, on whatever port or in whatever container, has that of before.
     """
     folder = names_of(server)
-    about = f"{os.getuid()} {os.path.abspath(server.root_dir)}"  # noqa: PTH100 - links stay: they may be what differs
-    stem = _digest(about)
+    stem = _stem(server)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         slots = [folder / f"{stem}-{slot}" for slot in range(_SLOTS)]
@@ -155,6 +161,15 @@ def given_name(server: Server, text: str) -> Name:
     return Name(text, lock, kept_by(path))
 
 
+def has_left_kernels(server: Server, given: str) -> bool:
+    """Return True if an earlier process of *server*, with the gateway_id *given* if any, has left kernels to be found again.
+
+    It makes nothing on the disk.
+    """
+    name = f"id-{_digest(given)}" if given else f"{_stem(server)}-*"
+    return any(names_of(server).glob(f"{name}{_KEPT}/{RECORDS}"))
+
+
 def names_of(server: Server) -> Path:
     """Return the folder of the locks and stores of all servers that have a runtime folder."""
     return Path(server.runtime_dir) / "eg-distributed"
@@ -174,6 +189,11 @@ def while_locked(lock: Path) -> Iterator[bool]:
 def kept_by(lock: Path) -> Path:
     """Return where the store of the server is that has the *lock*."""
     return lock.with_name(lock.name + _KEPT)
+
+
+def _stem(server: Server) -> str:
+    """Return how the names of *server*'s locks begin."""
+    return _digest(f"{os.getuid()} {os.path.abspath(server.root_dir)}")  # noqa: PTH100 - links stay: they may be what differs
 
 
 def _digest(text: str) -> str:
@@ -278,10 +298,11 @@ class _Clusters:
     name: Name | None = None
     """The server's."""
     keeper: Keeper | None = None
-    """What has the server's kernels found again; None: nothing does."""
+    """What has the server's kernels found again, once it has a store; None: nothing does."""
 
 
 _lock = threading.Lock()  # kernel managers that block may each be on a thread of its own
+_naming = threading.Lock()  # held by a thread aside, while a disk may hang
 _clusters = _Clusters(os.getpid())
 
 
@@ -296,6 +317,14 @@ def cluster_for(manager: object, config: Config) -> Cluster:
         return cluster
 
 
+async def cluster_soon_for(manager: object, config: Config) -> Cluster:
+    """Do as `cluster_for`; a server that had no hosts so far begins to keep what its next process needs, waiting for no disk."""
+    keeper = keeper_of(manager)
+    if keeper is not None:
+        await keeper.prepare()
+    return cluster_for(manager, config)
+
+
 def server_cluster() -> Cluster | None:
     """Return the cluster of this process's server; None before its first kernel. Makes none, so it may be asked at any time."""
     return _clusters.made.get(True) if _clusters.process == os.getpid() else None
@@ -305,7 +334,7 @@ def folder_for(server: Server, settings: Distributed) -> Path | None:
     """Return where *server* is to keep what its next process needs; None where no later process can be this server again."""
     with _lock:
         _ours()
-        return _name_of_server(server, settings).kept
+    return _name_of_server(server, settings).kept
 
 
 def keep_by(keeper: Keeper) -> None:
@@ -338,17 +367,18 @@ def settings_for(config: Config) -> Distributed:
 
 
 def _name_of_server(server: Server, settings: Distributed) -> Name:
-    if _clusters.name is None:
-        given = settings.gateway_id
-        _clusters.name = given_name(server, given) if given else server_name(server)
-        _clusters.locks.append(_clusters.name.lock)
-    return _clusters.name
+    with _naming:
+        if _clusters.name is None:
+            given = settings.gateway_id
+            _clusters.name = given_name(server, given) if given else server_name(server)
+            _clusters.locks.append(_clusters.name.lock)
+        return _clusters.name
 
 
 def _new_cluster(server: Server | None, config: Config) -> Cluster:
     settings = settings_for(config)
     folder = ""
-    if server is None or _clusters.keeper is None:
+    if server is None or _clusters.keeper is None or _clusters.keeper.store is None:
         # Nothing finds its kernels again, so its name is not to make nodes keep them for a next process.
         name = own_name(settings.gateway_id)
         settings.kept_output_limit = 0  # nobody comes back for it

@@ -34,7 +34,10 @@ class Folders:
 class Keeping:
     """What has kernels found again."""
 
-    store: Store
+    store: Store | None
+
+    async def prepare(self) -> None:
+        """It has its store already."""
 
     def taken(self, manager: Any, owner: str) -> None:
         """Nothing takes kernels here."""

@@ -219,9 +219,9 @@ class Connection(ABC):
         self.doubted_for = replaced
         self.doubtful.clear()
 
-    def left(self) -> Kept:
-        """Hand over what the client did not get, as far as is known."""
-        left = Kept()
+    def left(self, left: Kept | None = None) -> Kept:
+        """Hand over what the client did not get, as far as is known, in *left* if it is given."""
+        left = Kept() if left is None else left
         if self.said_goodbye():
             self.unconfirmed.clear()
         left.take(self.unconfirmed)  # which is numbered on: pongs of before may be on their way

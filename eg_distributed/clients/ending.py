@@ -27,7 +27,8 @@ def end(connection: Connection) -> None:
         connection.opened = False
         _leave(connection)
     opening.give_up(connection)
-    for kept in (connection.unsent, connection.unconfirmed):
+    connection.is_doubted = False
+    for kept in (connection.unsent, connection.unconfirmed, connection.doubtful):
         kept.clear()  # its room is somebody else's now, not when Python finds the time
 
 

@@ -90,6 +90,12 @@ class Kept:
             self._confirmed, self._unanswered = number, 0
         return came
 
+    def drop_newest(self, count: int) -> None:
+        """Drop the last *count* messages, or all; they are not lost."""
+        for _, _, parts in [self._messages.pop() for _ in range(min(count, len(self)))]:
+            self._bytes -= size_of(parts)
+            self._budget.give_back(size_of(parts))
+
     @property
     def room(self) -> int:
         """Bytes that may be kept now."""

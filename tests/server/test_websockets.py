@@ -86,6 +86,12 @@ async def test_a_late_twin_that_is_cut_off_takes_nothing(served: Served, kernel:
     await reconnecting.a_twin_that_is_cut_off_takes_nothing(Session(served, kernel))
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+async def test_the_first_of_three_twins_gets_each_line(served: Served, kernel: Kernel, speaks: bool) -> None:
+    """A page that reconnects twice within a moment, whose dropped connections come last: nothing is lost, nothing comes twice."""
+    await reconnecting.the_first_of_three_gets_each_line(Session(served, kernel), speaks=speaks)
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(served: Served, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     await reconnecting.a_client_moves(Session(served, kernel))

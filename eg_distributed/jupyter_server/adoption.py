@@ -39,6 +39,7 @@ from eg_distributed.settings import Distributed
 
 from . import listed, taken
 from .activity import learn_state
+from .left_over import look_after
 from .listening import found_again
 from .process import folder_for, has_left_kernels, keep_by, keeper_of, names_of, server_cluster, settings_for
 from .provisioner import DistributedProvisioner
@@ -82,6 +83,7 @@ def begin(app: Any) -> None:
     if not isinstance(adoption, Adoption) or adoption.app is not app or adoption.store is None:
         return  # there are no hosts, or why is in the log already
     store = adoption.store
+    app.io_loop.add_callback(adoption.look_after_others)
     channels.take_many_sockets(app.kernel_manager.context)  # each kernel that is found is watched by one
     for step in (
         functools.partial(store.describe, adoption.about()),
@@ -110,6 +112,7 @@ class Adoption:
         self._probing: asyncio.Semaphore | None = None
         self._specs: dict[str, Any] = {}  # while kernels are found: many have the same
         self._cluster: Cluster | None = None
+        self._is_looking = False
         self._unseen: set[Any] = set()  # managers of found kernels whose hosts have not answered yet
 
     # -- the store -----------------------------------------------------------------------------------------------
@@ -125,7 +128,8 @@ class Adoption:
 
     def about(self) -> dict[str, Any]:
         """Return what the store says of this server."""
-        return {"root": self.app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        about = {"root": self.app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        return {**about, "orphan_timeout": self.settings.orphan_timeout}
 
     async def prepare(self) -> None:
         """Have the store now that there is a kernel for it: a server without hosts has no lock and no file until then."""
@@ -150,6 +154,13 @@ class Adoption:
         if server_cluster() is None:  # else another start has come first, with the same answer
             self.store = store
             self.app.io_loop.add_callback(self.keep_sessions)
+            self.app.io_loop.add_callback(self.look_after_others)
+
+    def look_after_others(self) -> None:
+        """Have what other servers have left over removed while this one runs; on its loop."""
+        if self.store is not None and not self._is_looking:
+            self._is_looking = True
+            self._begin(look_after(self.store))
 
     # -- at the start --------------------------------------------------------------------------------------------
 

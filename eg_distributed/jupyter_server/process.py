@@ -186,6 +186,16 @@ def while_locked(lock: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
+def forget_name(lock: Path) -> None:
+    """Remove a server's name, whose *lock* the caller holds, and all that it keeps. Raises OSError."""
+    token = lock.read_text("ascii", "replace").strip()
+    shutil.rmtree(kept_by(lock))
+    if _TOKEN.match(token):
+        for path in lock.parent.glob(f"delivered-*-{token}*"):
+            path.unlink(missing_ok=True)
+    lock.unlink()
+
+
 def kept_by(lock: Path) -> Path:
     """Return where the store of the server is that has the *lock*."""
     return lock.with_name(lock.name + _KEPT)
@@ -212,13 +222,15 @@ def _locked(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
+        if _is_there(path, descriptor):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):  # the latter: as below
+        pass
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    os.close(descriptor)  # who removes what is left over has removed it just now, or has it locked
+    return None
 
 
 def _locked_soon(path: Path) -> int | None:

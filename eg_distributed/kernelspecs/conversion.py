@@ -50,7 +50,7 @@ class Conversion:
 
     @property
     def notes(self) -> list[str]:
-        """What stays as it is, and may not be meant so: another provisioner's stanza, words of argv that are another kernelspec's."""
+        """What stays as it is, and may not be meant so: another provisioner's stanza, argv's words of other folders."""
         notes = []
         spec = json.loads(self.after)
         if (named := _provisioner(spec)) not in ("", PROVISIONER):

@@ -303,7 +303,6 @@ def _remove_left(parent: Path, stem: str) -> None:
 class _Clusters:
     """Those of this process: one of its server, one of everything else that starts kernels in it."""
 
-    process: int
     made: dict[bool, Cluster] = field(default_factory=dict)
     """By whether it is a server's."""
     locks: list[int] = field(default_factory=list)
@@ -315,17 +314,16 @@ class _Clusters:
 
 _lock = threading.Lock()  # kernel managers that block may each be on a thread of its own
 _naming = threading.Lock()  # held by a thread aside, while a disk may hang
-_clusters = _Clusters(os.getpid())
+_clusters = _Clusters()
 
 
 def cluster_for(manager: object, config: Config) -> Cluster:
     """Return the cluster that starts *manager*'s kernels, made with the *config* of the first; raises RequestInvalid."""
     server = server_of(manager)
     with _lock:
-        clusters = _ours()
-        cluster = clusters.made.get(server is not None)
+        cluster = _clusters.made.get(server is not None)
         if cluster is None:
-            cluster = clusters.made[server is not None] = _new_cluster(server, config)
+            cluster = _clusters.made[server is not None] = _new_cluster(server, config)
         return cluster
 
 
@@ -339,20 +337,18 @@ async def cluster_soon_for(manager: object, config: Config) -> Cluster:
 
 def server_cluster() -> Cluster | None:
     """Return the cluster of this process's server; None before its first kernel. Makes none, so it may be asked at any time."""
-    return _clusters.made.get(True) if _clusters.process == os.getpid() else None
+    return _clusters.made.get(True)
 
 
 def folder_for(server: Server, settings: Distributed) -> Path | None:
     """Return where *server* is to keep what its next process needs; None where no later process can be this server again."""
-    with _lock:
-        _ours()
     return _name_of_server(server, settings).kept
 
 
 def keep_by(keeper: Keeper) -> None:
     """Have *keeper* know of the server's kernels from now on; called by the server extension."""
     with _lock:
-        _ours().keeper = keeper
+        _clusters.keeper = keeper
 
 
 def keeper_of(manager: object) -> Keeper | None:
@@ -360,14 +356,26 @@ def keeper_of(manager: object) -> Keeper | None:
     if server_of(manager) is None:
         return None
     with _lock:
-        return _ours().keeper
+        return _clusters.keeper
 
 
-def _ours() -> _Clusters:
-    global _clusters
-    if _clusters.process != os.getpid():  # forked: the thread, and the connections, are the parent's
-        _clusters = _Clusters(os.getpid())
-    return _clusters
+def _forked() -> None:
+    """Let go of what is the parent's, in a child that was forked.
+
+    A lock of a file would outlive the parent with the child, and its name with it. One of threads may be held by a thread that is
+    not here. Who asks a cluster without its thread for anything would wait for ever.
+    """
+    global _clusters, _lock, _naming
+    _lock, _naming = threading.Lock(), threading.Lock()
+    for lock in _clusters.locks:
+        with contextlib.suppress(OSError):
+            os.close(lock)
+    for cluster in _clusters.made.values():
+        cluster.leave_to_parent()
+    _clusters = _Clusters()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def settings_for(config: Config) -> Distributed:

@@ -24,7 +24,15 @@ from .site import KERNEL, Site
 class Served:
     """A jupyter_server of the site's user, with *more* variables, and *options* beside those that each has."""
 
-    def __init__(self, site: Site, root: Path, options: Mapping[str, str] | None = None, /, **more: str) -> None:
+    def __init__(
+        self,
+        site: Site,
+        root: Path,
+        options: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        /,
+        **more: str,
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         given = {
@@ -44,6 +52,7 @@ class Served:
                 [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

@@ -44,8 +44,9 @@ from .errors import (
 )
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
-from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
+from .link.late import leads_here, prepare
+from .link.way import is_gateway
 from .node import HostBusier, News, Node
 from .protocol import (
     FindKernelspecs,
@@ -168,6 +169,7 @@ class Cluster:
         self._serving: set[asyncio.Task[None]] = set()
         self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
+        self._is_parents = False  # see `leave_to_parent`
         self.on_reached: list[Callable[[str], None]] = []
         """Called on the cluster's loop with the name of each host that has just connected; they return at once."""
         if self._surroundings.loop is not None:
@@ -181,6 +183,7 @@ class Cluster:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run_loop(self) -> None:
+        prepare()  # before anything is asked of this thread, which a later import would hold up
         asyncio.set_event_loop(self._loop)
         self._loop.create_task(self._tick())
         self._loop.run_forever()
@@ -192,6 +195,9 @@ class Cluster:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run *coroutine* on the cluster's loop, from any thread; nobody need wait for the future."""
+        if self._is_parents:
+            coroutine.close()
+            raise RuntimeError("this process was forked from the one whose cluster this is")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -204,7 +210,11 @@ class Cluster:
     @property
     def is_closed(self) -> bool:
         """Whether the cluster has ended, so that nothing can be asked of it any more."""
-        return self._loop.is_closed()
+        return self._is_parents or self._loop.is_closed()
+
+    def leave_to_parent(self) -> None:
+        """Be closed, in a process that was forked: the thread is not here, and the connections are the parent's."""
+        self._is_parents = True
 
     def close(self, *, end_untaken: bool = False) -> None:
         """End the thread and close all connections; kernels live on, starts that are under way are ended.
@@ -213,7 +223,7 @@ class Cluster:
         *end_untaken* kernels end as well whose adapter has not heard of their start any more (they have no `on_exit`): a
         gateway that stops doesn't list them. Called again, it does nothing.
         """
-        if self._loop.is_closed():
+        if self.is_closed:
             return
         with contextlib.suppress(concurrent.futures.TimeoutError):
             self.submit(self.leave(end_untaken=end_untaken)).result(_CLOSE_DEADLINE)

@@ -24,7 +24,15 @@ from .site import KERNEL, Site
 class Served:
     """A jupyter_server of the site's user, with *more* variables, and *options* beside those that each has."""
 
-    def __init__(self, site: Site, root: Path, options: Mapping[str, str] | None = None, /, **more: str) -> None:
+    def __init__(
+        self,
+        site: Site,
+        root: Path,
+        options: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        /,
+        **more: str,
+    ) -> None:
         port = free_port()
         given = {
             "ServerApp.root_dir": str(root),
@@ -43,6 +51,7 @@ class Served:
                 [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

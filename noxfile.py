@@ -349,6 +349,13 @@ def lab(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def tutorials(session: nox.Session) -> None:
+    """Do what the tutorials say, word by word, and run the examples; needs an engine, ssh, curl and jq; about five minutes."""
+    install(session)
+    session.run("pytest", "tests/tutorials", *session.posargs)
+
+
+@nox.session(default=False)
 def matrix(session: nox.Session) -> None:
     """Have a kernel outlive every fault of the lab's catalogue, each with and without a cut; `integration` has a few of them.
 

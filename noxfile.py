@@ -443,6 +443,22 @@ def docs(session: nox.Session) -> None:
     session.log("open build/site/index.html")
 
 
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build what is published into dist/release, and check it: the same twice, metadata, contents, and both worlds of Jupyter.
+
+    Of what is committed, with the front-end extension that `nox -s frontend` has built (`-- --without-frontend`: without it).
+    Nothing is uploaded.
+    """
+    install(session, "release")
+    folder = Path("dist", "release")
+    session.run("python", "scripts/release.py", str(folder), *session.posargs)
+    packages = found(f"{folder}/*.whl", f"{folder}/*.tar.gz")
+    session.run("twine", "check", "--strict", *packages)
+    session.run("check-wheel-contents", *found(f"{folder}/*.whl"))
+    session.run("pytest", "tests/integration/test_wheel.py", env={"RELEASE_FOLDER": str(folder.absolute())})
+
+
 @nox.session(default=False, venv_backend="none")
 def lock(session: nox.Session) -> None:
     """Resolve again and write the pins that are tracked; `-- --upgrade` or `-- --upgrade-package NAME` for newer versions."""

@@ -40,7 +40,7 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "server": ("--group", "server", "--no-default-groups"),
     "fuzz": ("--only-group", "fuzz"),
     "site": ("--group", "site", "--no-default-groups"),
-    "release": ("--only-group", "release"),
+    "release": ("--group", "release", "--no-default-groups"),
     "mutants": ("--group", "mutants", "--no-default-groups"),
 }
 """How uv is asked for each group; one that includes another comes after it."""

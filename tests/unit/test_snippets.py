@@ -32,7 +32,7 @@ def indented(page: Path) -> Iterator[Snippet]:
                 yield Snippet(page, number, "indented", (), line.strip())
 
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 SNIPPETS = [block for page in PAGES for block in (*snippets(page), *indented(page))]
 
 

@@ -32,7 +32,7 @@ PAGES = (
     ("lab.reference.errors", "docs/lab-errors.md"),
     ("lab.topology", "docs/lab.schema.json"),
     ("eg_distributed.settings", "docs/options.md"),
-    ("scripts.commands", "docs/commands.md"),
+    ("scripts.pages", "docs"),
 )
 """Which module writes which pages (`python -m MODULE --write PAGES`), and says whether they are current (`--check`).
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import commands
+from eg_distributed import errors
+from scripts import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = re.findall(r"^- \[.+?\]\((\S+?\.md)\)$", (ROOT / "docs" / "README.md").read_text("utf-8"), re.MULTILINE)
@@ -22,24 +23,31 @@ def test_each_page_is_in_the_sidebar_once() -> None:
     assert sorted((ROOT / "docs" / name).resolve() for name in LISTED) == sorted(pages)
 
 
-def test_the_reference_of_the_commands_is_current() -> None:
-    """After a change of the commands: `nox -s docs`."""
-    assert commands.main(["--check", str(ROOT / "docs" / "commands.md")]) == 0
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_a_page_that_is_made_from_code_is_current(page: str) -> None:
+    """After a change of commands or errors: `nox -s docs`."""
+    assert (ROOT / "docs" / page).read_text("utf-8") == pages.PAGES[page]()
 
 
 @pytest.mark.parametrize("verb", ["hosts", "kernels", "end", "logs", "doctor", "adopt", "kernelspecs list"])
 def test_each_command_is_in_the_reference(verb: str) -> None:
     """Each command has a heading with its whole path."""
-    assert f"## `jupyter distributed {verb}`\n" in commands.page()
+    assert f"## `jupyter distributed {verb}`\n" in pages.commands()
 
 
-def test_a_page_that_is_out_of_date_is_reported(tmp_path: Path) -> None:
-    """`--check` returns 1 until `--write` has written the page, and 2 for another call."""
-    page = str(tmp_path / "commands.md")
+def test_each_error_is_in_the_reference() -> None:
+    """Each class of errors has a row."""
+    listed = re.findall(r"^\| \d+ \| `(\w+)`", pages.errors(), re.MULTILINE)
 
-    assert [commands.main(["--check", page]), commands.main(["--write", page]), commands.main(["--check", page])] == [
-        1,
-        0,
-        0,
-    ]
-    assert commands.main([page]) == 2
+    assert sorted(listed) == sorted(set(errors.__all__) - {"DistributedError"})
+
+
+def test_pages_that_are_out_of_date_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--check` returns 1 until `--write` has written the pages, and 2 for another call."""
+    folder = str(tmp_path)
+
+    assert pages.main(["--check", folder]) == 1
+    assert "--write" in capsys.readouterr().err
+    assert pages.main(["--write", folder]) == 0
+    assert pages.main(["--check", folder]) == 0
+    assert pages.main([folder]) == 2

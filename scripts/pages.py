@@ -1,18 +1,21 @@
-"""Write docs/commands.md, the reference of `jupyter distributed`, out of its parser: `python -m scripts.commands --write FILE`.
+"""Write the pages of the product's reference: `python -m scripts.pages --write docs`.
 
-`nox -s docs` calls it, and `nox -s lint` with `--check`.
+The commands of `jupyter distributed` come from their parser, errors from their classes. `nox -s docs` calls it, and `nox -s lint`
+with `--check`. (The lab's pages are made by `lab.reference`, the settings' by `eg_distributed.settings`.)
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from eg_distributed.app import make_parser
+from eg_distributed.errors import DistributedError
 
-HEAD = """\
+COMMANDS = """\
 # The commands of `jupyter distributed`
 
 Made by `nox -s docs` from the commands' own help. `python -m eg_distributed` is the same, where `jupyter` is not on the PATH. Run
@@ -27,9 +30,9 @@ SHARED = ("hosts", "config", "json")
 """Options that mean the same in each command."""
 
 
-def page() -> str:
+def commands() -> str:
     """Return docs/commands.md."""
-    parts = [HEAD]
+    parts = [COMMANDS]
     shared: dict[str, str] = {}
     for path, parser, summary in walk(make_parser("jupyter distributed"), "jupyter distributed"):
         parser.prog = path
@@ -61,16 +64,57 @@ def row(action: argparse.Action) -> str:
     return f"| `{shown}` | {' '.join((action.help or 'its name').split()).replace('|', chr(92) + '|')} |"
 
 
+ERRORS = """\
+# Errors
+
+Made by `nox -s docs` from the classes of `eg_distributed.errors`. An error names the host, what happened, and what to do. It is
+the answer to the HTTP request with the status below, in JupyterLab the text of the dialog, and a line of the log. What its words
+mean is in [When something is wrong](troubleshooting.md). The lab has [errors of its own](lab-errors.md).
+
+In Python each has `host` (None where no host has to do with it), `cause` and `remedy`. A start that fails on one host with a
+`HostError` goes on to the next; `NoHostAvailable` has them all in `errors`.
+
+| HTTP | error | is a | meaning |
+|---|---|---|---|
+"""
+
+
+def kinds(base: type[DistributedError] = DistributedError) -> Iterator[type[DistributedError]]:
+    """Yield the kinds of errors below *base* that the module defines, each behind the one that it is a kind of."""
+    for kind in base.__subclasses__():
+        if kind.__module__ == base.__module__:
+            yield kind
+            yield from kinds(kind)
+
+
+def errors() -> str:
+    """Return docs/errors.md."""
+    rows = []
+    for kind in kinds():
+        (base,) = kind.__bases__
+        meaning = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+        meaning = re.sub(r"\*(\w+)\*", r"`\1`", meaning).replace("|", "\\|")
+        rows.append(f"| {kind.http_status} | `{kind.__name__}` | `{base.__name__}` | {meaning} |\n")
+    return ERRORS + "".join(rows)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"commands.md": commands, "errors.md": errors}
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Write the page (`--write FILE`), or return 1 if it is out of date (`--check FILE`)."""
+    """Write the pages (`--write FOLDER`), or name those that are out of date and return 1 (`--check FOLDER`)."""
     if len(arguments) != 2 or arguments[0] not in {"--write", "--check"}:
-        print("usage: python -m scripts.commands --write|--check FILE", file=sys.stderr)
+        print("usage: python -m scripts.pages --write|--check FOLDER", file=sys.stderr)
         return 2
-    path = Path(arguments[1])
-    if arguments[0] == "--write":
-        path.write_text(page(), "utf-8")
-        return 0
-    return 0 if path.exists() and path.read_text("utf-8") == page() else 1
+    stale = 0
+    for name, page in PAGES.items():
+        path = Path(arguments[1], name)
+        if arguments[0] == "--write":
+            path.write_text(page(), "utf-8")
+        elif not path.exists() or path.read_text("utf-8") != page():
+            print(f"{path} is out of date: python -m scripts.pages --write {arguments[1]}", file=sys.stderr)
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Served:
         options: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         /,
+        python: str = sys.executable,
         **more: str,
     ) -> None:
         port = free_port()
@@ -48,7 +49,7 @@ class Served:
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
+                [python, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
                 stdin=stdin,

@@ -343,7 +343,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel = cluster.adopt(
             record.kernel, record.host, record.attempt, record.connection, record.agent, on_exit or goes_on
         )
-        kernel.elsewhere = tuple(record.elsewhere)
+        kernel.hosts = tuple(record.elsewhere)
         self._kernel, self._launched = kernel, record.launched
         self._has_process = self._was_launched = self.recording.is_written = True
         self._handed = dict(record.env), {}

@@ -257,10 +257,9 @@ class DistributedProvisioner(KernelProvisionerBase):
         return self.recording.is_written and self._kernel is not None and self._kernel.state is not State.DEAD
 
     def end_with_process(self) -> None:
-        """Have the kernel end with this process, and no later one look for it; after the loop has ended."""
+        """Have the kernel end with this process; its record is the caller's to drop."""
         if self._kernel is not None:
             self._kernel.on_exit = None
-        self.recording.drop_now(self.kernel_id)
 
     def be_taken(self) -> None:
         """Have nothing of the kernel any more, which is another server's."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 
 from ..clock import monotonic
+from ..connections import Connection
 from ..protocol import (
     CHANNELS,
     ELSEWHERE,
@@ -63,7 +64,7 @@ from ..protocol import (
     write_event,
 )
 from ..streams import StreamBroken
-from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
+from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
 from .admission import Admission, Turn
 from .aside import aside
@@ -73,6 +74,7 @@ from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel, shown_argv
 from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
+from .log_caps import LogCaps
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .processors import Processors
@@ -135,7 +137,7 @@ class OutputUnreadable(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, hello: ControlHello, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hello: ControlHello, writer: LocalWriter) -> None:
         self.keep_output = hello.keep_output
         self.gone_timeout = hello.gone_timeout
         self.is_gone = False  # its process has ended, as far as can be told
@@ -199,6 +201,7 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
+        self._log_caps = LogCaps(self.kernels)
         self._spec_folders = SpecFolders(directory)
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
@@ -256,7 +259,7 @@ class Agent:
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._place.claim()
-        self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+        self._server = await self._listen(listening)
         try:
             await self.serve()
         finally:
@@ -354,7 +357,7 @@ class Agent:
             return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
-            self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+            self._server = await self._listen(listening)
             if before is not None:
                 before.close()  # nobody can find it any more; connections stay
 
@@ -440,6 +443,7 @@ class Agent:
             elif unclaimed.is_orphan(kernel.orphan_timeout, now):
                 self._end_orphan_soon(kernel)
         self._look_soon()
+        self._log_caps.tick()
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
         self._nurseries.tick()
@@ -502,7 +506,11 @@ class Agent:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _listen(self, listening: socket.socket) -> asyncio.base_events.Server:
+        accepted = functools.partial(Connection, self.accept)
+        return await asyncio.get_running_loop().create_unix_server(accepted, sock=listening, backlog=BACKLOG)
+
+    async def accept(self, reader: Reader, writer: LocalWriter) -> None:
         """Serve one connection until it ends; its hello says what for. Called for each one to the agent's socket."""
         self._visitors += 1
         try:
@@ -528,9 +536,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _serve_gateway(
-        self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_gateway(self, hello: ControlHello, reader: Reader, writer: LocalWriter) -> None:
         gateway = Gateway(hello, writer)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.

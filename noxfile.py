@@ -325,7 +325,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Print changes of a module that no test notices: half an hour for each, or `-- --minutes 5 balancing`.
+    """Print changes of a module that no test notices: at most half an hour for each, or `-- --minutes 5 balancing`.
 
     What has been tried is kept in `.mutants`, and the next run goes on with the rest.
     """

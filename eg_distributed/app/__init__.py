@@ -233,7 +233,9 @@ _COLUMNS = ("HOST", "KERNEL", "STATE", "PID", "AGE", "OWNER", "ANSWERED FOR")
 def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
     started = age(time.time() - kernel["start_time"])
     claimed = "yes" if kernel["claimed"] else "no"
-    return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), started, kernel["owner"], claimed)
+    before = kernel["before"]
+    state = kernel["state"] if before < 0 else f"{kernel['state']}, {before} before it"
+    return (kernel["host"], kernel["kernel"], state, str(kernel["pid"] or ""), started, kernel["owner"], claimed)
 
 
 _UNENDED_COLUMNS = ("HOST", "KERNEL", "SINCE", "NEXT TRY", "CAUSE")

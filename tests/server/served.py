@@ -29,7 +29,9 @@ class Served:
         site: Site,
         root: Path,
         options: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
         /,
+        *,
         python: str = sys.executable,
         **more: str,
     ) -> None:
@@ -51,6 +53,7 @@ class Served:
                 [python, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

@@ -602,6 +602,7 @@ class RemoteKernel:
         self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
+        node.counters.note_warm(started.warm)
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
@@ -686,6 +687,8 @@ class RemoteKernel:
             spec_folder=folder.digest if folder is not None else "",
             believed=believed,
             lease=self.lease,
+            warm=request.warm,
+            preload=list(request.preload),
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:

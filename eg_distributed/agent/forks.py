@@ -118,7 +118,7 @@ class Template:
             "environment": hashlib.sha256(repr(found).encode()).hexdigest(),
             "since_ns": since_ns,
         }
-        for message in (_source(), json.dumps(asked).encode()):
+        for message in (source(), json.dumps(asked).encode()):
             await loop.sock_sendall(self._channel, message)
         try:
             answer = json.loads(await asyncio.wait_for(loop.sock_recv(self._channel, _ANSWER), MAKE_DEADLINE) or b"{}")
@@ -207,7 +207,7 @@ class Template:
             self.forked += 1
             return child
         except asyncio.TimeoutError:
-            raise Cold(f"the fork was no kernel within {seconds:g} s", is_stale=True) from None
+            raise Cold("the fork was no kernel in time", is_stale=True) from None
         except (OSError, ValueError, TypeError) as error:
             raise Cold(f"the fork's answer: {error!r}", is_stale=True) from error
         finally:
@@ -285,7 +285,7 @@ class Template:
 _reaping: set[asyncio.Task[None]] = set()
 
 
-def _source() -> bytes:
+def source() -> bytes:
     """Return the text of `template.py`, wherever this package is, and without what only readers need."""
     return pkgutil.get_data(__package__ or "", "template.py") or b""
 

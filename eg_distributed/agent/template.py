@@ -51,6 +51,12 @@ _SAID = 64 * 1024
 """Bytes of what the imports printed that each kernel's log begins with, as it would have printed it itself."""
 _VARIABLE = re.compile(r"""(?:environ\.get\(|environ\[|getenv\()\s*["'](\w+)["']""")
 _READS = re.compile(r"\b(environ|environb|getenv|getcwd|argv|orig_argv)\b")
+_KNOWN = {
+    "distutils-precedence.pth": ("SETUPTOOLS_USE_DISTUTILS",),
+    "_distutils_hack": ("SETUPTOOLS_USE_DISTUTILS",),
+    "apport_python_hook": (),  # Ubuntu's, which looks at them once a program has failed
+}
+"""What is run at the start of Python in many places, and the variables that it reads then."""
 _PR_SET_MM, _PR_SET_MM_MAP = 35, 14
 Stamp = Optional[Tuple[int, int, int]]
 
@@ -169,12 +175,14 @@ def _read_before() -> List[bytes]:
         if not path:
             continue
         own = path.startswith(library) and not path.startswith((library + "site-packages", library + "dist-packages"))
-        if not own or name in ("sitecustomize", "usercustomize"):
+        if name not in _KNOWN and (not own or name in ("sitecustomize", "usercustomize")):
             texts.append((path, _text(path)))
     for path in _path_files():
+        if os.path.basename(path) in _KNOWN:
+            continue
         lines = _text(path).splitlines()
         texts.append((path, "\n".join(line for line in lines if line.startswith(("import ", "import\t")))))
-    found: List[bytes] = []
+    found = [os.fsencode(name) for names in _KNOWN.values() for name in names]
     for path, text in texts:
         names = _VARIABLE.findall(text)
         if len(names) < len(_READS.findall(text)):

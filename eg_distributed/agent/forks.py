@@ -20,6 +20,8 @@ from ..clock import monotonic
 from . import processes
 from .processes import end_group
 
+SOURCE = pkgutil.get_data(__package__ or "", "template.py") or b""
+"""The text of `template.py`; read now, since another release may remove this one's files while its agent runs."""
 MAKE_DEADLINE = 60.0
 """Seconds for a template's imports."""
 FORK_DEADLINE = 1.5
@@ -118,7 +120,7 @@ class Template:
             "environment": hashlib.sha256(repr(found).encode()).hexdigest(),
             "since_ns": since_ns,
         }
-        for message in (source(), json.dumps(asked).encode()):
+        for message in (SOURCE, json.dumps(asked).encode()):
             await loop.sock_sendall(self._channel, message)
         try:
             answer = json.loads(await asyncio.wait_for(loop.sock_recv(self._channel, _ANSWER), MAKE_DEADLINE) or b"{}")
@@ -283,11 +285,6 @@ class Template:
 
 
 _reaping: set[asyncio.Task[None]] = set()
-
-
-def source() -> bytes:
-    """Return the text of `template.py`, wherever this package is, and without what only readers need."""
-    return pkgutil.get_data(__package__ or "", "template.py") or b""
 
 
 def text_of(value: bytes) -> str:

@@ -100,7 +100,8 @@ class Templates:
             if is_first:
                 is_first = False
                 try:
-                    wish = _wish(asked, argv, environment, umask, open_files, is_own=is_own)
+                    kind = _kind(asked, argv, environment, is_own=is_own and umask >= 0)
+                    wish = Wish(await _found(kind, environment, seconds / 4), environment, umask, open_files)
                     forked = await self._fork(asked, wish, argv, cwd, log, seconds)
                     return forked, ""
                 except Cold as error:
@@ -304,16 +305,13 @@ class Templates:
         ]
 
 
-def _wish(
-    asked: Start, argv: list[str], environment: dict[bytes, bytes], umask: int, open_files: int, *, is_own: bool
-) -> Wish:
-    """Return what it takes to fork the kernel of *asked*; raises Cold where it can't be forked, and StartError."""
+def _kind(asked: Start, argv: list[str], environment: dict[bytes, bytes], *, is_own: bool) -> Kind:
+    """Return what a template for *asked* would be made of; raises Cold where a kernel can't be forked."""
     if asked.files or asked.transport == "launcher" or asked.env.get("EG_IMPERSONATION_ENABLED", "").lower() == "true":
         raise Cold("a launcher or another user has a part in it")
-    if not is_own or umask < 0:
+    if not is_own:
         raise Cold("it is to have another login's groups or limits")
-    name = Path(argv[0]).name
-    if not _PYTHON.match(name) or ("/" in argv[0] and not argv[0].startswith("/")):
+    if not _PYTHON.match(Path(argv[0]).name) or ("/" in argv[0] and not argv[0].startswith("/")):
         raise Cold("its program is no Python that is named in full")
     flags = argv[1 : argv.index("-m")] if "-m" in argv else []
     if argv[1 + len(flags) :][:2] != _LAUNCHER or not all(_FLAG.match(flag) for flag in flags):
@@ -323,12 +321,18 @@ def _wish(
     folders = environment.get(b"PYTHONPATH", b"").split(b":") if environment.get(b"PYTHONPATH") else []
     if not all(folder.startswith(b"/") for folder in folders):
         raise Cold("its PYTHONPATH has a folder that is not named in full")
-    return Wish(
-        Kind(argv[0], executable(argv[0], environment), tuple(flags), tuple(asked.preload)),
-        environment,
-        umask,
-        open_files,
-    )
+    return Kind(argv[0], argv[0], tuple(flags), tuple(asked.preload))
+
+
+async def _found(kind: Kind, environment: dict[bytes, bytes], seconds: float) -> Kind:
+    """Return *kind* with the path of its program; raises Cold where that is not found in time."""
+    if "/" in kind.word:
+        return kind
+    try:
+        program = await aside(("path", environment.get(b"PATH")), seconds, executable, kind.word, environment)
+    except (StartError, OSError, asyncio.TimeoutError):
+        raise Cold("its program is not found at once") from None
+    return kind._replace(program=program)
 
 
 def _lay_out(cwd: Optional[str], home: str, log: Path) -> tuple[str, int]:

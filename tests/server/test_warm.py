@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import re
@@ -24,13 +25,19 @@ from typing import Any, TypeVar
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import AsyncKernelManager
 
 from eg_distributed.agent.server import socket_path
+from eg_distributed.cluster import Cluster
+from eg_distributed.jupyter_server import process
 from eg_distributed.link.agent_archive import agent_archive
 from eg_distributed.link.links import LocalLink
 from eg_distributed.wire import Message
 from tests.unit.agents import Visitor
-from tests.until import PROCESS_SECONDS, block_until
+from tests.until import PROCESS_SECONDS, block_until, until
+
+from .cells import said_async
+from .site import NAMES, Site
 
 T = TypeVar("T")
 PYTHONS = [sys.executable, *filter(None, os.environ.get("WARM_PYTHONS", "").split(":"))]
@@ -177,9 +184,11 @@ def agent(request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
 
 
 @pytest.fixture(autouse=True)
-def _ping(agent: AgentProcess) -> None:
+def _ping(request: pytest.FixtureRequest) -> None:
     """The agent hears of its gateway, which is gone after a minute's silence."""
-    agent.do(agent.visitor.request("ping"))
+    if "agent" in request.fixturenames:
+        agent: AgentProcess = request.getfixturevalue("agent")
+        agent.do(agent.visitor.request("ping"))
 
 
 class Pair:
@@ -564,3 +573,39 @@ def test_a_templates_end_leaves_its_kernels(agent: AgentProcess) -> None:
     kernel.exited()
     kernel.close()
     block_until("the template is gone", lambda: not agent.seen()["templates"], PROCESS_SECONDS)
+
+
+# -- all of the way ------------------------------------------------------------------------------------------------
+
+
+async def test_starts_and_restarts_of_a_kernelspec(site: Site, anew: None) -> None:
+    """A kernelspec that says `warm` has its second kernel forked, and restarts of either, with what the client asks for."""
+    site.kernelspec("warmed", config={"warm": True, "remote_hosts": NAMES[0]})
+    managers = []
+    try:
+        for number in range(2):
+            manager: Any = AsyncKernelManager(kernel_name="warmed")
+            managers.append(manager)
+            await manager.start_kernel(env={**os.environ, "KERNEL_NUMBER": str(number)})
+            client = manager.client()
+            client.start_channels()
+            await client.wait_for_ready(timeout=PROCESS_SECONDS)
+            (cluster,) = process._clusters.made.values()
+            if not number:
+                await until("a template is there", functools.partial(_has_template, cluster), pause=0.1)
+            assert await said_async(client, "import os; print(os.environ['KERNEL_NUMBER'], os.environ['NODE'])") == (
+                f"{number} {NAMES[0]}"
+            )
+            await manager.restart_kernel(now=True)
+            await client.wait_for_ready(timeout=PROCESS_SECONDS)
+            assert await said_async(client, "print(1 + 1)") == "2"
+            client.stop_channels()
+        assert cluster.counters.of_host(NAMES[0]).warm_starts == {"forked": 3, "cold": 1}
+    finally:
+        for manager in managers:
+            await manager.shutdown_kernel(now=True)
+
+
+async def _has_template(cluster: Cluster) -> bool:
+    seen = await asyncio.wrap_future(cluster.submit(cluster.find_templates(NAMES[0])))
+    return any(each.memory for each in seen.templates)

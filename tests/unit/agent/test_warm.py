@@ -21,7 +21,6 @@ from eg_distributed.wire import Message
 from tests.unit.agents import STANDIN, Visitor, alive, own_agent, written
 from tests.until import until
 
-
 PYTHON = getattr(sys, "_base_executable", sys.executable)  # whose site has none of our test suite's
 LAUNCHER = f"""
 import runpy, sys
@@ -369,6 +368,6 @@ async def test_templates_end_with_their_agent(visitor: Visitor, short: Path, mon
 
 def test_the_template_is_read_by_old_pythons() -> None:
     """Its text keeps to what the oldest Python can read that has a current ipykernel, and is short enough to be sent at once."""
-    text = forks.source()
+    text = forks.SOURCE
     ast.parse(text, feature_version=(3, 8))
     assert len(text) < 1 << 17

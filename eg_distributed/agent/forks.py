@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pkgutil
 import re
 import signal
 import socket
@@ -17,10 +16,11 @@ import time
 from typing import NamedTuple, Optional
 
 from ..clock import monotonic
+from ..wire import integer, optional
 from . import processes
 from .processes import end_group
 
-SOURCE = pkgutil.get_data(__package__ or "", "template.py") or b""
+SOURCE: bytes = globals()["__loader__"].get_data(os.path.join(os.path.dirname(__file__), "template.py"))
 """The text of `template.py`; read now, since another release may remove this one's files while its agent runs."""
 MAKE_DEADLINE = 60.0
 """Seconds for a template's imports."""
@@ -34,6 +34,7 @@ _READ_IN_C = re.compile(
 )
 """Beginnings of variables that Python and C libraries read as they are loaded, where no template sees it."""
 _ANSWER = 1 << 18  # bytes of a template's message
+_pid, _code = integer(2, 1 << 31), optional(integer(-64, 255))
 
 
 class Cold(Exception):
@@ -133,7 +134,7 @@ class Template:
             self._reads = frozenset(os.fsencode(name) for name in answer["reads"])
         except asyncio.TimeoutError:
             raise Cold(f"what it imports takes more than {MAKE_DEADLINE:g} s") from None
-        except (ValueError, KeyError, TypeError) as error:  # it has ended, or something else answers
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # it has ended, or something else answers
             raise Cold("it ended while it imported") from error
         self._hearing = asyncio.ensure_future(self._hear())
 
@@ -163,8 +164,8 @@ class Template:
                 answer = json.loads(message)
                 future = self._codes.get(answer["pid"])
                 if future is not None and not future.done():
-                    future.set_result(answer["code"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+                    future.set_result(_code(answer["code"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             print(f"template {self.pid} ended: {error!r}", file=sys.stderr, flush=True)
         finally:
             self.close()
@@ -191,26 +192,30 @@ class Template:
             "open_files": wish.open_files,
         }
         try:
-            writer.write(json.dumps(asked).encode())
-            writer.write_eof()
+            body = json.dumps(asked).encode()
+            writer.write(b"%d\n" % len(body) + body)
             deadline = monotonic() + seconds
-            while child is None or not is_kernel:
+            said: dict[str, object] = {}
+            while not said or child is None:  # which of the two comes first is not known
                 line = await asyncio.wait_for(reader.readline(), max(deadline - monotonic(), 0.0))
                 if not line:
-                    raise Cold("the fork ended before it was a kernel", is_stale=True)
+                    break
                 answer = json.loads(line)
                 if "pid" in answer:
-                    child = Fork(self, int(answer["pid"]))
-                    self.children.add(child.pid)
-                elif "cold" in answer:
-                    raise Cold(str(answer["cold"]), bool(answer.get("stale")))
+                    child = self._child(answer["pid"])
                 else:
-                    is_kernel = True
+                    said = dict(answer)
+            if "cold" in said or not said or child is None:
+                raise Cold(
+                    str(said.get("cold", "the fork ended before it was a kernel")), bool(said.get("stale", True))
+                )
+            writer.write(b"!")  # from now on it is known by its number, and becomes the kernel
+            is_kernel = True
             self.forked += 1
             return child
         except asyncio.TimeoutError:
             raise Cold("the fork was no kernel in time", is_stale=True) from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise Cold(f"the fork's answer: {error!r}", is_stale=True) from error
         finally:
             writer.close()
@@ -219,6 +224,15 @@ class Template:
                 with contextlib.suppress(OSError):
                     os.kill(child.pid, signal.SIGKILL)  # it may have no group of its own yet
                 self._owe(child)
+
+    def _child(self, pid: object) -> Fork:
+        """Return the child *pid*; raises ValueError for what is none, which any cell could say in the template's place."""
+        found = processes.look(_pid(pid))
+        if found is not None and found.parent != self.pid:  # else it has ended, or is a zombie
+            raise ValueError(f"{pid} is another's child")
+        child = Fork(self, _pid(pid))
+        self.children.add(child.pid)
+        return child
 
     def _owe(self, child: Fork) -> None:
         """Reap a child that has become no kernel, once it has ended."""

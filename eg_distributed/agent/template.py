@@ -65,6 +65,10 @@ class Refused(Exception):
     """This process cannot be a template, or not for this kernel; the text says why."""
 
 
+class Stale(Refused):
+    """This process cannot be a template any more."""
+
+
 class _Recorded(Dict[bytes, bytes]):
     """The environment while modules are imported, which notes what they ask it for."""
 
@@ -244,17 +248,17 @@ class _Files:
             raise Refused("its packages were changed while it was made: %s" % (fresh or sys.path)[0])
 
     def check(self) -> None:
-        """Raise Refused if something is not what it was when this process imported it."""
+        """Raise Stale if something is not what it was when this process imported it."""
         for path, stamp in self._stamps.items():
             if _stamp(path) != stamp:
-                raise Refused("%s has changed" % path)
+                raise Stale("%s has changed" % path)
         for folder, stamp in self._folders.items():
             if _stamp(folder) == stamp:
                 continue
             if _has_packages(folder):
-                raise Refused("%s has changed" % folder)
+                raise Stale("%s has changed" % folder)
             if self._hiding(folder) != self._hidden[folder]:  # others are written to for many reasons
-                raise Refused("modules in %s have changed" % folder)
+                raise Stale("modules in %s have changed" % folder)
 
     def check_folder(self, folder: str) -> None:
         """Raise Refused if *folder*, where the kernel starts, has a module of the name of one that came from elsewhere."""
@@ -320,19 +324,31 @@ class _Birth:
         """Make this process what the agent asks for, or say why not, and end."""
         try:
             os.setsid()
-            asked = json.loads(b"".join(iter(lambda: self._sock.recv(1 << 16), b"")))
+            asked = self._read()
             os.chdir(asked["cwd"])
             files.check()
             files.check_folder(asked["cwd"])
             self._take(asked, imports)
             self._sock.sendall(b'{"ok": true}\n')
+            if not self._sock.recv(1):  # given up: nobody would know of this kernel
+                os._exit(1)
             self._sock.close()
         except BaseException as error:  # noqa: BLE001 - whatever it is: there is no kernel then, and the agent starts one cold
             why = str(error) if isinstance(error, Refused) else repr(error)
             try:
-                self._sock.sendall(json.dumps({"cold": why, "stale": isinstance(error, Refused)}).encode() + b"\n")
+                self._sock.sendall(json.dumps({"cold": why, "stale": isinstance(error, Stale)}).encode() + b"\n")
             finally:
                 os._exit(1)
+
+    def _read(self) -> Dict[str, Any]:
+        """Return what this child is to be; raises EOFError where the agent has given it up."""
+        with self._sock.makefile("rb") as file:
+            size = int(file.readline() or b"-1")
+            body = file.read(size) if size >= 0 else b""
+            if len(body) < size or size < 0:
+                raise EOFError("the agent has given it up")
+        asked: Dict[str, Any] = json.loads(body)
+        return asked
 
     def _take(self, asked: Dict[str, Any], imports: _Imports) -> None:
         argv = [_bytes(word) for word in asked["argv"]]

@@ -222,6 +222,8 @@ async def test_a_module_in_the_notebooks_folder_hides_none(node: Node) -> None:
     (other / "sqlite3" / "__init__.py").write_text("")
     assert (await node.start(cwd=str(other)))["warm"] == "cold"
     assert (await node.start(cwd=str(node.folder / "missing")))["warm"] == "cold"
+    assert (await node.start())["warm"] == "forked"  # from the same one
+    assert len((await node.seen())["templates"]) == 1
 
 
 async def test_ends_are_told(node: Node) -> None:
@@ -256,6 +258,18 @@ async def test_a_template_that_stands_still(node: Node, monkeypatch: pytest.Monk
     assert (await node.start())["warm"] == "cold"
     await until("the template has ended", lambda: not alive(template["pid"]))
     assert await node.why() == {"the fork was no kernel in time"}
+
+
+async def test_a_fork_that_comes_too_late_leaves_nothing(node: Node) -> None:
+    """A child that its start has given up becomes no kernel, and ends."""
+    await node.template()
+    template = node.agent._templates._templates[0]
+    asked = forks.Wish(template.kind, {b"PATH": b"/"}, 0o22, -1)
+    with pytest.raises(forks.Cold, match="in time"):
+        await template.fork(["python", "ipykernel_launcher"], asked, "/", 2, 0.0)
+    children = Path(f"/proc/{template.pid}/task/{template.pid}/children")
+    await until("it is forked", lambda: children.read_text())
+    await until("it has ended", lambda: not any(alive(int(pid)) for pid in children.read_text().split()))
 
 
 async def test_a_fork_that_ends_at_once_is_started(node: Node) -> None:

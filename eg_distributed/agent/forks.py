@@ -53,6 +53,8 @@ class Kind(NamedTuple):
     program: str
     flags: tuple[str, ...]
     preload: tuple[str, ...]
+    is_limited: bool
+    """Whether it has a soft limit of open files of its own."""
 
 
 class Wish(NamedTuple):

@@ -241,7 +241,7 @@ class _Files:
         bin_folder = os.path.dirname(sys.executable)
         own = (os.path.realpath(sys.executable), sys.executable)
         homes = [os.path.join(each, "pyvenv.cfg") for each in (bin_folder, os.path.dirname(bin_folder))]
-        paths |= {*own, *homes, *_path_files()}
+        paths |= {*own, *homes, *_path_files(), *_mapped(), *_SYSTEMS}
         self._stamps = {path: _stamp(path) for path in paths if path}
         fresh = [path for path, stamp in self._stamps.items() if stamp is not None and stamp[0] >= since_ns]
         if fresh or any(_stamp(folder) != stamp for folder, stamp in folders.items()):
@@ -289,6 +289,22 @@ class _Files:
 
 
 _ENDINGS = (".py", ".pyc", ".so")
+_SYSTEMS = ("/etc/localtime", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf")
+"""What libraries read as they are loaded, if it is there."""
+
+
+def _mapped() -> Set[str]:
+    """Return the files that are mapped into this process: its libraries, the system's included. Raises Refused."""
+    found = set()
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            _, slash, rest = line.rstrip("\n").partition("/")
+            if slash and rest.endswith(" (deleted)"):
+                if ".so" in rest:
+                    raise Refused("/%s was replaced while it was loaded" % rest)
+            elif slash:
+                found.add(slash + rest)
+    return found
 
 
 def _check_process(channel: int) -> None:

@@ -101,6 +101,7 @@ class Templates:
                 is_first = False
                 try:
                     kind = _kind(asked, argv, environment, is_own=is_own and umask >= 0)
+                    kind = kind._replace(is_limited=open_files >= 0)
                     wish = Wish(await _found(kind, environment, seconds / 4), environment, umask, open_files)
                     forked = await self._fork(asked, wish, argv, cwd, log, seconds)
                     return forked, ""
@@ -321,7 +322,7 @@ def _kind(asked: Start, argv: list[str], environment: dict[bytes, bytes], *, is_
     folders = environment.get(b"PYTHONPATH", b"").split(b":") if environment.get(b"PYTHONPATH") else []
     if not all(folder.startswith(b"/") for folder in folders):
         raise Cold("its PYTHONPATH has a folder that is not named in full")
-    return Kind(argv[0], argv[0], tuple(flags), tuple(asked.preload))
+    return Kind(argv[0], argv[0], tuple(flags), tuple(asked.preload), False)
 
 
 async def _found(kind: Kind, environment: dict[bytes, bytes], seconds: float) -> Kind:

@@ -16,9 +16,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
+import venv
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -609,3 +611,35 @@ async def test_starts_and_restarts_of_a_kernelspec(site: Site, anew: None) -> No
 async def _has_template(cluster: Cluster) -> bool:
     seen = await asyncio.wrap_future(cluster.submit(cluster.find_templates(NAMES[0])))
     return any(each.memory for each in seen.templates)
+
+
+# -- packages that change ------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_is_noticed(tmp_path: Path) -> None:
+    """A package that is upgraded after the template has imported it has its new version in the next kernel, which is cold."""
+    prefix = tmp_path / "env"
+    venv.create(prefix, symlinks=True)
+    (packages,) = prefix.glob("lib/python3*/site-packages")
+    (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
+
+    def install(version: str) -> None:
+        for info in packages.glob("thing-*.dist-info"):
+            shutil.rmtree(info)
+        (packages / "thing.py").write_text(f"version = {version!r}\n")
+        (packages / f"thing-{version}.dist-info").mkdir()
+        (packages / f"thing-{version}.dist-info" / "METADATA").write_text(f"Name: thing\nVersion: {version}\n")
+
+    look = "import thing, importlib.metadata as m; print(thing.version, m.version('thing'))"
+    install("1.0")
+    with an_agent(str(prefix / "bin" / "python")) as agent:
+        kernel = agent.forked(preload=["thing"], env={})
+        assert kernel.json("'thing' in sys.modules", before="import sys")
+        assert kernel.run(look) == "1.0 1.0\n"
+        install("2.0")
+        late = agent.start(forked=True, preload=["thing"], env={})
+        assert (late.warm, late.run(look)) == ("cold", "2.0 2.0\n")
+        (packages / "another.py").write_text("here = True\n")
+        assert kernel.run("import another; print(another.here)") == "True\n"
+        for each in (kernel, late):
+            each.close()

@@ -146,6 +146,10 @@ def unit(session: nox.Session) -> None:
     paths: tuple[str, ...] = ("tests/unit/launchers", "tests/unit/link")
     if session.python == HERE:
         paths = ("tests/unit", "tests/simulation")
+        if not session.posargs:
+            # Not measured: it goes over the same lines many times, and takes twice as long if each is counted.
+            session.run("pytest", "tests/simulation", "--numprocesses=2")
+            paths = ("tests/unit",)
     elif session.python in (PYTHONS[0], PYTHONS[-1]):
         paths = ("tests/unit/agent", *paths)
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)

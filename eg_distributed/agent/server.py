@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -301,13 +302,23 @@ class Agent:
 
     async def _look(self) -> None:
         """Look for records of other agents, take over those whose agents are gone, and look at what is ours."""
-        names = frozenset(self._attempts)
-        free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
-        self._take_over([folder for folder in free if folder.name not in self._attempts])
+        names, over = self._used(), self._records.over
+        run = asyncio.get_running_loop().run_in_executor
+        free = await run(None, self._records.look, names)
+        self._take_over([folder for folder in free if folder.name not in self._used()])
+        # It was removed, and is there again: the disk is back that was hidden while the kernel ended, or an older state of it.
+        # By the second look whatever began meanwhile is known.
+        for folder in self._records.over:
+            if folder in over and folder.name not in self._used():
+                await run(None, functools.partial(shutil.rmtree, folder, ignore_errors=True))
         try:
             await self._keep_place()
         except OSError as error:
             self._say(f"{self.directory} cannot be kept: {error}")
+
+    def _used(self) -> frozenset[str]:
+        """Return the names of the folders that attempts have; those of a kernel whose folder was removed are nobody's."""
+        return frozenset(name for name, kernel in self._attempts.items() if not kernel.discarded)
 
     def _say(self, what: str) -> None:
         """Write to the agent's log what is wrong with its place, once: it is looked at each second."""

@@ -38,11 +38,14 @@ _pid, _code = integer(2, 1 << 31), optional(integer(-64, 255))
 
 
 class Cold(Exception):
-    """A start cannot be warm; *is_stale* where the template is of no more use. The text is for operators."""
+    """A start cannot be warm. The text is for operators."""
 
-    def __init__(self, text: str, is_stale: bool = False) -> None:
+    def __init__(self, text: str, is_stale: bool = False, is_slow: bool = False) -> None:
         super().__init__(text)
         self.is_stale = is_stale
+        """Whether the template is of no more use."""
+        self.is_slow = is_slow
+        """Whether another one would be of no use either."""
 
 
 class Kind(NamedTuple):
@@ -216,7 +219,7 @@ class Template:
             self.forked += 1
             return child
         except asyncio.TimeoutError:
-            raise Cold("the fork was no kernel in time", is_stale=True) from None
+            raise Cold("the fork was no kernel in time", is_stale=True, is_slow=True) from None
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise Cold(f"the fork's answer: {error!r}", is_stale=True) from error
         finally:

@@ -145,6 +145,8 @@ class Templates:
             if error.is_stale:
                 template.retire()
                 self._awaited[asked.kernel, asked.attempt] = wish
+            if error.is_slow:  # or each start would wait for a fork in vain
+                self._hold_off(wish.kind)
             raise
         finally:
             os.close(descriptor)

@@ -251,13 +251,14 @@ async def test_a_template_that_is_killed(node: Node) -> None:
 
 
 async def test_a_template_that_stands_still(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start waits for it for a moment, and is cold then; the template is ended, since it may stand for good."""
+    """A start waits for it for a moment, and is cold then; the template is ended, and others of its kind wait as well."""
     monkeypatch.setattr(warm, "FORK_DEADLINE", 0.2)
     template = await node.template()
     os.kill(template["pid"], signal.SIGSTOP)
     assert (await node.start())["warm"] == "cold"
     await until("the template has ended", lambda: not alive(template["pid"]))
     assert await node.why() == {"the fork was no kernel in time"}
+    assert len(node.agent._templates._failed) == 1
 
 
 async def test_a_fork_that_comes_too_late_leaves_nothing(node: Node) -> None:

@@ -145,7 +145,8 @@ class AgentProcess:
         first.close()
 
         def is_there() -> bool:
-            return any(not each["is_retired"] and each["memory"] for each in self.seen()["templates"])
+            found = [each for each in self.seen()["templates"] if each["preload"] == params.get("preload", [])]
+            return any(not each["is_retired"] and each["memory"] for each in found)
 
         block_until("a template is there", is_there, PROCESS_SECONDS, pause=0.1)
         kernel = self.start(forked=True, **params)
@@ -512,6 +513,20 @@ def test_threads_of_numpy(pair: Pair) -> None:
     code = "import numpy, threadpoolctl; product = numpy.ones((300, 300)) @ numpy.ones((300, 300))"
     pair.same("[float(product[0, 0]), [[i['internal_api'], i['num_threads']] for i in threadpoolctl.threadpool_info()]]",
               before=code)  # fmt: skip
+
+
+def test_numpy_that_is_imported_before(agent: AgentProcess, pair: Pair) -> None:
+    """With numpy in the template a kernel has it at once, computes with as many threads, and draws numbers of its own."""
+    pair.has("numpy")
+    kernels = [agent.forked(preload=["numpy"], env={}) for _ in range(2)]
+    assert all(kernel.json("'numpy' in sys.modules", before="import sys") for kernel in kernels)
+    look = "import numpy, os; product = numpy.ones((300, 300)) @ numpy.ones((300, 300)); tasks = os.listdir('/proc/self/task')"
+    done = [kernel.json("[float(product[0, 0]), len(tasks)]", before=look) for kernel in (pair.cold, kernels[0])]
+    assert done[0] == done[1]
+    drawn = [kernel.json("numpy.random.random()", before="import numpy") for kernel in kernels]
+    assert drawn[0] != drawn[1]
+    for kernel in kernels:
+        kernel.close()
 
 
 # -- options, ends -------------------------------------------------------------------------------------------------

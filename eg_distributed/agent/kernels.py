@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,11 +30,12 @@ from .endpoints import (
     listening_process,
     write_connection_file,
 )
+from .forks import Fork
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
-from .nursery import Foster, Spawned, Spawner
+from .nursery import Spawned, Spawner
 from .private import write_private
 from .records import LONGEST, RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
@@ -190,7 +192,7 @@ class Kernel:
                 self._release_ports()
                 await self._spawn(environment, asked.cwd, umask, open_files, START_DEADLINE)
 
-            if self._held:
+            if self._held or self.is_forked:
                 self._start_again = start_again
         except BaseException as error:  # cancellation included
             self._fail(str(error) or "the start was given up")
@@ -289,6 +291,11 @@ class Kernel:
         """Whether it is neither ready nor ended."""
         return self.state == STARTING
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether its process was forked from a template."""
+        return isinstance(self._process, Fork)
+
     # -- watching ------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -375,7 +382,8 @@ class Kernel:
             if accepts(self.connection, waiting[0]):
                 waiting.pop(0)
                 if not waiting:
-                    await asyncio.sleep(SETTLING)
+                    if not (self.is_forked and self.transport == "ipc"):  # that one has nothing to give up for
+                        await asyncio.sleep(SETTLING)
                     waiting = [channel for channel in CHANNELS if not accepts(self.connection, channel)]
             else:
                 await asyncio.sleep(pause)
@@ -448,18 +456,22 @@ class Kernel:
     async def _started_again(self, rest: list[processes.Process]) -> bool:
         """Start a kernel again that ended because another program had one of its ports; return True if it was started.
 
-        Between the choice of a port and the kernel's own listening, what else runs on the node can take it.
+        Between the choice of a port and the kernel's own listening, what else runs on the node can take it. One that was forked
+        is started again for whatever it ended: if it was not for the fork, it ends again.
         """
         if self.state != STARTING or self._start_again is None or self._stopping:
             return False
         start_again, self._start_again = self._start_again, None
-        if not is_address_taken(await self.read_tail()):
+        forked = self._process if isinstance(self._process, Fork) else None
+        if forked is None and not is_address_taken(await self.read_tail()):
             return False
         await self._end_leftovers(rest)
         if self._stopping:
             return False
         try:
             said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
+            if forked is not None:
+                said = b"this kernel was forked from a template, and ended before it was ready: it is started again\n"
             await self._on_disk(append, self.log, said)
             self._log_start = await self._on_disk(log_size, self.log)
             await start_again()
@@ -476,7 +488,7 @@ class Kernel:
 
         The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
         """
-        if isinstance(self._process, Foster):
+        if self._process is not None and not isinstance(self._process, subprocess.Popen):
             executed = asyncio.ensure_future(self._process.exit_code(self.started))
         else:
             is_child = self._process is not None

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Optional, Tuple, Union
+from typing import Any, Awaitable, Callable, Optional, Protocol, Tuple, Union
 
 from ..wire import (
     MAX_MESSAGE,
@@ -121,7 +121,19 @@ class Foster:
         return self.code or 0
 
 
-Spawned = Union["subprocess.Popen[bytes]", Foster]
+class Others(Protocol):
+    """A kernel's process that is another's child; see `Foster`."""
+
+    pid: int
+
+    async def exit_code(self, started: str) -> Optional[int]:
+        """Wait for its end, and return its code."""
+
+    def poll(self) -> Optional[int]:
+        """Return the code if it has ended, and reap it."""
+
+
+Spawned = Union["subprocess.Popen[bytes]", Others]
 """A kernel's process, whoever's child it is."""
 Spawner = Callable[..., Awaitable[Tuple[Spawned, str]]]
 """`spawn_aside`, or what does as it does."""
@@ -237,6 +249,11 @@ class Nurseries:
         """Note that the newest login has *standing*; return True if kernels can be started so."""
         self._newest = standing or self._own
         return self._newest == self._own or standing in self._known
+
+    @property
+    def is_own(self) -> bool:
+        """Whether kernels start with what the agent's own login has."""
+        return self._newest == self._own
 
     async def spawn(self, *arguments: Any, **named: Any) -> tuple[Spawned, str]:
         """Do as `spawn_aside`, by the newest login's nursery where it takes one; raises StartError."""

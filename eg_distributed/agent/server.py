@@ -32,6 +32,7 @@ from ..protocol import (
     Exited,
     FindKernelspecs,
     FindLogs,
+    FindTemplates,
     FolderHello,
     ForgetOutput,
     Found,
@@ -59,6 +60,7 @@ from ..protocol import (
     StreamHello,
     Taken,
     TakeOutput,
+    WarmStarts,
     Welcome,
     read_request,
     write_event,
@@ -82,6 +84,7 @@ from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
+from .warm import Templates
 
 _ALL_KERNELS = 10  # looks at the place between two at all kernels' records
 IDLE = 300.0
@@ -205,6 +208,7 @@ class Agent:
         self._spec_folders = SpecFolders(directory)
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
+        self._templates = Templates(directory)
         self._disk = disk or Disk()
         self._admission = Admission(processors)
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
@@ -243,6 +247,7 @@ class Agent:
             TakeOutput: self._output,
             ForgetOutput: self._forget_output,
             FindKernelspecs: self._find_kernelspecs,
+            FindTemplates: self._find_templates,
             Ping: self._ping,
             Leave: self._leave_now,
             Login: self._take_login,
@@ -264,6 +269,7 @@ class Agent:
             await self.serve()
         finally:
             self._admission.close()
+            self._templates.close()
             await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
@@ -447,6 +453,7 @@ class Agent:
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
         self._nurseries.tick()
+        self._templates.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
@@ -591,7 +598,10 @@ class Agent:
         if isinstance(event, (Ready, Exited)):
             self._admission.note_over(kernel)
             self._tell_waiting(kernel, message)
+        if isinstance(event, Ready):
+            self._templates.answered(kernel.id, kernel.attempt)
         if isinstance(event, Exited):
+            self._templates.forget(kernel.id, kernel.attempt)
             if self.kernels.get(kernel.id) is kernel:
                 self._living.pop(kernel.id, None)
                 if kernel.id in self._unclaimed:
@@ -706,11 +716,12 @@ class Agent:
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
-                spawner=self._nurseries.spawn,
+                spawner=self._templates.spawner(asked, self._nurseries.spawn, is_own=self._nurseries.is_own),
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt, exit_code=None)))
             self._drop(kernel)
+            self._templates.forget(kernel_id, asked.attempt)
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
             raise
@@ -720,7 +731,8 @@ class Agent:
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         if kernel.holder != gateway.process:  # nobody must be given a number that is another one's
             raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)
-        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease).write()
+        warm = ("forked" if kernel.is_forked else "cold") if asked.warm else ""
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease, warm=warm).write()
 
     def _keep_even(self, gateway: Gateway, asked: Start) -> None:
         """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
@@ -948,6 +960,10 @@ class Agent:
     async def _find_kernelspecs(self, gateway: Gateway, asked: FindKernelspecs) -> Message:
         environment = dict(os.environ) if self.login is None else self.login
         return (await self._kernelspecs.find(asked.patterns, environment)).write()
+
+    async def _find_templates(self, gateway: Gateway, asked: FindTemplates) -> Message:
+        seen = await asyncio.get_running_loop().run_in_executor(None, self._templates.seen)
+        return WarmStarts(seen, self._templates.forked, dict(self._templates.cold)).write()
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}

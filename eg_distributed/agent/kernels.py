@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
+from ..wire import LocalWriter, Reader
 from . import impersonation, processes
 from .aside import aside
 from .disk import Disk
@@ -42,8 +43,6 @@ from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
-LOG_CHECK = 10.0
-"""Seconds between two looks at the log's size."""
 START_DEADLINE = 4.0
 """Seconds for all that a start does on disks and asks directories of users; less than gateways wait for its answer."""
 LOG_DEADLINE = 3.0
@@ -112,6 +111,8 @@ class Kernel:
         self._learned = asyncio.Event()  # set once it is known which process is the kernel
         self._log_start = 0
         self._log_base = 0  # bytes of the log that its cap has cost so far
+        self.has_log = False
+        """Whether its log is to be kept below its cap."""
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
         self._disk = disk or Disk()
@@ -286,6 +287,11 @@ class Kernel:
         self.family = Family(self.pid, self.started)
 
     @property
+    def is_starting(self) -> bool:
+        """Whether it is neither ready nor ended."""
+        return self.state == STARTING
+
+    @property
     def is_forked(self) -> bool:
         """Whether its process was forked from a template."""
         return isinstance(self._process, Fork)
@@ -301,7 +307,8 @@ class Kernel:
             self._own(self._finish_late())
             return
         self._own(self._watch_exit())
-        self._own(self._cap_log())
+        self.has_log = True
+        self._own(self.cap_log())
         if self.family.kernel is not None:
             self._learned.set()
         if self.state == RUNNING:
@@ -357,7 +364,7 @@ class Kernel:
             writer.write(json.dumps({what: value}).encode())
             writer.close()
 
-    async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, channel: str) -> tuple[Reader, LocalWriter]:
         """Connect to *channel*; raises OSError."""
         return await connect(self.connection, channel, self._handles)
 
@@ -542,19 +549,19 @@ class Kernel:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 1.0)
 
-    async def _cap_log(self) -> None:
-        """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
-        while self.state != EXITED:
-            with contextlib.suppress(OSError):
-                async with self._log_lock:
-                    # Without a deadline: whenever it comes to an end, what it has dropped counts.
-                    dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
-                    if dropped:
-                        self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
-                        self._log_base += dropped
-                        self.save()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+    async def cap_log(self) -> None:
+        """Drop the older half of a log that is too large; called when it begins to be watched, and by LogCaps.
+
+        The kernel appends to the file itself, so that it outlives an agent that dies.
+        """
+        with contextlib.suppress(OSError):
+            async with self._log_lock:
+                # Without a deadline: whenever it comes to an end, what it has dropped counts.
+                dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
+                if dropped:
+                    self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
+                    self._log_base += dropped
+                    self.save()
 
     async def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""
@@ -698,7 +705,7 @@ class Kernel:
             attempt=self.attempt,
             owner=self.owner,
             host_set=self.host_set,
-            argv=_shown(self.argv),
+            argv=shown_argv(self.argv),
             state=self.state,
             exit_code=self.exit_code,
             pid=self.pid,
@@ -811,7 +818,7 @@ class _Patience:
         return now - self._since > TAKEN_PORT_PATIENCE and is_address_taken(await self._kernel.read_tail())
 
 
-def _shown(argv: list[str]) -> list[str]:
+def shown_argv(argv: list[str]) -> list[str]:
     """Return the words of *argv*, up to ARGV_SHOWN characters of all of them."""
     shown: list[str] = []
     room = ARGV_SHOWN

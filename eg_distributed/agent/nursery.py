@@ -24,8 +24,10 @@ from typing import Any, Awaitable, Callable, Optional, Protocol, Tuple, Union
 
 from ..wire import (
     MAX_MESSAGE,
+    LocalWriter,
     Malformed,
     Message,
+    Reader,
     Wire,
     checked,
     encode,
@@ -140,7 +142,7 @@ Spawner = Callable[..., Awaitable[Tuple[Spawned, str]]]
 class Nursery:
     """The agent's end of a nursery's connection; owned by `Nurseries`."""
 
-    def __init__(self, standing: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, standing: str, reader: Reader, writer: LocalWriter) -> None:
         self.standing = standing
         self.children: dict[int, Foster] = {}
         self._reader, self._writer = reader, writer
@@ -264,7 +266,7 @@ class Nurseries:
             print(what, file=sys.stderr, flush=True)
         return await spawn_aside(*arguments, **named)
 
-    async def serve(self, hello: NurseryHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, hello: NurseryHello, reader: Reader, writer: LocalWriter) -> None:
         """Have kernels start there for as long as its connection lasts; raises OSError and BrokenFraming."""
         if hello.standing in self._known:  # two logins at once
             writer.close()

@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 
 from ..clock import monotonic
+from ..connections import Connection
 from ..protocol import (
     CHANNELS,
     ELSEWHERE,
     PROTOCOL,
+    QUEUED,
     TAKEN_OVER,
     WARNING,
     Adopt,
     AgentIdentity,
     ControlHello,
+    Description,
     Exited,
     FindKernelspecs,
     FindLogs,
@@ -63,17 +66,20 @@ from ..protocol import (
     write_event,
 )
 from ..streams import StreamBroken
-from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
+from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
+from .admission import Admission, Turn
 from .aside import aside
 from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
-from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel, shown_argv
 from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
+from .log_caps import LogCaps
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
+from .processors import Processors
 from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -134,7 +140,7 @@ class OutputUnreadable(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, hello: ControlHello, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hello: ControlHello, writer: LocalWriter) -> None:
         self.keep_output = hello.keep_output
         self.gone_timeout = hello.gone_timeout
         self.is_gone = False  # its process has ended, as far as can be told
@@ -182,6 +188,7 @@ class Agent:
         identity: Optional[AgentIdentity] = None,
         disk: Optional[Disk] = None,
         standing: str = "",
+        processors: Optional[Processors] = None,
     ) -> None:
         self.directory = directory
         self.identity = identity or identity_of(directory)
@@ -197,11 +204,13 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
+        self._log_caps = LogCaps(self.kernels)
         self._spec_folders = SpecFolders(directory)
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
         self._templates = Templates(directory)
         self._disk = disk or Disk()
+        self._admission = Admission(processors)
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         # All that may still touch a folder of theirs, by its name.
@@ -255,10 +264,11 @@ class Agent:
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._place.claim()
-        self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+        self._server = await self._listen(listening)
         try:
             await self.serve()
         finally:
+            self._admission.close()
             self._templates.close()
             await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
@@ -353,7 +363,7 @@ class Agent:
             return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
-            self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+            self._server = await self._listen(listening)
             if before is not None:
                 before.close()  # nobody can find it any more; connections stay
 
@@ -439,6 +449,7 @@ class Agent:
             elif unclaimed.is_orphan(kernel.orphan_timeout, now):
                 self._end_orphan_soon(kernel)
         self._look_soon()
+        self._log_caps.tick()
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
         self._nurseries.tick()
@@ -502,7 +513,11 @@ class Agent:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _listen(self, listening: socket.socket) -> asyncio.base_events.Server:
+        accepted = functools.partial(Connection, self.accept)
+        return await asyncio.get_running_loop().create_unix_server(accepted, sock=listening, backlog=BACKLOG)
+
+    async def accept(self, reader: Reader, writer: LocalWriter) -> None:
         """Serve one connection until it ends; its hello says what for. Called for each one to the agent's socket."""
         self._visitors += 1
         try:
@@ -528,9 +543,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _serve_gateway(
-        self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_gateway(self, hello: ControlHello, reader: Reader, writer: LocalWriter) -> None:
         gateway = Gateway(hello, writer)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.
@@ -566,6 +579,7 @@ class Agent:
     def _dismiss(self, gateway: Gateway) -> None:
         """A gateway is gone, or counts as gone: nobody answers for its kernels until somebody adopts them."""
         self.gateways.discard(gateway)
+        self._admission.give_up(gateway)
         claimed = set().union(*(other.kernels for other in self.gateways))
         for kernel_id in gateway.kernels - claimed:
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
@@ -582,6 +596,7 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if isinstance(event, (Ready, Exited)):
+            self._admission.note_over(kernel)
             self._tell_waiting(kernel, message)
         if isinstance(event, Ready):
             self._templates.answered(kernel.id, kernel.attempt)
@@ -648,17 +663,23 @@ class Agent:
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
         self._starting += 1
+        turn = self._admission.ask(asked, gateway)
         try:
-            return await self._start_now(gateway, asked)
+            return await self._start_now(gateway, asked, turn)
+        except BaseException:  # cancellation included: who fails lets the next one begin
+            turn.leave()
+            raise
         finally:
             self._starting -= 1
 
-    async def _start_now(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id, began = asked.kernel, monotonic()
+    async def _start_now(self, gateway: Gateway, asked: Start, turn: Turn) -> Message:
+        kernel_id = asked.kernel
         self._leases.check(kernel_id, asked.lease, gateway.process)
         # In one step with the next line, from which on this start counts: of two gateways that believe the same, one is right.
         self._keep_even(gateway, asked)
         with self._not_begun(kernel_id, asked.attempt):
+            await turn.come()
+            began = monotonic()
             await self._let_end(kernel_id)
             spec_folder, directory = await self._find_room(asked, began)
             if (kernel_id, asked.attempt) in self._withdrawn:
@@ -685,6 +706,7 @@ class Agent:
             self.kernels[kernel_id] = kernel
             self._living[kernel_id] = None
             gateway.kernels.add(kernel_id)
+        self._admission.follow(turn, kernel)
         try:
             await kernel.start(
                 asked,
@@ -818,12 +840,15 @@ class Agent:
         held = self._records.held.get(asked.kernel)
         if held is not None and asked.attempt == held.attempt and asked.forget:
             self._condemned.add((asked.kernel, asked.attempt))
+        is_queued = self._admission.withdraw(
+            asked.kernel, asked.attempt, "the start was stopped while it waited for its turn"
+        )
         if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
             self._withdrawn.add((asked.kernel, asked.attempt))
             return Stopped(True).write()
         kernel = self.kernels.get(asked.kernel)
         if kernel is None or (asked.attempt and kernel.attempt != asked.attempt):
-            return Stopped(False).write()
+            return Stopped(is_queued).write()
         await kernel.stop(asked.grace)
         if asked.forget:
             self._let_go(kernel)
@@ -943,7 +968,11 @@ class Agent:
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
         awaited = self.streams.kernels()
-        return [
+        queued = [
+            Listed(**vars(_not_begun_yet(turn)), claimed=True, before=before).write()
+            for turn, before in self._admission.waiting()
+        ]
+        return queued + [
             Listed(
                 **vars(kernel.describe()),
                 claimed=kernel.id in claimed,
@@ -1031,6 +1060,13 @@ class Agent:
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
+
+
+def _not_begun_yet(turn: Turn) -> Description:
+    """Return what is known of a kernel whose start waits for its *turn*."""
+    asked, since = turn.asked, time.time() - (monotonic() - turn.since)
+    argv, owner = shown_argv(asked.argv), asked.owner
+    return Description(asked.kernel, asked.attempt, owner, asked.host_set, argv, QUEUED, None, 0, since, "")
 
 
 def _taken(kernel_id: str, owner: str, lease: int, kernel: Optional[Kernel] = None) -> Found:

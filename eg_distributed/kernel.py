@@ -154,7 +154,7 @@ class RemoteKernel:
         self.died_at = 0.0  # in the loop's time
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
-        self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
+        self.hosts: HostSet = ()  # on which it may run; none where they are not known, and with a pin
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self.on_taken: Callable[[RemoteKernel], None] | None = None  # called when all of it here is gone; as `on_exit`
@@ -211,6 +211,12 @@ class RemoteKernel:
         self.endpoints.counters = node.counters if node is not None else None
         if node is not None:
             node.users[self] = None
+
+    @property
+    def elsewhere(self) -> HostSet:
+        """The hosts to which a restart could go; none where they are not known."""
+        here = canonical_name(self._node.name) if self._node is not None else ""
+        return tuple(name for name in self.hosts if canonical_name(name) != here)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -331,8 +337,23 @@ class RemoteKernel:
             if not self.node.connected.is_set() or remaining <= 0:
                 raise HostUnresponsive("not connected", host=self.node.name, remedy="check the network to the host")
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), min(remaining, _PROBE))
+            await self._hears_within(min(remaining, _PROBE))
+
+    async def _hears_within(self, seconds: float) -> bool:
+        """Return True as soon as something is heard of the kernel, False after *seconds*. By a timer: each start waits so."""
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+            self._changed.set()  # who else waits for it looks once more
+
+        timer = asyncio.get_running_loop().call_later(seconds, end)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        return not is_over
 
     def _take_absence(self) -> None:
         """The agent that answers has no such kernel: it is dead, unless another agent has it."""
@@ -553,9 +574,7 @@ class RemoteKernel:
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node = node
-        names = () if request.pin is not None else request.hosts
-        here = canonical_name(node.name)
-        self.elsewhere = tuple(name for name in names if canonical_name(name) != here)
+        self.hosts = () if request.pin is not None else request.hosts
         transport = self._transports.choose(request.transport, request.language, request.own_argv)
         may_need_ports = (
             request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.own_argv)
@@ -612,6 +631,7 @@ class RemoteKernel:
         self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
+        node.counters.note_warm(started.warm)
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
@@ -624,8 +644,7 @@ class RemoteKernel:
         proved_at = asyncio.get_running_loop().time() + PROVING
         while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), remaining)
+            await self._hears_within(remaining)
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
@@ -717,6 +736,8 @@ class RemoteKernel:
             believed=believed,
             lease=self.lease,
             queues=self._settings.queue_starts,
+            warm=request.warm,
+            preload=list(request.preload),
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
@@ -741,11 +762,8 @@ class RemoteKernel:
             remaining = deadline - loop.time()
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
-            try:
-                await within(self._changed.wait(), min(remaining, _PROBE))
-            except asyncio.TimeoutError:
-                if deadline - loop.time() > 0:
-                    await self._probe(node)
+            if not await self._hears_within(min(remaining, _PROBE)) and deadline - loop.time() > 0:
+                await self._probe(node)
 
     def _start_failed(self, node: Node, when: str) -> KernelStartFailed:
         return KernelStartFailed(

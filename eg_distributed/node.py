@@ -22,10 +22,9 @@ from .errors import (
     KernelStartFailed,
     KernelTaken,
 )
-from .link.connect import connect
 from .link.deadlines import within
-from .link.links import Link, LocalLink
-from .link.login import Progress
+from .link.late import connect
+from .link.way import Link, LocalLink, Progress
 from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,

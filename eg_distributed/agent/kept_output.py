@@ -36,6 +36,7 @@ from typing import Optional
 from ..clock import monotonic
 from ..protocol import OutputPart, Replied, TakeOutput
 from ..streams import CHUNK
+from ..wire import Reader
 from . import zmtp
 from .aside import aside
 from .kernels import RUNNING, Kernel, Notify
@@ -317,7 +318,7 @@ class Keeping:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
-    async def _hear(self, reader: asyncio.StreamReader) -> None:
+    async def _hear(self, reader: Reader) -> None:
         """Take all that comes, as fast as it comes: who does not read has the kernel drop what it says."""
         framer = zmtp.Framer(min(LARGEST, self._spool.limit // 2))
         while data := await reader.read(CHUNK):
@@ -493,6 +494,7 @@ class KeptOutput:
 
     def __init__(self, streams: Streams, notify: Notify) -> None:
         self._streams = streams
+        streams.on_too_many = self._collect_and_tell
         self._notify = notify
         self._total = Total()
         self._keeping: dict[str, Keeping] = {}
@@ -594,11 +596,14 @@ class KeptOutput:
             stream.collected = begin + at
         return came
 
+    def _collect_and_tell(self, kernel: Kernel) -> None:
+        if self._collect(kernel):
+            self._notify(kernel, Replied(kernel.id, kernel.attempt))
+
     def tick(self) -> None:
         """Collect replies and tell of them, and forget what nobody came for."""
         for kernel in self._streams.kernels_with_left():
-            if self._collect(kernel):
-                self._notify(kernel, Replied(kernel.id, kernel.attempt))
+            self._collect_and_tell(kernel)
         now = monotonic()
         for keeping in list(self._keeping.values()):
             keeping.prepare_if_due(self._streams)

@@ -5,6 +5,7 @@
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
     jupyter distributed adopt [KERNEL …]             have a running Jupyter server take over kernels of another one
+    jupyter distributed templates                    list what warm kernels are forked from, and why starts were cold
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
@@ -40,10 +41,10 @@ from eg_distributed.settings import Distributed
 from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
-from . import adopt, doctor, kernelspecs, logs
+from . import adopt, doctor, kernelspecs, logs, templates
 from .tables import age, table
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0, 1 if a host or a kernel failed, 2 for a wrong command line, 130 for Ctrl-C.
     """
-    options = _parser().parse_args(argv)
+    called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
+    options = make_parser(called).parse_args(argv)
     lists_kernelspecs = options.command == "kernelspecs" and options.verb == "list"
     if options.command == "kernelspecs" and not lists_kernelspecs:
         return commands.run(options)
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _list(cluster, hosts, unended, as_json=options.json)
         if options.command == "hosts":
             return _list_hosts(cluster, hosts, as_json=options.json)
+        if options.command == "templates":
+            return templates.show(cluster, hosts, as_json=options.json)
         if lists_kernelspecs:
             return kernelspecs.show(cluster, hosts, as_json=options.json)
         if options.command == "doctor":
@@ -106,7 +110,8 @@ def _adopt(options: argparse.Namespace) -> int:
         return 2 if isinstance(error, RequestInvalid) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser(called: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that is *called* so; the reference in the docs is made from it, too."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--hosts",
@@ -119,7 +124,6 @@ def _parser() -> argparse.ArgumentParser:
         "(default: jupyter_config.py and jupyter_server_config.py, where Jupyter looks for them)",
     )
     common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
-    called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
     parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
     verbs = parser.add_subparsers(dest="command", required=True)
     verbs.add_parser(
@@ -146,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     how = log.add_mutually_exclusive_group()
     how.add_argument("-f", "--follow", action="store_true", help="go on until the kernel ends")
     how.add_argument("--previous", action="store_true", help="of the start before the last one, as after a restart")
+    verbs.add_parser(
+        "templates",
+        parents=[common],
+        help="list what warm kernels are forked from, what that costs, and why starts were cold",
+    )
     examined = verbs.add_parser(
         "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
     )

@@ -1,8 +1,7 @@
-"""Links: open ways to one host's agent, over SSH, through a bridge, or on this machine.
+"""Links: open ways to one host's agent, over SSH, or through a bridge; `way` has the one on this machine.
 
 Over SSH each connection to the agent's socket is a direct-streamlocal channel, which sshd's MaxSessions does not count; where
-sshd forbids those, all connections share one exec channel (see `agent/bridge.py`); on the gateway's own machine they are
-plain UNIX connections.
+sshd forbids those, all connections share one exec channel (see `agent/bridge.py`).
 
 Each channel is a descriptor of the session's sshd, of which systemd gives it 1024. So channels are spread over as many SSH
 connections as it takes: a further one is begun when all have enough, in the background; one is full with MOST, or where sshd
@@ -14,21 +13,24 @@ that descriptors of channels that were just closed are not free yet.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import asyncssh
 
+from eg_distributed.connections import Incoming, Outgoing
 from eg_distributed.errors import HostError, HostUnreachable
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
+from .packets import log_no_packets
+from .way import Link, LocalLink
+
+__all__ = ["BridgedLink", "Link", "LocalLink", "SSHLink", "Shielded", "ShieldedWriter"]
 
 log = logging.getLogger(__name__)
-_Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
+_Opened = tuple[asyncssh.SSHUNIXChannel[bytes], asyncssh.SSHUNIXSession[bytes]]
 
 ENOUGH, MOST = 250, 900
 """Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
@@ -48,25 +50,6 @@ _PATIENCE = 5.0
 """Seconds that a channel waits for a further connection before it is tried on one that is full."""
 _FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
 """Seconds before a further login that failed, or was of no use, is tried again: twice as many each time."""
-
-
-class Link(ABC):
-    """An open way to one host's agent; made by `connect`, owned by a Node."""
-
-    turn: Callable[[], contextlib.AbstractAsyncContextManager[None]] = staticmethod(contextlib.nullcontext)
-    """What a further login of the link is made in; set by its Node, whose logins take turns."""
-
-    @abstractmethod
-    async def open(self) -> tuple[Reader, Writer]:
-        """Open a byte connection to the agent's socket; raises OSError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the link and all that was opened through it."""
-
-    @abstractmethod
-    async def wait_closed(self) -> None:
-        """Wait until the link is gone, for whatever reason."""
 
 
 class _Connection:
@@ -127,7 +110,7 @@ class SSHLink(Link):
         self._connections = [_Connection(connection)]
         self._widening: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
-        self._given_up: set[asyncio.Task[_Channel]] = set()  # openings; each ends with its connection at the latest
+        self._given_up: set[asyncio.Task[_Opened]] = set()  # openings; each ends with its connection at the latest
         self._pause = 0.0
         self._told = False  # that none could be made
         self._not_before = 0.0  # when a further login may be tried again, in the loop's time
@@ -218,10 +201,11 @@ class SSHLink(Link):
         if chosen.idle is not None:
             chosen.idle.cancel()
             chosen.idle = None
-        opening = asyncio.ensure_future(chosen.ssh.open_unix_connection(self._path))
+        channel = Channel(lambda: self._let_go(chosen))
+        opening = asyncio.ensure_future(chosen.ssh.create_unix_connection(lambda: channel, self._path))
         try:
             # Shielded: asyncssh leaves a channel whose opening is cancelled open at both ends until the connection ends.
-            reader, writer = await asyncio.shield(opening)
+            await asyncio.shield(opening)
         except asyncio.CancelledError:
             self._given_up.add(opening)
             opening.add_done_callback(functools.partial(self._close_given_up, chosen))
@@ -229,13 +213,13 @@ class SSHLink(Link):
         except BaseException:  # whatever it is, the channel is none
             self._let_go(chosen)
             raise
-        return Shielded(reader), ShieldedWriter(writer, lambda: self._let_go(chosen))
+        return channel, channel
 
-    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Channel]) -> None:
+    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Opened]) -> None:
         """Close a channel that nobody waits for any more, now that it is open; until then it has a descriptor of sshd's."""
         self._given_up.discard(opening)
         if not opening.cancelled() and opening.exception() is None:
-            opening.result()[1].close()
+            opening.result()[0].close()
         self._let_go(chosen)
 
     def _let_go(self, used: _Connection) -> None:
@@ -352,24 +336,67 @@ class BridgedLink(SSHLink):
         self._connection.abort()
 
 
-class LocalLink(Link):
-    """Plain UNIX connections to an agent on this machine."""
+class Channel(Incoming, Outgoing, asyncssh.SSHUNIXSession[bytes]):
+    """A channel to a UNIX socket on the host; its reader and its writer in one, whose errors are OSErrors.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._closed = asyncio.Event()
+    *closed* is called once, when it is closed. Not asyncssh's own reader: a task has to wait for that one, which costs another
+    turn of the loop for each message.
+    """
 
-    async def open(self) -> tuple[Reader, Writer]:
-        """Connect to the agent's socket."""
-        return await asyncio.open_unix_connection(self._path)
+    _channel: asyncssh.SSHUNIXChannel[bytes]
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        Incoming.__init__(self)
+        Outgoing.__init__(self)
+        self._on_close: Callable[[], None] | None = closed
+
+    # -- asyncssh's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, chan: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        """Begin."""
+        self._channel = chan
+        log_no_packets(chan)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Take what has come."""
+        self._came(data)
+
+    def eof_received(self) -> bool:
+        """Note the end; the way back stays open."""
+        self._ended()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nothing can be sent any more either."""
+        self._ended(ConnectionResetError(getattr(exc, "reason", str(exc))) if exc else None)
+        self._is_lost()
+
+    def pause_writing(self) -> None:
+        """Note that enough waits."""
+        self._filled()
+
+    def resume_writing(self) -> None:
+        """Note that it went."""
+        self._emptied()
+
+    def _pause(self) -> None:
+        self._channel.pause_reading()
+
+    def _resume(self) -> None:
+        self._channel.resume_reading()
+
+    # -- the writer ----------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Queue *data*; raises OSError where the channel is closed."""
+        self._channel.write(data)
 
     def close(self) -> None:
-        """Nothing is held; only those who wait are told."""
-        self._closed.set()
-
-    async def wait_closed(self) -> None:
-        """Wait for `close`: the machine itself does not go away."""
-        await self._closed.wait()
+        """Close after what is queued."""
+        self._channel.close()
+        closed, self._on_close = self._on_close, None
+        if closed is not None:
+            closed()
 
 
 class Shielded:
@@ -396,10 +423,8 @@ class Shielded:
 class ShieldedWriter:
     """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
 
-    def __init__(self, writer: asyncssh.SSHWriter[bytes], closed: Callable[[], None] | None = None) -> None:
+    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
         self._writer = writer
-        self._closed = closed
-        """Called once, when it is closed."""
 
     def write(self, data: bytes) -> None:
         """Queue *data*."""
@@ -415,6 +440,3 @@ class ShieldedWriter:
     def close(self) -> None:
         """Close after what is queued."""
         self._writer.close()
-        closed, self._closed = self._closed, None
-        if closed is not None:
-            closed()

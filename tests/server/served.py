@@ -24,7 +24,17 @@ from .site import KERNEL, Site
 class Served:
     """A jupyter_server of the site's user, with *more* variables, and *options* beside those that each has."""
 
-    def __init__(self, site: Site, root: Path, options: Mapping[str, str] | None = None, /, **more: str) -> None:
+    def __init__(
+        self,
+        site: Site,
+        root: Path,
+        options: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        /,
+        *,
+        python: str = sys.executable,
+        **more: str,
+    ) -> None:
         port = free_port()
         given = {
             "ServerApp.root_dir": str(root),
@@ -40,9 +50,10 @@ class Served:
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
+                [python, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

@@ -260,9 +260,7 @@ def test_fewer_start_at_once_where_others_compute(others: int, most: int) -> Non
 
 
 @pytest.mark.parametrize(("processors", "most"), [(1, 2), (2, 3), (8, 10)])
-def test_a_few_more_than_processors_start_at_once(
-    monkeypatch: pytest.MonkeyPatch, processors: int, most: int
-) -> None:
+def test_a_few_more_than_processors_start_at_once(monkeypatch: pytest.MonkeyPatch, processors: int, most: int) -> None:
     """A real start waits for disks and sockets a part of its time, in which another one computes."""
     monkeypatch.setattr(Machine, "spare", Processors.spare)
     monkeypatch.setattr(Machine, "least", Processors.least)

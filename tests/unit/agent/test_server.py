@@ -520,7 +520,8 @@ async def test_the_folder_of_an_ended_kernel_that_is_back_is_removed_again(short
     async with own_agent(folder) as (agent, visitor):
         await visitor.ready("k1", standin())
         await visitor.ready("k2", standin())
-        ended, runs = (agent.kernels[name].directory for name in ("k1", "k2"))
+        kernels = dict(agent.kernels)  # as whatever still has to do with a kernel holds it
+        ended, runs = (kernels[name].directory for name in ("k1", "k2"))
         shutil.copytree(ended, short / "kept", ignore=shutil.ignore_patterns("s-*"))
         await visitor.request("stop", kernel="k1", grace=0, forget=True)
         await until("its folder is gone", lambda: not ended.exists())

@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from benchmarks.peers.servers import Host, Server
 from lab import Lab
 from lab.errors import LabError
 
-REPEATS, LIVES, FAR_STARTS, FAR_CELLS, FAR_SECONDS = 3, 3, 3, 20, 60.0
+REPEATS, LIVES, FAR_STARTS, FAR_CELLS, FAR_SECONDS = 3, 3, 3, 20, 45.0
 DISTANCES = (0, 20, 100)
 """Milliseconds of a round trip."""
 KEPT = "figures.json"
@@ -47,13 +47,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders: ours, ours_eg, stock, sshpyk, local…")
     parser.add_argument("--keep", action="store_true", help="keep the lab afterwards")
     options = parser.parse_args()
+    if options.guard and options.docs:
+        parser.error("--guard measures too few for --docs")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(run: Run) -> None:
+        options.json.write_text(run.to_json(), "utf-8")
+
     if options.guard:
-        run = measure([each for each in contenders() if each.ours or each.key == LOCAL], options.repeats, far=False)
+        chosen = [each for each in contenders() if each.ours or each.key == LOCAL]
     else:
         chosen = [each for each in contenders() if not options.only or each.key in options.only]
-        run = measure(chosen, options.repeats, keep=options.keep)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(run.to_json(), "utf-8")
+    run = measure(chosen, options.repeats, keep, far=not options.guard, keep_lab=options.keep)
     print(page(run))
     if options.docs:
         (options.docs / KEPT).write_text(run.to_json(), "utf-8")
@@ -78,8 +83,13 @@ def draw(docs: Path) -> None:
     environments.run(str(python), str(PICTURES), str(docs / KEPT), str(docs))
 
 
-def measure(chosen: Sequence[Contender], repeats: int, *, far: bool = True, keep: bool = False) -> Run:
-    """Bring everything up, measure all that is to be measured of *chosen*, and return it."""
+def measure(
+    chosen: Sequence[Contender], repeats: int, keep: Callable[[Run], None], *, far: bool, keep_lab: bool = False
+) -> Run:
+    """Bring everything up, measure all that is to be measured of *chosen*, and return it.
+
+    *keep* is called with what there is after each part: what breaks the next one costs no more than that.
+    """
     found = {each.key: Found(each.label) for each in chosen}
     there = []
     for contender in chosen:
@@ -89,29 +99,37 @@ def measure(chosen: Sequence[Contender], repeats: int, *, far: bool = True, keep
         except LabError as error:
             found[contender.key].left_out = f"its environment could not be made: {error.cause or error}"
             print(f"{contender.label} is left out: {error}", file=sys.stderr)
-    load = os.getloadavg()[0]
     began = time.monotonic()
+    run = Run(today(), this_machine(os.getloadavg()[0]), repeats, 0.0, found)
+
+    def is_done() -> None:
+        run.seconds = time.monotonic() - began
+        keep(run)
+
     lab = Lab.up(name="bench", nodes=3, driver="docker")
     try:
         nodes = prepare(lab)
         identity, here = lab.folder.identity, gateway_address(lab)
         with servers(there, found, nodes.hosts, identity, here) as up:
             asyncio.run(near(up, found, nodes, repeats))
-        lack = wire.missing() if far else "it was not asked for"
-        if not lack:
+        run.no_distance = wire.missing() if far else "it was not asked for"
+        is_done()
+        if not run.no_distance:
             remote = [each for each in there if each.remote]
             host = Host(wire.THERE, nodes.hosts[0].host_key, nodes.hosts[0].user)
             with wire.Wire(nodes.main_pid) as way:
                 for distance in DISTANCES:
                     way.take(distance / 1e3)
                     with servers(remote, found, [host], identity, wire.HERE, distance / 1e3) as up:
-                        asyncio.run(far_away(up, found, distance))
+                        asyncio.run(far_away(up, found, nodes, distance))
+                    is_done()
                 with servers(remote, found, [host], identity, wire.HERE) as up:
                     asyncio.run(cut_off(up, found, way))
     finally:
-        if not keep:
+        if not keep_lab:
             lab.down()
-    return Run(today(), this_machine(load), repeats, time.monotonic() - began, found, lack)
+    is_done()
+    return run
 
 
 def gateway_address(lab: Lab) -> str:
@@ -156,15 +174,23 @@ def servers(
 ) -> Iterator[list[Server]]:
     """All their servers at once; one that does not come up is noted as a failure, and left out."""
     with contextlib.ExitStack() as stack:
-        up = []
+        started = []
         for contender in chosen:
+            server = Server(contender, hosts if contender.remote else [], identity, here, round_trip)
+            started.append(stack.enter_context(server))
+        up = []
+        for server in started:
             try:
-                server = Server(contender, hosts if contender.remote else [], identity, here, round_trip)
-                up.append(stack.enter_context(server))
+                server.await_answer()
+                up.append(server)
             except RuntimeError as error:
-                found[contender.key].failures.append(str(error))
+                found[server.contender.key].failures.append(str(error))
                 print(error, file=sys.stderr)
-        yield up
+        try:
+            yield up
+        finally:
+            for server in started:
+                server.terminate()  # all at once; each is waited for on the way out
 
 
 async def near(up: Sequence[Server], found: dict[str, Found], nodes: Nodes, repeats: int) -> None:
@@ -188,7 +214,7 @@ async def near(up: Sequence[Server], found: dict[str, Found], nodes: Nodes, repe
             await runner.close()
 
 
-async def far_away(up: Sequence[Server], found: dict[str, Found], distance: int) -> None:
+async def far_away(up: Sequence[Server], found: dict[str, Found], nodes: Nodes, distance: int) -> None:
     """Starts and cells where a round trip takes *distance* milliseconds; what can't start there in time is left alone."""
     print(f"a round trip of {distance} ms, {time.strftime('%H:%M:%S')}", flush=True)
     runners = [Runner(server, found[server.contender.key]) for server in up]
@@ -201,10 +227,11 @@ async def far_away(up: Sequence[Server], found: dict[str, Found], distance: int)
         for runner in runners:
             await runner.attempt(f"a round trip of {distance} ms", partial(starts, runner), FAR_SECONDS)
         reached = [runner for runner in runners if f"start_rtt_{distance}" in runner.found.samples]
-        await measures.cells(reached, FAR_CELLS, 1, f"_rtt_{distance}")
+        await measures.cells(reached, FAR_CELLS, 1, f"_rtt_{distance}", FAR_SECONDS)
     finally:
         for runner in runners:
             await runner.close()
+        await nodes.end_what_is_left()  # or it would slow what comes next
 
 
 async def cut_off(up: Sequence[Server], found: dict[str, Found], way: wire.Wire) -> None:

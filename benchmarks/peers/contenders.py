@@ -16,7 +16,7 @@ Json = dict[str, Any]
 SERVER: Final = ("-m", "jupyter_server")
 ENTERPRISE_GATEWAY: Final = ("-c", "from enterprise_gateway.enterprisegatewayapp import launch_instance as run; run()")
 LOCAL: Final = "local"
-"""The contender that all others are held against: no SSH, no host, no one of us."""
+"""The contender that all others are held against: no SSH, no other machine, nothing of ours."""
 GP_LAUNCHER: Final = "/opt/gateway_provisioners/launch_ipykernel.py"
 """Where the benchmark puts gateway_provisioners' launcher on nodes; its documentation has people do the same."""
 _PLAIN: Final = ("-m", "ipykernel_launcher", "-f", "{connection_file}")

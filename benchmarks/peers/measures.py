@@ -138,10 +138,12 @@ async def _restart(kernel: Kernel) -> None:
     await kernel.connect(START_SECONDS)
 
 
-async def cells(runners: Sequence[Runner], count: int = CELLS, turns: int = 2, suffix: str = "") -> None:
+async def cells(
+    runners: Sequence[Runner], count: int = CELLS, turns: int = 2, suffix: str = "", seconds: float = CELLS_SECONDS
+) -> None:
     """Round trips of the cell `1` on a kernel of each, and on a local one of the same server where there is no *suffix*.
 
-    In *turns*, so that what else the machine does falls on all.
+    In *turns*, so that what else the machine does falls on all; each has *seconds* for its part.
     """
     kernels: dict[tuple[Runner, str], Kernel] = {}
     seen: dict[tuple[Runner, str], list[float]] = {}
@@ -158,12 +160,12 @@ async def cells(runners: Sequence[Runner], count: int = CELLS, turns: int = 2, s
             seen.setdefault((runner, figure), []).append(await milliseconds(partial(kernel.execute, "1")))
 
     for runner in runners:
-        await runner.attempt(f"cells{suffix}", partial(begin, runner, f"cell{suffix}"), CELLS_SECONDS)
+        await runner.attempt(f"cells{suffix}", partial(begin, runner, f"cell{suffix}"), seconds)
         if runner.server.contender.remote and not suffix:
-            await runner.attempt("cells of a local kernel", partial(begin, runner, BESIDE["cell"]), CELLS_SECONDS)
+            await runner.attempt("cells of a local kernel", partial(begin, runner, BESIDE["cell"]), seconds)
     for _ in range(turns):
         for runner, figure in kernels:
-            await runner.attempt(f"cells{suffix}", partial(some, runner, figure), CELLS_SECONDS)
+            await runner.attempt(f"cells{suffix}", partial(some, runner, figure), seconds)
     for (runner, figure), values in seen.items():
         runner.found.add(figure, values)
     for runner in runners:

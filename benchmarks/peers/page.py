@@ -240,8 +240,9 @@ JupyterLab's launcher. gateway_provisioners has `GP_SOCKET_TIMEOUT=0.024` and `0
 waits so long in the server's loop, which the cells show.
 """
 _CUT = """A cell prints 240 lines, one in 50 ms, and the network is away for ten seconds from the fortieth on, for all
-of them at once. In the second column both sides' systems end all TCP connections at that moment as well, as a
-firewall, a VPN or a laptop that sleeps does. Seconds are counted from the network's return.
+of them at once, once for each column. In the second one both sides' systems end all TCP
+connections at that moment as well, as a firewall, a VPN or a laptop that sleeps does. Seconds are counted from
+the network's return.
 """
 _NOTES = """## How to read them
 

@@ -8,12 +8,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
@@ -21,9 +21,7 @@ import psutil
 from benchmarks.peers.contenders import ENTERPRISE_GATEWAY, Contender, alias, local_spec
 from benchmarks.peers.memory import pss
 
-if sys.version_info >= (3, 11):
-    from typing import Self
-else:
+if TYPE_CHECKING:
     from typing_extensions import Self
 
 START_SECONDS, END_SECONDS = 60.0, 20.0
@@ -43,9 +41,9 @@ class Host:
 
 
 class Server:
-    """The server of *contender* for *hosts*, while the block lasts; *here* is the address at which nodes reach this machine.
+    """The server of *contender* for *hosts*, started when the block is entered and ended when it is left.
 
-    A round trip to them takes *round_trip* seconds.
+    *here* is the address at which nodes reach this machine. A round trip to them takes *round_trip* seconds.
     """
 
     def __init__(
@@ -70,8 +68,8 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.terminate()
         if self._process is not None:
-            self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_SECONDS)
         for process in self.processes():  # kernels that it left, and ssh, which makes itself independent
@@ -107,7 +105,6 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        self._await_answer()
 
     def _options(self, port: int) -> list[str]:
         if self.contender.program == ENTERPRISE_GATEWAY:
@@ -174,7 +171,13 @@ class Server:
             lines += [f"Host {host.address}", *common, f"Host {alias(host.address)}", *common, *shared]
         (folder / "config").write_text("\n".join(lines) + "\n")
 
-    def _await_answer(self) -> None:
+    def terminate(self) -> None:
+        """Tell it to end, and do not wait for it."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def await_answer(self) -> None:
+        """Wait until it answers; raise RuntimeError with its last words if it does not."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:

@@ -32,6 +32,7 @@ PAGES = (
     ("lab.reference.errors", "docs/lab-errors.md"),
     ("lab.topology", "docs/lab.schema.json"),
     ("eg_distributed.settings", "docs/options.md"),
+    ("scripts.pages", "docs"),
 )
 """Which module writes which pages (`python -m MODULE --write PAGES`), and says whether they are current (`--check`).
 
@@ -55,7 +56,17 @@ PRODUCT = (
     "--numprocesses=2",
 )
 """The product's integration tests, by two workers on one lab."""
-CODE = ["eg_distributed", "lab", "tests", "benchmarks", "scripts", "noxfile.py", "hatch_build.py"]
+CODE = [
+    "eg_distributed",
+    "lab",
+    "tests",
+    "benchmarks",
+    "scripts",
+    "examples",
+    "docs/conf.py",
+    "noxfile.py",
+    "hatch_build.py",
+]
 
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 # pyenv's commands find the selected Python only; here they find the others behind it.
@@ -100,7 +111,7 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
     session.run("shellcheck", *sorted(shell_files()))
     session.run("python", "scripts/syntax.py", *found("eg_distributed/**/*.R", "eg_distributed/**/*.java"))
-    session.run("python", "scripts/links.py", *found("*.md", "docs/*.md"))
+    session.run("python", "scripts/links.py", *found("*.md", "docs/*.md", "examples/*.md"))
     for module, target in PAGES:
         try:
             session.run("python", "-m", module, "--check", target)
@@ -146,6 +157,10 @@ def unit(session: nox.Session) -> None:
     paths: tuple[str, ...] = ("tests/unit/launchers", "tests/unit/link")
     if session.python == HERE:
         paths = ("tests/unit", "tests/simulation")
+        if not session.posargs:
+            # Not measured: it goes over the same lines many times, and takes twice as long if each is counted.
+            session.run("pytest", "tests/simulation", "--numprocesses=2")
+            paths = ("tests/unit",)
     elif session.python in (PYTHONS[0], PYTHONS[-1]):
         paths = ("tests/unit/agent", *paths)
     run_pytest(session, *paths, "--numprocesses=2", measured=session.python == HERE)
@@ -310,7 +325,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutants(session: nox.Session) -> None:
-    """Print changes of a module that no test notices: half an hour for each, or `-- --minutes 5 balancing`.
+    """Print changes of a module that no test notices: at most half an hour for each, or `-- --minutes 5 balancing`.
 
     What has been tried is kept in `.mutants`, and the next run goes on with the rest.
     """
@@ -331,6 +346,13 @@ def lab(session: nox.Session) -> None:
     install(session)
     suites = sorted(str(path) for suite in LAB_SUITES for path in Path("tests/integration").glob(suite))
     session.run("pytest", *(session.posargs or suites))
+
+
+@nox.session(default=False)
+def tutorials(session: nox.Session) -> None:
+    """Do what the tutorials say, word by word, and run the examples; needs an engine, ssh, curl and jq; about five minutes."""
+    install(session)
+    session.run("pytest", "tests/tutorials", *session.posargs)
 
 
 @nox.session(default=False)
@@ -413,10 +435,32 @@ def bench(session: nox.Session, what: str) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Write every page that is made from the code; the pages of figures are `bench`'s, which takes hours."""
-    install(session)
+    """Write every page that is made from the code, and build the site in build/site; a link that leads nowhere is a failure.
+
+    The pages of figures are `bench`'s, which takes hours.
+    """
+    install(session, "site")
     for module, target in PAGES:
         session.run("python", "-m", module, "--write", target)
+    # -W: a warning is a failure. -E: the sidebar of a page is that of its last reading.
+    session.run("sphinx-build", "-q", "-E", "-W", "--keep-going", "-c", "docs", "-b", "html", ".", "build/site")
+    session.log("open build/site/index.html")
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build what is published into dist/release, and check it: the same twice, metadata, contents, and both worlds of Jupyter.
+
+    Of what is committed, with the front-end extension that `nox -s frontend` has built (`-- --without-frontend`: without it).
+    Nothing is uploaded.
+    """
+    install(session, "release")
+    folder = Path("dist", "release")
+    session.run("python", "scripts/release.py", str(folder), *session.posargs)
+    packages = found(f"{folder}/*.whl", f"{folder}/*.tar.gz")
+    session.run("twine", "check", "--strict", *packages)
+    session.run("check-wheel-contents", *found(f"{folder}/*.whl"))
+    session.run("pytest", "tests/integration/test_wheel.py", env={"RELEASE_FOLDER": str(folder.absolute())})
 
 
 @nox.session(default=False, venv_backend="none")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ import asyncssh
 
 from eg_distributed.protocol import PROTOCOL, SENTINEL
 from eg_distributed.wire import Message, encode, read_message
+from lab.ports import free_port
 
 _DEADLINE = 60.0
 _BLIP = 5.0
@@ -195,9 +195,7 @@ async def measure(python: str, kernels: int, count: int, folder: Path) -> Found:
         "EG_DISTRIBUTED_GATEWAY_ID": "bench",
         "EG_LIST_KERNELS": "True",
     }
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        http = free.getsockname()[1]
+    http = free_port()
     began, wall = time.monotonic(), time.time()
     with (folder / "log").open("wb") as log:
         gateway = await asyncio.create_subprocess_exec(

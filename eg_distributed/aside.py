@@ -7,6 +7,7 @@ an executor's threads before it ends: a gateway that is told to stop would hang 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -53,3 +54,13 @@ def _run(key: Hashable, function: Callable[[], T], future: Future[T]) -> None:
         future.set_exception(failure)
     else:
         future.set_result(result)  # type: ignore[arg-type]
+
+
+def _forked() -> None:
+    """Have nothing run, in a child that was forked: its parent's threads are not there, and one may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -83,7 +83,7 @@ class LeastConnection(RoundRobin):
     def pick(self, candidates: Sequence[HostView]) -> HostView:
         """Return the candidate with the fewest kernels."""
         candidates = [view for view in candidates if view.known] or candidates
-        fewest = min(view.kernels for view in candidates)
+        fewest = min([view.kernels for view in candidates])  # a list: it is counted for each start
         return super().pick([view for view in candidates if view.kernels == fewest])
 
 

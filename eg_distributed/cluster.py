@@ -44,8 +44,9 @@ from .errors import (
 )
 from .hosts import Host, HostSet, canonical_name, parse_hosts
 from .kernel import RemoteKernel, State
-from .link.connect import is_gateway, leads_here
 from .link.deadlines import within
+from .link.late import leads_here, prepare
+from .link.way import is_gateway
 from .node import HostBusier, News, Node
 from .protocol import (
     FindKernelspecs,
@@ -152,6 +153,8 @@ class Cluster:
         self._tried: dict[object, set[str]] = {}  # the starts that are being tried, by machine
         # The hosts of each host set, by its own spelling of their names.
         self._members: dict[HostSet, dict[str, Host]] = {}
+        # What balancers were last told of hosts that were well: most still are as they were.
+        self._told: dict[str, HostView] = {}
         self._abandoned = Abandoned(settings.orphan_timeout, self._unended_file, self._surroundings.call_aside)
         self._spec_folders = SpecFolders(settings.folder_limit)
         self._transports = Transports()
@@ -166,6 +169,7 @@ class Cluster:
         self._serving: set[asyncio.Task[None]] = set()
         self._letting_go: set[asyncio.Task[None]] = set()
         self._has_left = False
+        self._is_parents = False  # see `leave_to_parent`
         self.on_reached: list[Callable[[str], None]] = []
         """Called on the cluster's loop with the name of each host that has just connected; they return at once."""
         if self._surroundings.loop is not None:
@@ -179,6 +183,7 @@ class Cluster:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run_loop(self) -> None:
+        prepare()  # before anything is asked of this thread, which a later import would hold up
         asyncio.set_event_loop(self._loop)
         self._loop.create_task(self._tick())
         self._loop.run_forever()
@@ -190,6 +195,9 @@ class Cluster:
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run *coroutine* on the cluster's loop, from any thread; nobody need wait for the future."""
+        if self._is_parents:
+            coroutine.close()
+            raise RuntimeError("this process was forked from the one whose cluster this is")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -202,7 +210,11 @@ class Cluster:
     @property
     def is_closed(self) -> bool:
         """Whether the cluster has ended, so that nothing can be asked of it any more."""
-        return self._loop.is_closed()
+        return self._is_parents or self._loop.is_closed()
+
+    def leave_to_parent(self) -> None:
+        """Be closed, in a process that was forked: the thread is not here, and the connections are the parent's."""
+        self._is_parents = True
 
     def close(self, *, end_untaken: bool = False) -> None:
         """End the thread and close all connections; kernels live on, starts that are under way are ended.
@@ -211,7 +223,7 @@ class Cluster:
         *end_untaken* kernels end as well whose adapter has not heard of their start any more (they have no `on_exit`): a
         gateway that stops doesn't list them. Called again, it does nothing.
         """
-        if self._loop.is_closed():
+        if self.is_closed:
             return
         with contextlib.suppress(concurrent.futures.TimeoutError):
             self.submit(self.leave(end_untaken=end_untaken)).result(_CLOSE_DEADLINE)
@@ -522,6 +534,7 @@ class Cluster:
         errors: list[HostError] = []
         tried: set[str] = set()
         slow: list[Host] = []
+        began, waited = deadline - request.launch_timeout, kernel.place.seconds
         picks_again = _PICKS_AGAIN
         while True:
             kernel.raise_if_taken()
@@ -585,14 +598,14 @@ class Cluster:
                 raise
             else:
                 outcome = "ready"
-                took = asyncio.get_running_loop().time() - (deadline - request.launch_timeout)
-                host.node.counters.start_seconds.note(took)
+                host.node.counters.start_seconds.note(asyncio.get_running_loop().time() - began)
                 log.info("kernel %s: started on %s (pid %d)", kernel.id, host.name, kernel.pid)
                 host.node.running.add(kernel.id)  # until the agent says so itself: no moment must show it missing
                 return
             finally:
                 host.node.counters.note_start(outcome)
                 self._note_try(kernel.id, None)
+                deadline, waited = deadline + kernel.place.seconds - waited, kernel.place.seconds
 
     @staticmethod
     def _candidates(request: StartRequest) -> set[str]:
@@ -672,20 +685,47 @@ class Cluster:
         candidates = self._hosts_of(request.hosts)
         if tried:
             candidates = {name: host for name, host in candidates.items() if host.known_as not in tried}
-        retry_after = self.settings.retry_after
-        healthy = {name: host for name, host in candidates.items() if host.is_healthy(retry_after)}
-        if request.balancer != "round-robin":
-            await self._learn_counts(list(healthy.values()), deadline)
-        views = [
-            self._view(name, host, healthy=name in healthy)
-            for name, host in self._by_first_names(healthy or candidates).items()
-        ]
+        views = self._view_well(candidates) or await self._view_any(request, candidates, deadline)
         key = (request.balancer, request.hosts)
         if key not in self._balancers:
             self._balancers[key] = load_balancer(request.balancer)(request.hosts)
         balancer = self._balancers[key]
         picked = self.host(balancer.pick(views).name)
         return picked, self._count(picked) if getattr(balancer, "is_exact", False) else -1
+
+    def _view_well(self, hosts: dict[str, Host]) -> list[HostView]:
+        """Return what a balancer is told of *hosts* where all are connected, healthy and machines of their own; else nothing.
+
+        So it is for nearly all picks. Each start picks, and asks for all hosts of its set: of starts by the hundred this is what
+        this thread does most, so it is one loop, with nothing in it that most hosts do not need.
+        """
+        views: list[HostView] = []
+        machines: set[object] = set()
+        tried, told = self._tried, self._told
+        for name, host in hosts.items():
+            node = host.node
+            if node.last_error is not None or not node.connected.is_set():
+                return []
+            machine = node.place or host.known_as
+            machines.add(machine)
+            is_counted = machine not in tried and host.known_as not in tried
+            kernels = len(node.running) if is_counted else self._count(host)
+            view = told.get(name)
+            if view is None or view.kernels != kernels:
+                view = told[name] = HostView(name, kernels)
+            views.append(view)
+        return views if len(machines) == len(views) else []
+
+    async def _view_any(self, request: StartRequest, candidates: dict[str, Host], deadline: float) -> list[HostView]:
+        """Return what a balancer is told where some of *candidates* are not connected, have failed, or are one machine."""
+        retry_after = self.settings.retry_after
+        healthy = {name: host for name, host in candidates.items() if host.is_healthy(retry_after)}
+        if request.balancer != "round-robin":
+            await self._learn_counts(list(healthy.values()), deadline)
+        return [
+            self._view(name, host, healthy=name in healthy)
+            for name, host in self._by_first_names(healthy or candidates).items()
+        ]
 
     def _by_first_names(self, hosts: dict[str, Host]) -> dict[str, Host]:
         """Return *hosts* with each machine once, by the first of its names that is connected: by all it would get several shares.

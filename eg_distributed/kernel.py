@@ -41,6 +41,7 @@ from .protocol import (
     KernelEvent,
     Missing,
     Ping,
+    Queued,
     ReadLog,
     Ready,
     Replied,
@@ -53,6 +54,7 @@ from .protocol import (
     Stop,
     Taken,
 )
+from .queueing import Place
 from .request import StartRequest
 from .settings import Distributed
 from .spec_folder import SpecFolders, named
@@ -72,6 +74,7 @@ PROVING = 1.0
 _SHORT_LIFE = 3.0  # seconds: one that ends within them may have ended for its transport
 _LAST_WORDS = 2000  # characters of a kernel's output that are told with its death
 _SIGNAL_HINT = " Signal 9 is also how a host that is out of memory ends a process."
+_CUTS_IN_QUEUE = 5  # cuts of the connection after each of which a start gets in line again
 _PROBE = 2.0  # seconds between two looks at whether the node still answers while a kernel starts there
 
 
@@ -151,7 +154,7 @@ class RemoteKernel:
         self.died_at = 0.0  # in the loop's time
         self.end_expected = False  # asked to end, so that its end is no news
         self.lost = False  # dead only because its host has been out of reach for too long
-        self.elsewhere: HostSet = ()  # hosts to which a restart could go; none where they are not known
+        self.hosts: HostSet = ()  # on which it may run; none where they are not known, and with a pin
         self._away: _Away | None = None  # what a lost kernel was, while nothing has replaced it yet
         self.on_exit: Callable[[RemoteKernel], None] | None = None
         self.on_taken: Callable[[RemoteKernel], None] | None = None  # called when all of it here is gone; as `on_exit`
@@ -171,6 +174,7 @@ class RemoteKernel:
         # a whole start, with the picking of a host and the moments between two hosts. In those a kernel that was away may come
         # back with its host: it is heard, streams open to it, and its end is told, as of any kernel that runs.
         self._starting = False
+        self.place = Place(kernel_id)
         self._unproven: tuple[str, ...] = ()  # the kernelspec of one that is on UNIX sockets, and may not take them
         self._started_at = 0.0  # in the loop's time
         self._exited = False
@@ -207,6 +211,12 @@ class RemoteKernel:
         self.endpoints.counters = node.counters if node is not None else None
         if node is not None:
             node.users[self] = None
+
+    @property
+    def elsewhere(self) -> HostSet:
+        """The hosts to which a restart could go; none where they are not known."""
+        here = canonical_name(self._node.name) if self._node is not None else ""
+        return tuple(name for name in self.hosts if canonical_name(name) != here)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -327,8 +337,23 @@ class RemoteKernel:
             if not self.node.connected.is_set() or remaining <= 0:
                 raise HostUnresponsive("not connected", host=self.node.name, remedy="check the network to the host")
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), min(remaining, _PROBE))
+            await self._hears_within(min(remaining, _PROBE))
+
+    async def _hears_within(self, seconds: float) -> bool:
+        """Return True as soon as something is heard of the kernel, False after *seconds*. By a timer: each start waits so."""
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+            self._changed.set()  # who else waits for it looks once more
+
+        timer = asyncio.get_running_loop().call_later(seconds, end)
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        return not is_over
 
     def _take_absence(self) -> None:
         """The agent that answers has no such kernel: it is dead, unless another agent has it."""
@@ -371,6 +396,8 @@ class RemoteKernel:
         if isinstance(event, Ready):
             self._ready = True
             self.pid = event.pid or self.pid
+        elif isinstance(event, Queued):
+            self.place.hear(event)
         elif isinstance(event, Answered):
             self._take_response(event.payload)
         elif isinstance(event, Exited):
@@ -547,15 +574,14 @@ class RemoteKernel:
         if self.node is not node:
             self.endpoints.drop_streams()  # their other ends are on the node that it left, or never were
         self.node = node
-        names = () if request.pin is not None else request.hosts
-        here = canonical_name(node.name)
-        self.elsewhere = tuple(name for name in names if canonical_name(name) != here)
+        self.hosts = () if request.pin is not None else request.hosts
         transport = self._transports.choose(request.transport, request.language, request.own_argv)
         may_need_ports = (
             request.transport == "auto" and transport == "ipc" and not self._transports.is_proven(request.own_argv)
         )
         self._unproven = request.own_argv if may_need_ports else ()
         self._starting = True
+        waited = self.place.seconds
         try:
             try:
                 await self._start_attempt(node, request, attempt, transport, deadline, believed)
@@ -565,6 +591,7 @@ class RemoteKernel:
                 self._unproven = ()
                 # Its record: nobody else asks for that attempt again.
                 self._abandoned.end_soon(node, self.id, attempt, self.lease)
+                deadline += self.place.seconds - waited
                 await self._start_attempt(node, request, f"{attempt}-tcp", "tcp", deadline)
                 self._note_need_of_ports(request.own_argv)
             else:
@@ -598,7 +625,9 @@ class RemoteKernel:
         self._response, self._decrypt = None, request.decrypt
         self.key, self.signature_scheme = request.key, request.signature_scheme
         self._started_at = asyncio.get_running_loop().time()
+        waited = self.place.seconds
         started = await self._ask_to_start(node, request, transport, deadline, believed)
+        deadline += self.place.seconds - waited
         self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
@@ -614,8 +643,7 @@ class RemoteKernel:
         proved_at = asyncio.get_running_loop().time() + PROVING
         while not self._exited and (remaining := proved_at - asyncio.get_running_loop().time()) > 0:
             self._changed.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(self._changed.wait(), remaining)
+            await self._hears_within(remaining)
         if self._exited:
             raise self._start_failed(node, "as soon as it was ready")
 
@@ -637,15 +665,35 @@ class RemoteKernel:
         start = self._start_message(node, request, transport, believed)
         try:
             try:
-                return await node.request(start)
+                return await self._ask_in_turn(node, start, request)
             except FolderMissing:
                 if request.shipping.folder is None:
                     raise
                 await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
-                return await node.request(start)
+                return await self._ask_in_turn(node, start, request)
         except KernelTaken as error:
             self.be_taken(error.owner, error.lease)
             raise
+
+    async def _ask_in_turn(self, node: Node, start: Start, request: StartRequest) -> Started:
+        """Ask *node* for the start, and wait for its turn there. Raises HostError, KernelError.
+
+        A place in the queue that a cut of the connection has cost is asked for again once the node is back: nothing has begun.
+        """
+        for left in reversed(range(_CUTS_IN_QUEUE + 1)):
+            self.place.begin(node.name, self._settings.request_timeout, request.launch_timeout)
+            connections = node.connections
+            try:
+                return await node.request(start, patience=self.place.patience)
+            except HostUnresponsive:
+                if self.place.before < 0 or not left:
+                    raise
+                await self._probe(node)
+                if node.connections == connections:  # it was not cut: the host says nothing of the start any more
+                    raise
+            finally:
+                self.place.leave()
+        raise AssertionError("the last try has returned, or raised")
 
     def _start_message(self, node: Node, request: StartRequest, transport: str, believed: int) -> Start:
         """Return *request* as the agent of *node* is told it; raises AgentUnavailable where that agent is too old for it."""
@@ -686,6 +734,7 @@ class RemoteKernel:
             spec_folder=folder.digest if folder is not None else "",
             believed=believed,
             lease=self.lease,
+            queues=self._settings.queue_starts,
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:
@@ -710,11 +759,8 @@ class RemoteKernel:
             remaining = deadline - loop.time()
             if remaining <= 0:
                 raise await self._start_timeout(node, request)
-            try:
-                await within(self._changed.wait(), min(remaining, _PROBE))
-            except asyncio.TimeoutError:
-                if deadline - loop.time() > 0:
-                    await self._probe(node)
+            if not await self._hears_within(min(remaining, _PROBE)) and deadline - loop.time() > 0:
+                await self._probe(node)
 
     def _start_failed(self, node: Node, when: str) -> KernelStartFailed:
         return KernelStartFailed(

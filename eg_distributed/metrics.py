@@ -80,7 +80,7 @@ class _Families:
     def __init__(self) -> None:
         self.kernels = GaugeMetricFamily(
             f"{PREFIX}kernels",
-            "Kernels of this gateway, by host and state: starting, alive, unknown (its host is out of reach), dead.",
+            "Kernels of this gateway, by host and state: queued, starting, alive, unknown (its host is out of reach), dead.",
             labels=("host", "state"),
         )
         self.host_kernels = GaugeMetricFamily(
@@ -152,6 +152,8 @@ def _kernels(cluster: Cluster) -> Counter[tuple[str, str]]:
     for kernel in cluster.kernels.copy().values():
         node = kernel.node  # once: the cluster's thread may change it
         state = "starting" if cluster.is_starting(kernel.id) else kernel.state.value
+        if kernel.place.before >= 0:
+            state = "queued"
         found[node.counters.label if node is not None else "", state] += 1
     return found
 

@@ -8,6 +8,7 @@ import functools
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from .clock import monotonic
@@ -21,10 +22,9 @@ from .errors import (
     KernelStartFailed,
     KernelTaken,
 )
-from .link.connect import connect
 from .link.deadlines import within
-from .link.links import Link, LocalLink
-from .link.login import Progress
+from .link.late import connect
+from .link.way import Link, LocalLink, Progress
 from .protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -37,6 +37,7 @@ from .protocol import (
     Load,
     Missing,
     Ping,
+    Queue,
     Reply,
     Request,
     Welcome,
@@ -428,6 +429,9 @@ class Node:
         event = read_event(message)
         if isinstance(event, Load):
             self.running = set(event.kernels)
+        elif isinstance(event, Queue):
+            for start in event.starts:
+                self._pass_on(start)
         elif isinstance(event, KernelEvent):
             self._pass_on(event)
 
@@ -526,8 +530,13 @@ class Node:
 
     # -- talking -------------------------------------------------------------------------------------------------
 
-    async def request(self, request: Request[R], timeout: float | None = None) -> R:
+    async def request(
+        self, request: Request[R], timeout: float | None = None, patience: Callable[[], float] | None = None
+    ) -> R:
         """Ask the agent and return its answer; *timeout* in seconds, the request_timeout setting by default.
+
+        An answer that is not there by then is waited for as many more seconds as *patience* returns, and it is asked again after
+        those; the DistributedError that it raises is raised.
 
         Raises HostUnresponsive without an answer in time, KernelStartFailed or KernelGone as the agent says, and
         AgentUnavailable for an answer that is malformed.
@@ -543,14 +552,26 @@ class Node:
         self._spoke_at = monotonic()
         # Not wait_for: up to Python 3.11 it drops a cancellation that comes together with the reply, as those do that a lost
         # link brings. Its pinger would go on over the next link, one more for each loss.
-        timer = loop.call_later(seconds, self._give_up_reply, reply, request.METHOD, seconds)
+        timers: list[asyncio.TimerHandle] = []  # the last one counts
+
+        def overdue() -> None:
+            try:
+                if patience is not None and not reply.done() and (more := patience()) > 0:
+                    timers.append(loop.call_later(more, overdue))
+                    return
+            except DistributedError as error:
+                if not reply.done():
+                    reply.set_exception(error)
+            self._give_up_reply(reply, request.METHOD, seconds)
+
+        timers.append(loop.call_later(seconds, overdue))
         try:
             self._writer.write(encode(write_request(number, request)))
             message = await reply
         except OSError as error:
             raise HostUnresponsive(f"the connection was lost ({error})", host=self.name) from error
         finally:
-            timer.cancel()
+            timers.pop().cancel()
             self._replies.pop(number, None)
         try:
             answer = Reply.read(message)

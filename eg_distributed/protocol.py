@@ -214,7 +214,7 @@ class Description(Wire):
     argv: list[str] = checked(items(text(MAX_ANSWER)))
     """As it was executed, cut to what is worth showing."""
     state: str = checked(text(_ID))
-    """starting, running or exited; of a Found also ELSEWHERE and TAKEN_OVER."""
+    """starting, running or exited; of a Found also ELSEWHERE and TAKEN_OVER, of a Listed also QUEUED."""
     exit_code: int | None = checked(optional(integer(-(1 << 31), 1 << 31)))
     pid: int = checked(integer(0, 1 << 31))
     start_time: float = checked(number(0, 1e12))
@@ -242,8 +242,12 @@ class Listed(Description):
     """Whether a stream to it is used, or kept for a gateway that may come back."""
     lease: int = checked(_LEASE, 0)
     """The number that its gateway holds, or the last one held."""
+    before: int = checked(integer(-1, 1 << 31), -1)
+    """Of one that is `queued`: how many starts come before it; -1: it is not."""
 
 
+QUEUED = "queued"
+"""The state of a Listed whose start waits for its turn; see agent/admission.py."""
 ELSEWHERE = "elsewhere"
 """The state of a Found that another living agent has, one that is ending as a rule. `ready` or `exited` follows when the agent
 that said so has taken the kernel over."""
@@ -321,6 +325,9 @@ class Start(Request[Started]):
     and tells in a `Load` before which ones; -1: the node was not picked for that."""
     lease: int = checked(_LEASE, 0)
     """The number that the gateway holds of the attempt before, on whichever host that was; as of a Signal. 0: there was none."""
+    queues: bool = checked(flag, False)
+    """Whether the start waits for its turn among those of the node, which a `Queue` tells of; one of an older gateway, which
+    would take that for a node that hangs, begins at once."""
 
     answer = staticmethod(Started.read)
 
@@ -782,6 +789,25 @@ class Taken(KernelEvent):
 
 
 @dataclass(eq=False, repr=False)
+class Queued(KernelEvent):
+    """An entry of a `Queue`: what is known of one start there."""
+
+    before: int = checked(integer(-1, 1 << 31))
+    """How many starts come before it; -1: its turn has come, and the agent begins with it."""
+    begun: int = checked(integer(0, 1 << 62))
+    """How many turns have come so far: the queue moves if this does, whatever is before the start."""
+
+
+@dataclass(eq=False, repr=False)
+class Queue(Event):
+    """How starts of the gateway wait for their turns. Told when one begins to wait, each second, and when its turn has come."""
+
+    EVENT: ClassVar[str] = "queue"
+
+    starts: list[Queued] = checked(items(_record(Queued)))
+
+
+@dataclass(eq=False, repr=False)
 class Load(Event):
     """The kernels that run on the node or are being started there, of all gateways."""
 
@@ -791,7 +817,7 @@ class Load(Event):
 
 
 _EVENTS: dict[str, type[Event]] = {
-    kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Taken, Load)
+    kind.EVENT: kind for kind in (Ready, Exited, Answered, Stalled, Replied, Taken, Queue, Load)
 }
 
 

@@ -155,6 +155,11 @@ class Distributed(Configurable):
     request_timeout = Float(5.0, min=0.1, help="Seconds for an answer of an agent.").tag(
         config=True, env="EG_DISTRIBUTED_REQUEST_TIMEOUT"
     )
+    queue_starts = Bool(
+        True,
+        help="Have starts wait for their turn on their host: about as many at once as it has processors, and fair between users "
+        "(KERNEL_USERNAME). The launch timeout counts from when the host begins with a start.",
+    ).tag(config=True, env="EG_DISTRIBUTED_QUEUE_STARTS")
     keepalive_interval = Float(5.0, min=0.1, help="Seconds of silence after which a connection is probed.").tag(
         config=True, env="EG_DISTRIBUTED_KEEPALIVE_INTERVAL"
     )

@@ -11,16 +11,18 @@ import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .client_options import check_user, for_scripts, without_clients_options
 from .hosts import parse_hosts
 from .kernelspecs.guard import without_guard
 from .launcher_files import may_bring_folder, shipping_of
-from .launcher_key import LauncherKey
 from .request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
 from .run_sh import Replacement, replacement
 from .settings import Distributed
+
+if TYPE_CHECKING:
+    from .launcher_key import LauncherKey
 
 
 class KernelSpec(Protocol):
@@ -170,5 +172,7 @@ def _argv(words: Sequence[str], asked: Asked, *, brings_folder: bool) -> list[st
 
 @functools.cache
 def _launcher_key() -> LauncherKey:
-    """Return the gateway's one key pair, made for the first kernelspec with a launcher."""
+    """Return the gateway's one key pair, made for the first kernelspec with a launcher; few need the cryptography for it."""
+    from .launcher_key import LauncherKey
+
     return LauncherKey()

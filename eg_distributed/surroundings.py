@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .abandoned import Aside
 from .aside import aside
 from .channels import Endpoints
-from .link.connect import connect
+from .link.late import connect
 from .node import Connector
 
 __all__ = ["Surroundings"]

@@ -19,7 +19,7 @@ The rooms, from the top; imports go downwards, and there is no circle:
     │   local/                      machines as processes; init.py and supervisor.py are standard library only
     lease.py  events.py  probes.py  kernelspecs.py  keys.py
     topology/                   lab.toml: its model, reader and schema, and the specs of single machines
-    process_file.py  processes.py  progress.py  state.py  files.py  units.py  names.py  errors.py
+    process_file.py  processes.py  progress.py  state.py  files.py  units.py  names.py  ports.py  errors.py
 """
 
 from __future__ import annotations

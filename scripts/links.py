@@ -19,13 +19,17 @@ _HEADING = re.compile(r"^ {0,3}#{1,6}\s+(.+?)\s*#*\s*$", re.MULTILINE)
 _ANCHOR = re.compile(r"<a\s+(?:id|name)=\"([^\"]+)\"")
 
 
+def anchor(heading: str) -> str:
+    """Return the anchor of a *heading*, by GitHub's rule; the site's are made by it, too (docs/conf.py)."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def anchors(text: str) -> set[str]:
     """Return what a link to a heading of the Markdown *text* may have behind its `#`, by GitHub's rule."""
     text = _blanked(_FENCE, text)
     found = set(_ANCHOR.findall(text))
     for match in _HEADING.finditer(text):
-        words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", match[1]).lower()
-        base = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        base = anchor(re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", match[1]))
         name, count = base, 0
         while name in found:
             count += 1

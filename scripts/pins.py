@@ -39,6 +39,8 @@ WORLDS: Mapping[str, Sequence[str]] = {
     "jupyterlab": ("--group", "jupyterlab", "--no-default-groups"),
     "server": ("--group", "server", "--no-default-groups"),
     "fuzz": ("--only-group", "fuzz"),
+    "site": ("--group", "site", "--no-default-groups"),
+    "release": ("--group", "release", "--no-default-groups"),
     "mutants": ("--group", "mutants", "--no-default-groups"),
 }
 """How uv is asked for each group; one that includes another comes after it."""

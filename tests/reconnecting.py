@@ -24,6 +24,29 @@ async def a_twin_that_is_cut_off_takes_nothing(session: Session) -> None:
         assert await printing.ended() == list(range(LINES))
 
 
+async def the_first_of_three_gets_each_line(session: Session, *, speaks: bool) -> None:
+    """Two connections that the page drops come late, in a row, and confirm what they get: the first one is the client's.
+
+    It says so itself (*speaks*), or the others are cut off.
+    """
+    async with session.connect() as connection:
+        request = await session.run(connection, PRINTING)
+        printing = Reader(connection, request)
+        await printing.reached(20)
+        async with session.connect() as second:
+            await Reader(second, request).has_some(10)
+            async with session.connect() as third:
+                await Reader(third, request).has_some(10)
+                if speaks:
+                    await session.run(connection, "pass")
+                else:
+                    third.transport.abort()
+                    await third.wait_closed()
+                    second.transport.abort()
+                    await second.wait_closed()
+                assert await printing.ended() == list(range(LINES))
+
+
 async def a_client_moves(session: Session) -> None:
     """A cell is printed over two connections: the second goes on where the first has stopped."""
     async with session.connect() as first:

@@ -151,6 +151,10 @@ class Reader:
         """Wait until the cell has printed *number*."""
         await until(f"the cell has printed {number}", lambda: self.numbers[-1:] >= [number])
 
+    async def has_some(self, count: int) -> None:
+        """Wait until *count* numbers have come over this connection."""
+        await until(f"{count} numbers have come", lambda: len(self.numbers) >= count)
+
     async def ended(self) -> list[int]:
         """Wait for the end of the cell or of the connection, and return what was printed."""
         await asyncio.wait_for(self._reading, PROCESS_SECONDS)

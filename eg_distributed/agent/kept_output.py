@@ -493,6 +493,7 @@ class KeptOutput:
 
     def __init__(self, streams: Streams, notify: Notify) -> None:
         self._streams = streams
+        streams.on_too_many = self._collect_and_tell
         self._notify = notify
         self._total = Total()
         self._keeping: dict[str, Keeping] = {}
@@ -594,11 +595,14 @@ class KeptOutput:
             stream.collected = begin + at
         return came
 
+    def _collect_and_tell(self, kernel: Kernel) -> None:
+        if self._collect(kernel):
+            self._notify(kernel, Replied(kernel.id, kernel.attempt))
+
     def tick(self) -> None:
         """Collect replies and tell of them, and forget what nobody came for."""
         for kernel in self._streams.kernels_with_left():
-            if self._collect(kernel):
-                self._notify(kernel, Replied(kernel.id, kernel.attempt))
+            self._collect_and_tell(kernel)
         now = monotonic()
         for keeping in list(self._keeping.values()):
             keeping.prepare_if_due(self._streams)

@@ -283,6 +283,11 @@ class Kernel:
         self.started = processes.start_time(self.pid) or "ended"
         self.family = Family(self.pid, self.started)
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is neither ready nor ended."""
+        return self.state == STARTING
+
     # -- watching ------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -686,7 +691,7 @@ class Kernel:
             attempt=self.attempt,
             owner=self.owner,
             host_set=self.host_set,
-            argv=_shown(self.argv),
+            argv=shown_argv(self.argv),
             state=self.state,
             exit_code=self.exit_code,
             pid=self.pid,
@@ -799,7 +804,7 @@ class _Patience:
         return now - self._since > TAKEN_PORT_PATIENCE and is_address_taken(await self._kernel.read_tail())
 
 
-def _shown(argv: list[str]) -> list[str]:
+def shown_argv(argv: list[str]) -> list[str]:
     """Return the words of *argv*, up to ARGV_SHOWN characters of all of them."""
     shown: list[str] = []
     room = ARGV_SHOWN

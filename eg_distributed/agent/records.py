@@ -63,6 +63,8 @@ class Records:
         self._kernels = kernels
         self.held: dict[str, Found] = {}
         """What living agents other than this one have, by the kernel's id, as of the last `look`."""
+        self.over: list[Path] = []
+        """Folders of attempts of this agent's own that it has no more, as of the last `look`."""
         self._has_looked = False
 
     def look(self, known: AbstractSet[str]) -> list[Path]:
@@ -72,6 +74,7 @@ class Records:
         """
         held: dict[str, Found] = {}
         free: list[Path] = []
+        over: list[Path] = []
         for folder in sorted(self._kernels.glob("*")):
             if folder.name in known:
                 continue
@@ -81,21 +84,23 @@ class Records:
                 held[found.kernel] = found
             elif found is not None:
                 free.append(folder)
-        self.held, self._has_looked = held, True
+            elif agent is not None:
+                over.append(folder)
+        self.held, self.over, self._has_looked = held, over, True
         return free
 
 
 def _read(path: Path, *, any_boot: bool) -> tuple[Optional[int], Optional[Found]]:
     """Return the pid of the living agent that wrote a record (None: it is gone), and what the record says, if anything.
 
-    Without *any_boot*, a record that was written before this machine was started, or on another one, says nothing.
+    Of this agent's own only the pid. Without *any_boot*, a record that was written before this machine was started, or on
+    another one, says nothing.
     """
     try:
         record = json.loads(path.read_bytes())
         pid, started = record["agent"]
-        # Ours: of an attempt that is over, whose folder could not be removed.
         if (pid, started) == (os.getpid(), processes.start_time(os.getpid())):
-            return None, None
+            return os.getpid(), None
         if not any_boot and not processes.is_same_boot(started or ""):
             return None, None
         # Before the look at the process: one that ends in between is found to be gone, and its record is whole.

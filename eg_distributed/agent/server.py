@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -20,11 +21,13 @@ from ..protocol import (
     CHANNELS,
     ELSEWHERE,
     PROTOCOL,
+    QUEUED,
     TAKEN_OVER,
     WARNING,
     Adopt,
     AgentIdentity,
     ControlHello,
+    Description,
     Exited,
     FindKernelspecs,
     FindLogs,
@@ -62,15 +65,17 @@ from ..protocol import (
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
 from . import kept_logs, memory, processes
+from .admission import Admission, Turn
 from .aside import aside
 from .disk import Disk
 from .identity import identity_of
 from .kept_output import KeptOutput
-from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel
+from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel, shown_argv
 from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
+from .processors import Processors
 from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
@@ -178,6 +183,7 @@ class Agent:
         identity: Optional[AgentIdentity] = None,
         disk: Optional[Disk] = None,
         standing: str = "",
+        processors: Optional[Processors] = None,
     ) -> None:
         self.directory = directory
         self.identity = identity or identity_of(directory)
@@ -197,6 +203,7 @@ class Agent:
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
         self._disk = disk or Disk()
+        self._admission = Admission(processors)
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
         self._orphans: set[Kernel] = set()  # unclaimed for so long that they are being ended
         # All that may still touch a folder of theirs, by its name.
@@ -253,6 +260,7 @@ class Agent:
         try:
             await self.serve()
         finally:
+            self._admission.close()
             await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
@@ -295,13 +303,23 @@ class Agent:
 
     async def _look(self) -> None:
         """Look for records of other agents, take over those whose agents are gone, and look at what is ours."""
-        names = frozenset(self._attempts)
-        free = await asyncio.get_running_loop().run_in_executor(None, self._records.look, names)
-        self._take_over([folder for folder in free if folder.name not in self._attempts])
+        names, over = self._used(), self._records.over
+        run = asyncio.get_running_loop().run_in_executor
+        free = await run(None, self._records.look, names)
+        self._take_over([folder for folder in free if folder.name not in self._used()])
+        # It was removed, and is there again: the disk is back that was hidden while the kernel ended, or an older state of it.
+        # By the second look whatever began meanwhile is known.
+        for folder in self._records.over:
+            if folder in over and folder.name not in self._used():
+                await run(None, functools.partial(shutil.rmtree, folder, ignore_errors=True))
         try:
             await self._keep_place()
         except OSError as error:
             self._say(f"{self.directory} cannot be kept: {error}")
+
+    def _used(self) -> frozenset[str]:
+        """Return the names of the folders that attempts have; those of a kernel whose folder was removed are nobody's."""
+        return frozenset(name for name, kernel in self._attempts.items() if not kernel.discarded)
 
     def _say(self, what: str) -> None:
         """Write to the agent's log what is wrong with its place, once: it is looked at each second."""
@@ -548,6 +566,7 @@ class Agent:
     def _dismiss(self, gateway: Gateway) -> None:
         """A gateway is gone, or counts as gone: nobody answers for its kernels until somebody adopts them."""
         self.gateways.discard(gateway)
+        self._admission.give_up(gateway)
         claimed = set().union(*(other.kernels for other in self.gateways))
         for kernel_id in gateway.kernels - claimed:
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)
@@ -564,6 +583,7 @@ class Agent:
             if kernel.id in gateway.kernels:
                 gateway.send(message)
         if isinstance(event, (Ready, Exited)):
+            self._admission.note_over(kernel)
             self._tell_waiting(kernel, message)
         if isinstance(event, Exited):
             if self.kernels.get(kernel.id) is kernel:
@@ -627,17 +647,23 @@ class Agent:
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
         self._starting += 1
+        turn = self._admission.ask(asked, gateway)
         try:
-            return await self._start_now(gateway, asked)
+            return await self._start_now(gateway, asked, turn)
+        except BaseException:  # cancellation included: who fails lets the next one begin
+            turn.leave()
+            raise
         finally:
             self._starting -= 1
 
-    async def _start_now(self, gateway: Gateway, asked: Start) -> Message:
-        kernel_id, began = asked.kernel, monotonic()
+    async def _start_now(self, gateway: Gateway, asked: Start, turn: Turn) -> Message:
+        kernel_id = asked.kernel
         self._leases.check(kernel_id, asked.lease, gateway.process)
         # In one step with the next line, from which on this start counts: of two gateways that believe the same, one is right.
         self._keep_even(gateway, asked)
         with self._not_begun(kernel_id, asked.attempt):
+            await turn.come()
+            began = monotonic()
             await self._let_end(kernel_id)
             spec_folder, directory = await self._find_room(asked, began)
             if (kernel_id, asked.attempt) in self._withdrawn:
@@ -664,6 +690,7 @@ class Agent:
             self.kernels[kernel_id] = kernel
             self._living[kernel_id] = None
             gateway.kernels.add(kernel_id)
+        self._admission.follow(turn, kernel)
         try:
             await kernel.start(
                 asked,
@@ -795,12 +822,15 @@ class Agent:
         held = self._records.held.get(asked.kernel)
         if held is not None and asked.attempt == held.attempt and asked.forget:
             self._condemned.add((asked.kernel, asked.attempt))
+        is_queued = self._admission.withdraw(
+            asked.kernel, asked.attempt, "the start was stopped while it waited for its turn"
+        )
         if (asked.kernel, asked.attempt) in self._waiting:  # it has not begun, and must not
             self._withdrawn.add((asked.kernel, asked.attempt))
             return Stopped(True).write()
         kernel = self.kernels.get(asked.kernel)
         if kernel is None or (asked.attempt and kernel.attempt != asked.attempt):
-            return Stopped(False).write()
+            return Stopped(is_queued).write()
         await kernel.stop(asked.grace)
         if asked.forget:
             self._let_go(kernel)
@@ -916,7 +946,11 @@ class Agent:
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}
         awaited = self.streams.kernels()
-        return [
+        queued = [
+            Listed(**vars(_not_begun_yet(turn)), claimed=True, before=before).write()
+            for turn, before in self._admission.waiting()
+        ]
+        return queued + [
             Listed(
                 **vars(kernel.describe()),
                 claimed=kernel.id in claimed,
@@ -1004,6 +1038,13 @@ class Agent:
             return False
         asyncio.get_running_loop().call_soon(self._leave.set)
         return True
+
+
+def _not_begun_yet(turn: Turn) -> Description:
+    """Return what is known of a kernel whose start waits for its *turn*."""
+    asked, since = turn.asked, time.time() - (monotonic() - turn.since)
+    argv, owner = shown_argv(asked.argv), asked.owner
+    return Description(asked.kernel, asked.attempt, owner, asked.host_set, argv, QUEUED, None, 0, since, "")
 
 
 def _taken(kernel_id: str, owner: str, lease: int, kernel: Optional[Kernel] = None) -> Found:

@@ -75,6 +75,8 @@ class Streams:
         self._streams: dict[str, Stream] = {}
         self._budget = Budget(BUDGET)
         self._tails: set[tuple[Kernel, tuple[str, str]]] = set()  # whose output has a stream that keeps a tail
+        self.on_too_many: Callable[[Kernel], object] = lambda kernel: None
+        """Called before streams of replies that were left are closed for being too many, to take what has come on them."""
 
     async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
@@ -150,6 +152,7 @@ class Streams:
         For *kept* see `close_earlier_lives`.
         """
         now = monotonic()
+        left: set[Kernel] = set()
         for stream_id, stream in list(self._streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now
@@ -161,12 +164,13 @@ class Streams:
             elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
                 if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
-                    self._hold_few(stream.kernel)
+                    left.add(stream.kernel)
                 else:
                     stream.relay.close()
             if stream.running.done():
                 del self._streams[stream_id]
                 self._pass_tail_on(stream)
+        self._hold_few(left)
 
     def kernels(self) -> set[str]:
         """Return the ids of kernels with a stream that its gateway uses, or may come back for."""
@@ -183,12 +187,15 @@ class Streams:
 
         Those of output and replies stay, where *kept* says of a kernel and a channel that it is kept for the next process.
         """
+        left: set[Kernel] = set()
         for stream in self._streams.values():
             if stream.owner[0] == owner and stream.owner[1] not in living:
                 if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True
+                    left.add(stream.kernel)
                 elif not stream.left:
                     stream.relay.close()
+        self._hold_few(left)
 
     def sever(self, kernel: Kernel, owner: tuple[str, str], kept: Callable[[Kernel, str], bool]) -> None:
         """Have *owner* alone use *kernel* from now on: others neither send to it any more nor hear of it.
@@ -203,23 +210,31 @@ class Streams:
                 stream.relay.drop_link()
             elif not stream.left:
                 stream.relay.close()
-        self._hold_few(kernel)
+        self._hold_few({kernel})
 
     def leave(self, kernel: Kernel, owner: tuple[str, str]) -> None:
         """Note that the process *owner* has ended, and that another one takes what its streams to *kernel* still bring."""
         for stream in self._of(kernel):
             if stream.owner == owner and stream.channel in TAIL_LIMITS:
                 stream.left = True
-        self._hold_few(kernel)
+        self._hold_few({kernel})
 
-    def _hold_few(self, kernel: Kernel) -> None:
-        """Close the oldest of the streams of replies that were left, where there are too many."""
-        shells = [stream for stream in self._of(kernel) if stream.left and stream.channel == "shell"]
-        for stream in shells[:-LEFT_MOST]:
-            text = f"kernel {kernel.id}: more than {LEFT_MOST} streams of replies were left; what comes on the oldest is lost"
-            print(text, file=sys.stderr, flush=True)
-            stream.left = False
-            stream.relay.close()
+    def _hold_few(self, kernels: set[Kernel]) -> None:
+        """Close the oldest of the streams of replies that were left of each of *kernels*, where there are too many."""
+        if not kernels:
+            return
+        shells: dict[Kernel, list[Stream]] = {kernel: [] for kernel in kernels}
+        for stream in self._streams.values():
+            if stream.left and stream.channel == "shell" and stream.kernel in kernels:
+                shells[stream.kernel].append(stream)
+        for kernel, streams in shells.items():
+            if len(streams) > LEFT_MOST:
+                self.on_too_many(kernel)
+            for stream in streams[:-LEFT_MOST]:
+                text = f"kernel {kernel.id}: more than {LEFT_MOST} streams of replies were left; what comes on the oldest is lost"
+                print(text, file=sys.stderr, flush=True)
+                stream.left = False
+                stream.relay.close()
 
     def give_back(self, kernel: Kernel, owner: tuple[str, str]) -> None:
         """Note that the process *owner* is there after all, and that its streams to *kernel* are its own as before."""

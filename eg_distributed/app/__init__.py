@@ -43,7 +43,7 @@ from eg_distributed.wire import one_line
 from . import adopt, doctor, kernelspecs, logs
 from .tables import age, table
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0, 1 if a host or a kernel failed, 2 for a wrong command line, 130 for Ctrl-C.
     """
-    options = _parser().parse_args(argv)
+    called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
+    options = make_parser(called).parse_args(argv)
     lists_kernelspecs = options.command == "kernelspecs" and options.verb == "list"
     if options.command == "kernelspecs" and not lists_kernelspecs:
         return commands.run(options)
@@ -106,7 +107,8 @@ def _adopt(options: argparse.Namespace) -> int:
         return 2 if isinstance(error, RequestInvalid) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser(called: str) -> argparse.ArgumentParser:
+    """Return the parser of a command that is *called* so; the reference in the docs is made from it, too."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--hosts",
@@ -119,7 +121,6 @@ def _parser() -> argparse.ArgumentParser:
         "(default: jupyter_config.py and jupyter_server_config.py, where Jupyter looks for them)",
     )
     common.add_argument("--json", action="store_true", help="answer for programs: one JSON object on stdout")
-    called = "jupyter distributed" if Path(sys.argv[0]).name == "jupyter-distributed" else "python -m eg_distributed"
     parser = argparse.ArgumentParser(prog=called, description="Kernels on the hosts of a gateway.")
     verbs = parser.add_subparsers(dest="command", required=True)
     verbs.add_parser(
@@ -232,7 +233,9 @@ _COLUMNS = ("HOST", "KERNEL", "STATE", "PID", "AGE", "OWNER", "ANSWERED FOR")
 def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
     started = age(time.time() - kernel["start_time"])
     claimed = "yes" if kernel["claimed"] else "no"
-    return (kernel["host"], kernel["kernel"], kernel["state"], str(kernel["pid"]), started, kernel["owner"], claimed)
+    before = kernel["before"]
+    state = kernel["state"] if before < 0 else f"{kernel['state']}, {before} before it"
+    return (kernel["host"], kernel["kernel"], state, str(kernel["pid"] or ""), started, kernel["owner"], claimed)
 
 
 _UNENDED_COLUMNS = ("HOST", "KERNEL", "SINCE", "NEXT TRY", "CAUSE")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 
 from .frames import Header
-from .kept_messages import Kept, joined
+from .kept_messages import Kept, Message, joined
 from .slow_clients import Pace
 
 CONFIRM_DELAY: Final = 0.05
@@ -96,10 +96,12 @@ class Connection(ABC):
         """What is for the client, and was not written yet."""
         self.unconfirmed = Kept()
         """What was written, and the client has not confirmed."""
-        self.doubted_for: Connection | None = None
-        """The connection that this one replaced, for as long as that may yet be the client's."""
+        self.is_doubted = False
+        """It was replaced, and may yet be the client's."""
         self.doubtful = Kept()
-        """What was confirmed meanwhile, which is for the client then; one that was dropped confirms as any other."""
+        """What those that came after it have confirmed since, which is for the client then; dropped ones confirm as well."""
+        self.doubted: list[Connection] = []
+        """The connections that this one has replaced, and those that they had, the earliest first."""
         self.pace = Pace(self)
         self.nudging: asyncio.Task[None] | None = None
         self.asking: asyncio.TimerHandle | None = None
@@ -214,14 +216,35 @@ class Connection(ABC):
         """Have *text* told in the next cell that is heard of, once."""
         self.missed = joined(self.missed, text)
 
-    def doubt(self, replaced: Connection | None) -> None:
-        """Keep what the client confirms from now on for *replaced*, which may be the client's after all; None: no more."""
-        self.doubted_for = replaced
+    def doubt(self, replaced: Connection) -> None:
+        """Keep what is confirmed from now on for *replaced* as well, while it may be the client's after all."""
+        replaced.is_doubted = True
+        if replaced not in self.doubted:
+            self.doubted.append(replaced)
+
+    def note_came(self, messages: list[Message]) -> None:
+        """Keep what was confirmed for those of which it is not known yet whether they are the client's."""
+        self.doubted = [replaced for replaced in self.doubted if replaced.is_doubted]
+        for replaced in self.doubted:
+            for message in messages:
+                replaced.doubtful.append(message)
+
+    def trust(self) -> None:
+        """Doubt this connection no more, whatever it is: what was kept for that goes."""
+        self.is_doubted = False
         self.doubtful.clear()
 
-    def left(self) -> Kept:
-        """Hand over what the client did not get, as far as is known."""
-        left = Kept()
+    def take_doubtful(self, others: list[Connection]) -> None:
+        """Have what the client did not get while *others* had its place: it is back. They hear of it once more as it comes."""
+        count = len(self.doubtful)
+        self.unsent.take(self.doubtful)
+        self.trust()
+        for other in others:
+            other.doubtful.drop_newest(count)
+
+    def left(self, left: Kept | None = None) -> Kept:
+        """Hand over what the client did not get, as far as is known, in *left* if it is given."""
+        left = Kept() if left is None else left
         if self.said_goodbye():
             self.unconfirmed.clear()
         left.take(self.unconfirmed)  # which is numbered on: pongs of before may be on their way

@@ -7,6 +7,7 @@ from typing import Final
 
 from . import kept_output, opening, sessions
 from .connection import Connection
+from .kept_messages import Kept
 
 _AWAY_SECONDS: Final = 600.0
 """How long channels wait for a session that was cut off while other clients of the kernel stay."""
@@ -26,7 +27,8 @@ def end(connection: Connection) -> None:
         connection.opened = False
         _leave(connection)
     opening.give_up(connection)
-    for kept in (connection.unsent, connection.unconfirmed):
+    connection.is_doubted = False
+    for kept in (connection.unsent, connection.unconfirmed, connection.doubtful):
         kept.clear()  # its room is somebody else's now, not when Python finds the time
 
 
@@ -47,7 +49,9 @@ def _leave(connection: Connection) -> None:
         kernels.start_buffering(kernel_id, session_key, channels)
         kernels._kernel_buffers[kernel_id][sessions.GOODBYE] = connection.has_left()
         if kernels.buffer_offline_messages:
-            kernels._kernel_buffers[kernel_id]["buffer"] = connection.left()
+            # jupyter_server's own has no bound; ours needs one only where an agent keeps for the kernel what has no room here.
+            kept = Kept() if connection.has_agent else Kept.unbounded()
+            kernels._kernel_buffers[kernel_id]["buffer"] = connection.left(kept)
     else:
         # It was cut off, or the next one of its session is on its way.
         is_awaited = not connection.has_left() or session_key in sessions.latest

@@ -12,6 +12,7 @@ KEPT_BYTES: Final = 16 << 20
 """What is kept for one client, at most: messages that it has not confirmed, or that came while it was away."""
 KEPT_BY_ALL: Final = 256 << 20
 """What is kept for all clients together, at most, but for CHUNK of each; see `Budget`."""
+_UNBOUNDED: Final = 1 << 60
 MISSED_MOST: Final = 4000
 """Characters of what is to be told of missing output, at most."""
 
@@ -26,10 +27,11 @@ class Kept:
     """Messages for a client, oldest first, up to KEPT_BYTES, or what all others leave free of KEPT_BY_ALL.
 
     The oldest give way, and `lost` counts them. It takes the place of the list in jupyter_server's buffer for a kernel without
-    clients, which has no bound.
+    clients, which has no bound; nor has ours (`unbounded`) where the kernel has no agent, whose user would lose by us what was
+    never lost before.
     """
 
-    def __init__(self, shared: Budget = budget) -> None:
+    def __init__(self, shared: Budget = budget, most: int = KEPT_BYTES) -> None:
         self.lost = 0
         """How many messages gave way."""
         self.missed = ""
@@ -40,6 +42,12 @@ class Kept:
         self._unanswered = 0  # bytes that were appended since the client last confirmed some
         self._number = 0
         self._budget = shared
+        self._most = most
+
+    @classmethod
+    def unbounded(cls) -> Kept:
+        """Return what keeps all messages, and takes nothing of what others may keep."""
+        return cls(Budget(_UNBOUNDED), _UNBOUNDED)
 
     def __del__(self) -> None:
         # Connections clear what they kept when they end. This is for one that ends in a way we have not thought of.
@@ -66,7 +74,7 @@ class Kept:
         self._budget.take(size)
         room, dropped = self.room, 0
         self._unanswered += size
-        while len(self) > 1 and (self._bytes > KEPT_BYTES or (self._bytes > room and dropped < size)):
+        while len(self) > 1 and (self._bytes > self._most or (self._bytes > room and dropped < size)):
             dropped += self._drop_oldest()
             self.lost += 1
 
@@ -82,14 +90,20 @@ class Kept:
             self._confirmed, self._unanswered = number, 0
         return came
 
+    def drop_newest(self, count: int) -> None:
+        """Drop the last *count* messages, or all; they are not lost."""
+        for _, _, parts in [self._messages.pop() for _ in range(min(count, len(self)))]:
+            self._bytes -= size_of(parts)
+            self._budget.give_back(size_of(parts))
+
     @property
     def room(self) -> int:
         """Bytes that may be kept now."""
-        return min(KEPT_BYTES, self._budget.share(self._unanswered < PACE))
+        return min(self._most, self._budget.share(self._unanswered < PACE))
 
     def without(self, is_unwanted: Callable[[Message], bool]) -> Kept:
         """Return the messages but those that are not wanted, and keep none."""
-        kept = Kept(self._budget)
+        kept = Kept(self._budget, self._most)
         kept.lost, kept.missed = self.lost, self.missed
         for number, channel, parts in self._taken():
             if not is_unwanted((channel, parts)):
@@ -99,7 +113,15 @@ class Kept:
         return kept
 
     def take(self, other: Kept) -> None:
-        """Have all that *other* keeps, behind what is kept here, and count what it lost; its bytes are counted already."""
+        """Have all that *other* keeps, behind what is kept here, and count what it lost. Unbounded, if it is, from now on."""
+        if other._most > self._most:
+            self._most = other._most
+            self._budget.give_back(self._bytes)
+            self._budget = other._budget
+            self._budget.take(self._bytes)
+        elif other._budget is not self._budget:
+            self._budget.take(other._bytes)
+            other._budget.give_back(other._bytes)
         self.lost += other.lost
         other.lost = 0
         self.miss(other.missed)
@@ -107,7 +129,7 @@ class Kept:
         for _, channel, parts in other._taken():
             self._number += 1
             self._adopt(self._number, channel, parts)
-        while len(self) > 1 and self._bytes > KEPT_BYTES:
+        while len(self) > 1 and self._bytes > self._most:
             self._drop_oldest()
             self.lost += 1
 

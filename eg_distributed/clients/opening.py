@@ -124,6 +124,9 @@ def _take_over(connection: Connection) -> bool:
     predecessor = sessions.serving.get(session_key)
     sessions.serving[session_key] = connection
     serving = False
+    if connection.is_doubted:  # it is back, and was not the one that got it
+        others = [*connection.doubted, *(predecessor.doubted if predecessor is not None else ())]
+        connection.take_doubtful([each for each in others if each is not connection])
     sessions.note_if_replaced(kernels, kernel_id, session_key)
     buffered = kernels.get_buffer(kernel_id, session_key)  # drops what is there of another session
     if buffered:
@@ -176,9 +179,6 @@ def _hand_over(connection: Connection, successor: Connection, unsent: Kept) -> d
     for stream in connection.channels.values():
         if not stream.closed():
             stream.on_recv(None)
-    if connection.doubted_for is successor:  # which is back, and was not the one that got it
-        unsent.take(connection.doubtful)
-    connection.doubt(None)
     unsent.take(connection.left())
     successor.given, successor.missed = connection.given, connection.missed
     sessions.sign_off(connection)
@@ -195,21 +195,26 @@ def _are_twins(one: Connection, other: Connection) -> bool:
 
 
 def _dismiss(connection: Connection, successor: Connection) -> None:
-    """Close *connection*, since *successor* serves; if they are twins, after a moment in which it may say something."""
+    """Close *connection*, since *successor* serves; if they are twins, after a moment in which it may say something.
+
+    So may those that it had replaced itself within that moment.
+    """
     connection.replaced = True
+    for earlier in connection.doubted:
+        if earlier.is_doubted and earlier is not successor:
+            successor.doubt(earlier)
+    connection.doubted = []
     if connection.closed or not _are_twins(connection, successor):
         connection.close()  # tornado cuts it after five seconds without an answer; no one waits for that
     else:
-        connection.leaving = asyncio.get_running_loop().call_later(_TWINS, _end_twin, connection, successor)
-        if successor.doubted_for is None:
-            successor.doubt(connection)
+        connection.leaving = asyncio.get_running_loop().call_later(_TWINS, _end_twin, connection)
+        successor.doubt(connection)
 
 
-def _end_twin(connection: Connection, successor: Connection) -> None:
+def _end_twin(connection: Connection) -> None:
     """Close a connection that had its moment, and said nothing."""
     connection.leaving = None
-    if successor.doubted_for is connection:
-        successor.doubt(None)
+    connection.trust()
     connection.close()
 
 
@@ -226,21 +231,24 @@ async def _come_back(connection: Connection) -> None:
 
 
 def give_up(connection: Connection) -> None:
-    """Take note that *connection* has ended, or will never open: its twin is the client's then, if it is there still.
+    """Take note that *connection* has ended, or will never open: its latest twin that is there still is the client's then.
 
     Unless the client has said goodbye: who was never the client's is cut off, or ends before it is open.
     """
     sessions.forget(connection)
-    twin = connection.doubted_for
-    if twin is not None and not twin.closed:
-        if twin.leaving is None and sessions.latest_of(twin) is twin:  # it has spoken, and is just coming back
-            twin.unsent.take(connection.doubtful)
-        elif twin.leaving is not None and not connection.said_goodbye():
-            twin.unsent.take(connection.doubtful)
-            returning = asyncio.ensure_future(_return(twin))
+    twins = [each for each in connection.doubted if each.is_doubted and not each.closed]
+    connection.doubted = []
+    # One that has spoken is just coming back.
+    back = next((each for each in twins if each.leaving is None and sessions.latest_of(each) is each), None)
+    if back is None and not connection.said_goodbye():
+        back = next((each for each in reversed(twins) if each.leaving is not None), None)
+        if back is not None:
+            returning = asyncio.ensure_future(_return(back))
             _returning.add(returning)
             returning.add_done_callback(_returning.discard)
-    connection.doubt(None)
+    for each in twins:
+        if back is not None and each is not back:
+            back.doubt(each)
 
 
 _returning: set[asyncio.Future[None]] = set()

@@ -69,9 +69,7 @@ def note_pong(connection: Connection, data: bytes) -> None:
     if data.startswith(MARK) and data[len(MARK) :].isdigit():
         connection.heard = asyncio.get_running_loop().time()
         came = connection.unconfirmed.drop_to(int(data[len(MARK) :]))
-        if connection.doubted_for is not None:
-            for message in came:
-                connection.doubtful.append(message)
+        connection.note_came(came)
         channels.note_delivered(connection, came)
         connection.pace.note_confirmed(int(data[len(MARK) :]))
         if connection.settled is not None and not connection.settled.done() and not connection.unconfirmed:

@@ -5,6 +5,7 @@
     extension        the server extension, which begins what a server has beside its kernels
     adoption         kernels of the server's earlier process, found again at its start; those that are kept at its end
     store            their records on disk; `recording` writes that of one kernel
+    left_over        what servers have left that do not come back, removed
     listed           what a server lists of a kernel: its tables that a kernel enters and leaves, private ones among them
     activity         whether a kernel that was found again is busy
     taken            kernels that another server has taken over
@@ -18,7 +19,8 @@
     metrics          our numbers on the server's /metrics
     process          this process's clusters, and what nodes know it by: a server that may come back, or one that does not
 
-`process`, `request`, `store`, `recording` and `listening` import nothing of Jupyter: they can be used, and tested, without it.
+`process`, `request`, `store`, `recording`, `left_over` and `listening` import nothing of Jupyter: they can be used, and
+tested, without it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ comes back after a night does not want what the night has ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -27,16 +28,20 @@ from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_core.utils import ensure_async
 
+from eg_distributed.aside import aside
 from eg_distributed.clients import channels
 from eg_distributed.cluster import Cluster
 from eg_distributed.errors import DistributedError
+from eg_distributed.hosts import parse_hosts
 from eg_distributed.kernel import RemoteKernel, State
+from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
 
 from . import listed, taken
 from .activity import learn_state
+from .left_over import look_after
 from .listening import found_again
-from .process import folder_for, keep_by, keeper_of, settings_for
+from .process import folder_for, has_left_kernels, keep_by, keeper_of, names_of, server_cluster, settings_for
 from .provisioner import DistributedProvisioner
 from .store import Record, Store
 
@@ -47,6 +52,7 @@ log = logging.getLogger(__name__)
 _ALL_FOUND = 30.0  # seconds, at most, that the cluster's thread does nothing while kernels are found
 _PROBES = 20  # found kernels whose state is asked for at once
 SESSIONS = "sessions.db"
+_STORE = 5.0  # seconds that a start waits for the folder of records where there was none so far
 _DATABASE = 1.0  # seconds that a locked database is waited for at the start
 UNKNOWN = "unknown"
 """The `execution_state` of a kernel whose host has not answered yet."""
@@ -57,13 +63,10 @@ def prepare(app: Any) -> None:
     if getattr(getattr(app, "gateway_config", None), "gateway_enabled", False):
         return  # its kernels are a gateway's
     settings = settings_for(app.config)
-    folder = folder_for(app, settings)
-    if folder is None:
-        return  # why is in the log already
-    store = Store(folder)
-    store.open()
-    adoption = Adoption(app, settings, store)
+    adoption = Adoption(app, settings)
     keep_by(adoption)
+    if parse_hosts(settings.remote_hosts) or has_left_kernels(app, settings.gateway_id):
+        adoption.store = adoption.opened()
     cleanup_kernels = app.cleanup_kernels
 
     @functools.wraps(cleanup_kernels)
@@ -77,13 +80,13 @@ def prepare(app: Any) -> None:
 def begin(app: Any) -> None:
     """Take up the kernels of *app*'s earlier process, if `prepare` could do its part; see `extension`."""
     adoption = keeper_of(app.kernel_manager)
-    if not isinstance(adoption, Adoption) or adoption.app is not app:
-        return  # why is in the log already
+    if not isinstance(adoption, Adoption) or adoption.app is not app or adoption.store is None:
+        return  # there are no hosts, or why is in the log already
     store = adoption.store
-    about = {"root": app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    app.io_loop.add_callback(adoption.look_after_others)
     channels.take_many_sockets(app.kernel_manager.context)  # each kernel that is found is watched by one
     for step in (
-        functools.partial(store.describe, about),
+        functools.partial(store.describe, adoption.about()),
         adoption.keep_sessions,
         adoption.find_all,
         adoption.forget_sessions,
@@ -95,23 +98,76 @@ def begin(app: Any) -> None:
 
 
 class Adoption:
-    """The kernels of one server that were there before it, or are to be there after it. All methods run on its thread."""
+    """The kernels of one server that were there before it, or are to be there after it.
 
-    def __init__(self, app: Any, settings: Distributed, store: Store) -> None:
+    All methods run on the server's thread but `prepare`, which any loop may await, `opened` and `about`.
+    """
+
+    def __init__(self, app: Any, settings: Distributed) -> None:
         self.app = app
         self.kernels: Any = app.kernel_manager
         self.settings = settings
-        self.store = store
+        self.store: Store | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probing: asyncio.Semaphore | None = None
         self._specs: dict[str, Any] = {}  # while kernels are found: many have the same
         self._cluster: Cluster | None = None
+        self._is_looking = False
         self._unseen: set[Any] = set()  # managers of found kernels whose hosts have not answered yet
+
+    # -- the store -----------------------------------------------------------------------------------------------
+
+    def opened(self) -> Store | None:
+        """Return the store, and have this server's name locked; None where there can be none. Raises OSError."""
+        folder = folder_for(self.app, self.settings)
+        if folder is None:
+            return None  # why is in the log already
+        store = Store(folder)
+        store.open()
+        return store
+
+    def about(self) -> dict[str, Any]:
+        """Return what the store says of this server."""
+        about = {"root": self.app.root_dir, "machine": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        return {**about, "orphan_timeout": self.settings.orphan_timeout}
+
+    async def prepare(self) -> None:
+        """Have the store now that there is a kernel for it: a server without hosts has no lock and no file until then."""
+        if self.store is not None or server_cluster() is not None:  # what nodes know the server by is settled by then
+            return
+
+        def opened() -> Store | None:
+            store = self.opened()
+            if store is not None:
+                with contextlib.suppress(OSError):  # it is of use to `jupyter distributed adopt` alone
+                    store.describe(self.about())
+            return store
+
+        try:
+            store = await within(aside(("own store", self.app.runtime_dir), opened), _STORE)
+        except (OSError, asyncio.TimeoutError) as error:
+            log.error(
+                "kernels on hosts end with this server: what its next process needs cannot be kept in %s: %r",
+                names_of(self.app), error,
+            )  # fmt: skip
+            return
+        if server_cluster() is None:  # else another start has come first, with the same answer
+            self.store = store
+            self.app.io_loop.add_callback(self.keep_sessions)
+            self.app.io_loop.add_callback(self.look_after_others)
+
+    def look_after_others(self) -> None:
+        """Have what other servers have left over removed while this one runs; on its loop."""
+        if self.store is not None and not self._is_looking:
+            self._is_looking = True
+            self._begin(look_after(self.store))
 
     # -- at the start --------------------------------------------------------------------------------------------
 
     def find_all(self) -> None:
         """List all kernels of which there is a record. What is wrong with one is told, and the others are found."""
+        if self.store is None:
+            return
         records, errors = self.store.read()
         for name, error in errors.items():
             log.error(
@@ -267,6 +323,7 @@ class Adoption:
     def taken(self, manager: Any, owner: str) -> None:
         """Let go of the kernel of *manager*, which the server *owner* has now."""
         self._unseen.discard(manager)
+        assert self.store is not None  # else it had not been anybody's to take
         self._begin(taken.let_go(self.app, manager, self.store, owner, self.forget_sessions_of))
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -326,7 +383,11 @@ class Adoption:
     def keep_sessions(self) -> None:
         """Have the server's sessions in a file of ours, unless the user has said where they are to be."""
         sessions = self.app.session_manager
-        if getattr(sessions, "database_filepath", None) != ":memory:" or getattr(sessions, "_cursor", 0) is not None:
+        if (
+            self.store is None
+            or getattr(sessions, "database_filepath", None) != ":memory:"
+            or not hasattr(sessions, "_cursor")
+        ):
             return
         path = self.store.folder / SESSIONS
         try:
@@ -341,9 +402,31 @@ class Adoption:
         except (OSError, sqlite3.Error) as error:
             log.warning("sessions will not be found again: %s cannot be used: %s", path, error)
             return
+        if sessions._cursor is not None:
+            try:
+                self._move_sessions(path)
+            except sqlite3.Error as error:
+                log.warning("sessions will not be found again: they cannot be moved to %s: %s", path, error)
+            return
         sessions.database_filepath = str(path)
         # Each change would wait for the disk on the server's loop. What a power cut breaks is put aside, above.
         sessions.cursor.execute("PRAGMA synchronous=OFF")
+
+    def _move_sessions(self, path: Path) -> None:
+        """Have the sessions that the server keeps in its memory so far be in *path* from now on; raises sqlite3.Error."""
+        sessions = self.app.session_manager
+        before, now = sessions.connection, sqlite3.connect(path, isolation_level=None)
+        try:
+            now.row_factory = before.row_factory
+            now.execute("PRAGMA synchronous=OFF")
+            before.backup(now)
+            cursor = now.cursor()
+        except sqlite3.Error:
+            now.close()
+            raise
+        sessions._connection, sessions._cursor = now, cursor
+        sessions.database_filepath = str(path)
+        before.close()
 
     def forget_sessions_of(self, kernel_id: str) -> None:
         """Remove the sessions of a kernel that is not here any more."""
@@ -355,7 +438,7 @@ class Adoption:
     def forget_sessions(self) -> None:
         """Remove the sessions of kernels that are not here; the server itself does so when it is asked for each."""
         sessions = self.app.session_manager
-        if not getattr(sessions, "database_filepath", "").startswith(str(self.store.folder)):
+        if self.store is None or not getattr(sessions, "database_filepath", "").startswith(str(self.store.folder)):
             return
         cursor = sessions.cursor
         stale = [

@@ -59,6 +59,7 @@ def begin(app: Any) -> None:
             for manager in list(kernels._kernels.values()):
                 if isinstance(provisioner := getattr(manager, "provisioner", None), DistributedProvisioner):
                     provisioner.end_with_process()
+                    manager.cleanup_connection_file()
         return result
 
     app.cleanup_kernels, app._cleanup, app.start_ioloop = end_kernels, end, run

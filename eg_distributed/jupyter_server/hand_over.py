@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from jupyter_server.utils import url_path_join
 from tornado.web import authenticated
 
 from eg_distributed.aside import aside
+from eg_distributed.clock import monotonic
 from eg_distributed.errors import DistributedError, RequestInvalid
 from eg_distributed.link.deadlines import within
 from eg_distributed.wire import Malformed, flag, optional, shown, text, texts
@@ -41,6 +43,7 @@ __all__ = ["begin"]
 log = logging.getLogger(__name__)
 
 _FILES = 5.0  # seconds for what is on this machine's disks
+_ALL = 15.0  # seconds after which a request takes no further kernel
 _DATABASE = 1.0  # seconds that another server's database is waited for
 _MOST = 1000  # kernels of one request
 _Session = tuple[str, str, str, str]
@@ -135,9 +138,10 @@ class _Handler(APIHandler):
 
 async def _others(adoption: Adoption) -> list[_Other]:
     """Return the other servers with kernels; raises DistributedError where the disk does not answer."""
-    read = functools.partial(_read_others, names_of(adoption.app), adoption.store.folder)
+    ours = adoption.store.folder if adoption.store is not None else None
+    read = functools.partial(_read_others, names_of(adoption.app), ours)
     try:
-        return await within(aside(("stores", str(adoption.store.folder)), read), _FILES)
+        return await within(aside(("stores", names_of(adoption.app), ours), read), _FILES)
     except (OSError, asyncio.TimeoutError) as error:
         raise DistributedError(
             f"what other servers keep cannot be read ({error!r})",
@@ -145,7 +149,7 @@ async def _others(adoption: Adoption) -> list[_Other]:
         ) from error
 
 
-def _read_others(folder: Path, ours: Path) -> list[_Other]:
+def _read_others(folder: Path, ours: Path | None) -> list[_Other]:
     found = []
     for kept in sorted(folder.glob("*.d")):
         if kept == ours or kept.is_symlink() or kept.lstat().st_uid != os.getuid():
@@ -187,16 +191,22 @@ def _sessions(kept: Path) -> dict[str, list[_Session]]:
 
 async def _take(adoption: Adoption, wanted: list[str], server: str | None, *, running: bool) -> dict[str, Any]:
     """Take the kernels *wanted*, by their ids or how those begin, or all of *server*; raises DistributedError."""
+    await adoption.prepare()
+    if adoption.store is None:
+        raise DistributedError("this server keeps no kernels", remedy="see its log, which says why")
     others = await _others(adoption)
     if server is not None and server not in {other.id for other in others}:
         raise RequestInvalid(f"no other server {shown(server)} has kernels here", remedy="list them again")
     adopted, refused = [], {}
+    until = monotonic() + _ALL
     for name, chosen in _chosen(others, wanted, server):
         try:
+            if monotonic() > until:  # who has asked waits no longer, and would not hear of what is taken later
+                raise DistributedError("the request has taken too long before it came to this", remedy="ask again")
             if chosen is None:
                 raise RequestInvalid(f"no other server has a kernel {shown(name)}, or several have one that begins so")
             other, record = chosen
-            await _take_one(adoption, other, record, running=running)
+            await _take_one(adoption, adoption.store, other, record, running=running)
             adopted.append(record.kernel)
         except DistributedError as error:
             refused[name] = str(error)
@@ -215,36 +225,67 @@ def _chosen(
         yield name, found[0] if len(found) == 1 else None
 
 
-async def _take_one(adoption: Adoption, other: _Other, record: Record, *, running: bool) -> None:
+async def _take_one(adoption: Adoption, ours: Store, other: _Other, record: Record, *, running: bool) -> None:
     """Take the kernel of *record* from *other*; raises DistributedError."""
     if record.kernel in adoption.kernels:
         raise RequestInvalid(f"a kernel {record.kernel} is here already")
-    move = functools.partial(_move, other, record, adoption.store, running=running)
+    move = _Move(other, record, ours, running=running)
     try:
-        await within(aside(("take", record.kernel), move), _FILES)
+        await within(aside(("take", record.kernel), move.do), _FILES)
     except (OSError, ValueError, asyncio.TimeoutError) as error:
-        raise DistributedError(f"its record cannot be moved ({error!r})", remedy="list kernels again") from error
+        if not isinstance(error, asyncio.TimeoutError) or move.give_up():
+            raise DistributedError(
+                f"its record cannot be moved ({error!r}), and stays where it was", remedy="list kernels again"
+            ) from error
+    if record.kernel in adoption.kernels:  # another request has waited for the same move
+        raise RequestInvalid(f"a kernel {record.kernel} is here already")
     log.warning("kernel %s on %s is taken over from the server %s", record.kernel, record.host, other.id)
     if not adoption.find(record):
-        with contextlib.suppress(OSError):
-            await within(
-                aside(("give back", record.kernel), functools.partial(other.store.take, adoption.store, record)), _FILES
-            )
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await within(aside(("give back", record.kernel), functools.partial(other.store.take, ours, record)), _FILES)
         raise DistributedError("it cannot be found again", remedy="see this server's log; it stays where it was")
     adoption.serve()
     await _open_sessions(adoption, other, record.kernel)
 
 
-def _move(other: _Other, record: Record, ours: Store, *, running: bool) -> None:
-    """Move a record to our store; raises RequestInvalid where its server runs and that is not said, and OSError."""
-    with while_locked(_lock_of(other)) as is_ours:  # so that it does not start meanwhile
-        if not is_ours and not running:
-            raise RequestInvalid(
-                f"the server {other.id} ({other.about.get('root', 'unknown folder')}) runs, and has the kernel "
-                f"{record.kernel}",
-                remedy="say --running to take it from there all the same",
-            )
-        ours.take(other.store, record)
+class _Move:
+    """Moves a record to our store, in a thread that may hang for as long as it likes: whoever was told that it failed is right.
+
+    Otherwise the kernel of a server that runs would be taken later, by our next start, without anybody's having asked again.
+    """
+
+    def __init__(self, other: _Other, record: Record, ours: Store, *, running: bool) -> None:
+        self._other = other
+        self._record = record
+        self._ours = ours
+        self._running = running
+        self._lock = threading.Lock()  # held for moments
+        self._is_over = self._is_given_up = False
+
+    def do(self) -> None:
+        """Move it. Raises RequestInvalid where its server runs and that is not said, and OSError. Undone if it was given up."""
+        other = self._other
+        with while_locked(_lock_of(other)) as is_ours:  # so that it does not start meanwhile
+            if not is_ours and not self._running:
+                raise RequestInvalid(
+                    f"the server {other.id} ({other.about.get('root', 'unknown folder')}) runs, and has the kernel "
+                    f"{self._record.kernel}",
+                    remedy="say --running to take it from there all the same",
+                )
+            if self._is_given_up:
+                raise TimeoutError("it was given up")
+            self._ours.take(other.store, self._record)
+            with self._lock:
+                self._is_over = not self._is_given_up
+            if self._is_given_up:
+                other.store.take(self._ours, self._record)
+                raise TimeoutError("it was given up")
+
+    def give_up(self) -> bool:
+        """Have the record stay where it is, or go back there; False: it is moved by now."""
+        with self._lock:
+            self._is_given_up = not self._is_over
+        return self._is_given_up
 
 
 async def _open_sessions(adoption: Adoption, other: _Other, kernel: str) -> None:

@@ -40,7 +40,9 @@ __all__ = [
     "Keeper",
     "Server",
     "cluster_for",
+    "cluster_soon_for",
     "folder_for",
+    "has_left_kernels",
     "keep_by",
     "keeper_of",
     "server_cluster",
@@ -74,7 +76,12 @@ class Server(Protocol):
 class Keeper(Protocol):
     """What has kernels of a server found again by its next process."""
 
-    store: Store
+    store: Store | None
+    """None: there is none yet, or can be none."""
+
+    async def prepare(self) -> None:
+        """Have the store, if there can be one; called before anything that may make the server's cluster, on any loop."""
+        ...
 
     def taken(self, manager: Any, owner: str) -> None:
         """Let go of the kernel of *manager*, which the server *owner* has now; called on the server's thread."""
@@ -121,8 +128,7 @@ def server_name(server: Server) -> Name:
     have one name, and one that is started again, on whatever port or in whatever container, has that of before.
     """
     folder = names_of(server)
-    about = f"{os.getuid()} {os.path.abspath(server.root_dir)}"  # noqa: PTH100 - links stay: they may be what differs
-    stem = _digest(about)
+    stem = _stem(server)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         slots = [folder / f"{stem}-{slot}" for slot in range(_SLOTS)]
@@ -155,6 +161,15 @@ def given_name(server: Server, text: str) -> Name:
     return Name(text, lock, kept_by(path))
 
 
+def has_left_kernels(server: Server, given: str) -> bool:
+    """Return True if an earlier process of *server*, with the gateway_id *given* if any, has left kernels to be found again.
+
+    It makes nothing on the disk.
+    """
+    name = f"id-{_digest(given)}" if given else f"{_stem(server)}-*"
+    return any(names_of(server).glob(f"{name}{_KEPT}/{RECORDS}"))
+
+
 def names_of(server: Server) -> Path:
     """Return the folder of the locks and stores of all servers that have a runtime folder."""
     return Path(server.runtime_dir) / "eg-distributed"
@@ -171,9 +186,24 @@ def while_locked(lock: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
+def forget_name(lock: Path) -> None:
+    """Remove a server's name, whose *lock* the caller holds, and all that it keeps. Raises OSError."""
+    token = lock.read_text("ascii", "replace").strip()
+    shutil.rmtree(kept_by(lock))
+    if _TOKEN.match(token):
+        for path in lock.parent.glob(f"delivered-*-{token}*"):
+            path.unlink(missing_ok=True)
+    lock.unlink()
+
+
 def kept_by(lock: Path) -> Path:
     """Return where the store of the server is that has the *lock*."""
     return lock.with_name(lock.name + _KEPT)
+
+
+def _stem(server: Server) -> str:
+    """Return how the names of *server*'s locks begin."""
+    return _digest(f"{os.getuid()} {os.path.abspath(server.root_dir)}")  # noqa: PTH100 - links stay: they may be what differs
 
 
 def _digest(text: str) -> str:
@@ -192,13 +222,15 @@ def _locked(path: Path) -> int | None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
+        if _is_there(path, descriptor):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):  # the latter: as below
+        pass
     except OSError:
         os.close(descriptor)
         raise
-    return descriptor
+    os.close(descriptor)  # who removes what is left over has removed it just now, or has it locked
+    return None
 
 
 def _locked_soon(path: Path) -> int | None:
@@ -271,47 +303,52 @@ def _remove_left(parent: Path, stem: str) -> None:
 class _Clusters:
     """Those of this process: one of its server, one of everything else that starts kernels in it."""
 
-    process: int
     made: dict[bool, Cluster] = field(default_factory=dict)
     """By whether it is a server's."""
     locks: list[int] = field(default_factory=list)
     name: Name | None = None
     """The server's."""
     keeper: Keeper | None = None
-    """What has the server's kernels found again; None: nothing does."""
+    """What has the server's kernels found again, once it has a store; None: nothing does."""
 
 
 _lock = threading.Lock()  # kernel managers that block may each be on a thread of its own
-_clusters = _Clusters(os.getpid())
+_naming = threading.Lock()  # held by a thread aside, while a disk may hang
+_clusters = _Clusters()
 
 
 def cluster_for(manager: object, config: Config) -> Cluster:
     """Return the cluster that starts *manager*'s kernels, made with the *config* of the first; raises RequestInvalid."""
     server = server_of(manager)
     with _lock:
-        clusters = _ours()
-        cluster = clusters.made.get(server is not None)
+        cluster = _clusters.made.get(server is not None)
         if cluster is None:
-            cluster = clusters.made[server is not None] = _new_cluster(server, config)
+            cluster = _clusters.made[server is not None] = _new_cluster(server, config)
         return cluster
+
+
+async def cluster_soon_for(manager: object, config: Config) -> Cluster:
+    """Do as `cluster_for`; a server that had no hosts so far begins to keep what its next process needs, waiting for no disk."""
+    keeper = keeper_of(manager)
+    if keeper is not None:
+        await keeper.prepare()
+    return cluster_for(manager, config)
 
 
 def server_cluster() -> Cluster | None:
     """Return the cluster of this process's server; None before its first kernel. Makes none, so it may be asked at any time."""
-    return _clusters.made.get(True) if _clusters.process == os.getpid() else None
+    return _clusters.made.get(True)
 
 
 def folder_for(server: Server, settings: Distributed) -> Path | None:
     """Return where *server* is to keep what its next process needs; None where no later process can be this server again."""
-    with _lock:
-        _ours()
-        return _name_of_server(server, settings).kept
+    return _name_of_server(server, settings).kept
 
 
 def keep_by(keeper: Keeper) -> None:
     """Have *keeper* know of the server's kernels from now on; called by the server extension."""
     with _lock:
-        _ours().keeper = keeper
+        _clusters.keeper = keeper
 
 
 def keeper_of(manager: object) -> Keeper | None:
@@ -319,14 +356,26 @@ def keeper_of(manager: object) -> Keeper | None:
     if server_of(manager) is None:
         return None
     with _lock:
-        return _ours().keeper
+        return _clusters.keeper
 
 
-def _ours() -> _Clusters:
-    global _clusters
-    if _clusters.process != os.getpid():  # forked: the thread, and the connections, are the parent's
-        _clusters = _Clusters(os.getpid())
-    return _clusters
+def _forked() -> None:
+    """Let go of what is the parent's, in a child that was forked.
+
+    A lock of a file would outlive the parent with the child, and its name with it. One of threads may be held by a thread that is
+    not here. Who asks a cluster without its thread for anything would wait for ever.
+    """
+    global _clusters, _lock, _naming
+    _lock, _naming = threading.Lock(), threading.Lock()
+    for lock in _clusters.locks:
+        with contextlib.suppress(OSError):
+            os.close(lock)
+    for cluster in _clusters.made.values():
+        cluster.leave_to_parent()
+    _clusters = _Clusters()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def settings_for(config: Config) -> Distributed:
@@ -338,17 +387,18 @@ def settings_for(config: Config) -> Distributed:
 
 
 def _name_of_server(server: Server, settings: Distributed) -> Name:
-    if _clusters.name is None:
-        given = settings.gateway_id
-        _clusters.name = given_name(server, given) if given else server_name(server)
-        _clusters.locks.append(_clusters.name.lock)
-    return _clusters.name
+    with _naming:
+        if _clusters.name is None:
+            given = settings.gateway_id
+            _clusters.name = given_name(server, given) if given else server_name(server)
+            _clusters.locks.append(_clusters.name.lock)
+        return _clusters.name
 
 
 def _new_cluster(server: Server | None, config: Config) -> Cluster:
     settings = settings_for(config)
     folder = ""
-    if server is None or _clusters.keeper is None:
+    if server is None or _clusters.keeper is None or _clusters.keeper.store is None:
         # Nothing finds its kernels again, so its name is not to make nodes keep them for a next process.
         name = own_name(settings.gateway_id)
         settings.kept_output_limit = 0  # nobody comes back for it

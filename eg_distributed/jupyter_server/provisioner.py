@@ -34,7 +34,7 @@ from eg_distributed.kernel import RemoteKernel, State
 from eg_distributed.request import StartRequest
 
 from . import listening
-from .process import Keeper, cluster_for, keeper_of, server_of
+from .process import Keeper, cluster_for, cluster_soon_for, keeper_of, server_of
 from .recording import Recording, goes_on
 from .request import request_for
 from .store import Record
@@ -156,7 +156,7 @@ class DistributedProvisioner(KernelProvisionerBase):
                     "transport_encryption is required, which kernels on hosts do not have: all they say goes through SSH",
                     remedy="set it to auto or disabled",
                 )
-            self._cluster = cluster_for(self._manager, self.config)
+            self._cluster = await cluster_soon_for(self._manager, self.config)
             env = dict(kwargs.get("env") or {})
             if self._handed is None or self._handed[0] != env:  # with a restart jupyter_client hands the same on again
                 self._handed = env, dict(os.environ)
@@ -354,7 +354,7 @@ class DistributedProvisioner(KernelProvisionerBase):
         kernel = cluster.adopt(
             record.kernel, record.host, record.attempt, record.connection, record.agent, on_exit or goes_on
         )
-        kernel.elsewhere = tuple(record.elsewhere)
+        kernel.hosts = tuple(record.elsewhere)
         self._kernel, self._launched = kernel, record.launched
         self._has_process = self._was_launched = self.recording.is_written = True
         self._handed = dict(record.env), {}

@@ -16,7 +16,7 @@ from eg_distributed.link.deadlines import within
 
 from .process import Keeper
 from .request import added_for
-from .store import Record
+from .store import Record, Store
 
 __all__ = ["Recording", "goes_on"]
 
@@ -39,6 +39,10 @@ class Recording:
         self._manager = manager
         self._spec = spec
         self._dropping: set[asyncio.Task[None]] = set()
+
+    @property
+    def _store(self) -> Store | None:
+        return self.keeper.store if self.keeper is not None else None
 
     def make(
         self,
@@ -72,17 +76,18 @@ class Recording:
 
     async def write(self, kernel: RemoteKernel, record: Record | None) -> None:
         """Have *kernel* found again by the server's next process; called when it has started, and when it was found."""
-        if self.keeper is None or record is None:
+        store = self._store
+        if store is None or record is None:
             return
-        write = functools.partial(self.keeper.store.write, record)
+        write = functools.partial(store.write, record)
         try:
-            async with self.keeper.store.turns:
+            async with store.turns:
                 await within(aside(("record", record.kernel, record.attempt), write), _PATIENCE)
         except (OSError, ValueError, TypeError, asyncio.TimeoutError) as error:
             log.warning(
                 "kernel %s: it ends with this server, since its record cannot be written (%s: %r): see that the folder can be "
                 "written to, and restart the kernel",
-                record.kernel, self.keeper.store.folder, error,
+                record.kernel, store.folder, error,
             )  # fmt: skip
             return
         self.is_written = True
@@ -92,25 +97,26 @@ class Recording:
     async def drop(self, kernel_id: str) -> None:
         """Have no later process look for the kernel."""
         self.is_written = False
-        if self.keeper is None:
+        store = self._store
+        if store is None:
             return
-        drop = functools.partial(self.keeper.store.drop, kernel_id)
+        drop = functools.partial(store.drop, kernel_id)
         try:
-            async with self.keeper.store.turns:
+            async with store.turns:
                 await within(aside(("drop record", kernel_id), drop), _PATIENCE)
         except (OSError, asyncio.TimeoutError) as error:
-            log.warning("kernel %s: its record in %s stays: %r", kernel_id, self.keeper.store.folder, error)
+            log.warning("kernel %s: its record in %s stays: %r", kernel_id, store.folder, error)
 
     def drop_now(self, kernel_id: str) -> None:
         """Do as `drop`, at the end of a process that has no loop any more."""
         self.is_written = False
-        if self.keeper is not None:
+        if (store := self._store) is not None:
             with contextlib.suppress(OSError):  # it is found, and forgotten, by the next process
-                self.keeper.store.drop(kernel_id)
+                store.drop(kernel_id)
 
     def drop_soon(self, kernel_id: str) -> None:
         """Do as `drop`, if there is a loop to do it on."""
-        if self.keeper is not None and self.is_written:
+        if self.is_written:
             with contextlib.suppress(RuntimeError):  # at the process's end, say
                 task = asyncio.get_running_loop().create_task(self.drop(kernel_id))
                 self._dropping.add(task)

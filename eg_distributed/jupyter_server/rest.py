@@ -27,9 +27,10 @@ from eg_distributed.hosts import HostSet, canonical_name, parse_hosts
 from eg_distributed.kernelspecs import PROVISIONER
 from eg_distributed.link.deadlines import within
 from eg_distributed.overview import hosts_seen, kernels_seen, kernels_written, unended_on
+from eg_distributed.settings import Distributed
 from eg_distributed.wire import shown
 
-from .process import cluster_for
+from .process import cluster_soon_for, server_cluster, settings_for
 
 __all__ = ["begin"]
 
@@ -107,20 +108,29 @@ class _Handler(APIHandler):
             raise RequestInvalid(f"{name}={shown(text)} is neither yes nor no", remedy=f"say {name}=1, or leave it out")
         return _SWITCH[text.lower()]
 
-    def _cluster(self) -> Cluster:
+    async def _cluster(self) -> Cluster:
         """Return the server's cluster; raises DistributedError where a setting is wrong."""
         try:
-            return cluster_for(self.kernel_manager, self.kernel_manager.config)
+            return await cluster_soon_for(self.kernel_manager, self.kernel_manager.config)
         except RequestInvalid as error:  # not of this request
             raise DistributedError(error.cause, remedy=error.remedy) from error
 
-    async def _hosts(self, cluster: Cluster) -> HostSet:
+    def _settings(self) -> Distributed:
+        """Return what counts for the server's cluster, or will; raises as `_cluster` does."""
+        if (cluster := server_cluster()) is not None:
+            return cluster.settings
+        try:
+            return settings_for(self.kernel_manager.config)
+        except RequestInvalid as error:  # as above
+            raise DistributedError(error.cause, remedy=error.remedy) from error
+
+    async def _hosts(self) -> HostSet:
         """Return the hosts that were asked for, by default all that this server knows; raises RequestInvalid.
 
         No others, as for kernels: to name a host is to have this server's user log in there.
         """
         known: dict[str, str] = {}
-        for name in await self._known_hosts(cluster):
+        for name in await self._known_hosts():
             known.setdefault(canonical_name(name), name)  # a node keeps the spelling by which it was first asked for
         texts = self.get_query_arguments("hosts")
         if not texts:
@@ -135,10 +145,10 @@ class _Handler(APIHandler):
             )
         return tuple(known[canonical_name(name)] for name in wanted)
 
-    async def _known_hosts(self, cluster: Cluster) -> list[str]:
+    async def _known_hosts(self) -> list[str]:
         """Return the hosts of the settings, of kernelspecs, and those that kernels were started on besides."""
         try:
-            names = list(parse_hosts(cluster.settings.remote_hosts))
+            names = list(parse_hosts(self._settings().remote_hosts))
         except RequestInvalid as error:  # not of this request
             raise DistributedError(
                 f"the setting remote_hosts is wrong: {error.cause}",
@@ -146,7 +156,9 @@ class _Handler(APIHandler):
             ) from error
         for spec in (await self._kernelspecs()).values():
             names += _hosts_of(spec)
-        return [*names, *(host.name for host in cluster.hosts.copy().values())]
+        if (cluster := server_cluster()) is not None:
+            names += [host.name for host in cluster.hosts.copy().values()]
+        return names
 
     async def _kernelspecs(self) -> Mapping[str, Any]:
         """Return the server's kernelspecs; none where they cannot be read in time, as on a home that hangs."""
@@ -169,8 +181,11 @@ class HostsHandler(_Handler):
     """The hosts: whether they answer, and how many kernels run there."""
 
     async def _answer(self) -> dict[str, Any]:
-        seconds, cluster = self._seconds(), self._cluster()
-        return {"hosts": await cluster.run(hosts_seen(cluster, await self._hosts(cluster), seconds))}
+        seconds, hosts = self._seconds(), await self._hosts()
+        if not hosts:  # what a server is that has no use for us
+            return {"hosts": []}
+        cluster = await self._cluster()
+        return {"hosts": await cluster.run(hosts_seen(cluster, hosts, seconds))}
 
 
 class KernelsHandler(_Handler):
@@ -179,13 +194,15 @@ class KernelsHandler(_Handler):
     PARAMETERS = (*_Handler.PARAMETERS, "orphans")
 
     async def _answer(self) -> dict[str, Any]:
-        seconds, orphans, cluster = self._seconds(), self._switch("orphans"), self._cluster()
-        hosts = await self._hosts(cluster)
-        seen = await cluster.run(kernels_seen(cluster, hosts, seconds, orphans=orphans))
+        seconds, orphans, hosts = self._seconds(), self._switch("orphans"), await self._hosts()
+        seen: dict[str, Any] = {"kernels": [], "errors": {}}
+        if hosts:
+            cluster = await self._cluster()
+            seen = await cluster.run(kernels_seen(cluster, hosts, seconds, orphans=orphans))
         if not orphans:
             return seen
         named = hosts if self.get_query_arguments("hosts") else None
-        read = functools.partial(unended_on, cluster.settings, named)
+        read = functools.partial(unended_on, self._settings(), named)
         try:
             unended = await within(aside(("unended", named), read), _FILES_SECONDS)
         except asyncio.TimeoutError:

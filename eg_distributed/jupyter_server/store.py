@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,28 @@ class Store:
         except (OSError, ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the folder is one, and this user's."""
+        try:
+            found = self.folder.lstat()
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing in the folder is of a kernel."""
+        return not any(path.suffix in (".json", _BROKEN) and path.stem != _SERVER for path in self.folder.iterdir())
+
+    def touch(self) -> None:
+        """Note that the server lives. Raises OSError."""
+        os.utime(self.folder / f"{_SERVER}.json")
+
+    def last_sign(self) -> float:
+        """Return when the server was last heard of, in seconds since 1970. Raises OSError."""
+        return max(path.stat().st_mtime for path in (self.folder, *self.folder.glob("*.json")))
 
     def _path(self, kernel: str) -> Path:
         if not _KERNEL.match(kernel) or kernel == _SERVER:

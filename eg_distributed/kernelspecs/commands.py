@@ -43,7 +43,9 @@ def add_parsers(
     where.add_argument("--user", action="store_true", help="for the gateway's user alone")
     where.add_argument("--sys-prefix", action="store_true", help="into the environment that runs this command")
     where.add_argument("--prefix", type=Path, help="below PREFIX/share/jupyter")
-    change = verbs.add_parser("convert", help="show, or with --write make, a kernelspec that runs by our proxy")
+    change = verbs.add_parser(
+        "convert", help="show, or with --write make, a kernelspec that runs by our proxy and provisioner"
+    )
     change.add_argument("folder", type=Path, metavar="DIR", help="the kernelspec's folder")
     change.add_argument("--master", help="make a copy that runs on this standalone master, spark://HOST:7077")
     change.add_argument("--name", help="the copy's name (default: the same, with standalone for yarn_client)")

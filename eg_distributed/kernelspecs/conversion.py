@@ -1,4 +1,8 @@
-"""Turning kernelspecs that were written for Enterprise Gateway's own proxy into ours, and YARN's into a standalone master's."""
+"""Turning kernelspecs that were written for Enterprise Gateway's own proxy into ours, and YARN's into a standalone master's.
+
+The result runs without Enterprise Gateway as well, by our provisioner's stanza with the same config. argv stays as it is: it is
+the site's, and a guard against clients that know no provisioners is for kernelspecs that are installed (see `guard`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import MASTER_URL, with_master
+from . import MASTER_URL, PROVISIONER, with_master
 
 OURS: Final = "eg_distributed.DistributedProcessProxy"
 THEIRS: Final = "enterprise_gateway.services.processproxies.distributed.DistributedProcessProxy"
@@ -46,9 +50,15 @@ class Conversion:
 
     @property
     def notes(self) -> list[str]:
-        """What stays as it is, and may not be meant so: a line for each word of argv that is another kernelspec's file."""
+        """What stays as it is, and may not be meant so: another provisioner's stanza, argv's words of other folders."""
         notes = []
-        for word in json.loads(self.after).get("argv", []):
+        spec = json.loads(self.after)
+        if (named := _provisioner(spec)) not in ("", PROVISIONER):
+            notes.append(
+                f"note: without Enterprise Gateway it is run by {named}, whose stanza kernel_provisioner stays as it is; remove "
+                "that, and convert it once more, to have its kernels on hosts there as well"
+            )
+        for word in spec.get("argv", []):
             match = _FOLDER.search(word)
             owner = (match["kernels"] or match["scripts"]) if match is not None else self.target.name
             if owner != self.target.name:
@@ -72,7 +82,7 @@ class Conversion:
 
 
 def convert(folder: Path, master: str | None = None, name: str | None = None) -> Conversion:
-    """Return the conversion of the kernelspec in *folder* to our proxy, and with *master*, to that standalone master.
+    """Return the conversion of the kernelspec in *folder* to our proxy and provisioner, and to the standalone *master*.
 
     The second is what Enterprise Gateway's page "Distributed deployments" describes to be done by hand: a copy with another
     display name, `--master`, without `waitAppCompletion`, and with its own `run.sh` in argv. *name* is the copy's folder.
@@ -105,7 +115,17 @@ def _to_our_proxy(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
             f"{folder} is run by {proxy['class_name']}, not by the distributed proxy: no kernelspec of SSH hosts"
         )
     proxy["class_name"] = OURS
+    if _provisioner(changed) == "":
+        changed["metadata"]["kernel_provisioner"] = {"provisioner_name": PROVISIONER}
+        if config := proxy.get("config"):
+            changed["metadata"]["kernel_provisioner"]["config"] = copy.deepcopy(config)
     return changed
+
+
+def _provisioner(spec: dict[str, Any]) -> str:
+    """Return the name of the provisioner that a kernelspec has for other servers than Enterprise Gateway; empty: none."""
+    stanza = spec.get("metadata", {}).get("kernel_provisioner")
+    return str(stanza.get("provisioner_name", "?")) if isinstance(stanza, dict) else ""
 
 
 def _to_standalone(spec: dict[str, Any], folder: Path, source: Path, target: Path, master: str) -> dict[str, Any]:

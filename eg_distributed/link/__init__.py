@@ -1,6 +1,8 @@
 """The way to a host: logging in, bringing its agent up, connections to the agent. The only rooms that know asyncssh and SSH.
 
 connect         decides between SSH and this machine, and brings the agent up
+late            the same for the rest of us, for which asyncssh is imported by the first call
+way             what the rest of us knows of a link and a login, without asyncssh
 answer          what a login says after it was sent the agent
 examination     the same way in single steps, for the doctor
 agent_archive   the agent's code, as it goes over

@@ -25,8 +25,11 @@ from .answer import BLANK_LINES, BootAnswer
 from .bridge import BridgeClient
 from .configuration import Configuration, configuration_of, own_user
 from .dial import look_up
-from .links import BridgedLink, Link, LocalLink, Shielded, ShieldedWriter, SSHLink
-from .login import Progress, log_in
+from .links import BridgedLink, Shielded, ShieldedWriter, SSHLink
+from .login import log_in
+from .way import Link, LocalLink, Progress, is_gateway
+
+__all__ = ["connect", "execute", "execute_here", "is_gateway", "is_here", "leads_here", "lost"]
 
 log = logging.getLogger(__name__)
 if logging.getLogger("asyncssh").level == logging.NOTSET:
@@ -40,26 +43,6 @@ _NAME_DEADLINE = 2.0
 _SSH_PORT = 22
 _SESSION_DEADLINE, _SESSION_RETRY = 2.0, 0.05
 """Seconds for which, and after which, a session that sshd does not open is tried again."""
-
-
-def is_gateway(name: str) -> bool:
-    """Whether *name* means this machine, so that no SSH is needed; looks no name up, since that may block."""
-    bare = name.lower().rstrip(".").split("%")[0]
-    own = socket.gethostname().lower()
-    if bare in ("localhost", "localhost.localdomain", "ip6-localhost", own, own.split(".")[0]):
-        return True
-    try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
-        return False
-    if address.is_loopback:
-        return True
-    with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((str(address), 22))  # UDP: chooses a route and sends nothing
-            return str(probe.getsockname()[0]) == str(address)  # the way to one's own address begins there
-        except OSError:
-            return False
 
 
 async def _is_full_name(name: str) -> bool:

@@ -1,8 +1,7 @@
-"""Links: open ways to one host's agent, over SSH, through a bridge, or on this machine.
+"""Links: open ways to one host's agent, over SSH, or through a bridge; `way` has the one on this machine.
 
 Over SSH each connection to the agent's socket is a direct-streamlocal channel, which sshd's MaxSessions does not count; where
-sshd forbids those, all connections share one exec channel (see `agent/bridge.py`); on the gateway's own machine they are
-plain UNIX connections.
+sshd forbids those, all connections share one exec channel (see `agent/bridge.py`).
 
 Each channel is a descriptor of the session's sshd, of which systemd gives it 1024. So channels are spread over as many SSH
 connections as it takes: a further one is begun when all have enough, in the background; one is full with MOST, or where sshd
@@ -14,10 +13,8 @@ that descriptors of channels that were just closed are not free yet.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 import asyncssh
@@ -26,6 +23,9 @@ from eg_distributed.errors import HostError, HostUnreachable
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
+from .way import Link, LocalLink
+
+__all__ = ["BridgedLink", "Link", "LocalLink", "SSHLink", "Shielded", "ShieldedWriter"]
 
 log = logging.getLogger(__name__)
 _Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
@@ -48,25 +48,6 @@ _PATIENCE = 5.0
 """Seconds that a channel waits for a further connection before it is tried on one that is full."""
 _FIRST_PAUSE, _LAST_PAUSE = 5.0, 300.0
 """Seconds before a further login that failed, or was of no use, is tried again: twice as many each time."""
-
-
-class Link(ABC):
-    """An open way to one host's agent; made by `connect`, owned by a Node."""
-
-    turn: Callable[[], contextlib.AbstractAsyncContextManager[None]] = staticmethod(contextlib.nullcontext)
-    """What a further login of the link is made in; set by its Node, whose logins take turns."""
-
-    @abstractmethod
-    async def open(self) -> tuple[Reader, Writer]:
-        """Open a byte connection to the agent's socket; raises OSError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the link and all that was opened through it."""
-
-    @abstractmethod
-    async def wait_closed(self) -> None:
-        """Wait until the link is gone, for whatever reason."""
 
 
 class _Connection:
@@ -350,26 +331,6 @@ class BridgedLink(SSHLink):
         """Wait until the exec channel or the connection under it ends."""
         await self._client.wait_closed()
         self._connection.abort()
-
-
-class LocalLink(Link):
-    """Plain UNIX connections to an agent on this machine."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._closed = asyncio.Event()
-
-    async def open(self) -> tuple[Reader, Writer]:
-        """Connect to the agent's socket."""
-        return await asyncio.open_unix_connection(self._path)
-
-    def close(self) -> None:
-        """Nothing is held; only those who wait are told."""
-        self._closed.set()
-
-    async def wait_closed(self) -> None:
-        """Wait for `close`: the machine itself does not go away."""
-        await self._closed.wait()
 
 
 class Shielded:

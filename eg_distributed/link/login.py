@@ -13,7 +13,6 @@ from typing import Any
 
 import asyncssh
 
-from eg_distributed.clock import monotonic
 from eg_distributed.errors import HostError, HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
 from eg_distributed.link.deadlines import within
 from eg_distributed.settings import Distributed
@@ -26,6 +25,7 @@ from .identities import Identities, identities_of
 from .known_hosts import HostKeys, add_keys_of_address, host_keys_of
 from .proxies import ProxyProcess
 from .public_keys import plain_algorithm
+from .way import BANNER, CONNECTING, KEYS, Progress
 
 __all__ = ["Progress", "connect_seconds", "log_in"]
 
@@ -33,44 +33,10 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.05
 """Seconds between two looks at how far a login has come; asyncssh tells nobody that sshd's banner has arrived."""
+_NAME, _LOGIN = "looking the name up", "logging in"
 _MOST_HOPS = 16
 """Jump hosts in a row; ssh has no limit."""
 _SSH_PORT = 22
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a login has come, for messages, and for the node, which tells a slow host from a dead one by it."""
-
-    phase: str = "reading ssh_config"
-    answered: bool = False
-    """True once the host's sshd has said its first words."""
-    hop: Progress | None = None
-    """The login to the jump host that is under way."""
-    steps: list[tuple[str, float]] = dataclasses.field(default_factory=list)
-    """Each finished phase with its seconds."""
-    configuration: Configuration | None = None
-    began: float = dataclasses.field(default_factory=monotonic)
-    _since: float = dataclasses.field(default_factory=monotonic)
-
-    def enter(self, phase: str) -> None:
-        """End the phase that is under way, and begin *phase*."""
-        now = monotonic()
-        self.steps.append((self.phase, now - self._since))
-        self.phase, self._since = phase, now
-
-    def has_answered(self) -> bool:
-        """Return True if the host, or the jump host that is gone through, has answered: then it is slow, and not dead."""
-        return self.answered or (self.hop is not None and self.hop.has_answered())
-
-    def say(self) -> str:
-        """Return what is done, as part of a sentence: `connected in 0.01 s, sshd answered in 0.20 s`."""
-        words = {_CONNECTING: "connected in", _BANNER: "sshd answered in", _KEYS: "keys were exchanged in"}
-        return ", ".join(f"{words[phase]} {seconds:.2f} s" for phase, seconds in self.steps if phase in words)
-
-
-_NAME, _CONNECTING = "looking the name up", "connecting"
-_BANNER, _KEYS, _LOGIN = "waiting for sshd's first words", "exchanging keys", "logging in"
 
 
 class _CertificateUnknown(Exception):
@@ -134,7 +100,7 @@ async def _log_in_through(
         for certificates in (True, False):
             try:
                 if jump is not None:
-                    progress.enter(_CONNECTING)
+                    progress.enter(CONNECTING)
                     way, given = jump, {"tunnel": jump, "host": configuration.hostname}
                 else:
                     way, given = await _open_way(configuration, settings, progress, waiting)
@@ -185,10 +151,10 @@ async def _open_way(
     if configuration.jumps:
         _refuse_loop(configuration, waiting)
         jump = await _jump(configuration.jumps, settings, progress, waiting)
-        progress.enter(_CONNECTING)
+        progress.enter(CONNECTING)
         return jump, {"tunnel": jump, "host": configuration.hostname}
     if configuration.proxy_command:
-        progress.enter(_CONNECTING)
+        progress.enter(CONNECTING)
         proxy = await ProxyProcess.start(configuration.proxy_command, passes_socket=configuration.proxy_passes_socket)
         try:
             return proxy, {"sock": await within(proxy.connected(), seconds)}
@@ -201,7 +167,7 @@ async def _open_way(
             raise
     progress.enter(_NAME)
     addresses = await look_up(configuration.hostname, configuration.port, configuration.family, seconds)
-    progress.enter(_CONNECTING)
+    progress.enter(CONNECTING)
     return None, {"sock": await dial(addresses, seconds, configuration.bind_address, configuration.bind_interface)}
 
 
@@ -331,7 +297,7 @@ async def _shake_hands(
             way.close()
         raise
     if "sock" in given:
-        progress.enter(_BANNER)
+        progress.enter(BANNER)
     attempt = asyncio.ensure_future(asyncssh.connect(client_factory=lambda: witness, **{**options, **given}))
     try:
         await _watch(attempt, witness, settings, configuration, progress)
@@ -372,7 +338,7 @@ async def _watch(
     """Wait for *attempt*, with the deadline of each phase; raises asyncio.TimeoutError."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + connect_seconds(settings, configuration)
-    behind_jump = progress.phase == _CONNECTING
+    behind_jump = progress.phase == CONNECTING
     while not attempt.done():
         if loop.time() >= deadline:
             raise asyncio.TimeoutError
@@ -380,14 +346,14 @@ async def _watch(
         connection = witness.connection
         if connection is None:
             continue
-        if behind_jump and progress.phase == _CONNECTING:
-            progress.enter(_BANNER)
+        if behind_jump and progress.phase == CONNECTING:
+            progress.enter(BANNER)
         # Not by get_extra_info: behind a jump host that has the jump host's own version.
-        if progress.phase == _BANNER and getattr(connection, "_server_version", None):
-            progress.enter(_KEYS)
+        if progress.phase == BANNER and getattr(connection, "_server_version", None):
+            progress.enter(KEYS)
             progress.answered = True
             deadline = loop.time() + settings.login_timeout
-        if progress.phase == _KEYS and connection.get_server_host_key() is not None:
+        if progress.phase == KEYS and connection.get_server_host_key() is not None:
             progress.enter(_LOGIN)
 
 

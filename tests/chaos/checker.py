@@ -261,6 +261,8 @@ def cells_have_replies(story: Story) -> Iterator[Violation]:
             told = any(event.time >= cell.sent.time for event in _losses_told(story, cell.kernel))
             if told and story.agent_ended(cell.kernel, story.end, cell.sent.time - TOLD_EARLY):
                 continue  # as its output
+            if _was_dropped_by_its_kernel(story, cell):
+                continue
             yield Violation("a cell has no reply", cell.sent.time, f"{cell.name} {cell.sent.facts}")
 
 
@@ -268,17 +270,29 @@ def _reply(story: Story, cell: Cell) -> Iterator[Violation]:
     reply = cell.replies[0]
     if reply["status"] == "ok":
         return
-    interrupted = any(
-        event.op == "interrupt"
-        and event["kernel"] == cell.kernel
-        and event.type == "invoke"
-        and cell.sent.time - 1 <= event.time <= reply.time
-        for event in story.events
-    )
-    if interrupted and reply["error"] == "KeyboardInterrupt":
+    if _is_interrupted(story, cell, reply.time) and reply["error"] == "KeyboardInterrupt":
         return
     if story.lives[cell.kernel].lives(cell.sent.time, reply.time):
         yield Violation("a cell failed", reply.time, f"{cell.name}: {reply.facts}")
+
+
+def _was_dropped_by_its_kernel(story: Story, cell: Cell) -> bool:
+    """Return True if an interrupt met a cell that its kernel had taken and not begun: ipykernel is idle then, and never replies.
+
+    It does that to local kernels, too. A reply that was lost on its way is told from it by what the cell had done before.
+    """
+    idle = next((event for event in story.events if event.op == "idle" and event.get("cell") == cell.name), None)
+    return idle is not None and not cell.runs and not cell.values and _is_interrupted(story, cell, idle.time)
+
+
+def _is_interrupted(story: Story, cell: Cell, until: float) -> bool:
+    return any(
+        event.op == "interrupt"
+        and event["kernel"] == cell.kernel
+        and event.type == "invoke"
+        and cell.sent.time - 1 <= event.time <= until
+        for event in story.events
+    )
 
 
 def no_stray_output(story: Story) -> Iterator[Violation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -29,9 +30,12 @@ print(eg_distributed.__file__, "/".join(sorted(m for m in sys.modules if m.split
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
+    """The wheel, built from the checkout, or of the release that `nox -s release` has built."""
+    if "RELEASE_FOLDER" in os.environ:
+        (path,) = Path(os.environ["RELEASE_FOLDER"]).glob("eg_distributed-*.whl")
+        return path
     name, content = build_wheel()
-    path: Path = tmp_path_factory.mktemp("wheel") / name
+    path = tmp_path_factory.mktemp("wheel") / name
     path.write_bytes(content)
     return path
 
@@ -100,3 +104,19 @@ def test_it_fits_a_jupyter_server_2(wheel: Path, tmp_path: Path) -> None:
     run_uv("pip", "check", "--python", str(python))
     code = "import eg_distributed, eg_distributed.cluster, sys; print([m for m in sys.modules if 'jupyter' in m])"
     assert run(python, code) == "[]\n"
+
+
+@pytest.mark.skipif("RELEASE_FOLDER" not in os.environ, reason="`nox -s release` has built the lab's wheel")
+def test_the_labs_wheel_has_its_command_and_its_plugin(wheel: Path, tmp_path: Path) -> None:
+    """In a clean environment `lab` reads a topology, and pytest finds the fixtures. (Labs are made in a checkout alone.)"""
+    (lab,) = wheel.parent.glob("eg_distributed_lab-*.whl")
+    python = make_environment(tmp_path / "lab")
+    run_uv("pip", "install", "--quiet", "--python", str(python), str(wheel), str(lab), "pytest")
+    run_uv("pip", "check", "--python", str(python))
+    topology = tmp_path / "lab.toml"
+    topology.write_text("version = 1\n[nodes.node]\ncount = 2\n")
+    for argv in (("lab", "validate", str(topology)), ("pytest", "--fixtures", "-p", "no:cacheprovider", str(tmp_path))):
+        program = python.parent / argv[0]
+        done = subprocess.run([program, *argv[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 or argv[0] == "pytest", done.stderr
+    assert "gateway_with" in done.stdout

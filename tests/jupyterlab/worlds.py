@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from lab import Gateway, Lab
+from lab.ports import free_port
 from tests.silencer import Silencer
 from tests.until import PROCESS_SECONDS, block_until
 
@@ -128,8 +128,7 @@ WORLDS = {"gateway": through_gateway, "direct": direct}
 def _own_server(path: SlowPath, home: Path) -> Iterator[str]:
     notebooks = home / "notebooks"
     notebooks.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     options = {
         "ServerApp.root_dir": str(notebooks),
         "ServerApp.allow_root": "True",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import subprocess
 import sys
 import uuid
@@ -16,6 +15,7 @@ from typing import Any
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
+from lab.ports import free_port
 from tests.until import PROCESS_SECONDS, block_until
 
 from .site import KERNEL, Site
@@ -24,9 +24,17 @@ from .site import KERNEL, Site
 class Served:
     """A jupyter_server of the site's user, with *more* variables, and *options* beside those that each has."""
 
-    def __init__(self, site: Site, root: Path, options: Mapping[str, str] | None = None, /, **more: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+    def __init__(
+        self,
+        site: Site,
+        root: Path,
+        options: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        /,
+        python: str = sys.executable,
+        **more: str,
+    ) -> None:
+        port = free_port()
         given = {
             "ServerApp.root_dir": str(root),
             "ServerApp.port": str(port),
@@ -41,9 +49,10 @@ class Served:
         self.log = site.home / f"server-{port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
+                [python, "-m", "jupyter_server", *(f"--{name}={value}" for name, value in given.items())],
                 cwd=root,
                 env=site.environment(**more),
+                stdin=stdin,
                 stdout=log,
                 stderr=log,
             )

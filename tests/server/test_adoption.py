@@ -221,6 +221,7 @@ def test_a_page_that_looks_while_the_server_stops(site: Site, start: Start) -> N
     second = start()
     assert [each["path"] for each in second.rest.get("/api/sessions").json()] == ["some.ipynb"]
     assert looks
+    block_until("its host has the kernel", lambda: state(second, model) == "idle")  # so that it can be ended
 
 
 def test_two_servers_at_once(site: Site, start: Start) -> None:

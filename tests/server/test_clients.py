@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import pytest
 from nbclient import NotebookClient
 
 from eg_distributed.kernelspecs.guard import guarded
+from lab.ports import free_port
 from tests.until import PROCESS_SECONDS, block_until
 
 from .site import ARGV, KERNEL, NAMES, Site
@@ -205,8 +205,7 @@ def test_a_console_for_an_existing_kernel(site: Site) -> None:
 def test_voila(site: Site, file: Path) -> None:
     """A notebook as an application: its cells have run on a host, in the notebook's folder."""
     pytest.importorskip("voila")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     argv = [sys.executable, "-m", "voila", "--no-browser", f"--port={port}", str(file)]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(argv, cwd=site.work, env=site.environment(), stdout=log, stderr=log)

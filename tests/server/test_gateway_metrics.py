@@ -17,6 +17,7 @@ from eg_distributed.cluster import Cluster
 from eg_distributed.enterprise_gateway import metrics
 from eg_distributed.enterprise_gateway.metrics import TextFile, begin, listen
 from eg_distributed.settings import Distributed
+from lab.ports import free_port
 from tests.until import until
 
 
@@ -30,9 +31,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        found: int = probe.getsockname()[1]
-    return found
+    return free_port()
 
 
 @pytest_asyncio.fixture

@@ -86,6 +86,12 @@ async def test_a_late_twin_that_is_cut_off_takes_nothing(served: Served, kernel:
     await reconnecting.a_twin_that_is_cut_off_takes_nothing(Session(served, kernel))
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+async def test_the_first_of_three_twins_gets_each_line(served: Served, kernel: Kernel, speaks: bool) -> None:
+    """A page that reconnects twice within a moment, whose dropped connections come last: nothing is lost, nothing comes twice."""
+    await reconnecting.the_first_of_three_gets_each_line(Session(served, kernel), speaks=speaks)
+
+
 async def test_a_client_that_moves_to_another_connection_gets_each_line_once(served: Served, kernel: Kernel) -> None:
     """The connection before delivers until the next one opens, and that one goes on where it stopped."""
     await reconnecting.a_client_moves(Session(served, kernel))
@@ -289,3 +295,55 @@ async def test_what_a_cut_ssh_connection_held_back_comes_whole(site: Site, serve
         await tab.close()
     finally:
         kernel.end()
+
+
+LARGE = """
+import pathlib, time
+while not pathlib.Path({go!r}).exists():
+    time.sleep(0.01)
+for number in range({messages}):
+    display({{"text/plain": f"{{number}} " + "x" * 1_000_000}}, raw=True)
+open({done!r}, "w").close()
+"""
+
+
+async def came_after_sleep(served: Served, folder: Path) -> list[str]:
+    """Return what a page gets of a local kernel that printed 24 MB while it was gone."""
+    folder.mkdir()
+    go, done = folder / "go", folder / "done"
+    kernel = Kernel(served, "python3")
+    session = Session(served, kernel)
+    try:
+        async with session.connect() as connection:
+            request = await session.run(connection, LARGE.format(go=str(go), messages=24, done=str(done)))
+            while (decoded(await asyncio.wait_for(connection.recv(), PROCESS_SECONDS)))["msg_type"] != "execute_input":
+                pass
+        await until("the page is gone", lambda: kernel.model()["connections"] == 0)
+        go.touch()
+        await until("the cell has printed", done.exists, CELL_SECONDS)
+        came: list[str] = []
+        async with session.connect() as connection:
+            while {"idle", "execute_reply"} - set(came):
+                message = decoded(await asyncio.wait_for(connection.recv(), CELL_SECONDS))
+                content = message["content"]
+                if message["parent_header"].get("msg_id") == request:
+                    data = content.get("data", {}).get("text/plain", "").split(" ")[0]
+                    came.append(data or content.get("execution_state") or content.get("text") or message["msg_type"])
+        return came
+    finally:
+        kernel.end()
+
+
+async def test_a_local_kernels_page_gets_what_jupyter_servers_own_would_give_it(
+    site: Site, served: Served, tmp_path: Path
+) -> None:
+    """What a local kernel prints while its page is away has no bound: that is for kernels whose nodes keep output."""
+    ours = await came_after_sleep(served, tmp_path / "ours")
+    stock = Served(site, tmp_path, {"ServerApp.jpserver_extensions": "{'eg_distributed.jupyter_server': False}"})
+    try:
+        theirs = await came_after_sleep(stock, tmp_path / "theirs")
+    finally:
+        stock.end()
+    assert "eg_distributed" not in stock.log.read_text()
+    assert sorted(ours) == sorted(theirs)  # what comes of two channels has no order
+    assert [each for each in ours if each.isdigit()] == [str(number) for number in range(24)]

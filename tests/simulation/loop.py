@@ -17,6 +17,8 @@ from unittest import mock
 BEGIN = 10_000.0
 """The virtual time at which every simulation begins; not 0, which the code takes for "never"."""
 
+_FEW_TIMERS = 100  # that were cancelled, and are no burden
+
 
 class Stuck(Exception):
     """Something is awaited that nothing will ever bring about."""
@@ -31,6 +33,39 @@ class _Task(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self._number
+
+
+class _Handle(asyncio.Handle):
+    """What is to be called soon. Thirty are made for each start, so nothing is kept for a loop that is being debugged."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, loop: VirtualLoop, context: contextvars.Context | None) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
+        self._repr = self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """What is to be called at a time; the same."""
+
+    __slots__ = ()
+    _loop: VirtualLoop
+
+    def __init__(
+        self, when: float, callback: Any, args: Any, loop: VirtualLoop, context: contextvars.Context | None
+    ) -> None:
+        self._when = when
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args, self._cancelled = loop, callback, args, False
+        self._repr = self._source_traceback = None
+
+    def cancel(self) -> None:
+        """Have nothing called."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback, self._args = len, ()  # what they hold is let go
+            self._loop.note_cancelled()
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -48,6 +83,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.now = BEGIN
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timers_made = 0
+        self._timers_cancelled = 0  # at most so many, which are still among the others
         numbers = itertools.count()
         self.set_task_factory(
             lambda loop, coroutine, **options: _Task(coroutine, loop=loop, number=next(numbers), **options)
@@ -63,12 +99,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if not ready and not self._stopping:
             while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
+                self._timers_cancelled -= 1
             if not timers:
                 raise Stuck("no timer is left, and nothing is ready")
             self.now = max(self.now, timers[0][0])
         while timers and timers[0][0] <= self.now:
             _, _, timer = heapq.heappop(timers)
-            if not timer._cancelled:
+            if timer._cancelled:
+                self._timers_cancelled -= 1
+            else:
                 ready.append(timer)
         while ready and not self._stopping:
             handle = ready.popleft()
@@ -79,7 +118,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Have *callback* called when the loop next goes round."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
@@ -93,10 +132,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Have *callback* called at *when*."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Timer(when, callback, args, self, context)
         self._timers_made += 1
         heapq.heappush(self._timers, (when, self._timers_made, timer))
         return timer
+
+    def note_cancelled(self) -> None:
+        """Count a timer that was cancelled, and throw those out where they are the most: deadlines are hardly ever reached."""
+        self._timers_cancelled += 1
+        if self._timers_cancelled > _FEW_TIMERS and 2 * self._timers_cancelled > len(self._timers):
+            self._timers[:] = [each for each in self._timers if not each[2]._cancelled]
+            heapq.heapify(self._timers)
+            self._timers_cancelled = 0
 
     def _write_to_self(self) -> NoReturn:
         raise RuntimeError("another thread wakes the virtual loop")

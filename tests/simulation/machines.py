@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from eg_distributed.agent.disk import Disk
 from eg_distributed.agent.kernels import EXITED, RUNNING, STARTING, Kernel, Notify
 from eg_distributed.agent.nursery import Spawner
+from eg_distributed.agent.processors import Processors, Use
 from eg_distributed.agent.server import Agent
 from eg_distributed.agent.spawning import StartError, spawn_aside
 from eg_distributed.clock import monotonic
@@ -117,6 +118,7 @@ class Machine:
         self.spawn_seconds = rng.uniform(0.002, 0.01)
         self.ready_seconds = rng.uniform(0.2, 0.6)
         self.line_seconds = 0.25
+        self.processors = 4
         self._last_pid = 100
         self._serving: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -295,6 +297,29 @@ class SimKernel(Kernel):
         return kernel
 
 
+class SimProcessors(Processors):
+    """Processors of which each start uses one until it is ready, and which are idle else; no start waits for anything."""
+
+    spare = 1.0
+    least = 1
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def count(self) -> int:
+        """Return what the machine has."""
+        return self._machine.processors
+
+    def idle(self) -> float | None:
+        """Return what it would be without any start."""
+        return self._machine.processors * monotonic()
+
+    def used(self, pid: int) -> Use | None:
+        """Return the process's age, for as long as it starts."""
+        process = self._machine.processes.get(pid)
+        return None if process is None else Use(monotonic() - process.born, runs=True)
+
+
 class SimDisk(Disk):
     """A disk that has done everything by the time it is asked."""
 
@@ -315,7 +340,8 @@ class SimAgent(Agent):
     def __init__(self, machine: Machine) -> None:
         directory = ROOT / machine.name
         identity = AgentIdentity(f"id-{machine.name}", str(directory), machine.name, str(machine.boot))
-        super().__init__(directory, "simulated", identity=identity, disk=SimDisk())
+        processors = SimProcessors(machine)
+        super().__init__(directory, "simulated", identity=identity, disk=SimDisk(), processors=processors)
         self.machine = machine
         self.is_dead = False
         self.connections: list[End] = []

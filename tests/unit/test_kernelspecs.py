@@ -175,14 +175,42 @@ def test_conversion_to_a_standalone_master(theirs: Path) -> None:
 
 
 def test_conversion_to_our_proxy(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a master only the proxy's class changes, in place; a second time nothing does."""
+    """Without a master the proxy's class changes, in place, and our provisioner's stanza is added; a second time nothing does."""
     before = json.loads((theirs / "kernel.json").read_text())
+    before["metadata"]["process_proxy"]["config"] = {"remote_hosts": "gpu1,gpu2"}
+    (theirs / "kernel.json").write_text(json.dumps(before))
     assert main(["kernelspecs", "convert", str(theirs), "--write"]) == 0
     after = json.loads((theirs / "kernel.json").read_text())
     assert after["metadata"]["process_proxy"].pop("class_name") == OURS
     assert before["metadata"]["process_proxy"].pop("class_name") == THEIRS
+    assert after["metadata"].pop("kernel_provisioner") == {
+        "provisioner_name": "eg-distributed",
+        "config": {"remote_hosts": "gpu1,gpu2"},
+    }
     assert after == before
+    capsys.readouterr()
     assert main(["kernelspecs", "convert", str(theirs)]) == 0
+    assert "is as it should be" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stanza", "noted"),
+    [
+        ({"provisioner_name": "local-provisioner"}, "local-provisioner"),
+        ({"provisioner_name": "eg-distributed", "config": {"remote_hosts": "gpu3"}}, ""),
+    ],
+)
+def test_a_stanza_that_is_there_stays(
+    theirs: Path, capsys: pytest.CaptureFixture[str], stanza: dict[str, Any], noted: str
+) -> None:
+    """Another provisioner's, which a line says, or ours with a config of its own."""
+    spec = json.loads((theirs / "kernel.json").read_text())
+    spec["metadata"]["kernel_provisioner"] = stanza
+    (theirs / "kernel.json").write_text(json.dumps(spec))
+    assert main(["kernelspecs", "convert", str(theirs), "--write"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [noted in line for line in notes] == ([True] if noted else [])
+    assert json.loads((theirs / "kernel.json").read_text())["metadata"]["kernel_provisioner"] == stanza
 
 
 @pytest.mark.parametrize(

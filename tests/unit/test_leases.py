@@ -169,8 +169,8 @@ async def test_a_kernel_that_is_adopted_while_it_starts_lives_on(clusters: Clust
     request = node.request
     started: list[int] = []
 
-    async def answer_late(asked: Any, timeout: float | None = None) -> Any:
-        answer = await request(asked, timeout)
+    async def answer_late(asked: Any, *how: Any, **named: Any) -> Any:
+        answer = await request(asked, *how, **named)
         if isinstance(asked, Start):
             started.append(answer.pid)
             two.adopt("k1", "node1", asked.attempt, {**info, "key": "k"})
@@ -246,10 +246,10 @@ async def test_a_host_is_picked_by_what_it_has_once_it_is_connected(cluster: Clu
     node = cluster.host("node1").node
     request, believed = node.request, []
 
-    async def note(asked: Any, timeout: float | None = None) -> Any:
+    async def note(asked: Any, *how: Any, **named: Any) -> Any:
         if isinstance(asked, Start):
             believed.append(asked.believed)
-        return await request(asked, timeout)
+        return await request(asked, *how, **named)
 
     async def not_looked_at(*_: object) -> None:
         if not node.connected.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -104,6 +105,22 @@ async def test_a_start_whose_client_goes_away(cluster: Cluster, hosts: Hosts, re
     starting.cancel()
     await until("it is cancelled", lambda: Scrape(registry)("starts_total", host="node1", outcome="cancelled"))
     await until("it is gone", lambda: Scrape(registry)("kernels", host="node1", state="starting") is None)
+
+
+async def test_starts_that_wait_for_their_turn(cluster: Cluster, hosts: Hosts, registry: CollectorRegistry) -> None:
+    """More starts than the host has processors: some are queued, until those before them are ready, or use no processor."""
+    await hosts("node1")
+    count = (os.cpu_count() or 1) + 2
+    starting = [asyncio.ensure_future(start(cluster, f"k{number}", "node1", "deaf")) for number in range(count)]
+
+    def counted(state: str) -> float | None:
+        return Scrape(registry)("kernels", host="node1", state=state)
+
+    await until("some wait", lambda: counted("queued"))
+    await until("all start", lambda: counted("starting") == count and counted("queued") is None)
+    for task in starting:
+        task.cancel()
+    await until("they are gone", lambda: counted("starting") is None)
 
 
 async def test_what_is_relayed(cluster: Cluster, hosts: Hosts, registry: CollectorRegistry) -> None:

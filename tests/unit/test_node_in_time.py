@@ -123,6 +123,67 @@ def test_a_silent_host_is_told_after_seconds() -> None:
     in_time(story)
 
 
+@pytest.mark.parametrize(("running", "seconds"), [({"k1"}, 4.0), (set(), 20.0)], ids=["with kernels", "idle"])
+def test_a_host_with_a_connection_is_unreachable_when_it_owes_a_word(running: set[str], seconds: float) -> None:
+    """Where kernels run it says something every two seconds; else an answer is due when it has been pinged."""
+
+    async def story(held: Held) -> None:
+        assert held.node.is_unreachable is None
+        held.is_deaf = True
+        await held.node.connect()
+        held.node.running = running
+        await asyncio.sleep(seconds - 0.5)
+        assert held.node.is_unreachable is False
+        await asyncio.sleep(1)
+        assert held.node.is_unreachable is True
+
+    in_time(story)
+
+
+def test_a_host_without_a_connection_is_unreachable_where_a_kernel_needs_it() -> None:
+    """It is after seconds of silence while an attempt goes on, and no more when it is back."""
+
+    async def story(held: Held) -> None:
+        may_go_on = asyncio.Event()
+
+        async def log_in(progress: Progress) -> None:
+            await may_go_on.wait()
+
+        held.kernels.append("k1")
+        held.node.users["k1"] = None
+        await held.node.connect()
+        held.logging_in = log_in
+        held.links[-1].lose()
+        await asyncio.sleep(3.5)
+        assert held.node.is_unreachable is False
+        await asyncio.sleep(1)
+        assert held.node.is_unreachable is True
+        may_go_on.set()
+        await asyncio.sleep(0.1)
+        assert held.node.is_unreachable is False
+
+    in_time(story)
+
+
+def test_a_host_that_nothing_needs_is_unreachable_for_a_while_after_a_failure() -> None:
+    """Nobody tries it again, so that a minute later nothing is known of it."""
+
+    async def story(held: Held) -> None:
+        held.refuses = True
+        with pytest.raises(HostUnreachable):
+            await held.node.connect()
+        await asyncio.sleep(0.1)
+        assert held.node.is_unreachable is True
+        await asyncio.sleep(max(Distributed(ssh_config="").retry_after, 60.0) - 1)
+        assert held.node.is_unreachable is True
+        await asyncio.sleep(2)
+        assert held.node.is_unreachable is None
+        held.node.users["k1"] = None
+        assert held.node.is_unreachable is True
+
+    in_time(story)
+
+
 @pytest.mark.parametrize(
     ("running", "is_talking", "least", "most"),
     [({"k1"}, False, 28, 31), (set(), False, 3, 4), ({"k1"}, True, 3, 4)],

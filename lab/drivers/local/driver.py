@@ -26,6 +26,7 @@ from lab.errors import EnvironmentUnfit, LabNotFound
 from lab.kernelspecs import default_kernelspecs, jupyterlab_kernelspecs
 from lab.keys import Authority, read_key, read_or_generate, token_variable
 from lab.names import DEFAULT_GATEWAY, short_name, sort_key
+from lab.ports import free_port, is_free
 from lab.progress import Progress, Silent
 from lab.state import StateFolder, cache_root
 from lab.topology.daemons import JUPYTERLAB
@@ -265,9 +266,9 @@ class LocalDriver:
     def _port(folder: Path, kept: Mapping[str, Any]) -> int:
         """Return the port that the machine has, or a new one: another program may have taken it while it was down."""
         port = kept.get("port")
-        if port and (processes.main_process(folder).status or processes.is_free(port)):
+        if port and (processes.main_process(folder).status or is_free(port)):
             return int(port)
-        return processes.free_port()
+        return free_port()
 
     def _own_tmp(self, folder: Path, isolation: str) -> str:
         """Return the folder that a node has as its /tmp; nothing where what it needs is below the machine's."""

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -191,23 +190,3 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
     child.returncode = 0
     found = identify(child.pid)
     return found or Process(child.pid, -1)
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now; taken in the moment until its use, the machine's start fails and says so."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def is_free(port: int) -> bool:
-    """Say whether nobody listens on the loopback *port*."""
-    with socket.socket() as probe:
-        # As servers do: connections that have ended shall not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from eg_distributed import kernelspecs
 from lab.drivers.local import java, processes, programs, spark_files
 from lab.drivers.local.daemon_plan import FOLDER, Master, Plan
 from lab.drivers.spark_kernelspecs import offered
+from lab.ports import free_ports
 from lab.processes import Process, argv
 from lab.progress import Progress
 from lab.topology import daemons as kinds
@@ -119,12 +119,3 @@ def facts(spec: NodeSpec, folder: Path, machine: Mapping[str, Any], kept: Mappin
     # Hadoop's daemons don't start on a machine whose own name resolves nowhere.
     hosts = str(folder / "hosts") if machine["isolation"] != "none" else ""
     return {**found, "hosts_file": hosts, "cluster_files": files}
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Return ports that are free now on *host*, no two alike; as `processes.free_port`."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

@@ -445,6 +445,36 @@ async def test_a_blip_of_the_next_life_costs_no_reply(home: Path) -> None:
         second.close()
 
 
+@pytest.mark.parametrize("is_told_by_greeting", [False, True])
+async def test_replies_that_have_come_outlive_their_streams(
+    home: Path, monkeypatch: pytest.MonkeyPatch, is_told_by_greeting: bool
+) -> None:
+    """Where an ended process had more clients than streams of replies are held, only what comes later on the oldest is lost."""
+    monkeypatch.setattr(streams_module, "LEFT_MOST", 1)
+    async with own_agent(home) as (agent, keeper):
+        first = await Visitor.at(keeper.link, *GATEWAY, keep_output=LIMIT)
+        await first.ready("k1", standin())
+        writers = []
+        for number in range(3):
+            _, reader, writer = await first.stream("k1", "shell", f"s{number}")
+            writers.append(writer)
+            sent = encoded(message(f"r{number}", parent=b'{"session": "tab"}'))
+            writer.write(struct.pack(">BI", DATA, len(sent)) + sent)
+            await asyncio.wait_for(reader.readexactly(len(sent)), 30)
+        for writer in writers:
+            writer.close()
+        first.close()
+        await until("its output is kept", lambda: agent.kept_output._keeping)
+        if not is_told_by_greeting:
+            monkeypatch.setattr(agent.streams, "close_earlier_lives", lambda *_: None)
+        second = await Visitor.at(keeper.link, *NEXT_LIFE, keep_output=LIMIT)
+        await second.request("adopt", kernels=["k1"])
+        assert len(agent.streams.left_of(agent.kernels["k1"], "shell")) == 1
+        part = OutputPart.read(await second.request("output", kernel="k1", session="tab"))
+        assert ids(list(Records().take(part))) == ["r0", "r1", "r2"]
+        second.close()
+
+
 async def test_a_second_crash_costs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the process that adopted a kernel is gone as well, what is kept waits for the next one, however long."""
     await site.begun()

@@ -513,6 +513,24 @@ async def test_a_folder_that_is_removed_is_made_again(short: Path, transport: st
         await until("the record is there again", (agent.kernels["k1"].directory / "record.json").exists)
 
 
+async def test_the_folder_of_an_ended_kernel_that_is_back_is_removed_again(short: Path) -> None:
+    """A disk that was hidden while a kernel ended has its folder still, once it is back; that of one that runs stays."""
+    folder = short / "agent"
+    folder.mkdir()
+    async with own_agent(folder) as (agent, visitor):
+        await visitor.ready("k1", standin())
+        await visitor.ready("k2", standin())
+        kernels = dict(agent.kernels)  # as whatever still has to do with a kernel holds it
+        ended, runs = (kernels[name].directory for name in ("k1", "k2"))
+        shutil.copytree(ended, short / "kept", ignore=shutil.ignore_patterns("s-*"))
+        await visitor.request("stop", kernel="k1", grace=0, forget=True)
+        await until("its folder is gone", lambda: not ended.exists())
+        shutil.move(short / "kept", ended)
+        assert (ended / "record.json").exists()
+        await until("it is gone again", lambda: not ended.exists())
+        assert (runs / "record.json").exists()
+
+
 async def test_an_agent_whose_name_is_taken_hands_its_kernels_over(
     visitor: Visitor, settings: Distributed, home: Path
 ) -> None:

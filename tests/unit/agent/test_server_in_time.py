@@ -165,6 +165,26 @@ def test_an_end_is_told_to_the_owner_alone(monkeypatch: pytest.MonkeyPatch) -> N
     in_time(monkeypatch, story)
 
 
+def test_only_a_new_owner_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway that comes back for what it has costs no write; another one has a higher number, which is on record."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        await Visitor(machine, "one").ask(start("k1"))
+        await asyncio.sleep(1)
+        (record,) = machine.disk.values()
+        assert (record["owner"], record["lease"]) == ("one", 1)
+        machine.disk.clear()
+        for _ in range(2):
+            found = (await Visitor(machine, "one").ask(Adopt(["k1"], {"k1": 1})))["result"]["k1"]
+            assert (found["owner"], found["lease"]) == ("one", 1)
+            assert not machine.disk
+        assert (await Visitor(machine, "two").ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
+        (record,) = machine.disk.values()
+        assert (record["owner"], record["lease"]) == ("two", 2)
+
+    in_time(monkeypatch, story)
+
+
 def test_a_machine_that_stood_still_has_missed_nobodys_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a pause of the whole machine each gateway has its minute again, and no more than that."""
 

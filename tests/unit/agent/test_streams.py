@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -58,11 +59,11 @@ class Link:
         """Close nothing."""
 
 
-async def opened(streams: Streams, kernel: Flooding, channel: str, name: str) -> Relay:
+async def opened(streams: Streams, kernel: Flooding, channel: str, name: str, life: str = "1") -> Relay:
     """Open a stream over a link that is lost at once, as by a cut; return what carries it."""
     lost = asyncio.StreamReader()
     lost.feed_eof()
-    hello = StreamHello(kernel.id, channel, name, "tests", "1", resume=False, received=0)
+    hello = StreamHello(kernel.id, channel, name, "tests", life, resume=False, received=0)
     await streams.serve(hello, lost, cast("asyncio.StreamWriter", Link()))
     return streams._streams[name].relay
 
@@ -93,6 +94,44 @@ async def test_output_may_wait_longer_than_the_rest(channel: str, limit: int) ->
     assert (relay.flow.limit, relay.flow.budget) == (limit, streams._budget)
     relay.close()
     await streams._streams["s1"].running
+
+
+def _leave_both(streams: Streams, kernel: Kernel) -> None:
+    for life in "12":
+        streams.leave(kernel, ("tests", life))
+
+
+OF_REPLIES: dict[str, Callable[[Streams, Kernel], None]] = {
+    "the next process comes": lambda streams, kernel: streams.close_earlier_lives("tests", {"3"}, lambda *_: True),
+    "another one takes over": lambda streams, kernel: streams.sever(kernel, ("tests", "3"), lambda *_: True),
+    "their output is handed over": _leave_both,
+}
+
+
+@pytest.mark.parametrize("what", OF_REPLIES)
+async def test_few_streams_of_replies_are_held_for_the_next_process(
+    what: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many clients the ended processes of a gateway had, LEFT_MOST streams of replies are held, the newest; the agent's
+    log says what is lost, and a stream that is used is never among those that have to go."""
+    kernel, most = Flooding(), 4
+    monkeypatch.setattr(streams_module, "LEFT_MOST", most)
+    kernel.connect = quiet  # type: ignore[method-assign]
+    known = cast("Kernel", kernel)
+    streams = Streams({"k1": known}, lambda *_: None)
+    for number in range(most):
+        await opened(streams, kernel, "shell", f"first{number}")
+    for number in range(3):
+        await opened(streams, kernel, "shell", f"second{number}", life="2")
+    await opened(streams, kernel, "shell", "used", life="3")
+    OF_REPLIES[what](streams, known)
+    names = list(streams._streams)
+    assert [name for name in names if streams._streams[name].left] == names[3:-1]
+    await until("the oldest are closed", lambda: all(streams._streams[name].running.done() for name in names[:3]))
+    assert not any(streams._streams[name].running.done() for name in names[3:])
+    assert capfd.readouterr().err.count(f"kernel k1: more than {most} streams of replies were left") == 3
+    streams.close_of(known)
+    await asyncio.gather(*(stream.running for stream in streams._streams.values()))
 
 
 async def quiet(channel: str) -> Any:

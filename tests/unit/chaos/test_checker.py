@@ -290,6 +290,19 @@ def test_a_cell_of_a_kernel_that_a_gateways_orderly_end_took_along_needs_no_repl
     assert tale.add(9, "ok", "gateway", how="stop").view(60, listed=[], running={}).broken() == []
 
 
+def test_a_cell_that_its_kernel_dropped_needs_no_reply(tale: Tale) -> None:
+    """An interrupt met it between its being taken and its first line; one that came later, or none, leaves it a reply."""
+    tale.start().cell(4, lines=5).add(5, "seen", "busy", kernel="k1", cell="k1/1")
+    tale.add(6, "seen", "idle", kernel="k1", cell="k1/1").look(60)
+    assert tale.broken() == ["a cell has no reply"]
+    tale.ask(7, 8, "interrupt")
+    assert tale.broken() == ["a cell has no reply"]
+    tale.ask(4.5, 6.5, "interrupt")
+    assert tale.broken() == []
+    tale.add(5.5, "seen", "lines", kernel="k1", cell="k1/1", first=0, last=0)
+    assert "a cell has no reply" in tale.broken()
+
+
 def test_a_cell_of_before_a_restart_needs_no_reply(tale: Tale) -> None:
     """A restart ends what runs."""
     assert tale.start().cell(2, [(3, 0, 5)], lines=9).ask(4, 6, "restart").look(60).broken() == []

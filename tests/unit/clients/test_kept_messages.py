@@ -50,3 +50,21 @@ def test_a_clients_share_comes_back() -> None:
     assert len(MEBIBYTE) < budget.kept < 2 * len(MEBIBYTE)
     del kept
     assert budget.kept == 0
+
+
+def test_without_a_bound_all_is_kept() -> None:
+    """And nothing of it counts for others: neither what comes, nor what was kept with a bound before, nor what takes it over."""
+    budget = Budget(64 << 20)
+    confirmed, kept, taker = Kept(budget), Kept.unbounded(), Kept(budget)
+    confirmed.append(("iopub", [b"0", MEBIBYTE]))
+    kept.take(confirmed)
+    assert budget.kept == 0
+    for number in range(1, 40):
+        kept.append(("iopub", [b"%d" % number, MEBIBYTE]))
+    taker.append(("iopub", [b"first", MEBIBYTE]))
+    taker.take(kept)
+    taker.append(("iopub", [b"last", MEBIBYTE]))
+    assert [parts[0] for _, parts in taker] == [b"first", *(b"%d" % number for number in range(40)), b"last"]
+    assert (taker.lost, budget.kept) == (0, 0)
+    del confirmed, kept, taker
+    assert budget.kept == 0

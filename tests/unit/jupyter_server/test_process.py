@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +19,12 @@ from typing import Any
 import pytest
 from traitlets.config import Config
 
+from eg_distributed.aside import aside
 from eg_distributed.errors import RequestInvalid
 from eg_distributed.jupyter_server import process
 from eg_distributed.jupyter_server.process import Name, own_name, server_name
 from eg_distributed.jupyter_server.store import Store
+from tests.until import PROCESS_SECONDS
 
 
 @dataclass
@@ -34,7 +39,10 @@ class Folders:
 class Keeping:
     """What has kernels found again."""
 
-    store: Store
+    store: Store | None
+
+    async def prepare(self) -> None:
+        """It has its store already."""
 
     def taken(self, manager: Any, owner: str) -> None:
         """Nothing takes kernels here."""
@@ -180,7 +188,7 @@ def _none_made() -> Iterator[None]:
     yield
     for cluster in process._clusters.made.values():
         cluster.close()
-    process._clusters = process._Clusters(os.getpid())
+    process._clusters = process._Clusters()
 
 
 @pytest.mark.usefixtures("_none_made", "home")
@@ -219,7 +227,7 @@ def test_a_server_whose_kernels_nothing_finds_again(
     assert (limits.orphan_timeout, limits.gone_timeout, limits.kept_output_limit) == (900.0, 60.0, 0)
     assert not process.names_of(folders).exists()
     passing.close()
-    process._clusters = process._Clusters(os.getpid())
+    process._clusters = process._Clusters()
     folder = process.folder_for(folders, process.settings_for(config))
     assert folder is not None
     process.keep_by(Keeping(Store(folder)))
@@ -241,10 +249,47 @@ def test_a_setting_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_none_made", "home")
-def test_a_forked_process_has_a_cluster_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent's has its thread and its connections there."""
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 and later, and right
+def test_a_forked_process_has_a_cluster_of_its_own() -> None:
+    """And nothing of its parent's: not its lock, and nothing waits there for a thread that is not there."""
     first = process.cluster_for(object(), Config())
-    monkeypatch.setattr(process._clusters, "process", 1)
-    second = process.cluster_for(object(), Config())
-    assert second is not first
-    first.close()
+    with process._lock:  # as by a kernel's start in another thread
+        child = os.fork()
+    if not child:  # pragma: no cover - in a process that is not measured
+        try:
+            assert first.is_closed
+            with pytest.raises(RuntimeError):
+                first.submit(asyncio.sleep(0))
+            second = process.cluster_for(object(), Config())
+            assert second.submit(aside("x", lambda: 6 * 7)).result(PROCESS_SECONDS) == 42
+            process._close(second, second.settings.runtime_dir, os.getpid())
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - whatever it is, the child is to end here
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not first.is_closed
+
+
+@pytest.mark.usefixtures("_none_made", "home")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 and later, and right
+def test_a_forked_process_holds_no_lock(tmp_path: Path) -> None:
+    """The next server of its parent's name has that, though a child of the one before lives."""
+    lock = process._locked(tmp_path / "lock")
+    assert lock is not None
+    process._clusters.locks.append(lock)
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:  # pragma: no cover - as above
+        ours.close()
+        theirs.sendall(b"!")
+        theirs.recv(1)
+        os._exit(0)
+    theirs.close()
+    assert ours.recv(1)
+    os.close(lock)
+    again = process._locked(tmp_path / "lock")
+    ours.close()
+    os.waitpid(child, 0)
+    assert again is not None
+    os.close(again)

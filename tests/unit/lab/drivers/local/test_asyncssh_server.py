@@ -11,7 +11,7 @@ import pytest
 
 from lab import keys
 from lab.drivers.local import programs
-from lab.drivers.local.processes import free_port
+from lab.ports import free_port
 from tests.until import until
 
 DEADLINE = 20.0

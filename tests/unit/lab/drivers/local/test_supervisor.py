@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lab.drivers.local.programs import SUPERVISOR
-from lab.drivers.local.spark_daemons import free_ports
+from lab.ports import free_port
 from tests.until import block_until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs Linux")
@@ -41,7 +41,7 @@ class Supervised:
 
     def __init__(self, folder: Path, **facts: Any) -> None:
         self.folder, self.work = folder, folder / "work"
-        (self.port,) = free_ports("127.0.0.1", 1)
+        self.port = free_port()
         daemon = {
             "argv": [sys.executable, "-c", SERVER, str(self.work), str(self.port)],
             "env": dict(os.environ),
@@ -131,7 +131,7 @@ def test_all_ends_with_the_machine(supervised: Supervised) -> None:
 
 def test_it_waits_for_its_master(tmp_path: Path) -> None:
     """A daemon with a master is not started before the master listens."""
-    (port,) = free_ports("127.0.0.1", 1)
+    port = free_port()
     found = Supervised(tmp_path, after=["127.0.0.1", port])
     try:
         block_until("the supervisor is there", (tmp_path / "control").exists)

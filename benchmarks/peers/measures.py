@@ -26,7 +26,7 @@ START_SECONDS, END_SECONDS = 60.0, 20.0
 CUT_SECONDS: Final = 10.0
 LINES, LINE_SECONDS, LINES_BEFORE = 240, 0.05, 40
 """A cell that prints for as long as the network is away, and two seconds before."""
-AFTER_CUT_SECONDS, ASK_AGAIN_SECONDS = 60.0, 10.0
+CELL_AFTER_CUT_SECONDS, AFTER_CUT_SECONDS, ASK_AGAIN_SECONDS = 20.0, 60.0, 10.0
 TRIES = 2
 """So often a contender may fail at one thing before the rest of the run does without."""
 SLEEPING = "import time; print('on', flush=True); time.sleep(60)"
@@ -251,7 +251,7 @@ async def _after(
     found = Cut(LINES)
     answered = asyncio.create_task(_answered(kernel, back))
     with contextlib.suppress(*_FAILURES):
-        await execution.result(back + AFTER_CUT_SECONDS / 2 - time.monotonic())
+        await execution.result(back + CELL_AFTER_CUT_SECONDS - time.monotonic())
     found.reply = bool(execution.partial.reply)
     numbers = {int(number) for number in re.findall(r"^\d+$", execution.partial.stdout, re.MULTILINE)}
     found.lost = LINES - len(numbers & set(range(LINES)))

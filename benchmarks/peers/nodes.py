@@ -39,9 +39,12 @@ class Nodes:
                     found.append(process)
         return found
 
-    async def end_what_is_left(self) -> int:
-        """Return how many processes of kernels are still there 5 s after their end was asked for, and end them."""
-        deadline = time.monotonic() + LEFT_SECONDS
+    async def end_what_is_left(self, seconds: float = LEFT_SECONDS) -> int:
+        """Return how many processes of kernels are still there *seconds* after their end was asked for, and end them.
+
+        What one contender leaves must not count as the next one's, nor slow it.
+        """
+        deadline = time.monotonic() + seconds
         while (left := self.kernels()) and time.monotonic() < deadline:
             await asyncio.sleep(0.2)
         for process in left:

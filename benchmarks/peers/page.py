@@ -158,9 +158,9 @@ def _far(run: Run) -> str:
 
     rows = []
     for key, title in (("start", "start → kernel_info_reply"), ("cell", "cell `1`")):
-        rows += [(f"{title}, round trip of {there} ms (ms)", at(key, there)) for there in (0, *DISTANCES)]
+        rows += [(f"{title}, round trip of {there} ms (ms)", at(key, there)) for there in DISTANCES]
         rows.append((f"{title}: round trips", trips(key)))
-    rows.insert(4, ("the server's first start, round trip of 100 ms (ms)", at("first", 100)))
+    rows.insert(3, ("the server's first start, round trip of 100 ms (ms)", at("first", 100)))
     return _of_each(run, rows, local=False) + "\n" + _DISTANCE
 
 

@@ -52,6 +52,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.guard and options.docs:
         parser.error("--guard measures too few for --docs")
+    if options.guard and options.repeats < 2:
+        parser.error("--guard needs several repeats: one alone has no spread")
     options.json.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(run: Run) -> None:

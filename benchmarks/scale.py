@@ -55,7 +55,7 @@ for line in sys.stdin:
         held[-1].connect(path)
     print(len(held), flush=True)
 """
-SECONDS = 30.0
+SECONDS = 20.0
 """For which idle kernels are watched."""
 AT_ONCE = 16
 
@@ -171,7 +171,7 @@ class Site:
         """Cut all connections; return the seconds until every stream is carried again."""
         nodes = [self.cluster.host(name).node for name in self.hosts]
         made = sum(node.connections for node in nodes)
-        links = {id(relay._link) for relay in self._relays()}
+        links = [relay._link for relay in self._relays()]  # kept, since a later one may have the id of one that is gone
         began = time.perf_counter()
 
         def cut() -> None:
@@ -182,7 +182,7 @@ class Site:
         self.cluster.call_soon(cut)
         while sum(node.connections for node in nodes) < made + len(nodes):
             await asyncio.sleep(0.01)
-        while any(id(relay._link) in links for relay in self._relays()):
+        while any(relay._link is not None and relay._link in links for relay in self._relays()):
             await asyncio.sleep(0.01)
         await self._until_open(len(CHANNELS) * len(self.kernels))
         return time.perf_counter() - began
@@ -327,6 +327,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path(".bench/scale.json"), help="where the figures go")
     parser.add_argument("--docs", type=Path, help="a folder for scale.md as well")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
     logging.getLogger("eg_distributed").setLevel(logging.ERROR)
 
     async def run(ssh_config: Path, hosts: Sequence[str]) -> list[dict[str, float]]:
@@ -347,7 +348,7 @@ def main() -> None:
         finally:
             lab.down()
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    result = {"date": today(), "machine": this_machine(), "rows": rows}
+    result = {"date": today(), "machine": this_machine(load), "rows": rows}
     options.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(table(rows))
     if options.docs:
@@ -356,7 +357,7 @@ def main() -> None:
             model=model(rows),
             check=check(rows),
             date=today(),
-            machine=this_machine(),
+            machine=this_machine(load),
             nodes=options.nodes,
         )
         (options.docs / "scale.md").write_text(page, "utf-8")

@@ -434,6 +434,26 @@ def bench(session: nox.Session, what: str) -> None:
 
 
 @nox.session(default=False)
+def account(session: nox.Session) -> None:
+    """Account for a cell: time, processor, wake-ups and system calls of each process on its way; a minute, on a lab of one node.
+
+    `-- --docs docs` renews docs/cell.md. In an environment that has ZMQ, which nothing else of ours needs.
+    """
+    install(session, "jupyterlab")
+    session.run("python", "-m", "benchmarks.cell_account", *session.posargs)
+
+
+@nox.session(default=False)
+def scale(session: nox.Session) -> None:
+    """Measure what a thousand idle kernels cost here and on their nodes: processor, memory, a list, a reconnection.
+
+    About six minutes, and 8 GB of memory. `-- --docs docs` renews docs/scale.md.
+    """
+    install(session)
+    session.run("python", "-m", "benchmarks.scale", *session.posargs)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Write every page that is made from the code, and build the site in build/site; a link that leads nowhere is a failure.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import random
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from .agent.sockets import peer
+from .connections import Connection
 from .counters import HostCounters
 from .link.deadlines import within
 from .protocol import CHANNELS, StreamAnswer, StreamHello
-from .streams import CHUNK, Relay, StreamBroken
-from .wire import MAX_ANSWER, Reader, Writer, encode, one_line, read_message
+from .streams import Relay, StreamBroken
+from .wire import MAX_ANSWER, LocalWriter, Reader, Writer, encode, one_line, read_message
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +149,16 @@ class Endpoints:
         """Take the connections to the sockets, which are made if they aren't there; nothing if that is done already."""
         if not self._bound and not self._servers:
             self.bind()
+        loop = asyncio.get_running_loop()
         while self._bound:
             channel, listening = self._bound.pop(0)
             generation = self._generation
             if listening.family == socket.AF_UNIX:
-                server = await asyncio.start_unix_server(self._accept(channel), sock=listening, limit=CHUNK)
+                accepted = functools.partial(Connection, self._accept(channel))
+                server = await loop.create_unix_server(accepted, sock=listening)
             else:
-                server = await asyncio.start_server(self._for_us(channel), sock=listening, limit=CHUNK)
+                accepted = functools.partial(Connection, self._for_us(channel))
+                server = await loop.create_server(accepted, sock=listening)
             if generation == self._generation:
                 self._servers.append(server)
             else:
@@ -229,11 +234,11 @@ class Endpoints:
         for relay in list(self._relays):
             relay.close()
 
-    def _for_us(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def _for_us(self, channel: str) -> Callable[[Reader, LocalWriter], None]:
         """As `_accept`, for a port: what a socket's file modes do there. Kernels' output needs no key to be listened to."""
         accept = self._accept(channel)
 
-        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def accepted(reader: Reader, writer: LocalWriter) -> None:
             if peer(writer) == os.getuid():
                 accept(reader, writer)
             else:
@@ -242,8 +247,8 @@ class Endpoints:
 
         return accepted
 
-    def _accept(self, channel: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, channel: str) -> Callable[[Reader, LocalWriter], None]:
+        def accepted(reader: Reader, writer: LocalWriter) -> None:
             relay = Relay(reader, writer, self._limit)
             relay.flow.on_moved = self._count
             task = asyncio.ensure_future(self._carry(channel, relay))

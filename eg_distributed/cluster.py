@@ -51,6 +51,7 @@ from .node import HostBusier, News, Node
 from .protocol import (
     FindKernelspecs,
     FindLogs,
+    FindTemplates,
     HostKernelspecs,
     Listed,
     ListKernels,
@@ -59,6 +60,7 @@ from .protocol import (
     Ping,
     ReadLogPart,
     Stop,
+    WarmStarts,
 )
 from .request import StartRequest, check_env, check_pin
 from .settings import Distributed
@@ -1067,6 +1069,12 @@ class Cluster:
         node = self.host(host).node
         await node.connect()
         return await node.request(ReadLogPart(kernel, attempt, position))
+
+    async def find_templates(self, host: str) -> WarmStarts:
+        """Ask *host* what it forks kernels from; raises DistributedError, also where its agent knows no templates."""
+        node = self.host(host).node
+        await node.connect()
+        return await node.request(FindTemplates())
 
     async def find_kernelspecs(self, host: str, environments: Sequence[str]) -> HostKernelspecs:
         """Return the kernelspecs that *host* has for its own users. Raises HostError; no start waits for that."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import accumulate
 
-__all__ = ["MOST_HOSTS", "OTHER_HOSTS", "OUTCOMES", "START_BOUNDS", "Counters", "Durations", "HostCounters"]
+__all__ = ["MOST_HOSTS", "OTHER_HOSTS", "OUTCOMES", "START_BOUNDS", "WARM", "Counters", "Durations", "HostCounters"]
 
 OUTCOMES = ("ready", "host_failed", "out_of_time", "kernel_failed", "timeout", "cancelled")
 """What comes of a start on a host: it runs; the host could not take it; the host's login took too long for this start; the kernel
 ended before it was ready; it was not ready in time; who asked for it went away, or the gateway ended."""
+WARM = ("forked", "cold")
+"""How a start that may be warm was done: from a template, or as any other, since none fits."""
 START_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 """Seconds. A warm start takes half of one, a login some more, Spark a minute or two."""
 MOST_HOSTS = 1000
@@ -47,6 +49,8 @@ class HostCounters:
         self.label = label
         """The host's name, or OTHER_HOSTS."""
         self.starts = dict.fromkeys(OUTCOMES, 0)
+        self.warm_starts = dict.fromkeys(WARM, 0)
+        """Of starts that may be warm: how the kernel's process was made."""
         self.start_seconds = Durations(START_BOUNDS)
         """From the request to a kernel that is ready, other hosts that were tried before included."""
         self.reconnects = 0
@@ -66,6 +70,11 @@ class HostCounters:
         """Count a start on this host; nothing for an empty *outcome*, a start that has not come to anything here."""
         if outcome:
             self.starts[outcome] += 1
+
+    def note_warm(self, how: str) -> None:
+        """Count how a start went that might have been warm; nothing for an empty text, which is of any other."""
+        if how in self.warm_starts:
+            self.warm_starts[how] += 1
 
 
 class Counters:

@@ -18,7 +18,8 @@
     ├── RequestInvalid               what the client asked for is malformed (400)
     └── NoHostAvailable              every candidate failed; carries each one's own error
 
-An error is one sentence of cause and one of remedy. Adapters show `str(error)` to the client, with `http_status`.
+An error is one sentence of cause and one of remedy. Adapters show `str(error)` to the client, with `http_status`; or
+`lines`, where the client shows lines as they are.
 """
 
 from __future__ import annotations
@@ -71,8 +72,12 @@ class DistributedError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
+        return " ".join(DistributedError.lines(self))
+
+    def lines(self) -> list[str]:
+        """Return the same in lines, the cause on the first one and the remedy on the next. What a kernel said is indented."""
         where = f"Host {self.host}: " if self.host else ""
-        return f"{where}{_sentence(self.cause)} {_sentence(self.remedy)}".strip()
+        return [line for line in (f"{where}{_sentence(self.cause)}", _sentence(self.remedy)) if line]
 
 
 class HostError(DistributedError):
@@ -128,8 +133,17 @@ class KernelStartFailed(KernelError):
         self.log = log
 
     def __str__(self) -> str:
+        tail = self._tail()
+        return f"{super().__str__()} Its last output: {' | '.join(tail)}" if tail else super().__str__()
+
+    def lines(self) -> list[str]:
+        """Return also what the kernel said last."""
+        tail = self._tail()
+        return [*super().lines(), "Its last output:", *(f"  {line}" for line in tail)] if tail else super().lines()
+
+    def _tail(self) -> list[str]:
         tail = " | ".join(line.strip() for line in self.log.splitlines() if line.strip())[-_SHOWN:]
-        return f"{super().__str__()} Its last output: {tail}" if tail else super().__str__()
+        return tail.split(" | ") if tail else []
 
 
 class KernelStartTimeout(KernelStartFailed):
@@ -144,6 +158,11 @@ class KernelStartTimeout(KernelStartFailed):
     def __str__(self) -> str:
         before = " ".join(str(error) for error in self.earlier)
         return f"{super().__str__()} Before that: {before}" if before else super().__str__()
+
+    def lines(self) -> list[str]:
+        """Return also what was tried before, a line for each host."""
+        before = [str(error) for error in self.earlier]
+        return [*super().lines(), "Before that:", *before] if before else super().lines()
 
 
 class KernelGone(KernelError):
@@ -190,6 +209,13 @@ class NoHostAvailable(DistributedError):
             super().__init__(errors[0].cause, host=errors[0].host, remedy=errors[0].remedy)
         else:
             causes = " ".join(str(error) for error in errors)
-            super().__init__(
-                f"None of the {len(errors)} hosts that were tried could take the kernel. {causes}", remedy=remedy
-            )
+            super().__init__(f"{self._several()}. {causes}", remedy=remedy)
+
+    def lines(self) -> list[str]:
+        """Return a line for each host."""
+        if len(self.errors) < 2:
+            return super().lines()
+        return [f"{self._several()}.", *(str(error) for error in self.errors), *super().lines()[1:]]
+
+    def _several(self) -> str:
+        return f"None of the {len(self.errors)} hosts that were tried could take the kernel"

@@ -631,6 +631,7 @@ class RemoteKernel:
         self.raise_if_taken()  # an event was quicker than the answer
         self._started_at = asyncio.get_running_loop().time()  # without the folder's delivery
         self.pid, self.agent, self.lease = started.pid, node.agent, started.lease or self.lease
+        node.counters.note_warm(started.warm)
         if started.warning:
             log.warning("kernel %s: %s: %s", self.id, node.name, one_line(started.warning, 2000))
         await self._await_ready(node, request, deadline)
@@ -735,6 +736,8 @@ class RemoteKernel:
             believed=believed,
             lease=self.lease,
             queues=self._settings.queue_starts,
+            warm=request.warm,
+            preload=list(request.preload),
         )
 
     async def _await_ready(self, node: Node, request: StartRequest, deadline: float) -> None:

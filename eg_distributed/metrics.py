@@ -103,6 +103,11 @@ class _Families:
             "Seconds from the request to a kernel that is ready, by the host on which it runs.",
             labels=("host",),
         )
+        self.warm = CounterMetricFamily(
+            f"{PREFIX}warm_starts",
+            "Starts that may be warm, by how they were done: forked from a template, or cold.",
+            labels=("host", "how"),
+        )
         self.relayed = CounterMetricFamily(
             f"{PREFIX}relayed_bytes",
             "Bytes of kernels' channels: to_kernel as clients sent them, from_kernel as clients were given them.",
@@ -113,7 +118,7 @@ class _Families:
     def all(self) -> list[Metric]:
         """Return all of them."""
         gauges = [self.kernels, self.host_kernels, self.unreachable]
-        return [*gauges, self.starts, self.start_seconds, self.relayed, *self.counters]
+        return [*gauges, self.starts, self.start_seconds, self.warm, self.relayed, *self.counters]
 
     def fill(self, cluster: Cluster) -> None:
         """Take the numbers of *cluster* as they are now."""
@@ -140,6 +145,9 @@ class _Families:
             self.starts.add_metric((label, outcome), count)
         if host.starts["ready"]:  # half of all lines, and jupyter_server makes them on its loop
             self.start_seconds.add_metric((label,), list(_buckets(host.start_seconds)), host.start_seconds.seconds)
+        if any(host.warm_starts.values()):  # most sites have none
+            for how, count in host.warm_starts.items():
+                self.warm.add_metric((label, how), count)
         self.relayed.add_metric((label, "to_kernel"), host.bytes_to_kernels)
         self.relayed.add_metric((label, "from_kernel"), host.bytes_from_kernels)
         for family, (_, _, value) in zip(self.counters, _COUNTERS, strict=True):

@@ -230,6 +230,8 @@ class Started(Description):
     """What the user should know of the start: a working directory other than the one that was asked for."""
     lease: int = checked(_LEASE, 0)
     """The number that the gateway holds of the kernel from now on; see `Adopt`. 0: an agent of a release without leases."""
+    warm: str = checked(one_of("", "forked", "cold"), "")
+    """How a start went that may have been warm; empty: of one that may not, or of an agent of a release that knows none."""
 
 
 @dataclass(eq=False, repr=False)
@@ -328,6 +330,10 @@ class Start(Request[Started]):
     queues: bool = checked(flag, False)
     """Whether the start waits for its turn among those of the node, which a `Queue` tells of; one of an older gateway, which
     would take that for a node that hangs, begins at once."""
+    warm: bool = checked(flag, False)
+    """Whether the kernel may be forked from a template, where that makes no difference to it; see agent/warm.py."""
+    preload: list[str] = checked(texts(_ID, 100), [])
+    """Modules that such a template imports beside the kernel's own."""
 
     answer = staticmethod(Started.read)
 
@@ -613,6 +619,45 @@ class FindKernelspecs(Request[HostKernelspecs]):
 
 
 @dataclass(eq=False, repr=False)
+class TemplateSeen(Wire):
+    """A template of the node, from which kernels are forked."""
+
+    pid: int = checked(integer(0, 1 << 31))
+    argv: list[str] = checked(items(text(_PATH), 100))
+    """Its interpreter, with that one's options."""
+    preload: list[str] = checked(texts(_ID, 100))
+    forked: int = checked(integer(0, 1 << 62))
+    """Kernels that were forked from it so far."""
+    kernels: int = checked(integer(0, 1 << 31))
+    """Those of them that run."""
+    memory: int = checked(integer(0, 1 << 62))
+    """Bytes, of pages that it shares with its kernels its share (PSS); 0: not known."""
+    since: float = checked(number(0, 1e12))
+    """Seconds since the epoch."""
+    is_retired: bool = checked(flag, False)
+    """Whether it is forked no more, and only waits for the ends of its kernels."""
+
+
+@dataclass(eq=False, repr=False)
+class WarmStarts(Wire):
+    """The answer to `FindTemplates`: the templates, and how the node's starts have gone so far that may have been warm."""
+
+    templates: list[TemplateSeen] = checked(items(_record(TemplateSeen), 100))
+    forked: int = checked(integer(0, 1 << 62))
+    cold: dict[str, int] = checked(table(integer(0, 1 << 62), 100))
+    """By why."""
+
+
+@dataclass(eq=False, repr=False)
+class FindTemplates(Request[WarmStarts]):
+    """Ask for the node's templates. An agent of an older release has no such method, and says so."""
+
+    METHOD: ClassVar[str] = "templates"
+
+    answer = staticmethod(WarmStarts.read)
+
+
+@dataclass(eq=False, repr=False)
 class Pong(Wire):
     """The answer to `Ping`."""
 
@@ -675,6 +720,7 @@ _REQUESTS: dict[str, type[Request[Any]]] = {
         TakeOutput,
         ForgetOutput,
         FindKernelspecs,
+        FindTemplates,
         Ping,
         Leave,
         Login,

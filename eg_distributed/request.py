@@ -26,6 +26,7 @@ _SECRETS = ("EG_AUTH_TOKEN", "KG_AUTH_TOKEN", "EG_REMOTE_PWD")
 """Variables of a gateway that no kernel gets, whatever its configuration lets kernels inherit."""
 _MAX_ENV = 1024 * 1024  # characters of a request's env: execve takes no more than that on most systems
 _MAX_LAUNCH_TIMEOUT = 86400  # seconds
+_MOST_PRELOADED = 50
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,41 @@ class StartRequest:
     """Turns a launcher's answer into connection information; raises ValueError."""
     shipping: Shipping = field(default_factory=Shipping)
     """What a launcher of ours needs on the node."""
+    warm: bool = False
+    """Whether it may be forked from a template on the node; see agent/warm.py."""
+    preload: tuple[str, ...] = ()
+    """Modules that such a template imports beside ipykernel."""
 
     @property
     def own_argv(self) -> tuple[str, ...]:
         """What is the same for all kernels of the kernelspec, whatever id and arguments they have."""
         return self.spec_argv or tuple(self.argv)
+
+
+# -- warm starts -------------------------------------------------------------------------------------------------
+
+
+def warm_of(config: Mapping[str, Any], kernel_name: str, *, by_default: bool) -> tuple[bool, tuple[str, ...]]:
+    """Return whether a kernelspec's kernels may be forked from a template, and what that imports for them.
+
+    Raises RequestInvalid for a `warm` or a `preload` in *config*, the kernelspec's, that is none.
+    """
+    wanted = config.get("warm", by_default)
+    if not isinstance(wanted, bool):
+        raise RequestInvalid(
+            f"kernelspec {kernel_name!r} has a warm that is neither true nor false", remedy="write one of them"
+        )
+    names = config.get("preload", [])
+    if not isinstance(names, list) or len(names) > _MOST_PRELOADED or not all(_is_module(name) for name in names):
+        raise RequestInvalid(
+            f"kernelspec {kernel_name!r} has a preload that is no list of modules",
+            remedy=f'write at most {_MOST_PRELOADED} names, such as ["numpy", "pandas"]',
+        )
+    return wanted, tuple(names)
+
+
+def _is_module(name: object) -> bool:
+    return isinstance(name, str) and len(name) < 200 and all(part.isidentifier() for part in name.split("."))
 
 
 # -- argv --------------------------------------------------------------------------------------------------------

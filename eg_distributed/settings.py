@@ -141,6 +141,11 @@ class Distributed(Configurable):
         help="Bytes that a kernelspec's folder may have to be brought to the nodes, where its argv names `{resource_dir}`. 0: "
         "none is, and the path is the gateway's.",
     ).tag(config=True, env="EG_DISTRIBUTED_FOLDER_LIMIT")
+    warm_starts = Bool(
+        False,
+        help="Fork Python kernels from a template on their node that has imported ipykernel already, where that makes no "
+        "difference to them; a kernelspec may say otherwise for itself (`warm`, `preload`).",
+    ).tag(config=True, env="EG_DISTRIBUTED_WARM_STARTS")
     connect_timeout = Float(
         0.0,
         min=0.0,

@@ -17,7 +17,7 @@ from .client_options import check_user, for_scripts, without_clients_options
 from .hosts import parse_hosts
 from .kernelspecs.guard import without_guard
 from .launcher_files import may_bring_folder, shipping_of
-from .request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer
+from .request import StartRequest, data_env, fill_argv, pin_of, waits_for_answer, warm_of
 from .run_sh import Replacement, replacement
 from .settings import Distributed
 
@@ -117,6 +117,7 @@ def start_request(asked: Asked, settings: Distributed) -> StartRequest:
     argv = _argv(words, asked, brings_folder=brings_folder)
     launcher = waits_for_answer(argv, kernel_name)
     shipping = shipping_of(config, argv, kernel_name, resource_dir=spec.resource_dir, brings_folder=brings_folder)
+    warm, preload = warm_of(config, kernel_name, by_default=settings.warm_starts)
     if shipping.files:
         spec_env = without_clients_options(spec_env)
     else:
@@ -140,6 +141,8 @@ def start_request(asked: Asked, settings: Distributed) -> StartRequest:
         balancer=settings.load_balancer or asked.balancer,
         decrypt=functools.partial(_launcher_key().read, kernel_id=asked.kernel_id) if launcher else None,
         shipping=shipping,
+        warm=warm and not impersonates,
+        preload=preload,
     )
 
 

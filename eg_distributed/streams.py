@@ -17,11 +17,12 @@ import struct
 from collections import deque
 from typing import Callable, Optional
 
-from .wire import Reader, Writer
+from .connections import AT_ONCE, Incoming, handing_over, telling
+from .wire import LocalWriter, Reader, Writer
 
 DATA, ACK, FIN = 0, 1, 2
 CHUNK = 256 * 1024
-"""Bytes taken at once from a socket or put into one frame."""
+"""Bytes of the largest frame, and those that are put on a link before it is waited for."""
 ACK_EVERY = 256 * 1024
 """Delivered bytes after which an acknowledgement is due at once; fewer wait for ACK_DELAY."""
 ACK_DELAY = 0.05
@@ -59,6 +60,8 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.kept = 0
+        self.most = 0
+        """The most that was kept; whoever looks at it may set it anew."""
         self._waiting: set[Callable[[], None]] = set()  # what to call when there is more room
 
     def share(self, in_pace: bool) -> int:
@@ -69,6 +72,8 @@ class Budget:
     def take(self, count: int) -> None:
         """A flow keeps *count* bytes more."""
         self.kept += count
+        if self.kept > self.most:
+            self.most = self.kept
 
     def give_back(self, count: int) -> None:
         """A flow keeps *count* bytes less: those that wait may look whether they have room."""
@@ -105,7 +110,10 @@ class Flow:
         self.finished = False  # the local socket is at its end
         self._sent = 0  # next offset to put on the link
         self._acknowledged = 0  # last `received` that the peer was told
-        self._partial = bytearray()  # an incomplete frame from the link
+        self._partial = (
+            bytearray()
+        )  # of a frame from the link: its header, or an acknowledgement, as far as it has come
+        self._within = 0  # bytes of a DATA frame that are still to come
         self._tail: deque[bytes] = deque()  # acknowledged, before offset _acked
         self._tail_bytes = 0
         self._tail_limit = 0
@@ -210,6 +218,7 @@ class Flow:
         self._acknowledged = self.received
         self.finish_pending = False
         self._partial.clear()
+        self._within = 0
 
     def _drop(self, offset: int) -> None:
         """Forget what lies before *offset*: the peer has it."""
@@ -234,7 +243,7 @@ class Flow:
             return None
         data_end = self._end - 1 if self.finished else self._end
         if self._sent < data_end:
-            payload = self._slice(self._sent, min(self._sent + CHUNK, data_end))
+            payload = self._slice(self._sent, min(self._sent + AT_ONCE, data_end))
             self._sent += len(payload)
             return _HEADER.pack(DATA, len(payload)) + payload
         if self.finished and self._sent == data_end:
@@ -244,6 +253,10 @@ class Flow:
 
     def _slice(self, start: int, stop: int) -> bytes:
         """Return the kept bytes from *start*, at most up to *stop*."""
+        last = self._chunks[-1]
+        begin = self._end - len(last)
+        if start >= begin:  # as a rule: what has come just now
+            return last[start - begin : stop - begin]
         offset = self._acked
         parts = []
         for chunk in self._chunks:
@@ -265,30 +278,42 @@ class Flow:
     def feed(self, data: bytes) -> list[bytes]:
         """Take *data* from the link and return the payloads in it, to be written to the local socket in order.
 
+        A payload that has not come whole is passed on as far as it has: a large one would be copied again with each piece.
         The caller reports each by `delivered()` the moment it is written, and then, if `finish_pending` is set, the
         stream's end by `deliver_finish()`.
         """
-        self._partial += data
         payloads = []
         position = 0
-        while len(self._partial) - position >= _HEADER.size:
-            kind, length = _HEADER.unpack_from(self._partial, position)
+        if self._within:
+            payloads.append(data[: self._within])
+            position = len(payloads[0])
+            self._within -= position
+        if self._partial:
+            data = bytes(self._partial) + data
+            self._partial.clear()
+        size = len(data)
+        while size - position >= _HEADER.size:
+            kind, length = _HEADER.unpack_from(data, position)
             if length > CHUNK:
                 raise StreamBroken(f"a frame of {length} bytes")
-            if len(self._partial) - position < _HEADER.size + length:
-                break
-            position += _HEADER.size
-            payload = bytes(self._partial[position : position + length])
-            position += length
+            start = position + _HEADER.size
+            end = start + length
             if kind == DATA:
-                payloads.append(payload)
-            elif kind == ACK:
-                self._take_ack(payload)
+                if payload := data[start:end]:
+                    payloads.append(payload)
+                self._within = length - len(payload)
+                position = start + len(payload)
+                continue
+            if end > size:
+                break
+            if kind == ACK:
+                self._take_ack(data[start:end])
             elif kind == FIN:
                 self.finish_pending = True
             else:
                 raise StreamBroken(f"a frame of kind {kind}")
-        del self._partial[:position]
+            position = end
+        self._partial += data[position:]
         return payloads
 
     def _take_ack(self, payload: bytes) -> None:
@@ -315,76 +340,94 @@ class Flow:
 class Relay:
     """Joins a local socket to a chain of links, one at a time; owned by the endpoint that accepted or opened the socket.
 
-    `run()` lives as long as the local socket and reads it; `serve(...)` lives as long as one link. Both are coroutines that
-    their owner runs as tasks. `closed` is set when the stream is over in both senses: nothing is left to deliver.
+    `run()` lives as long as the local socket, whose bytes it takes; `serve(...)` lives as long as one link. Both are coroutines
+    that their owner runs as tasks. What comes passes through by calls, in the turn of the loop in which it came: no task is woken
+    for it. `closed` is set when the stream is over in both senses: nothing is left to deliver.
     """
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        reader: Reader,
+        writer: LocalWriter,
         limit: int = DEFAULT_LIMIT,
         budget: Optional[Budget] = None,
     ) -> None:
         self.flow = Flow(limit, budget)
+        self.on_stall: Optional[Callable[[], None]] = None
+        """Called when a full buffer begins to keep us from reading the local socket."""
         self.closed = asyncio.Event()
         self._stalled = 0.0  # see take_stalled
-        self._full_since: Optional[float] = None
-        self._reader = reader
+        self._full_since: Optional[float] = None  # in the loop's time, while the local socket is not read
+        self._waits_at = budget
+        self._source = handing_over(reader)
         self._writer = writer
-        self._room = asyncio.Event()
-        self._room.set()
+        self._sink = telling(writer)
+        self._sink.on_room = self._local_took
+        self._is_behind = False  # the local socket takes no more: the link is not read
         self._wake = asyncio.Event()
         self._serving: Optional[asyncio.Task[None]] = None
         self._link: Optional[Writer] = None
+        self._brings: Optional[Incoming] = None  # what the link brings
+        self._link_over: Optional[asyncio.Future[Optional[StreamBroken]]] = None
         self._undrained = 0  # bytes put on the link since it was last waited for
         self._ack_timer: Optional[asyncio.TimerHandle] = None
 
     async def run(self) -> None:
-        """Read the local socket until its end, as far as the replay buffer has room.
+        """Take what comes from the local socket until its end, as far as the replay buffer has room.
 
         Cancellation: closes the local socket; what the peer has not acknowledged is lost.
         """
-        loop = asyncio.get_running_loop()
         try:
-            while not self.closed.is_set():
-                if not self.flow.has_room:
-                    self._room.clear()
-                    self._full_since = loop.time()
-                    await self._wait_for_room()
-                    self._stalled += loop.time() - self._full_since
-                    self._full_since = None
-                    continue
-                try:
-                    data = await self._reader.read(CHUNK)
-                except OSError:
-                    data = b""  # a reset local socket has ended as well
-                if not data:
-                    break
-                self.flow.push(data)
-                self._transmit()
-            self.flow.finish()
-            self._transmit()
-            await self.closed.wait()
+            if not self.closed.is_set():
+                self._source.listen(self._push, self._finish)
+                self._stall_if_full()
+                await self.closed.wait()
         finally:
             self.close()
 
-    async def _wait_for_room(self) -> None:
-        """Wait until the peer has acknowledged enough, or others have left enough of the budget."""
-        budget = self.flow.budget
-        if budget is None:
-            await self._room.wait()
-            return
-        budget.wait(self._room_if_any)
-        try:
-            await self._room.wait()
-        finally:
-            budget.leave(self._room_if_any)
+    def _push(self, data: bytes) -> None:
+        """Take *data* from the local socket."""
+        self.flow.push(data)
+        self._transmit()
+        self._stall_if_full()
+
+    def _finish(self) -> None:
+        """Take the local socket's end; one that was reset has ended as well."""
+        self.flow.finish()
+        self._transmit()
+
+    def _stall_if_full(self) -> None:
+        """Read no more of the local socket until the peer has acknowledged enough, or others have left enough of the budget."""
+        if self._full_since is None and not self.flow.finished and not self.flow.has_room:
+            self._full_since = asyncio.get_running_loop().time()
+            self._source.pause_reading()
+            if self._waits_at is not None:
+                self._waits_at.wait(self._room_if_any)
+            if self.on_stall is not None:
+                self.on_stall()
+
+    def _room_if_any(self) -> None:
+        """Read on, if that was stopped and there is room again."""
+        if self._full_since is not None and self.flow.has_room:
+            self._end_stall()
+            self._source.resume_reading()
+
+    def _end_stall(self) -> None:
+        if self._full_since is not None:
+            self._stalled += asyncio.get_running_loop().time() - self._full_since
+            self._full_since = None
+            if self._waits_at is not None:
+                self._waits_at.leave(self._room_if_any)
 
     @property
     def linked(self) -> bool:
         """Whether a link is being served now."""
         return self._serving is not None
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a full buffer keeps us from reading the local socket now."""
+        return self._full_since is not None
 
     def take_stalled(self) -> float:
         """Return the seconds, since this was last called, for which a full buffer kept us from reading the local socket.
@@ -429,7 +472,7 @@ class Relay:
             return
         self._room_if_any()
         self._link, self._undrained = writer, 0
-        serving = self._serving = asyncio.ensure_future(self._both(reader, writer))
+        serving = self._serving = asyncio.ensure_future(self._both(handing_over(reader), writer))
         try:
             # wait(), since awaiting it directly would make its cancellation by a newer link look like ours.
             await asyncio.wait({serving})
@@ -463,25 +506,34 @@ class Relay:
             return  # the link is gone: its receiver sees that too
         self._wake.set()
 
-    async def _both(self, reader: Reader, writer: Writer) -> None:
-        """Run both directions until one ends, then end the other; a failure of either is raised.
+    async def _both(self, brings: Incoming, writer: Writer) -> None:
+        """Carry both directions until one ends; a failure of either is raised.
 
-        Makes their tasks itself: a link that is replaced before this begins has none that would live on.
+        Begins both itself: of a link that is replaced before this begins nothing lives on.
         """
+        over = self._link_over = asyncio.get_running_loop().create_future()
         sender = asyncio.ensure_future(self._send(writer))
-        receiver = asyncio.ensure_future(self._receive(reader))
+        self._brings, self._is_behind = brings, False
         try:
-            done, _ = await asyncio.wait({sender, receiver}, return_when=asyncio.FIRST_COMPLETED)
-            if receiver in done and not sender.done():
-                # It ends when the stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
+            brings.listen(self._take, self._end_link)
+            await asyncio.wait({sender, over}, return_when=asyncio.FIRST_COMPLETED)
+            if over.done() and not sender.done():
+                # The stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
                 await asyncio.wait({sender}, timeout=ACK_DELAY)
         finally:
+            brings.leave()
+            self._brings = None
             sender.cancel()
-            receiver.cancel()
-            await asyncio.wait({sender, receiver})
-        for task in (sender, receiver):
-            if not task.cancelled():
-                task.result()
+            await asyncio.wait({sender})
+        if over.done() and (broken := over.result()) is not None:
+            raise broken
+        if not sender.cancelled():
+            sender.result()
+
+    def _end_link(self, why: Optional[StreamBroken] = None) -> None:
+        """Have the link be over: nothing more comes, or nothing that would make sense."""
+        if self._link_over is not None and not self._link_over.done():
+            self._link_over.set_result(why)
 
     async def _send(self, writer: Writer) -> None:
         """Wait for the link whenever it does not keep pace, and end with an acknowledgement when the stream is over."""
@@ -513,52 +565,60 @@ class Relay:
             with contextlib.suppress(OSError):  # the link is gone: its receiver sees that too
                 self._link.write(ack)
 
-    async def _receive(self, reader: Reader) -> None:
-        """Deliver what the link brings to the local socket; reads no further while that one is slow."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                data = await reader.read(CHUNK)
-            except OSError:
-                return
-            if not data:
-                return
-            was_held = self.flow.is_held
-            payloads = self.flow.feed(data)
-            if was_held:  # not only after the delivery, for which a slow local socket may take long
-                self._transmit()
-            for payload in payloads:
-                await self._deliver(payload)
-            self._room_if_any()
-            if self.flow.finish_pending:
-                self.flow.deliver_finish()
-                self._shut()
-                return
-            if self.flow.complete:
-                self._shut()
-                return
-            if self.flow.unacknowledged >= ACK_EVERY:
-                self._acknowledge()
-            elif self.flow.unacknowledged and self._ack_timer is None:
-                self._ack_timer = loop.call_later(ACK_DELAY, self._acknowledge)
-
-    async def _deliver(self, payload: bytes) -> None:
+    def _take(self, data: bytes) -> None:
+        """Deliver what the link brings to the local socket; no more is read while that one is slow."""
+        if self._link_over is None or self._link_over.done():
+            return  # it ended with what came before
+        was_held = self.flow.is_held
         try:
-            self._writer.write(payload)
-            # Counted before the wait: a cancellation there must not make the peer send it again.
-            self.flow.delivered(len(payload))
-            await self._writer.drain()
-        except OSError:
-            pass  # the local socket is gone: its reader sees that too and finishes the stream
+            payloads = self.flow.feed(data)
+        except StreamBroken as error:
+            self._end_link(error)
+            return
+        if was_held:
+            self._transmit()
+        if payloads:
+            payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
+            with contextlib.suppress(
+                OSError
+            ):  # the local socket is gone: its own end is seen as well, and finishes the stream
+                self._sink.write(payload)
+                self.flow.delivered(len(payload))
+        self._room_if_any()
+        if self._sink.is_full:
+            self._is_behind = True
+            if self._brings is not None:
+                self._brings.pause_reading()
+        else:
+            self._settle()
 
-    def _room_if_any(self) -> None:
-        if self.flow.has_room:
-            self._room.set()
+    def _local_took(self) -> None:
+        """The local socket has taken what it was slow to take, or is gone: go on with what the link brings."""
+        if self._is_behind:
+            self._is_behind = False
+            if self._brings is not None:
+                self._settle()
+                self._brings.resume_reading()
+
+    def _settle(self) -> None:
+        """Do what is due once all that came is delivered: the end, or an acknowledgement."""
+        if self.flow.finish_pending:
+            self.flow.deliver_finish()
+            self._shut()
+            self._end_link()
+        elif self.flow.complete:
+            self._shut()
+            self._end_link()
+        elif self.flow.unacknowledged >= ACK_EVERY:
+            self._acknowledge()
+        elif self.flow.unacknowledged and self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_DELAY, self._acknowledge)
 
     def _shut(self) -> None:
         self.closed.set()
+        self._source.leave()
+        self._end_stall()
         self.flow.leave_budget()
-        self._room.set()
         self._wake.set()
         self._writer.close()
 

@@ -287,6 +287,23 @@ class Writer(Protocol):
         ...
 
 
+class LocalWriter(Writer, Protocol):
+    """What is needed of a socket's writer beyond that; asyncio's StreamWriter has it."""
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        """What it writes to."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        ...
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return what the transport knows of itself."""
+        ...
+
+
 def encode(message: Message) -> bytes:
     """Return *message* as it goes over a connection."""
     body = _to_json(message).encode("utf-8", "surrogatepass")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import json
@@ -16,7 +15,9 @@ import threading
 from pathlib import Path
 from typing import AbstractSet, Any, Optional
 
+from ..connections import connect_tcp, connect_unix
 from ..protocol import CHANNELS, Start
+from ..wire import LocalWriter, Reader
 from . import sockets
 from .private import write_private
 from .spawning import StartError
@@ -155,25 +156,24 @@ class Handles:
             os.close(descriptor)
 
 
-async def connect(
-    info: dict[str, Any], channel: str, handles: Handles
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def connect(info: dict[str, Any], channel: str, handles: Handles) -> tuple[Reader, LocalWriter]:
     """Connect to *channel*, by *handles* where its name is gone; raises OSError."""
     address, port = endpoint(info, channel)
     if port == 0:
         try:
-            return await asyncio.open_unix_connection(address)
+            made = await connect_unix(address)
         except FileNotFoundError:
             nameless = handles.path(channel)
             if nameless is None:
                 raise
-            return await asyncio.open_unix_connection(nameless)
-    reader, writer = await asyncio.open_connection(address, port)
-    if _joined_to_itself(writer.get_extra_info("socket")):
-        writer.close()
+            made = await connect_unix(nameless)
+        return made, made
+    made = await connect_tcp(address, port)
+    if _joined_to_itself(made.get_extra_info("socket")):
+        made.close()
         raise ConnectionRefusedError
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return reader, writer
+    made.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made, made
 
 
 def is_address_taken(output: str) -> bool:

@@ -36,6 +36,7 @@ from typing import Optional
 from ..clock import monotonic
 from ..protocol import OutputPart, Replied, TakeOutput
 from ..streams import CHUNK
+from ..wire import Reader
 from . import zmtp
 from .aside import aside
 from .kernels import RUNNING, Kernel, Notify
@@ -317,7 +318,7 @@ class Keeping:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_PAUSE)
 
-    async def _hear(self, reader: asyncio.StreamReader) -> None:
+    async def _hear(self, reader: Reader) -> None:
         """Take all that comes, as fast as it comes: who does not read has the kernel drop what it says."""
         framer = zmtp.Framer(min(LARGEST, self._spool.limit // 2))
         while data := await reader.read(CHUNK):

@@ -10,12 +10,14 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import AbstractSet, Any, Callable, Optional
 
 from ..protocol import CHANNELS, Answered, Description, Exited, KernelEvent, LogEntry, LogPart, Ready, Start
+from ..wire import LocalWriter, Reader
 from . import impersonation, processes
 from .aside import aside
 from .disk import Disk
@@ -28,11 +30,12 @@ from .endpoints import (
     listening_process,
     write_connection_file,
 )
+from .forks import Fork
 from .kept_logs import KeptLog, keep
 from .launcher_answer import ResponseListener, owners, remove_connection_files
 from .launcher_files import Shipment
 from .logs import append, cap, log_size, part, tail
-from .nursery import Foster, Spawned, Spawner
+from .nursery import Spawned, Spawner
 from .private import write_private
 from .records import LONGEST, RECORD, KernelRecord
 from .spawning import LOG_REMEDY, StartError, fill, kernel_environment, spawn_aside, step
@@ -40,8 +43,6 @@ from .wrappers import Family
 
 LOG_CAP = 10 * 1024 * 1024
 """Bytes that a kernel's log may have; past it, the older half goes."""
-LOG_CHECK = 10.0
-"""Seconds between two looks at the log's size."""
 START_DEADLINE = 4.0
 """Seconds for all that a start does on disks and asks directories of users; less than gateways wait for its answer."""
 LOG_DEADLINE = 3.0
@@ -110,6 +111,8 @@ class Kernel:
         self._learned = asyncio.Event()  # set once it is known which process is the kernel
         self._log_start = 0
         self._log_base = 0  # bytes of the log that its cap has cost so far
+        self.has_log = False
+        """Whether its log is to be kept below its cap."""
         self._log_lock = asyncio.Lock()  # nothing is read while the log's older half is being dropped
         self._notify = notify
         self._disk = disk or Disk()
@@ -189,7 +192,7 @@ class Kernel:
                 self._release_ports()
                 await self._spawn(environment, asked.cwd, umask, open_files, START_DEADLINE)
 
-            if self._held:
+            if self._held or self.is_forked:
                 self._start_again = start_again
         except BaseException as error:  # cancellation included
             self._fail(str(error) or "the start was given up")
@@ -288,6 +291,11 @@ class Kernel:
         """Whether it is neither ready nor ended."""
         return self.state == STARTING
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether its process was forked from a template."""
+        return isinstance(self._process, Fork)
+
     # -- watching ------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
@@ -299,7 +307,8 @@ class Kernel:
             self._own(self._finish_late())
             return
         self._own(self._watch_exit())
-        self._own(self._cap_log())
+        self.has_log = True
+        self._own(self.cap_log())
         if self.family.kernel is not None:
             self._learned.set()
         if self.state == RUNNING:
@@ -355,7 +364,7 @@ class Kernel:
             writer.write(json.dumps({what: value}).encode())
             writer.close()
 
-    async def connect(self, channel: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, channel: str) -> tuple[Reader, LocalWriter]:
         """Connect to *channel*; raises OSError."""
         return await connect(self.connection, channel, self._handles)
 
@@ -373,7 +382,8 @@ class Kernel:
             if accepts(self.connection, waiting[0]):
                 waiting.pop(0)
                 if not waiting:
-                    await asyncio.sleep(SETTLING)
+                    if not (self.is_forked and self.transport == "ipc"):  # that one has nothing to give up for
+                        await asyncio.sleep(SETTLING)
                     waiting = [channel for channel in CHANNELS if not accepts(self.connection, channel)]
             else:
                 await asyncio.sleep(pause)
@@ -446,18 +456,22 @@ class Kernel:
     async def _started_again(self, rest: list[processes.Process]) -> bool:
         """Start a kernel again that ended because another program had one of its ports; return True if it was started.
 
-        Between the choice of a port and the kernel's own listening, what else runs on the node can take it.
+        Between the choice of a port and the kernel's own listening, what else runs on the node can take it. One that was forked
+        is started again for whatever it ended: if it was not for the fork, it ends again.
         """
         if self.state != STARTING or self._start_again is None or self._stopping:
             return False
         start_again, self._start_again = self._start_again, None
-        if not is_address_taken(await self.read_tail()):
+        forked = self._process if isinstance(self._process, Fork) else None
+        if forked is None and not is_address_taken(await self.read_tail()):
             return False
         await self._end_leftovers(rest)
         if self._stopping:
             return False
         try:
             said = b"another program has a port that was chosen for this kernel: it is started again on others\n"
+            if forked is not None:
+                said = b"this kernel was forked from a template, and ended before it was ready: it is started again\n"
             await self._on_disk(append, self.log, said)
             self._log_start = await self._on_disk(log_size, self.log)
             await start_again()
@@ -474,7 +488,7 @@ class Kernel:
 
         The process that was executed is the kernel, or a wrapper that ends after it, or one that has left it alone.
         """
-        if isinstance(self._process, Foster):
+        if self._process is not None and not isinstance(self._process, subprocess.Popen):
             executed = asyncio.ensure_future(self._process.exit_code(self.started))
         else:
             is_child = self._process is not None
@@ -535,19 +549,19 @@ class Kernel:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 1.0)
 
-    async def _cap_log(self) -> None:
-        """Keep the log below its cap. The kernel appends to the file itself, so that it outlives an agent that dies."""
-        while self.state != EXITED:
-            with contextlib.suppress(OSError):
-                async with self._log_lock:
-                    # Without a deadline: whenever it comes to an end, what it has dropped counts.
-                    dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
-                    if dropped:
-                        self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
-                        self._log_base += dropped
-                        self.save()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), LOG_CHECK)
+    async def cap_log(self) -> None:
+        """Drop the older half of a log that is too large; called when it begins to be watched, and by LogCaps.
+
+        The kernel appends to the file itself, so that it outlives an agent that dies.
+        """
+        with contextlib.suppress(OSError):
+            async with self._log_lock:
+                # Without a deadline: whenever it comes to an end, what it has dropped counts.
+                dropped = await aside(("cap", self.log.parent), None, cap, self.log, LOG_CAP)
+                if dropped:
+                    self._log_start = max(0, self._log_start - dropped)  # of earlier starts some may still be there
+                    self._log_base += dropped
+                    self.save()
 
     async def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call *function* in a thread: a log may be on a mount that hangs. Raises asyncio.TimeoutError, and what it raises."""

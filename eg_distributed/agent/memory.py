@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ..streams import Budget
+
+_LARGE = 8 * 1024 * 1024
+"""Bytes that were kept, of which enough may be left over to be worth a look."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _THRESHOLD = 128 * 1024
 
@@ -21,3 +25,20 @@ def return_what_is_freed() -> None:
         return
     mallopt(_MMAP_THRESHOLD, _THRESHOLD)
     mallopt(_TRIM_THRESHOLD, _THRESHOLD)
+
+
+def give_back_after_a_flood(budget: Budget) -> None:
+    """Return to the system what large output has left free in the heap, once it has been sent; called each second.
+
+    Its pieces are smaller than the threshold, so that they need not be had from the system one by one, and the heap shrinks from
+    its top alone. Does nothing where another C library is in use.
+    """
+    if budget.most < _LARGE or budget.kept > budget.most // 4:
+        return
+    budget.most = budget.kept
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).malloc_trim(0)
+    except (ImportError, OSError, AttributeError, MemoryError):
+        return

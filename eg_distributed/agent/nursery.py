@@ -20,12 +20,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Optional, Tuple, Union
+from typing import Any, Awaitable, Callable, Optional, Protocol, Tuple, Union
 
 from ..wire import (
     MAX_MESSAGE,
+    LocalWriter,
     Malformed,
     Message,
+    Reader,
     Wire,
     checked,
     encode,
@@ -119,7 +121,19 @@ class Foster:
         return self.code or 0
 
 
-Spawned = Union["subprocess.Popen[bytes]", Foster]
+class Others(Protocol):
+    """A kernel's process that is another's child; see `Foster`."""
+
+    pid: int
+
+    async def exit_code(self, started: str) -> Optional[int]:
+        """Wait for its end, and return its code."""
+
+    def poll(self) -> Optional[int]:
+        """Return the code if it has ended, and reap it."""
+
+
+Spawned = Union["subprocess.Popen[bytes]", Others]
 """A kernel's process, whoever's child it is."""
 Spawner = Callable[..., Awaitable[Tuple[Spawned, str]]]
 """`spawn_aside`, or what does as it does."""
@@ -128,7 +142,7 @@ Spawner = Callable[..., Awaitable[Tuple[Spawned, str]]]
 class Nursery:
     """The agent's end of a nursery's connection; owned by `Nurseries`."""
 
-    def __init__(self, standing: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, standing: str, reader: Reader, writer: LocalWriter) -> None:
         self.standing = standing
         self.children: dict[int, Foster] = {}
         self._reader, self._writer = reader, writer
@@ -236,6 +250,11 @@ class Nurseries:
         self._newest = standing or self._own
         return self._newest == self._own or standing in self._known
 
+    @property
+    def is_own(self) -> bool:
+        """Whether kernels start with what the agent's own login has."""
+        return self._newest == self._own
+
     async def spawn(self, *arguments: Any, **named: Any) -> tuple[Spawned, str]:
         """Do as `spawn_aside`, by the newest login's nursery where it takes one; raises StartError."""
         nursery = None if self._newest == self._own else self._known.get(self._newest)
@@ -247,7 +266,7 @@ class Nurseries:
             print(what, file=sys.stderr, flush=True)
         return await spawn_aside(*arguments, **named)
 
-    async def serve(self, hello: NurseryHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, hello: NurseryHello, reader: Reader, writer: LocalWriter) -> None:
         """Have kernels start there for as long as its connection lasts; raises OSError and BrokenFraming."""
         if hello.standing in self._known:  # two logins at once
             writer.close()

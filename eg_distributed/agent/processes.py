@@ -11,7 +11,7 @@ import signal
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Iterable, NamedTuple, Optional
+from typing import Any, Awaitable, Callable, Iterable, NamedTuple, Optional
 
 _PIDFD_GET_INFO = 0xC040FF0B
 """The ioctl of Linux 6.13 that tells of a pidfd's process; from 6.15 on with its exit status, also of another process' child."""
@@ -207,24 +207,30 @@ def group_members(pgid: int) -> list[int]:
     return [process.pid for process in all_running().values() if process.group == pgid]
 
 
-async def exit_code(pid: int, started: str, *, is_child: bool) -> Optional[int]:
+async def exit_code(
+    pid: int, started: str, *, is_child: bool, ask: Optional[Callable[[], Awaitable[Optional[int]]]] = None
+) -> Optional[int]:
     """Wait for the process to end, without reaping it; return its code (-N for signal N), None if it can't be known.
 
-    It is known of children, and of others as far as the system tells.
+    It is known of children, and of others as far as the system tells, or their parent: *ask* asks it, once it has ended.
     """
     try:
         descriptor = os.pidfd_open(pid)
     except (OSError, AttributeError):  # a system or a Python without pidfd (before Linux 5.3), or it is gone
         while is_running(pid, started):
             await asyncio.sleep(0.1)
+        if ask is not None:
+            return await ask()
         return _childs_code(pid) if is_child else None
     try:
         if is_child or is_running(pid, started):
             await _readable(descriptor)
+            if ask is not None and (code := await ask()) is not None:
+                return code
             return _childs_code(pid) if is_child else await _strangers_code(pid, descriptor)
     finally:
         os.close(descriptor)
-    return None
+    return None if ask is None else await ask()
 
 
 def _childs_code(pid: int) -> Optional[int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
 
 from ..clock import monotonic
+from ..connections import Connection
 from ..protocol import (
     CHANNELS,
     ELSEWHERE,
@@ -31,6 +32,7 @@ from ..protocol import (
     Exited,
     FindKernelspecs,
     FindLogs,
+    FindTemplates,
     FolderHello,
     ForgetOutput,
     Found,
@@ -58,12 +60,13 @@ from ..protocol import (
     StreamHello,
     Taken,
     TakeOutput,
+    WarmStarts,
     Welcome,
     read_request,
     write_event,
 )
 from ..streams import StreamBroken
-from ..wire import MAX_ANSWER, MAX_MESSAGE, Malformed, Message, encode, read_message
+from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
 from .admission import Admission, Turn
 from .aside import aside
@@ -73,6 +76,7 @@ from .kept_output import KeptOutput
 from .kernels import EXITED, LOG_DEADLINE, RUNNING, SETTLE_DEADLINE, START_DEADLINE, Kernel, shown_argv
 from .kernelspecs import Kernelspecs
 from .leases import Leases, TakenOver, is_lost
+from .log_caps import LogCaps
 from .nursery import Nurseries, NurseryHello
 from .place import BACKLOG, GONE, TAKEN, Place, listen
 from .processors import Processors
@@ -80,6 +84,7 @@ from .records import RECORD, Records
 from .spawning import StartError
 from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
+from .warm import Templates
 
 _ALL_KERNELS = 10  # looks at the place between two at all kernels' records
 IDLE = 300.0
@@ -135,7 +140,7 @@ class OutputUnreadable(Exception):
 class Gateway:
     """One control connection: a gateway's, identified by *owner* (stable) and *incarnation* (one life of its process)."""
 
-    def __init__(self, hello: ControlHello, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, hello: ControlHello, writer: LocalWriter) -> None:
         self.keep_output = hello.keep_output
         self.gone_timeout = hello.gone_timeout
         self.is_gone = False  # its process has ended, as far as can be told
@@ -199,9 +204,11 @@ class Agent:
         self.streams = Streams(self.kernels, self._notify, self._keeps_output)
         self.kept_output = KeptOutput(self.streams, self._notify)
         self._leases = Leases(self.kernels)
+        self._log_caps = LogCaps(self.kernels)
         self._spec_folders = SpecFolders(directory)
         self._kernelspecs = Kernelspecs()
         self._nurseries = Nurseries(standing)
+        self._templates = Templates(directory)
         self._disk = disk or Disk()
         self._admission = Admission(processors)
         self._unclaimed: dict[str, Unclaimed] = {}  # kernel id: since when no gateway answers for it, and why
@@ -240,6 +247,7 @@ class Agent:
             TakeOutput: self._output,
             ForgetOutput: self._forget_output,
             FindKernelspecs: self._find_kernelspecs,
+            FindTemplates: self._find_templates,
             Ping: self._ping,
             Leave: self._leave_now,
             Login: self._take_login,
@@ -256,11 +264,12 @@ class Agent:
         # Whatever it raises: a folder that stays is tried again by the next agent.
         pruning.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._place.claim()
-        self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+        self._server = await self._listen(listening)
         try:
             await self.serve()
         finally:
             self._admission.close()
+            self._templates.close()
             await self._let_starts_end()
             if self._looking is not None:  # it might bind the name again
                 await asyncio.wait({self._looking}, timeout=LOOK_DEADLINE)
@@ -354,7 +363,7 @@ class Agent:
             return
         if found.name == GONE and (listening := await run(None, self._place.bind)) is not None:
             before = self._server
-            self._server = await asyncio.start_unix_server(self.accept, sock=listening, backlog=BACKLOG)
+            self._server = await self._listen(listening)
             if before is not None:
                 before.close()  # nobody can find it any more; connections stay
 
@@ -440,9 +449,11 @@ class Agent:
             elif unclaimed.is_orphan(kernel.orphan_timeout, now):
                 self._end_orphan_soon(kernel)
         self._look_soon()
+        self._log_caps.tick()
         self.streams.tick(self.kept_output.is_keeping)
         self.kept_output.tick()
         self._nurseries.tick()
+        self._templates.tick()
         if now - self._swept > SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
             self._sweeping = asyncio.get_running_loop().run_in_executor(None, self._sweep)
@@ -502,7 +513,11 @@ class Agent:
 
     # -- connections ---------------------------------------------------------------------------------------------
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _listen(self, listening: socket.socket) -> asyncio.base_events.Server:
+        accepted = functools.partial(Connection, self.accept)
+        return await asyncio.get_running_loop().create_unix_server(accepted, sock=listening, backlog=BACKLOG)
+
+    async def accept(self, reader: Reader, writer: LocalWriter) -> None:
         """Serve one connection until it ends; its hello says what for. Called for each one to the agent's socket."""
         self._visitors += 1
         try:
@@ -528,9 +543,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 writer.close()
 
-    async def _serve_gateway(
-        self, hello: ControlHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_gateway(self, hello: ControlHello, reader: Reader, writer: LocalWriter) -> None:
         gateway = Gateway(hello, writer)
         for earlier in list(self.gateways):
             # Not by gateway alone: one that lists this machine by two names has two connections, and each would end the other.
@@ -585,7 +598,10 @@ class Agent:
         if isinstance(event, (Ready, Exited)):
             self._admission.note_over(kernel)
             self._tell_waiting(kernel, message)
+        if isinstance(event, Ready):
+            self._templates.answered(kernel.id, kernel.attempt)
         if isinstance(event, Exited):
+            self._templates.forget(kernel.id, kernel.attempt)
             if self.kernels.get(kernel.id) is kernel:
                 self._living.pop(kernel.id, None)
                 if kernel.id in self._unclaimed:
@@ -700,11 +716,12 @@ class Agent:
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
-                spawner=self._nurseries.spawn,
+                spawner=self._templates.spawner(asked, self._nurseries.spawn, is_own=self._nurseries.is_own),
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt, exit_code=None)))
             self._drop(kernel)
+            self._templates.forget(kernel_id, asked.attempt)
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
             raise
@@ -714,7 +731,8 @@ class Agent:
         await self._disk.settle(SETTLE_DEADLINE)  # an agent that is killed now leaves the next one a record
         if kernel.holder != gateway.process:  # nobody must be given a number that is another one's
             raise TakenOver(kernel_id, kernel.holder[0], kernel.lease)
-        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease).write()
+        warm = ("forked" if kernel.is_forked else "cold") if asked.warm else ""
+        return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease, warm=warm).write()
 
     def _keep_even(self, gateway: Gateway, asked: Start) -> None:
         """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
@@ -942,6 +960,10 @@ class Agent:
     async def _find_kernelspecs(self, gateway: Gateway, asked: FindKernelspecs) -> Message:
         environment = dict(os.environ) if self.login is None else self.login
         return (await self._kernelspecs.find(asked.patterns, environment)).write()
+
+    async def _find_templates(self, gateway: Gateway, asked: FindTemplates) -> Message:
+        seen = await asyncio.get_running_loop().run_in_executor(None, self._templates.seen)
+        return WarmStarts(seen, self._templates.forked, dict(self._templates.cold)).write()
 
     async def _list(self, gateway: Gateway, asked: ListKernels) -> list[Message]:
         claimed = {kernel_id for other in self.gateways for kernel_id in other.kernels}

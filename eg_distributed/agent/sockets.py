@@ -6,13 +6,13 @@ pass for somebody else.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
 import struct
 from typing import Collection, Iterator, Optional
 
+from ..wire import LocalWriter
 from .processes import all_running, ticks
 
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -20,7 +20,7 @@ _LISTENING = "0A"
 _CLOSED = {"06", "07"}  # TIME_WAIT, CLOSE: nobody's any more, and listed as root's
 
 
-def peer(writer: asyncio.StreamWriter) -> Optional[int]:
+def peer(writer: LocalWriter) -> Optional[int]:
     """Return the user id of the process at the other end of a loopback connection over IPv4, None if it can't be told.
 
     Called for each connection to a port that is meant for certain users, on nodes and at the gateway. Of a connection that its

@@ -111,7 +111,7 @@ def spawn(
     progress = progress or Progress()
     progress.what, progress.host_fault = f"the folder of its log, {log.parent},", True
     with step(f"write the kernel's log {log}", host_fault=False, remedy=LOG_REMEDY):
-        descriptor = _open_log(log)
+        descriptor = open_log(log)
     program = argv[0]
     try:
         progress.what = f"a folder of the PATH in which {program!r} is looked for"
@@ -199,7 +199,16 @@ def _not_enterable(folder: str) -> str:
         return "is not a path"
 
 
-def _open_log(path: Path) -> int:
+def enterable(cwd: Optional[str], home: str) -> str:
+    """Return the folder that is asked for by *cwd*, else *home*; raises StartError where it cannot be entered."""
+    folder = _expanded(cwd, home) if cwd else home
+    if reason := _not_enterable(folder):
+        raise StartError(f"{folder} {reason}")
+    return folder
+
+
+def open_log(path: Path) -> int:
+    """Open a kernel's log for appending; raises OSError, and StartError for what is no log of this user."""
     # O_NONBLOCK for the open alone: a folder for logs may be shared, and hold a FIFO of that name.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     log = os.open(path, flags, 0o600)

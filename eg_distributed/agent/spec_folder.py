@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Optional
 
 from ..protocol import FolderAnswer, FolderHello
-from ..wire import encode
+from ..wire import Reader, Writer, encode
 from .spawning import StartError
 
 LINK = "resource_dir"
@@ -55,7 +55,7 @@ class SpecFolders:
             raise FolderMissing(f"the kernelspec's folder {digest} is not here ({error.strerror})") from None
         return found
 
-    async def receive(self, hello: FolderHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(self, hello: FolderHello, reader: Reader, writer: Writer) -> None:
         """Take the folder that *hello* announces, unless it is here; say how that went. Raises OSError, asyncio.TimeoutError."""
         if not _DIGEST.match(hello.digest):
             writer.write(encode(FolderAnswer(ok=False, error="no digest").write()))
@@ -117,7 +117,7 @@ class SpecFolders:
                 _remove(folder)
 
 
-async def _block(reader: asyncio.StreamReader, size: int) -> bytes:
+async def _block(reader: Reader, size: int) -> bytes:
     """Return the next *size* bytes; raises OSError if there are no more."""
     try:
         return await asyncio.wait_for(reader.readexactly(size), SILENCE)

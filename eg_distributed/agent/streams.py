@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from typing import AbstractSet, Callable, Mapping, Optional
 
 from ..clock import monotonic
 from ..protocol import CHANNELS, Stalled, StreamAnswer, StreamHello
 from ..streams import DEFAULT_LIMIT, Budget, Relay
-from ..wire import encode
+from ..wire import LocalWriter, Reader, encode
 from .kernels import EXITED, Kernel, Notify
 from .leases import is_lost
+from .memory import give_back_after_a_flood
 
 STREAM_LINGER = 900.0
 """Seconds for which a stream without a link is kept for its gateway to come back."""
+LOOK = 5.0
+"""Seconds between two looks at all streams."""
 STALL_TOLD = 0.5
 """Seconds, of the time between two ticks, from which on a stall is told: a PUB socket bridges shorter ones by its own queue."""
 OUTPUT_LIMIT = 256 * 1024 * 1024
@@ -49,7 +53,7 @@ class Stream:
         self.running = asyncio.ensure_future(relay.run())
 
     def age_tail(self, now: float) -> None:
-        """Drop the tail if nothing was acknowledged for a while; called each second while it has a link."""
+        """Drop the tail if nothing was acknowledged for a while; called every few seconds while it has a link."""
         acknowledged, since = self._acknowledged
         if acknowledged != self.relay.flow.acknowledged:
             self._acknowledged = (self.relay.flow.acknowledged, now)
@@ -74,11 +78,14 @@ class Streams:
         self._notify = notify
         self._streams: dict[str, Stream] = {}
         self._budget = Budget(BUDGET)
+        self._stalling: set[Stream] = set()  # those that are, or were since they were last looked at
+        self._looked = 0.0  # when all were last looked at
+        self._has_news = False  # one has ended: all are to be looked at
         self._tails: set[tuple[Kernel, tuple[str, str]]] = set()  # whose output has a stream that keeps a tail
         self.on_too_many: Callable[[Kernel], object] = lambda kernel: None
         """Called before streams of replies that were left are closed for being too many, to take what has come on them."""
 
-    async def serve(self, hello: StreamHello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, hello: StreamHello, reader: Reader, writer: LocalWriter) -> None:
         """Carry the stream that *hello* opens or resumes over this connection, or say why it can't be.
 
         Raises StreamBroken, OSError.
@@ -124,6 +131,8 @@ class Streams:
         owner = (hello.gateway, hello.incarnation)
         relay = Relay(reader, writer, limit, self._budget)
         stream = self._streams[hello.stream] = Stream(relay, kernel, hello.channel, owner)
+        relay.on_stall = functools.partial(self._stalling.add, stream)
+        stream.running.add_done_callback(self._note_end)
         self._keep_tail(stream)
         return stream, ""
 
@@ -146,21 +155,35 @@ class Streams:
                 if other.channel == "iopub" and other.owner == ended.owner:
                     self._keep_tail(other)
 
-    def tick(self, kept: Callable[[Kernel, str], bool] = lambda *_: False) -> None:
-        """Close what nobody came back for, forget what has ended, and tell of output that waits for too slow a reader.
+    def _note_end(self, _: object) -> None:
+        self._has_news = True
 
-        For *kept* see `close_earlier_lives`.
+    def tick(self, kept: Callable[[Kernel, str], bool] = lambda *_: False) -> None:
+        """Tell of output that waits for too slow a reader; close what nobody came back for, and forget what has ended.
+
+        Called each second. A hundred idle kernels have hundreds of streams: those that have stalled are looked at each time, all
+        of them every few seconds, and when one has ended. For *kept* see `close_earlier_lives`.
         """
+        give_back_after_a_flood(self._budget)
+        for stream in list(self._stalling):
+            if stream.relay.linked:
+                stalled = stream.relay.take_stalled()
+                # The other channels have back-pressure, which loses nothing.
+                if stalled >= STALL_TOLD and stream.channel == "iopub":
+                    self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
+            if not stream.relay.is_stalled and (stream.relay.linked or stream.running.done()):
+                self._stalling.discard(stream)
         now = monotonic()
+        if self._has_news or now - self._looked >= LOOK:
+            self._has_news, self._looked = False, now
+            self._look_at_all(now, kept)
+
+    def _look_at_all(self, now: float, kept: Callable[[Kernel, str], bool]) -> None:
         left: set[Kernel] = set()
         for stream_id, stream in list(self._streams.items()):
             if stream.relay.linked:
                 stream.unlinked_since = now
                 stream.age_tail(now)
-                stalled = stream.relay.take_stalled()
-                # The other channels have back-pressure, which loses nothing.
-                if stalled >= STALL_TOLD and stream.channel == "iopub":
-                    self._notify(stream.kernel, Stalled(stream.kernel.id, stream.kernel.attempt, stalled))
             elif not stream.left and now - stream.unlinked_since > STREAM_LINGER:
                 if stream.channel in TAIL_LIMITS and kept(stream.kernel, stream.channel):
                     stream.left = True

@@ -6,9 +6,10 @@ message is its frames in a row: flags (1 byte), length (1 byte, or 8 with the fl
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from typing import Iterator, Optional
+
+from ..wire import Reader, Writer
 
 DELIM = b"<IDS|MSG>"
 """What stands between the addresses and the message proper."""
@@ -29,7 +30,7 @@ class NotZmtp(ValueError):
     """The peer doesn't speak ZMTP 3, or not without a secret."""
 
 
-async def subscribe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def subscribe(reader: Reader, writer: Writer) -> None:
     """Greet a PUB socket and subscribe to all that it sends; raises NotZmtp, OSError."""
     try:
         writer.write(_GREETING)

@@ -5,6 +5,7 @@
     jupyter distributed end HOST KERNEL              end one
     jupyter distributed logs KERNEL [--follow]       print what one printed, also for a day after its end
     jupyter distributed adopt [KERNEL …]             have a running Jupyter server take over kernels of another one
+    jupyter distributed templates                    list what warm kernels are forked from, and why starts were cold
     jupyter distributed doctor [HOST …]              say what stands between the gateway and a kernel on each host
     jupyter distributed kernelspecs install …        install our sample kernelspecs
     jupyter distributed kernelspecs convert DIR …    have a kernelspec run by our proxy, or on a standalone master
@@ -40,7 +41,7 @@ from eg_distributed.settings import Distributed
 from eg_distributed.unended import Unended
 from eg_distributed.wire import one_line
 
-from . import adopt, doctor, kernelspecs, logs
+from . import adopt, doctor, kernelspecs, logs, templates
 from .tables import age, table
 
 __all__ = ["main", "make_parser"]
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _list(cluster, hosts, unended, as_json=options.json)
         if options.command == "hosts":
             return _list_hosts(cluster, hosts, as_json=options.json)
+        if options.command == "templates":
+            return templates.show(cluster, hosts, as_json=options.json)
         if lists_kernelspecs:
             return kernelspecs.show(cluster, hosts, as_json=options.json)
         if options.command == "doctor":
@@ -147,6 +150,11 @@ def make_parser(called: str) -> argparse.ArgumentParser:
     how = log.add_mutually_exclusive_group()
     how.add_argument("-f", "--follow", action="store_true", help="go on until the kernel ends")
     how.add_argument("--previous", action="store_true", help="of the start before the last one, as after a restart")
+    verbs.add_parser(
+        "templates",
+        parents=[common],
+        help="list what warm kernels are forked from, what that costs, and why starts were cold",
+    )
     examined = verbs.add_parser(
         "doctor", parents=[common], help="say what stands between the gateway and a kernel on each host"
     )

@@ -101,6 +101,9 @@ class Watch:
             self._stalled_at = now  # it is the gateway itself that has had no time to hear anybody
         if now - self._stalled_at < _STALL:
             return
+        # Hosts first: there are a few, and as a rule all of them answer, while an idle gateway may have a thousand kernels.
+        if not self._outages and all(host.node.silent_since is None for host in list(self._cluster.hosts.values())):
+            return
         kernels = {kernel.id: kernel for kernel in list(self._cluster.kernels.values())}
         for kernel_id, kernel in kernels.items():
             since = kernel.out_of_reach_since

@@ -2,6 +2,7 @@
 
     provisioner      the kernel provisioner `eg-distributed`: jupyter_client's calls, turned into the cluster's
     request          what a kernel manager knows of a kernel, turned into a StartRequest
+    refusal          our errors, as jupyter_server shows them
     extension        the server extension, which begins what a server has beside its kernels
     adoption         kernels of the server's earlier process, found again at its start; those that are kept at its end
     store            their records on disk; `recording` writes that of one kernel

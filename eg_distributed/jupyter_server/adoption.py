@@ -23,6 +23,7 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from jupyter_client.kernelspec import KernelSpec, NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
@@ -113,7 +114,7 @@ class Adoption:
         self._specs: dict[str, Any] = {}  # while kernels are found: many have the same
         self._cluster: Cluster | None = None
         self._is_looking = False
-        self._unseen: set[Any] = set()  # managers of found kernels whose hosts have not answered yet
+        self._unseen: WeakSet[Any] = WeakSet()  # managers of found kernels whose hosts have not answered yet
 
     # -- the store -----------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from typing import Any
 
 from eg_distributed.link.deadlines import within
@@ -22,6 +23,7 @@ __all__ = ["begin"]
 log = logging.getLogger(__name__)
 
 _KERNELS = 20.0  # seconds, at most, for kernels to end, beside the time that they are given to heed that
+_FILES = 2.0  # seconds, at most, for the files of kernels that end with the process
 _STARTS = 10.0  # seconds, at most, for kernels that are just being started, or started again
 
 
@@ -56,13 +58,27 @@ def begin(app: Any) -> None:
     def run(*args: Any, **kwargs: Any) -> Any:
         result = start_ioloop(*args, **kwargs)
         if not keep:  # what is listed still; all of it after a SIGINT without a terminal, which only ends the loop
-            for manager in list(kernels._kernels.values()):
-                if isinstance(provisioner := getattr(manager, "provisioner", None), DistributedProvisioner):
-                    provisioner.end_with_process()
-                    manager.cleanup_connection_file()
+            _end_with_process(list(kernels._kernels.values()))
         return result
 
     app.cleanup_kernels, app._cleanup, app.start_ioloop = end_kernels, end, run
+
+
+def _end_with_process(managers: list[Any]) -> None:
+    """Have those of *managers*' kernels that are ours end with this process, whose loop has ended, and leave no file."""
+    ours = [each for each in managers if isinstance(getattr(each, "provisioner", None), DistributedProvisioner)]
+    for manager in ours:
+        manager.provisioner.end_with_process()
+
+    def remove_files() -> None:
+        for manager in ours:
+            manager.provisioner.recording.drop_now(manager.kernel_id)
+            manager.cleanup_connection_file()
+
+    if ours:
+        removing = threading.Thread(target=remove_files, name="files of kernels", daemon=True)
+        removing.start()
+        removing.join(_FILES)  # a disk that hangs keeps no server from its end
 
 
 def _patience(kernels: Any) -> float:

@@ -135,7 +135,8 @@ class Watch:
             lives = False
         host = before["host"]
         if lives:
-            self._emit("restart_refused", host, [kernel_id], f"The kernel was not restarted, and is as it was. {error}")
+            said = " ".join(str(error).split())  # it may be in lines
+            self._emit("restart_refused", host, [kernel_id], f"The kernel was not restarted, and is as it was. {said}")
         else:
             text = f"The kernel that was on {host} has ended, and was not started again. The server's log says why."
             self._emit("restart_failed", host, [kernel_id], text)

@@ -25,7 +25,6 @@ from datetime import datetime, timezone
 from typing import Any, NoReturn
 
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
-from tornado.web import HTTPError
 
 from eg_distributed.clock import monotonic
 from eg_distributed.cluster import Cluster
@@ -36,6 +35,7 @@ from eg_distributed.request import StartRequest
 from . import listening
 from .process import Keeper, cluster_for, cluster_soon_for, keeper_of, server_of
 from .recording import Recording, goes_on
+from .refusal import Refusal
 from .request import request_for
 from .store import Record
 
@@ -52,17 +52,6 @@ _LOOK = 10.0  # seconds between two looks at whether a kernel that may come back
 _END = 10.0  # seconds that `wait` waits, at most, for a kernel that has not ended yet
 _CLOSED = 0
 """What `poll` answers, as jupyter_client's own provisioner does, where no exit code is known."""
-
-
-class _Refusal(HTTPError):  # type: ignore[misc, unused-ignore] # tornado is not in every environment
-    """One of our errors, for jupyter_server: with its status, and with its words wherever a handler shows the error's text."""
-
-    def __init__(self, error: DistributedError) -> None:
-        super().__init__(error.http_status, str(error))
-        self._words = str(error)
-
-    def __str__(self) -> str:
-        return self._words
 
 
 class DistributedProvisioner(KernelProvisionerBase):
@@ -137,7 +126,7 @@ class DistributedProvisioner(KernelProvisionerBase):
 
     def _raise(self, error: DistributedError) -> NoReturn:
         """Raise *error* in the form that who asked can show."""
-        raise _Refusal(error) if self._is_servers else error
+        raise Refusal(error) if self._is_servers else error
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -268,10 +257,9 @@ class DistributedProvisioner(KernelProvisionerBase):
         return self.recording.is_written and self._kernel is not None and self._kernel.state is not State.DEAD
 
     def end_with_process(self) -> None:
-        """Have the kernel end with this process, and no later one look for it; after the loop has ended."""
+        """Have the kernel end with this process; its record is the caller's to drop."""
         if self._kernel is not None:
             self._kernel.on_exit = None
-        self.recording.drop_now(self.kernel_id)
 
     def be_taken(self) -> None:
         """Have nothing of the kernel any more, which is another server's."""

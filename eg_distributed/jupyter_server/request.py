@@ -41,7 +41,7 @@ _SESSION = "JPY_SESSION_NAME"
 """The notebook's path, which jupyter_server adds for each session."""
 _KEYS = frozenset(
     ("authorized_users", "bring_folder", "impersonation", "interrupt_signal", "launcher", "on_exit", "port_range")
-) | {"remote_hosts", "transport", "unauthorized_users"}
+) | {"preload", "remote_hosts", "transport", "unauthorized_users", "warm"}
 """What a kernelspec's stanza may have in its config."""
 _FIRST = random.random()
 """Where in a host set this process begins with its rounds, as a part of the whole."""

@@ -15,11 +15,13 @@ from eg_distributed.protocol import OLDEST_PROTOCOL, PROTOCOL, SENTINEL
 _PACKAGE = "eg_distributed"
 _BOOT, _CHECKUP = "boot.py", "checkup.py"
 """Sent as text, the former ahead of the archive, which it unpacks: so they are not in the archive itself."""
-_SHARED = ("clock.py", "protocol.py", "streams.py", "wire.py")
+_SHARED = ("clock.py", "connections.py", "protocol.py", "streams.py", "wire.py")
 """What gateways and agents have in common."""
 _MAIN = """
 import sys
 from importlib import import_module
+if sys.argv[1] in ("agent", "bridge"):
+    sys.modules.setdefault("ssl", None)  # asyncio does without: 6 ms of a start, and a megabyte
 module = {"agent": "server"}.get(sys.argv[1], sys.argv[1])
 import_module("eg_distributed.agent." + module).main(*sys.argv[2:])
 """

@@ -19,16 +19,18 @@ from collections.abc import Awaitable, Callable
 
 import asyncssh
 
+from eg_distributed.connections import Incoming, Outgoing
 from eg_distributed.errors import HostError, HostUnreachable
 from eg_distributed.wire import Reader, Writer
 
 from .bridge import BridgeClient
+from .packets import log_no_packets
 from .way import Link, LocalLink
 
 __all__ = ["BridgedLink", "Link", "LocalLink", "SSHLink", "Shielded", "ShieldedWriter"]
 
 log = logging.getLogger(__name__)
-_Channel = tuple[asyncssh.SSHReader[bytes], asyncssh.SSHWriter[bytes]]
+_Opened = tuple[asyncssh.SSHUNIXChannel[bytes], asyncssh.SSHUNIXSession[bytes]]
 
 ENOUGH, MOST = 250, 900
 """Channels of a connection from which on a further one is begun, and that one has at most while there is another with room."""
@@ -108,7 +110,7 @@ class SSHLink(Link):
         self._connections = [_Connection(connection)]
         self._widening: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
-        self._given_up: set[asyncio.Task[_Channel]] = set()  # openings; each ends with its connection at the latest
+        self._given_up: set[asyncio.Task[_Opened]] = set()  # openings; each ends with its connection at the latest
         self._pause = 0.0
         self._told = False  # that none could be made
         self._not_before = 0.0  # when a further login may be tried again, in the loop's time
@@ -199,10 +201,11 @@ class SSHLink(Link):
         if chosen.idle is not None:
             chosen.idle.cancel()
             chosen.idle = None
-        opening = asyncio.ensure_future(chosen.ssh.open_unix_connection(self._path))
+        channel = Channel(lambda: self._let_go(chosen))
+        opening = asyncio.ensure_future(chosen.ssh.create_unix_connection(lambda: channel, self._path))
         try:
             # Shielded: asyncssh leaves a channel whose opening is cancelled open at both ends until the connection ends.
-            reader, writer = await asyncio.shield(opening)
+            await asyncio.shield(opening)
         except asyncio.CancelledError:
             self._given_up.add(opening)
             opening.add_done_callback(functools.partial(self._close_given_up, chosen))
@@ -210,13 +213,13 @@ class SSHLink(Link):
         except BaseException:  # whatever it is, the channel is none
             self._let_go(chosen)
             raise
-        return Shielded(reader), ShieldedWriter(writer, lambda: self._let_go(chosen))
+        return channel, channel
 
-    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Channel]) -> None:
+    def _close_given_up(self, chosen: _Connection, opening: asyncio.Task[_Opened]) -> None:
         """Close a channel that nobody waits for any more, now that it is open; until then it has a descriptor of sshd's."""
         self._given_up.discard(opening)
         if not opening.cancelled() and opening.exception() is None:
-            opening.result()[1].close()
+            opening.result()[0].close()
         self._let_go(chosen)
 
     def _let_go(self, used: _Connection) -> None:
@@ -333,6 +336,69 @@ class BridgedLink(SSHLink):
         self._connection.abort()
 
 
+class Channel(Incoming, Outgoing, asyncssh.SSHUNIXSession[bytes]):
+    """A channel to a UNIX socket on the host; its reader and its writer in one, whose errors are OSErrors.
+
+    *closed* is called once, when it is closed. Not asyncssh's own reader: a task has to wait for that one, which costs another
+    turn of the loop for each message.
+    """
+
+    _channel: asyncssh.SSHUNIXChannel[bytes]
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        Incoming.__init__(self)
+        Outgoing.__init__(self)
+        self._on_close: Callable[[], None] | None = closed
+
+    # -- asyncssh's calls ----------------------------------------------------------------------------------------
+
+    def connection_made(self, chan: asyncssh.SSHUNIXChannel[bytes]) -> None:
+        """Begin."""
+        self._channel = chan
+        log_no_packets(chan)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Take what has come."""
+        self._came(data)
+
+    def eof_received(self) -> bool:
+        """Note the end; the way back stays open."""
+        self._ended()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nothing can be sent any more either."""
+        self._ended(ConnectionResetError(getattr(exc, "reason", str(exc))) if exc else None)
+        self._is_lost()
+
+    def pause_writing(self) -> None:
+        """Note that enough waits."""
+        self._filled()
+
+    def resume_writing(self) -> None:
+        """Note that it went."""
+        self._emptied()
+
+    def _pause(self) -> None:
+        self._channel.pause_reading()
+
+    def _resume(self) -> None:
+        self._channel.resume_reading()
+
+    # -- the writer ----------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Queue *data*; raises OSError where the channel is closed."""
+        self._channel.write(data)
+
+    def close(self) -> None:
+        """Close after what is queued."""
+        self._channel.close()
+        closed, self._on_close = self._on_close, None
+        if closed is not None:
+            closed()
+
+
 class Shielded:
     """An asyncssh reader whose errors are OSErrors, as those of every other reader."""
 
@@ -357,10 +423,8 @@ class Shielded:
 class ShieldedWriter:
     """An asyncssh writer whose errors are OSErrors, as those of every other writer."""
 
-    def __init__(self, writer: asyncssh.SSHWriter[bytes], closed: Callable[[], None] | None = None) -> None:
+    def __init__(self, writer: asyncssh.SSHWriter[bytes]) -> None:
         self._writer = writer
-        self._closed = closed
-        """Called once, when it is closed."""
 
     def write(self, data: bytes) -> None:
         """Queue *data*."""
@@ -376,6 +440,3 @@ class ShieldedWriter:
     def close(self) -> None:
         """Close after what is queued."""
         self._writer.close()
-        closed, self._closed = self._closed, None
-        if closed is not None:
-            closed()

@@ -23,6 +23,7 @@ from .dial import dial, look_up
 from .host_based import HostBased, host_based_of
 from .identities import Identities, identities_of
 from .known_hosts import HostKeys, add_keys_of_address, host_keys_of
+from .packets import leave_out_needless
 from .proxies import ProxyProcess
 from .public_keys import plain_algorithm
 from .way import BANNER, CONNECTING, KEYS, Progress
@@ -253,6 +254,7 @@ class _Witness(asyncssh.SSHClient):
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self.connection = conn
+        leave_out_needless(conn)
         take = conn.validate_server_host_key
 
         def examine(shown: bytes) -> asyncssh.SSHKey:

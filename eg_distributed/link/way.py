@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eg_distributed.clock import monotonic
+from eg_distributed.connections import connect_unix
 from eg_distributed.wire import Reader, Writer
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class LocalLink(Link):
 
     async def open(self) -> tuple[Reader, Writer]:
         """Connect to the agent's socket."""
-        return await asyncio.open_unix_connection(self._path)
+        made = await connect_unix(self._path)
+        return made, made
 
     def close(self) -> None:
         """Nothing is held; only those who wait are told."""

@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.parametrize("world", ["direc
 
 
 Picture = Callable[[Page, str], None]
+_NOT_RESTARTING = (
+    """() => !window.jupyterapp.shell.currentWidget.context.sessionContext.kernelDisplayStatus.includes('restarting')"""
+)
 OUTAGE = 10.0
 """Seconds for which a host stands still: long enough that people are told."""
 MEGABYTES_50 = 50 * 1024 * 1024
@@ -168,6 +171,7 @@ def test_a_failing_start_says_why(world: World, jupyterlab: JupyterLab, picture:
     dialog = page.locator(".jp-Dialog")
     expect(dialog).to_contain_text(re.compile("/opt/nowhere/bin/python"), timeout=SECONDS * 1000)
     expect(dialog).to_contain_text(re.compile(r"node\d\.lab\.test"))
+    assert "directory.\nCheck argv" in dialog.locator("pre").inner_text()  # in lines: it is as wide as it shows
     picture(page, "failing-start")
     dialog.locator("button").first.click()
     dialog.filter(has_text="Select Kernel").locator(".jp-mod-reject").click()  # "No Kernel"
@@ -203,6 +207,7 @@ def test_the_page_shows_the_host_and_what_happens_to_it(own: Lab, jupyterlab: Ju
         picture(page, "host-hangs")
         notebook.restart()
         expect(toast.filter(has_text="The kernel was not restarted")).to_be_visible(timeout=SECONDS * 1000)
+        page.wait_for_function(_NOT_RESTARTING)  # while the host still hangs
     expect(toast.filter(has_text="node1.lab.test is back")).to_be_visible(timeout=SECONDS * 1000)
     expect(host).to_have_text("node1", timeout=SECONDS * 1000)
     notebook.idle()

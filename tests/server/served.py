@@ -31,6 +31,7 @@ class Served:
         options: Mapping[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         /,
+        *,
         python: str = sys.executable,
         **more: str,
     ) -> None:

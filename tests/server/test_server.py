@@ -84,7 +84,8 @@ def test_a_start_that_fails(site: Site, served: Served) -> None:
     session = served.session("some.ipynb", name)
     assert session.status_code == 500
     assert session.json()["message"].startswith("Host node")
-    assert words in session.json()["message"]
+    assert words in session.json()["message"].splitlines()[0]
+    assert "\nIts last output:\n  no luck" in session.json()["message"]  # in lines, which JupyterLab's dialog shows
     kernel = served.rest.post("/api/kernels", json={"name": name})
     assert kernel.status_code == 500
     assert words in kernel.json()["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -222,8 +223,9 @@ def test_an_agent_that_is_heard_is_asked_seldom(tmp_path: Path, monkeypatch: pyt
     world.run(story)
 
 
-def test_memory_is_bounded_by_what_runs(tmp_path: Path) -> None:
+def test_memory_is_bounded_by_what_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A kernel takes some kilobytes at both ends together, and what is deleted takes none."""
+    caplog.set_level(logging.WARNING, "eg_distributed")  # pytest keeps what is logged of each kernel
     world = World(1, hosts=10, gateways=1, folder=tmp_path, orphan_timeout=0.0)
 
     def traced() -> int:

@@ -247,6 +247,24 @@ def test_a_wrong_command_line_says_what_is_wrong(
     assert names in err
 
 
+# -- templates ---------------------------------------------------------------------------------------------------
+
+
+def test_templates_lists_what_kernels_are_forked_from(gateway: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """`templates` names each host's templates, and says how often and why starts that may be warm were cold."""
+    assert run(capsys, "templates") == (0, "no templates\n", "")
+    argv = [sys.executable, "-c", KERNEL, "{connection_file}"]
+    request = StartRequest("k-warm", argv, ("localhost",), language="python", key="abc", warm=True)
+    gateway.submit(gateway.start(request)).result()
+    why = "its command is not `python -m ipykernel_launcher`"
+    code, out, err = run(capsys, "templates")
+    assert (code, err) == (0, "")
+    assert out == f"no templates\nlocalhost: 0 starts were forked, 1 were cold\n  1 cold: {why}\n"
+    told = json.loads(run(capsys, "templates", "--json")[1])
+    assert told == {"hosts": {"localhost": {"templates": [], "forked": 0, "cold": {why: 1}}}, "errors": {}}
+    assert "no-such-host" in run(capsys, "templates", "--hosts", "no-such-host.invalid")[2]
+
+
 # -- logs --------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from eg_distributed.errors import (
     HostKeyRejected,
     HostUnreachable,
     KernelStartFailed,
+    KernelStartTimeout,
     LoginRefused,
     NoHostAvailable,
 )
@@ -90,3 +91,26 @@ def test_no_host_available_of_one_host_is_that_hosts_error() -> None:
 def test_no_host_available_without_hosts_says_where_to_look() -> None:
     """An empty host set is a mistake in a setting."""
     assert str(NoHostAvailable([])) == "No host is available for this kernel. Check remote_hosts."
+
+
+def test_lines_for_those_who_show_them() -> None:
+    """Cause and remedy have a line each, and so has each host; what a kernel said is indented, so that it is nobody else's."""
+    gone, full = (
+        HostUnreachable("refused", host="a", remedy="start sshd"),
+        HostError("full", host="b", remedy="make room"),
+    )
+    assert gone.lines() == ["Host a: Refused.", "Start sshd."]
+    exited = KernelStartFailed("it exited", host="n", remedy="see why", log="Traceback:\n\n  boom | bang\n")
+    assert exited.lines() == [
+        "Host n: It exited.", "See why.", "Its last output:", "  Traceback:", "  boom", "  bang",
+    ]  # fmt: skip
+    late = KernelStartTimeout("too late", host="n", remedy="wait")
+    late.earlier = [gone, full]
+    assert late.lines() == ["Host n: Too late.", "Wait.", "Before that:", str(gone), str(full)]
+    several = NoHostAvailable([gone, full], remedy="ask again")
+    assert several.lines() == [
+        "None of the 2 hosts that were tried could take the kernel.", str(gone), str(full), "Ask again.",
+    ]  # fmt: skip
+    assert str(several) == " ".join(several.lines())
+    assert NoHostAvailable([gone]).lines() == gone.lines()
+    assert NoHostAvailable([]).lines() == ["No host is available for this kernel.", "Check remote_hosts."]

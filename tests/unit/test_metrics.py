@@ -97,6 +97,15 @@ async def test_starts_and_what_comes_of_them(cluster: Cluster, hosts: Hosts, reg
     assert scrape("host_kernels", host="node2") == 1
 
 
+def test_starts_that_may_be_warm(cluster: Cluster, registry: CollectorRegistry) -> None:
+    """By host, how they were done; without any there is no sample."""
+    host = cluster.counters.of_host("node1")
+    assert Scrape(registry)("warm_starts_total", host="node1", how="forked") is None
+    for how in ("cold", "forked", "forked", "", "of a later release"):
+        host.note_warm(how)
+    assert [Scrape(registry)("warm_starts_total", host="node1", how=how) for how in ("forked", "cold")] == [2, 1]
+
+
 async def test_a_start_whose_client_goes_away(cluster: Cluster, hosts: Hosts, registry: CollectorRegistry) -> None:
     """It is a start of its own outcome, and while it goes on its kernel is one that starts."""
     await hosts("node1")

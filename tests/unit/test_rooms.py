@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_NODES = {"agent", "clock", "protocol", "streams", "wire"}
+ON_NODES = {"agent", "clock", "connections", "protocol", "streams", "wire"}
 AN_ADAPTERS = {"__main__", "app", "enterprise_gateway", "jupyter_server"}
 
 

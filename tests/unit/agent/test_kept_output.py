@@ -541,6 +541,7 @@ async def test_no_stream_of_output_is_left_for_nobody(home: Path, monkeypatch: p
         (stream,) = [each for each in agent.streams._of(kernel) if each.owner[1] == "3"]
         await until("its link is gone", lambda: not stream.relay.linked)
         monkeypatch.setattr(streams_module, "STREAM_LINGER", -1.0)
+        monkeypatch.setattr(streams_module, "LOOK", 0.0)
         agent.streams.tick(agent.kept_output.is_keeping)
         await until("it is closed", stream.running.done)
         third.close()

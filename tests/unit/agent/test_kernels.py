@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.agent import processes
+from eg_distributed.agent import kernels as kernels_module
+from eg_distributed.agent import log_caps, processes
+from eg_distributed.agent.aside import aside
 from eg_distributed.agent.kernels import LOG_CAP, RUNNING, TAIL, Kernel
 from eg_distributed.agent.processes import OPEN_FILES
 from eg_distributed.agent.wrappers import Family
@@ -605,6 +607,33 @@ async def test_a_log_is_capped(visitor: Visitor, home: Path) -> None:
     assert lines.index(b"[older output was dropped here]") < 2
     assert b"newest" in lines
     assert LOG_CAP // 2 <= log.stat().st_size < LOG_CAP // 2 + 100
+
+
+async def test_one_look_is_for_all_logs_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many kernels run, one thread looks at their logs' sizes, and only those that are too large are cut."""
+    monkeypatch.setattr(log_caps, "LOG_CAP", 1000)
+    monkeypatch.setattr(kernels_module, "LOG_CAP", 1000)
+    looks = []
+
+    async def counted(*arguments: Any) -> Any:
+        looks.append(arguments)
+        return await aside(*arguments)
+
+    monkeypatch.setattr(log_caps, "aside", counted)
+    running = {}
+    for number in range(20):
+        running[f"k{number}"] = kernel = Kernel(f"k{number}", tmp_path / f"k{number}", lambda *_: None)
+        kernel.log, kernel.has_log = tmp_path / f"{number}.log", True
+        kernel.log.write_bytes(b"x" * (2000 if number == 7 else 900))
+    caps = log_caps.LogCaps(running)
+    caps.tick()
+    assert not looks
+    monkeypatch.setattr(log_caps, "CHECK", 0.0)
+    caps.tick()
+    caps.tick()
+    await until("the one is cut", lambda: running["k7"].log.stat().st_size < 1000)
+    assert len(looks) == 1
+    assert [kernel.log.stat().st_size for kernel in running.values() if kernel.log.name != "7.log"] == [900] * 19
 
 
 # -- launchers ---------------------------------------------------------------------------------------------------

@@ -184,6 +184,23 @@ def test_the_kernelspecs_folder_is_left_to_the_node() -> None:
         made(Manager(spec), bring_folder="no")
 
 
+def test_a_kernelspec_says_whether_it_may_be_forked() -> None:
+    """`warm` of its config wins over the setting; `preload` names modules; what is neither is refused."""
+    assert [made(Manager(), Distributed(warm_starts=on)).warm for on in (False, True)] == [False, True]
+    assert [made(Manager(), Distributed(warm_starts=not on), warm=on).warm for on in (False, True)] == [False, True]
+    assert made(Manager(), preload=["numpy", "matplotlib.pyplot"]).preload == ("numpy", "matplotlib.pyplot")
+    assert not made(Manager()).preload
+    for wrong in (
+        {"warm": "yes"},
+        {"preload": "numpy"},
+        {"preload": ["os; evil"]},
+        {"preload": [""]},
+        {"preload": ["a"] * 99},
+    ):
+        with pytest.raises(RequestInvalid, match=next(iter(wrong))):
+            made(Manager(), **wrong)
+
+
 def test_another_user_gets_the_gateways_path() -> None:
     """Under impersonation the copy, which is the login user's alone, would be out of the kernel's reach."""
     spec = Spec(argv=["{resource_dir}/run.sh", "-f", "{connection_file}"])

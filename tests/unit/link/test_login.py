@@ -9,11 +9,13 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncssh
 import pytest
+from asyncssh.constants import MSG_IGNORE
 
 from eg_distributed.aside import aside
 from eg_distributed.errors import HostKeyRejected, HostUnreachable, LoginRefused, SSHConfigInvalid
@@ -493,3 +495,39 @@ def test_a_broken_list_of_revoked_keys_is_refused(home: Path, data: bytes) -> No
     (home / "krl").write_bytes(data)
     with pytest.raises(ValueError, match=r".*"):
         RevokedKeys.read(home / "krl")
+
+
+# -- what is sent beside what was asked for --------------------------------------------------------------------------
+
+
+async def test_no_empty_packets_are_sent(hosts: Hosts, home: Path) -> None:
+    """asyncssh's packets that say nothing are sent with a cipher in CBC mode alone, which needs them."""
+    (sshd,) = await hosts("node1")
+    connection = await log_in("node1", of_home(sshd, home))
+    sent: list[int] = []
+    connection.log_sent_packet = lambda kind, *_: sent.append(kind)  # type: ignore[method-assign]
+    await connection.run("true")
+    assert connection.get_extra_info("send_cipher") == "aes256-gcm@openssh.com"
+    assert MSG_IGNORE not in sent
+    connection.set_extra_info(send_cipher="aes256-cbc")
+    await connection.run("true")
+    assert MSG_IGNORE in sent
+    connection.close()
+
+
+async def test_a_busy_connection_puts_its_probe_off_seldom(hosts: Hosts, home: Path) -> None:
+    """All that comes within a tenth of the time between two probes sets one timer; one that falls silent is given up in time."""
+    (sshd,) = await hosts("node1")
+    settings = of_home(sshd, home)
+    settings.keepalive_interval, settings.keepalive_count = 3.0, 1
+    connection = await log_in("node1", settings)
+    timers = set()
+    began = time.monotonic()
+    for _ in range(20):
+        await connection.run("true")
+        timers.add(connection._keepalive_timer)
+    assert len(timers) <= 2 + (time.monotonic() - began) / 0.3
+    connection.set_keepalive(0.1)
+    sshd.wire.freeze()
+    await asyncio.wait_for(connection.wait_closed(), 5.0)
+    sshd.wire.thaw()

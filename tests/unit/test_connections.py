@@ -254,7 +254,7 @@ async def test_who_begins_with_a_pause_gets_what_had_come_behind_it() -> None:
     other.close()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert (listener.got, listener.ends) == (b"", 0)
+    assert (bytes(listener.got), listener.ends) == (b"", 0)
     made.resume_reading()
     await until("the end is heard", lambda: listener.ends == 1)
     assert listener.got == b"before during"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 import struct
@@ -755,6 +756,10 @@ async def test_many_bytes_are_acknowledged_at_once(monkeypatch: pytest.MonkeyPat
         writer.close()
 
 
+def _has_come(link: Connection) -> bool:
+    return bool(link._unread)
+
+
 async def test_a_cut_hands_nothing_more_to_a_socket_that_is_full() -> None:
     """A new link is not read while the local socket still has what it was slow to take under the ones before."""
     near, other = socket.socketpair()
@@ -767,12 +772,13 @@ async def test_a_cut_hands_nothing_more_to_a_socket_that_is_full() -> None:
     while not local.is_full:
         local.write(bytes(CHUNK))
         kept += CHUNK
+    link: Connection
     for number in range(3):
         ours, theirs = socket.socketpair()
         _, link = await loop.create_unix_connection(Connection, sock=ours)
         theirs.send(HEADER.pack(DATA, 5) + b"hello")
         if number:  # it has come before the link is served, as behind the answer to its hello
-            await until("it has come", lambda link=link: bool(link._unread))  # type: ignore[misc]
+            await until("it has come", functools.partial(_has_come, link))
         serving = asyncio.ensure_future(relay.serve(link, link, 0))
         await until("the link serves", lambda: relay.linked)
         for _ in range(10):

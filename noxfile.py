@@ -75,7 +75,7 @@ os.environ["PATH"] = os.pathsep.join(
     (os.environ["PATH"], *(str(path) for version in PYTHONS for path in sorted(_PYENV.glob(f"{version}.*/bin"))))
 )
 
-BENCHMARKS = {"plain": "side_by_side", "spark": "spark", "reliability": "reliability"}
+BENCHMARKS = {"peers": "peers", "gateway": "side_by_side", "spark": "spark", "reliability": "reliability"}
 
 
 def install(session: nox.Session, group: str = "dev") -> None:
@@ -420,11 +420,15 @@ def jupyterlab(session: nox.Session) -> None:
 @nox.session(default=False)
 @nox.parametrize("what", [nox.param(what, id=name) for name, what in BENCHMARKS.items()])
 def bench(session: nox.Session, what: str) -> None:
-    """Measure us beside Enterprise Gateway's own proxy, each in one run on one lab; prints tables and keeps them as JSON.
+    """Measure us beside others that run kernels by SSH, each in one run on one lab; prints tables and keeps them as JSON.
 
-    Plain kernels, then Spark's, then what faults cost us; `nox -s "bench(spark)"` is one of them alone. `-- --docs docs`
-    renews the pages of figures.
+    Beside all of them and a local kernel, in a quarter of an hour; in detail beside Enterprise Gateway's own proxy; Spark's
+    kernels; what faults cost us. `nox -s "bench(peers)"` is one of them alone. `-- --docs docs` renews the pages of figures.
+    `nox -s bench -- --guard` measures ours and a local kernel, and fails where a ratio is worse than that in docs/figures.json
+    by more than the spread.
     """
+    if "--guard" in session.posargs and what != "peers":
+        session.skip("the guard holds what `bench(peers)` measures")
     install(session)
     session.run("python", "-m", f"benchmarks.{what}", *session.posargs)
 

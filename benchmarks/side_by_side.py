@@ -1,4 +1,4 @@
-"""Measure our proxy beside Enterprise Gateway's own, in one run on one lab: `nox -s bench`.
+"""Measure our proxy beside Enterprise Gateway's own in detail, in one run on one lab: `nox -s "bench(gateway)"`.
 
 Each way has a gateway of its own (the stock proxy slows the whole gateway that it was used in), on the same nodes, with the same
 kernel. Prints a table, and keeps the figures as JSON and, with --docs, as a page.
@@ -297,10 +297,10 @@ def _figure(value: float | None) -> str:
 
 
 def main() -> None:
-    """Run everything; called by `nox -s bench`."""
+    """Run everything; called by `nox -s "bench(gateway)"`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path(".bench/side_by_side.json"), help="where the figures go")
-    parser.add_argument("--docs", type=Path, help="a folder for figures.md as well")
+    parser.add_argument("--docs", type=Path, help="a folder for figures-gateway.md as well")
     parser.add_argument("--keep", action="store_true", help="keep the lab afterwards")
     options = parser.parse_args()
     lab = Lab.up(name="bench", nodes=3)
@@ -326,12 +326,12 @@ def main() -> None:
     print(expected)
     if options.docs:
         page = _PAGE.format(table=text, expected=expected, date=when, machine=machine)
-        (options.docs / "figures.md").write_text(page, "utf-8")
+        (options.docs / "figures-gateway.md").write_text(page, "utf-8")
 
 
-_PAGE = """# Figures
+_PAGE = """# Figures: beside Enterprise Gateway's own proxy
 
-Measured by `nox -s bench -- --docs docs` on {date} ({machine}): one run, one lab of three nodes in containers
+Measured by `nox -s "bench(gateway)" -- --docs docs` on {date} ({machine}): one run, one lab of three nodes in containers
 on one machine, a gateway of its own for each way, so that none pays for another. The kernel (ipykernel) is the same
 everywhere; the last column is the floor: the same kernel started and driven on its node by a plain client, without a
 gateway. A cell's time runs until its reply and its `idle` status have both arrived.

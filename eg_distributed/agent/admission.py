@@ -43,8 +43,9 @@ TELL = 1.0
 """Seconds between two messages that tell gateways how the queue has moved."""
 MOST = 1000
 """Starts that may wait; one more is refused, and its gateway tries another host."""
-COLD = 1.0
-"""The weight of a cold start. A lighter one stands behind no cold one, and as many run at once as weigh a processor each."""
+COLD, WARM = 1.0, 0.1
+"""The weights of a cold start and of a kernel that is forked, 30 ms of a processor. The lighter one stands behind no cold one,
+and as many run at once as weigh a processor each."""
 _COUNTED = 10.0  # seconds for which the number of processors counts: quotas are changed now and then
 
 
@@ -159,6 +160,10 @@ class Admission:
     def ask(self, asked: Start, gateway: Visitor, weight: float = COLD) -> Turn:
         """Return the turn of a start, for which it waits by `Turn.come`."""
         return Turn(self, asked, gateway, weight)
+
+    def note_cold(self, turn: Turn) -> None:
+        """Take note that *turn*, whose kernel was to be forked, has become a cold start: others wait for it from now on."""
+        turn.weight = COLD
 
     def follow(self, turn: Turn, kernel: Starting) -> None:
         """Have *turn* last until *kernel*, which is being started, is ready or has ended."""

@@ -48,6 +48,8 @@ LEAST_MEMORY = 0.05
 MEMORY_CHECK = 10.0
 REASONS = 32
 """Reasons for cold starts that are counted apart."""
+LIKES = 256
+"""Users' kernelspecs of which is kept how their last start went."""
 _LAUNCHER = ["-m", "ipykernel_launcher"]
 _PYTHON = re.compile(r"python[0-9.]*\Z")
 _FLAG = re.compile(r"-(?:[EIsSBuObqP]+|[XW].+)\Z")
@@ -63,6 +65,7 @@ class Templates:
         self.cold: Counter[str] = Counter()
         """Starts that were wished to be warm, and were not, by why."""
         self._folder = folder
+        self._went: dict[tuple[str, tuple[str, ...], str], bool] = {}  # whether the last start of its like was warm
         self._templates: list[Template] = []
         # By kernel and attempt: starts for whose like one is to be made.
         self._awaited: dict[tuple[str, str], Wish] = {}
@@ -74,6 +77,20 @@ class Templates:
         self._is_closed = False
 
     # -- starts ------------------------------------------------------------------------------------------------------
+
+    def may_fork(self, asked: Start) -> bool:
+        """Return True if the kernel of *asked* will be forked, as far as that can be told: if the last one of its like was.
+
+        Where none was there before, if there is a template of its interpreter. Asked before the start waits for its turn.
+        """
+        kinds = [(each.kind.word, each.kind.preload) for each in self._templates if not each.is_retired]
+        return asked.warm and (asked.argv[0], tuple(asked.preload)) in kinds and self._went.get(_like(asked), True)
+
+    def _note(self, asked: Start, *, is_forked: bool) -> None:
+        self._went.pop(_like(asked), None)
+        self._went[_like(asked)] = is_forked
+        while len(self._went) > LIKES:
+            self._went.pop(next(iter(self._went)))
 
     def spawner(self, asked: Start, cold: Spawner, *, is_own: bool) -> Spawner:
         """Return what executes the kernel of *asked*: a fork where it can be one, else *cold*, which does as `spawn_aside`.
@@ -103,9 +120,11 @@ class Templates:
                     kind = kind._replace(is_limited=open_files >= 0)
                     wish = Wish(await _found(kind, environment, seconds / 4), environment, umask, open_files)
                     forked = await self._fork(asked, wish, argv, cwd, log, seconds)
+                    self._note(asked, is_forked=True)
                     return forked, ""
                 except Cold as error:
                     self._count_cold(str(error))
+                    self._note(asked, is_forked=False)
             elif forked is not None:  # it has just ended, and was not ready yet
                 self._count_cold("the kernel ended before it was ready")
                 self._retire_for(forked)
@@ -318,6 +337,11 @@ class Templates:
             for each in list(self._templates)
             if not each.is_closed
         ]
+
+
+def _like(asked: Start) -> tuple[str, tuple[str, ...], str]:
+    """Return what starts have in common that went alike, as far as that is known before they begin."""
+    return asked.argv[0], tuple(asked.preload), asked.env.get("KERNEL_USERNAME", "")
 
 
 def _kind(asked: Start, argv: list[str], environment: dict[bytes, bytes], *, is_own: bool) -> Kind:

@@ -365,6 +365,25 @@ def test_light_starts_pass_by() -> None:
     in_time(story, processors=1)
 
 
+def test_a_light_start_that_becomes_a_cold_one_counts_as_such() -> None:
+    """Where the template was of no use after all, others wait for the start as for any that is executed."""
+
+    async def story(scene: Scene) -> None:
+        turn = scene.admission.ask(asked("w"), scene.gateway, 0.1)
+        await turn.come()
+        process = scene.machine.begin(1.0)
+        scene.admission.follow(turn, process)
+        scene.admission.note_cold(turn)
+        cold, light = scene.begin("c0"), scene.begin("w0", seconds=0.1, weight=0.1)
+        await asyncio.sleep(2 * STEP)
+        assert list(scene.began) == ["w0"]
+        await process.ready.wait()
+        scene.admission.note_over(process)
+        await asyncio.gather(cold, light)
+
+    in_time(story, processors=1)
+
+
 def test_the_queue_has_a_bound() -> None:
     """One start more than may wait is refused with a remedy, as the host's fault, so that another host is tried."""
 

@@ -1,0 +1,1 @@
+"""Us beside others that run Jupyter kernels on other machines by SSH, and beside a local kernel, in one run."""

@@ -82,9 +82,15 @@ class Incoming:
         Neither raises. `pause_reading` and `resume_reading` are the listener's from now on.
         """
         self._take, self._end = take, end
-        self.resume_reading()
+        was_paused, self._is_paused = self._is_paused, False
         if self._unread:
-            take(self._taken(len(self._unread)))
+            unread = bytes(self._unread)
+            self._unread.clear()
+            take(unread)
+        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the listener
+        # has paused it meanwhile.
+        if was_paused and not self._is_paused and not self._has_ended:
+            self._resume()
         if self._has_ended and self._end is not None:
             self._end()
 

@@ -87,8 +87,8 @@ class Incoming:
             unread = bytes(self._unread)
             self._unread.clear()
             take(unread)
-        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the listener
-        # has paused it meanwhile.
+        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the
+        # listener has paused it meanwhile.
         if was_paused and not self._is_paused and not self._has_ended:
             self._resume()
         if self._has_ended and self._end is not None:

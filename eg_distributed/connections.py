@@ -42,8 +42,7 @@ class Incoming:
         """Return up to *n* bytes, b"" at the end, all up to it if *n* is negative; raises OSError, as the connection ended."""
         while n < 0 and not self._has_ended:
             self.resume_reading()
-            if not self._is_paused and not self._has_ended:
-                await self._news()
+            await self._news()
         while not self._unread and not self._has_ended:
             await self._news()
         if not self._unread and self._error is not None:
@@ -58,8 +57,7 @@ class Incoming:
             if self._has_ended:
                 raise asyncio.IncompleteReadError(self._taken(n), n)
             self.resume_reading()
-            if not self._is_paused and not self._has_ended and len(self._unread) < n:
-                await self._news()
+            await self._news()
         return self._taken(n)
 
     def _taken(self, n: int) -> bytes:
@@ -89,6 +87,8 @@ class Incoming:
             unread = bytes(self._unread)
             self._unread.clear()
             take(unread)
+        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the
+        # listener has paused it meanwhile.
         if was_paused and not self._is_paused and not self._has_ended:
             self._resume()
         if self._has_ended and self._end is not None:

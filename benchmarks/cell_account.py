@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path(".bench/cell.json"), help="where the figures go")
     parser.add_argument("--docs", type=Path, help="a folder for cell.md as well")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
 
     async def run(ssh_config: Path) -> dict[str, Any]:
         site = Site(ssh_config, options.host, options.python)
@@ -264,13 +265,13 @@ def main() -> None:
             lab.down()
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(
-        json.dumps({"date": today(), "machine": this_machine(), **result}, indent=2) + "\n", "utf-8"
+        json.dumps({"date": today(), "machine": this_machine(load), **result}, indent=2) + "\n", "utf-8"
     )
     print(times(result))
     print(table(result))
     if options.docs:
         page = PAGE.read_text("utf-8").format(
-            table=table(result), times=times(result), date=today(), machine=this_machine()
+            table=table(result), times=times(result), date=today(), machine=this_machine(load)
         )
         (options.docs / "cell.md").write_text(page, "utf-8")
 

@@ -166,6 +166,7 @@ class Cluster:
         """When this thread last had time for everything: what it has not heard for a moment may be its own fault."""
         self._probes: dict[str, _Probe] = {}  # by the canonical name of the host that is being looked at
         self._ticking: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._adopted: list[RemoteKernel] = []  # those that are not served yet
         self._adopted_timer: asyncio.TimerHandle | None = None
         self._serving: set[asyncio.Task[None]] = set()
@@ -185,8 +186,8 @@ class Cluster:
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def _run_loop(self) -> None:
-        prepare()  # before anything is asked of this thread, which a later import would hold up
         asyncio.set_event_loop(self._loop)
+        self._preparing = self._loop.create_task(prepare())  # so that the first start need not wait for it
         self._loop.create_task(self._tick())
         self._loop.run_forever()
         tasks = asyncio.all_tasks(self._loop)

@@ -48,7 +48,7 @@ def lines(command: str) -> Iterator[Text]:
     for line in done.stdout.splitlines():
         if line.startswith("... "):  # gives way to its `✓` on a terminal
             continue
-        shown = re.sub(r"token=\w+", "token=…", line)
+        shown = re.sub(r"token=\w+", "token=…", line).replace(f"{Path.home()}/", "~/")
         yield Text(shown, "green" if line.startswith("✓") else "", no_wrap=True, overflow="ellipsis")
     yield Text()
 

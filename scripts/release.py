@@ -29,6 +29,8 @@ MEMBERS = ("pyproject.toml", "lab/pyproject.toml")
 PUBLIC = "https://files.pythonhosted.org/"
 _VERSION = re.compile(r'^version = "(.+)"$', re.MULTILINE)
 _SEMVER = re.compile(r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?")
+SOURCES = ("package.json", "package-lock.json", "tsconfig.json", "schema", "src", "style")
+"""What the front-end extension is built from, below `frontend`."""
 SECONDS = 600
 
 
@@ -61,6 +63,13 @@ def notes(changelog: str, released: str) -> str:
 def is_dated(section: str) -> bool:
     """Return True if the section's heading has the day of its release, `## 1.2.3 (2026-12-01)`."""
     return re.match(r"## \S+ \(\d{4}-\d\d-\d\d\)\n", section) is not None
+
+
+def is_current(frontend: Path) -> bool:
+    """Return True if the extension in the folder *frontend* has been built since its last source was written."""
+    built = frontend / FRONT_END.name / "package.json"
+    paths = [file for name in SOURCES for file in ((frontend / name), *(frontend / name).rglob("*")) if file.is_file()]
+    return built.is_file() and built.stat().st_mtime >= max(file.stat().st_mtime for file in paths)
 
 
 def run(*command: str, root: Path = ROOT, **environment: str) -> bytes:

@@ -43,8 +43,9 @@ TELL = 1.0
 """Seconds between two messages that tell gateways how the queue has moved."""
 MOST = 1000
 """Starts that may wait; one more is refused, and its gateway tries another host."""
-COLD = 1.0
-"""The weight of a cold start. A lighter one stands behind no cold one, and as many run at once as weigh a processor each."""
+COLD, WARM = 1.0, 0.1
+"""The weights of a cold start and of a kernel that is forked, 30 ms of a processor. The lighter one stands behind no cold one,
+and as many run at once as weigh a processor each."""
 _COUNTED = 10.0  # seconds for which the number of processors counts: quotas are changed now and then
 
 
@@ -160,6 +161,10 @@ class Admission:
         """Return the turn of a start, for which it waits by `Turn.come`."""
         return Turn(self, asked, gateway, weight)
 
+    def note_cold(self, turn: Turn) -> None:
+        """Take note that *turn*, whose kernel was to be forked, has become a cold start: others wait for it from now on."""
+        turn.weight = COLD
+
     def follow(self, turn: Turn, kernel: Starting) -> None:
         """Have *turn* last until *kernel*, which is being started, is ready or has ended."""
         turn.kernel = kernel
@@ -210,6 +215,7 @@ class Admission:
             self._idle, self._gained = self._processors.idle(), 0.0
             for each in self._held:
                 self._measure(each, {})
+                each.moved_at = self._looked_at  # nobody has looked until now
             self._gained = 0.0  # that was before
             self._look_later()
 
@@ -291,6 +297,7 @@ class Admission:
 
     def _look(self) -> None:
         """See what starts have used, end the turns of those that use nothing or take too long, and let others come."""
+        self._look_later()  # first: whatever a look meets, the next one follows
         now = monotonic()
         wrapped = [turn.kernel.pid for turn in self._held if turn.is_wrapped and turn.kernel is not None]
         below = self._processors.used_below(wrapped) if wrapped else {}
@@ -302,7 +309,6 @@ class Admission:
         self._idle, self._gained, self._looked_at = idle, 0.0, now
         for turn in over:
             del self._held[turn]
-        self._look_later()
         self._go_on()
         if now - self._told_at >= TELL:
             self._told_at = now

@@ -68,7 +68,7 @@ from ..protocol import (
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
-from .admission import Admission, Turn
+from .admission import COLD, WARM, Admission, Turn
 from .aside import aside
 from .disk import Disk
 from .identity import identity_of
@@ -663,7 +663,7 @@ class Agent:
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
         self._starting += 1
-        turn = self._admission.ask(asked, gateway)
+        turn = self._admission.ask(asked, gateway, WARM if self._templates.may_fork(asked) else COLD)
         try:
             return await self._start_now(gateway, asked, turn)
         except BaseException:  # cancellation included: who fails lets the next one begin
@@ -725,6 +725,8 @@ class Agent:
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
             raise
+        if not kernel.is_forked:
+            self._admission.note_cold(turn)
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)

@@ -262,6 +262,9 @@ class _Files:
 
     def check_folder(self, folder: str) -> None:
         """Raise Refused if *folder*, where the kernel starts, has a module of the name of one that came from elsewhere."""
+        for name, file in _READ_THERE.items():
+            if name in sys.modules and os.path.lexists(os.path.join(folder, file)):
+                raise Refused("%s has a %s, which %s reads when it is imported" % (folder, file, name))
         hiding = self._hiding(folder)
         if hiding:
             raise Refused("%s has a module of its own by the name %s" % (folder, sorted(hiding)[0]))
@@ -289,6 +292,8 @@ class _Files:
 
 
 _ENDINGS = (".py", ".pyc", ".so")
+_READ_THERE = {"matplotlib": "matplotlibrc"}
+"""Modules that read a file of the working folder while they are imported, without asking which folder that is."""
 _SYSTEMS = ("/etc/localtime", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf")
 """What libraries read as they are loaded, if it is there."""
 

@@ -48,6 +48,8 @@ LEAST_MEMORY = 0.05
 MEMORY_CHECK = 10.0
 REASONS = 32
 """Reasons for cold starts that are counted apart."""
+LIKES = 256
+"""Users' kernelspecs of which is kept how their last start went."""
 _LAUNCHER = ["-m", "ipykernel_launcher"]
 _PYTHON = re.compile(r"python[0-9.]*\Z")
 _FLAG = re.compile(r"-(?:[EIsSBuObqP]+|[XW].+)\Z")
@@ -63,18 +65,32 @@ class Templates:
         self.cold: Counter[str] = Counter()
         """Starts that were wished to be warm, and were not, by why."""
         self._folder = folder
+        self._went: dict[tuple[str, tuple[str, ...], str], bool] = {}  # whether the last start of its like was warm
         self._templates: list[Template] = []
-        self._awaited: dict[
-            tuple[str, str], Wish
-        ] = {}  # by kernel and attempt: starts for whose like one is to be made
+        # By kernel and attempt: starts for whose like one is to be made.
+        self._awaited: dict[tuple[str, str], Wish] = {}
         self._making: Optional[asyncio.Task[None]] = None
         self._failed: dict[Kind, float] = {}  # until when none is made
         self._unused: Counter[Kind] = Counter()
-        self._looked = 0.0  # at the memory
+        self._looked = -MEMORY_CHECK  # at the memory
         self._is_short = False
         self._is_closed = False
 
     # -- starts ------------------------------------------------------------------------------------------------------
+
+    def may_fork(self, asked: Start) -> bool:
+        """Return True if the kernel of *asked* will be forked, as far as that can be told: if the last one of its like was.
+
+        Where none was there before, if there is a template of its interpreter. Asked before the start waits for its turn.
+        """
+        kinds = [(each.kind.word, each.kind.preload) for each in self._templates if not each.is_retired]
+        return asked.warm and (asked.argv[0], tuple(asked.preload)) in kinds and self._went.get(_like(asked), True)
+
+    def _note(self, asked: Start, *, is_forked: bool) -> None:
+        self._went.pop(_like(asked), None)
+        self._went[_like(asked)] = is_forked
+        while len(self._went) > LIKES:
+            self._went.pop(next(iter(self._went)))
 
     def spawner(self, asked: Start, cold: Spawner, *, is_own: bool) -> Spawner:
         """Return what executes the kernel of *asked*: a fork where it can be one, else *cold*, which does as `spawn_aside`.
@@ -104,9 +120,11 @@ class Templates:
                     kind = kind._replace(is_limited=open_files >= 0)
                     wish = Wish(await _found(kind, environment, seconds / 4), environment, umask, open_files)
                     forked = await self._fork(asked, wish, argv, cwd, log, seconds)
+                    self._note(asked, is_forked=True)
                     return forked, ""
                 except Cold as error:
                     self._count_cold(str(error))
+                    self._note(asked, is_forked=False)
             elif forked is not None:  # it has just ended, and was not ready yet
                 self._count_cold("the kernel ended before it was ready")
                 self._retire_for(forked)
@@ -120,8 +138,7 @@ class Templates:
     ) -> Fork:
         template = next((each for each in self._templates if each.serves(wish)), None)
         if template is None:
-            if len(self._awaited) < MOST * MOST:
-                self._awaited[asked.kernel, asked.attempt] = wish
+            self._await(asked, wish)
             others = [each.differs(wish.environment) for each in self._templates if each.kind == wish.kind]
             raise Cold(f"templates have another {others[0]}" if others and others[0] else "there is no template yet")
         seconds = min(seconds / 2, FORK_DEADLINE)
@@ -144,7 +161,7 @@ class Templates:
         except Cold as error:
             if error.is_stale:
                 template.retire()
-                self._awaited[asked.kernel, asked.attempt] = wish
+                self._await(asked, wish)
             if error.is_slow:  # or each start would wait for a fork in vain
                 self._hold_off(wish.kind)
             raise
@@ -153,6 +170,11 @@ class Templates:
         self.forked += 1
         self._unused.pop(wish.kind, None)
         return child
+
+    def _await(self, asked: Start, wish: Wish) -> None:
+        """Have a template made for the like of a start, once that is answered."""
+        if len(self._awaited) < MOST * MOST:
+            self._awaited[asked.kernel, asked.attempt] = wish
 
     def _count_cold(self, why: str) -> None:
         known = why in self.cold or len(self.cold) < REASONS
@@ -176,6 +198,7 @@ class Templates:
         self._awaited.pop((kernel, attempt), None)
 
     def _may_make(self, wish: Wish) -> bool:
+        self._look_at_memory()
         is_making = self._making is not None and not self._making.done()
         if is_making or self._is_closed or self._is_short or any(each.serves(wish) for each in self._templates):
             return False
@@ -201,14 +224,14 @@ class Templates:
         wish = wish._replace(environment={**own, b"PWD": b"/"})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         since = time.time_ns()
-        with theirs:
-            try:
-                process = await aside(
-                    ("template", wish.kind.program), MAKE_DEADLINE, self._execute, wish, theirs.fileno(), late=_end
-                )
-            except BaseException:
-                ours.close()
-                raise
+        try:
+            # The thread's to close: while it hangs, its descriptor must not become that of something else.
+            process = await aside(
+                ("template", wish.kind.program), MAKE_DEADLINE, self._execute, wish, theirs, late=_end
+            )
+        except BaseException:
+            ours.close()
+            raise
         ours.setblocking(False)
         template = Template(wish, process, ours)
         try:
@@ -220,14 +243,23 @@ class Templates:
             self._templates.append(template)  # also one that has failed: it has to be reaped
         self._keep_bounds()
 
-    def _execute(self, wish: Wish, channel: int) -> subprocess.Popen[bytes]:
-        """Execute a template's interpreter; in a thread, since disks may hang. Raises OSError."""
+    def _execute(self, wish: Wish, channel: socket.socket) -> subprocess.Popen[bytes]:
+        """Execute a template's interpreter at the other end of *channel*; in a thread, since disks may hang. Raises OSError."""
+        with channel:
+            process = self._spawn(wish, channel.fileno())
+        if wish.open_files >= 0:
+            with contextlib.suppress(OSError, ValueError):
+                hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (wish.open_files, hard))
+        return process
+
+    def _spawn(self, wish: Wish, channel: int) -> subprocess.Popen[bytes]:
         kind = wish.kind
         log = os.open(
             self._folder / "template.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600
         )
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [kind.word, *kind.flags, "-c", _BOOT.format(channel), "eg_distributed-template", *kind.preload],
                 env=wish.environment,
                 cwd="/",
@@ -241,11 +273,6 @@ class Templates:
             )
         finally:
             os.close(log)
-        if wish.open_files >= 0:
-            with contextlib.suppress(OSError, ValueError):
-                hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
-                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (wish.open_files, hard))
-        return process
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -262,9 +289,8 @@ class Templates:
         """Let those go that have been of no use for long, or are in the way; called each second."""
         if not self._templates and self._making is None:
             return
+        self._look_at_memory()
         now = monotonic()
-        if now - self._looked > MEMORY_CHECK:
-            self._looked, self._is_short = now, _available_memory() < LEAST_MEMORY
         for template in list(self._templates):
             if not template.children and (self._is_short or now - template.used > IDLE):
                 template.retire()
@@ -272,6 +298,11 @@ class Templates:
                 self._templates.remove(template)
                 self._count_use(template)
         self._keep_bounds()
+
+    def _look_at_memory(self) -> None:
+        now = monotonic()
+        if now - self._looked > MEMORY_CHECK:
+            self._looked, self._is_short = now, _available_memory() < LEAST_MEMORY
 
     def _count_use(self, template: Template) -> None:
         """Make none for a while where none is of any use: each start may have another environment."""
@@ -306,6 +337,11 @@ class Templates:
             for each in list(self._templates)
             if not each.is_closed
         ]
+
+
+def _like(asked: Start) -> tuple[str, tuple[str, ...], str]:
+    """Return what starts have in common that went alike, as far as that is known before they begin."""
+    return asked.argv[0], tuple(asked.preload), asked.env.get("KERNEL_USERNAME", "")
 
 
 def _kind(asked: Start, argv: list[str], environment: dict[bytes, bytes], *, is_own: bool) -> Kind:

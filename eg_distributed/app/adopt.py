@@ -28,6 +28,7 @@ from .tables import age, table
 
 __all__ = ["run"]
 
+_LISTENS = "0A"  # how Linux writes that a socket listens
 _PATIENCE = 30.0  # seconds for the server's answer: it reads files, and waits for no host
 _XSRF = "6a7570797465722d64697374726962757465642d61646f7074"
 """Any value will do where cookie and header have the same, as the server asks of those who have no token."""
@@ -190,9 +191,8 @@ def _servers(folder: Path) -> list[_Server]:
             os.kill(server.pid, 0)
         except (OSError, ValueError, KeyError, TypeError):  # one that is being written, or whose server was killed
             continue
-        if urllib.parse.urlsplit(server.url).scheme in ("http", "https") and server.pid in _running(
-            folder
-        ):  # not at a UNIX socket
+        is_http = urllib.parse.urlsplit(server.url).scheme in ("http", "https")  # and not at a UNIX socket
+        if is_http and (server.pid in _running(folder) or _listens(server.pid, server.port)):
             found.append(server)
     return found
 
@@ -210,3 +210,17 @@ def _running(folder: Path) -> set[int]:
             if about["machine"] == socket.gethostname():
                 found.add(int(about["pid"]))
     return found
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Return True if that process of this user on this machine listens at *port*: a server without hosts keeps no records."""
+    process = Path("/proc", str(pid))
+    with contextlib.suppress(OSError):  # another user's, or gone; or no Linux
+        sockets = {str(each.readlink()) for each in process.joinpath("fd").iterdir()}
+        for kind in ("tcp", "tcp6"):
+            for line in process.joinpath("net", kind).read_text("ascii").splitlines()[1:]:
+                fields = line.split()
+                is_it = fields[3] == _LISTENS and int(fields[1].rpartition(":")[2], 16) == port
+                if is_it and f"socket:[{fields[9]}]" in sockets:
+                    return True
+    return False

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from .door import Door
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ class _Client:
         self.gone = False
         self.answered = False
         self.kernel_id = ""  # what was started for it
+        self.be_through: Callable[[], None] | None = None  # lets the next request in, see `door`
         self._starting: asyncio.Future[Any] | None = None
 
     def leave(self) -> None:
@@ -69,25 +72,30 @@ async def unless_client_leaves(kernel_id: str, starting: Awaitable[T]) -> T:
     if client is None or client.answered:
         return await starting
     client.kernel_id = kernel_id
+    if client.be_through is not None:
+        client.be_through()
     return await client.while_waiting(starting)
 
 
 def notice_departures(handler: Any) -> None:
-    """Have *handler*, whose `post` starts kernels, see that its client goes away; called once for each class, at import.
+    """Have *handler*, whose `post` starts kernels, come in by a door, and see that its client goes away; called once for each.
 
     That is in the middle of the first request for a kernel of ours, since nothing imports a process proxy before: its client is
     not noticed.
     """
     post: Callable[..., Awaitable[None]] = handler.post
     closed: Callable[..., None] = handler.on_connection_close
+    door = Door()
 
     @functools.wraps(post)
     async def post_for_client(self: Any, *args: Any, **kwargs: Any) -> None:
         client = self._eg_distributed_client = _Client()
         _client.set(client)
+        be_through = client.be_through = await door.enter()
         try:
             await post(self, *args, **kwargs)
         finally:
+            be_through()
             client.answered = True
             if client.gone:
                 await _end_untold(self.kernel_manager, client.kernel_id)

@@ -658,3 +658,20 @@ def test_an_upgrade_is_noticed(tmp_path: Path) -> None:
         assert kernel.run("import another; print(another.here)") == "True\n"
         for each in (kernel, late):
             each.close()
+
+
+def test_a_matplotlibrc_beside_the_notebook(agent: AgentProcess, pair: Pair) -> None:
+    """Where the template has matplotlib, a kernel whose folder has a configuration of that is started."""
+    pair.has("matplotlib")
+    kernel = agent.forked(preload=["matplotlib"], env={})
+    folder = agent.folder / "configured"
+    folder.mkdir()
+    (folder / "matplotlibrc").write_text("lines.linewidth: 7\n")
+    other = agent.start(forked=True, preload=["matplotlib"], env={}, cwd=str(folder))
+    assert other.warm == "cold"
+    widths = [
+        each.json("matplotlib.rcParams['lines.linewidth']", before="import matplotlib") for each in (kernel, other)
+    ]
+    assert widths == [1.5, 7]
+    kernel.close()
+    other.close()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.until import block_until
+from tests.until import PROCESS_SECONDS, block_until
 
 from .served import Served
 from .site import Site
@@ -49,10 +51,10 @@ class Start:
         }
         self.all: list[Served] = []
 
-    def __call__(self) -> Served:
-        """Start the server, or start it again."""
+    def __call__(self, root: Path | None = None, **more: str) -> Served:
+        """Start the server, or start it again; with *root*, one of that folder."""
         options = {"ServerApp.jpserver_extensions": "{'spy': True}"}
-        self.all.append(Served(self.site, self.root, options, **self._variables))
+        self.all.append(Served(self.site, root or self.root, options, **{**self._variables, **more}))
         return self.all[-1]
 
 
@@ -99,3 +101,18 @@ def test_a_first_kernel_on_a_host_is_found_again(site: Site, start: Start) -> No
     again = start()
     assert sessions(again) == {"remote.ipynb": remote}
     block_until("it is idle", lambda: again.rest.get(f"/api/kernels/{remote}").json()["execution_state"] == "idle")
+
+
+def test_it_may_take_over_kernels(site: Site, start: Start, tmp_path: Path) -> None:
+    """Those of a server that had hosts, and was killed: by the command, which finds it though it keeps no records yet."""
+    site.kernelspec("late", config={"remote_hosts": ["node1"]})
+    taker = start()
+    (tmp_path / "dead").mkdir()
+    dead = start(tmp_path / "dead", EG_REMOTE_HOSTS="node1")
+    kernel = dead.session("some.ipynb", "late").json()["kernel"]["id"]
+    dead.end(signal.SIGKILL)
+    environment = site.environment(JUPYTER_RUNTIME_DIR=str(start.runtime), EG_REMOTE_HOSTS="")
+    command = [sys.executable, "-m", "eg_distributed", "adopt", kernel]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PROCESS_SECONDS)
+    assert done.stdout.strip() == f"http://localhost:{taker.port}/ has kernel {kernel} now", done
+    block_until("it is idle", lambda: taker.rest.get(f"/api/kernels/{kernel}").json()["execution_state"] == "idle")

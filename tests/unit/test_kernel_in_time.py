@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import pytest
 
 from eg_distributed.errors import HostUnresponsive, KernelTaken
 from eg_distributed.kernel import RemoteKernel, State, read_launcher_answer
-from eg_distributed.protocol import TAKEN_OVER, Exited, Found, Ready, Stalled, Taken
+from eg_distributed.protocol import ELSEWHERE, TAKEN_OVER, Exited, Found, Missing, Ready, Stalled, Taken
 from eg_distributed.settings import Distributed
 from eg_distributed.spec_folder import SpecFolders
 from eg_distributed.transports import Transports
-from eg_distributed.wire import Malformed
+from eg_distributed.wire import Malformed, Message
 from tests.simulation.gateways import SimEndpoints
 
-from .malformed_agent import described
+from .malformed_agent import described, honest, reply
 from .test_node_in_time import Held, in_time
 
 ARGV = ("other", "{connection_file}")
@@ -150,6 +151,114 @@ def test_an_attempt_that_was_replaced_is_ended_when_it_is_found() -> None:
         (stop,) = [request["params"] for request in held.requests if request["method"] == "stop"]
         assert stop["attempt"] == "a0"
         assert (kernel.attempt, kernel.state) == ("a1", State.ALIVE)
+
+    with_kernel(story)
+
+
+def test_a_kernel_that_is_being_started_is_not_missing() -> None:
+    """Its agent may not have begun with it; one that has run there and is missing has ended."""
+
+    async def story(held: Held, kernel: Kernel) -> None:
+        kernel._ready = False
+        kernel.hear(Missing("k1"))
+        assert (kernel.state, kernel.deaths) == (State.UNKNOWN, [])
+        kernel._ready = True
+        kernel.hear(Missing("k1"))
+        assert (kernel.state, kernel.deaths) == (State.DEAD, [kernel])
+
+    with_kernel(story)
+
+
+def test_what_was_known_stays_where_the_node_does_not_say() -> None:
+    """A number that an agent of an older release does not have, and that the kernel was ready before its agent was replaced."""
+
+    async def story(held: Held, kernel: Kernel) -> None:
+        kernel.found(lease=0, state="starting")
+        assert (kernel.lease, kernel.state) == (3, State.ALIVE)
+        kernel.found(lease=4)
+        assert kernel.lease == 4
+
+    with_kernel(story)
+
+
+def test_an_adopted_kernel_is_what_its_node_says() -> None:
+    """The attempt that a gateway had on disk may be the one before; whoever has taken the kernel since, has it in any case."""
+
+    async def story(held: Held, _: Kernel) -> None:
+        kernel = Kernel(held)
+        assert not kernel.is_sure
+        kernel.found(attempt="a2")
+        assert (kernel.attempt, kernel.is_sure, kernel.state) == ("a2", True, State.ALIVE)
+        other = Kernel(held)
+        other.hear(Taken("k1", "a2", "another", 5))
+        assert other.taken_by == "another"
+
+    with_kernel(story)
+
+
+@pytest.mark.parametrize(
+    ("lease", "state", "is_ours"),
+    [(3, "running", True), (0, "running", True), (3, "exited", True), (0, "exited", False)],
+)
+def test_a_dead_kernel_is_ours_by_its_number_alone(lease: int, state: str, is_ours: bool) -> None:
+    """Another gateway may be about to start it again; one that runs, and that the agent has no number for, is nobody else's."""
+
+    async def story(held: Held, _: Kernel) -> None:
+        kernel, told = Kernel(held), list[int]()
+        kernel.on_verified = lambda: told.append(1)
+        for _again in range(2):
+            kernel.found(lease=lease, state=state, exit_code=0 if state == "exited" else None)
+        assert told == ([1] if is_ours else [])
+
+    with_kernel(story)
+
+
+def test_a_word_on_a_kernel_that_was_elsewhere_has_it_asked_for() -> None:
+    """Its agent has it again, as an event shows, which is not all that there is to know."""
+
+    async def story(held: Held, kernel: Kernel) -> None:
+        kernel.found(state=ELSEWHERE)
+        assert kernel.state is State.UNKNOWN
+        before = held.asked("adopt")
+        kernel.hear(Ready("k1", "a1", 7))
+        assert kernel.state is State.UNKNOWN
+        await asyncio.sleep(0.1)
+        assert held.asked("adopt") == before + 1
+        kernel.found()
+        assert not kernel._elsewhere
+
+    with_kernel(story)
+
+
+def test_an_interrupt_is_for_the_attempt_that_it_was_meant_for() -> None:
+    """While its host is asked whether it is there the kernel may have been started again: that one is not interrupted."""
+
+    async def story(held: Held, kernel: Kernel) -> None:
+        def restart(request: Message) -> list[bytes]:
+            kernel.attempt = "a2"
+            return honest(request)
+
+        held.answers = restart
+        assert await kernel.signal(signal.SIGINT) is False
+        assert held.asked("signal") == 0
+        held.answers = lambda request: [reply(request, True)] if request["method"] == "signal" else honest(request)
+        assert await kernel.signal(signal.SIGINT) is True
+
+    with_kernel(story)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_launcher_is_ended_with_its_own_attempt(is_replaced: bool) -> None:
+    """A moment after a kernel was asked to end its launcher gets SIGTERM, unless the kernel has been started again by then."""
+
+    async def story(held: Held, kernel: Kernel) -> None:
+        ending = asyncio.ensure_future(kernel.end_launcher("a1"))
+        await asyncio.sleep(0.1)
+        assert held.asked("signal") == 0
+        if is_replaced:
+            kernel.attempt = "a2"
+        await ending
+        assert held.asked("signal") == (0 if is_replaced else 1)
 
     with_kernel(story)
 

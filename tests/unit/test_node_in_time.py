@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.errors import HostUnreachable
+from eg_distributed.errors import (
+    AgentUnavailable,
+    DistributedError,
+    HostUnreachable,
+    HostUnresponsive,
+    KernelGone,
+    KernelStartFailed,
+    KernelTaken,
+)
 from eg_distributed.link.links import Link, LocalLink
 from eg_distributed.link.login import Progress
-from eg_distributed.node import Node
-from eg_distributed.protocol import OLDEST_PROTOCOL, TAKEN_OVER, Adopt, Load, write_event
+from eg_distributed.node import TAKEN_REMEDY, FolderMissing, HostBusier, Node
+from eg_distributed.protocol import OLDEST_PROTOCOL, TAKEN_OVER, Adopt, Load, Ping, write_event
 from eg_distributed.settings import Distributed
 from eg_distributed.turns import Turns
 from eg_distributed.wire import Message, encode
@@ -294,6 +302,91 @@ def test_an_answer_that_comes_too_late_is_nobodys() -> None:
         await asyncio.sleep(120)
         assert len(held.links) == 1
         assert held.node.connected.is_set()
+
+    in_time(story)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(None, 5.0), (0.5, 0.5)])
+def test_each_request_has_its_own_deadline(given: float | None, seconds: float) -> None:
+    """The setting's, unless who asks has another one; the error says what was asked, and for how long."""
+
+    async def story(held: Held) -> None:
+        loop = asyncio.get_running_loop()
+        await held.node.connect()
+        held.is_deaf = True
+        began = loop.time()
+        with pytest.raises(HostUnresponsive, match=f"^Host node1: No answer to 'ping' within {seconds:g} s"):
+            await held.node.request(Ping(), given)
+        assert loop.time() - began == pytest.approx(seconds, abs=0.01)
+        held.is_deaf = False
+        assert (await held.node.request(Ping(), given)).pid == 7
+        assert held.node.connected.is_set()
+
+    in_time(story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "error", "told"),
+    [
+        ("start", "no such program", KernelStartFailed, "check argv, PATH and the files"),
+        ("host", "no space left", AgentUnavailable, "free disk, memory, processes or ports"),
+        ("folder", "it is not here", FolderMissing, "free disk space"),
+        ("gone", "no kernel 'k1' is there", KernelGone, "start the kernel again"),
+        ("taken", "it is another's", KernelTaken, TAKEN_REMEDY),
+        ("busier", "2 kernels are there, and not 1", HostBusier, "start the kernel again"),
+        ("log", "it cannot be read", AgentUnavailable, "check that file and its disk"),
+        ("malformed", "no method 'ping'", AgentUnavailable, "it makes room for the new one"),
+        ("malformed", "Ping: no object", AgentUnavailable, "see agent.log"),
+        ("internal", "KeyError('k1')", AgentUnavailable, "see agent.log"),
+    ],
+)
+def test_an_agents_refusal_is_an_error_of_its_kind(
+    kind: str, text: str, error: type[DistributedError], told: str
+) -> None:
+    """By its kind it is the kernel's fault, the host's, or nobody's; what an agent has as a remedy itself goes before ours."""
+
+    async def story(held: Held) -> None:
+        own = ""
+        held.answers = lambda request: [
+            encode({"id": request["id"], "error": text, "kind": kind, "remedy": own, "owner": "two", "lease": 4})
+        ]
+        await held.node.connect()
+        with pytest.raises(error) as refused:
+            await held.node.request(Ping())
+        assert type(refused.value) is error
+        assert told in refused.value.remedy
+        assert refused.value.host == "node1"
+        if isinstance(refused.value, KernelTaken):
+            assert (refused.value.owner, refused.value.lease) == ("two", 4)
+        own = "do something else"
+        with pytest.raises(error) as refused:
+            await held.node.request(Ping())
+        assert (refused.value.remedy == own) == (kind in ("start", "host"))
+
+    in_time(story)
+
+
+def test_what_fails_again_and_again_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A host that stays away for hours fills no log, and neither do channels that cannot be opened, until one could."""
+
+    def warnings(beginning: str) -> int:
+        return sum(each.levelname == "WARNING" and each.getMessage().startswith(beginning) for each in caplog.records)
+
+    async def story(held: Held) -> None:
+        held.kernels.append("k1")
+        held.refuses = True
+        held.node.come_back()
+        await asyncio.sleep(3600)
+        assert len(held.tried) > 100
+        assert warnings("cannot reconnect: Host node1: No answer.") == 1
+        held.refuses = False
+        await held.node.connected.wait()
+        for told in (1, 2):
+            for _ in range(12):
+                held.node.note_stream(ConnectionError("refused"))
+                await asyncio.sleep(0.3)
+            assert warnings("node1: it is connected, but kernels' channels") == told
+            held.node.note_stream(None)
 
     in_time(story)
 

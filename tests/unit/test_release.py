@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.release import ROOT, Refused, bill, compare, is_dated, notes, version
+from scripts.release import ROOT, Refused, bill, compare, is_current, is_dated, notes, version
 
 CHANGES = """\
 # Changes
@@ -98,3 +99,19 @@ def test_a_bill_of_materials_does_not_depend_on_who_made_it() -> None:
     assert made["metadata"]["timestamp"] == "2026-09-21T14:13:20Z"
     assert "site.example" not in str(made)
     assert "pythonhosted" in str(made)
+
+
+def test_a_front_end_that_is_older_than_its_sources_is_not_released(tmp_path: Path) -> None:
+    """Nor is one that has not been built at all."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "labextension").mkdir()
+    source, built = tmp_path / "src" / "index.ts", tmp_path / "labextension" / "package.json"
+    source.touch()
+    assert not is_current(tmp_path)
+
+    built.touch()
+    os.utime(source, (1000, 1000))
+    assert is_current(tmp_path)
+
+    os.utime(built, (999, 999))
+    assert not is_current(tmp_path)

@@ -328,6 +328,36 @@ def test_an_end_that_was_not_delivered_comes_again() -> None:
     assert peer.finish_pending
 
 
+def test_what_is_acknowledged_before_it_was_sent_is_not_sent() -> None:
+    """A peer may say that it has what no frame of this link has brought: what follows begins where it says."""
+    flow = Flow()
+    flow.push(b"abcdef")
+    flow.feed(ack(4))
+    assert flow.next_frame() == HEADER.pack(DATA, 2) + b"ef"
+    assert flow.next_frame() is None
+
+
+def test_a_new_link_is_told_once_what_was_received() -> None:
+    """The resumption says it, so no acknowledgement follows before anything else is delivered."""
+    flow = Flow()
+    flow.delivered(5)
+    flow.attach(0)
+    assert flow.acknowledge() is None
+    flow.delivered(1)
+    assert flow.acknowledge() == ack(6)
+
+
+def test_a_tail_has_what_is_acknowledged_in_the_middle_of_a_read() -> None:
+    """A peer acknowledges what it has delivered, which ends anywhere."""
+    flow = Flow()
+    flow.keep_tail(100)
+    flow.push(b"abcdef")
+    flow.next_frame()
+    flow.feed(ack(4))
+    begin, chunks = flow.kept()
+    assert (begin, b"".join(chunks)) == (0, b"abcdef")
+
+
 def test_what_was_acknowledged_is_kept_up_to_a_limit() -> None:
     """The tail has the newest of what the peer has, whole reads of it, and never the byte that stands for the end."""
     flow = Flow()
@@ -526,6 +556,7 @@ async def test_room_that_others_leave_is_taken() -> None:
     relay.close()
     await asyncio.wait_for(running, DEADLINE)
     assert budget.kept == 0
+    assert not budget._waiting  # else the relay would be asked for ever, and never be freed
     sending.cancel()
     await asyncio.wait({sending})
     near[1].close()

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from eg_distributed.agent.server import EXITED_KEPT, HEARD_LATELY, IDLE, SILENCE, Agent
+from eg_distributed.agent.server import ENDING_AWAITED, EXITED_KEPT, HEARD_LATELY, IDLE, SILENCE, Agent
 from eg_distributed.protocol import (
+    ELSEWHERE,
     TAKEN_OVER,
     Adopt,
     ControlHello,
@@ -181,6 +182,165 @@ def test_only_a_new_owner_is_written_down(monkeypatch: pytest.MonkeyPatch) -> No
         assert (await Visitor(machine, "two").ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
         (record,) = machine.disk.values()
         assert (record["owner"], record["lease"]) == ("two", 2)
+
+    in_time(monkeypatch, story)
+
+
+def test_who_starts_a_kernel_has_it_until_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another gateway that asks for it meanwhile is told when it may ask again, and gets it then."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+        await one.ask(start("k1"))
+        assert (await two.ask(Adopt(["k1"])))["result"]["k1"]["state"] == ELSEWHERE
+        assert agent.kernels["k1"].holder == ("one", "1")
+        assert (await two.hear())["event"] == "ready"
+        assert (await two.ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
+        assert agent.kernels["k1"].holder == ("two", "1")
+
+    in_time(monkeypatch, story)
+
+
+@pytest.mark.parametrize(("owner", "held", "lease"), [("one", 1, 1), ("one", 5, 5), ("two", 5, 6), ("two", 0, 2)])
+def test_no_number_is_given_twice(monkeypatch: pytest.MonkeyPatch, owner: str, held: int, lease: int) -> None:
+    """The agent before may have been killed before it could write down the last one: the higher one counts, and a new owner has
+    a higher one than that."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        await Visitor(machine, "one").ask(start("k1"))
+        await asyncio.sleep(1)
+        machine.end_agent()
+        machine.bring_up()
+        found = await Visitor(machine, owner).ask(Adopt(["k1"], {"k1": held} if held else {}))
+        assert (found["result"]["k1"]["owner"], found["result"]["k1"]["lease"]) == (owner, lease)
+
+    in_time(monkeypatch, story)
+
+
+def test_a_new_owner_is_told_when_it_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that is killed after its answer leaves the next one the number; and who started the kernel, and lost it before it
+    heard so, is told who has it."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, two = Visitor(machine, "one"), Visitor(machine, "two")
+
+        async def settle(seconds: float) -> bool:
+            await asyncio.sleep(2)
+            return True
+
+        monkeypatch.setattr(agent._disk, "settle", settle)
+        starting = asyncio.ensure_future(one.ask(start("k1")))
+        await asyncio.sleep(1)
+        began = machine.loop.time()
+        assert (await two.ask(Adopt(["k1"])))["result"]["k1"]["lease"] == 2
+        assert machine.loop.time() - began > 1.9
+        began = machine.loop.time()
+        await two.ask(Adopt(["k1"], {"k1": 2}))
+        assert machine.loop.time() - began < 0.1
+        refused = await starting
+        assert (refused["kind"], refused["owner"], refused["lease"]) == ("taken", "two", 2)
+
+    in_time(monkeypatch, story)
+
+
+def test_kernels_of_an_agent_that_was_replaced_are_no_orphans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a gateway answers for them is the other agent's to know; this one serves the streams that are open to it."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, other = Visitor(machine, "one"), Visitor(machine, "two")
+        await one.ask(start("k1", orphan_timeout=5.0))
+        agent._is_superseded = True
+        one.writer.close()
+        for _ in range(4):
+            await asyncio.sleep(5)
+            assert await other.claimed() == {"k1": False}
+        agent._is_superseded = False
+        await asyncio.sleep(2)
+        assert not machine.processes
+
+    in_time(monkeypatch, story)
+
+
+def test_an_orphan_is_ended_once_and_waits_for_who_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds where a kernel does not heed SIGTERM; a gateway that adopts it meanwhile learns how it ended."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one = Visitor(machine, "one")
+        await one.ask(start("k1", orphan_timeout=5.0))
+        kernel = agent.kernels["k1"]
+        machine.processes[kernel.pid].stubborn = True
+        stop, stopped = kernel.stop, []
+
+        async def stop_and_count(grace: float) -> None:
+            stopped.append(grace)
+            await stop(grace)
+
+        monkeypatch.setattr(kernel, "stop", stop_and_count)
+        one.writer.close()
+        await asyncio.sleep(9)
+        again = Visitor(machine, "one", "2")
+        assert (await again.ask(Adopt(["k1"])))["result"]["k1"]["state"] == "running"
+        await asyncio.sleep(9)
+        assert len(stopped) == 1
+        assert not machine.processes
+        assert await again.claimed() == {"k1": True}
+        assert (await again.ask(Adopt(["k1"])))["result"]["k1"]["exit_code"] == -9
+
+    in_time(monkeypatch, story)
+
+
+def test_a_start_waits_for_the_end_of_its_kernel_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than its gateway waits for the answer; one that takes longer may start on another host."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        one, second = Visitor(machine, "one"), Visitor(machine, "one", host="alias")
+        await one.ask(start("k1"))
+        machine.processes[agent.kernels["k1"].pid].stubborn = True
+        ending = asyncio.ensure_future(one.ask(Stop("k1", "a1", grace=10.0)))
+        await asyncio.sleep(0.1)
+        began = machine.loop.time()
+        refused = await second.ask(start("k1"))
+        assert refused["kind"] == "host"
+        assert machine.loop.time() - began == pytest.approx(ENDING_AWAITED, abs=0.1)
+        await asyncio.sleep(ENDING_AWAITED + 1.5)
+        assert "error" not in await second.ask(start("k1"))
+        assert (await ending)["result"]["exit_code"] == -9
+
+    in_time(monkeypatch, story)
+
+
+def test_kernels_whose_ids_begin_alike_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where both are looked for at the same moment, and nothing of the first is on the disk."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        slow_disk(monkeypatch, agent)
+        visitors = [Visitor(machine, owner) for owner in ("one", "two", "three")]
+        alike = [f"{'a' * 12}-{number}" for number in range(4)]
+        await asyncio.gather(*(each.ask(start(kernel)) for each, kernel in zip(visitors, alike, strict=False)))
+        await visitors[0].ask(start(alike[3]))
+        assert set(agent.kernels) == set(alike)
+        assert len({kernel.directory for kernel in agent.kernels.values()}) == len(machine.disk) == 4
+
+    in_time(monkeypatch, story)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_attempts_on_record_the_one_that_runs_counts(monkeypatch: pytest.MonkeyPatch, is_first: bool) -> None:
+    """An agent that was killed between two attempts leaves both; the earlier one's record goes, whichever is found first."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        await Visitor(machine, "one").ask(start("k1"))
+        await asyncio.sleep(1)
+        machine.end_agent()
+        ((folder, record),) = machine.disk.items()
+        earlier = {folder.with_name("k1-0"): {**record, "attempt": "a0", "state": "exited", "pid": 1}}
+        machine.disk = {**machine.disk, **earlier} if is_first else {**earlier, **machine.disk}
+        machine.bring_up()
+        assert machine.agent is not None
+        assert machine.agent.kernels["k1"].attempt == "a1"
+        await asyncio.sleep(1)
+        assert list(machine.disk) == [folder]
+        assert len(machine.processes) == 1
 
     in_time(monkeypatch, story)
 

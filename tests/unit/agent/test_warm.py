@@ -17,6 +17,7 @@ import pytest
 
 from eg_distributed.agent import forks, warm
 from eg_distributed.agent.server import Agent
+from eg_distributed.protocol import Start
 from eg_distributed.wire import Message
 from tests.unit.agents import STANDIN, Visitor, alive, own_agent, written
 from tests.until import until
@@ -98,6 +99,35 @@ async def node(short: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[No
     folder.mkdir(mode=0o700)
     async with own_agent(folder) as (agent, visitor):
         yield Node(agent, visitor, short)
+
+
+async def test_a_start_is_expected_to_be_forked_as_the_last_one_was(node: Node) -> None:
+    """Whether it waits among cold ones is decided before it begins, by how the last start of its user and interpreter went."""
+
+    def expects(user: str = "") -> bool:
+        env = {"KERNEL_USERNAME": user} if user else {}
+        what: dict[str, Any] = {
+            "argv": [PYTHON],
+            "spec_env": {},
+            "env": env,
+            "transport": "ipc",
+            "key": "",
+            "warm": True,
+        }
+        return node.agent._templates.may_fork(
+            Start("k", "a", "one", "", **what, signature_scheme="", orphan_timeout=0.0)
+        )
+
+    assert not expects()
+    await node.template()
+    assert not expects()
+    assert expects("ann")
+    assert (await node.start())["warm"] == "forked"
+    assert expects()
+    differs = {"KERNEL_USERNAME": "ann", "LD_LIBRARY_PATH": "/nowhere"}
+    assert (await node.start(env=differs))["warm"] == "cold"
+    assert not expects("ann")
+    assert expects()
 
 
 async def test_a_start_is_forked_once_there_is_a_template(node: Node) -> None:

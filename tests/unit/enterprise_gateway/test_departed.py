@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eg_distributed.enterprise_gateway.departed import ClientGone, notice_departures, unless_client_leaves
+from eg_distributed.enterprise_gateway.door import Door
 
 
 class Kernels(dict[str, str]):
@@ -153,3 +154,55 @@ async def test_without_a_request_a_start_is_awaited_as_it_is() -> None:
     start = Start()
     start.ready.set()
     assert await unless_client_leaves("k1", start.run()) == "kernel"
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["ours", "another proxy's"])
+async def test_other_things_are_done_between_starts(is_ours: bool) -> None:
+    """Of fifty requests at once one is on its way to the cluster at a time, so that a cell waits for one, and not for
+    all; none waits for the kernel of the one before."""
+    done: list[str] = []
+    ready = asyncio.Event()
+
+    class Handler:
+        """A handler whose thread computes in steps."""
+
+        async def post(self) -> None:
+            """Start a kernel, and wait for it."""
+            for _ in range(3):
+                done.append("step")
+                await asyncio.sleep(0)
+            if is_ours:
+                await unless_client_leaves("k1", ready.wait())
+            else:
+                await ready.wait()
+
+        def on_connection_close(self) -> None:
+            """Do nothing."""
+
+    async def carry_cells() -> None:
+        while done.count("step") < 150:
+            done.append("cell")
+            await asyncio.sleep(0)
+
+    notice_departures(Handler)
+    posting = [asyncio.ensure_future(Handler().post()) for _ in range(50)]
+    await carry_cells()
+    ready.set()
+    await asyncio.gather(*posting)
+    longest = max(map(len, "".join(each[0] for each in done).split("c")))
+    assert longest <= 2
+
+
+async def test_a_request_that_is_given_up_keeps_no_other_out() -> None:
+    """Those that are cancelled while they wait, or in the moment in which they are let in, are passed over."""
+    door = Door()
+    first = await door.enter()
+    waiting = [asyncio.ensure_future(door.enter()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    first()
+    waiting[1].cancel()
+    (await waiting[2])()
+    first()
+    (await asyncio.wait_for(door.enter(), 5))()

@@ -664,12 +664,14 @@ class RemoteKernel:
     ) -> Started:
         """Have the agent start the kernel; bring the kernelspec's folder if it is not there. Raises HostError, KernelError."""
         start = self._start_message(node, request, transport, believed)
+        waited = self.place.seconds
         try:
             try:
                 return await self._ask_in_turn(node, start, request)
             except FolderMissing:
                 if request.shipping.folder is None:
                     raise
+                deadline += self.place.seconds - waited  # an agent may tell of it only at the start's turn
                 await self._spec_folders.deliver(request.shipping.folder, node.name, node.open, deadline)
                 return await self._ask_in_turn(node, start, request)
         except KernelTaken as error:

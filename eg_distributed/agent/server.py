@@ -14,7 +14,7 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional
+from typing import AbstractSet, Any, Callable, Iterator, NamedTuple, Optional, TypeVar
 
 from ..clock import monotonic
 from ..connections import Connection
@@ -86,6 +86,7 @@ from .spec_folder import FolderMissing, SpecFolders
 from .streams import Streams
 from .warm import Templates
 
+T = TypeVar("T")
 _ALL_KERNELS = 10  # looks at the place between two at all kernels' records
 IDLE = 300.0
 """Seconds without a kernel and without a visitor after which the agent leaves."""
@@ -677,17 +678,18 @@ class Agent:
         self._leases.check(kernel_id, asked.lease, gateway.process)
         # In one step with the next line, from which on this start counts: of two gateways that believe the same, one is right.
         self._keep_even(gateway, asked)
+        began = monotonic()
         with self._not_begun(kernel_id, asked.attempt):
+            if asked.spec_folder:
+                # Before it gets in line: its gateway would bring what is missing only at its turn, and get in line again.
+                await self._on_disk(began, functools.partial(self._spec_folders.find, asked.spec_folder))
+                self._check_asked_for(gateway, asked)
             await turn.come()
-            began = monotonic()
+            if turn.arrived is not None:  # it has waited, and its gateway knows
+                began = monotonic()
             await self._let_end(kernel_id)
             spec_folder, directory = await self._find_room(asked, began)
-            if (kernel_id, asked.attempt) in self._withdrawn:
-                raise StartError("the start was stopped while it waited for the end of the attempt before it")
-            if gateway not in self.gateways:
-                raise StartError("the gateway that asked is gone", host_fault=True)
-            if self._leave.is_set():
-                raise StartError("the agent is leaving", host_fault=True)
+            self._check_asked_for(gateway, asked)
             self._leases.check(kernel_id, asked.lease, gateway.process)  # again: all of that took time
             previous = self.kernels.get(kernel_id)
             if previous is not None:
@@ -736,6 +738,15 @@ class Agent:
         warm = ("forked" if kernel.is_forked else "cold") if asked.warm else ""
         return Started(**vars(kernel.describe()), warning=kernel.warning[:WARNING], lease=lease, warm=warm).write()
 
+    def _check_asked_for(self, gateway: Gateway, asked: Start) -> None:
+        """Raise StartError if nobody wants the start any more, or the agent is leaving; for after each wait."""
+        if (asked.kernel, asked.attempt) in self._withdrawn:
+            raise StartError("the start was stopped before it began")
+        if gateway not in self.gateways:
+            raise StartError("the gateway that asked is gone", host_fault=True)
+        if self._leave.is_set():
+            raise StartError("the agent is leaving", host_fault=True)
+
     def _keep_even(self, gateway: Gateway, asked: Start) -> None:
         """Raise Busier if the node has more kernels than it was picked for having; the gateway is told which."""
         if asked.believed < 0:
@@ -780,13 +791,17 @@ class Agent:
         kernel_id, digest, short = asked.kernel, asked.spec_folder, _short(asked.kernel)
         # Those with an ending of their own count only where the first name is taken: most starts look at no other.
         names = {name for name in self._attempts if name.startswith(short)} if short in self._attempts else set()
-        remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
 
         def find() -> tuple[Optional[Path], Path]:
             return self._spec_folders.find(digest), self._free_directory(kernel_id, names)
 
+        return await self._on_disk(began, find)
+
+    async def _on_disk(self, began: float, find: Callable[[], T]) -> T:
+        """Return what *find* does on the disk, for a start that *began* then; raises StartError."""
+        remaining = max(START_DEADLINE - (monotonic() - began), SETTLE_DEADLINE)
         try:
-            found: tuple[Optional[Path], Path] = await self._disk.done(remaining, find)
+            found: T = await self._disk.done(remaining, find)
         except asyncio.TimeoutError:
             text = f"{self.directory} does not answer: the disk that the kernel's files would be on hangs"
             raise StartError(text, host_fault=True) from None

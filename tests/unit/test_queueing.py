@@ -12,10 +12,11 @@ import pytest
 
 from eg_distributed.errors import HostUnresponsive, KernelStartTimeout
 from eg_distributed.kernel import RemoteKernel
+from eg_distributed.launcher_files import Shipping
 from eg_distributed.protocol import Queue, Queued, Ready, write_event
 from eg_distributed.request import StartRequest
 from eg_distributed.settings import Distributed
-from eg_distributed.spec_folder import SpecFolders
+from eg_distributed.spec_folder import SpecFolder, SpecFolders
 from eg_distributed.transports import Transports
 from eg_distributed.wire import Message, encode
 from tests.simulation.gateways import SimEndpoints
@@ -28,6 +29,18 @@ from .test_node_in_time import Held
 LAUNCH_TIMEOUT = 8.0
 
 
+class Deliveries(SpecFolders):
+    """Kernelspecs' folders that are on the node at once; how long each delivery might have taken."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.seconds: list[float] = []
+
+    async def deliver(self, folder: SpecFolder, host: str, connect: Any, deadline: float) -> None:
+        """Note what is left of the start's time."""
+        self.seconds.append(deadline - asyncio.get_running_loop().time())
+
+
 class Scene:
     """A node whose agent says what a test has it say, and a kernel that is started there."""
 
@@ -36,14 +49,14 @@ class Scene:
         self.held = Held()
         self.starts: list[Message] = []
         self.held.answers = self._answer
-        identity, folders = ("tests", "1"), SpecFolders(0)
+        identity, self.folders = ("tests", "1"), Deliveries()
         self.kernel = RemoteKernel(
             "k1",
             self.settings,
             Path("/simulated/c"),
             identity,
             self.held.abandoned,
-            folders,
+            self.folders,
             Transports(),
             SimEndpoints,
         )
@@ -72,11 +85,15 @@ class Scene:
         """Have the kernel be ready."""
         self.say(encode(write_event(Ready("k1", self.kernel.attempt, 7))))
 
-    def start(self) -> asyncio.Task[None]:
+    def refuse(self, kind: str) -> None:
+        """Have the agent refuse the last start."""
+        self.say(encode({"id": self.starts[-1]["id"], "error": "no", "kind": kind}))
+
+    def start(self, shipping: Shipping | None = None) -> asyncio.Task[None]:
         """Begin to start the kernel."""
         request = StartRequest(
             kernel_id="k1", argv=["x", "{connection_file}"], hosts=("node1",), language="python", key="k",
-            launch_timeout=LAUNCH_TIMEOUT,
+            launch_timeout=LAUNCH_TIMEOUT, shipping=shipping or Shipping(),
         )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + LAUNCH_TIMEOUT
         return asyncio.ensure_future(self.kernel.start_on(self.held.node, request, "a1", deadline))
@@ -222,6 +239,27 @@ def test_a_place_that_a_cut_has_cost_is_asked_for_again() -> None:
         assert len(scene.held.links) == 2
         assert [start["params"]["attempt"] for start in scene.starts] == ["a1", "a1"]
         scene.tell(before=-1, begun=9)
+        scene.begin()
+        scene.be_ready()
+        await starting
+
+    in_time(story)
+
+
+def test_a_folder_is_brought_in_the_time_that_a_start_has_beside_the_queue() -> None:
+    """An agent may say at the start's turn that the kernelspec's folder is missing: the wait takes nothing from bringing it."""
+
+    async def story(scene: Scene) -> None:
+        starting = scene.start(Shipping(folder=SpecFolder("/kernels/mine", "0" * 64, 1)))
+        await asyncio.sleep(0.01)
+        for second in range(30):
+            scene.tell(before=0, begun=second)
+            await asyncio.sleep(1)
+        scene.tell(before=-1, begun=31)
+        scene.refuse("folder")
+        await asyncio.sleep(0.01)
+        assert LAUNCH_TIMEOUT - 1 < scene.folders.seconds[0] <= LAUNCH_TIMEOUT
+        assert len(scene.starts) == 2
         scene.begin()
         scene.be_ready()
         await starting

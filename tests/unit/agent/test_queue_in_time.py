@@ -82,6 +82,24 @@ def test_starts_begin_in_order_and_are_listed_while_they_wait(monkeypatch: pytes
     in_time(monkeypatch, story)
 
 
+def test_a_start_whose_folder_is_not_there_is_told_before_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gateway brings the kernelspec's folder first, and then the start gets in line once."""
+
+    async def story(machine: Machine, agent: Agent) -> None:
+        machine.processors = 1
+        crowd = Crowd(machine, "one")
+        listening = asyncio.ensure_future(crowd.listen())
+        wanting = queued("k2")
+        wanting.spec_folder = "0" * 64
+        crowd.begin(queued("k0"), queued("k1"), wanting)
+        await asyncio.sleep(machine.ready_seconds / 2)
+        assert crowd.replies["k2"]["kind"] == "folder"
+        assert "k2" not in {each["kernel"] for event in crowd.events for each in event.get("starts", [])}
+        listening.cancel()
+
+    in_time(monkeypatch, story)
+
+
 def test_a_start_that_waits_counts_for_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Balancing of every gateway counts it, so that a start which believes otherwise is refused and told."""
 

@@ -41,8 +41,7 @@ class Incoming:
     async def read(self, n: int = -1) -> bytes:
         """Return up to *n* bytes, b"" at the end, all up to it if *n* is negative; raises OSError, as the connection ended."""
         while n < 0 and not self._has_ended:
-            self.resume_reading()
-            await self._news()
+            await self._more()
         while not self._unread and not self._has_ended:
             await self._news()
         if not self._unread and self._error is not None:
@@ -56,8 +55,7 @@ class Incoming:
                 raise self._error
             if self._has_ended:
                 raise asyncio.IncompleteReadError(self._taken(n), n)
-            self.resume_reading()
-            await self._news()
+            await self._more()
         return self._taken(n)
 
     def _taken(self, n: int) -> bytes:
@@ -66,6 +64,13 @@ class Incoming:
         if len(self._unread) < MOST_UNREAD:
             self.resume_reading()
         return taken
+
+    async def _more(self) -> None:
+        """Return once more has come; also where it comes within the call that resumes, as a channel gives what it has kept."""
+        before = len(self._unread)
+        self.resume_reading()
+        if len(self._unread) == before and not self._has_ended:
+            await self._news()
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

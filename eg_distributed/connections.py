@@ -42,7 +42,8 @@ class Incoming:
         """Return up to *n* bytes, b"" at the end, all up to it if *n* is negative; raises OSError, as the connection ended."""
         while n < 0 and not self._has_ended:
             self.resume_reading()
-            await self._news()
+            if not self._is_paused and not self._has_ended:
+                await self._news()
         while not self._unread and not self._has_ended:
             await self._news()
         if not self._unread and self._error is not None:
@@ -57,7 +58,8 @@ class Incoming:
             if self._has_ended:
                 raise asyncio.IncompleteReadError(self._taken(n), n)
             self.resume_reading()
-            await self._news()
+            if not self._is_paused and not self._has_ended and len(self._unread) < n:
+                await self._news()
         return self._taken(n)
 
     def _taken(self, n: int) -> bytes:

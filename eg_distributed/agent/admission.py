@@ -215,6 +215,7 @@ class Admission:
             self._idle, self._gained = self._processors.idle(), 0.0
             for each in self._held:
                 self._measure(each, {})
+                each.moved_at = self._looked_at  # nobody has looked until now
             self._gained = 0.0  # that was before
             self._look_later()
 
@@ -296,6 +297,7 @@ class Admission:
 
     def _look(self) -> None:
         """See what starts have used, end the turns of those that use nothing or take too long, and let others come."""
+        self._look_later()  # first: whatever a look meets, the next one follows
         now = monotonic()
         wrapped = [turn.kernel.pid for turn in self._held if turn.is_wrapped and turn.kernel is not None]
         below = self._processors.used_below(wrapped) if wrapped else {}
@@ -307,7 +309,6 @@ class Admission:
         self._idle, self._gained, self._looked_at = idle, 0.0, now
         for turn in over:
             del self._held[turn]
-        self._look_later()
         self._go_on()
         if now - self._told_at >= TELL:
             self._told_at = now

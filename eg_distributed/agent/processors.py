@@ -91,7 +91,9 @@ class Processors:
                     sessions.add(pid)
                 for each in below or ():
                     found[pid] = found[pid].plus(each)
-        others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if sessions else []
+        others: list[int] = []
+        with contextlib.suppress(OSError):  # without a descriptor to spare: then it is as `used`
+            others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()] if sessions else []
         for pid in others if len(others) <= _FEW else ():
             fields = _stat(pid)
             if fields is not None and (session := int(fields[3])) in sessions and session != pid:

@@ -71,11 +71,11 @@ def logs(home: Path) -> str:
     return "\n".join(f"{path.name}:\n{path.read_text()[-2000:]}" for path in (home / "practice").glob("*.log"))
 
 
-def call(*command: str, seconds: float = 240, **environment: str) -> str:
-    """Run *command* in the checkout; return what it printed, and fail with that if it failed."""
+def call(*command: str, seconds: float = 240, folder: Path = ROOT, **environment: str) -> str:
+    """Run *command* in the checkout, or in another *folder*; return what it printed, and fail with that if it failed."""
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -132,10 +132,10 @@ assert spawner.term_timeout == 60 and callable(spawner.environment["EG_REMOTE_HO
 
 
 @pytest.mark.timeout(300)
-def test_jupyterhub_takes_the_examples_configuration() -> None:
+def test_jupyterhub_takes_the_examples_configuration(tmp_path: Path) -> None:
     """JupyterHub and its spawner know each name that the file sets, and take its value."""
     python = ("uvx", "--quiet", "--from", "jupyterhub>=5", "python", "-c", HUB)
 
-    output = call(*python, str(ROOT / "examples" / "jupyterhub_config.py"))
+    output = call(*python, str(ROOT / "examples" / "jupyterhub_config.py"), folder=tmp_path)  # it writes a database
 
     assert output.splitlines()[-3:] == ["JupyterHub []", "Spawner []", "LocalProcessSpawner []"]

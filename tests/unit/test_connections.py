@@ -232,3 +232,52 @@ async def test_a_server_and_its_clients(short: object) -> None:
         made.close()
     for server in (unix, tcp):
         server.close()
+
+
+class Prompt(Incoming):
+    """As asyncssh's channels do, it hands over what it has kept within the call by which it is resumed."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        super().__init__()
+        self._kept = pieces
+        self._goes_on()
+
+    def _goes_on(self) -> None:
+        while self._kept and not self._is_paused:
+            self._came(self._kept.pop(0))
+
+    _resume = _goes_on
+
+    def _pause(self) -> None:
+        pass
+
+
+PIECES = [BYTES[start : start + 50_000] for start in range(0, len(BYTES), 50_000)]
+
+
+async def test_what_comes_within_the_call_that_resumes_is_read_whole() -> None:
+    """A reader waits for no news that it has had already, whether it reads so many bytes or all."""
+    assert await asyncio.wait_for(Prompt(list(PIECES)).readexactly(len(BYTES)), DEADLINE) == BYTES
+    ending = Prompt(list(PIECES))
+    reading = asyncio.ensure_future(ending.read())
+    await asyncio.sleep(0)
+    ending._ended()
+    assert await asyncio.wait_for(reading, DEADLINE) == BYTES
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+async def test_what_comes_within_the_call_that_resumes_comes_behind_what_waited(*, pauses: bool) -> None:
+    """Who begins to listen gets what had come before first; who pauses at once gets the rest when it goes on."""
+    source, listener = Prompt(list(PIECES)), Listener()
+
+    def take(data: bytes) -> None:
+        listener.take(data)
+        if pauses:
+            source.pause_reading()
+
+    source.listen(take, listener.end)
+    while len(listener.got) < len(BYTES):
+        before = len(listener.got)
+        source.resume_reading()
+        assert len(listener.got) > before
+    assert listener.got == BYTES

@@ -244,6 +244,40 @@ def test_a_shell_that_waits_for_its_kernel_keeps_the_turn() -> None:
     in_time(story, processors=1)
 
 
+def test_work_of_before_anybody_waited_is_no_idleness() -> None:
+    """Starts are looked at from when another one waits: those that wrap what computes keep their turns then."""
+
+    async def story(scene: Scene) -> None:
+        wrapped = scene.begin("w", seconds=3.0, child=True)
+        await asyncio.sleep(2 * QUIET)
+        await scene.start("k")
+        assert wrapped.done()
+        assert scene.began["k"] >= scene.ready["w"]
+
+    in_time(story, processors=1)
+
+
+def test_a_look_that_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system refuses once, the next look finds a start that hangs."""
+    refusals = [OSError("no descriptors"), OSError("no descriptors")]
+    idle = Machine.idle
+
+    def idle_or_refused(machine: Machine) -> float:
+        if len(refusals) == 1:
+            raise refusals.pop()
+        refusals[:1] = []
+        return idle(machine)
+
+    async def story(scene: Scene) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        scene.begin("hangs", seconds=1.0, hangs=True)
+        await asyncio.sleep(STEP)
+        await asyncio.wait_for(scene.start("k"), LONGEST)
+
+    monkeypatch.setattr(Machine, "idle", idle_or_refused)
+    in_time(story, processors=1)
+
+
 @pytest.mark.parametrize(("others", "most"), [(0, 8), (2, 6), (64, 4)])
 def test_fewer_start_at_once_where_others_compute(others: int, most: int) -> None:
     """As many as the processors that others leave, as evenly as the system shares them, and at least half of all."""

@@ -42,7 +42,7 @@ class Incoming:
         """Return up to *n* bytes, b"" at the end, all up to it if *n* is negative; raises OSError, as the connection ended."""
         while n < 0 and not self._has_ended:
             self.resume_reading()
-            if not self._is_paused and not self._has_ended:
+            if self._may_come():
                 await self._news()
         while not self._unread and not self._has_ended:
             await self._news()
@@ -58,7 +58,7 @@ class Incoming:
             if self._has_ended:
                 raise asyncio.IncompleteReadError(self._taken(n), n)
             self.resume_reading()
-            if not self._is_paused and not self._has_ended and len(self._unread) < n:
+            if self._may_come() and len(self._unread) < n:
                 await self._news()
         return self._taken(n)
 
@@ -68,6 +68,10 @@ class Incoming:
         if len(self._unread) < MOST_UNREAD:
             self.resume_reading()
         return taken
+
+    def _may_come(self) -> bool:
+        """Whether there is news to wait for: what was resumed may have given all it had in that very call."""
+        return not self._is_paused and not self._has_ended
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()

@@ -108,54 +108,6 @@ async def test_who_listens_gets_all_of_it_and_the_end_once() -> None:
     assert listener.ends == 1
 
 
-class Keeping(Incoming):
-    """As an SSH channel: what comes while it is paused is kept, and given at once when it is resumed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[bytes] = []
-        self.paused = False
-
-    def come(self, data: bytes) -> None:
-        if self.paused:
-            self.kept.append(data)
-        else:
-            self._came(data)
-
-    def _pause(self) -> None:
-        self.paused = True
-
-    def _resume(self) -> None:
-        self.paused = False
-        while self.kept and not self.paused:
-            self._came(self.kept.pop(0))
-
-
-@pytest.mark.parametrize("pauses", [False, True])
-async def test_what_a_channel_has_kept_comes_behind_what_waits(*, pauses: bool) -> None:
-    """A replay of more than may wait for a reader is handed over in order, and no more of it than the listener wants."""
-    source, listener = Keeping(), Listener()
-    pieces = [bytes([number]) * (MOST_UNREAD // 2) for number in range(6)]
-    for piece in pieces:
-        source.come(piece)
-    assert source.paused
-    assert source.kept
-
-    def take(data: bytes) -> None:
-        listener.take(data)
-        if pauses:
-            source.pause_reading()
-
-    source.listen(take, listener.end)
-    turns = 0
-    while source.kept:
-        assert pauses
-        assert len(listener.got) == (2 + turns) * len(pieces[0])
-        source.resume_reading()
-        turns += 1
-    assert listener.got == b"".join(pieces)
-
-
 async def test_who_listens_after_the_end_hears_of_it() -> None:
     """An end that came before anybody listened is told at once, behind what came before it."""
     made, other = await joined()

@@ -43,9 +43,7 @@ class Incoming:
     async def read(self, n: int = -1) -> bytes:
         """Return up to *n* bytes, b"" at the end, all up to it if *n* is negative; raises OSError, as the connection ended."""
         while n < 0 and not self._has_ended:
-            self.resume_reading()
-            if not self._is_paused and not self._has_ended:
-                await self._news()
+            await self._more()
         while not self._unread and not self._has_ended:
             await self._news()
         if not self._unread and self._error is not None:
@@ -59,9 +57,7 @@ class Incoming:
                 raise self._error
             if self._has_ended:
                 raise asyncio.IncompleteReadError(self._taken(n), n)
-            self.resume_reading()
-            if not self._is_paused and not self._has_ended and len(self._unread) < n:
-                await self._news()
+            await self._more()
         return self._taken(n)
 
     def _taken(self, n: int) -> bytes:
@@ -70,6 +66,13 @@ class Incoming:
         if len(self._unread) < MOST_UNREAD:
             self.resume_reading()
         return taken
+
+    async def _more(self) -> None:
+        """Return once more has come; also where it comes within the call that resumes, as a channel gives what it has kept."""
+        before = len(self._unread)
+        self.resume_reading()
+        if len(self._unread) == before and not self._has_ended:
+            await self._news()
 
     async def _news(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -117,6 +120,8 @@ class Incoming:
             unread = bytes(self._unread)
             self._unread.clear()
             self._take(unread)
+        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the
+        # listener has paused it meanwhile.
         if was_paused and not self._is_paused and not self._has_ended:
             self._resume()
         self._tell_end()

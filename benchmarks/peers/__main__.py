@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks import this_machine, today
 from benchmarks.peers import environments, measures, wire
-from benchmarks.peers.contenders import GP_LAUNCHER, Contender, contenders
+from benchmarks.peers.contenders import GP_LAUNCHER, WARM, Contender, contenders
 from benchmarks.peers.figures import LOCAL, Found, guard, ratios
 from benchmarks.peers.measures import STORMS, Runner
 from benchmarks.peers.nodes import Nodes
@@ -219,6 +219,9 @@ async def near(up: Sequence[Server], found: dict[str, Found], nodes: Nodes, repe
                 for runner in order:
                     if not takes_long(runner.found, count):
                         await runner.attempt(f"storm_{count}", partial(measures.storm, runner, count, nodes), 180)
+        for runner in runners:
+            if runner.key == WARM:
+                await runner.attempt("its counts", partial(measures.forked, runner), 30)
     finally:
         for runner in runners:
             await runner.close()

@@ -17,6 +17,7 @@ SERVER: Final = ("-m", "jupyter_server")
 ENTERPRISE_GATEWAY: Final = ("-c", "from enterprise_gateway.enterprisegatewayapp import launch_instance as run; run()")
 LOCAL: Final = "local"
 """The contender that all others are held against: no SSH, no other machine, nothing of ours."""
+WARM: Final = "ours_warm"
 GP_LAUNCHER: Final = "/opt/gateway_provisioners/launch_ipykernel.py"
 """Where the benchmark puts gateway_provisioners' launcher on nodes; its documentation has people do the same."""
 _PLAIN: Final = ("-m", "ipykernel_launcher", "-f", "{connection_file}")
@@ -126,7 +127,7 @@ def contenders() -> list[Contender]:
     has_warm = warm_starts_are_there()
     cold: Json = {"warm": False} if has_warm else {}
     warm = [
-        Contender("ours_warm", "us, warm", server("ours", ours=True), SERVER, _ours(warm=True), ours=True),
+        Contender(WARM, "us, warm", server("ours", ours=True), SERVER, _ours(warm=True), ours=True),
     ]
     plain = (KERNEL_PYTHON, *_PLAIN)
     return [

@@ -208,6 +208,17 @@ def memory(runner: Runner, nodes: Nodes) -> tuple[float, float]:
     return server, nodes.memory() if runner.server.contender.remote else kernels
 
 
+async def forked(runner: Runner) -> None:
+    """Which part of its starts was warm, as the server counts them: one that falls back to cold starts must not pass for warm."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        told = (await http.get(f"{runner.server.url}/metrics", timeout=END_SECONDS)).text
+    counted = {"forked": 0.0, "cold": 0.0}
+    for how, count in re.findall(r'^\w*_warm_starts_total\{[^}]*how="(forked|cold)"\} (\S+)$', told, re.MULTILINE):
+        counted[how] += float(count)
+    if total := sum(counted.values()):
+        runner.found.add("forked", [100 * counted["forked"] / total])
+
+
 async def starts(runner: Runner, key: str, count: int) -> None:
     """Starts, one at a time."""
     seen = []

@@ -11,6 +11,8 @@ from benchmarks.peers.figures import LOCAL, Complaint, Cut, Found, Summary, perc
 
 DIGITS = 3
 _MOST_FAILURES = 6
+NOTHING = "-"
+"""What stands where nothing was measured; a row that is all of it is left out."""
 
 
 @dataclass
@@ -73,6 +75,7 @@ NEAR = (
     ("storm_32_wall", "32 starts at once: all (ms)"),
     ("storm_32_failed", "32 starts at once: failed"),
     ("storm_32_shutdown", "32 shutdowns at once: all (ms)"),
+    ("forked", "its starts that were forked from a template (%)"),
     ("left", "processes of kernels and launchers, 5 s after all were shut down"),
     ("server_0", "memory of the server without kernels (MiB)"),
     ("server_per_kernel", "memory at the server, for each of 32 kernels (MiB)"),
@@ -106,7 +109,7 @@ def number(value: float) -> str:
 def spread(found: Summary | None) -> str:
     """Return a median with the lowest and the highest of the repeats, where there are several that differ."""
     if found is None:
-        return "-"
+        return NOTHING
     low, median, high = map(number, (found.low, found.median, found.high))
     return median if low == high else f"{median} ({low}-{high})"
 
@@ -119,7 +122,8 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _of_each(run: Run, rows: Iterable[tuple[str, Callable[[Found], str]]], *, local: bool = True) -> str:
     shown = [each for key, each in run.measured.items() if local or key != LOCAL]
-    return _table(["", *(each.label for each in shown)], [[title, *map(of, shown)] for title, of in rows])
+    told = [[title, *map(of, shown)] for title, of in rows]
+    return _table(["", *(each.label for each in shown)], [row for row in told if set(row[1:]) != {NOTHING}])
 
 
 def _near(run: Run) -> str:
@@ -133,7 +137,7 @@ def _near(run: Run) -> str:
 
 def _late_cell(found: Found) -> str:
     cells = [value for repeat in found.samples.get("cell", []) for value in repeat]
-    return number(percentile(cells, 0.99)) if cells else "-"
+    return number(percentile(cells, 0.99)) if cells else NOTHING
 
 
 def _ratios(run: Run) -> str:
@@ -152,7 +156,7 @@ def _far(run: Run) -> str:
         def of(found: Found) -> str:
             near, far = (summary(found.samples.get(f"{key}_rtt_{there}")) for there in DISTANCES)
             count = round_trips(near, far, (DISTANCES[1] - DISTANCES[0]) / 1e3)
-            return "-" if count is None else f"{count:.1f}"
+            return NOTHING if count is None else f"{count:.1f}"
 
         return of
 
@@ -175,7 +179,7 @@ def _cuts(run: Run) -> str:
 
 def _cut(cuts: Sequence[Cut] | None) -> str:
     if not cuts:
-        return "-"
+        return NOTHING
     last = cuts[-1]
     lost = "the cell could not be followed" if last.lost is None else f"{last.lost} of {last.lines} lines lost"
     parts = [lost, "its end was told" if last.reply else "**its end was never told**"]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 START_SECONDS, END_SECONDS = 60.0, 20.0
+ROOT = "/tmp"  # noqa: S108
+"""The servers' folder, which nodes have as well: a kernel that has to look for another one is not forked."""
 SPEC, LOCAL_SPEC = "bench", "beside"
 """What its kernelspecs are called, with a number behind; and that of a local kernel, which every server has as well."""
 _KEPT_OF_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR")
@@ -90,7 +92,6 @@ class Server:
             folder.mkdir(parents=True)
             (folder / "kernel.json").write_text(json.dumps(spec).replace("{home}", str(self.home)))
         (self.home / "runtime").mkdir(mode=0o700)
-        (self.home / "work").mkdir()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
@@ -99,7 +100,7 @@ class Server:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv,
-                cwd=self.home / "work",
+                cwd=ROOT,
                 env=self._environment(python),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -113,7 +114,7 @@ class Server:
         else:
             app = "ServerApp"
             given = {"ip": "127.0.0.1", "port": port, "port_retries": 0, "allow_root": True, "open_browser": False}
-            given |= {"disable_check_xsrf": True, "root_dir": self.home / "work"}
+            given |= {"disable_check_xsrf": True, "root_dir": ROOT}
         options = [f"--{app}.{name}={value}" for name, value in given.items()]
         return options if app == "EnterpriseGatewayApp" else [*options, "--IdentityProvider.token="]
 

@@ -144,15 +144,14 @@ def _execute(
     home = os.fsdecode(environment.get(b"HOME", b"")) or "/"
     if cwd:
         progress.what, progress.host_fault = f"working directory {cwd}", False  # a client's choice, and so on any host
-    wanted = [("working directory", cwd, _expanded(cwd, home))] if cwd else []
-    reasons = []
-    for what, name, folder in [*wanted, ("home", home, home), ("root", "/", "/")]:
+    reasons: list[str] = []
+    for what, name, folder in _folders(cwd, home):
         progress.what, progress.host_fault = f"{what} {name}", name != cwd
         if reason := _not_enterable(folder):
             reasons.append(f"{what} {name} {reason}")
             continue
         # Notebook servers send the notebook's folder on their own disk; it need not exist here.
-        warning = f"{' and '.join(reasons)}: started in {folder}" if reasons else ""
+        warning = _warning(reasons, folder)
         if warning:
             os.write(log, f"{warning}\n".encode("utf-8", "replace"))
         progress.what, progress.host_fault = f"{what} {name}, or the program {program!r},", True
@@ -177,6 +176,16 @@ def _execute(
     raise FileNotFoundError(errno.ENOENT, "no folder can be entered", "/")
 
 
+def _folders(cwd: Optional[str], home: str) -> list[tuple[str, str, str]]:
+    """Return where a kernel starts, as far as it can be entered: what each is, its name, and its path."""
+    wanted = [("working directory", cwd, _expanded(cwd, home))] if cwd else []
+    return [*wanted, ("home", home, home), ("root", "/", "/")]
+
+
+def _warning(reasons: list[str], folder: str) -> str:
+    return f"{' and '.join(reasons)}: started in {folder}" if reasons else ""
+
+
 def _expanded(folder: str, home: str) -> str:
     """Return *folder* as a path: what exists by that very name, else with `~` and the login's $NAME; relative to *home*."""
     with contextlib.suppress(ValueError):  # a NUL in it, say
@@ -199,12 +208,15 @@ def _not_enterable(folder: str) -> str:
         return "is not a path"
 
 
-def enterable(cwd: Optional[str], home: str) -> str:
-    """Return the folder that is asked for by *cwd*, else *home*; raises StartError where it cannot be entered."""
-    folder = _expanded(cwd, home) if cwd else home
-    if reason := _not_enterable(folder):
-        raise StartError(f"{folder} {reason}")
-    return folder
+def first_enterable(cwd: Optional[str], home: str) -> tuple[str, str]:
+    """Return the folder in which `spawn` would execute a kernel, and what it would warn of; raises StartError without any."""
+    reasons: list[str] = []
+    for what, name, folder in _folders(cwd, home):
+        if reason := _not_enterable(folder):
+            reasons.append(f"{what} {name} {reason}")
+        else:
+            return folder, _warning(reasons, folder)
+    raise StartError("no folder can be entered")
 
 
 def open_log(path: Path) -> int:

@@ -29,7 +29,7 @@ from ..protocol import Start, TemplateSeen
 from .aside import aside
 from .forks import FORK_DEADLINE, MAKE_DEADLINE, PER_KERNEL, Cold, Fork, Kind, Template, Wish, text_of
 from .nursery import Spawned, Spawner
-from .spawning import StartError, enterable, executable, open_log
+from .spawning import StartError, executable, first_enterable, open_log
 
 MOST = 4
 """Templates from which kernels are forked, at once. One more, and the one that was used longest ago is forked no more."""
@@ -119,9 +119,9 @@ class Templates:
                     kind = _kind(asked, argv, environment, is_own=is_own and umask >= 0)
                     kind = kind._replace(is_limited=open_files >= 0)
                     wish = Wish(await _found(kind, environment, seconds / 4), environment, umask, open_files)
-                    forked = await self._fork(asked, wish, argv, cwd, log, seconds)
+                    forked, warning = await self._fork(asked, wish, argv, cwd, log, seconds)
                     self._note(asked, is_forked=True)
-                    return forked, ""
+                    return forked, warning
                 except Cold as error:
                     self._count_cold(str(error))
                     self._note(asked, is_forked=False)
@@ -135,7 +135,7 @@ class Templates:
 
     async def _fork(
         self, asked: Start, wish: Wish, argv: list[str], cwd: Optional[str], log: Path, seconds: float
-    ) -> Fork:
+    ) -> tuple[Fork, str]:
         template = next((each for each in self._templates if each.serves(wish)), None)
         if template is None:
             self._await(asked, wish)
@@ -145,7 +145,7 @@ class Templates:
         deadline = monotonic() + seconds
         home = os.fsdecode(wish.environment.get(b"HOME", b"")) or "/"
         try:
-            folder, descriptor = await aside(
+            (folder, warning), descriptor = await aside(
                 ("spawn", cwd, home, log.parent),
                 seconds,
                 _lay_out,
@@ -158,6 +158,9 @@ class Templates:
             raise Cold("its folder or its log has to be looked at") from None
         try:
             child = await template.fork(argv, wish, folder, descriptor, max(deadline - monotonic(), 0.1))
+            if warning:
+                with contextlib.suppress(OSError):  # a disk that is full by now
+                    os.write(descriptor, f"{warning}\n".encode("utf-8", "replace"))
         except Cold as error:
             if error.is_stale:
                 template.retire()
@@ -169,7 +172,7 @@ class Templates:
             os.close(descriptor)
         self.forked += 1
         self._unused.pop(wish.kind, None)
-        return child
+        return child, warning
 
     def _await(self, asked: Start, wish: Wish) -> None:
         """Have a template made for the like of a start, once that is answered."""
@@ -374,10 +377,9 @@ async def _found(kind: Kind, environment: dict[bytes, bytes], seconds: float) ->
     return kind._replace(program=program)
 
 
-def _lay_out(cwd: Optional[str], home: str, log: Path) -> tuple[str, int]:
-    """Return the folder in which a kernel starts, and its log; raises StartError and OSError where it is another one."""
-    folder = enterable(cwd, home)
-    return folder, open_log(log)
+def _lay_out(cwd: Optional[str], home: str, log: Path) -> tuple[tuple[str, str], int]:
+    """Return the folder in which a kernel starts with what is said of that, and its log; raises StartError and OSError."""
+    return first_enterable(cwd, home), open_log(log)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

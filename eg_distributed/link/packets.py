@@ -41,7 +41,7 @@ def _send_no_empty_ones(connection: asyncssh.SSHClientConnection) -> None:
     @functools.wraps(send)
     def send_what_says_something(kind: int, *parts: bytes, handler: Any = None) -> None:
         # Asked each time: the cipher is known after the first exchange of keys, and may be another one after a later one.
-        if kind == _IGNORE and not "-cbc" in str(connection.get_extra_info("send_cipher", "-cbc")):
+        if kind == _IGNORE and "-cbc" not in str(connection.get_extra_info("send_cipher", "-cbc")):
             return
         send(kind, *parts, handler=handler)
 

@@ -521,10 +521,11 @@ def test_numpy_that_is_imported_before(agent: AgentProcess, pair: Pair) -> None:
     kernels = [agent.forked(preload=["numpy"], env={}) for _ in range(2)]
     assert all(kernel.json("'numpy' in sys.modules", before="import sys") for kernel in kernels)
     look = "import numpy, os; product = numpy.ones((300, 300)) @ numpy.ones((300, 300)); tasks = os.listdir('/proc/self/task')"
-    done = [kernel.json("[float(product[0, 0]), len(tasks)]", before=look) for kernel in (pair.cold, kernels[0])]
+    kernels.append(agent.start(forked=False, env={}))
+    done = [kernel.json("[float(product[0, 0]), len(tasks)]", before=look) for kernel in kernels[::2]]
     assert done[0] == done[1]
-    drawn = [kernel.json("numpy.random.random()", before="import numpy") for kernel in kernels]
-    assert drawn[0] != drawn[1]
+    drawn = {kernel.json("numpy.random.random()", before="import numpy") for kernel in kernels}
+    assert len(drawn) == 3
     for kernel in kernels:
         kernel.close()
 

@@ -251,9 +251,20 @@ async def test_a_module_in_the_notebooks_folder_hides_none(node: Node) -> None:
     assert (await node.start(cwd=str(other)))["warm"] == "forked"  # a folder alone is no module
     (other / "sqlite3" / "__init__.py").write_text("")
     assert (await node.start(cwd=str(other)))["warm"] == "cold"
-    assert (await node.start(cwd=str(node.folder / "missing")))["warm"] == "cold"
     assert (await node.start())["warm"] == "forked"  # from the same one
     assert len((await node.seen())["templates"]) == 1
+
+
+async def test_a_folder_that_is_not_there(node: Node) -> None:
+    """As one that is started, a fork is in the home then, and says so: notebook servers send folders of their own disk."""
+    env = {"HOME": str(node.work)}
+    started = await node.template(env=env, cwd="/of/a/laptop")
+    path = node.folder / "facts"
+    forked = await node.start(f"facts:{path}", env=env, cwd="/of/a/laptop")
+    assert started["argv"][0] == PYTHON
+    assert forked["warm"] == "forked"
+    assert forked["warning"] == f"working directory /of/a/laptop does not exist on this node: started in {node.work}"
+    assert (await written(path))["cwd"] == str(node.work)
 
 
 async def test_ends_are_told(node: Node) -> None:

@@ -9,7 +9,6 @@ speaks a protocol of messages reads as from asyncio's reader, until somebody lis
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from typing import Any, Callable, Optional, cast
 
@@ -376,7 +375,9 @@ class _Watched(Outgoing):
 
     async def _wait(self) -> None:
         try:
-            with contextlib.suppress(OSError):  # it is gone, and takes no more for that reason
-                await self._writer.drain()
-        finally:  # whatever else it raises, for asyncio's log: nobody waits for room that nothing makes
-            self._emptied()
+            await self._writer.drain()
+        except OSError:
+            pass  # it is gone, and takes no more for that reason
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for room that nothing makes
+            asyncio.get_running_loop().call_exception_handler({"message": "a writer has failed", "exception": error})
+        self._emptied()

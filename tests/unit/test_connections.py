@@ -289,10 +289,13 @@ async def test_a_reader_with_a_defect_has_ended() -> None:
 
 
 async def test_a_writer_with_a_defect_is_not_full_for_ever() -> None:
-    """Who waits for room goes on, and finds the defect in what comes next."""
+    """Who waits for room goes on, and the log has the defect."""
     rooms: list[bool] = []
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
     takes = telling(Defective())  # type: ignore[arg-type]
     takes.on_room = lambda: rooms.append(takes.is_full)
     takes.write(b"x")
     assert takes.is_full
     await until("there is room", lambda: rooms == [False])
+    assert told == ["ValueError('a defect')"]

@@ -737,7 +737,7 @@ class RemoteKernel:
             spec_folder=folder.digest if folder is not None else "",
             believed=believed,
             lease=self.lease,
-            queues=self._settings.queue_starts,
+            queues=self._settings.queue_starts and request.queues,
             warm=request.warm,
             preload=list(request.preload),
         )

@@ -63,6 +63,8 @@ class StartRequest:
     """Whether it may be forked from a template on the node; see agent/warm.py."""
     preload: tuple[str, ...] = ()
     """Modules that such a template imports beside ipykernel."""
+    queues: bool = True
+    """Whether it waits for its turn on a host that starts others; where it does not, others wait for it all the same."""
 
     @property
     def own_argv(self) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from eg_distributed.app.doctor import Examined, Step, examine
 from eg_distributed.cluster import Cluster
 from eg_distributed.link import agent_archive
 from eg_distributed.settings import Distributed
-from tests.unit.clusters import kernel_folders
+from tests.unit.clusters import kernel_folders, request
 from tests.unit.conftest import Hosts
 from tests.unit.ssh_server import USER
 from tests.until import until
@@ -222,6 +225,25 @@ async def test_an_sshd_that_may_have_few_files_is_a_warning(cluster: Cluster, ho
     assert found.usable
     assert found.mend.startswith("limits: raise LimitNOFILE of sshd's unit")
     assert "sshd's nofile 300" in next(step.said for step in found.steps if step.name == "limits")
+
+
+async def test_a_host_whose_starts_wait_is_well(cluster: Cluster, hosts: Hosts) -> None:
+    """The dry run's kernel stands behind no others, and how many wait is said."""
+    await hosts("node1")
+    busy = [sys.executable, "-c", "while True: pass", "{connection_file}"]
+    names = [f"k{number}" for number in range(2 * (os.cpu_count() or 1) + 3)]
+    starts = [cluster.submit(cluster.start(request(name, "node1", argv=busy))) for name in names]
+
+    async def wait() -> bool:
+        listed = (await cluster.run(cluster.list_kernels("node1")))["node1"]
+        return isinstance(listed, list) and len(listed) == len(names) and any(each.before >= 0 for each in listed)
+
+    await until("some wait", wait)
+    found = await examined(cluster)
+    assert found.usable
+    assert re.fullmatch(r"one was started and ended; \d+ starts wait for their turn there", found.steps[-1].said)
+    for starting in starts:
+        starting.cancel()
 
 
 async def test_a_kernel_that_cannot_start_is_told(cluster: Cluster, hosts: Hosts) -> None:

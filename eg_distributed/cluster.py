@@ -47,7 +47,7 @@ from .kernel import RemoteKernel, State
 from .link.deadlines import within
 from .link.late import leads_here, prepare
 from .link.way import is_gateway
-from .node import HostBusier, News, Node
+from .node import HostBusier, News, Node, QueueFull
 from .protocol import (
     FindKernelspecs,
     FindLogs,
@@ -575,8 +575,11 @@ class Cluster:
                 await kernel.start_on(host.node, request, secrets.token_hex(8), deadline, believed)
             except HostBusier as error:
                 log.debug("kernel %s: %s: %s: picking again", kernel.id, host.name, error.cause)
-                picks_again -= 1
-                tried.discard(host.known_as)
+                if isinstance(error, QueueFull):
+                    errors.append(error)  # nothing is wrong with it, and this start does not come again
+                else:
+                    picks_again -= 1
+                    tried.discard(host.known_as)
                 if was_away:
                     kernel.stay_away()
                 else:

@@ -9,7 +9,6 @@ speaks a protocol of messages reads as from asyncio's reader, until somebody lis
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from typing import Any, Callable, Optional, cast
 
@@ -31,6 +30,8 @@ class Incoming:
         self._unread = bytearray()
         self._has_ended = False
         self._error: Optional[Exception] = None
+        self.failure: Optional[Exception] = None
+        """What went wrong where that was not the connection; it is over then, too."""
         self._waiter: Optional[asyncio.Future[None]] = None
         self._take: Optional[Callable[[bytes], None]] = None
         self._end: Optional[Callable[[], None]] = None
@@ -81,23 +82,19 @@ class Incoming:
 
     # -- for whoever listens -------------------------------------------------------------------------------------
 
-    def listen(self, take: Callable[[bytes], None], end: Callable[[], None]) -> None:
+    def listen(self, take: Callable[[bytes], None], end: Callable[[], None], *, is_paused: bool = False) -> None:
         """Have *take* called with each piece, at once with what has come before, and *end* when no more comes.
 
-        Neither raises. `pause_reading` and `resume_reading` are the listener's from now on.
+        Neither raises. `pause_reading` and `resume_reading` are the listener's from now on; with *is_paused* it begins as after
+        the former.
         """
         self._take, self._end = take, end
-        was_paused, self._is_paused = self._is_paused, False
-        if self._unread:
-            unread = bytes(self._unread)
-            self._unread.clear()
-            take(unread)
-        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the
-        # listener has paused it meanwhile.
-        if was_paused and not self._is_paused and not self._has_ended:
-            self._resume()
-        if self._has_ended and self._end is not None:
-            self._end()
+        if is_paused:
+            self.pause_reading()
+            self._tell_end()
+        else:
+            was_paused, self._is_paused = self._is_paused, False
+            self._go_on(was_paused)
 
     def leave(self) -> None:
         """Call the listener no more; what comes from now on waits for a reader, up to MOST_UNREAD."""
@@ -105,16 +102,34 @@ class Incoming:
 
     def pause_reading(self) -> None:
         """Take no more from the connection, so that the other end waits."""
-        if not self._is_paused and not self._has_ended:
+        if not self._is_paused:
             self._is_paused = True
-            self._pause()
+            if not self._has_ended:
+                self._pause()
 
     def resume_reading(self) -> None:
         """Go on with it."""
         if self._is_paused:
             self._is_paused = False
-            if not self._has_ended:
-                self._resume()
+            self._go_on(True)
+
+    def _go_on(self, was_paused: bool) -> None:
+        """Hand over what waits, and have more come."""
+        if self._take is not None and self._unread:
+            unread = bytes(self._unread)
+            self._unread.clear()
+            self._take(unread)
+        # Not before: a channel that is resumed gives at once what it has kept, which comes behind that. And not where the
+        # listener has paused it meanwhile.
+        if was_paused and not self._is_paused and not self._has_ended:
+            self._resume()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        """Tell the listener of the end, once, behind all that it is handed."""
+        if self._has_ended and self._end is not None and not self._unread:
+            end, self._end = self._end, None
+            end()
 
     # -- for the subclass ----------------------------------------------------------------------------------------
 
@@ -138,8 +153,7 @@ class Incoming:
             return
         self._has_ended, self._error = True, error
         self._wake()
-        if self._end is not None:
-            self._end()
+        self._tell_end()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -315,8 +329,8 @@ class _Asked(Incoming):
         self._goes_on.set()
         self._asking: Optional[asyncio.Task[None]] = None
 
-    def listen(self, take: Callable[[bytes], None], end: Callable[[], None]) -> None:
-        super().listen(take, end)
+    def listen(self, take: Callable[[bytes], None], end: Callable[[], None], *, is_paused: bool = False) -> None:
+        super().listen(take, end, is_paused=is_paused)
         self._asking = asyncio.ensure_future(self._ask())
 
     def leave(self) -> None:
@@ -325,16 +339,18 @@ class _Asked(Incoming):
             self._asking.cancel()
 
     async def _ask(self) -> None:
-        while True:
-            await self._goes_on.wait()
-            try:
+        try:
+            data = b"more"
+            while data:
+                await self._goes_on.wait()
                 data = await self._reader.read(AT_ONCE)
-            except OSError:
-                data = b""  # what is reset has ended as well
-            if not data:
-                self._ended()
-                return
-            self._came(data)
+                if data:
+                    self._came(data)
+        except OSError:
+            pass  # what is reset has ended as well
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing more comes, and whoever listens has to hear so
+            self.failure = error
+        self._ended()
 
     def _pause(self) -> None:
         self._goes_on.clear()
@@ -358,6 +374,10 @@ class _Watched(Outgoing):
             self._draining = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
-        with contextlib.suppress(OSError):  # it is gone, and takes no more for that reason
+        try:
             await self._writer.drain()
+        except OSError:
+            pass  # it is gone, and takes no more for that reason
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody waits for room that nothing makes
+            asyncio.get_running_loop().call_exception_handler({"message": "a writer has failed", "exception": error})
         self._emptied()

@@ -87,6 +87,10 @@ class HostBusier(AgentUnavailable):
     """The node has more kernels than it was picked for having, and has told which ones: another pick has to be made."""
 
 
+class QueueFull(HostBusier):
+    """As many starts wait on the node as may: it is well, and another one has to be picked."""
+
+
 class Owner(Protocol):
     """What a node asks of the Cluster, which holds it."""
 
@@ -623,6 +627,8 @@ class Node:
             )
         if kind == "busier":
             return HostBusier(text, host=self.name, remedy="start the kernel again")
+        if kind == "full":
+            return QueueFull(text, host=self.name, remedy=remedy or "start the kernel again later")
         if kind == "log":
             return AgentUnavailable(text, host=self.name, remedy="check that file and its disk, on that host")
         if kind == "malformed" and text.startswith("no method "):

@@ -752,7 +752,7 @@ class Reply(Wire):
     kind: str = checked(text(_ID), "")
     """start: the kernel's fault; host: another host might do better; folder: the kernelspec's folder has to be brought first;
     gone: no such kernel; taken: another gateway has adopted the kernel; busier: the node has more kernels than it was picked
-    for; malformed, internal."""
+    for; full: no more starts may wait there; malformed, internal."""
     remedy: str = checked(text(_PATH), "")
     """What to do about the error, where the agent knows better than by its kind."""
     owner: str = checked(text(_ID), "")

@@ -513,9 +513,10 @@ class Relay:
         """
         over = self._link_over = asyncio.get_running_loop().create_future()
         sender = asyncio.ensure_future(self._send(writer))
-        self._brings, self._is_behind = brings, False
+        # What the local socket was slow to take under the link before, it still has: each cut would add to that.
+        self._brings, self._is_behind = brings, self._sink.is_full
         try:
-            brings.listen(self._take, self._end_link)
+            brings.listen(self._take, self._end_link, is_paused=self._is_behind)
             await asyncio.wait({sender, over}, return_when=asyncio.FIRST_COMPLETED)
             if over.done() and not sender.done():
                 # The stream is over or the link is lost; the sender then has an ACK of FIN to write at most.
@@ -527,6 +528,8 @@ class Relay:
             await asyncio.wait({sender})
         if over.done() and (broken := over.result()) is not None:
             raise broken
+        if brings.failure is not None:
+            raise ConnectionResetError(f"the link cannot be read: {brings.failure!r}") from brings.failure
         if not sender.cancelled():
             sender.result()
 

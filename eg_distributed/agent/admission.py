@@ -49,6 +49,10 @@ and as many run at once as weigh a processor each."""
 _COUNTED = 10.0  # seconds for which the number of processors counts: quotas are changed now and then
 
 
+class QueueFull(StartError):
+    """MOST starts wait already: the node works, and has no place for another one."""
+
+
 class Visitor(Protocol):
     """What is asked of the gateway whose start waits."""
 
@@ -89,8 +93,8 @@ class Turn:
     async def come(self) -> None:
         """Return when it has come; its gateway is told that it waits. Called by the start, once.
 
-        One whose gateway would take the silence for a host that hangs does not wait, but counts. Raises StartError if the queue
-        is full, or the start was withdrawn meanwhile.
+        One whose gateway would take the silence for a host that hangs does not wait, but counts. Raises QueueFull, and
+        StartError if the start was withdrawn meanwhile.
         """
         self._admission.let_come(self)
         if self.arrived is not None:
@@ -205,7 +209,7 @@ class Admission:
             return
         if len(self._cold) + len(self._light) >= MOST:
             remedy = "wait until some of them are ready, or start it on another host"
-            raise StartError(f"{MOST} starts wait for their turn there", host_fault=True, remedy=remedy)
+            raise QueueFull(f"{MOST} starts wait for their turn there", host_fault=True, remedy=remedy)
         turn.arrived = asyncio.get_running_loop().create_future()
         lane.put(turn)
         before = next(before for before, each in enumerate(lane) if each is turn)

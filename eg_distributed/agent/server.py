@@ -68,7 +68,7 @@ from ..protocol import (
 from ..streams import StreamBroken
 from ..wire import MAX_ANSWER, MAX_MESSAGE, LocalWriter, Malformed, Message, Reader, encode, read_message
 from . import kept_logs, memory, processes
-from .admission import COLD, WARM, Admission, Turn
+from .admission import COLD, WARM, Admission, QueueFull, Turn
 from .aside import aside
 from .disk import Disk
 from .identity import identity_of
@@ -641,6 +641,8 @@ class Agent:
             gateway.send({"id": number, "error": str(error), "kind": "malformed"})
         except FolderMissing as error:
             gateway.send({"id": number, "error": str(error), "kind": "folder"})
+        except QueueFull as error:
+            gateway.send({"id": number, "error": str(error), "kind": "full", "remedy": error.remedy})
         except StartError as error:
             kind = "host" if error.host_fault else "start"
             gateway.send({"id": number, "error": str(error), "kind": kind, "remedy": error.remedy})

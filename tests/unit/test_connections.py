@@ -8,7 +8,15 @@ import socket
 
 import pytest
 
-from eg_distributed.connections import MOST_UNREAD, Connection, Incoming, connect_tcp, connect_unix
+from eg_distributed.connections import (
+    MOST_UNREAD,
+    Connection,
+    Incoming,
+    connect_tcp,
+    connect_unix,
+    handing_over,
+    telling,
+)
 from tests.until import until
 
 from .agents import DEADLINE
@@ -233,3 +241,61 @@ async def test_what_comes_within_the_call_that_resumes_comes_behind_what_waited(
         source.resume_reading()
         assert len(listener.got) > before
     assert listener.got == BYTES
+
+
+async def test_who_begins_with_a_pause_gets_what_had_come_behind_it() -> None:
+    """Nothing is handed over before the listener goes on, and then all of it, in order, and the end behind it."""
+    made, other = await joined()
+    other.send(b"before ")
+    await until("it has come", lambda: bool(made._unread))
+    listener = Listener()
+    made.listen(listener.take, listener.end, is_paused=True)
+    other.send(b"during")
+    other.close()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (bytes(listener.got), listener.ends) == (b"", 0)
+    made.resume_reading()
+    await until("the end is heard", lambda: listener.ends == 1)
+    assert listener.got == b"before during"
+    made.close()
+
+
+class Defective:
+    """A reader and a writer with a defect."""
+
+    def __init__(self) -> None:
+        self.transport = self
+
+    async def read(self, n: int = -1) -> bytes:
+        raise ValueError("a defect")
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 1 << 30
+
+    async def drain(self) -> None:
+        raise ValueError("a defect")
+
+
+async def test_a_reader_with_a_defect_has_ended() -> None:
+    """Who listens hears of the end once, and finds why."""
+    listener, brings = Listener(), handing_over(Defective())  # type: ignore[arg-type]
+    brings.listen(listener.take, listener.end)
+    await until("the end is heard", lambda: listener.ends == 1)
+    assert repr(brings.failure) == "ValueError('a defect')"
+
+
+async def test_a_writer_with_a_defect_is_not_full_for_ever() -> None:
+    """Who waits for room goes on, and the log has the defect."""
+    rooms: list[bool] = []
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(repr(context["exception"])))
+    takes = telling(Defective())  # type: ignore[arg-type]
+    takes.on_room = lambda: rooms.append(takes.is_full)
+    takes.write(b"x")
+    assert takes.is_full
+    await until("there is room", lambda: rooms == [False])
+    assert told == ["ValueError('a defect')"]

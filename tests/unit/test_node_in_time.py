@@ -20,7 +20,7 @@ from eg_distributed.errors import (
 )
 from eg_distributed.link.links import Link, LocalLink
 from eg_distributed.link.login import Progress
-from eg_distributed.node import TAKEN_REMEDY, FolderMissing, HostBusier, Node
+from eg_distributed.node import TAKEN_REMEDY, FolderMissing, HostBusier, Node, QueueFull
 from eg_distributed.protocol import OLDEST_PROTOCOL, TAKEN_OVER, Adopt, Load, Ping, write_event
 from eg_distributed.settings import Distributed
 from eg_distributed.turns import Turns
@@ -334,6 +334,7 @@ def test_each_request_has_its_own_deadline(given: float | None, seconds: float) 
         ("gone", "no kernel 'k1' is there", KernelGone, "start the kernel again"),
         ("taken", "it is another's", KernelTaken, TAKEN_REMEDY),
         ("busier", "2 kernels are there, and not 1", HostBusier, "start the kernel again"),
+        ("full", "1000 starts wait", QueueFull, "start the kernel again later"),
         ("log", "it cannot be read", AgentUnavailable, "check that file and its disk"),
         ("malformed", "no method 'ping'", AgentUnavailable, "it makes room for the new one"),
         ("malformed", "Ping: no object", AgentUnavailable, "see agent.log"),
@@ -361,7 +362,7 @@ def test_an_agents_refusal_is_an_error_of_its_kind(
         own = "do something else"
         with pytest.raises(error) as refused:
             await held.node.request(Ping())
-        assert (refused.value.remedy == own) == (kind in ("start", "host"))
+        assert (refused.value.remedy == own) == (kind in ("start", "host", "full"))
 
     in_time(story)
 

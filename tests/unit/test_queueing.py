@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from eg_distributed.agent import admission
 from eg_distributed.errors import HostUnresponsive, KernelStartTimeout
 from eg_distributed.kernel import RemoteKernel
 from eg_distributed.launcher_files import Shipping
@@ -282,6 +283,29 @@ def test_a_start_that_had_begun_is_not_asked_for_again() -> None:
         assert len(scene.starts) == 1
 
     in_time(story)
+
+
+def test_a_host_whose_queue_is_full_counts_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit there goes to another host, or fails and says so; the next start may go there as to any other."""
+    monkeypatch.setattr(admission, "MOST", 3)
+    world = World(1, hosts=2, gateways=1, folder=tmp_path, orphan_timeout=0.0)
+
+    async def story(world: World) -> None:
+        for machine in world.machines.values():
+            machine.processors = 1
+        (gateway,), hosts = world.gateways, tuple(world.machines)
+        at_first = await asyncio.gather(*(gateway.start(f"a{number}", hosts[:1]) for number in range(12)))
+        assert at_first.count(True) == 1 + 3
+        assert [gateway.cluster.host(name).node.last_error for name in hosts] == [None, None]
+        for number in range(12):
+            if not at_first[number]:
+                await gateway.release(f"a{number}")
+        both = await asyncio.gather(*(gateway.start(f"b{number}", hosts) for number in range(4)))
+        assert all(both)
+        assert [gateway.cluster.host(name).node.last_error for name in hosts] == [None, None]
+        await world.settle(30.0)
+
+    world.run(story)
 
 
 def test_a_storm_on_one_host_fails_no_start(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import socket
 import struct
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from eg_distributed.connections import Connection
 from eg_distributed.streams import ACK, ACK_EVERY, CHUNK, DATA, FIN, WINDOW, Budget, Flow, Relay, StreamBroken
 from tests.until import until
 
@@ -752,3 +754,66 @@ async def test_many_bytes_are_acknowledged_at_once(monkeypatch: pytest.MonkeyPat
     await asyncio.wait({serving})
     for _, writer in (near, local, peer):
         writer.close()
+
+
+def _has_come(link: Connection) -> bool:
+    return bool(link._unread)
+
+
+async def test_a_cut_hands_nothing_more_to_a_socket_that_is_full() -> None:
+    """A new link is not read while the local socket still has what it was slow to take under the ones before."""
+    near, other = socket.socketpair()
+    other.setblocking(False)
+    loop = asyncio.get_running_loop()
+    _, local = await loop.create_unix_connection(Connection, sock=near)
+    relay = Relay(local, local)
+    running = asyncio.ensure_future(relay.run())
+    kept = 0
+    while not local.is_full:
+        local.write(bytes(CHUNK))
+        kept += CHUNK
+    link: Connection
+    for number in range(3):
+        ours, theirs = socket.socketpair()
+        _, link = await loop.create_unix_connection(Connection, sock=ours)
+        theirs.send(HEADER.pack(DATA, 5) + b"hello")
+        if number:  # it has come before the link is served, as behind the answer to its hello
+            await until("it has come", functools.partial(_has_come, link))
+        serving = asyncio.ensure_future(relay.serve(link, link, 0))
+        await until("the link serves", lambda: relay.linked)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert relay.flow.received == 0
+        if number < 2:
+            theirs.close()
+            await relay.unlink()
+            await asyncio.wait({serving})
+    got = bytearray()
+    while len(got) < kept + 5:
+        got += await asyncio.wait_for(loop.sock_recv(other, CHUNK), DEADLINE)
+    assert got[kept:] == b"hello"
+    relay.close()
+    await asyncio.wait({running, serving})
+    theirs.close()
+    other.close()
+
+
+async def test_a_link_whose_reader_has_a_defect_is_lost_and_the_stream_goes_on() -> None:
+    """Whatever a link's reader raises, its owner hears of it as of a lost link, and brings the next one."""
+
+    class Defective(asyncio.StreamReader):
+        async def read(self, n: int = -1) -> bytes:
+            raise ValueError("a defect")
+
+    near, local = await joined()
+    relay = Relay(*local)
+    running = asyncio.ensure_future(relay.run())
+    (_, writer), (_, peer) = await joined()
+    with pytest.raises(ConnectionResetError, match="a defect"):
+        await asyncio.wait_for(relay.serve(Defective(), writer, 0), DEADLINE)
+    assert not relay.linked
+    assert not relay.closed.is_set()
+    relay.close()
+    await asyncio.wait({running})
+    near[1].close()
+    peer.close()

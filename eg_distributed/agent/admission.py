@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from typing import Any, Deque, Iterable, Iterator, Optional, Protocol
+from typing import Any, Callable, Deque, Iterable, Iterator, Optional, Protocol
 
 from ..clock import monotonic
 from ..protocol import Queue, Queued, Start, write_event
@@ -165,9 +165,18 @@ class Admission:
         """Return the turn of a start, for which it waits by `Turn.come`."""
         return Turn(self, asked, gateway, weight)
 
-    def note_cold(self, turn: Turn) -> None:
-        """Take note that *turn*, whose kernel was to be forked, has become a cold start: others wait for it from now on."""
+    def note_cold(self, turn: Turn, weigh: Callable[[Start], float]) -> None:
+        """Take note that *turn*, whose kernel was to be forked, becomes a cold start: others wait for it from now on.
+
+        Light ones that wait are weighed again by *weigh*: what was in the way of this one is in the way of its like, and all of
+        them would come at once, as each left its room to the next one.
+        """
         turn.weight = COLD
+        for each in [each for each in self._light if weigh(each.asked) >= COLD]:
+            self._light.remove(each)
+            each.weight = COLD
+            self._cold.put(each)
+        self._go_on()
 
     def follow(self, turn: Turn, kernel: Starting) -> None:
         """Have *turn* last until *kernel*, which is being started, is ready or has ended."""

@@ -1,4 +1,4 @@
-"""Kernels' logs are kept below their cap: one look at all logs of a folder, in one thread, whatever their number.
+"""Kernels' logs are kept below their cap: one look at all logs of a disk, in one thread, whatever their number.
 
 A thread for each log made a tenth of all that an agent with a hundred idle kernels did.
 """
@@ -24,7 +24,7 @@ class LogCaps:
     def __init__(self, kernels: Mapping[str, Kernel]) -> None:
         self._kernels = kernels
         self._looked = monotonic()
-        self._looking: dict[Path, asyncio.Task[None]] = {}  # by folder: one that hangs holds up its own logs alone
+        self._looking: dict[Path, asyncio.Task[None]] = {}  # by what may hang: it holds up its own logs alone
 
     def tick(self) -> None:
         """Look, if it is time; called each second."""
@@ -35,7 +35,9 @@ class LogCaps:
         folders: dict[Path, list[Kernel]] = {}
         for kernel in self._kernels.values():
             if kernel.has_log and kernel.state != EXITED:
-                folders.setdefault(kernel.log.parent, []).append(kernel)
+                # The agent's own folder for all logs in it: each is in its kernel's folder there.
+                own = kernel.directory.parent if kernel.log.parent == kernel.directory else kernel.log.parent
+                folders.setdefault(own, []).append(kernel)
         for folder, kernels in folders.items():
             if folder not in self._looking:
                 self._looking[folder] = task = asyncio.ensure_future(self._look(folder, kernels))

@@ -666,7 +666,7 @@ class Agent:
 
     async def _start(self, gateway: Gateway, asked: Start) -> Message:
         self._starting += 1
-        turn = self._admission.ask(asked, gateway, WARM if self._templates.may_fork(asked) else COLD)
+        turn = self._admission.ask(asked, gateway, self._weight(asked))
         try:
             return await self._start_now(gateway, asked, turn)
         except BaseException:  # cancellation included: who fails lets the next one begin
@@ -674,6 +674,9 @@ class Agent:
             raise
         finally:
             self._starting -= 1
+
+    def _weight(self, asked: Start) -> float:
+        return WARM if self._templates.may_fork(asked) else COLD
 
     async def _start_now(self, gateway: Gateway, asked: Start, turn: Turn) -> Message:
         kernel_id = asked.kernel
@@ -720,7 +723,12 @@ class Agent:
                 umask=self.umask,
                 open_files=self.open_files,
                 waited=monotonic() - began,
-                spawner=self._templates.spawner(asked, self._nurseries.spawn, is_own=self._nurseries.is_own),
+                spawner=self._templates.spawner(
+                    asked,
+                    self._nurseries.spawn,
+                    is_own=self._nurseries.is_own,
+                    is_cold=functools.partial(self._admission.note_cold, turn, self._weight),
+                ),
             )
         except BaseException as error:  # cancellation included: a kernel that has no process must not be counted
             self._tell_waiting(kernel, write_event(Exited(kernel.id, asked.attempt, exit_code=None)))
@@ -729,8 +737,6 @@ class Agent:
             if isinstance(error, StartError):  # who hears of the failure finds nothing left
                 await self._disk.settle(SETTLE_DEADLINE)
             raise
-        if not kernel.is_forked:
-            self._admission.note_cold(turn)
         self._tell_load()
         if gateway not in self.gateways:  # it left meanwhile
             self._unclaimed[kernel_id] = Unclaimed(monotonic(), gateway.gone_timeout if gateway.is_gone else 0.0)

@@ -22,7 +22,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from ..clock import monotonic
 from ..protocol import Start, TemplateSeen
@@ -92,10 +92,13 @@ class Templates:
         while len(self._went) > LIKES:
             self._went.pop(next(iter(self._went)))
 
-    def spawner(self, asked: Start, cold: Spawner, *, is_own: bool) -> Spawner:
+    def spawner(
+        self, asked: Start, cold: Spawner, *, is_own: bool, is_cold: Callable[[], None] = lambda: None
+    ) -> Spawner:
         """Return what executes the kernel of *asked*: a fork where it can be one, else *cold*, which does as `spawn_aside`.
 
-        *is_own*: whether the kernel is to have the agent's own groups and limits.
+        *is_own*: whether the kernel is to have the agent's own groups and limits. *is_cold* is called before one that was to be
+        forked is executed.
         """
         if not asked.warm:
             return cold
@@ -128,6 +131,7 @@ class Templates:
             elif forked is not None:  # it has just ended, and was not ready yet
                 self._count_cold("the kernel ended before it was ready")
                 self._retire_for(forked)
+            is_cold()
             remaining = max(seconds - (monotonic() - began), seconds / 4)
             return await cold(argv, environment, cwd, umask, log, open_files, seconds=remaining)
 

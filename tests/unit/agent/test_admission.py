@@ -407,13 +407,40 @@ def test_a_light_start_that_becomes_a_cold_one_counts_as_such() -> None:
         await turn.come()
         process = scene.machine.begin(1.0)
         scene.admission.follow(turn, process)
-        scene.admission.note_cold(turn)
+        scene.admission.note_cold(turn, lambda _: 0.1)
         cold, light = scene.begin("c0"), scene.begin("w0", seconds=0.1, weight=0.1)
         await asyncio.sleep(2 * STEP)
         assert list(scene.began) == ["w0"]
         await process.ready.wait()
         scene.admission.note_over(process)
         await asyncio.gather(cold, light)
+
+    in_time(story, processors=1)
+
+
+def test_light_starts_that_all_become_cold_ones_do_not_rush_in() -> None:
+    """Where the templates of a storm are of no use, what waits behind the first to find out goes on as cold starts do."""
+
+    async def story(scene: Scene) -> None:
+        async def start(kernel: str) -> None:
+            turn = scene.admission.ask(asked(kernel), scene.gateway, 0.1)
+            await turn.come()
+            scene.began[kernel] = asyncio.get_running_loop().time()
+            await asyncio.sleep(STEP)  # a fork is tried
+            scene.admission.note_cold(turn, lambda _: 1.0)
+            process = scene.machine.begin(0.4)
+            scene.admission.follow(turn, process)
+            await process.ready.wait()
+            scene.admission.note_over(process)
+
+        starts = [asyncio.ensure_future(start(f"w{number}")) for number in range(30)]
+        await asyncio.sleep(3 * STEP)
+        assert len(scene.began) == 10
+        await asyncio.sleep(11 * 0.4)
+        scene.machine.most = 0
+        await asyncio.gather(*starts)
+        assert scene.machine.most == 1
+        assert list(scene.began) == [f"w{number}" for number in range(30)]
 
     in_time(story, processors=1)
 

@@ -609,7 +609,10 @@ async def test_a_log_is_capped(visitor: Visitor, home: Path) -> None:
     assert LOG_CAP // 2 <= log.stat().st_size < LOG_CAP // 2 + 100
 
 
-async def test_one_look_is_for_all_logs_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_folder", [True, False], ids=["log_dir", "each in its kernel's folder"])
+async def test_one_look_is_for_all_logs_of_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_folder: bool
+) -> None:
     """However many kernels run, one thread looks at their logs' sizes, and only those that are too large are cut."""
     monkeypatch.setattr(log_caps, "LOG_CAP", 1000)
     monkeypatch.setattr(kernels_module, "LOG_CAP", 1000)
@@ -623,7 +626,10 @@ async def test_one_look_is_for_all_logs_of_a_folder(tmp_path: Path, monkeypatch:
     running = {}
     for number in range(20):
         running[f"k{number}"] = kernel = Kernel(f"k{number}", tmp_path / f"k{number}", lambda *_: None)
-        kernel.log, kernel.has_log = tmp_path / f"{number}.log", True
+        kernel.has_log = True
+        if has_folder:
+            kernel.log = tmp_path / f"{number}.log"
+        kernel.log.parent.mkdir(exist_ok=True)
         kernel.log.write_bytes(b"x" * (2000 if number == 7 else 900))
     caps = log_caps.LogCaps(running)
     caps.tick()
@@ -633,7 +639,7 @@ async def test_one_look_is_for_all_logs_of_a_folder(tmp_path: Path, monkeypatch:
     caps.tick()
     await until("the one is cut", lambda: running["k7"].log.stat().st_size < 1000)
     assert len(looks) == 1
-    assert [kernel.log.stat().st_size for kernel in running.values() if kernel.log.name != "7.log"] == [900] * 19
+    assert [kernel.log.stat().st_size for kernel in running.values() if kernel.id != "k7"] == [900] * 19
 
 
 # -- launchers ---------------------------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eg_distributed.agent import forks, warm
+from eg_distributed.agent.admission import COLD, Turn
 from eg_distributed.agent.server import Agent
 from eg_distributed.protocol import Start
 from eg_distributed.wire import Message
@@ -128,6 +129,26 @@ async def test_a_start_is_expected_to_be_forked_as_the_last_one_was(node: Node) 
     assert (await node.start(env=differs))["warm"] == "cold"
     assert not expects("ann")
     assert expects()
+
+
+async def test_a_start_that_is_cold_after_all_counts_as_such_before_it_computes(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait for it from the moment in which it is known, and those of its like that wait are cold ones as well."""
+    await node.template()
+    known: list[tuple[int, float]] = []
+    admission = node.agent._admission
+    note = admission.note_cold
+
+    def noted(turn: Turn, weigh: Callable[[Start], float]) -> None:
+        known.append((node.agent.kernels[turn.asked.kernel].pid, weigh(turn.asked)))
+        note(turn, weigh)
+
+    monkeypatch.setattr(admission, "note_cold", noted)
+    assert (await node.start())["warm"] == "forked"
+    assert known == []
+    assert (await node.start(env={"LD_LIBRARY_PATH": "/nowhere"}))["warm"] == "cold"
+    assert known == [(0, COLD)]
 
 
 async def test_a_start_is_forked_once_there_is_a_template(node: Node) -> None:

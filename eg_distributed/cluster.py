@@ -379,6 +379,10 @@ class Cluster:
         handles = () if known is None else known.node.users
         return [k.id for k in handles if isinstance(k, RemoteKernel) and self.kernels.get(k.id) is k]
 
+    def handle(self, kernel: str) -> RemoteKernel | None:
+        """Return a kernel's handle."""
+        return self.kernels.get(kernel)
+
     def lease(self, kernel: str) -> int:
         """Return the number that is held of a kernel; 0 for one that is adopted, and was not heard of yet."""
         handle = self.kernels.get(kernel)

@@ -102,6 +102,10 @@ class Owner(Protocol):
         """Return the ids of the kernels that need a connection to *host*, and are asked about after each reconnection."""
         ...
 
+    def handle(self, kernel: str) -> object:
+        """Return what stands for a kernel here, None if nothing does: answers are for whoever stood there when it was asked."""
+        ...
+
     def lease(self, kernel: str) -> int:
         """Return the number that is held of a kernel; 0 for one that is taken over from its owner."""
         ...
@@ -350,11 +354,15 @@ class Node:
     async def _claim(self, kernels: list[str]) -> None:
         """Tell the agent that we answer for *kernels*, and hear what has become of each."""
         parts = [kernels[start : start + Adopt.MOST] for start in range(0, len(kernels), Adopt.MOST)]
+        asked = {kernel_id: self._owner.handle(kernel_id) for kernel_id in kernels}
         found: Message = {}
         for answer in await asyncio.gather(*(self.request(self._adopt(part)) for part in parts)):
             found |= answer
         wanted = set(self._owner.wanted(self.name))
         for kernel_id in kernels:
+            # One that was taken over meanwhile, and then back: it is asked about by itself, and this is of before.
+            if self._owner.handle(kernel_id) is not asked[kernel_id]:
+                continue
             if kernel_id not in found:
                 if kernel_id in wanted:  # else it has been started on another host meanwhile
                     self._pass_on(Missing(kernel_id))

@@ -14,6 +14,7 @@ class NodeOwner:
         self.news: list[News] = []
         self.kernels: list[str] = []
         self.leases: dict[str, int] = {}
+        self.handles: dict[str, object] = {}
         self.abandoned = Abandoned(settings.orphan_timeout)
 
     def hear(self, news: News) -> None:
@@ -23,6 +24,10 @@ class NodeOwner:
     def wanted(self, host: str) -> list[str]:
         """Return all of *kernels*."""
         return list(self.kernels)
+
+    def handle(self, kernel: str) -> object:
+        """Return what *handles* says."""
+        return self.handles.get(kernel)
 
     def lease(self, kernel: str) -> int:
         """Return what *leases* says."""

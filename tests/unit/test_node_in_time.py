@@ -480,6 +480,30 @@ def test_what_is_not_wanted_any_more_is_no_news() -> None:
     in_time(story)
 
 
+def test_what_was_asked_for_another_handle_is_no_news() -> None:
+    """A kernel that was taken over while its host was asked for it, and then back, is asked for anew: that answer is old."""
+
+    def taken_back(held: Held, gone: Message) -> Answers:
+        def answer(request: Message) -> list[bytes]:
+            if request["method"] == "adopt":
+                held.handles["k1"] = object()
+                return [reply(request, gone)]
+            return honest(request)
+
+        return answer
+
+    async def story(held: Held) -> None:
+        held.kernels.append("k1")
+        for gone in ({}, {"k1": described("k1", state=TAKEN_OVER)}, {"k1": described("k1")}):
+            held.answers = taken_back(held, gone)
+            await held.node.connect()
+            held.links[-1].lose()
+            await asyncio.sleep(1)
+        assert held.news == []
+
+    in_time(story)
+
+
 def test_what_the_greeting_says() -> None:
     """Kernels that have ended count for nothing, and an agent of the protocol before is left as it is at the next connection."""
 

@@ -115,12 +115,15 @@ class _Imports:
         os.dup2(printed, 1), os.dup2(printed, 2)
         _set_data(recorded)
         os.getcwd, os.getcwdb = noted(getcwd), noted(getcwdb)
+        # A first __pycache__ in a folder would look as if that was changed while it was read.
+        writes_no_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         try:
             for name in names:
                 _import(name, is_needed=name == "ipykernel.kernelapp")
             for name in preload:
                 _import(name, is_needed=True)
         finally:
+            sys.dont_write_bytecode = writes_no_bytecode
             os.getcwd, os.getcwdb = getcwd, getcwdb
             reads, is_read_whole = set(recorded.reads), recorded.is_read_whole  # before a copy reads all of it
             after = dict(recorded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ def served(site: Site) -> Iterator[Served]:
     made = Served(site, root, {"IdentityProvider.token": "s3cr3t"}, **more)
     yield made
     made.end()
+    shutil.rmtree(site.home / "data" / "kernels" / "elsewhere")  # other servers of this user would offer its hosts
 
 
 def answer(served: Served, what: str, **asked: str | float) -> dict[str, Any]:

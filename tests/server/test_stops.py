@@ -27,6 +27,9 @@ def start(site: Site, tmp_path: Path) -> Iterator[Callable[..., Served]]:
     root.mkdir()
     made: list[Served] = []
 
+    for path in remaining(site):  # of servers that other tests have killed
+        path.unlink()
+
     def start(stdin: int = subprocess.DEVNULL) -> Served:
         made.append(Served(site, root, None, stdin))
         for name in (KERNEL, LOCAL):

@@ -276,6 +276,18 @@ async def test_a_module_in_the_notebooks_folder_hides_none(node: Node) -> None:
     assert len((await node.seen())["templates"]) == 1
 
 
+async def test_a_module_that_was_never_compiled(node: Node) -> None:
+    """Its folder is not changed by the template that imports it first, and kernels write bytecode as ever."""
+    more = node.folder / "more" / "site-packages"
+    more.mkdir(parents=True)
+    (more / "never.py").write_text("")
+    node.settle(more, more / "never.py")
+    path = f"{node.packages}:{more}"
+    how: dict[str, Any] = {"preload": ["never"], "env": {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}}
+    await node.template(**how)
+    assert (await node.start(**how))["warm"] == "forked"
+
+
 async def test_a_folder_that_is_not_there(node: Node) -> None:
     """As one that is started, a fork is in the home then, and says so: notebook servers send folders of their own disk."""
     env = {"HOME": str(node.work)}

@@ -72,9 +72,9 @@ def sessions(served: Served) -> dict[str, str]:
     return {each["path"]: each["kernel"]["id"] for each in served.rest.get("/api/sessions").json()}
 
 
-def test_a_server_without_hosts_has_next_to_nothing_of_ours(start: Start) -> None:
+def test_a_server_without_hosts_has_next_to_nothing_of_ours(start: Start, tmp_path: Path) -> None:
     """No SSH, no cryptography, no thread, no file: at its start, with a local kernel, and when it is asked for hosts."""
-    served = start()
+    served = start(JUPYTER_DATA_DIR=str(tmp_path / "data"))  # kernelspecs of other tests name hosts
     with served.notebook(kernel=LOCAL) as notebook:
         assert notebook.run("print(6 * 7)") == "42"
         assert served.rest.get("/api/distributed/hosts").json() == {"hosts": []}

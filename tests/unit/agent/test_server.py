@@ -464,7 +464,7 @@ async def test_a_start_that_waits_can_be_stopped(visitor: Visitor) -> None:
     starting = asyncio.ensure_future(visitor.start("k1", standin(), attempt="a2"))
     withdrawn = asyncio.ensure_future(visitor.request("stop", kernel="k1", attempt="a2", grace=0, forget=True))
     assert (await withdrawn)["stopped"] is True
-    with pytest.raises(Refusal, match="was stopped while it waited"):
+    with pytest.raises(Refusal, match="was stopped before it began"):
         await starting
     await stopping
     assert await visitor.request("list") == []

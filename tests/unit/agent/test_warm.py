@@ -434,7 +434,7 @@ async def test_templates_end_with_their_agent(visitor: Visitor, short: Path, mon
     """An agent that is killed takes its templates with it, and none of their kernels; the next agent has those."""
     packages = Node(None, visitor, short)  # type: ignore[arg-type] # of an agent in a process of its own
     packages.settle()
-    await packages.start()
+    started = [await packages.start()]
 
     async def template() -> Message | None:
         seen = await packages.seen()
@@ -445,6 +445,7 @@ async def test_templates_end_with_their_agent(visitor: Visitor, short: Path, mon
 
     async def is_forked() -> bool:
         kernel.update(await packages.start())
+        started.append(dict(kernel))
         return bool(kernel["warm"] == "forked")
 
     await until("a kernel is forked", is_forked, pause=0.1)
@@ -453,6 +454,8 @@ async def test_templates_end_with_their_agent(visitor: Visitor, short: Path, mon
     os.kill((await visitor.request("ping"))["pid"], signal.SIGKILL)
     await until("the template has ended", lambda: not alive(found["pid"]))
     assert alive(kernel["pid"])
+    for each in started:  # no agent is there that would
+        os.kill(each["pid"], signal.SIGKILL)
 
 
 def test_the_template_is_read_by_old_pythons() -> None:

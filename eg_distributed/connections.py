@@ -155,6 +155,11 @@ class Incoming:
         self._wake()
         self._tell_end()
 
+    def eof_received(self) -> bool:
+        """Note the end; the way back stays open. What asyncio and asyncssh call, as the next two of `Outgoing`."""
+        self._ended()
+        return True
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -194,6 +199,14 @@ class Outgoing:
         self._drained = None
         if self.on_room is not None:
             self.on_room()
+
+    def pause_writing(self) -> None:
+        """Note that enough waits."""
+        self._filled()
+
+    def resume_writing(self) -> None:
+        """Note that it went."""
+        self._emptied()
 
     def _is_lost(self) -> None:
         self._is_over = True
@@ -245,25 +258,12 @@ class Connection(Incoming, Outgoing, asyncio.BufferedProtocol):
         """Take the piece that is there."""
         self._came(bytes(_buffer()[:nbytes]))
 
-    def eof_received(self) -> bool:
-        """Note the end; the way back stays open."""
-        self._ended()
-        return True
-
     def connection_lost(self, exc: Optional[Exception]) -> None:
         """Note that nothing can be sent any more either."""
         self._ended(exc)
         self._is_lost()
         if not self._closed.done():
             self._closed.set_result(None)
-
-    def pause_writing(self) -> None:
-        """Note that enough waits."""
-        self._filled()
-
-    def resume_writing(self) -> None:
-        """Note that it went."""
-        self._emptied()
 
     def _pause(self) -> None:
         self.transport.pause_reading()

@@ -582,9 +582,8 @@ class Relay:
             self._transmit()
         if payloads:
             payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
-            with contextlib.suppress(
-                OSError
-            ):  # the local socket is gone: its own end is seen as well, and finishes the stream
+            # Suppressed: the local socket is gone. Its own end is seen as well, and finishes the stream.
+            with contextlib.suppress(OSError):
                 self._sink.write(payload)
                 self.flow.delivered(len(payload))
         self._room_if_any()
@@ -605,11 +604,9 @@ class Relay:
 
     def _settle(self) -> None:
         """Do what is due once all that came is delivered: the end, or an acknowledgement."""
-        if self.flow.finish_pending:
-            self.flow.deliver_finish()
-            self._shut()
-            self._end_link()
-        elif self.flow.complete:
+        if self.flow.finish_pending or self.flow.complete:
+            if self.flow.finish_pending:
+                self.flow.deliver_finish()
             self._shut()
             self._end_link()
         elif self.flow.unacknowledged >= ACK_EVERY:

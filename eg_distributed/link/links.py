@@ -361,23 +361,10 @@ class Channel(Incoming, Outgoing, asyncssh.SSHUNIXSession[bytes]):
         """Take what has come."""
         self._came(data)
 
-    def eof_received(self) -> bool:
-        """Note the end; the way back stays open."""
-        self._ended()
-        return True
-
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that nothing can be sent any more either."""
         self._ended(ConnectionResetError(getattr(exc, "reason", str(exc))) if exc else None)
         self._is_lost()
-
-    def pause_writing(self) -> None:
-        """Note that enough waits."""
-        self._filled()
-
-    def resume_writing(self) -> None:
-        """Note that it went."""
-        self._emptied()
 
     def _pause(self) -> None:
         self._channel.pause_reading()

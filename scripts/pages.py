@@ -10,10 +10,10 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from eg_distributed.app import make_parser
 from eg_distributed.errors import DistributedError
+from lab.reference.pages import main as write_or_check
 
 COMMANDS = """\
 # The commands of `jupyter distributed`
@@ -103,18 +103,7 @@ PAGES: Mapping[str, Callable[[], str]] = {"commands.md": commands, "errors.md": 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages (`--write FOLDER`), or name those that are out of date and return 1 (`--check FOLDER`)."""
-    if len(arguments) != 2 or arguments[0] not in {"--write", "--check"}:
-        print("usage: python -m scripts.pages --write|--check FOLDER", file=sys.stderr)
-        return 2
-    stale = 0
-    for name, page in PAGES.items():
-        path = Path(arguments[1], name)
-        if arguments[0] == "--write":
-            path.write_text(page(), "utf-8")
-        elif not path.exists() or path.read_text("utf-8") != page():
-            print(f"{path} is out of date: python -m scripts.pages --write {arguments[1]}", file=sys.stderr)
-            stale = 1
-    return stale
+    return write_or_check(arguments, PAGES, "scripts.pages")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ import psutil
 
 from benchmarks.peers.contenders import ENTERPRISE_GATEWAY, Contender, alias, local_spec
 from benchmarks.peers.memory import pss
+from lab.ports import free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,8 +92,7 @@ class Server:
             folder.mkdir(parents=True)
             (folder / "kernel.json").write_text(json.dumps(spec).replace("{home}", str(self.home)))
         (self.home / "runtime").mkdir(mode=0o700)
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         python = self.contender.environment() / "bin" / "python"
         argv = [str(python), *self.contender.program, *self._options(port)]

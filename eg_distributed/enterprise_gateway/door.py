@@ -9,7 +9,6 @@ there is to do is done in between. The requests are answered no later, since the
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 __all__ = ["Door"]
@@ -22,38 +21,19 @@ class Door:
     """Seconds for which one keeps others out, at most: one of another process proxy does not say when it is through."""
 
     def __init__(self) -> None:
-        self._is_taken = False
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._inside = asyncio.Semaphore(1)
 
     async def enter(self) -> Callable[[], None]:
         """Wait until it is this request's turn; return what is to be called when it is through. A second call does nothing."""
-        loop = asyncio.get_running_loop()
-        if self._is_taken:
-            turn: asyncio.Future[None] = loop.create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():  # it has come in that very moment
-                    self._let_in()
-                raise
-        self._is_taken = is_inside = True
+        await self._inside.acquire()
+        is_inside = True
 
         def be_through() -> None:
             nonlocal is_inside
             if is_inside:
                 is_inside = False
                 timer.cancel()
-                self._let_in()
+                self._inside.release()
 
-        timer = loop.call_later(self.LONGEST, be_through)
+        timer = asyncio.get_running_loop().call_later(self.LONGEST, be_through)
         return be_through
-
-    def _let_in(self) -> None:
-        """Let the next one in."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._is_taken = False

@@ -208,18 +208,23 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the pages (`--write FOLDER`), or name those that are out of date (`--check FOLDER`); called by hand and by tests."""
+def main(
+    arguments: Sequence[str], pages: Mapping[str, Callable[[], str]] = PAGES, module: str = "lab.reference.pages"
+) -> int:
+    """Write the pages (`--write FOLDER`), or name those that are out of date (`--check FOLDER`); called by hand and by tests.
+
+    Another *module* that makes *pages* of its own calls it as well.
+    """
     if len(arguments) != 2 or arguments[0] not in {"--write", "--check"}:
-        sys.stderr.write("usage: python -m lab.reference.pages --write|--check FOLDER\n")
+        sys.stderr.write(f"usage: python -m {module} --write|--check FOLDER\n")
         return 2
     stale = 0
-    for name, page in PAGES.items():
+    for name, page in pages.items():
         path = Path(arguments[1], name)
         if arguments[0] == "--write":
             path.write_text(page(), "utf-8")
         elif not path.exists() or path.read_text("utf-8") != page():
-            sys.stderr.write(f"{path} is out of date: python -m lab.reference.pages --write {arguments[1]}\n")
+            sys.stderr.write(f"{path} is out of date: python -m {module} --write {arguments[1]}\n")
             stale = 1
     return stale
 

@@ -64,7 +64,7 @@ class Server:
     def __enter__(self) -> Self:
         try:
             self._start()
-        except BaseException:
+        except BaseException:  # an interrupt included: nothing is to be left
             self.__exit__()
             raise
         return self

@@ -236,14 +236,14 @@ class Templates:
             process = await aside(
                 ("template", wish.kind.program), MAKE_DEADLINE, self._execute, wish, theirs, late=_end
             )
-        except BaseException:
+        except BaseException:  # cancellation included
             ours.close()
             raise
         ours.setblocking(False)
         template = Template(wish, process, ours)
         try:
             await template.prepare(since)
-        except BaseException:
+        except BaseException:  # cancellation included: it would import for nobody
             template.close()
             raise
         finally:
